@@ -1,0 +1,203 @@
+"""Models, their immutable versions, and the servable variants of a version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from maas.domain.errors import InvalidInput
+from maas.domain.names import FILE_NAME, checked_name, checked_sha256, shown
+from maas.domain.signature import Signature
+
+
+class Task(StrEnum):
+    """What a model is for; decides which metrics and pictures make sense."""
+
+    REGRESSION = "regression"
+    BINARY = "binary-classification"
+    MULTICLASS = "multiclass-classification"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a version, found in the artifact store by its SHA-256."""
+
+    name: str
+    sha256: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if not FILE_NAME.fullmatch(self.name):
+            raise InvalidInput(f"file name {shown(self.name)} is not usable", field="files.name")
+        checked_sha256(self.sha256)
+        if self.size < 0:
+            raise InvalidInput("a file's size is not negative", field="files.size")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "sha256": self.sha256, "size": self.size}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One servable form of a version: the runtime that loads it and the files it loads."""
+
+    name: str
+    runtime: str
+    files: tuple[File, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked_name(self.name, "variant")
+        if not self.files:
+            raise InvalidInput(f"variant {self.name} has no files", field="variants.files")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "runtime": self.runtime,
+            "files": [f.to_dict() for f in self.files],
+            "options": self.options,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Variant:
+        return cls(
+            name=str(raw["name"]),
+            runtime=str(raw["runtime"]),
+            files=tuple(
+                File(str(f["name"]), str(f["sha256"]), int(f["size"])) for f in raw["files"]
+            ),
+            options=dict(raw.get("options") or {}),
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a version is; two versions with equal manifests are the same version."""
+
+    model: str
+    task: Task
+    signature: Signature
+    variants: tuple[Variant, ...]
+    description: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """How it came to be: data digest, seed, libraries, hyperparameters. JSON values only."""
+
+    def __post_init__(self) -> None:
+        checked_name(self.model, "model")
+        if not self.variants:
+            raise InvalidInput("a version needs at least one variant", field="variants")
+        names = [v.name for v in self.variants]
+        if len(set(names)) != len(names):
+            raise InvalidInput(f"two variants have the same name: {', '.join(names)}")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of this manifest, hexadecimal."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def files(self) -> tuple[File, ...]:
+        return tuple(f for v in self.variants for f in v.files)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "task": str(self.task),
+            "signature": self.signature.to_dict(),
+            "variants": [v.to_dict() for v in self.variants],
+            "description": self.description,
+            "metadata": self.metadata,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Manifest:
+        """Raises InvalidInput naming the field that is missing or wrong."""
+        try:
+            return cls(
+                model=str(raw["model"]),
+                task=Task(raw.get("task", Task.OTHER)),
+                signature=Signature.from_dict(raw["signature"]),
+                variants=tuple(Variant.from_dict(v) for v in raw["variants"]),
+                description=str(raw.get("description", "")),
+                metadata=dict(raw.get("metadata") or {}),
+            )
+        except KeyError as missing:
+            raise InvalidInput(
+                f"the manifest lacks {missing}", field=str(missing.args[0])
+            ) from None
+        except (TypeError, ValueError) as wrong:
+            raise InvalidInput(f"the manifest cannot be read: {wrong}") from None
+
+
+@dataclass(frozen=True)
+class Version:
+    """A numbered, immutable publication of a model."""
+
+    model: str
+    number: int
+    manifest: Manifest
+    created_at: float
+    """Seconds since the epoch, UTC."""
+    created_by: str = ""
+
+    def variant(self, name: str | None = None) -> Variant:
+        """The named variant, or the first one. Raises InvalidInput for an unknown name."""
+        if name is None:
+            return self.manifest.variants[0]
+        for variant in self.manifest.variants:
+            if variant.name == name:
+                return variant
+        known = ", ".join(v.name for v in self.manifest.variants)
+        raise InvalidInput(
+            f"{self.model}:{self.number} has no variant {shown(name)}; it has {known}",
+            field="variant",
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Something measured about a version, with how it was obtained."""
+
+    kind: str
+    """metrics | parity | training | latency | explanation | report"""
+    values: dict[str, Any]
+    how: dict[str, Any]
+    """Data digest, sample size, machine, command, seed: what is needed to get it again."""
+    variant: str | None = None
+    file: File | None = None
+    """A document that belongs to it, for example the HTML report."""
+    created_at: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "values": self.values,
+            "how": self.how,
+            "variant": self.variant,
+            "file": self.file.to_dict() if self.file else None,
+            "created_at": self.created_at,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Evidence:
+        try:
+            file = raw.get("file")
+            return cls(
+                kind=checked_name(str(raw["kind"]), "kind"),
+                values=dict(raw["values"]),
+                how=dict(raw["how"]),
+                variant=raw.get("variant"),
+                file=File(str(file["name"]), str(file["sha256"]), int(file["size"]))
+                if file
+                else None,
+                created_at=float(raw.get("created_at", 0.0)),
+            )
+        except KeyError as missing:
+            raise InvalidInput(f"the evidence lacks {missing}") from None
+        except (TypeError, ValueError) as wrong:
+            raise InvalidInput(f"the evidence cannot be read: {wrong}") from None

@@ -1,0 +1,63 @@
+"""Names that people give: models, deployments, keys, tensors, files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from maas.domain.errors import InvalidInput
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+TENSOR_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/ -]{0,127}")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def checked_name(value: str, what: str = "name") -> str:
+    """`value` if it may name a model, deployment, variant or key; else InvalidInput.
+
+    Names are lower-case letters, digits, '.', '_' and '-', start with a letter or digit and have
+    at most 63 characters, so that they are safe as a path, a URL and a host label alike.
+    """
+    if not NAME.fullmatch(value) or ".." in value:
+        raise InvalidInput(
+            f"{what} must be 1 to 63 of a-z, 0-9, '.', '_' or '-', starting with a letter or "
+            f"digit; got {shown(value)}",
+            field=what,
+        )
+    return value
+
+
+def checked_sha256(value: str) -> str:
+    if not SHA256.fullmatch(value):
+        raise InvalidInput(
+            f"a SHA-256 digest is 64 lower-case hexadecimal digits; got {shown(value)}"
+        )
+    return value
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """`value` as an error message may show it: printable, and cut to `limit` characters."""
+    text = ascii(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """`digits` (the newest version) or `digits:3`."""
+
+    model: str
+    version: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        model, colon, number = text.partition(":")
+        checked_name(model, "model")
+        if not colon:
+            return cls(model)
+        if not number.isascii() or not number.isdigit() or not 0 < len(number) <= 9:
+            raise InvalidInput(f"a version is a whole number from 1; got {shown(number)}")
+        return cls(model, int(number))
+
+    def __str__(self) -> str:
+        return self.model if self.version is None else f"{self.model}:{self.version}"

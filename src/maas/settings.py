@@ -1,0 +1,246 @@
+"""All settings, and the only place that reads the environment.
+
+Precedence: command-line flag > environment > `maas.toml` > default. In the environment a setting
+is `MAAS_SECTION__KEY`, for example `MAAS_SERVER__PORT=9000`. A key that nobody knows is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class ConfigurationError(Exception):
+    """A setting is unknown or has a value that it cannot have."""
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    """Gateway processes; one answers more requests than one core of model can take."""
+    insecure: bool = False
+    """Permits a non-loopback `host` without TLS."""
+    tls_cert: str = ""
+    tls_key: str = ""
+    allowed_hosts: tuple[str, ...] = ()
+    """Values of the Host header that are served besides loopback names and `host` itself."""
+    max_body_bytes: int = 64 << 20
+    """Largest body of a prediction; published files have their own limit."""
+    max_file_bytes: int = 64 << 30
+    request_timeout_s: float = 60.0
+    """Longest that a request may take; a caller may ask for less."""
+    drain_s: float = 30.0
+    """How long accepted requests may take after SIGTERM."""
+
+
+class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    database_url: str = ""
+    """`sqlite:////path` or `postgresql://…`; empty: a SQLite file in the home."""
+    artifacts_url: str = ""
+    """`file:///path` or `s3://bucket/prefix`; empty: a directory in the home."""
+    s3_endpoint: str = ""
+    s3_region: str = "us-east-1"
+    s3_access_key_id: str = ""
+    s3_secret_access_key: str = ""
+
+
+class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    ready_timeout_s: float = 300.0
+    """How long a replica may take to load its model and answer for the first time."""
+    hang_timeout_s: float = 10.0
+    """A replica that makes no progress for this long while it has work is replaced."""
+    crash_backoff_s: float = 0.25
+    """Pause before a crashed replica's replacement; doubles with each crash up to a minute."""
+
+
+class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    base_url: str = ""
+    """Empty: the server of this home."""
+    api_key: str = ""
+    """Empty: the admin key of this home."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    home: str
+    server: Server = msgspec.field(default_factory=Server)
+    storage: Storage = msgspec.field(default_factory=Storage)
+    serving: Serving = msgspec.field(default_factory=Serving)
+    client: Client = msgspec.field(default_factory=Client)
+
+    @property
+    def home_path(self) -> Path:
+        return Path(self.home)
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets, the routing snapshot, the lock: everything that a start makes anew."""
+        return self.home_path / "run"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.home_path / "logs"
+
+    @property
+    def usage_dir(self) -> Path:
+        """Usage counters of gateways that the database may not have yet."""
+        return self.home_path / "usage"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Files of the artifact store that replicas load, by SHA-256."""
+        return self.home_path / "cache"
+
+    @property
+    def jobs_dir(self) -> Path:
+        return self.home_path / "jobs"
+
+    @property
+    def admin_key_file(self) -> Path:
+        return self.home_path / "admin.key"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run_dir / "control.sock"
+
+    @property
+    def snapshot_file(self) -> Path:
+        return self.run_dir / "snapshot.json"
+
+    @property
+    def database_url(self) -> str:
+        return self.storage.database_url or f"sqlite:///{self.home_path / 'maas.db'}"
+
+    @property
+    def artifacts_url(self) -> str:
+        return self.storage.artifacts_url or (self.home_path / "artifacts").as_uri()
+
+    @property
+    def base_url(self) -> str:
+        scheme = "https" if self.server.tls_cert else "http"
+        host = f"[{self.server.host}]" if ":" in self.server.host else self.server.host
+        return self.client.base_url or f"{scheme}://{host}:{self.server.port}"
+
+    @property
+    def api_key(self) -> str:
+        """The configured key, else this home's admin key, else ''."""
+        if self.client.api_key or self.client.base_url:
+            return self.client.api_key
+        try:
+            return self.admin_key_file.read_text().strip()
+        except OSError:
+            return ""
+
+    def to_json(self) -> str:
+        """For a child process, which then needs no environment."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        return msgspec.json.decode(text, type=cls)
+
+
+_ALIASES = {
+    "MAAS_BASE_URL": ("client", "base_url"),
+    "MAAS_API_KEY": ("client", "api_key"),
+}
+_SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "server": Server,
+    "storage": Storage,
+    "serving": Serving,
+    "client": Client,
+}
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """The settings from flags (`{"server.port": 9000}`), environment and file, in that order.
+
+    `file` defaults to `maas.toml` in the working directory, then in the home. Raises
+    ConfigurationError that names the key, what was expected and where the value came from.
+    """
+    env = os.environ if environment is None else environment
+    flags = dict(flags or {})
+    home = Path(str(flags.pop("home", None) or env.get("MAAS_HOME") or Path.home() / ".maas"))
+    home = home.expanduser().absolute()
+    merged: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
+    origin: dict[tuple[str, str], str] = {}
+
+    def put(section: str, key: str, value: Any, where: str) -> None:
+        known = _SECTIONS.get(section)
+        if known is None:
+            raise ConfigurationError(
+                f"{where}: there is no section [{section}]{_hint(section, _SECTIONS)}"
+            )
+        if key not in known.__struct_fields__:
+            raise ConfigurationError(
+                f"{where}: [{section}] has no key {key!r}{_hint(key, known.__struct_fields__)}"
+            )
+        merged[section][key] = value
+        origin[section, key] = where
+
+    for path in [file] if file else [Path("maas.toml"), home / "maas.toml"]:
+        if path.is_file():
+            for section, keys in _read_toml(path).items():
+                if not isinstance(keys, dict):
+                    raise ConfigurationError(f"{path}: {section!r} must be a section, [{section}]")
+                for key, value in keys.items():
+                    put(section, key, value, str(path))
+            break
+        if file:
+            raise ConfigurationError(f"{path}: no such file")
+    for name, text in env.items():
+        if name in _ALIASES:
+            put(*_ALIASES[name], text, name)
+        elif name.startswith("MAAS_") and name != "MAAS_HOME":
+            section, separator, key = name.removeprefix("MAAS_").lower().partition("__")
+            if not separator:
+                raise ConfigurationError(f"{name}: no such setting; use MAAS_SECTION__KEY")
+            value = text.split(",") if key == "allowed_hosts" else text
+            put(section, key, value, name)
+    for dotted, value in flags.items():
+        if value is not None:
+            section, _, key = dotted.partition(".")
+            put(section, key, value, f"--{key.replace('_', '-')}")
+
+    sections: dict[str, Any] = {}
+    for section, kind in _SECTIONS.items():
+        for key, value in merged[section].items():
+            try:
+                msgspec.convert({key: value}, kind, strict=False)
+            except msgspec.ValidationError as wrong:
+                raise ConfigurationError(
+                    f"{origin[section, key]}: {section}.{key}: {wrong}"
+                ) from None
+        sections[section] = msgspec.convert(merged[section], kind, strict=False)
+    return Settings(home=str(home), **sections)
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment for a process of ours: without our settings, which travel as JSON, and
+    with the thread pools of numeric libraries held to one thread unless they are set."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")}
+    for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        kept.setdefault(pool, "1")
+    return kept | extra
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as wrong:
+        raise ConfigurationError(f"{path}: {wrong}") from None
+
+
+def _hint(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
