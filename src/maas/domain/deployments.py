@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import checked_name
+from maas.domain.signature import Signature
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,67 @@ class Replica:
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Replica:
         return cls(**{**raw, "state": ReplicaState(raw["state"])})
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file of a variant as a replica finds it on its machine."""
+
+    name: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ReplicaSpec:
+    """All that a replica process is told: what to load and how to answer for it."""
+
+    id: str
+    deployment: str
+    model: str
+    version: int
+    variant: str
+    runtime: str
+    files: tuple[LocalFile, ...]
+    signature: Signature
+    scaling: Scaling
+    socket: str
+    """Path of the unix socket that it shall answer on."""
+    options: dict[str, Any] = field(default_factory=dict)
+    drain_s: float = 30.0
+
+    @property
+    def digest(self) -> str:
+        """Two replicas with the same digest are interchangeable."""
+        told = self.to_dict() | {"id": "", "socket": "", "drain_s": 0}
+        told["scaling"] |= {"replicas": 0}
+        told["files"] = [f["sha256"] for f in told["files"]]
+        text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "deployment": self.deployment,
+            "model": self.model,
+            "version": self.version,
+            "variant": self.variant,
+            "runtime": self.runtime,
+            "files": [asdict(f) for f in self.files],
+            "signature": self.signature.to_dict(),
+            "scaling": asdict(self.scaling),
+            "socket": self.socket,
+            "options": self.options,
+            "drain_s": self.drain_s,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> ReplicaSpec:
+        return cls(
+            **{
+                **raw,
+                "files": tuple(LocalFile(**f) for f in raw["files"]),
+                "signature": Signature.from_dict(raw["signature"]),
+                "scaling": Scaling(**raw["scaling"]),
+            }
+        )
