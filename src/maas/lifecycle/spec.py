@@ -84,8 +84,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     estimator: str = ""
     """`sklearn.ensemble:RandomForestClassifier` or the like; `arguments` go to it."""
     arguments: dict[str, Any] = {}
-    standardize: bool = True
-    """Bring inputs to mean 0 and deviation 1 (over the training rows) inside the model."""
+    standardize: bool | None = None
+    """Bring inputs to mean 0 and deviation 1 (over the training rows) inside the model; unless
+    said, PyTorch models do and scikit-learn estimators do not."""
     standardize_target: bool = True
     """The same for a regression's target: the model trains on it and answers in its units."""
     input: str = "x"
