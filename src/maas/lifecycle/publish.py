@@ -6,14 +6,12 @@ it is (a job's `publication/`).
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -25,8 +23,9 @@ from maas.lifecycle.convert import Names, signature_of_onnx, sklearn_to_onnx, to
 from maas.lifecycle.data import Dataset
 from maas.lifecycle.evaluate import Evaluation, EvaluationRequest, evaluate
 from maas.lifecycle.measure import OnnxModel, explained_examples, predictions_of, sha256_of
+from maas.lifecycle.publication import PreparedPublication
 from maas.lifecycle.recipe import EvaluateStep
-from maas.lifecycle.report import Report, render_report
+from maas.lifecycle.report import Example, Report, render_report
 
 Array = npt.NDArray[Any]
 
@@ -48,42 +47,6 @@ class PublishOptions:
     output_names: tuple[str, ...] = ()
     description: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PreparedPublication:
-    """Everything that a server needs to have a new version."""
-
-    manifest: Manifest
-    files: tuple[tuple[Path, File], ...]
-    """Where each file of manifest and evidence is on this machine."""
-    evidence: tuple[Evidence, ...]
-
-    def save(self, directory: Path) -> None:
-        """Copies everything to `directory`, complete when `publication.json` is there."""
-        directory.mkdir(parents=True, exist_ok=True)
-        for path, file in self.files:
-            if path.resolve() != (directory / file.name).resolve():
-                shutil.copyfile(path, directory / file.name)
-        content = {
-            "manifest": self.manifest.to_dict(),
-            "evidence": [e.to_dict() for e in self.evidence],
-        }
-        temporary = directory / "publication.json.new"
-        temporary.write_bytes(msgspec.json.encode(content))
-        temporary.replace(directory / "publication.json")
-
-    @classmethod
-    def load(cls, directory: Path) -> PreparedPublication:
-        """Raises InvalidInput if there is no complete publication in `directory`."""
-        try:
-            raw = msgspec.json.decode((directory / "publication.json").read_bytes())
-        except (OSError, msgspec.DecodeError):
-            raise InvalidInput(f"{directory} has no finished build to publish") from None
-        manifest = Manifest.from_dict(raw["manifest"])
-        evidence = tuple(Evidence.from_dict(e) for e in raw["evidence"])
-        files = [*manifest.files(), *(e.file for e in evidence if e.file)]
-        return cls(manifest, tuple((directory / f.name, f) for f in files), evidence)
 
 
 def prepare(model: Any, options: PublishOptions, workdir: Path) -> PreparedPublication:
@@ -135,7 +98,7 @@ def prepare_built(
     signature = built.signature
     options = replace(options, metadata={**built.metadata, **options.metadata})
     manifest = _manifest(options, built.task, signature, built.onnx_path)
-    examples = ()
+    examples: tuple[Example, ...] = ()
     if explained_rows and test_rows is not None and len(test_rows):
         examples = explained_examples(
             built.onnx_path, signature, test_rows, explained_rows, built.background
@@ -274,7 +237,7 @@ def _example_inputs(example: Any, rows: Array | None) -> dict[str, Array]:
     if isinstance(example, Mapping):
         found = {str(name): _batch(value) for name, value in example.items()}
         if rows is not None and len(found) == 1:
-            return {name: rows[:PARITY_ROWS] for name in found}
+            return dict.fromkeys(found, rows[:PARITY_ROWS])
         return found
     if rows is not None:
         return {"x": rows[:PARITY_ROWS]}
@@ -337,8 +300,8 @@ def _task(options: PublishOptions, converted: Task | None, labels: Array | None)
             raise InvalidInput(
                 f"task must be one of {', '.join(Task)}; got {options.task!r}", field="task"
             ) from None
-    if converted not in (None, Task.OTHER):
-        return converted  # type: ignore[return-value]
+    if converted is not None and converted is not Task.OTHER:
+        return converted
     if options.class_names:
         return Task.BINARY if len(options.class_names) == 2 else Task.MULTICLASS
     if labels is None:

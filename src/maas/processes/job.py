@@ -27,8 +27,8 @@ from maas.domain.jobs import Job, JobState, Progress
 from maas.lifecycle.build import BuildCancelled, build
 from maas.lifecycle.data import load_dataset, split
 from maas.lifecycle.job_folder import JobFolder, JobSpec
+from maas.lifecycle.publication import PreparedPublication
 from maas.lifecycle.publish import (
-    PreparedPublication,
     PublishOptions,
     evaluate_built,
     evaluate_publication,
