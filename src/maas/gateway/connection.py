@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._arriving: Request | None = None
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
+        self._field_bytes = 0
         self._head_bytes = 0
         self._body_bytes = 0
         self._body_limit = 0
@@ -165,6 +166,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._target = b""
         self._headers = {}
+        self._field_bytes = 0
         self._in_head = True
         self._since = time.monotonic()
 
@@ -175,6 +177,9 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
+        self._field_bytes += len(name) + len(value)
+        if self._field_bytes > MAX_HEAD_BYTES:
+            raise HeadersTooLarge(f"the headers are longer than {MAX_HEAD_BYTES} bytes")
         if name in self._headers:
             if name in (b"host", b"authorization", b"x-api-key", b"content-length"):
                 raise BadRequest(f"the header {name.decode()} came twice")
