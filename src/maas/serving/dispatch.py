@@ -38,7 +38,18 @@ class Call:
     Subclasses implement `answered` and `failed`; exactly one of them is called, once.
     """
 
-    __slots__ = ("alone", "attempts", "columns", "deadline", "priority", "rows", "shapes", "tenant")
+    __slots__ = (
+        "alone",
+        "attempts",
+        "columns",
+        "deadline",
+        "link",
+        "number",
+        "priority",
+        "rows",
+        "shapes",
+        "tenant",
+    )
 
     def __init__(
         self,
@@ -61,6 +72,10 @@ class Call:
         self.priority = priority
         self.alone = alone
         self.attempts = 0
+        self.link: ReplicaLink | None = None
+        """Who has it; None while nobody does."""
+        self.number = 0
+        """Its id on that link; 0 until it is sent."""
 
     def answered(self, answers: Answers, at: int, first_row: int) -> None:
         """Request number `at` of `answers`, whose rows start at `first_row`, is this one."""
@@ -112,6 +127,8 @@ class ReplicaLink(Channel):
 
     def submit(self, call: Call) -> None:
         call.attempts += 1
+        call.link = self
+        call.number = 0
         self.rows_in_flight += call.rows
         if not self._outgoing:
             self._loop.call_soon(self._send_outgoing)
@@ -119,16 +136,19 @@ class ReplicaLink(Channel):
 
     def cancel(self, call: Call) -> None:
         """Forget `call`; if it still waits in the replica it is never computed."""
-        if call in self._outgoing:
+        if call.number == 0 and call in self._outgoing:
             self._outgoing.remove(call)
             self.rows_in_flight -= call.rows
-            return
-        for number, pending in self.pending.items():
-            if pending is call:
-                del self.pending[number]
-                self.rows_in_flight -= call.rows
-                self.send(pack_cancel([number]))
-                break
+        elif self.pending.get(call.number) is call:
+            del self.pending[call.number]
+            self.rows_in_flight -= call.rows
+            self.send(pack_cancel([call.number]))
+        call.link = None
+        self._close_if_done()
+
+    def leave(self) -> None:
+        """Take no more calls; close as soon as the replica owes us nothing."""
+        self.going_away = True
         self._close_if_done()
 
     async def predict(
@@ -183,10 +203,12 @@ class ReplicaLink(Channel):
         first = self._next_id + 1
         self._next_id += len(calls)
         ids = array("Q", range(first, self._next_id + 1))
-        self.pending.update(zip(ids, calls, strict=True))
+        for number, call in zip(ids, calls, strict=True):
+            call.number = number
+            self.pending[number] = call
         columns = []
-        for number, shape in enumerate(calls[0].shapes):
-            parts = [call.columns[number] for call in calls]
+        for place, shape in enumerate(calls[0].shapes):
+            parts = [call.columns[place] for call in calls]
             columns.append(Column(shape, parts[0] if len(parts) == 1 else b"".join(parts)))
         message = Infer(
             ids=ids,
@@ -209,7 +231,7 @@ class ReplicaLink(Channel):
             if future is not None and not future.done():
                 future.set_result(raw)
         elif kind == FrameKind.GOAWAY:
-            self.going_away = True
+            self.leave()
         else:
             raise ProtocolViolation(f"unexpected frame of kind {kind}")
         self._close_if_done()
@@ -241,6 +263,8 @@ class ReplicaLink(Channel):
 
     def closed(self, reason: Exception | None) -> None:
         lost = [*self.pending.values(), *self._outgoing]
+        for call in lost:
+            call.link = None
         self.pending.clear()
         self._outgoing.clear()
         self.rows_in_flight = 0
@@ -294,9 +318,8 @@ class _FutureCall(Call):
 
 def answer_tensors(signature: Signature, answers: Answers, rows: int, first_row: int) -> Tensors:
     """The outputs of one call, copied out of the frame that they came in."""
-    total = sum(answers.rows)
     out: Tensors = {}
     for spec, column in zip(signature.outputs, answers.columns, strict=True):
-        data = rows_of(column, first_row, rows, total)
+        data = rows_of(column, first_row, rows, answers.total_rows)
         out[spec.name] = Tensor(spec.datatype, (rows, *column.shape), bytes(data))
     return out

@@ -21,7 +21,7 @@ from maas.domain.errors import ERRORS_BY_CODE, MaasError
 
 MAX_FRAME_BYTES = 1 << 30
 
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
 
 
 class FrameKind(IntEnum):
@@ -81,7 +81,10 @@ class Answers:
     compute_us: int
     """Microseconds that the model took for the whole batch."""
     batch_rows: int
+    """Rows of the whole batch."""
     columns: list[Column]
+    total_rows: int = 0
+    """Rows of these columns; for the receiver."""
 
 
 @dataclass(slots=True)
@@ -206,13 +209,16 @@ def unpack_infer(body: memoryview) -> Infer:
 def unpack_answers(body: memoryview) -> Answers:
     reader = _Reader(body)
     count, compute_us, batch_rows = _ANSWERS.unpack(reader.take(_ANSWERS.size))
+    ids = reader.array("Q", count)
+    rows = reader.array("I", count)
     return Answers(
-        ids=reader.array("Q", count),
-        rows=reader.array("I", count),
+        ids=ids,
+        rows=rows,
         queue_us=reader.array("I", count),
         compute_us=compute_us,
         batch_rows=batch_rows,
         columns=reader.columns(),
+        total_rows=sum(rows),
     )
 
 
