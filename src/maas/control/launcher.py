@@ -1,4 +1,4 @@
-"""Starts, finds and ends replica processes: on this machine now, elsewhere through the same seam."""
+"""Starts, finds and ends replica processes, on this machine for now."""
 
 from __future__ import annotations
 

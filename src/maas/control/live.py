@@ -191,7 +191,9 @@ class LiveReplica:
         else:
             how = f"ended with exit status {status}"
         lines = launcher.last_lines(self.id)
-        return ReplicaLost(f"replica {self.id} {how}" + (f"; its log ends: {lines}" if lines else ""))
+        return ReplicaLost(
+            f"replica {self.id} {how}" + (f"; its log ends: {lines}" if lines else "")
+        )
 
 
 class _Ended(Exception):

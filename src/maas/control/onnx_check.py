@@ -31,7 +31,10 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def check_onnx(path: Path, name: str) -> None:
-    """`name` is what messages call it. Raises UnsafeArtifact if a tensor lies in another file, InvalidInput if it is no ONNX file."""
+    """Raises UnsafeArtifact if a tensor lies in another file, InvalidInput if it is no ONNX file.
+
+    `name` is what the messages call it.
+    """
     with path.open("rb") as file:
         if path.stat().st_size == 0:
             raise _garbage(name)

@@ -12,7 +12,7 @@ def write_private(path: Path, data: bytes, *, durable: bool = False) -> None:
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
+        with os.fdopen(fd, "wb") as file:
             file.write(data)
             if durable:
                 file.flush()

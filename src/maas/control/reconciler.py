@@ -74,6 +74,8 @@ class Trouble:
     not_before: float = 0.0
     """No further start before this time (monotonic)."""
     reason: str = ""
+    replica: str = ""
+    """The latest that failed."""
     never_ready: bool = False
 
 
@@ -379,7 +381,7 @@ class Reconciler:
             await replica.live(self._launcher, patience, lambda: self._became_ready(replica))
         except MaasError as error:
             self._note_failure(replica, error)
-        except Exception as defect:  # noqa: BLE001 - without a pause, it would come again at once
+        except Exception as defect:
             log.exception("a replica's life failed", extra={FIELDS: _fields(replica)})
             self._note_failure(replica, MaasError(f"{type(defect).__name__} in control"))
         finally:
@@ -406,6 +408,7 @@ class Reconciler:
         trouble.not_before = now + pause
         trouble.failures += 1
         trouble.reason = f"{error.code}: {error.message}"
+        trouble.replica = replica.id
         trouble.never_ready = replica.ready_since is None
         log.warning("replica failed: %s", trouble.reason, extra={FIELDS: _fields(replica)})
 
@@ -427,4 +430,3 @@ def _fields(replica: LiveReplica) -> dict[str, object]:
         "version": replica.template.version,
         "variant": replica.template.variant,
     }
-

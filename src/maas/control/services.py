@@ -1,12 +1,9 @@
-"""Everything that routes may use, wired once by the control process."""
+"""Everything that routes may use, wired once by the control process; no web framework here."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Annotated
-
-from fastapi import Depends, Request
 
 from maas.control.explaining import Explainer
 from maas.control.publishing import Publisher
@@ -44,11 +41,3 @@ class Services:
     collector: UsageCollector
     explainer: Explainer
     started_at: float = field(default_factory=time.time)
-
-
-def _services(request: Request) -> Services:
-    services: Services = request.app.state.services
-    return services
-
-
-UseServices = Annotated[Services, Depends(_services)]

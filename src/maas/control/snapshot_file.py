@@ -31,9 +31,10 @@ class SnapshotFile:
     def write(self, content: Snapshot) -> bool:
         """Publishes `content` (its generation and time are set here); False if nothing changed."""
         last = self._last
-        if last.written_at and replace(
-            content, generation=last.generation, written_at=last.written_at
-        ) == last:
+        if (
+            last.written_at
+            and replace(content, generation=last.generation, written_at=last.written_at) == last
+        ):
             return False
         snapshot = replace(content, generation=last.generation + 1, written_at=time.time())
         write_private(self._path, msgspec.json.encode(snapshot))

@@ -37,6 +37,18 @@ def replica_views(state: State, name: str) -> list[dict[str, Any]]:
     return [_replica_view(r) for r in state.replicas if r.template.deployment == name]
 
 
+def replica_ids(state: State, name: str) -> list[str] | None:
+    """Replicas of a deployment whose logs say something: the latest that failed, and those that
+    live. None if there is no such deployment."""
+    served = state.served.get(name)
+    if served is None:
+        return None
+    digests = [g.digest for g in (*served.wanted.groups, *served.active.groups)]
+    failed = [state.troubles[d].replica for d in digests if d in state.troubles]
+    living = [r.id for r in state.replicas if r.template.deployment == name]
+    return [i for i in dict.fromkeys((*failed, *living)) if i]
+
+
 def _replica_view(replica: LiveReplica) -> dict[str, Any]:
     stats = {name: replica.stats.get(name) for name in ("rss_bytes", "served", "queued")}
     return replica.to_replica().to_dict() | stats
@@ -46,7 +58,9 @@ def _state(state: State, served: Served) -> str:
     """ready | starting | updating | failed | stopped"""
     short = [g for g in served.wanted.groups if len(state.ready(g)) < g.count]
     troubles = [state.troubles[g.digest] for g in short if g.digest in state.troubles]
-    if served.wanted.problem or any(t.reason and (t.never_ready or t.failures > 1) for t in troubles):
+    if served.wanted.problem or any(
+        t.reason and (t.never_ready or t.failures > 1) for t in troubles
+    ):
         return "failed"
     if served.is_updating and state.answers_somehow(served.active):
         return "updating"
