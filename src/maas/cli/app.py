@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from maas.cli import main as codes
-from maas.cli.common import Flags, say
-from maas.cli.main import COMMANDS
+from maas.cli.common import Flags, emit, say
+from maas.cli.main import COMMANDS, help_text
 from maas.domain.errors import (
     Conflict,
     Forbidden,
@@ -41,7 +41,7 @@ def build_app(names: Sequence[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_flags)
+    app.callback(invoke_without_command=True)(_flags)
     for name in names:
         import_module(f"maas.cli.{name}").register(app)
     return app
@@ -76,6 +76,8 @@ def _flags(
 ) -> None:
     """Turn a model into a service: build, evaluate, publish, deploy, call, explain."""
     ctx.obj = Flags(str(home) if home else None, base_url)
+    if ctx.invoked_subcommand is None:
+        emit(help_text())
 
 
 if __name__ == "__main__":

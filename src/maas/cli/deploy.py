@@ -101,25 +101,8 @@ def split(present: Sequence[Target], new: Target, percent: int) -> list[Target]:
 def deployed(
     client: Client, name: str, start: Callable[[Watch], DeploymentView], output: Format
 ) -> None:
-    """Runs `start` while it tells the phases; on failure says why and what to do next."""
-    last = ""
-
-    def watch(view: DeploymentView) -> None:
-        nonlocal last
-        line = f"{name}: {view.state}, {view.ready} of {view.desired} replicas ready"
-        line += f" ({view.reason})" if view.reason else ""
-        if line != last:
-            say(line)
-            last = line
-
-    from maas.client.deployments import DeploymentFailed
-
-    try:
-        view = start(watch)
-    except (DeploymentFailed, DeadlineExceeded):
-        _show_log(client, name)
-        say(f"next: `maas logs {name}` for all of it, `maas status`, or `maas rollback {name}`")
-        raise
+    """Runs `start` and shows what became of it."""
+    view = deployed_view(client, name, start)
     if output is Format.JSON:
         emit_json(view.to_dict())
         return
@@ -136,6 +119,30 @@ def deployed(
             )
         ],
     )
+
+
+def deployed_view(
+    client: Client, name: str, start: Callable[[Watch], DeploymentView]
+) -> DeploymentView:
+    """Runs `start` while it tells the phases; on failure says why and what to do next."""
+    from maas.client.deployments import DeploymentFailed
+
+    last = ""
+
+    def watch(view: DeploymentView) -> None:
+        nonlocal last
+        line = f"{name}: {view.state}, {view.ready} of {view.desired} replicas ready"
+        line += f" ({view.reason})" if view.reason else ""
+        if line != last:
+            say(line)
+            last = line
+
+    try:
+        return start(watch)
+    except (DeploymentFailed, DeadlineExceeded):
+        _show_log(client, name)
+        say(f"next: `maas logs {name}` for all of it, `maas status`, or `maas rollback {name}`")
+        raise
 
 
 def targets_text(targets: Sequence[Target]) -> str:

@@ -7,7 +7,6 @@ at once; a command's own file, and Typer, are imported when that command is call
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,16 +79,15 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line; the exit code."""
-    first = arguments[0] if arguments else "--help"
-    if "_MAAS_COMPLETE" not in os.environ:
-        if first in ("--help", "-h", "help"):
-            print(help_text())  # noqa: T201
-            return OK
-        if first == "--version":
-            from maas import __version__
+    first = arguments[0] if arguments else ""  # empty, too, when a shell asks for completions
+    if first in ("--help", "-h", "help"):
+        print(help_text())  # noqa: T201
+        return OK
+    if first == "--version":
+        from maas import __version__
 
-            print(__version__)  # noqa: T201
-            return OK
+        print(__version__)  # noqa: T201
+        return OK
     from maas.cli.app import run_app
 
     return run_app(arguments)

@@ -43,7 +43,7 @@ class HttpCall(Call):
             rows,
             deadline_of(request, longest),
             tenant=tenant_of(key),
-            alone=self.route.signature.has_bytes,
+            alone=self.route.travels_alone,
         )
         request.on_disconnect = self.cancel
         self.route.submit(self)

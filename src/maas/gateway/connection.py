@@ -22,7 +22,7 @@ from maas.domain.errors import (
     RequestTimeout,
     Unavailable,
 )
-from maas.gateway.request import BodyStream, Door, Request
+from maas.gateway.request import BodyStream, Door, Head, Request
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_HEADERS = 100
@@ -35,6 +35,8 @@ BODY_BYTES_PER_SECOND = 1024
 STALLED_WRITE_SECONDS = 30.0
 DISCARDED_BYTES = 64 << 10
 """A refused request's body up to this size is read and dropped, to keep the connection."""
+_END_OF_HEAD = b"\r\n\r\n"
+_NOT_REPEATABLE = {b"transfer-encoding", b"expect", b"upgrade"}
 
 
 class Server(Door, Protocol):
@@ -42,8 +44,13 @@ class Server(Door, Protocol):
 
     def opened(self, connection: Connection) -> None: ...
     def closed(self, connection: Connection) -> None: ...
-    def begin(self, request: Request) -> int:
+    def begin(self, head: Head) -> int:
         """The head is here: match, authenticate, or raise; returns the largest body allowed."""
+
+    def known_head(self, raw: bytes) -> Head | None:
+        """What was decided for these bytes of a head, if it still holds."""
+
+    def remember_head(self, raw: bytes, head: Head) -> None: ...
 
     def handle(self, request: Request) -> None:
         """The request is whole (or its body streams): answer it, now or later."""
@@ -62,12 +69,17 @@ class Connection(asyncio.Protocol):
         self._arriving: Request | None = None
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
+        self._field_bytes = 0
         self._head_bytes = 0
         self._body_bytes = 0
         self._body_limit = 0
         self._in_head = False
         self._discarding = False
         self._closing = False
+        self._completed = 0
+        """Requests whose body ended, as a count."""
+        self._repeatable: Head | None = None
+        """The last completed request's head, if its like may skip the parser."""
         self._since = time.monotonic()
         self._write_stalled_since = 0.0
         self._writable: asyncio.Future[None] | None = None
@@ -98,8 +110,16 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        if self._in_head or self._arriving is None:
+        between = self._arriving is None and not self._in_head
+        if between:
+            raw, _, body = data.partition(_END_OF_HEAD)
+            head = self.server.known_head(raw)
+            if head is not None and head.body_length == len(body):
+                self._again(head, body)
+                return
+        if between or self._in_head:
             self._head_bytes += len(data)
+        completed = self._completed
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -117,6 +137,19 @@ class Connection(asyncio.Protocol):
         else:
             if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(HeadersTooLarge())
+            if between and self._completed == completed + 1 and self._repeatable is not None:
+                if self._repeatable.body_length == len(body):
+                    self.server.remember_head(raw, self._repeatable)
+                self._repeatable = None
+
+    def _again(self, head: Head, body: bytes) -> None:
+        """A whole request whose head was seen before: the parser need not see it again."""
+        self._since = now = time.monotonic()
+        request = Request(self, head, now, body)
+        self._requests.append(request)
+        if len(self._requests) >= MAX_PIPELINED:
+            self.pause_body()
+        self.server.handle(request)
 
     def pause_writing(self) -> None:
         self._write_stalled_since = time.monotonic()
@@ -133,6 +166,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._target = b""
         self._headers = {}
+        self._field_bytes = 0
         self._in_head = True
         self._since = time.monotonic()
 
@@ -143,6 +177,9 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
+        self._field_bytes += len(name) + len(value)
+        if self._field_bytes > MAX_HEAD_BYTES:
+            raise HeadersTooLarge(f"the headers are longer than {MAX_HEAD_BYTES} bytes")
         if name in self._headers:
             if name in (b"host", b"authorization", b"x-api-key", b"content-length"):
                 raise BadRequest(f"the header {name.decode()} came twice")
@@ -156,29 +193,30 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._body_bytes = 0
         parser = self._parser
-        request = Request(
-            self, parser.get_method().decode(), self._target, self._headers, self._since
-        )
-        request.keep_alive = parser.should_keep_alive()
+        head = Head(parser.get_method().decode(), self._target, self._headers)
+        head.keep_alive = parser.should_keep_alive()
+        head.body_length = self._announced_length()
+        request = Request(self, head, self._since)
         self._requests.append(request)
         self._arriving = request
         if len(self._requests) >= MAX_PIPELINED and self._transport is not None:
             self._transport.pause_reading()
         try:
-            length = self._announced_length()
-            self._body_limit = self.server.begin(request)
-            if length > self._body_limit:
-                raise BodyTooLarge(f"the body may have {self._body_limit} bytes, not {length}")
+            self._body_limit = self.server.begin(head)
+            if head.body_length > self._body_limit:
+                raise BodyTooLarge(
+                    f"the body may have {self._body_limit} bytes, not {head.body_length}"
+                )
         except MaasError as error:
             self._discarding = True
             chunked = b"transfer-encoding" in self._headers
-            if chunked or self._announced_length() > DISCARDED_BYTES:
+            if chunked or head.body_length > DISCARDED_BYTES:
                 request.keep_alive = False
             request.fail(error)
             return
         if self._headers.get(b"expect", b"").lower() == b"100-continue" and self._transport:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if request.streams_body:
+        if head.streams_body:
             request.body_stream = BodyStream(self)
             self.server.handle(request)
 
@@ -211,12 +249,16 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request, self._arriving = self._arriving, None
         self._since = time.monotonic()
+        self._completed += 1
+        self._repeatable = None
         if self._discarding:
             self._discarding = False
         elif request is not None:
             if request.body_stream is not None:
                 request.body_stream.end()
             else:
+                if request.keep_alive and not self._headers.keys() & _NOT_REPEATABLE:
+                    self._repeatable = request.head
                 self.server.handle(request)
 
     # -- answers ----------------------------------------------------------------------------
@@ -274,7 +316,7 @@ class Connection(asyncio.Protocol):
         """The bytes make no sense or too much of it: say so after what is owed, and close."""
         request = self._arriving
         if request is None or request.is_answered:
-            request = Request(self, "GET", b"/", {}, self._since)
+            request = Request(self, Head("GET", b"/", {}), self._since)
             self._requests.append(request)
         request.keep_alive = False
         request.fail(error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 from maas.domain.errors import MaasError
 from maas.domain.keys import Key
@@ -32,7 +31,6 @@ class Meter:
             _drop_if_dead(old)
         self._metrics = CounterFile(run_dir / f"{source}.metrics", source, WIDTH)
         self._run_dir = run_dir
-        self._ok_slots: WeakKeyDictionary[LiveRoute, memoryview] = WeakKeyDictionary()
 
     def answered(
         self,
@@ -50,9 +48,9 @@ class Meter:
         usage[REQUESTS] += 1
         usage[ROWS] += rows
         usage[COMPUTE_US] += compute_us
-        slot = self._ok_slots.get(route)
+        slot = route.ok_counters
         if slot is None:
-            slot = self._ok_slots[route] = self._slot(route, "ok")
+            slot = route.ok_counters = self._slot(route, "ok")
         latency = time.monotonic() - received
         slot[COUNT] += 1
         slot[LATENCY_US] += int(latency * 1e6)
@@ -97,7 +95,6 @@ class Meter:
         return out
 
     def close(self) -> None:
-        self._ok_slots.clear()
         self._usage.close()
         self._metrics.close()
 

@@ -42,6 +42,43 @@ class Wire(Protocol):
     def resume_body(self) -> None: ...
 
 
+class Head:
+    """A request's head and what was decided by it; never changed once the request is handled.
+
+    Clients that keep their connection send the same head again and again, so it is a thing of its
+    own: the server remembers heads by their bytes and need not read and check them anew.
+    """
+
+    __slots__ = (
+        "body_length",
+        "error_shape",
+        "handler",
+        "headers",
+        "keep_alive",
+        "key",
+        "method",
+        "params",
+        "request_id",
+        "streams_body",
+        "target",
+    )
+
+    def __init__(self, method: str, target: bytes, headers: dict[bytes, bytes]) -> None:
+        """`headers` has lower-case names."""
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.request_id = headers.get(b"x-request-id", b"")[:128]
+        self.keep_alive = True
+        self.body_length = 0
+        """As announced; 0 if it is sent in chunks."""
+        self.params: tuple[str, ...] = ()
+        self.key: Key | None = None
+        self.handler: Callable[[Request], None] | None = None
+        self.streams_body = False
+        self.error_shape: ErrorShape = problem_shape
+
+
 class Request:
     """What a handler gets. Exactly one of `respond`, `fail` or `stream` answers it, once."""
 
@@ -49,50 +86,43 @@ class Request:
         "_answer",
         "body",
         "body_stream",
-        "error_shape",
-        "handler",
-        "headers",
+        "head",
         "keep_alive",
-        "key",
-        "method",
         "on_disconnect",
-        "params",
         "received",
-        "request_id",
-        "streams_body",
-        "target",
         "wire",
     )
 
-    def __init__(
-        self,
-        wire: Wire,
-        method: str,
-        target: bytes,
-        headers: dict[bytes, bytes],
-        received: float,
-    ) -> None:
-        """`headers` has lower-case names; `received` is in seconds on the monotonic clock."""
+    def __init__(self, wire: Wire, head: Head, received: float, body: bytes = b"") -> None:
+        """`received` is in seconds on the monotonic clock."""
         self.wire = wire
-        self.method = method
-        self.target = target
-        self.headers = headers
+        self.head = head
         self.received = received
-        self.body: bytes | bytearray = b""
+        self.body: bytes | bytearray = body
         self.body_stream: BodyStream | None = None
-        self.handler: Callable[[Request], None] | None = None
-        self.streams_body = False
-        self.error_shape: ErrorShape = problem_shape
-        self.params: tuple[str, ...] = ()
-        self.key: Key | None = None
-        self.request_id = headers.get(b"x-request-id", b"")[:128]
-        self.keep_alive = True
+        self.keep_alive = head.keep_alive
         self.on_disconnect: Callable[[], None] | None = None
         self._answer: bytes | None = None
 
     @property
-    def path(self) -> str:
-        return self.target.partition(b"?")[0].decode("ascii", "replace")
+    def method(self) -> str:
+        return self.head.method
+
+    @property
+    def target(self) -> bytes:
+        return self.head.target
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return self.head.headers
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        return self.head.params
+
+    @property
+    def key(self) -> Key | None:
+        return self.head.key
 
     @property
     def is_answered(self) -> bool:
@@ -108,9 +138,10 @@ class Request:
         """Send the whole answer; ignored if the request was answered or the client is gone."""
         if self._answer is None:
             self.on_disconnect = None
-            self._answer = self._head(status, content_type, headers, len(body)) + (
-                b"" if self.method == "HEAD" else body
-            )
+            if self.head.method == "HEAD":
+                self._answer = self._answer_head(status, content_type, headers, len(body))
+            else:
+                self._answer = self._answer_head(status, content_type, headers, len(body)) + body
             self.wire.answered(self)
 
     def fail(self, error: MaasError) -> None:
@@ -122,7 +153,8 @@ class Request:
             extra.append((b"www-authenticate", b'Bearer realm="maas"'))
         if error.status == 405 and "allow" in error.details:
             extra.append((b"allow", str(error.details["allow"]).encode()))
-        content_type, body = self.error_shape(error, self.request_id.decode("ascii", "replace"))
+        request_id = self.head.request_id.decode("ascii", "replace")
+        content_type, body = self.head.error_shape(error, request_id)
         self.respond(error.status, body, content_type, tuple(extra))
 
     async def stream(
@@ -133,9 +165,8 @@ class Request:
         await self.wire.turn_of(self)
         self.on_disconnect = None
         self._answer = b""
-        head = self._head(status, content_type, headers, length)
         write = self.wire.write_streamed
-        await write(self, head)
+        await write(self, self._answer_head(status, content_type, headers, length))
         chunked = length is None
 
         async def send(piece: bytes) -> None:
@@ -149,25 +180,26 @@ class Request:
 
         return send
 
-    def _head(
+    def _answer_head(
         self, status: int, content_type: bytes, headers: Headers, length: int | None
     ) -> bytes:
-        parts = [_status_line(status), b"content-type: ", content_type, b"\r\n"]
-        parts.append(
-            b"content-length: %d\r\n" % length
-            if length is not None
-            else b"transfer-encoding: chunked\r\n"
-        )
-        if self.request_id:
-            parts += (b"x-request-id: ", self.request_id, b"\r\n")
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-        if self.wire.door.draining:
+        door = self.wire.door
+        if door.draining:
             self.keep_alive = False
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        parts.append(self.wire.door.date_line)
-        return b"".join(parts)
+        size = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+        extra = b""
+        request_id = self.head.request_id
+        if request_id or headers or not self.keep_alive:
+            lines = [b"%b: %b\r\n" % header for header in headers]
+            if request_id:
+                lines.append(b"x-request-id: %b\r\n" % request_id)
+            if not self.keep_alive:
+                lines.append(b"connection: close\r\n")
+            extra = b"".join(lines)
+        start = _status_line(status)
+        return b"%bcontent-type: %b\r\n%b\r\n%b%b" % (
+            start, content_type, size, extra, door.date_line
+        )  # fmt: skip
 
     def taken_answer(self) -> bytes:
         """For the connection, which writes it when it is this request's turn."""

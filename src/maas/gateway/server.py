@@ -21,13 +21,15 @@ from maas.domain.errors import (
 from maas.domain.keys import Scope
 from maas.gateway.auth import HostCheck, KeyRing, require
 from maas.gateway.connection import Connection
-from maas.gateway.request import Request
+from maas.gateway.request import Head, Request
 from maas.gateway.routes import Access, Route, RouteTable
 
 log = logging.getLogger(__name__)
 
 DRAIN_GRACE_SECONDS = 0.5
 """After the end is announced, how long idle connections may still send a request."""
+MAX_KNOWN_HEADS = 4096
+MAX_KNOWN_HEAD_BYTES = 4096
 
 
 class HttpServer:
@@ -40,6 +42,7 @@ class HttpServer:
         self._hosts = hosts
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
+        self._heads: dict[bytes, Head] = {}
         self._tick()
 
     # -- life -------------------------------------------------------------------------------
@@ -79,47 +82,61 @@ class HttpServer:
 
     # -- requests ---------------------------------------------------------------------------
 
-    def begin(self, request: Request) -> int:
+    def begin(self, head: Head) -> int:
         """Match, check host and key, and say how large the body may be; raises to refuse."""
         missing: MaasError | None = None
         route = None
         try:
-            route, request.params = self._routes.match(request.method, request.target)
-            request.error_shape = route.error_shape
+            route, head.params = self._routes.match(head.method, head.target)
+            head.error_shape = route.error_shape
         except (NotFound, MethodNotAllowed) as error:
             missing = error
-        self._hosts.check(request.method, request.headers)
+        self._hosts.check(head.method, head.headers)
         if route is None or route.access is not Access.PUBLIC:
             # Who may not call learns nothing of what is here to be called.
-            request.key = self._keys.authenticate(request.headers)
+            head.key = self._keys.authenticate(head.headers)
         if route is None:
             raise missing or NotFound()
         if isinstance(route.access, Scope):
-            if request.key is None:
+            if head.key is None:
                 raise Forbidden()
-            require(request.key, route.access)
-        if self.draining and not route.while_draining and request.key is None:
+            require(head.key, route.access)
+        if self.draining and not route.while_draining and head.key is None:
             raise Unavailable("the server is stopping", retry_after=1.0)
         if route.max_body and route.content_types:
-            _check_content_type(request, route)
-        request.streams_body = route.streams_body
-        request.handler = route.handler
+            _check_content_type(head, route)
+        head.streams_body = route.streams_body
+        head.handler = route.handler
         return route.max_body
+
+    def known_head(self, raw: bytes) -> Head | None:
+        return self._heads.get(raw)
+
+    def remember_head(self, raw: bytes, head: Head) -> None:
+        if len(self._heads) >= MAX_KNOWN_HEADS:
+            self._heads.clear()
+        if len(raw) <= MAX_KNOWN_HEAD_BYTES:
+            self._heads[raw] = head
+
+    def forget_heads(self) -> None:
+        """Keys or what they may do have changed: every head is to be checked anew."""
+        self._heads.clear()
 
     def handle(self, request: Request) -> None:
         try:
-            if request.handler is not None:
-                request.handler(request)
+            handler = request.head.handler
+            if handler is not None:
+                handler(request)
         except MaasError as error:
             request.fail(error)
         except Exception:
-            request.request_id = request.request_id or secrets.token_hex(8).encode()
-            log.exception("request %s failed", request.request_id.decode("ascii", "replace"))
-            request.fail(MaasError("an internal error; the server's log has the details"))
+            incident = secrets.token_hex(8)
+            log.exception("incident %s", incident)
+            request.fail(MaasError("an internal error; the server's log has it", incident=incident))
 
 
-def _check_content_type(request: Request, route: Route) -> None:
-    given = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+def _check_content_type(head: Head, route: Route) -> None:
+    given = head.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if given not in route.content_types:
         wanted = " or ".join(t.decode() for t in route.content_types)
         raise UnsupportedMediaType(

@@ -61,11 +61,6 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     router = Router()
     keys = KeyRing()
 
-    def apply(snapshot: Snapshot) -> None:
-        keys.replace(snapshot.keys)
-        router.apply(snapshot)
-
-    watch = SnapshotWatch(settings.snapshot_file, apply)
     timeout = server_settings.request_timeout_s
     handlers = Handlers(
         predict=PredictDoor(router, meter, timeout),
@@ -85,6 +80,13 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     routes = route_table(handlers, server_settings.max_body_bytes, server_settings.max_file_bytes)
     hosts = HostCheck((server_settings.host, *server_settings.allowed_hosts))
     server = HttpServer(routes, keys, hosts)
+
+    def apply(snapshot: Snapshot) -> None:
+        keys.replace(snapshot.keys)
+        server.forget_heads()
+        router.apply(snapshot)
+
+    watch = SnapshotWatch(settings.snapshot_file, apply)
     await server.listen(listening, _tls(settings))
     gc.collect()
     gc.freeze()

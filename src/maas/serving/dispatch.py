@@ -101,11 +101,13 @@ class ReplicaLink(Channel):
         fail with ReplicaLost."""
         super().__init__()
         self.pending: dict[int, Call] = {}
-        self.going_away = False
+        self.usable = False
+        """Whether it is open and takes calls."""
+        self._going_away = False
         self.rows_in_flight = 0
         self.seconds_per_row = 0.0
         """Moving average of the model's time per row; 0 until known."""
-        self._outgoing: list[Call] = []
+        self.outgoing: list[Call] = []
         self._next_id = 0
         self._pings: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._on_closed = on_closed
@@ -123,21 +125,21 @@ class ReplicaLink(Channel):
 
     @property
     def in_flight(self) -> int:
-        return len(self.pending) + len(self._outgoing)
+        return len(self.pending) + len(self.outgoing)
 
     def submit(self, call: Call) -> None:
         call.attempts += 1
         call.link = self
         call.number = 0
         self.rows_in_flight += call.rows
-        if not self._outgoing:
+        if not self.outgoing:
             self._loop.call_soon(self._send_outgoing)
-        self._outgoing.append(call)
+        self.outgoing.append(call)
 
     def cancel(self, call: Call) -> None:
         """Forget `call`; if it still waits in the replica it is never computed."""
-        if call.number == 0 and call in self._outgoing:
-            self._outgoing.remove(call)
+        if call.number == 0 and call in self.outgoing:
+            self.outgoing.remove(call)
             self.rows_in_flight -= call.rows
         elif self.pending.get(call.number) is call:
             del self.pending[call.number]
@@ -148,7 +150,8 @@ class ReplicaLink(Channel):
 
     def leave(self) -> None:
         """Take no more calls; close as soon as the replica owes us nothing."""
-        self.going_away = True
+        self._going_away = True
+        self.usable = False
         self._close_if_done()
 
     async def predict(
@@ -187,7 +190,7 @@ class ReplicaLink(Channel):
     # -- frames -----------------------------------------------------------------------------
 
     def _send_outgoing(self) -> None:
-        calls, self._outgoing = self._outgoing, []
+        calls, self.outgoing = self.outgoing, []
         if not self.is_open:
             self._lose(calls)
             return
@@ -258,15 +261,23 @@ class ReplicaLink(Channel):
 
     def _close_if_done(self) -> None:
         """A replica that drains waits for us to close; we do once it owes us nothing."""
-        if self.going_away and not self.pending and not self._outgoing:
+        if self._going_away and not self.pending and not self.outgoing:
             self.close()
 
+    def opened(self) -> None:
+        self.usable = not self._going_away
+
+    @property
+    def going_away(self) -> bool:
+        return self._going_away
+
     def closed(self, reason: Exception | None) -> None:
-        lost = [*self.pending.values(), *self._outgoing]
+        self.usable = False
+        lost = [*self.pending.values(), *self.outgoing]
         for call in lost:
             call.link = None
         self.pending.clear()
-        self._outgoing.clear()
+        self.outgoing.clear()
         self.rows_in_flight = 0
         for future in self._pings.values():
             if not future.done():

@@ -46,9 +46,12 @@ class LiveRoute:
         self.variant = route.variant
         self.signature: Signature = route.signature
         self.codec = JsonCodec(route.signature)
+        self.travels_alone = route.signature.has_bytes
         self.weight = route.weight
         self.queue_limit = queue_limit
         self.reason = ""
+        self.ok_counters: memoryview | None = None
+        """For whoever counts the answers; here because it is needed on every one."""
         self._sockets: frozenset[str] = frozenset()
         self._links: dict[str, ReplicaLink] = {}
         self._connecting: set[asyncio.Task[None]] = set()
@@ -60,7 +63,7 @@ class LiveRoute:
 
     @property
     def is_ready(self) -> bool:
-        return any(link.is_open and not link.going_away for link in self._links.values())
+        return any(link.usable for link in self._links.values())
 
     def submit(self, call: Call) -> None:
         """Send `call`, or hold it for a replica that is about to come.
@@ -72,13 +75,13 @@ class LiveRoute:
         if link is None:
             self._hold(call)
             return
+        wait = link.rows_in_flight * link.seconds_per_row
         if link.in_flight >= self.queue_limit:
             raise Overloaded(
                 f"{self.deployment} has {link.in_flight} requests waiting, which is its limit",
-                retry_after=max(1.0, link.rows_in_flight * link.seconds_per_row),
+                retry_after=max(1.0, wait),
             )
-        wait = link.rows_in_flight * link.seconds_per_row
-        if wait and wait > call.deadline - time.monotonic():
+        if wait > 0.001 and wait > call.deadline - time.monotonic():
             raise Overloaded(
                 f"{self.deployment} would answer in about {wait:.1f} s, after the deadline",
                 retry_after=max(1.0, wait),
@@ -94,10 +97,12 @@ class LiveRoute:
 
     def _least_busy(self) -> ReplicaLink | None:
         best = None
+        fewest = 0
         for link in self._links.values():
-            usable = link.is_open and not link.going_away
-            if usable and (best is None or link.in_flight < best.in_flight):
-                best = link
+            if link.usable:
+                busy = len(link.pending) + len(link.outgoing)
+                if best is None or busy < fewest:
+                    best, fewest = link, busy
         return best
 
     def _hold(self, call: Call) -> None:

@@ -7,16 +7,16 @@ durable and was what its name says when it was written; reading checks it again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
-from maas.storage.local import LocalArtifacts
+from maas.storage.local_artifacts import LocalArtifacts
+from maas.storage.object_artifacts import ObjectArtifacts, S3Options
 
-__all__ = ["ArtifactStore", "LocalArtifacts", "S3Options", "open_artifacts"]
+__all__ = ["ArtifactStore", "LocalArtifacts", "ObjectArtifacts", "S3Options", "open_artifacts"]
 
 
 class ArtifactStore(Protocol):
@@ -43,22 +43,14 @@ class ArtifactStore(Protocol):
         """Removes uploads that were abandoned so many seconds ago; returns how many."""
 
 
-@dataclass(frozen=True)
-class S3Options:
-    """How to reach an S3 service; empty fields mean AWS and its usual credentials."""
-
-    endpoint: str = ""
-    """For example `http://127.0.0.1:8333`; empty: AWS."""
-    region: str = "us-east-1"
-    access_key_id: str = ""
-    secret_access_key: str = field(default="", repr=False)
-    staging: Path | None = None
-    """Folder for uploads while they are checked; None: the system's temporary folder."""
-
-
 def open_artifacts(url: str, s3: S3Options | None = None) -> ArtifactStore:
-    """The store at `file:///path`. Raises InvalidInput for a URL that is no store."""
+    """The store at `file:///path` or `s3://bucket/prefix`; asks nobody yet.
+
+    Raises InvalidInput for a URL that is no store.
+    """
     parts = urlsplit(url)
+    if parts.scheme == "s3":
+        return ObjectArtifacts(parts.netloc, parts.path.strip("/"), s3 or S3Options())
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and len(parts.path) > 1:
         return LocalArtifacts(Path(unquote(parts.path)))
     raise InvalidInput(

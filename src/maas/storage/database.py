@@ -155,7 +155,7 @@ def _engine(url: URL) -> Engine:
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "tcp_user_timeout": 10_000,
-        "options": f"-c lock_timeout={WAIT_S}s -c statement_timeout=30s",
+        "options": f"-c lock_timeout={int(WAIT_S * 1000)}ms -c statement_timeout=30s",
     }
     try:
         return create_engine(
@@ -189,7 +189,7 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         raise StorageFailed(f"SQLite cannot use a write-ahead log here (it uses {mode!r})")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
-    connection.execute(f"PRAGMA busy_timeout={WAIT_S * 1000}")
+    connection.execute(f"PRAGMA busy_timeout={int(WAIT_S * 1000)}")
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from maas.domain.errors import ArtifactCorrupt, InvalidInput, NotFound, OutOfSpace, StorageFailed
 
@@ -47,7 +48,10 @@ def write_verified(chunks: Iterable[bytes], sha256: str, target: Path, staging: 
         make_private_dir(staging)
         staged = staging / f"{sha256}.{secrets.token_hex(8)}"
         try:
-            size = _write_hashed(chunks, sha256, staged)
+            with os.fdopen(os.open(staged, _WRITE_NEW, 0o600), "wb", CHUNK_BYTES) as file:
+                size = copy_verified(chunks, sha256, file)
+                file.flush()
+                os.fsync(file.fileno())
             make_private_dir(target.parent)
             staged.rename(target)
         except BaseException:
@@ -58,22 +62,20 @@ def write_verified(chunks: Iterable[bytes], sha256: str, target: Path, staging: 
     return size
 
 
-def _write_hashed(chunks: Iterable[bytes], sha256: str, staged: Path) -> int:
+def copy_verified(chunks: Iterable[bytes], sha256: str, file: IO[bytes]) -> int:
+    """Writes `chunks` to `file`; returns how many bytes. Raises InvalidInput for another digest."""
     hasher = hashlib.sha256()
     size = 0
-    with os.fdopen(os.open(staged, _WRITE_NEW, 0o600), "wb", buffering=CHUNK_BYTES) as file:
-        for chunk in chunks:
-            hasher.update(chunk)
-            file.write(chunk)
-            size += len(chunk)
-        if hasher.hexdigest() != sha256:
-            raise InvalidInput(
-                f"the file's SHA-256 should be {sha256}; what came has {hasher.hexdigest()} "
-                f"({size} bytes)",
-                field="sha256",
-            )
-        file.flush()
-        os.fsync(file.fileno())
+    for chunk in chunks:
+        hasher.update(chunk)
+        file.write(chunk)
+        size += len(chunk)
+    if hasher.hexdigest() != sha256:
+        raise InvalidInput(
+            f"the file's SHA-256 should be {sha256}; what came has {hasher.hexdigest()} "
+            f"({size} bytes)",
+            field="sha256",
+        )
     return size
 
 
@@ -120,10 +122,15 @@ def has_digest(path: Path, sha256: str) -> bool:
 def fetch_verified(get: Callable[[], Iterable[bytes]], sha256: str, to: Path) -> Path:
     """`to/<sha256>`, checked now; taken from `get` if it is missing or damaged.
 
-    `get` gives chunks that are verified already. Nobody sees a file that is written halfway.
+    `get` gives chunks that are verified already, and is asked a second time if they were damaged
+    on the way. Nobody sees a file that is written halfway.
     """
     target = to / sha256
-    if not has_digest(target, sha256):
+    if has_digest(target, sha256):
+        return target
+    try:
+        write_verified(get(), sha256, target, to / "staging")
+    except ArtifactCorrupt:
         write_verified(get(), sha256, target, to / "staging")
     return target
 

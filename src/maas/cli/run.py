@@ -1,0 +1,117 @@
+"""maas run: a recipe from data to an explained answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maas.cli.build import new_build
+from maas.cli.common import Format, OutputOption, client_of, emit, emit_json, say, settings_of
+from maas.cli.deploy import deployed_view
+from maas.cli.explain import show_explanation, write_picture
+from maas.cli.predict import print_outputs
+from maas.cli.publish import publish_folder
+from maas.cli.watching import check_gates, metrics_line, start, watch
+
+if TYPE_CHECKING:
+    from maas.client.answers import DeploymentView, Published
+    from maas.client.client import Client
+    from maas.lifecycle.recipe import DeployStep, ExplainStep, Recipe
+
+
+def command(
+    ctx: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="TOML file.")],
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Run a recipe: build, evaluate, publish, deploy, call, explain.
+
+    A step that the recipe does not have is left out. Nothing is published unless every gate holds.
+    """
+    from maas.lifecycle.recipe import Recipe
+
+    wanted = Recipe.load(recipe)
+    settings = settings_of(ctx)
+    client = client_of(ctx)
+    client.status()  # so that a training of an hour does not end at a server that is not there
+
+    folder = new_build(settings, wanted)
+    say(f"build and evaluate {wanted.name} (job {folder.path.name})")
+    job = watch(folder, start(folder, settings))
+    say(f"measured on rows held back: {metrics_line(job)}")
+    check_gates(job)
+
+    published = publish_folder(ctx, folder.publication)
+    say(f"published {published}{'' if published.created else ' (it was there already)'}")
+    done: dict[str, Any] = {"job": job.to_dict(), "published": published.to_dict()}
+    if wanted.deploy is not None:
+        view = deploy_step(client, wanted, wanted.deploy, published)
+        say(f"deployed {published} as {view.name}")
+        done["deployment"] = view.to_dict()
+        done |= _call_and_explain(client, wanted, view.name, published, output)
+    if output is Format.JSON:
+        emit_json(done)
+    elif wanted.deploy is not None:
+        say(f"call it: POST {client.base_url}/predict/{view.name}, or `maas predict {view.name} …`")
+
+
+def deploy_step(
+    client: Client, recipe: Recipe, step: DeployStep, published: Published
+) -> DeploymentView:
+    name = step.name or recipe.name
+    scaling = step.scaling()
+    return deployed_view(
+        client,
+        name,
+        lambda watch: client.deploy(
+            name,
+            model=recipe.name,
+            version=published.number,
+            default=step.default or None,
+            watch=watch,
+            replicas=scaling.replicas,
+            max_batch=scaling.max_batch,
+            queue_limit=scaling.queue_limit,
+            threads=scaling.threads,
+        ),
+    )
+
+
+def _call_and_explain(
+    client: Client, recipe: Recipe, name: str, published: Published, output: Format
+) -> dict[str, Any]:
+    if recipe.call is None and recipe.explain is None:
+        return {}
+    inputs = recipe.call or client.models.version(str(published)).version.manifest.signature.example
+    answer = client.predict(name, inputs)
+    done: dict[str, Any] = {"call": {"inputs": inputs, "outputs": answer}}
+    if output is Format.TABLE:
+        print_outputs(answer, Format.TABLE)
+    if recipe.explain is not None:
+        done["explanation"] = _explain(client, recipe, recipe.explain, (name, inputs), output)
+    return done
+
+
+def _explain(
+    client: Client,
+    recipe: Recipe,
+    step: ExplainStep,
+    call: tuple[str, dict[str, Any]],
+    output: Format,
+) -> dict[str, Any]:
+    name, inputs = call
+    explanation = client.explain(name, inputs, options=step.options(), timeout=300)
+    if output is Format.TABLE:
+        emit("")
+        show_explanation(explanation)
+    if step.picture:
+        path = recipe.directory / step.picture
+        write_picture(explanation, inputs, path)
+        say(f"picture: {path}")
+    return explanation
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run")(command)
