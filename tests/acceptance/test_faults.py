@@ -117,7 +117,7 @@ def test_a_gateway_killed_under_load_serves_again(two: Stack) -> None:
 def test_usage_is_exact_over_every_crash(two: Stack) -> None:
     client = two.client()
     made = client.keys.create("counted", scopes=["call"])
-    token, key_id = made["token"], made["id"]
+    token, key_id = made.token, made.key.id
     wait_until(lambda: two.request("GET", "/v2", token=token)[0] == 200)
     answered = refused = 0
     for module in ("gateway", "control", "gateway"):

@@ -71,7 +71,7 @@ def test_a_version_that_cannot_be_loaded_takes_no_traffic(versions: Stack) -> No
     client = versions.client()
     client.deploy("safe", model="echo", version=1)
     stored = versions.home / "artifacts"
-    digest = client.models.version("echo:2").manifest.files()[0].sha256
+    digest = client.models.version("echo:2").version.manifest.files()[0].sha256
     (file,) = stored.rglob(digest)
     original = file.read_bytes()
     damaged = bytearray(original)
