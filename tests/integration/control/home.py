@@ -24,13 +24,13 @@ from onnx import TensorProto, helper
 from maas.domain.snapshot import Snapshot
 from maas.serving.codec import json_to_tensors, tensors_to_json
 from maas.serving.dispatch import ReplicaLink
-from maas.settings import Serving, Server, Settings, child_environment
+from maas.settings import Server, Serving, Settings, child_environment
 
 T = TypeVar("T")
 ALL = {"x-maas-key-id": "test", "x-maas-key-name": "tester", "x-maas-scopes": "admin"}
 
 
-def eventually(look: Callable[[], T], what: str, within_s: float = 20.0) -> T:
+def eventually(look: Callable[[], T | None], what: str, within_s: float = 20.0) -> T:
     """The first true value of `look`."""
     until = time.monotonic() + within_s
     while True:
