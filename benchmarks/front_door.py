@@ -59,7 +59,7 @@ def _candidate(name: str, title: str, package: str, command: Any, grid: Any) -> 
 
 
 CANDIDATES = (
-    _candidate(BARE, "asyncio protocol", "httptools", _bare, {"uvloop, httptools": {}}),
+    _candidate(BARE, "asyncio protocol, httptools", "httptools", _bare, {"uvloop, httptools": {}}),
     _candidate(
         "granian",
         "Granian RSGI",

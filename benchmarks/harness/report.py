@@ -135,7 +135,7 @@ def _table(part: Sequence[Row], baseline: str) -> str:
             row.door,
             *(_rps(row.rps.get(c)) for c in levels),
             *(_ratio(row.ratio.get(c)) for c in levels),
-            "-" if row.cpu_s_per_1k is None else f"{row.cpu_s_per_1k:.3f}",
+            "-" if row.cpu_s_per_1k is None else f"{row.cpu_s_per_1k:.3g}",
             "-" if row.rss_mib is None else f"{row.rss_mib:.0f}",
             str(row.void),
         ]

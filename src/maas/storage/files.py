@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import IO
 
 from maas.domain.errors import ArtifactCorrupt, InvalidInput, NotFound, OutOfSpace, StorageFailed
+from maas.domain.names import checked_sha256
 
 CHUNK_BYTES = 1 << 20
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -125,7 +126,7 @@ def fetch_verified(get: Callable[[], Iterable[bytes]], sha256: str, to: Path) ->
     `get` gives chunks that are verified already, and is asked a second time if they were damaged
     on the way. Nobody sees a file that is written halfway.
     """
-    target = to / sha256
+    target = to / checked_sha256(sha256)
     if has_digest(target, sha256):
         return target
     try:

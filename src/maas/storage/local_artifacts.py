@@ -46,5 +46,4 @@ class LocalArtifacts:
         return files.sweep(self._staging, older_than_s)
 
     def _path(self, sha256: str) -> Path:
-        checked_sha256(sha256)
-        return self._root / "sha256" / sha256[:2] / sha256
+        return self._root / "sha256" / checked_sha256(sha256)[:2] / sha256

@@ -30,7 +30,7 @@ from maas.domain.names import checked_sha256, shown
 from maas.storage import files
 
 if TYPE_CHECKING:
-    from obstore.store import S3Credential
+    from obstore.store import S3Config, S3Credential
 
 MULTIPART_BYTES = 64 << 20
 """Files above this size travel in parts; below, in one request that is held in memory."""
@@ -74,9 +74,11 @@ class ObjectArtifacts:
     def __init__(self, bucket: str, prefix: str, options: S3Options) -> None:
         """Asks nobody yet. Raises InvalidInput for a bucket or prefix that cannot be."""
         if not _BUCKET.fullmatch(bucket) or not _PREFIX.fullmatch(prefix):
+            # Not repeated when it may hold a password.
+            got = "" if "@" in bucket else f"; got {shown(f's3://{bucket}/{prefix}')}"
             raise InvalidInput(
-                "artifacts_url must be s3://bucket/prefix, of letters, digits, '.', '_' and '-'; "
-                f"got {shown(f's3://{bucket}/{prefix}')}",
+                "artifacts_url must be s3://bucket/prefix, of letters, digits, '.', '_' and '-'"
+                + got,
                 field="artifacts_url",
             )
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
@@ -123,10 +125,9 @@ class ObjectArtifacts:
         return files.verified(pieces(), sha256, f"{self.url}/{_key(sha256)}")
 
     def fetch(self, sha256: str, to: Path) -> Path:
-        checked_sha256(sha256)
         return files.fetch_verified(lambda: self.get(sha256), sha256, to)
 
-    def sweep(self, older_than_s: float) -> int:  # noqa: ARG002
+    def sweep(self, older_than_s: float) -> int:
         """Nothing to do: staged files have no name. Parts of an upload whose process was killed
         stay in the bucket, invisible, until its lifecycle rule for incomplete uploads runs."""
         return 0
@@ -173,11 +174,13 @@ def _connect(bucket: str, prefix: str, options: S3Options) -> S3Store:
         "secret_access_key": options.secret_access_key,
         "expires_at": None,
     }
+    config: S3Config = {"region": options.region}
+    if options.endpoint:
+        config["endpoint"] = options.endpoint
     return S3Store(
         bucket,
         prefix=prefix or None,
-        config={"region": options.region}
-        | ({"endpoint": options.endpoint} if options.endpoint else {}),
+        config=config,
         # Given keys are all there is: a session token in the environment belongs to others.
         credential_provider=(lambda: known) if options.access_key_id else None,
         client_options={
@@ -192,8 +195,7 @@ def _connect(bucket: str, prefix: str, options: S3Options) -> S3Store:
 
 
 def _key(sha256: str) -> str:
-    checked_sha256(sha256)
-    return f"sha256/{sha256[:2]}/{sha256}"
+    return f"sha256/{checked_sha256(sha256)[:2]}/{sha256}"
 
 
 def _error_code(wrong: Exception) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
+from tests.servers import PostgresServer, S3Server
 
+from maas.storage import schema
 from maas.storage.artifacts import ArtifactStore, LocalArtifacts, ObjectArtifacts, S3Options
 from maas.storage.database import Database
-from tests.servers import PostgresServer, S3Server
 
 
 class Clock:
@@ -31,20 +33,29 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: PostgresServer) -> str:
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database of the present schema: copying it is quicker than migrating each."""
+    path = tmp_path_factory.mktemp("template") / "maas.db"
+    Database.open(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_migrated(postgres_server: PostgresServer) -> str:
+    """The URL of one database of the present schema that tests empty after use."""
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE migrated")
-    Database.open(postgres_server.url("migrated")).close()
-    return "migrated"
+    url = postgres_server.url("migrated")
+    Database.open(url).close()
+    return url
 
 
 @contextmanager
-def fresh_postgres(server: PostgresServer, template: str = "template0") -> Iterator[str]:
+def fresh_postgres(server: PostgresServer) -> Iterator[str]:
     """The URL of a database that is there for one test."""
     name = f"t_{secrets.token_hex(6)}"
     with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        connection.execute(f"CREATE DATABASE {name}")
         yield server.url(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -61,17 +72,20 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def db(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Database]:
-    """An open database of the present schema, whose time is `clock`."""
+    """An open and empty database of the present schema, whose time is `clock`."""
     if request.param == "sqlite":
-        database = Database.open(f"sqlite:///{tmp_path / 'maas.db'}", clock=clock)
-        yield database
-        database.close()
-        return
-    template = request.getfixturevalue("postgres_template")
-    with fresh_postgres(request.getfixturevalue("postgres_server"), template) as url:
-        database = Database.open(url, clock=clock)
-        yield database
-        database.close()
+        path = tmp_path / "maas.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        url = f"sqlite:///{path}"
+    else:
+        url = request.getfixturevalue("postgres_migrated")
+    database = Database.open(url, clock=clock)
+    yield database
+    if database.dialect == "postgresql":
+        tables = ", ".join(table.name for table in schema.metadata.sorted_tables)
+        with database.begin() as connection:
+            connection.exec_driver_sql(f"TRUNCATE {tables} RESTART IDENTITY")
+    database.close()
 
 
 def options_of(server: S3Server) -> S3Options:
