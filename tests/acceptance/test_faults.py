@@ -14,6 +14,9 @@ from tests.load import Report, Target, closed_loop, run_load
 from tests.models import echo_model, echo_signature
 from tests.stack import Stack, readyz, running, wait_until
 
+HANG_SECONDS = 10.0
+"""Longer than this is no recovery. How long it really takes: benchmarks/start_and_memory.py."""
+
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
@@ -74,7 +77,7 @@ def test_a_replica_killed_under_load_is_replaced_and_nobody_gets_anothers_answer
         assert one.mismatches == other.mismatches == 0
         assert one.unanswered == other.unanswered == 0
         assert set(one.errors()) <= {"503"}
-        assert longest_silence(one, began + 1.9) <= 2.0 + 1.0  # the fault, and a busy machine
+        assert longest_silence(one, began + 1.9) <= HANG_SECONDS
         wait_until(lambda dead=victim: two.replica_pids("one") not in ([], [dead]), 10)
         total += one.total + other.total
         if total >= 100_000:
@@ -111,7 +114,7 @@ def test_a_gateway_killed_under_load_serves_again(two: Stack) -> None:
     one, _ = run_load(under_load(two, 5.0, [(1.0, gateway)]))
     assert set(one.errors()) <= {"lost", "503"}
     assert one.mismatches == one.unanswered == 0
-    assert longest_silence(one, began + 0.9) <= 2.0 + 1.0
+    assert longest_silence(one, began + 0.9) <= HANG_SECONDS
     assert two.replica_pids("one") == replicas
 
 

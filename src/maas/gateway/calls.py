@@ -93,6 +93,6 @@ def deadline_of(request: Request, longest: float) -> float:
     text = request.headers.get(TIMEOUT_HEADER)
     if text is None:
         return request.received + longest
-    if not text.isdigit() or not 1 <= len(text) <= 9:
-        raise BadRequest("X-Request-Timeout-Ms must be a whole number of milliseconds")
+    if not text.isdigit() or len(text) > 9 or int(text) == 0:
+        raise BadRequest("X-Request-Timeout-Ms must be a whole number of milliseconds from 1")
     return min(time.monotonic() + int(text) / 1000, request.received + longest)
