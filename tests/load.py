@@ -45,14 +45,20 @@ class Target:
     port: int
     path: str
     token: str
-    body: Callable[[int], bytes] = lambda number: b'{"x":[%d,%d]}' % (
-        number >> 20,
-        number & 0xFFFFF,
+    body: Callable[[int], bytes] = lambda number: (
+        b'{"x":[%d,%d]}'
+        % (
+            number >> 20,
+            number & 0xFFFFF,
+        )
     )
-    check: Callable[[int, bytes], bool] = lambda number, answer: json.loads(answer)["y"] == [
-        number >> 20,
-        number & 0xFFFFF,
-    ]
+    check: Callable[[int, bytes], bool] = lambda number, answer: (
+        json.loads(answer)["y"]
+        == [
+            number >> 20,
+            number & 0xFFFFF,
+        ]
+    )
 
     def request(self, number: int) -> bytes:
         body = self.body(number)
@@ -147,9 +153,7 @@ class _Run:
         self._in_flight += 1
         connection.send(number, started)
 
-    def answered(
-        self, number: int, sent: float, status: str, body: bytes, head: bytes
-    ) -> None:
+    def answered(self, number: int, sent: float, status: str, body: bytes, head: bytes) -> None:
         self._in_flight -= 1
         self._count(status, sent)
         if status == "200" and not self.target.check(number, body):

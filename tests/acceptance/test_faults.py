@@ -93,9 +93,10 @@ def test_control_killed_under_load_is_not_noticed_and_adopts_what_runs(two: Stac
     assert one.mismatches == one.unanswered == 0
 
     def back() -> bool:
-        return two.pids("control") not in ([], [control]) and two.request(
-            "GET", "/api/v1/status"
-        )[0] == 200
+        return (
+            two.pids("control") not in ([], [control])
+            and two.request("GET", "/api/v1/status")[0] == 200
+        )
 
     wait_until(back, 10, "control is back")
     assert {name: two.replica_pids(name) for name in ("one", "other")} == before
@@ -155,7 +156,9 @@ def test_usage_is_exact_over_every_crash(two: Stack) -> None:
     assert recorded() == final
 
 
-def test_the_supervisor_killed_leaves_nobody_behind(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_supervisor_killed_leaves_nobody_behind(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     home: Path = tmp_path_factory.mktemp("h")
     with running(home) as stack:
         client = stack.client()

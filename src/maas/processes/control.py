@@ -56,6 +56,7 @@ def main() -> int:
     parser.add_argument("--lifeline", type=int, default=None)
     arguments = parser.parse_args()
     log_as_json("control")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     os.umask(0o077)
     settings = Settings.from_json(arguments.settings_json.read_text())
     try:
