@@ -10,12 +10,18 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import Conflict, InvalidInput
 from maas.domain.names import TENSOR_NAME, shown
 
 Kind = Literal["auto", "regression", "classification"]
 Activation = Literal["relu", "tanh", "gelu", "silu", "sigmoid"]
 Loss = Literal["auto", "mse", "mae", "huber", "bce", "cross_entropy"]
+
+
+class BuildCancelled(Conflict):
+    """The build was cancelled; starting it again goes on from its last checkpoint."""
+
+    code = "cancelled"
 
 
 def _require(holds: bool, field: str, expected: str, got: object) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maas.domain.errors import Conflict, InvalidInput
+from maas.domain.errors import InvalidInput
 from maas.domain.jobs import Progress
 from maas.domain.models import Task
 from maas.lifecycle.checkpoints import (
@@ -27,7 +27,7 @@ from maas.lifecycle.checkpoints import (
 from maas.lifecycle.data import Split
 from maas.lifecycle.families import Served, make_served
 from maas.lifecycle.objectives import learning_rate, make_objective, make_optimizer, targets
-from maas.lifecycle.spec import ModelSpec, TrainingSpec
+from maas.lifecycle.spec import BuildCancelled, ModelSpec, TrainingSpec
 
 REPORT_SECONDS = 0.2
 CHECKPOINT_SECONDS = 30.0
@@ -35,12 +35,6 @@ CHECKPOINT_SECONDS = 30.0
 SMALL_NETWORK = 100_000
 """Weights below which a second thread costs more than it gives."""
 EVALUATION_ROWS = 1024
-
-
-class BuildCancelled(Conflict):
-    """The build was cancelled; starting it again goes on from its last checkpoint."""
-
-    code = "cancelled"
 
 
 @dataclass

@@ -1,0 +1,12 @@
+# Included by the Makefile. `make bench ARGS="--rounds 10 --only openmaas,mosec"` passes options on.
+PYTHON_BENCH ?= .venv/bin/python
+
+.PHONY: bench bench-start bench-doors
+bench:
+	$(PYTHON_BENCH) benchmarks/run.py $(ARGS)
+
+bench-start:
+	$(PYTHON_BENCH) benchmarks/start_and_memory.py $(ARGS)
+
+bench-doors:
+	$(PYTHON_BENCH) benchmarks/front_door.py $(ARGS)

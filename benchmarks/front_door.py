@@ -1,0 +1,126 @@
+"""Which HTTP server should stand at the front of the gateway? Four candidates, no model.
+
+Each reads a small JSON body, looks at the authorization header and answers with a number that is
+checked: what is compared is the cost of the door alone. Interleaved rounds, server on one core,
+wrk on another, as in run.py. `python benchmarks/front_door.py --rounds 5 --seconds 4`
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from harness import environments, load, machine, measure, models, report  # noqa: E402
+from harness.dialects import Plain  # noqa: E402
+from harness.measure import Entry, Plan  # noqa: E402
+from harness.peers import SERVERS, Door, Peer, Site  # noqa: E402
+
+DOORS = [Door("door", Plain(), "/predict/article"), Door("noop", None, "/livez")]
+BARE = "bare"
+
+
+def _granian(site: Site) -> Sequence[Any]:
+    argv = [site.bin / "granian", "--interface", "rsgi", "--http", "1", "--no-ws", "--no-log"]
+    argv += ["--loop", "uvloop", "--task-impl", site.options["task"], "--workers", 1]
+    return [*argv, "--host", "127.0.0.1", "--port", site.port, "front_door_app:rsgi"]
+
+
+def _uvicorn(site: Site) -> Sequence[Any]:
+    argv = [site.python, "-m", "uvicorn", "front_door_app:asgi", "--port", site.port]
+    argv += ["--loop", "uvloop", "--http", "httptools", "--interface", "asgi3", "--lifespan", "off"]
+    return [*argv, "--no-access-log", "--log-level", "warning"]
+
+
+def _bare(site: Site) -> Sequence[Any]:
+    return [site.python, SERVERS / "front_door_app.py", site.port]
+
+
+def _candidate(name: str, title: str, package: str, command: Any, grid: Any) -> Peer:
+    return Peer(
+        name=name,
+        title=title,
+        package=package,
+        requirements=["granian", "uvicorn", "uvloop", "httptools", "msgspec"],
+        command=command,
+        grid=grid,
+        best=list(grid),
+        doors=DOORS,
+        ready="/livez",
+        environment="front-door",
+    )
+
+
+CANDIDATES = (
+    _candidate(BARE, "asyncio protocol, httptools", "httptools", _bare, {"uvloop, httptools": {}}),
+    _candidate(
+        "granian",
+        "Granian RSGI",
+        "granian",
+        _granian,
+        {"uvloop, asyncio tasks": {"task": "asyncio"}, "uvloop, Rust tasks": {"task": "rust"}},
+    ),
+    _candidate("uvicorn", "raw ASGI on uvicorn", "uvicorn", _uvicorn, {"uvloop, httptools": {}}),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--server-core", type=int, default=1)
+    parser.add_argument("--load-core", type=int, default=0)
+    parser.add_argument("--cache", type=Path, default=HERE.parent / ".bench")
+    parser.add_argument("--output", type=Path, help="also write the tables to this file")
+    given = parser.parse_args(argv)
+    try:
+        load.require_wrk()
+    except load.LoadFailed as missing:
+        print(missing, file=sys.stderr)
+        return 1
+    plan = Plan(
+        rounds=given.rounds,
+        seconds=given.seconds,
+        warmup=1,
+        server_core=given.server_core,
+        load_core=given.load_core,
+        cache=given.cache.resolve(),
+        connections={"door": [1, 64], "noop": [64]},
+    )
+    failures: dict[str, str] = {}
+    pythons = measure.prepare(CANDIDATES, plan.cache, failures)
+    taking_part = [
+        Entry(c, config, pythons[c.name])
+        for c in CANDIDATES
+        if c.name in pythons
+        for config in c.grid
+    ]
+    article = models.article(plan.cache / "models")
+    sums = article.rows.sum(axis=1, keepdims=True)
+    works = {"door": dataclasses.replace(article, name="door", answers=sums, tolerance=1e-3)}
+    os.sched_setaffinity(0, {plan.load_core})
+    samples = list(measure.run(plan, taking_part, works, failures))
+    titles = {
+        e.peer.name: f"{e.peer.title} {environments.versions(e.python).get(e.peer.package, '')}"
+        for e in taking_part
+    }
+    found = report.rows(samples, titles, baseline=BARE)
+    told = machine.description()
+    head = f"{told['processor']}, {told['cores']} cores, Python {told['python']}\n\n"
+    notes = "".join(f"\n\n{note}" for note in report.disturbances(samples))
+    text = head + report.markdown(found, baseline="the bare protocol") + notes + "\n"
+    print(text)
+    if given.output:
+        given.output.write_text(f"# Front doors\n\n{text}")
+    return 1 if failures or any(s.void for s in samples) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

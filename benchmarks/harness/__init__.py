@@ -1,0 +1,1 @@
+"""What the benchmark scripts share: environments, processes, load, statistics, reports."""
