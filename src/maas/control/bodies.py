@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import Request
@@ -11,29 +12,31 @@ from maas.domain.names import shown
 from maas.serving.codec import parse_json
 
 MAX_JSON_BYTES = 4 << 20
+INLINE_BYTES = 64 << 10
+"""A larger body is parsed in a thread, so that the event loop goes on."""
 MAX_DEPTH = 64
 """Deepest nesting of a JSON body; well within what code that walks it recursively can take."""
 MAX_INTEGER = 1 << 63
 
 
-async def read_json(request: Request) -> Any:
+async def read_json(request: Request, limit: int = MAX_JSON_BYTES) -> Any:
     """The body as a JSON value. Raises UnsupportedMediaType, BodyTooLarge or MalformedBody."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType(
             f"expected content-type application/json; got {shown(kind) if kind else 'none'}"
         )
-    check_length(request, MAX_JSON_BYTES)
+    check_length(request, limit)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_JSON_BYTES:
-            raise too_large(MAX_JSON_BYTES)
+        if len(body) > limit:
+            raise too_large(limit)
     # FastAPI asks for the body before it asks for its JSON.
     request._body = bytes(body)
-    value = parse_json(request._body)
-    check_json(value)
-    return value
+    if len(body) > INLINE_BYTES:
+        return await asyncio.to_thread(checked_json, request._body)
+    return checked_json(request._body)
 
 
 def check_length(request: Request, limit: int) -> None:
@@ -47,8 +50,9 @@ def too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body may have at most {limit} bytes", limit=limit)
 
 
-def check_json(value: Any) -> None:
-    """Refuse nesting and integers that later code, or the database, could not take."""
+def checked_json(body: bytes) -> Any:
+    """The JSON value; refuses what later code, or the database, could not take."""
+    value = parse_json(body)
     level = [value]
     for _ in range(MAX_DEPTH):
         deeper: list[Any] = []
@@ -64,6 +68,6 @@ def check_json(value: Any) -> None:
             elif isinstance(item, str) and "\x00" in item:
                 raise InvalidInput("a text in the body has a NUL character")
         if not deeper:
-            return
+            return value
         level = deeper
     raise MalformedBody(f"the body is nested more than {MAX_DEPTH} levels deep")

@@ -70,6 +70,9 @@ class Launcher(Protocol):
     def last_lines(self, replica_id: str) -> str:
         """The end of what a replica logged, for a sentence of explanation."""
 
+    def retire(self, replica_id: str) -> None:
+        """Notes that a replica was told to end, so that `find` will not give it again."""
+
     def forget(self, replica_id: str) -> None:
         """Removes what a replica that ended left behind, but for its log."""
 
@@ -125,8 +128,6 @@ class LocalLauncher:
         return Launched(spec, LocalProcess(child.pid, child), time.time())
 
     async def find(self) -> list[Launched]:
-        if not any(self._specs.glob("*.json")):
-            return []
         found = []
         for pid, spec_file in await asyncio.to_thread(lambda: list(self._running())):
             process = LocalProcess(pid)
@@ -136,6 +137,7 @@ class LocalLauncher:
             try:
                 spec = ReplicaSpec.from_dict(json.loads(spec_file.read_bytes()))
             except (OSError, ValueError, KeyError, TypeError, MaasError):
+                # Retired, or from an OpenMaaS that said it in other words.
                 process.send_signal(signal.SIGTERM)
                 continue
             found.append(Launched(spec, process, process.started_at))
@@ -157,6 +159,9 @@ class LocalLauncher:
         except OSError:
             return ""
         return " | ".join(line.strip() for line in lines[-6:] if line.strip())[-600:]
+
+    def retire(self, replica_id: str) -> None:
+        self._spec_file(replica_id).unlink(missing_ok=True)
 
     def forget(self, replica_id: str) -> None:
         for suffix in (".json", ".error"):

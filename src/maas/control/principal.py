@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.params import Depends as DependsParameter
 from fastapi.routing import APIRoute
 
-from maas.control.bodies import read_json
+from maas.control.bodies import MAX_JSON_BYTES, read_json
 from maas.domain.errors import Forbidden, Unauthenticated
 from maas.domain.keys import Scope
 
@@ -78,20 +78,23 @@ class GuardedRoute(APIRoute):
     """A route that cannot be made without a scope, and that looks at nothing of a request before
     its scope was checked."""
 
+    max_json_bytes = MAX_JSON_BYTES
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         guard = Needs(scope_of(self))
         takes_json = self.body_field is not None
+        limit = self.max_json_bytes
         inner = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
             guard(request)
             if takes_json:
                 # FastAPI's own parser takes NaN and answers depth bombs with a 500.
-                request._json = await read_json(request)
+                request._json = await read_json(request, limit)
             return await inner(request)
 
         return handle
 
 
-def guarded_router(tag: str) -> APIRouter:
-    return APIRouter(route_class=GuardedRoute, tags=[tag])
+def guarded_router(tag: str, route_class: type[GuardedRoute] = GuardedRoute) -> APIRouter:
+    return APIRouter(route_class=route_class, tags=[tag])

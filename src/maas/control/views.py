@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from maas.control.live import LiveReplica
-from maas.control.reconciler import Served, State
+from maas.control.state import Served, State
 from maas.domain.deployments import Deployment
 
 GATEWAYS_KNOW_AFTER_S = 0.1

@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from maas.control.explaining import DEFAULT_SAMPLES, Question
-from maas.control.principal import guarded_router, needs
+from maas.control.principal import GuardedRoute, guarded_router, needs
 from maas.control.routes import UseServices
 from maas.control.schemas import ExplainBody
 from maas.domain.keys import Scope
 from maas.domain.names import checked_name
 
-router = guarded_router("explain")
+MAX_BODY_BYTES = 16 << 20
+"""A background of images is large."""
+
+
+class ExplainRoute(GuardedRoute):
+    max_json_bytes = MAX_BODY_BYTES
+
+
+router = guarded_router("explain", ExplainRoute)
 
 
 @router.post("/explain/{deployment}", dependencies=[needs(Scope.CALL)])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import maas
 from maas.control.principal import guarded_router, needs
 from maas.control.routes import UseServices
 from maas.control.views import deployment_view, replica_views
@@ -15,23 +15,13 @@ from maas.domain.keys import Scope
 router = guarded_router("status")
 
 
-def _version() -> str:
-    try:
-        return version("openmaas")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-VERSION = _version()
-
-
 @router.get("/api/v1/status", dependencies=[needs(Scope.READ)])
 async def get_status(services: UseServices) -> dict[str, Any]:
     """What shall run, what runs, and why the two differ."""
     deployments = await asyncio.to_thread(services.stores.deployments.list)
     state = services.reconciler.state
     return {
-        "version": VERSION,
+        "version": maas.__version__,
         "uptime_s": round(time.time() - services.started_at, 3),
         "deployments": [
             deployment_view(state, d) | {"replicas": replica_views(state, d.name)}
