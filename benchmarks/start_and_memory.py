@@ -158,7 +158,7 @@ def torch_module(work: Workload, cache: Path) -> Any:
 
 def publishing(home: Home, work: Workload, cache: Path, runs: int, table: Table) -> None:
     """From the call of `client.publish` to the first right answer."""
-    example = {"x": work.rows[:1]}
+    example = {"x": work.rows[0]}
     kinds: dict[str, Any] = {"ONNX file": work.file}
     with contextlib.suppress(ImportError):
         kinds["torch module"] = torch_module(work, cache)
@@ -258,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 pass
         with fresh_home(cache) as home:
             publishing(home, work, cache, given.runs, table)
-            openmaas.publish(home.site, "article", work.file, {"x": work.rows[:1]})
+            openmaas.publish(home.site, "article", work.file, {"x": work.rows[0]})
             wait_for("the deployment", lambda: home.predict("article", work))
             memory(home, work, table)
             killing(home, work, given.runs, table)
