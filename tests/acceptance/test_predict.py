@@ -118,9 +118,7 @@ def test_the_sdk_gives_the_same(article: Stack) -> None:
 
 def test_a_body_in_chunks_is_a_body(article: Stack) -> None:
     body = wire.chunked(json.dumps({"x": ROW}).encode(), 7)
-    answer = send(
-        article, PREDICT, body, {"Content-Length": "", "Transfer-Encoding": "chunked"}
-    )
+    answer = send(article, PREDICT, body, {"Content-Length": "", "Transfer-Encoding": "chunked"})
     assert answer.status == 200
     still_right(article)
 
@@ -264,9 +262,7 @@ def test_a_body_over_the_limit_is_refused_when_it_comes_in_chunks(
 @pytest.mark.parametrize("as_chunks", [False, True])
 def test_a_body_that_ends_too_early_is_no_request(article: Stack, as_chunks: bool) -> None:
     whole = json.dumps({"x": ROW}).encode()
-    framing = (
-        {"Transfer-Encoding": "chunked"} if as_chunks else {"Content-Length": str(len(whole))}
-    )
+    framing = {"Transfer-Encoding": "chunked"} if as_chunks else {"Content-Length": str(len(whole))}
     headers = {
         "Host": "localhost",
         "Authorization": f"Bearer {article.token}",

@@ -72,7 +72,7 @@ def write_picture(raw: dict[str, Any], inputs: dict[str, Any], path: Path) -> No
     if kind == ".png":
         if explanation.image is None:
             raise InvalidInput("a .png is for images; for this input write .svg or .html")
-        path.write_bytes(heat_map_png(explanation, inputs[explanation.image["input"]]))
+        path.write_bytes(heat_map_png(explanation, inputs[explanation.image.input]))
     elif kind == ".svg":
         path.write_text(explanation_svg(explanation), encoding="utf-8")
     elif kind == ".html":

@@ -84,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
         print(help_text())  # noqa: T201
         return OK
     if first == "--version":
-        from maas import __version__
+        from maas.version import __version__
 
         print(__version__)  # noqa: T201
         return OK

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
-from tests.integration.storage.examples import deployment
 
 from maas.domain.deployments import Deployment, Scaling, Target
 from maas.domain.errors import Conflict, NotFound
 from maas.storage import schema
 from maas.storage.database import Database
 from maas.storage.deployments import Deployments
+from tests.integration.storage.examples import deployment
 
 
 def test_a_deployment_comes_back_as_it_was_put(db: Database) -> None:

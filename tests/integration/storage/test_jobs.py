@@ -3,12 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.integration.storage.conftest import Clock
 
 from maas.domain.errors import Conflict, InvalidInput, NotFound
 from maas.domain.jobs import Job, JobState, Progress
 from maas.storage.database import Database
 from maas.storage.jobs import Jobs
+from tests.integration.storage.conftest import Clock
 
 JOB = Job("j1", "build", "digits", JobState.QUEUED, spec={"epochs": 3})
 
