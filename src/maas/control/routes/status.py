@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import Any
 
-import maas
 from maas.control.principal import guarded_router, needs
 from maas.control.routes import UseServices
 from maas.control.views import deployment_view, replica_views
@@ -21,7 +20,7 @@ async def get_status(services: UseServices) -> dict[str, Any]:
     deployments = await asyncio.to_thread(services.stores.deployments.list)
     state = services.reconciler.state
     return {
-        "version": maas.__version__,
+        "version": services.version,
         "uptime_s": round(time.time() - services.started_at, 3),
         "deployments": [
             deployment_view(state, d) | {"replicas": replica_views(state, d.name)}
