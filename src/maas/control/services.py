@@ -40,4 +40,5 @@ class Services:
     reconciler: Reconciler
     collector: UsageCollector
     explainer: Explainer
+    version: str
     started_at: float = field(default_factory=time.time)

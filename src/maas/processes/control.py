@@ -20,6 +20,7 @@ from pathlib import Path
 
 import uvloop
 
+import maas
 from maas.control.admin_key import ensure_admin_key
 from maas.control.explaining import Explainer
 from maas.control.launcher import LocalLauncher
@@ -140,7 +141,9 @@ class Control:
         )
         collector = UsageCollector(self._usage, settings.usage_dir)
         explainer = Explainer(reconciler)
-        return Services(settings, stores, publisher, reconciler, collector, explainer)
+        return Services(
+            settings, stores, publisher, reconciler, collector, explainer, maas.__version__
+        )
 
     def _reconciler(self) -> Reconciler:
         settings = self._settings
