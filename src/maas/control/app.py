@@ -25,11 +25,7 @@ def create_app(services: Services | None) -> FastAPI:
     """The application; None describes it without being able to answer."""
     app = FastAPI(
         title="OpenMaaS",
-<<<<<<< HEAD
         version=__version__,
-=======
-        version=services.version if services else "",
->>>>>>> control
         summary="Build, evaluate, publish, deploy, call and explain models.",
         # The gateway serves its own pages, and every route here needs a key.
         docs_url=None,

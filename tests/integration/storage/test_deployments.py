@@ -7,12 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-<<<<<<< HEAD
-from sqlalchemy import select
-=======
 from sqlalchemy import Connection, select
-from tests.integration.storage.examples import deployment
->>>>>>> storage
 
 from maas.domain.deployments import Deployment, Scaling, Target
 from maas.domain.errors import Conflict, NotFound

@@ -4,11 +4,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import pytest
-<<<<<<< HEAD
-=======
 from sqlalchemy import update
-from tests.integration.storage.conftest import Clock
->>>>>>> storage
 
 from maas.domain.errors import Conflict, InvalidInput, NotFound
 from maas.domain.jobs import Job, JobState, Progress

@@ -21,11 +21,7 @@ async def get_status(services: UseServices) -> dict[str, Any]:
     deployments = await asyncio.to_thread(services.stores.deployments.list)
     state = services.reconciler.state
     return {
-<<<<<<< HEAD
         "version": __version__,
-=======
-        "version": services.version,
->>>>>>> control
         "uptime_s": round(time.time() - services.started_at, 3),
         "deployments": [
             deployment_view(state, d) | {"replicas": replica_views(state, d.name)}
