@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from maas.cli.common import Format, OutputOption, client_of, emit, emit_json, say
 from maas.cli.predict import FILE_HELP, VALUES_HELP, read_inputs
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import Forbidden, InvalidInput
+
+if TYPE_CHECKING:
+    from maas.client.client import Client
 
 
 def command(
@@ -40,6 +43,7 @@ def command(
         options["output"] = output_name
     if target is not None:
         options["target"] = int(target) if target.isdecimal() else target
+    options |= background_of(client, name)
     explanation = client.explain(name, inputs, options=options)
     if output is Format.JSON:
         emit_json(explanation)
@@ -48,6 +52,19 @@ def command(
     if picture is not None:
         write_picture(explanation, inputs, picture)
         say(f"picture: {picture}")
+
+
+def background_of(client: Client, name: str) -> dict[str, Any]:
+    """The rows that the model's publisher compares with; nothing if there are none, or if this
+    key may only call (the server then compares with zeros)."""
+    try:
+        deployment = client.deployments.get(name).deployment
+        newest = max(t.version for t in deployment.targets)
+        details = client.models.version(f"{deployment.model}:{newest}")
+    except Forbidden:
+        return {}
+    found = details.version.manifest.metadata.get("background")
+    return {"background": found} if found else {}
 
 
 def show_explanation(raw: dict[str, Any]) -> None:
@@ -76,7 +93,8 @@ def write_picture(raw: dict[str, Any], inputs: dict[str, Any], path: Path) -> No
     elif kind == ".svg":
         path.write_text(explanation_svg(explanation), encoding="utf-8")
     elif kind == ".html":
-        path.write_text(explanation_html(explanation), encoding="utf-8")
+        image = inputs[explanation.image.input] if explanation.image else None
+        path.write_text(explanation_html(explanation, image=image), encoding="utf-8")
     else:
         raise InvalidInput(f"a picture is a .png, .svg or .html file; got {path.name!r}")
 

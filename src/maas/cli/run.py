@@ -10,7 +10,7 @@ import typer
 from maas.cli.build import new_build
 from maas.cli.common import Format, OutputOption, client_of, emit, emit_json, say, settings_of
 from maas.cli.deploy import deployed_view
-from maas.cli.explain import show_explanation, write_picture
+from maas.cli.explain import background_of, show_explanation, write_picture
 from maas.cli.predict import print_outputs
 from maas.cli.publish import publish_folder
 from maas.cli.watching import check_gates, metrics_line, start, watch
@@ -102,7 +102,8 @@ def _explain(
     output: Format,
 ) -> dict[str, Any]:
     name, inputs = call
-    explanation = client.explain(name, inputs, options=step.options(), timeout=300)
+    options = step.options() | background_of(client, name)
+    explanation = client.explain(name, inputs, options=options, timeout=300)
     if output is Format.TABLE:
         emit("")
         show_explanation(explanation)
