@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import uvloop
 
@@ -116,6 +117,10 @@ class _Connection(asyncio.Protocol):
         self._run.closed(self)
 
 
+def _same(connection: _Connection) -> _Connection:
+    return connection
+
+
 class _Run:
     def __init__(self, target: Target, connections: int, first: int) -> None:
         self.target = target
@@ -185,8 +190,8 @@ class _Run:
                 self._open.add(connection)
                 try:
                     await loop.create_connection(
-                        lambda made=connection: made, "127.0.0.1", self.target.port
-                    )  # type: ignore[call-overload]
+                        partial(_same, connection), "127.0.0.1", self.target.port
+                    )
                 except OSError:
                     self._open.discard(connection)
                     await asyncio.sleep(0.01)

@@ -6,6 +6,8 @@ import asyncio
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,11 @@ async def under_load(
 def longest_silence(report: Report, since: float) -> float:
     """The longest time without a good answer, seconds, from `since` (monotonic) on."""
     times = [since, *(at for at, outcome in report.finished if outcome == "200" and at > since)]
-    return max(b - a for a, b in zip(times, times[1:], strict=False))
+    return max(b - a for a, b in pairwise(times))
+
+
+def _replaced(stack: Stack, dead: int) -> bool:
+    return stack.replica_pids("one") not in ([], [dead])
 
 
 def test_a_replica_killed_under_load_is_replaced_and_nobody_gets_anothers_answer(
@@ -78,7 +84,7 @@ def test_a_replica_killed_under_load_is_replaced_and_nobody_gets_anothers_answer
         assert one.unanswered == other.unanswered == 0
         assert set(one.errors()) <= {"503"}
         assert longest_silence(one, began + 1.9) <= HANG_SECONDS
-        wait_until(lambda dead=victim: two.replica_pids("one") not in ([], [dead]), 10)
+        wait_until(partial(_replaced, two, victim), 10)
         total += one.total + other.total
         if total >= 100_000:
             break

@@ -18,7 +18,7 @@ import pytest
 
 from tests.load import Report, Target, closed_loop, open_loop, run_load
 from tests.models import echo_model, slow_model
-from tests.stack import Stack, running, wait_until
+from tests.stack import Stack, running
 
 QUEUE_LIMIT = 32
 
@@ -44,6 +44,15 @@ def served(stack: Stack, name: str) -> int:
     deployments = stack.client().status()["deployments"]
     found = next(d for d in deployments if d["name"] == name)
     return sum(int(r["served"]) for r in found["replicas"])
+
+
+def settled(stack: Stack, name: str) -> int:
+    """What was served once nothing more is; control looks at its replicas about once a second."""
+    last = -1
+    while (now := served(stack, name)) != last:
+        last = now
+        time.sleep(2.5)
+    return last
 
 
 def test_ten_times_the_load_is_refused_in_words_and_memory_stays(slow: Stack) -> None:
@@ -75,8 +84,7 @@ def test_an_overloaded_deployment_leaves_the_others_alone(slow: Stack) -> None:
 
 
 def test_who_hangs_up_while_waiting_is_never_computed(slow: Stack) -> None:
-    wait_until(lambda: _idle(slow))
-    before = served(slow, "slow")
+    before = settled(slow, "slow")
     request = target(slow).request(7)
     clients = []
     for _ in range(QUEUE_LIMIT - 4):
@@ -85,23 +93,15 @@ def test_who_hangs_up_while_waiting_is_never_computed(slow: Stack) -> None:
         clients.append(client)
     for client in clients:
         client.close()
-    wait_until(lambda: _idle(slow))
-    time.sleep(0.5)
-    computed = served(slow, "slow") - before
+    computed = settled(slow, "slow") - before
     # Those that the model was already at when their client left; the others were only waiting.
     assert computed <= len(clients) // 2, f"{computed} of {len(clients)} were computed for nobody"
     status, _, body = slow.request("POST", "/predict/slow", {"x": [1, 2]})
     assert (status, json.loads(body)) == (200, {"y": [1.0, 2.0]})
 
 
-def _idle(stack: Stack) -> bool:
-    deployments = stack.client().status()["deployments"]
-    found = next(d for d in deployments if d["name"] == "slow")
-    return all(r["queued"] == 0 for r in found["replicas"])
-
-
 def test_a_deadline_that_passes_in_the_queue_is_said_and_not_computed(slow: Stack) -> None:
-    wait_until(lambda: _idle(slow))
+    settled(slow, "slow")
     with contextlib.ExitStack() as stack:
         for _ in range(20):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", slow.port)))

@@ -182,12 +182,7 @@ Outcome = tuple[Reply | None, httpx2.TransportError | None]
 def _pause(
     connection: Connection, call: Call[Any], attempt: int, outcome: Outcome, deadline: float
 ) -> float | None:
-    reply, failure = outcome
-    if isinstance(failure, httpx2.TimeoutException) and not isinstance(
-        failure, httpx2.ConnectTimeout
-    ):
-        return None  # the time that another attempt would have is spent
-    return connection.retry.pause(call, attempt, reply, deadline - time.monotonic())
+    return connection.retry.pause(call, attempt, outcome[0], deadline - time.monotonic())
 
 
 def _finish(connection: Connection, call: Call[T], outcome: Outcome, started: float) -> T:

@@ -40,5 +40,4 @@ class Services:
     reconciler: Reconciler
     collector: UsageCollector
     explainer: Explainer
-    version: str
     started_at: float = field(default_factory=time.time)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
 from maas.domain.names import shown
-from maas.lifecycle.entrypoints import load_entry
+from maas.lifecycle.entrypoints import call_entry, load_entry
 from maas.lifecycle.spec import DataSource, SplitSpec
 from maas.lifecycle.tables import read_csv, read_npz, read_parquet, read_sklearn
 from maas.lifecycle.targets import encode_target, finite_floats
@@ -97,11 +97,13 @@ def load_dataset(source: DataSource) -> Dataset:
             field="data.source",
         )
     function = load_entry(source.source, source.directory, "data.source")
-    if not callable(function):
-        raise InvalidInput(f"{source.source} is not a function", field="data.source")
-    found = function(**source.arguments)
+    found = call_entry(function, source.arguments, source.source, "data")
     if isinstance(found, Dataset):
-        return found
+        if len(found.x) != len(found.y):
+            raise InvalidInput(
+                f"{source.source}: x has {len(found.x)} rows and y has {len(found.y)}", field="y"
+            )
+        return replace(found, x=finite_floats(found.x, "x"))
     if isinstance(found, tuple) and len(found) == 2:
         found = {"x": found[0], "y": found[1]}
     if not isinstance(found, dict) or not {"x", "y"} <= found.keys():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,21 @@ def load_entry(text: str, directory: str, field: str) -> Any:
     if not hasattr(module, name):
         raise InvalidInput(f"{field}: {where} has no {shown(name)}", field=field)
     return getattr(module, name)
+
+
+def call_entry(entry: Any, arguments: dict[str, Any], text: str, table: str) -> Any:
+    """What `entry` makes of the arguments, or InvalidInput if it does not take them."""
+    if not callable(entry):
+        raise InvalidInput(f"{text} cannot be called", field=table)
+    try:
+        inspect.signature(entry).bind(**arguments)
+    except TypeError as wrong:
+        raise InvalidInput(
+            f"{table}.arguments do not fit {text}: {wrong}", field=f"{table}.arguments"
+        ) from None
+    except ValueError:
+        pass  # compiled code does not always say what it takes
+    return entry(**arguments)
 
 
 def entry_digest(entry: Any) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from typing import Any
 
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
 from maas.lifecycle.data import Dataset
-from maas.lifecycle.entrypoints import load_entry
+from maas.lifecycle.entrypoints import call_entry, load_entry
 from maas.lifecycle.spec import ModelSpec
 
 
@@ -24,13 +23,7 @@ def make_estimator(spec: ModelSpec, task: Task, seed: int) -> Any:
     from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
 
     kind = load_entry(spec.estimator, spec.directory, "model.estimator")
-    try:
-        inspect.signature(kind).bind(**spec.arguments)
-    except TypeError as wrong:
-        raise InvalidInput(
-            f"model.arguments do not fit {spec.estimator}: {wrong}", field="model.arguments"
-        ) from None
-    estimator = kind(**spec.arguments)
+    estimator = call_entry(kind, spec.arguments, spec.estimator, "model")
     if not hasattr(estimator, "fit") or not hasattr(estimator, "predict"):
         raise InvalidInput(
             f"{spec.estimator} must be or return an estimator with fit and predict; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
 from maas.lifecycle.data import Dataset
-from maas.lifecycle.entrypoints import load_entry
+from maas.lifecycle.entrypoints import call_entry, load_entry
 from maas.lifecycle.spec import ModelSpec
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -144,15 +143,7 @@ def _cnn(spec: ModelSpec, shape: tuple[int, ...], outputs: int) -> nn.Module:
 
 def _own_module(spec: ModelSpec) -> nn.Module:
     kind = load_entry(spec.module, spec.directory, "model.module")
-    if not callable(kind):
-        raise InvalidInput(f"{spec.module} cannot be called", field="model.module")
-    try:
-        inspect.signature(kind).bind(**spec.arguments)
-    except TypeError as wrong:
-        raise InvalidInput(
-            f"model.arguments do not fit {spec.module}: {wrong}", field="model.arguments"
-        ) from None
-    network = kind(**spec.arguments)
+    network = call_entry(kind, spec.arguments, spec.module, "model")
     if not isinstance(network, nn.Module):
         raise InvalidInput(
             f"{spec.module} must be or return an nn.Module; got {type(network).__name__}",

@@ -6,6 +6,7 @@ it is (a job's `publication/`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ Array = npt.NDArray[Any]
 
 UNSAFE = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".bin", ".ckpt", ".npy", ".h5", ".keras")
 PARITY_ROWS = 64
+BACKGROUND_NUMBERS = 4096
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,11 @@ def prepare_built(
 ) -> PreparedPublication:
     """A publication of what `build` returned; it is evaluated on its own test rows."""
     measured = options.evaluation
-    if not isinstance(measured, Evaluation):
+    if not isinstance(measured, Evaluation) and len(built.test.y_true):
         measured = evaluate_built(built)
     signature = built.signature
-    options = replace(options, metadata={**built.metadata, **options.metadata})
+    metadata = {**built.metadata, **_background(built), **options.metadata}
+    options = replace(options, metadata=metadata)
     manifest = _manifest(options, built.task, signature, built.onnx_path)
     examples: tuple[Example, ...] = ()
     if explained_rows and test_rows is not None and len(test_rows):
@@ -112,6 +115,15 @@ def prepare_built(
         created_at=time.time(),
     )
     return _publication(manifest, built.onnx_path, list(built.evidence), report, workdir)
+
+
+def _background(built: Built) -> dict[str, Any]:
+    """A few training rows in the manifest: what an explanation compares a row with by default."""
+    rows = built.background[: BACKGROUND_NUMBERS // max(1, math.prod(built.background.shape[1:]))]
+    if not len(rows):
+        return {}
+    short = np.array([float(f"{v:.6g}") for v in rows.ravel()]).reshape(rows.shape)
+    return {"background": {built.signature.inputs[0].name: short.tolist()}}
 
 
 def evaluate_built(built: Built, seed: int = 0, resamples: int = 1000) -> Evaluation:

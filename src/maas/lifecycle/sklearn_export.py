@@ -12,6 +12,7 @@ import numpy.typing as npt
 from maas.domain.errors import InvalidInput
 
 OPSET = 18
+OPSET_ML = 3
 """Fixed, so that one version of skl2onnx after another writes the same file."""
 
 
@@ -37,14 +38,14 @@ def export_sklearn(
                 estimator,
                 name="model",
                 initial_types=[(input_name, FloatTensorType([None, features]))],
-                options={"zipmap": False} if is_classifier else None,
-                target_opset={"": OPSET, "ai.onnx.ml": 3},
+                options={"zipmap": False} if "probabilities" in output_names else None,
+                target_opset={"": OPSET, "ai.onnx.ml": OPSET_ML},
             )
     except (MissingConverter, MissingShapeCalculator) as wrong:
         text = " ".join(str(wrong).split())[:300]
         raise InvalidInput(f"skl2onnx has no ONNX form for a step: {text}", field="model") from None
     except (RuntimeError, ValueError, TypeError, NotImplementedError, NameError) as wrong:
-        text = " ".join(str(wrong).split())[:300]
+        text = " ".join(str(wrong).partition(" and attributes=")[0].split())[:300]
         raise InvalidInput(
             f"skl2onnx cannot convert {type(estimator).__name__}: {text}", field="model"
         ) from wrong
@@ -66,33 +67,40 @@ def class_names(classes: npt.NDArray[Any]) -> tuple[str, ...]:
 
 def _index_labels(model: Any, output: Any, classes: npt.NDArray[Any]) -> None:
     """Replaces the labels that the estimator was trained with by their index."""
-    from onnx import TensorProto, helper  # noqa: PLC0415
+    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
 
     is_text = output.type.tensor_type.elem_type == TensorProto.STRING
     if not is_text and np.array_equal(classes, np.arange(len(classes))):
         return
-    keys: dict[str, Any] = (
-        {"keys_strings": [str(c) for c in classes], "default_int64": -1}
-        if is_text
-        else {"keys_floats": [float(c) for c in classes], "default_int64": -1}
-    )
-    source = output.name
-    if not is_text:  # LabelEncoder has no INT64 → INT64
-        model.graph.node.append(
-            helper.make_node("Cast", [source], [f"{source}_float"], to=TensorProto.FLOAT)
-        )
-        source = f"{source}_float"
-    model.graph.node.append(
-        helper.make_node(
+    label, index = output.name, f"{output.name}_index"
+    if is_text:
+        encoder = helper.make_node(
             "LabelEncoder",
-            [source],
-            [f"{output.name}_index"],
+            [label],
+            [index],
             domain="ai.onnx.ml",
+            keys_strings=[str(c) for c in classes],
             values_int64s=list(range(len(classes))),
-            **keys,
+            default_int64=-1,
         )
-    )
-    output.name += "_index"
+        model.graph.node.append(encoder)
+        # Text to INT64 came with version 2; a model may say 1 because its own nodes need no more.
+        domains = [d for d in model.opset_import if d.domain == "ai.onnx.ml"]
+        for domain in domains or [model.opset_import.add(domain="ai.onnx.ml")]:
+            domain.version = OPSET_ML
+    else:
+        known = numpy_helper.from_array(classes.astype(np.int64)[None], "classes")
+        column = numpy_helper.from_array(np.array([-1, 1], dtype=np.int64), "column")
+        model.graph.initializer.extend([known, column])
+        model.graph.node.extend(
+            [
+                helper.make_node("Reshape", [label, "column"], ["label_column"]),
+                helper.make_node("Equal", ["label_column", "classes"], ["label_is"]),
+                helper.make_node("Cast", ["label_is"], ["label_hot"], to=TensorProto.INT64),
+                helper.make_node("ArgMax", ["label_hot"], [index], axis=1, keepdims=0),
+            ]
+        )
+    output.name = index
     output.type.tensor_type.elem_type = TensorProto.INT64
 
 

@@ -23,7 +23,7 @@ def finite_floats(values: Array, name: str) -> npt.NDArray[np.float32]:
         try:
             values = values.astype(np.float64)
         except (ValueError, TypeError):
-            cells = values.ravel()
+            cells = values.ravel().tolist()
             at = next(i for i, cell in enumerate(cells) if not _is_number(cell))
             raise _unfit(
                 name, at * len(values) // len(cells), "a number", _cell(cells[at])

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import uvloop
 
-import maas
 from maas.control.admin_key import ensure_admin_key
 from maas.control.explaining import Explainer
 from maas.control.launcher import LocalLauncher
@@ -145,9 +144,7 @@ class Control:
         )
         collector = UsageCollector(self._usage, settings.usage_dir)
         explainer = Explainer(reconciler)
-        return Services(
-            settings, stores, publisher, reconciler, collector, explainer, maas.__version__
-        )
+        return Services(settings, stores, publisher, reconciler, collector, explainer)
 
     def _reconciler(self) -> Reconciler:
         settings = self._settings

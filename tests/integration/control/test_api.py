@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.integration.control.home import Home, eventually, manifest, sha256, tiny_onnx
 
 from maas.domain.keys import hash_token
+from tests.integration.control.home import Home, eventually, manifest, sha256, tiny_onnx
 
 DIGEST = "0" * 64
 

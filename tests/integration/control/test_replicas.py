@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import psutil
+
 from tests.integration.control.home import Home, eventually, kill, pids, sha256, tiny_onnx
 
 BROKEN = tiny_onnx(3).replace(b"Mul", b"Mol")
