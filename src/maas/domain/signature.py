@@ -151,6 +151,11 @@ class Signature:
     def input(self, name: str) -> TensorSpec | None:
         return next((s for s in self.inputs if s.name == name), None)
 
+    @property
+    def has_bytes(self) -> bool:
+        """True if some input is BYTES, whose rows have no common size."""
+        return any(s.datatype == "BYTES" for s in self.inputs)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "inputs": [s.to_dict() for s in self.inputs],

@@ -1,0 +1,1 @@
+"""The front door: HTTP, keys, protocols, routing, metering. Imports no ML library."""

@@ -1,0 +1,1 @@
+"""The data plane without HTTP: from named tensors to an answer and back."""

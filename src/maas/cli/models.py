@@ -1,0 +1,111 @@
+"""maas models: what is published, and what is known about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maas.cli.common import (
+    Format,
+    OutputOption,
+    client_of,
+    emit,
+    emit_json,
+    emit_table,
+    say,
+    size,
+    when,
+)
+from maas.domain.errors import NotFound
+
+if TYPE_CHECKING:
+    from maas.client.answers import VersionDetails
+    from maas.domain.signature import TensorSpec
+
+group = typer.Typer(help="List models, or show a version with its evidence.")
+
+
+@group.callback(invoke_without_command=True)
+def list_(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
+    """List models, or show a version with its evidence."""
+    if ctx.invoked_subcommand is not None:
+        return
+    models = client_of(ctx).models.list()
+    if output is Format.JSON:
+        emit_json(models)
+        return
+    emit_table(
+        ("model", "task", "versions", "newest", "updated"),
+        ((m["name"], m["task"], m["versions"], m["latest"], when(m["updated_at"])) for m in models),
+    )
+
+
+@group.command()
+def show(
+    ctx: typer.Context,
+    ref: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="Default: the newest.")],
+    report: Annotated[Path | None, typer.Option(help="Write its HTML report to this file.")] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Show a version: signature, variants, files and what was measured."""
+    client = client_of(ctx)
+    details = client.models.version(ref)
+    if report is not None:
+        pages = [e.file for e in details.evidence if e.kind == "report" and e.file]
+        if not pages:
+            raise NotFound(f"{ref} has no report")
+        report.write_bytes(client.files.download(pages[-1].sha256))
+        say(f"report: {report}")
+    if output is Format.JSON:
+        emit_json(details.to_dict())
+        return
+    _print(details)
+
+
+def _print(details: VersionDetails) -> None:
+    version, manifest = details.version, details.version.manifest
+    emit(f"{version.model}:{version.number}  {manifest.task}  {details.digest[:12]}")
+    if manifest.description:
+        emit(manifest.description)
+    emit(f"published {when(version.created_at)} by {version.created_by or '-'}\n")
+    tensors = [("input", s) for s in manifest.signature.inputs]
+    tensors += [("output", s) for s in manifest.signature.outputs]
+    emit_table(
+        ("tensor", "name", "datatype", "shape", "units", "labels"),
+        ((side, s.name, s.datatype, list(s.shape), s.units, _labels(s)) for side, s in tensors),
+    )
+    emit("")
+    emit_table(
+        ("variant", "runtime", "file", "size", "sha256"),
+        (
+            (v.name, v.runtime, f.name, size(f.size), f.sha256[:12])
+            for v in manifest.variants
+            for f in v.files
+        ),
+    )
+    for item in details.evidence:
+        metrics = item.values.get("metrics") if item.kind == "metrics" else item.values
+        numbers = {
+            k: v for k, v in (metrics or {}).items() if isinstance(v, int | float) and v is not True
+        }
+        if numbers:
+            emit("")
+            intervals = item.values.get("intervals", {})
+            emit_table(
+                (item.kind, "value", "95 % interval"),
+                (
+                    (k, v, "{:.4g} to {:.4g}".format(*intervals[k]) if k in intervals else None)
+                    for k, v in numbers.items()
+                ),
+            )
+
+
+def _labels(spec: TensorSpec) -> str:
+    shown = ", ".join(spec.labels[:6])
+    return shown + (f", … ({len(spec.labels)})" if len(spec.labels) > 6 else "")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(group, name="models")

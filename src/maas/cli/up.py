@@ -1,0 +1,107 @@
+"""maas up: the server of this home."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maas.cli.common import emit, say, settings_of
+from maas.cli.server_home import probe, running_pid
+from maas.domain.errors import Conflict, DeadlineExceeded, MaasError
+from maas.settings import child_environment
+
+if TYPE_CHECKING:
+    from maas.settings import Settings
+
+POLL_S = 0.02
+
+
+def command(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Gateway processes.")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Permit other machines without TLS.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="Directory of all state.")] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="In the background; returns when it is ready.")
+    ] = False,
+    wait: Annotated[float, typer.Option(help="Seconds that --detach waits.")] = 30.0,
+) -> None:
+    """Start the server, and run until Ctrl-C or `maas down`.
+
+    The first start writes an admin key to HOME/admin.key, which commands on this machine use.
+    """
+    settings = settings_of(
+        ctx,
+        home=str(home) if home else None,
+        server__host=host,
+        server__port=port,
+        server__workers=workers,
+        server__insecure=insecure,
+    )
+    if not detach:
+        from maas.processes.supervisor import run
+
+        raise typer.Exit(run(settings, say))
+    start_detached(settings, wait)
+    emit(settings.base_url)
+
+
+def start_detached(settings: Settings, wait_s: float) -> None:
+    """Raises Conflict if one runs, DeadlineExceeded or MaasError with the log's end."""
+    pid = running_pid(settings)
+    if pid is not None:
+        raise Conflict(f"{settings.home} is already served by process {pid}; see `maas status`")
+    settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = settings.log_dir / "up.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "maas.cli.up"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=child_environment(),
+            start_new_session=True,
+        )
+    if process.stdin is not None:
+        process.stdin.write(settings.to_json().encode())
+        process.stdin.close()
+    give_up = time.monotonic() + wait_s
+    while probe(settings.base_url) != 200 or running_pid(settings) is None:
+        if process.poll() is not None:
+            raise MaasError(f"the server ended at once:\n{log.read_text().rstrip()}")
+        if time.monotonic() > give_up:
+            raise DeadlineExceeded(
+                f"the server (process {process.pid}) is not ready after {wait_s:g} s; "
+                f"see {settings.log_dir}"
+            )
+        time.sleep(POLL_S)
+    say(f"OpenMaaS runs (process {process.pid}); its admin key is in {settings.admin_key_file}")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("up")(command)
+
+
+def _detached() -> int:
+    """The background half: settings come on stdin, where no list of processes shows them."""
+    from maas.processes.supervisor import run
+    from maas.settings import ConfigurationError, Settings
+
+    try:
+        return run(Settings.from_json(sys.stdin.read()), say)
+    except ConfigurationError as wrong:
+        say(f"error: {wrong}")
+        return 78
+
+
+if __name__ == "__main__":
+    sys.exit(_detached())

@@ -1,0 +1,139 @@
+"""Answers that are more than a dictionary. All can be turned back into plain JSON values."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from maas.domain.deployments import Deployment, Scaling, Target
+from maas.domain.jobs import Job, JobState, Progress
+from maas.domain.keys import Key, Scope
+from maas.domain.models import Evidence, Manifest, Version
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publication became."""
+
+    model: str
+    number: int
+    digest: str
+    created: bool
+    """False if an equal version was there already."""
+
+    def __str__(self) -> str:
+        return f"{self.model}:{self.number}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class VersionDetails:
+    """A version with all that was measured about it."""
+
+    version: Version
+    digest: str
+    evidence: tuple[Evidence, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.version.model,
+            "number": self.version.number,
+            "digest": self.digest,
+            "created_at": self.version.created_at,
+            "created_by": self.version.created_by,
+            "manifest": self.version.manifest.to_dict(),
+            "evidence": [e.to_dict() for e in self.evidence],
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> VersionDetails:
+        version = Version(
+            model=str(raw["model"]),
+            number=int(raw["number"]),
+            manifest=Manifest.from_dict(raw["manifest"]),
+            created_at=float(raw.get("created_at", 0.0)),
+            created_by=str(raw.get("created_by", "")),
+        )
+        evidence = tuple(Evidence.from_dict(e) for e in raw.get("evidence", ()))
+        return cls(version, str(raw.get("digest", "")), evidence)
+
+
+@dataclass(frozen=True)
+class DeploymentView:
+    """A deployment as it shall be, and how far it is."""
+
+    deployment: Deployment
+    ready: int
+    """Replicas that answer."""
+    desired: int
+    state: str
+    """ready | starting | updating | failed | stopped"""
+    reason: str = ""
+    """Why `ready` is not `desired`, in a sentence."""
+
+    @property
+    def name(self) -> str:
+        return self.deployment.name
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.deployment.to_dict() | {
+            "ready": self.ready,
+            "desired": self.desired,
+            "state": self.state,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> DeploymentView:
+        deployment = Deployment(
+            name=str(raw["name"]),
+            model=str(raw["model"]),
+            targets=tuple(Target(**_known(Target, t)) for t in raw["targets"]),
+            scaling=Scaling(**_known(Scaling, raw.get("scaling", {}))),
+            default=bool(raw.get("default", False)),
+            revision=int(raw.get("revision", 1)),
+        )
+        return cls(
+            deployment,
+            ready=int(raw.get("ready", 0)),
+            desired=int(raw.get("desired", deployment.scaling.replicas)),
+            state=str(raw.get("state", "starting")),
+            reason=str(raw.get("reason") or ""),
+        )
+
+
+@dataclass(frozen=True)
+class CreatedKey:
+    """A new key with its token, which is shown this once."""
+
+    key: Key
+    token: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.key.to_dict() | {"token": self.token}
+
+
+def key_from_dict(raw: dict[str, Any]) -> Key:
+    return Key(
+        id=str(raw["id"]),
+        name=str(raw["name"]),
+        scopes=tuple(Scope(s) for s in raw.get("scopes", ())),
+        sha256="",
+        created_at=float(raw.get("created_at") or 0.0),
+        revoked_at=raw.get("revoked_at"),
+    )
+
+
+def job_from_dict(raw: dict[str, Any]) -> Job:
+    """A job; fields that a newer server may add are left out."""
+    known = _known(Job, raw)
+    known["progress"] = Progress(**_known(Progress, raw.get("progress") or {}))
+    known["state"] = JobState(raw["state"])
+    return Job(**known)
+
+
+def _known(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(kind)}
+    return {k: v for k, v in raw.items() if k in names}

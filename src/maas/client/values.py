@@ -1,0 +1,69 @@
+"""Inputs as people have them → JSON; outputs → numpy, if asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from maas.domain.errors import InvalidInput
+
+
+def encode_inputs(inputs: Mapping[str, Any]) -> bytes:
+    """The JSON object of `inputs`: lists, numbers, strings, numpy arrays, torch tensors, pandas
+    columns and frames. Raises InvalidInput that names the input which is none of these, or not
+    finite."""
+    plain = plain_inputs(inputs)
+    try:
+        body = msgspec.json.encode(plain)
+    except (TypeError, ValueError, RecursionError) as wrong:
+        raise InvalidInput(f"the inputs cannot be written as JSON: {wrong}") from None
+    if b"null" in body:  # how msgspec writes NaN and infinity; the search costs next to nothing
+        for name, value in plain.items():
+            _refuse_missing(name, value)
+    return body
+
+
+def plain_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """`inputs` with every array as nested lists."""
+    if not isinstance(inputs, Mapping):
+        raise InvalidInput(
+            "name the inputs, for example predict('article', x=[1, 2, 3]) or "
+            f"predict('article', {{'x': [1, 2, 3]}}); got {type(inputs).__name__}"
+        )
+    return {str(name): _plain(value) for name, value in inputs.items()}
+
+
+def as_arrays(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Every output as a numpy array; float64, int64, bool or str as the JSON says."""
+    import numpy as np  # noqa: PLC0415 — 0.1 s that only callers who ask for arrays pay
+
+    return {name: np.asarray(value) for name, value in outputs.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value] if any(map(_is_array, value)) else value
+    if not _is_array(value):
+        return value
+    if hasattr(value, "detach"):  # a torch tensor, which may have a gradient or be on a GPU
+        value = value.detach().cpu()
+    elif hasattr(value, "to_numpy"):  # a pandas or polars column or frame
+        value = value.to_numpy()
+    return value.tolist()
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "tolist") or hasattr(value, "to_numpy")
+
+
+def _refuse_missing(name: str, value: Any, where: str = "") -> None:
+    if isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _refuse_missing(name, item, f"{where}[{i}]")
+    elif value is None or (isinstance(value, float) and not math.isfinite(value)):
+        raise InvalidInput(
+            f"{name}{where} must be a finite number; got {value}", field=name, got=str(value)
+        )

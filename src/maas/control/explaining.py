@@ -1,0 +1,116 @@
+"""Explain: asks a deployment's model many times, politely, through the ordinary predict path."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from maas.control.reconciler import Reconciler
+from maas.domain.errors import DeadlineExceeded, Overloaded, Unavailable
+from maas.domain.signature import Signature
+from maas.serving.messages import Priority
+from maas.serving.tensors import Tensors
+
+DEADLINE_S = 60.0
+AT_ONCE = 2
+RETRY_AFTER_S = 5.0
+BATCH_ROWS = 32
+"""Most rows per call: few enough that ordinary requests need not wait long behind one."""
+DEFAULT_SAMPLES = 2048
+
+Ask = Callable[[Tensors, int], Tensors]
+"""From named tensors and their number of rows to the model's outputs; blocks."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a caller wants explained: one row of one deployment."""
+
+    inputs: dict[str, Any]
+    output: str | None = None
+    target: int | str | None = None
+    samples: int = DEFAULT_SAMPLES
+    seed: int = 0
+    background: dict[str, Any] | None = None
+
+
+class Explainer:
+    """At most a few explanations at once, each in a thread and within a deadline."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="explain")
+        self._running = 0
+
+    async def explain(self, deployment: str, question: Question) -> dict[str, Any]:
+        """`Explanation.to_dict()` with what was asked. Raises MaasError."""
+        group, _ = self._reconciler.answering(deployment)
+        if self._running >= AT_ONCE:
+            raise Overloaded(
+                f"{AT_ONCE} explanations are running, which is the limit",
+                retry_after=RETRY_AFTER_S,
+            )
+        loop = asyncio.get_running_loop()
+        deadline = time.monotonic() + DEADLINE_S
+
+        def ask(tensors: Tensors, rows: int) -> Tensors:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise _too_late()
+            call = self._predict(deployment, group.digest, tensors, rows, deadline)
+            try:
+                return asyncio.run_coroutine_threadsafe(call, loop).result(remaining + 2.0)
+            except FutureTimeout:
+                raise _too_late() from None
+
+        self._running += 1
+        try:
+            answer = await loop.run_in_executor(
+                self._threads, _explain, group.template.signature, question, ask
+            )
+        finally:
+            self._running -= 1
+        return {
+            "deployment": deployment,
+            "model": group.template.model,
+            "version": group.target.version,
+            "variant": group.template.variant,
+        } | answer
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _predict(
+        self, deployment: str, digest: str, tensors: Tensors, rows: int, deadline: float
+    ) -> Tensors:
+        """Each call finds its replica anew, so that an explanation survives one that ends."""
+        group, replica = self._reconciler.answering(deployment)
+        if group.digest != digest:
+            raise Unavailable(
+                f"deployment {deployment} changed while it was explained; ask again",
+                retry_after=1.0,
+            )
+        if replica.link is None or not replica.link.is_open:
+            raise Unavailable(f"deployment {deployment} is restarting", retry_after=1.0)
+        return await replica.link.predict(
+            group.template.signature, tensors, rows, deadline, Priority.LOW
+        )
+
+
+def _explain(signature: Signature, question: Question, ask: Ask) -> dict[str, Any]:
+    # NumPy would cost every start of control 0.2 s; it comes with the first explanation.
+    shapley = import_module("maas.control.shapley")
+    answer: dict[str, Any] = shapley.shapley_values(signature, question, ask, BATCH_ROWS)
+    return answer
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"the explanation was not finished within {DEADLINE_S:g} s; ask for fewer samples"
+    )

@@ -1,0 +1,73 @@
+"""What a deployment means in processes: which replicas, told what, how many of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from maas.domain.deployments import Deployment, LocalFile, ReplicaSpec, Target
+from maas.domain.errors import MaasError
+from maas.domain.models import Version
+from maas.storage.versions import Versions
+
+
+@dataclass(frozen=True)
+class Group:
+    """Interchangeable replicas: the ones of one target of one deployment."""
+
+    target: Target
+    template: ReplicaSpec
+    """Without id, socket and the files' paths, which the launcher knows."""
+    digest: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    deployment: Deployment
+    groups: tuple[Group, ...] = ()
+    problem: str = ""
+    """Why there are no groups, if the deployment cannot be understood."""
+
+    @property
+    def desired(self) -> int:
+        return sum(group.count for group in self.groups)
+
+
+class Planner:
+    """Blocks on the database for versions that it has not seen; they never change."""
+
+    def __init__(self, versions: Versions, drain_s: float) -> None:
+        self._versions = versions
+        self._drain_s = drain_s
+        self._known: dict[tuple[str, int], Version] = {}
+
+    def plan(self, deployment: Deployment) -> Plan:
+        try:
+            groups = tuple(self._group(deployment, target) for target in deployment.targets)
+        except MaasError as error:
+            if error.status >= 500:
+                raise
+            return Plan(deployment, problem=f"{error.code}: {error.message}")
+        return Plan(deployment, groups)
+
+    def _group(self, deployment: Deployment, target: Target) -> Group:
+        place = (deployment.model, target.version)
+        if place not in self._known:
+            self._known[place] = self._versions.get(*place)
+        version = self._known[place]
+        variant = version.variant(target.variant)
+        template = ReplicaSpec(
+            id="",
+            deployment=deployment.name,
+            model=deployment.model,
+            version=target.version,
+            variant=variant.name,
+            runtime=variant.runtime,
+            files=tuple(LocalFile(f.name, "", f.sha256) for f in variant.files),
+            signature=version.manifest.signature,
+            scaling=deployment.scaling,
+            socket="",
+            options=variant.options,
+            drain_s=self._drain_s,
+        )
+        return Group(target, template, template.digest, deployment.scaling.replicas)

@@ -1,0 +1,17 @@
+"""The routes of control, one file per noun; they translate and decide nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from maas.control.services import Services
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+UseServices = Annotated[Services, Depends(_services)]

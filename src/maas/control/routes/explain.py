@@ -1,0 +1,36 @@
+"""Why a model answered as it did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maas.control.explaining import DEFAULT_SAMPLES, Question
+from maas.control.principal import GuardedRoute, guarded_router, needs
+from maas.control.routes import UseServices
+from maas.control.schemas import ExplainBody
+from maas.domain.keys import Scope
+from maas.domain.names import checked_name
+
+MAX_BODY_BYTES = 16 << 20
+"""A background of images is large."""
+
+
+class ExplainRoute(GuardedRoute):
+    max_json_bytes = MAX_BODY_BYTES
+
+
+router = guarded_router("explain", ExplainRoute)
+
+
+@router.post("/explain/{deployment}", dependencies=[needs(Scope.CALL)])
+async def explain(deployment: str, body: ExplainBody, services: UseServices) -> dict[str, Any]:
+    """Shapley values of one answer, by sampling."""
+    question = Question(
+        inputs=body.inputs,
+        output=body.output,
+        target=body.target,
+        samples=DEFAULT_SAMPLES if body.samples is None else body.samples,
+        seed=body.seed or 0,
+        background=body.background,
+    )
+    return await services.explainer.explain(checked_name(deployment, "deployment"), question)

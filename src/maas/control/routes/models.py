@@ -1,0 +1,105 @@
+"""Models, their versions and the evidence of these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Response
+
+from maas.control.principal import Principal, guarded_router, needs
+from maas.control.routes import UseServices
+from maas.control.schemas import EvidenceBody, ManifestBody
+from maas.control.services import Services
+from maas.domain.errors import InvalidInput, NotFound
+from maas.domain.keys import Scope
+from maas.domain.models import Version
+from maas.domain.names import ModelRef, checked_name, shown
+
+router = guarded_router("models")
+
+
+@router.get("/api/v1/models", dependencies=[needs(Scope.READ)])
+def list_models(services: UseServices) -> dict[str, Any]:
+    """All models, by name."""
+    return {"models": services.stores.versions.models()}
+
+
+@router.get("/api/v1/models/{model}", dependencies=[needs(Scope.READ)])
+def get_model(model: str, services: UseServices) -> dict[str, Any]:
+    """A model with its versions, each in a line."""
+    versions = services.stores.versions.list(checked_name(model, "model"))
+    if not versions:
+        raise NotFound(f"there is no model {shown(model)}")
+    return {"name": model, "versions": [_line(version) for version in versions]}
+
+
+@router.get("/api/v1/models/{model}/versions/{number}", dependencies=[needs(Scope.READ)])
+def get_version(model: str, number: str, services: UseServices) -> dict[str, Any]:
+    """A version with its manifest and evidence; `latest` is the newest."""
+    version = _find(services, model, number)
+    evidence = services.stores.versions.evidence(model, version.number)
+    return _identity(version) | {
+        "created_by": version.created_by,
+        "manifest": version.manifest.to_dict(),
+        "evidence": [item.to_dict() for item in evidence],
+    }
+
+
+@router.post("/api/v1/models/{model}/versions", status_code=201)
+def publish_version(
+    model: str,
+    body: ManifestBody,
+    response: Response,
+    services: UseServices,
+    principal: Annotated[Principal, needs(Scope.WRITE)],
+) -> dict[str, Any]:
+    """Publishes a manifest whose files are stored: 201 if it is new, 200 if it was there."""
+    manifest = body.to_domain()
+    if manifest.model != model:
+        raise InvalidInput(
+            f"the manifest is for model {manifest.model}; the address says {shown(model)}",
+            field="model",
+        )
+    version, is_new = services.publisher.publish(manifest, principal.key_name)
+    response.status_code = 201 if is_new else 200
+    return _identity(version)
+
+
+@router.post(
+    "/api/v1/models/{model}/versions/{number}/evidence",
+    status_code=201,
+    dependencies=[needs(Scope.WRITE)],
+)
+def add_evidence(
+    model: str, number: str, body: EvidenceBody, services: UseServices
+) -> dict[str, Any]:
+    """Adds something measured to a version; its file, if any, must be stored already."""
+    version = _find(services, model, number)
+    evidence = body.to_domain()
+    services.publisher.add_evidence(model, version.number, evidence)
+    return evidence.to_dict()
+
+
+def _find(services: Services, model: str, number: str) -> Version:
+    ref = ModelRef.parse(model if number == "latest" else f"{model}:{number}")
+    return services.stores.versions.get(ref.model, ref.version)
+
+
+def _identity(version: Version) -> dict[str, Any]:
+    return {
+        "model": version.model,
+        "number": version.number,
+        "digest": version.manifest.digest,
+        "created_at": version.created_at,
+    }
+
+
+def _line(version: Version) -> dict[str, Any]:
+    return {
+        "number": version.number,
+        "created_at": version.created_at,
+        "created_by": version.created_by,
+        "digest": version.manifest.digest,
+        "task": str(version.manifest.task),
+        "variants": [variant.name for variant in version.manifest.variants],
+    }

@@ -1,0 +1,33 @@
+"""The whole at one look."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from maas.control.principal import guarded_router, needs
+from maas.control.routes import UseServices
+from maas.control.views import deployment_view, replica_views
+from maas.domain.keys import Scope
+from maas.version import __version__
+
+router = guarded_router("status")
+
+
+@router.get("/api/v1/status", dependencies=[needs(Scope.READ)])
+async def get_status(services: UseServices) -> dict[str, Any]:
+    """What shall run, what runs, and why the two differ."""
+    deployments = await asyncio.to_thread(services.stores.deployments.list)
+    state = services.reconciler.state
+    return {
+        "version": __version__,
+        "uptime_s": round(time.time() - services.started_at, 3),
+        "deployments": [
+            deployment_view(state, d) | {"replicas": replica_views(state, d.name)}
+            for d in deployments
+        ],
+        "gateways": services.collector.gateways,
+        "artifacts_url": services.settings.artifacts_url,
+        "database": services.stores.database_name,
+    }

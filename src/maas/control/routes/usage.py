@@ -1,0 +1,27 @@
+"""What keys used."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from maas.control.principal import guarded_router, needs
+from maas.control.routes import UseServices
+from maas.domain.keys import Scope
+
+router = guarded_router("usage")
+
+
+@router.get("/api/v1/usage", dependencies=[needs(Scope.READ)])
+async def get_usage(
+    services: UseServices,
+    key: str | None = None,
+    deployment: str | None = None,
+    since: str | None = None,
+) -> dict[str, Any]:
+    """Totals per key, deployment, operation and day (UTC); `since` is a day, YYYY-MM-DD."""
+    await services.collector.collect()
+    stores = services.stores
+    totals = await asyncio.to_thread(stores.usage.totals, key, deployment, since)
+    names = {k.id: k.name for k in await asyncio.to_thread(stores.keys.list)}
+    return {"usage": [t.to_dict() | {"key_name": names.get(t.key_id, "")} for t in totals]}

@@ -1,0 +1,175 @@
+"""Bodies of requests, as people write them: unknown fields are refused, types are not guessed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from maas.domain.deployments import Scaling
+from maas.domain.jobs import Job, JobState, Progress
+from maas.domain.keys import Scope
+from maas.domain.models import Evidence, Manifest
+
+ScopeName = Literal["call", "read", "write", "admin"]
+JobKind = Literal["build", "evaluate", "optimize"]
+StateName = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+Text = Annotated[str, Field(max_length=65536)]
+ShortText = Annotated[str, Field(max_length=512)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TensorBody(Body):
+    name: str
+    datatype: str
+    shape: list[int] = []
+    units: ShortText | None = None
+    description: Text | None = None
+    labels: list[ShortText] = []
+
+
+class SignatureBody(Body):
+    inputs: list[TensorBody]
+    outputs: list[TensorBody]
+    example: dict[str, Any] = {}
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+
+
+class FileBody(Body):
+    name: str
+    sha256: str
+    size: Count
+
+
+class VariantBody(Body):
+    name: str
+    runtime: ShortText
+    files: Annotated[list[FileBody], Field(max_length=256)]
+    options: dict[str, Any] = {}
+
+
+class ManifestBody(Body):
+    model: str
+    task: Literal["regression", "binary-classification", "multiclass-classification", "other"] = (
+        "other"
+    )
+    signature: SignatureBody
+    variants: Annotated[list[VariantBody], Field(max_length=64)]
+    description: Text = ""
+    metadata: dict[str, Any] = {}
+
+    def to_domain(self) -> Manifest:
+        return Manifest.from_dict(self.model_dump())
+
+
+class EvidenceBody(Body):
+    kind: str
+    values: dict[str, Any]
+    how: dict[str, Any]
+    variant: str | None = None
+    file: FileBody | None = None
+    created_at: float = 0.0
+
+    def to_domain(self) -> Evidence:
+        return Evidence.from_dict(self.model_dump())
+
+
+class TargetBody(Body):
+    version: Annotated[int, Field(ge=1)]
+    variant: str | None = None
+    """Left out: the first one of the version."""
+    weight: int = 100
+
+
+class ScalingBody(Body):
+    replicas: int | None = None
+    max_batch: int | None = None
+    queue_limit: int | None = None
+    threads: int | None = None
+
+    def over(self, present: Scaling) -> Scaling:
+        """`present` with the fields that were given."""
+        given = self.model_dump(exclude_none=True)
+        kept = {name: getattr(present, name) for name in ScalingBody.model_fields}
+        return Scaling(**(kept | given))
+
+
+class DeploymentBody(Body):
+    """What is left out stays as it is, or gets its default in a new deployment."""
+
+    model: str
+    version: Annotated[int, Field(ge=1)] | None = None
+    variant: str | None = None
+    targets: Annotated[list[TargetBody], Field(max_length=64)] | None = None
+    scaling: ScalingBody | None = None
+    default: bool | None = None
+
+
+class KeyBody(Body):
+    name: str
+    scopes: Annotated[list[ScopeName], Field(min_length=1)]
+
+    def to_scopes(self) -> list[Scope]:
+        return sorted({Scope(s) for s in self.scopes}, key=list(Scope).index)
+
+
+class ProgressBody(Body):
+    done: Count = 0
+    total: Count = 0
+    message: ShortText = ""
+    values: dict[ShortText, float] = {}
+    eta_seconds: float | None = None
+
+    def to_domain(self) -> Progress:
+        return Progress(**self.model_dump())
+
+
+class JobBody(Body):
+    """As `Job.to_dict()` gives it; id, times and the cancel flag are the server's to set."""
+
+    kind: JobKind
+    name: str
+    id: str | None = None
+    state: StateName = "queued"
+    progress: ProgressBody = ProgressBody()
+    spec: dict[str, Any] = {}
+    result: dict[str, Any] = {}
+    error: Text = ""
+    cancel_requested: bool = False
+    created_at: float = 0.0
+    updated_at: float = 0.0
+
+    def to_domain(self, job_id: str) -> Job:
+        return Job(
+            id=job_id,
+            kind=self.kind,
+            name=self.name,
+            state=JobState(self.state),
+            progress=self.progress.to_domain(),
+            spec=self.spec,
+            result=self.result,
+            error=self.error,
+        )
+
+
+class JobChangeBody(Body):
+    state: StateName | None = None
+    progress: ProgressBody | None = None
+    result: dict[str, Any] | None = None
+    error: Text | None = None
+
+
+class ExplainBody(Body):
+    inputs: dict[str, Any]
+    """One row: a value per input of the signature."""
+    output: str | None = None
+    target: int | str | None = None
+    """Which element of the output: its index or its label."""
+    samples: Annotated[int, Field(ge=64, le=10_000)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None
+    background: dict[str, Any] | None = None
+    """Rows that stand for what is usual: a list of values per input."""

@@ -1,0 +1,78 @@
+"""All routes of the gateway."""
+
+from __future__ import annotations
+
+from maas.domain.keys import Scope
+from maas.gateway.console import console_routes
+from maas.gateway.health import live
+from maas.gateway.oip import OCTETS, OipDoor
+from maas.gateway.predict import PredictDoor
+from maas.gateway.proxy import ControlProxy
+from maas.gateway.request import oip_shape
+from maas.gateway.routes import JSON_ONLY, Access, Route, RouteTable
+
+EXPLAIN_BODY_BYTES = 16 << 20
+V2 = "/v2/models/{model}"
+
+
+class Handlers:
+    """What the routes lead to; made by the process, which knows the settings."""
+
+    def __init__(
+        self,
+        predict: PredictDoor,
+        oip: OipDoor,
+        proxy: ControlProxy,
+        ready: Route,
+        metrics: Route,
+    ) -> None:
+        self.predict = predict
+        self.oip = oip
+        self.proxy = proxy
+        self.ready = ready
+        self.metrics = metrics
+
+
+def route_table(handlers: Handlers, max_body: int, max_file: int) -> RouteTable:
+    predict, oip, proxy = handlers.predict, handlers.oip, handlers.proxy
+    call = Scope.CALL
+    routes = [
+        Route("GET", "/livez", Access.PUBLIC, live, while_draining=True),
+        handlers.ready,
+        handlers.metrics,
+        Route("POST", "/predict", call, predict.handle, max_body),
+        Route("POST", "/predict/{deployment}", call, predict.handle, max_body),
+        Route("POST", "/explain/{deployment}", call, proxy.explain, EXPLAIN_BODY_BYTES),
+        *_oip_routes(oip, max_body),
+        Route("GET", "/openapi.json", Access.ANY_KEY, proxy.forward),
+        *(
+            Route(method, "/api/{*}", Access.ANY_KEY, proxy.forward,
+                  max_file if method != "GET" else 0, content_types=(),
+                  streams_body=method != "GET")
+            for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        ),
+        *console_routes(),
+    ]  # fmt: skip
+    return RouteTable(routes)
+
+
+def _oip_routes(oip: OipDoor, max_body: int) -> list[Route]:
+    gets = (
+        ("/v2", oip.server_metadata),
+        ("/v2/health/live", oip.server_live),
+        ("/v2/health/ready", oip.server_ready),
+        (V2, oip.model_metadata),
+        (f"{V2}/versions/{{version}}", oip.model_metadata),
+        (f"{V2}/ready", oip.model_ready),
+        (f"{V2}/versions/{{version}}/ready", oip.model_ready),
+    )
+    routes = [
+        Route("GET", pattern, Scope.CALL, handler, error_shape=oip_shape)
+        for pattern, handler in gets
+    ]
+    for pattern in (f"{V2}/infer", f"{V2}/versions/{{version}}/infer"):
+        # Clients of the protocol often send no content type at all.
+        types = (*JSON_ONLY, OCTETS, b"")
+        routes.append(Route("POST", pattern, Scope.CALL, oip.infer, max_body, types,
+                            error_shape=oip_shape))  # fmt: skip
+    return routes

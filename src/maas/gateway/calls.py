@@ -1,0 +1,98 @@
+"""One call of a deployment, from any protocol: route it, meter it, answer in that protocol."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from zlib import crc32
+
+from maas.domain.errors import BadRequest, MaasError, Unauthenticated
+from maas.domain.keys import Key
+from maas.gateway.metering import Meter
+from maas.gateway.request import Request
+from maas.serving.dispatch import Call, Shapes
+from maas.serving.messages import Answers, Buffer
+from maas.serving.routing import LiveRoute
+
+Encoded = tuple[bytes, bytes, tuple[tuple[bytes, bytes], ...]]
+"""Body, content type, headers."""
+
+TIMEOUT_HEADER = b"x-request-timeout-ms"
+
+
+class HttpCall(Call):
+    """Carries an HTTP request to a replica and its answer back; one subclass per protocol."""
+
+    __slots__ = ("meter", "request", "route")
+
+    def __init__(self, request: Request, route: LiveRoute, meter: Meter) -> None:
+        self.request = request
+        self.route = route
+        self.meter = meter
+
+    def encode(self, answers: Answers, first_row: int) -> Encoded:
+        raise NotImplementedError
+
+    def submit(self, columns: Sequence[Buffer], shapes: Shapes, rows: int, longest: float) -> None:
+        """Raises MaasError if it is refused; otherwise the request will be answered."""
+        request = self.request
+        key = key_of(request)
+        super().__init__(
+            columns,
+            shapes,
+            rows,
+            deadline_of(request, longest),
+            tenant=tenant_of(key),
+            alone=self.route.travels_alone,
+        )
+        request.on_disconnect = self.cancel
+        self.route.submit(self)
+
+    def cancel(self) -> None:
+        self.route.cancel(self)
+
+    def answered(self, answers: Answers, at: int, first_row: int) -> None:
+        request = self.request
+        try:
+            body, content_type, headers = self.encode(answers, first_row)
+        except MaasError as error:
+            self.failed(error)
+            return
+        self.meter.answered(
+            key_of(request), "predict", self.route, self.rows, request.received, answers, at
+        )
+        request.respond(200, body, content_type, headers)
+
+    def failed(self, error: MaasError) -> None:
+        route = self.route
+        self.meter.failed(self.request.key, "predict", route.deployment, route, error)
+        self.request.fail(error)
+
+
+def key_of(request: Request) -> Key:
+    if request.key is None:
+        raise Unauthenticated()
+    return request.key
+
+
+_TENANTS: dict[str, int] = {}
+
+
+def tenant_of(key: Key) -> int:
+    """A number by which replicas share themselves fairly among keys."""
+    number = _TENANTS.get(key.id)
+    if number is None:
+        if len(_TENANTS) > 100_000:
+            _TENANTS.clear()
+        number = _TENANTS[key.id] = crc32(key.id.encode())
+    return number
+
+
+def deadline_of(request: Request, longest: float) -> float:
+    """Seconds on the monotonic clock; callers may ask for less than `longest` seconds."""
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return request.received + longest
+    if not text.isdigit() or len(text) > 9 or int(text) == 0:
+        raise BadRequest("X-Request-Timeout-Ms must be a whole number of milliseconds from 1")
+    return min(time.monotonic() + int(text) / 1000, request.received + longest)

@@ -1,0 +1,41 @@
+"""The console's assets: static files of this package, by an exact list of paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+
+from maas.gateway.request import Request
+from maas.gateway.routes import Access, Route
+
+_TYPES = {
+    ".html": b"text/html; charset=utf-8",
+    ".js": b"text/javascript; charset=utf-8",
+    ".css": b"text/css; charset=utf-8",
+    ".svg": b"image/svg+xml",
+}
+_HEADERS = (
+    (b"content-security-policy",
+     b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; "
+     b"form-action 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),
+)  # fmt: skip
+
+
+def console_routes() -> list[Route]:
+    """`/` is the console, `/docs` the API's documentation, `/assets/…` what they load."""
+    routes = []
+    for entry in sorted(resources.files("maas.console").iterdir(), key=lambda e: e.name):
+        suffix = "." + entry.name.rpartition(".")[2]
+        if suffix not in _TYPES:
+            continue
+        path = {"index.html": "/", "docs.html": "/docs"}.get(entry.name, f"/assets/{entry.name}")
+        handler = _asset(entry.read_bytes(), _TYPES[suffix])
+        routes.append(Route("GET", path, Access.PUBLIC, handler))
+    return routes
+
+
+def _asset(body: bytes, content_type: bytes) -> Callable[[Request], None]:
+    return lambda request: request.respond(200, body, content_type, _HEADERS)

@@ -1,0 +1,327 @@
+"""Open Inference Protocol v2 over REST, with the binary tensor extension.
+
+A model of the protocol is a deployment here, and its versions are those that the deployment
+serves. Source: the protocol's `inference_rest.md`, and `extension_binary_data.md` of Triton.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from maas.domain.errors import BadRequest, InvalidInput, MaasError, NotFound
+from maas.domain.names import shown
+from maas.domain.signature import Signature, TensorSpec
+from maas.gateway.calls import Encoded, HttpCall
+from maas.gateway.metering import Meter
+from maas.gateway.request import JSON, Request
+from maas.serving.codec import bytes_elements, flat_elements, pack, parse_json
+from maas.serving.dispatch import rows_of
+from maas.serving.messages import Answers, Buffer
+from maas.serving.routing import LiveDeployment, LiveRoute, Router
+
+HEADER_LENGTH = b"inference-header-content-length"
+OCTETS = b"application/octet-stream"
+Parameters = dict[str, str | int | float | bool]
+
+
+class Input(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: Parameters = {}
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class Output(msgspec.Struct):
+    name: str
+    parameters: Parameters = {}
+
+
+class InferRequest(msgspec.Struct):
+    inputs: list[Input]
+    outputs: list[Output] = []
+    id: str = ""
+    parameters: Parameters = {}
+
+
+_decode_request = msgspec.json.Decoder(InferRequest).decode
+_decode_floats = msgspec.json.Decoder(list[float]).decode
+
+
+class OipDoor:
+    def __init__(self, router: Router, meter: Meter, timeout_s: float, version: str) -> None:
+        self._router = router
+        self._meter = meter
+        self._timeout_s = timeout_s
+        self._version = version
+
+    # -- about the server and its models ----------------------------------------------------
+
+    def server_metadata(self, request: Request) -> None:
+        _answer(request, {"name": "openmaas", "version": self._version,
+                          "extensions": ["binary_tensor_data"]})  # fmt: skip
+
+    def server_live(self, request: Request) -> None:
+        _answer(request, {"live": True})
+
+    def server_ready(self, request: Request) -> None:
+        ready = not request.wire.door.draining
+        _answer(request, {"ready": ready}, 200 if ready else 503)
+
+    def model_metadata(self, request: Request) -> None:
+        deployment, version = self._named(request)
+        route = deployment.pick(version)
+        signature = route.signature
+        _answer(
+            request,
+            {
+                "name": deployment.name,
+                "versions": [str(r.version) for r in deployment.routes],
+                "platform": f"openmaas_{route.variant}",
+                "inputs": [_tensor_metadata(spec) for spec in signature.inputs],
+                "outputs": [_tensor_metadata(spec) for spec in signature.outputs],
+            },
+        )
+
+    def model_ready(self, request: Request) -> None:
+        deployment, version = self._named(request)
+        routes = [r for r in deployment.routes if version in (None, r.version)]
+        if version is not None and not routes:
+            raise NotFound(f"{deployment.name} does not serve version {version}")
+        ready = any(route.is_ready for route in routes)
+        _answer(request, {"name": deployment.name, "ready": ready}, 200 if ready else 503)
+
+    def _named(self, request: Request) -> tuple[LiveDeployment, int | None]:
+        version = None
+        if len(request.params) > 1:
+            text = request.params[1]
+            if not text.isascii() or not text.isdigit() or len(text) > 9:
+                raise NotFound(f"a version is a whole number, not {shown(text)}")
+            version = int(text)
+        return self._router.get(request.params[0]), version
+
+    # -- inference --------------------------------------------------------------------------
+
+    def infer(self, request: Request) -> None:
+        deployment, version = self._named(request)
+        route = None
+        try:
+            route = deployment.pick(version)
+            asked, tail = _split(request)
+            columns, shapes, rows = _columns(route.signature, asked, tail)
+            call = OipCall(request, route, self._meter, asked)
+            call.submit(columns, shapes, rows, self._timeout_s)
+        except MaasError as error:
+            self._meter.failed(request.key, "predict", deployment.name, route, error)
+            request.fail(error)
+
+
+class OipCall(HttpCall):
+    __slots__ = ("id", "wanted")
+
+    def __init__(
+        self, request: Request, route: LiveRoute, meter: Meter, asked: InferRequest
+    ) -> None:
+        super().__init__(request, route, meter)
+        self.id = asked.id
+        self.wanted = _wanted_outputs(route.signature, asked)
+
+    def encode(self, answers: Answers, first_row: int) -> Encoded:
+        outputs: list[dict[str, Any]] = []
+        tail: list[Buffer] = []
+        for place, spec, binary in self.wanted:
+            column = answers.columns[place]
+            data = rows_of(column, first_row, self.rows, answers.total_rows)
+            out: dict[str, Any] = {
+                "name": spec.name,
+                "datatype": spec.datatype,
+                "shape": [self.rows, *column.shape],
+            }
+            if binary:
+                out["parameters"] = {"binary_data_size": len(data)}
+                tail.append(data)
+            else:
+                out["data"] = flat_elements(spec.datatype, data)
+            outputs.append(out)
+        route = self.route
+        body = {
+            "model_name": route.deployment,
+            "model_version": str(route.version),
+            "outputs": outputs,
+        }
+        if self.id:
+            body["id"] = self.id
+        head = msgspec.json.encode(body)
+        if not tail:
+            return head, JSON, ()
+        length = (HEADER_LENGTH, b"%d" % len(head))
+        return b"".join((head, *tail)), OCTETS, (length,)
+
+
+def _split(request: Request) -> tuple[InferRequest, memoryview]:
+    """The JSON part of a body and the binary tensors behind it."""
+    body = memoryview(request.body)
+    text = request.headers.get(HEADER_LENGTH)
+    if text is not None:
+        if not text.isdigit() or len(text) > 12 or int(text) > len(body):
+            raise BadRequest(
+                "Inference-Header-Content-Length must be the number of bytes of the JSON part, "
+                f"at most {len(body)}; got {shown(text.decode('latin-1'))}"
+            )
+        body, tail = body[: int(text)], body[int(text) :]
+    else:
+        tail = body[:0]
+    try:
+        return _decode_request(body), tail
+    except msgspec.ValidationError as wrong:
+        raise InvalidInput(f"not an inference request: {wrong}") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        parse_json(bytes(body))  # finds the words
+        raise BadRequest("the body is not an inference request") from None
+
+
+def _columns(
+    signature: Signature, asked: InferRequest, tail: memoryview
+) -> tuple[list[Buffer], tuple[tuple[int, ...], ...], int]:
+    """Bytes and per-row shapes in signature order, and the number of rows."""
+    given: dict[str, tuple[Input, Buffer]] = {}
+    at = 0
+    for tensor in asked.inputs:
+        spec = signature.input(tensor.name)
+        if spec is None or tensor.name in given:
+            names = ", ".join(s.name for s in signature.inputs)
+            raise InvalidInput(
+                f"unexpected input {shown(tensor.name)}; the inputs are {names}, each once",
+                field=tensor.name[:200],
+            )
+        _check_tensor(spec, tensor)
+        size = tensor.parameters.get("binary_data_size")
+        if size is None:
+            given[tensor.name] = tensor, _json_data(spec, tensor)
+            continue
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(tail) - at:
+            raise InvalidInput(
+                f"input {tensor.name!r}: binary_data_size must be a whole number of bytes that "
+                f"are there ({len(tail) - at}); got {shown(size)}",
+                field=tensor.name,
+            )
+        given[tensor.name] = tensor, _binary_data(spec, tensor, tail[at : at + size])
+        at += size
+    if at != len(tail):
+        raise InvalidInput(f"{len(tail) - at} bytes follow the last binary tensor")
+    missing = [s.name for s in signature.inputs if s.name not in given]
+    if missing:
+        raise InvalidInput(f"input {missing[0]!r} is missing", field=missing[0])
+    ordered = [given[spec.name] for spec in signature.inputs]
+    rows = ordered[0][0].shape[0]
+    for tensor, _ in ordered:
+        if tensor.shape[0] != rows:
+            raise InvalidInput(
+                f"input {tensor.name!r} has {tensor.shape[0]} rows and {ordered[0][0].name!r} "
+                f"has {rows}; all inputs must have as many",
+                field=tensor.name,
+            )
+    return [data for _, data in ordered], tuple(tuple(t.shape[1:]) for t, _ in ordered), rows
+
+
+def _check_tensor(spec: TensorSpec, tensor: Input) -> None:
+    if tensor.datatype != spec.datatype:
+        raise InvalidInput(
+            f"input {spec.name!r}: expected datatype {spec.datatype}, got {shown(tensor.datatype)}",
+            field=spec.name,
+        )
+    fits = len(tensor.shape) == len(spec.shape) + 1 and all(
+        got >= 1 and want in (-1, got)
+        for want, got in zip((-1, *spec.shape), tensor.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidInput(
+            f"input {spec.name!r}: expected shape [n{''.join(f', {d}' for d in spec.shape)}], "
+            f"got {shown(tensor.shape, 200)}",
+            field=spec.name,
+        )
+
+
+def _json_data(spec: TensorSpec, tensor: Input) -> bytes:
+    """Row-major `data`, nested or flat, as bytes."""
+    if not bytes(tensor.data):
+        raise InvalidInput(f"input {spec.name!r} has no data", field=spec.name)
+    elements: list[Any]
+    try:
+        elements = _decode_floats(tensor.data) if spec.datatype.startswith("FP") else []
+    except (msgspec.MsgspecError, RecursionError):
+        elements = []
+    if not elements:
+        elements = _flat(parse_json(bytes(tensor.data)), spec)
+    count = math.prod(tensor.shape)
+    if len(elements) != count:
+        raise InvalidInput(
+            f"input {spec.name!r}: shape {tensor.shape} needs {count} elements, got "
+            f"{len(elements)}",
+            field=spec.name,
+        )
+    return pack(spec, elements)
+
+
+def _flat(value: Any, spec: TensorSpec) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidInput(f"input {spec.name!r}: data must be a list", field=spec.name)
+    depth = 0
+    flat: list[Any] = value
+    while any(isinstance(part, list) for part in flat):
+        depth += 1
+        if depth > len(spec.shape) or not all(isinstance(part, list) for part in flat):
+            raise InvalidInput(
+                f"input {spec.name!r}: data must be flat or nested as its shape", field=spec.name
+            )
+        flat = [element for part in flat for element in part]
+    return flat
+
+
+def _binary_data(spec: TensorSpec, tensor: Input, data: memoryview) -> Buffer:
+    count = math.prod(tensor.shape)
+    if spec.datatype == "BYTES":
+        found = len(bytes_elements(data))
+        if found != count:
+            raise InvalidInput(
+                f"input {spec.name!r}: shape {tensor.shape} needs {count} elements, got {found}",
+                field=spec.name,
+            )
+    elif len(data) != count * spec.dtype.size:
+        raise InvalidInput(
+            f"input {spec.name!r}: shape {tensor.shape} of {spec.datatype} needs "
+            f"{count * spec.dtype.size} bytes, got {len(data)}",
+            field=spec.name,
+        )
+    return data
+
+
+def _wanted_outputs(
+    signature: Signature, asked: InferRequest
+) -> list[tuple[int, TensorSpec, bool]]:
+    """(place in the signature, spec, whether it goes out in binary)."""
+    all_binary = asked.parameters.get("binary_data_output") is True
+    known = {spec.name: (at, spec) for at, spec in enumerate(signature.outputs)}
+    if not asked.outputs:
+        return [(at, spec, all_binary) for at, spec in known.values()]
+    wanted = []
+    for output in asked.outputs:
+        if output.name not in known:
+            raise InvalidInput(
+                f"unknown output {shown(output.name)}; the outputs are {', '.join(known)}",
+                field=output.name[:200],
+            )
+        at, spec = known[output.name]
+        wanted.append((at, spec, output.parameters.get("binary_data", all_binary) is True))
+    return wanted
+
+
+def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": [-1, *spec.shape]}
+
+
+def _answer(request: Request, body: dict[str, Any], status: int = 200) -> None:
+    request.respond(status, msgspec.json.encode(body))

@@ -1,0 +1,45 @@
+"""`POST /predict/{deployment}`: a JSON object of named inputs in, of named outputs out."""
+
+from __future__ import annotations
+
+from maas.domain.errors import MaasError
+from maas.gateway.calls import Encoded, HttpCall
+from maas.gateway.metering import Meter
+from maas.gateway.request import JSON, Request
+from maas.serving.dispatch import rows_of
+from maas.serving.messages import Answers
+from maas.serving.routing import LiveRoute, Router
+
+
+class PredictDoor:
+    def __init__(self, router: Router, meter: Meter, timeout_s: float) -> None:
+        self._router = router
+        self._meter = meter
+        self._timeout_s = timeout_s
+
+    def handle(self, request: Request) -> None:
+        """Raises NotFound; other failures are counted and answered."""
+        deployment = self._router.get(request.params[0] if request.params else None)
+        route = None
+        try:
+            route = deployment.pick()
+            columns, shapes, rows, single = route.codec.decode(request.body)
+            call = PredictCall(request, route, self._meter, single)
+            call.submit(columns, shapes, rows, self._timeout_s)
+        except MaasError as error:
+            self._meter.failed(request.key, "predict", deployment.name, route, error)
+            request.fail(error)
+
+
+class PredictCall(HttpCall):
+    __slots__ = ("single",)
+
+    def __init__(self, request: Request, route: LiveRoute, meter: Meter, single: bool) -> None:
+        """`single`: the caller sent one bare row, and gets one."""
+        super().__init__(request, route, meter)
+        self.single = single
+
+    def encode(self, answers: Answers, first_row: int) -> Encoded:
+        rows, total = self.rows, answers.total_rows
+        columns = [(c.shape, rows_of(c, first_row, rows, total)) for c in answers.columns]
+        return self.route.codec.encode(columns, rows, self.single), JSON, ()

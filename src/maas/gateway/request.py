@@ -1,0 +1,276 @@
+"""One HTTP request and the ways to answer it."""
+
+from __future__ import annotations
+
+import json
+from asyncio import AbstractEventLoop, Future
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from http import HTTPStatus
+from typing import Protocol
+
+from maas.domain.errors import MaasError
+from maas.domain.keys import Key
+
+JSON = b"application/json"
+PROBLEM = b"application/problem+json"
+
+Headers = tuple[tuple[bytes, bytes], ...]
+ErrorShape = Callable[[MaasError, str], tuple[bytes, bytes]]
+"""An error and a request id → content type and body."""
+
+
+class Door(Protocol):
+    """What a request needs to know of the server that it came to."""
+
+    loop: AbstractEventLoop
+    draining: bool
+    date_line: bytes
+
+
+class Wire(Protocol):
+    """The connection that a request came over, as the request sees it."""
+
+    @property
+    def door(self) -> Door: ...
+    def answered(self, request: Request) -> None: ...
+    async def turn_of(self, request: Request) -> None: ...
+    async def write_streamed(self, request: Request, data: bytes) -> None: ...
+    def stream_ended(self, request: Request) -> None: ...
+    def abort(self) -> None: ...
+    def pause_body(self) -> None: ...
+    def resume_body(self) -> None: ...
+
+
+class Head:
+    """A request's head and what was decided by it; never changed once the request is handled.
+
+    Clients that keep their connection send the same head again and again, so it is a thing of its
+    own: the server remembers heads by their bytes and need not read and check them anew.
+    """
+
+    __slots__ = (
+        "body_length",
+        "error_shape",
+        "handler",
+        "headers",
+        "keep_alive",
+        "key",
+        "method",
+        "params",
+        "request_id",
+        "streams_body",
+        "target",
+    )
+
+    def __init__(self, method: str, target: bytes, headers: dict[bytes, bytes]) -> None:
+        """`headers` has lower-case names."""
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.request_id = headers.get(b"x-request-id", b"")[:128]
+        self.keep_alive = True
+        self.body_length = 0
+        """As announced; 0 if it is sent in chunks."""
+        self.params: tuple[str, ...] = ()
+        self.key: Key | None = None
+        self.handler: Callable[[Request], None] | None = None
+        self.streams_body = False
+        self.error_shape: ErrorShape = problem_shape
+
+
+class Request:
+    """What a handler gets. Exactly one of `respond`, `fail` or `stream` answers it, once."""
+
+    __slots__ = (
+        "_answer",
+        "body",
+        "body_stream",
+        "head",
+        "keep_alive",
+        "on_disconnect",
+        "received",
+        "wire",
+    )
+
+    def __init__(self, wire: Wire, head: Head, received: float, body: bytes = b"") -> None:
+        """`received` is in seconds on the monotonic clock."""
+        self.wire = wire
+        self.head = head
+        self.received = received
+        self.body: bytes | bytearray = body
+        self.body_stream: BodyStream | None = None
+        self.keep_alive = head.keep_alive
+        self.on_disconnect: Callable[[], None] | None = None
+        self._answer: bytes | None = None
+
+    @property
+    def method(self) -> str:
+        return self.head.method
+
+    @property
+    def target(self) -> bytes:
+        return self.head.target
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return self.head.headers
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        return self.head.params
+
+    @property
+    def key(self) -> Key | None:
+        return self.head.key
+
+    @property
+    def is_answered(self) -> bool:
+        return self._answer is not None
+
+    def respond(
+        self,
+        status: int,
+        body: bytes,
+        content_type: bytes = JSON,
+        headers: Headers = (),
+    ) -> None:
+        """Send the whole answer; ignored if the request was answered or the client is gone."""
+        if self._answer is None:
+            self.on_disconnect = None
+            if self.head.method == "HEAD":
+                self._answer = self._answer_head(status, content_type, headers, len(body))
+            else:
+                self._answer = self._answer_head(status, content_type, headers, len(body)) + body
+            self.wire.answered(self)
+
+    def fail(self, error: MaasError) -> None:
+        """Answer with the error in the shape of the route's protocol."""
+        extra: list[tuple[bytes, bytes]] = []
+        if error.retry_after is not None:
+            extra.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
+        if error.status == 401:
+            extra.append((b"www-authenticate", b'Bearer realm="maas"'))
+        if error.status == 405 and "allow" in error.details:
+            extra.append((b"allow", str(error.details["allow"]).encode()))
+        request_id = self.head.request_id.decode("ascii", "replace")
+        content_type, body = self.head.error_shape(error, request_id)
+        self.respond(error.status, body, content_type, tuple(extra))
+
+    async def stream(
+        self, status: int, content_type: bytes, headers: Headers, length: int | None
+    ) -> Callable[[bytes], Awaitable[None]]:
+        """Send the head of an answer; the returned function sends a piece of its body, and
+        ends the answer when it gets b"". Without a `length` the body goes in chunks."""
+        await self.wire.turn_of(self)
+        self.on_disconnect = None
+        self._answer = b""
+        write = self.wire.write_streamed
+        await write(self, self._answer_head(status, content_type, headers, length))
+        chunked = length is None
+
+        async def send(piece: bytes) -> None:
+            if piece:
+                framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
+                await write(self, b"" if self.method == "HEAD" else framed)
+            else:
+                if chunked and self.method != "HEAD":
+                    await write(self, b"0\r\n\r\n")
+                self.wire.stream_ended(self)
+
+        return send
+
+    def _answer_head(
+        self, status: int, content_type: bytes, headers: Headers, length: int | None
+    ) -> bytes:
+        door = self.wire.door
+        if door.draining:
+            self.keep_alive = False
+        size = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+        extra = b""
+        request_id = self.head.request_id
+        if request_id or headers or not self.keep_alive:
+            lines = [b"%b: %b\r\n" % header for header in headers]
+            if request_id:
+                lines.append(b"x-request-id: %b\r\n" % request_id)
+            if not self.keep_alive:
+                lines.append(b"connection: close\r\n")
+            extra = b"".join(lines)
+        start = _status_line(status)
+        return b"%bcontent-type: %b\r\n%b\r\n%b%b" % (
+            start, content_type, size, extra, door.date_line
+        )  # fmt: skip
+
+    def taken_answer(self) -> bytes:
+        """For the connection, which writes it when it is this request's turn."""
+        return self._answer or b""
+
+
+class BodyStream:
+    """A body that is handed on while it arrives, at the pace of whoever takes it."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._pieces: list[bytes] = []
+        self._ended = False
+        self._failed: MaasError | None = None
+        self._wake: Callable[[], None] | None = None
+
+    def put(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._wire.pause_body()
+        self._notify()
+
+    def end(self, error: MaasError | None = None) -> None:
+        self._ended = True
+        self._failed = error
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._wake is not None:
+            self._wake()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """An async iterator over what arrives; raises if the client goes away within."""
+        loop = self._wire.door.loop
+        while True:
+            while self._pieces:
+                yield self._pieces.pop(0)
+            if self._failed is not None:
+                raise self._failed
+            if self._ended:
+                return
+            arrived: Future[None] = loop.create_future()
+            self._wake = partial(_set_once, arrived)
+            self._wire.resume_body()
+            await arrived
+            self._wake = None
+
+
+def _set_once(future: Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+_STATUS_LINES: dict[int, bytes] = {}
+
+
+def _status_line(status: int) -> bytes:
+    line = _STATUS_LINES.get(status)
+    if line is None:
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:
+            phrase = ""
+        line = _STATUS_LINES[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode()
+    return line
+
+
+def problem_shape(error: MaasError, request_id: str) -> tuple[bytes, bytes]:
+    """RFC 9457, for `/predict`, `/explain` and control."""
+    return PROBLEM, json.dumps(error.to_problem(request_id or None)).encode()
+
+
+def oip_shape(error: MaasError, request_id: str) -> tuple[bytes, bytes]:
+    """Open Inference Protocol v2: an object with one string."""
+    return JSON, json.dumps({"error": error.message}).encode()

@@ -1,0 +1,153 @@
+"""The HTTP server: connections, the check at the door, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+import ssl
+import time
+from email.utils import formatdate
+
+from maas.domain.errors import (
+    Forbidden,
+    MaasError,
+    MethodNotAllowed,
+    NotFound,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from maas.domain.keys import Scope
+from maas.domain.names import shown
+from maas.gateway.auth import HostCheck, KeyRing, require
+from maas.gateway.connection import Connection
+from maas.gateway.request import Head, Request
+from maas.gateway.routes import Access, Route, RouteTable
+
+log = logging.getLogger(__name__)
+
+DRAIN_GRACE_SECONDS = 0.5
+"""After the end is announced, how long idle connections may still send a request."""
+MAX_KNOWN_HEADS = 4096
+MAX_KNOWN_HEAD_BYTES = 4096
+
+
+class HttpServer:
+    def __init__(self, routes: RouteTable, keys: KeyRing, hosts: HostCheck) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.draining = False
+        self.date_line = b""
+        self._routes = routes
+        self._keys = keys
+        self._hosts = hosts
+        self._connections: set[Connection] = set()
+        self._listener: asyncio.Server | None = None
+        self._heads: dict[bytes, Head] = {}
+        self._tick()
+
+    # -- life -------------------------------------------------------------------------------
+
+    async def listen(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+        self._listener = await self.loop.create_server(
+            lambda: Connection(self), sock=listening, ssl=tls, backlog=2048
+        )
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new connections, answer what was accepted, close; at most `seconds`."""
+        self.draining = True
+        if self._listener is not None:
+            self._listener.close()
+        ends = self.loop.time() + seconds
+        await asyncio.sleep(min(DRAIN_GRACE_SECONDS, seconds))
+        while self._connections and self.loop.time() < ends:
+            for connection in list(self._connections):
+                connection.close_if_idle()
+            await asyncio.sleep(0.02)
+        for connection in list(self._connections):
+            connection.abort()
+
+    def opened(self, connection: Connection) -> None:
+        self._connections.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+
+    def _tick(self) -> None:
+        """Once a second: the Date header, and a look at every connection's pace."""
+        self.date_line = b"date: " + formatdate(usegmt=True).encode() + b"\r\n\r\n"
+        now = time.monotonic()
+        for connection in list(self._connections):
+            connection.check_pace(now)
+        self.loop.call_later(1.0, self._tick)
+
+    # -- requests ---------------------------------------------------------------------------
+
+    def begin(self, head: Head) -> int:
+        """Match, check host and key, and say how large the body may be; raises to refuse."""
+        missing: MaasError | None = None
+        route = None
+        try:
+            route, head.params = self._routes.match(head.method, head.target)
+            head.error_shape = route.error_shape
+        except (NotFound, MethodNotAllowed) as error:
+            missing = error
+        self._hosts.check(head.method, head.headers)
+        if route is None or route.access is not Access.PUBLIC:
+            # Who may not call learns nothing of what is here to be called.
+            head.key = self._keys.authenticate(head.headers)
+        if route is None:
+            raise missing or NotFound()
+        if isinstance(route.access, Scope):
+            if head.key is None:
+                raise Forbidden()
+            require(head.key, route.access)
+        if self.draining and not route.while_draining and head.key is None:
+            raise Unavailable("the server is stopping", retry_after=1.0)
+        if route.max_body:
+            _check_content_type(head, route)
+        head.streams_body = route.streams_body
+        head.handler = route.handler
+        return route.max_body
+
+    def known_head(self, raw: bytes) -> Head | None:
+        return self._heads.get(raw)
+
+    def remember_head(self, raw: bytes, head: Head) -> None:
+        if len(self._heads) >= MAX_KNOWN_HEADS:
+            self._heads.clear()
+        if len(raw) <= MAX_KNOWN_HEAD_BYTES:
+            self._heads[raw] = head
+
+    def forget_heads(self) -> None:
+        """Keys or what they may do have changed: every head is to be checked anew."""
+        self._heads.clear()
+
+    def handle(self, request: Request) -> None:
+        try:
+            handler = request.head.handler
+            if handler is not None:
+                handler(request)
+        except MaasError as error:
+            request.fail(error)
+        except Exception:
+            incident = secrets.token_hex(8)
+            log.exception("incident %s", incident)
+            request.fail(MaasError("an internal error; the server's log has it", incident=incident))
+
+
+def _check_content_type(head: Head, route: Route) -> None:
+    encoding = head.headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding != b"identity":
+        # Taken as it is, it would be read as something else than what its sender means.
+        raise UnsupportedMediaType(
+            f"expected a body without Content-Encoding, got {shown(encoding.decode('latin-1'))}"
+        )
+    if not route.content_types:
+        return
+    given = head.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if given not in route.content_types:
+        wanted = " or ".join(t.decode() for t in route.content_types)
+        raise UnsupportedMediaType(
+            f"expected Content-Type {wanted}, got {given.decode('ascii', 'replace') or 'none'}"
+        )

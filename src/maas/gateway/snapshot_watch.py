@@ -1,0 +1,50 @@
+"""Follows the routing snapshot that control writes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from maas.domain.errors import MaasError
+from maas.domain.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05
+
+
+class SnapshotWatch:
+    """Calls `apply` with every new snapshot. A file that cannot be read changes nothing: the
+    gateway goes on with what it knows, with control and database away for as long as it takes."""
+
+    def __init__(self, path: Path, apply: Callable[[Snapshot], None]) -> None:
+        self._path = path
+        self._apply = apply
+        self._seen: tuple[int, int] | None = None
+        self.generation = 0
+        self._poll()
+
+    @property
+    def has_snapshot(self) -> bool:
+        return self.generation > 0
+
+    def _poll(self) -> None:
+        try:
+            found = self._path.stat()
+            if (found.st_mtime_ns, found.st_ino) != self._seen:
+                snapshot = msgspec.json.decode(self._path.read_bytes(), type=Snapshot)
+                self._apply(snapshot)
+                self.generation = max(1, snapshot.generation)
+                self._seen = (found.st_mtime_ns, found.st_ino)
+        except FileNotFoundError:
+            pass
+        except (OSError, msgspec.MsgspecError, MaasError) as wrong:
+            log.error("cannot read the routing snapshot: %s", wrong)
+        self._timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
+
+    def close(self) -> None:
+        self._timer.cancel()

@@ -1,0 +1,274 @@
+"""Build: from a spec to a trained model, its ONNX form, its signature and its evidence.
+
+spec ─ data ─ split ─┬─ families ─ training ─ torch_export ─┬─ parity ─ Built
+                     └─ estimators ──────── sklearn_export ─┘
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maas.domain.jobs import Progress
+from maas.domain.models import Evidence, Task
+from maas.domain.signature import Signature
+from maas.lifecycle.convert import Converted, Names, named, sklearn_to_onnx, torch_to_onnx
+from maas.lifecycle.data import Dataset, Split, load_dataset, split
+from maas.lifecycle.entrypoints import entry_digest, load_entry
+from maas.lifecycle.onnx_files import open_session, run_session
+from maas.lifecycle.spec import BuildCancelled, BuildSpec
+
+__all__ = ["BuildCancelled", "BuildSpec", "Built", "Predictions", "build"]
+
+Array = npt.NDArray[Any]
+
+BACKGROUND_ROWS = 100
+PREDICTION_ROWS = 256
+PARITY_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the model said about rows that it was not trained on."""
+
+    y_true: Array
+    """[n]; INT64 class index, or FP64 value in the target's units"""
+    y_pred: Array
+    """[n], like y_true"""
+    y_score: npt.NDArray[np.float64] | None = None
+    """[n, classes], each row sums to 1; None for a regression"""
+    slices: dict[str, Array] = field(default_factory=dict)
+    """By slice name: [n] of str"""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A built model with everything that publishing and evaluating it needs."""
+
+    model: Any
+    """The served nn.Module (raw inputs in, named outputs out) or the fitted estimator."""
+    task: Task
+    signature: Signature
+    onnx_path: Path
+    parity: dict[str, Any]
+    """{max_abs_diff, max_rel_diff, rows, tolerance, passed}: ONNX beside the original."""
+    training: dict[str, Any]
+    """{seconds, seed, rows, parameters}; a network's also {curves: {loss, val_loss,
+    learning_rate: one number per epoch}, loss, epochs, best_epoch, stopped, weights}."""
+    test: Predictions
+    """From the ONNX file, which is what will be served; no rows if split.test is 0."""
+    class_names: tuple[str, ...]
+    background: npt.NDArray[np.float32]
+    """Up to 100 training rows, for explanations."""
+    metadata: dict[str, Any]
+    """For the manifest: `data_digest`, seeds, hyperparameters, versions of libraries. Nothing
+    of it changes when the same build is made again."""
+    evidence: tuple[Evidence, ...]
+    """Kinds `parity` and `training`."""
+
+
+def build(
+    spec: BuildSpec,
+    *,
+    workdir: Path,
+    report: Callable[[Progress], None] = lambda progress: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Built:
+    """Trains and exports; goes on from `workdir` if a checkpoint of the same spec is there.
+
+    Raises InvalidInput for a spec or data that cannot be built, BuildCancelled (with a
+    checkpoint left behind), and InferenceFailed if the ONNX form answers differently.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    data = load_dataset(spec.data)
+    parts = split(data, spec.split)
+    if cancelled():
+        raise BuildCancelled("cancelled before the training began")
+    names = Names(
+        input=spec.model.input,
+        output=spec.model.output,
+        features=data.feature_names,
+        classes=data.class_names,
+        input_units=_common_unit(data),
+        output_units=data.units.get(data.target_name),
+    )
+    # Held-back rows show the parity where there are any, but not too few to show it.
+    proof = parts.test if len(parts.test) > 1 else parts.train
+    rows = proof.x[:PARITY_ROWS]
+    path = workdir / "model.onnx"
+    if spec.model.estimator:
+        model, training = _fit(spec, parts, report)
+        converted = sklearn_to_onnx(model, rows.reshape(len(rows), -1), path, names)
+    else:
+        model, training = _train(spec, parts, workdir, report, cancelled)
+        outputs = ("label", "probabilities") if data.class_names else (names.output,)
+        converted = named(torch_to_onnx(model, [rows], path, [names.input], outputs), names)
+    return _built(spec, data, parts, model, converted, training)
+
+
+def _train(
+    spec: BuildSpec,
+    parts: Split,
+    workdir: Path,
+    report: Callable[[Progress], None],
+    cancelled: Callable[[], bool],
+) -> tuple[Any, dict[str, Any]]:
+    import torch  # noqa: PLC0415  (2 s)
+
+    from maas.lifecycle.training import Trainer  # noqa: PLC0415
+
+    trainer = Trainer(spec.model, spec.training, parts, workdir / "checkpoint.pt")
+    own = (
+        load_entry(spec.model.module, spec.model.directory, "model.module")
+        if (spec.model.module)
+        else None
+    )
+    known = [spec.digest, parts.train.digest, parts.validation.digest, torch.__version__]
+    fingerprint = hashlib.sha256("\n".join([*known, entry_digest(own)]).encode()).hexdigest()
+    trained = trainer.run(fingerprint, report, cancelled)
+    return trained.model, trained.summary
+
+
+def _fit(
+    spec: BuildSpec, parts: Split, report: Callable[[Progress], None]
+) -> tuple[Any, dict[str, Any]]:
+    from maas.lifecycle.estimators import fit_estimator, make_estimator  # noqa: PLC0415
+
+    estimator = make_estimator(spec.model, parts.train.task, spec.training.seed)
+    report(Progress(0, 1, f"fitting {type(estimator).__name__} on {len(parts.train)} rows"))
+    began = time.monotonic()
+    fitted, warned = fit_estimator(estimator, parts.train)
+    seconds = round(time.monotonic() - began, 3)
+    report(Progress(1, 1, f"fitted in {seconds:.1f} s", eta_seconds=0.0))
+    return fitted, {"seconds": seconds, "warnings": warned}
+
+
+def _built(
+    spec: BuildSpec,
+    data: Dataset,
+    parts: Split,
+    model: Any,
+    converted: Converted,
+    training: dict[str, Any],
+) -> Built:
+    metadata = _metadata(spec, data, parts)
+    rows = metadata["rows"]
+    training = {
+        **training,
+        "seed": spec.training.seed,
+        "rows": rows,
+        "parameters": {key: metadata["build"][key] for key in ("model", "training")},
+    }
+    how = {
+        "data_digest": data.digest,
+        "seed": spec.training.seed,
+        "rows": rows,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "libraries": metadata["libraries"],
+    }
+    proven = {
+        **how,
+        "rows": converted.parity["rows"],
+        "method": "original and ONNX, batches 1, 2, n",
+    }
+    return Built(
+        model=model,
+        task=data.task,
+        signature=_described(converted.signature, data),
+        onnx_path=converted.path,
+        parity=converted.parity,
+        training=training,
+        test=_predictions(converted.path, converted.signature, parts.test),
+        class_names=data.class_names,
+        background=_model_rows(parts.train.x[:BACKGROUND_ROWS], converted.signature),
+        metadata=metadata,
+        evidence=(
+            Evidence("parity", converted.parity, proven, variant="onnx"),
+            Evidence("training", training, how, variant="onnx"),
+        ),
+    )
+
+
+def _metadata(spec: BuildSpec, data: Dataset, parts: Split) -> dict[str, Any]:
+    """What made the model, without times and places: they would make equal builds unequal."""
+    raw = spec.to_dict()
+    for table in ("data", "model"):
+        del raw[table]["directory"]
+    rows = {
+        "train": len(parts.train),
+        "validation": len(parts.validation),
+        "test": len(parts.test),
+    }
+    libraries = ("torch", "onnx") if not spec.model.estimator else ("scikit-learn", "skl2onnx")
+    return {
+        "data": data.name,
+        "data_digest": data.digest,
+        "rows": rows,
+        "build": raw,
+        "libraries": _versions("openmaas", "numpy", *libraries),
+    }
+
+
+def _model_rows(rows: Array, signature: Signature) -> Array:
+    """The rows in the shape that the model takes: an estimator takes images flat."""
+    return rows.reshape(len(rows), *signature.inputs[0].shape)
+
+
+def _predictions(path: Path, signature: Signature, test: Dataset) -> Predictions:
+    session = open_session(path)
+    x = _model_rows(test.x, signature)
+    found: dict[str, list[Array]] = {spec.name: [] for spec in signature.outputs}
+    for start in range(0, len(x), PREDICTION_ROWS):
+        batch = {signature.inputs[0].name: x[start : start + PREDICTION_ROWS]}
+        for name, values in run_session(session, batch).items():
+            found[name].append(values)
+    answers = {
+        spec.name: np.concatenate(found[spec.name])
+        if found[spec.name]
+        else np.zeros((0, *spec.shape), spec.dtype.numpy)
+        for spec in signature.outputs
+    }
+    if test.task is Task.REGRESSION:
+        said = next(iter(answers.values())).reshape(len(test)).astype(np.float64)
+        return Predictions(test.y.astype(np.float64), said, None, test.slices)
+    scores = answers.get("probabilities")
+    return Predictions(
+        test.y,
+        answers["label"],
+        None if scores is None else scores.astype(np.float64),
+        test.slices,
+    )
+
+
+def _common_unit(data: Dataset) -> str | None:
+    """The unit of the input tensor, if all its features have the same."""
+    units = {data.units.get(name) for name in data.feature_names}
+    return units.pop() if len(units) == 1 else None
+
+
+def _described(signature: Signature, data: Dataset) -> Signature:
+    """With the units of features that differ in the input's description."""
+    known = [f"{name} in {data.units[name]}" for name in data.feature_names if name in data.units]
+    if not known or signature.inputs[0].units:
+        return signature
+    return replace(signature, inputs=(replace(signature.inputs[0], description=", ".join(known)),))
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

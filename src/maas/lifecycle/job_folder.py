@@ -1,0 +1,171 @@
+"""A job's own directory, which its process and whoever watches it share.
+
+spec.json      what to do; never changes
+job.json       state, progress, result or error; replaced whole
+cancel         is there once somebody asked the job to stop
+lock           held by the job's process while it lives, so that a killed one is noticed
+log            everything that the process printed
+work/          checkpoints; what a resumed job goes on from
+publication/   what a finished build has for the server
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from maas.domain.errors import Conflict, NotFound
+from maas.domain.jobs import Job, JobState
+from maas.domain.names import NAME, shown
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What a job process is told."""
+
+    id: str
+    kind: str
+    """build | evaluate"""
+    name: str
+    """The model it is about."""
+    recipe: dict[str, Any]
+    directory: str
+    """Where the recipe's relative paths start."""
+    publication: str = ""
+    """evaluate: the `publication/` of the build to measure."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "name": self.name,
+            "recipe": self.recipe,
+            "directory": self.directory,
+            "publication": self.publication,
+        }
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    path: Path
+
+    @classmethod
+    def create(cls, jobs_dir: Path, kind: str, name: str, **told: Any) -> JobFolder:
+        """A new job's folder; `told` are the further fields of JobSpec."""
+        job_id = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        folder = cls(jobs_dir / job_id)
+        folder.work.mkdir(parents=True)
+        spec = JobSpec(id=job_id, kind=kind, name=name, **told)
+        _write(folder.path / "spec.json", spec.to_dict())
+        now = time.time()
+        folder.save(
+            Job(
+                id=job_id,
+                kind=kind,
+                name=name,
+                state=JobState.QUEUED,
+                spec={"recipe": spec.recipe},
+                created_at=now,
+                updated_at=now,
+            )
+        )
+        return folder
+
+    @classmethod
+    def open(cls, jobs_dir: Path, job_id: str) -> JobFolder:
+        """Raises NotFound if there is no such job on this machine."""
+        folder = cls(jobs_dir / job_id)
+        if not NAME.fullmatch(job_id) or not (folder.path / "spec.json").is_file():
+            raise NotFound(f"there is no job {shown(job_id)} in {jobs_dir}")
+        return folder
+
+    @classmethod
+    def all(cls, jobs_dir: Path) -> list[JobFolder]:
+        """Newest first."""
+        found = [cls(p.parent) for p in jobs_dir.glob("*/spec.json")]
+        return sorted(found, key=lambda f: f.job().created_at, reverse=True)
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log"
+
+    @property
+    def work(self) -> Path:
+        return self.path / "work"
+
+    @property
+    def publication(self) -> Path:
+        return self.path / "publication"
+
+    def spec(self) -> JobSpec:
+        return msgspec.json.decode((self.path / "spec.json").read_bytes(), type=JobSpec)
+
+    def job(self) -> Job:
+        """The job as it is now; LOST if its process is gone and did not say how it ended."""
+        raw = msgspec.json.decode((self.path / "job.json").read_bytes())
+        job = Job.from_dict(raw)
+        if job.state is JobState.RUNNING and not self.is_alive():
+            # Between the two reads it may have ended as it should.
+            job = Job.from_dict(msgspec.json.decode((self.path / "job.json").read_bytes()))
+            if job.state is JobState.RUNNING:
+                job = replace(job, state=JobState.LOST)
+        return replace(job, cancel_requested=self.cancel_requested)
+
+    def save(self, job: Job) -> None:
+        _write(self.path / "job.json", job.to_dict())
+
+    @property
+    def cancel_requested(self) -> bool:
+        return (self.path / "cancel").exists()
+
+    def request_cancel(self) -> None:
+        (self.path / "cancel").touch()
+
+    def clear_cancel(self) -> None:
+        (self.path / "cancel").unlink(missing_ok=True)
+
+    def is_alive(self) -> bool:
+        """True while a process works on this job."""
+        try:
+            with self.lock(patience_s=0):
+                return False
+        except Conflict:
+            return True
+
+    @contextlib.contextmanager
+    def lock(self, patience_s: float = 1.0) -> Iterator[None]:
+        """Held by the one process that works on the job; the kernel lets go when that dies.
+
+        Raises Conflict if another has it for longer than `patience_s`: whoever only asks
+        `is_alive` has it for a moment.
+        """
+        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        give_up = time.monotonic() + patience_s
+        try:
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= give_up:
+                        raise Conflict(f"another process works on {self.path.name}") from None
+                    time.sleep(0.02)
+            yield
+        finally:
+            os.close(handle)
+
+
+def _write(path: Path, value: Any) -> None:
+    """Replaces the file, so that a reader sees the old or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(msgspec.json.encode(value))
+    temporary.replace(path)

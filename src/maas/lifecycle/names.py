@@ -1,0 +1,40 @@
+"""Metrics as people call them, and how a reader shall take them."""
+
+from __future__ import annotations
+
+NAMES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "roc_auc": "ROC-AUC",
+    "pr_auc": "PR-AUC",
+    "log_loss": "Log loss",
+    "brier": "Brier score",
+    "ece": "Calibration error",
+    "mae": "Mean absolute error",
+    "rmse": "Root mean squared error",
+    "r2": "R²",
+    "median_absolute_error": "Median absolute error",
+    "mape": "Mean absolute percentage error",
+}
+LOWER_IS_BETTER = {
+    "log_loss", "brier", "ece", "mae", "rmse", "median_absolute_error", "mape",
+}  # fmt: skip
+IN_UNITS = {"mae", "rmse", "median_absolute_error"}
+MAIN = (
+    "accuracy", "f1_macro", "f1", "roc_auc", "roc_auc_macro", "log_loss", "ece",
+    "r2", "mae", "rmse", "median_absolute_error",
+)  # fmt: skip
+"""In the order in which a reader wants them."""
+
+
+def named(metric: str) -> str:
+    """`f1_macro` as `F1, macro`; `top_3_accuracy` as `Top-3 accuracy`."""
+    if metric.startswith("top_"):
+        return f"Top-{metric.split('_')[1]} accuracy"
+    for kind in ("macro", "weighted"):
+        if metric.endswith(f"_{kind}"):
+            return f"{NAMES.get(metric.removesuffix(f'_{kind}'), metric)}, {kind}"
+    return NAMES.get(metric, metric)

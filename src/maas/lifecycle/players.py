@@ -1,0 +1,230 @@
+"""Players of the Shapley game: which input entries move alone, and which move together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maas.domain.errors import InvalidInput
+from maas.domain.names import shown
+from maas.domain.signature import Signature, TensorSpec
+
+Array = npt.NDArray[Any]
+Region = tuple[tuple[int, int], ...]
+
+MOST_PLAYERS = 1024
+"""Of one input that is no image; neighbors move together beyond it."""
+PAIRS_PER_PATCH = 8
+"""Pairs of orders that the budget shall allow for; decides how large an image's patches are."""
+SMALLEST_SIDE = 4
+MOST_BACKGROUND_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Image:
+    """How an input's row is an image."""
+
+    input: str
+    height: int
+    width: int
+    channels: int
+    layout: str
+    """`hw`, `chw` or `hwc`"""
+    patch: int
+    """Side of the squares that move together, in pixels; 1: every pixel by itself."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        sides = {"c": self.channels, "h": self.height, "w": self.width}
+        return tuple(sides[axis] for axis in self.layout)
+
+    def plane(self, region: Region) -> Region:
+        """The rows and the columns of a region."""
+        return region[self.layout.index("h")], region[self.layout.index("w")]
+
+
+@dataclass(frozen=True)
+class Player:
+    name: str
+    input: str
+    region: Region
+    """[start, stop) along each axis of `shape`"""
+    shape: tuple[int, ...]
+    units: str | None
+
+    @cached_property
+    def entries(self) -> npt.NDArray[np.intp]:
+        """Flat indices within the input's row."""
+        whole = np.arange(math.prod(self.shape)).reshape(self.shape)
+        found: npt.NDArray[np.intp] = whole[tuple(slice(a, b) for a, b in self.region)].ravel()
+        return found
+
+
+def players_of(
+    spec: TensorSpec, shape: tuple[int, ...], *, image: Image | None, alone: bool
+) -> Iterator[Player]:
+    """Players of one input: its entries, an image's patches, or runs of neighbors.
+
+    `alone`: there is no other input, so that a feature's own name says enough.
+    """
+    if image:
+        axes = [_spans(n, image.patch) for n in (image.height, image.width)]
+        for rows in axes[0]:
+            for columns in axes[1]:
+                spans = {"h": rows, "w": columns, "c": (0, image.channels)}
+                region = tuple(spans[axis] for axis in image.layout)
+                name = f"{spec.name}[{_said(rows)}, {_said(columns)}]"
+                yield Player(name, spec.name, region, image.shape, spec.units)
+        return
+    size = math.prod(shape)
+    if size > MOST_PLAYERS:
+        for span in _spans(size, math.ceil(size / MOST_PLAYERS)):
+            yield Player(f"{spec.name}[{_said(span)}]", spec.name, (span,), (size,), spec.units)
+        return
+    for place in np.ndindex(*shape):
+        region = tuple((i, i + 1) for i in place)
+        yield Player(_entry_name(spec, shape, place, alone), spec.name, region, shape, spec.units)
+
+
+def _entry_name(
+    spec: TensorSpec, shape: tuple[int, ...], place: tuple[int, ...], alone: bool
+) -> str:
+    if shape and len(spec.labels) == shape[-1]:
+        label = spec.labels[place[-1]]
+        before = ", ".join(str(i) for i in place[:-1])
+        name = f"{label}[{before}]" if before else label
+        return name if alone else f"{spec.name}.{name}"
+    if math.prod(shape) == 1:
+        return spec.name
+    return f"{spec.name}[{', '.join(str(i) for i in place)}]"
+
+
+def _spans(size: int, step: int) -> list[tuple[int, int]]:
+    return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def _said(span: tuple[int, int]) -> str:
+    return str(span[0]) if span[1] == span[0] + 1 else f"{span[0]}:{span[1]}"
+
+
+def image_of(
+    signature: Signature, row: Mapping[str, Array], hint: tuple[int, ...] | None, budget: int
+) -> Image | None:
+    """The first input that is an image: of the hinted size, or of rank 2 or 3 by itself.
+
+    Raises InvalidInput if the hint fits no input.
+    """
+    if hint is not None and not (len(hint) in (2, 3) and all(n > 0 for n in hint)):
+        raise InvalidInput(
+            f"image_shape must be 2 or 3 sizes ≥ 1; got {list(hint)}", field="image_shape"
+        )
+    for spec in signature.inputs:
+        value = row[spec.name]
+        if spec.datatype == "BYTES":
+            continue
+        if hint is not None and value.size == math.prod(hint):
+            return _layout(spec.name, hint, budget)
+        if hint is None and value.ndim in (2, 3):
+            image = _layout(spec.name, value.shape, budget)
+            if min(image.height, image.width) >= SMALLEST_SIDE:
+                return image
+    if hint is not None:
+        raise InvalidInput(
+            f"image_shape {list(hint)} has {math.prod(hint)} entries; no input has as many",
+            field="image_shape",
+        )
+    return None
+
+
+def _layout(name: str, shape: tuple[int, ...], budget: int) -> Image:
+    few = (1, 3, 4)
+    if len(shape) == 2:
+        layout, channels, (height, width) = "hw", 1, shape
+    elif shape[-1] in few and shape[0] not in few:
+        layout, (height, width, channels) = "hwc", shape
+    else:
+        layout, (channels, height, width) = "chw", shape
+    most = max(16, budget // (2 * PAIRS_PER_PATCH))
+    patch = 1
+    while math.ceil(height / patch) * math.ceil(width / patch) > most:
+        patch += 1
+    return Image(name, height, width, channels, layout, patch)
+
+
+def one_row(spec: TensorSpec, value: Any) -> Array:
+    """The value of one row in the input's dtype, without a batch dimension.
+
+    Raises InvalidInput that names the input, what was expected and what came.
+    """
+    field = f"inputs.{spec.name}"
+    if value is None:
+        raise InvalidInput(f"{field} is missing", field=field)
+    found = _numbers(spec, value, field, whole=True)
+    if spec.shape == (1,) and found.ndim == 0:
+        found = found.reshape(1)
+    if found.ndim == len(spec.shape) + 1 and len(found) == 1:
+        found = found[0]
+    if not _fits(found.shape, spec.shape):
+        raise InvalidInput(
+            f"{field} must be one row of shape {list(spec.shape)}; got {list(found.shape)}",
+            field=field,
+        )
+    return found
+
+
+def rows_of(spec: TensorSpec, value: Any, shape: tuple[int, ...]) -> Array:
+    """Background rows [m, *shape] in the input's dtype; whole numbers are rounded to."""
+    field = f"background.{spec.name}"
+    found = _numbers(spec, value, field, whole=False)
+    if shape == (1,) and found.ndim == 1:
+        found = found.reshape(-1, 1)
+    if found.shape == shape:
+        found = found[None]
+    if found.shape[1:] != shape or not 1 <= len(found) <= MOST_BACKGROUND_ROWS:
+        raise InvalidInput(
+            f"{field} must be 1 to {MOST_BACKGROUND_ROWS} rows of shape {list(shape)}; "
+            f"got {list(found.shape)}",
+            field=field,
+        )
+    return found
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == len(wanted) and all(
+        w in (-1, n) for n, w in zip(shape, wanted, strict=True)
+    )
+
+
+def _numbers(spec: TensorSpec, value: Any, field: str, *, whole: bool) -> Array:
+    """`value` in the input's dtype, finite and in range."""
+    if spec.datatype == "BYTES":
+        return np.asarray(value, dtype=object)
+    try:
+        given = np.asarray(value)
+    except ValueError:
+        raise InvalidInput(f"{field} is a ragged list", field=field) from None
+    if given.dtype.kind not in "biuf" or given.size == 0:
+        raise InvalidInput(f"{field} must be numbers; got {shown(value)}", field=field)
+    if not np.isfinite(given).all():
+        raise InvalidInput(f"{field} must be finite", field=field)
+    if spec.datatype.startswith("FP"):
+        limit = float(np.finfo(spec.dtype.numpy).max)
+        low, high = -limit, limit
+    elif spec.datatype == "BOOL":
+        low, high = 0, 1
+    else:
+        info = np.iinfo(spec.dtype.numpy)
+        low, high = int(info.min), int(info.max)
+        if whole and (given != np.floor(given)).any():
+            raise InvalidInput(f"{field} must be whole numbers", field=field)
+    if given.min() < low or given.max() > high:
+        raise InvalidInput(f"{field} must be from {low} to {high}", field=field)
+    if given.dtype.kind == "f" and not spec.datatype.startswith("FP"):
+        given = np.rint(given)
+    return given.astype(spec.dtype.numpy)

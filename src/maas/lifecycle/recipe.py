@@ -1,0 +1,236 @@
+"""Recipes: a lifecycle from data to deployment in one TOML file.
+
+name = "digits"                     # the model
+[data] [split] [model] [training]   # what to build: maas/lifecycle/spec.py
+[evaluate]                          # gates that must hold before anything is published
+[deploy]                            # under which name, how many replicas
+[call]                              # inputs of a first call; default: the model's own example
+[explain]                           # how to explain that call's answer
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from maas.domain.deployments import Scaling
+from maas.domain.errors import InvalidInput
+from maas.domain.names import FILE_NAME, checked_name, shown
+from maas.lifecycle.spec import BuildSpec
+
+BUILD_TABLES = ("data", "split", "model", "training")
+S = TypeVar("S", bound=msgspec.Struct)
+
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_GATE = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(>=|<=|>|<)\s*(-?\d[\d.]*(?:[eE][-+]?\d+)?)\s*")
+
+
+@dataclass(frozen=True)
+class GateResult:
+    rule: str
+    value: float | None
+    """None if the metric is undefined on these rows."""
+    passed: bool
+    interval: tuple[float, float] | None = None
+    """95 % confidence interval of the value, if the evaluation has one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        value = "undefined" if self.value is None else f"{self.value:.4g}"
+        if self.interval:
+            value += f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
+        return f"{self.rule}: {'holds' if self.passed else 'fails'}, measured {value}"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A rule over an evaluation's metrics that must hold: `accuracy >= 0.97`."""
+
+    metric: str
+    comparison: str
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Gate:
+        found = _GATE.fullmatch(text)
+        if not found:
+            raise InvalidInput(
+                f"a gate is METRIC >= NUMBER (or <=, >, <); got {shown(text)}",
+                field="evaluate.gates",
+            )
+        try:
+            return cls(found[1], found[2], float(found[3]))
+        except ValueError:
+            raise InvalidInput(
+                f"a gate's bound is a number; got {shown(found[3])}", field="evaluate.gates"
+            ) from None
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.comparison} {self.bound:g}"
+
+    def check(self, values: Mapping[str, Any]) -> GateResult:
+        """The gate over an Evaluation's `values`. Raises InvalidInput for an unknown metric."""
+        metrics = values["metrics"]
+        if self.metric not in metrics:
+            raise InvalidInput(
+                f"gate {str(self)!r}: there is no metric {self.metric!r}"
+                f"{_hint(self.metric, metrics)}",
+                field="evaluate.gates",
+            )
+        value = metrics[self.metric]
+        interval = values.get("intervals", {}).get(self.metric)
+        passed = value is not None and _COMPARISONS[self.comparison](value, self.bound)
+        return GateResult(str(self), value, passed, tuple(interval) if interval else None)
+
+
+class EvaluateStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    gates: tuple[str, ...] = ()
+    seed: int = 0
+    resamples: int = 1000
+    """Bootstrap resamples for the confidence intervals; 0: none."""
+    explained_rows: int = 2
+    """Test rows whose answers the report explains."""
+
+    def parsed_gates(self) -> tuple[Gate, ...]:
+        return tuple(Gate.parse(g) for g in self.gates)
+
+
+class DeployStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str = ""
+    """Empty: the model's name."""
+    replicas: int = 1
+    max_batch: int = 64
+    queue_limit: int = 256
+    threads: int = 1
+    default: bool = False
+
+    def scaling(self) -> Scaling:
+        return Scaling(self.replicas, self.max_batch, self.queue_limit, self.threads)
+
+
+class ExplainStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    samples: int = 2048
+    seed: int = 0
+    output: str = ""
+    target: int | str | None = None
+    picture: str = ""
+    """Name of a picture to leave in the job's folder (.png, .svg or .html); empty: none."""
+
+    def __post_init__(self) -> None:
+        if self.picture and not FILE_NAME.fullmatch(self.picture):
+            raise InvalidInput(
+                f"explain.picture is a file name without a folder; got {shown(self.picture)}",
+                field="explain.picture",
+            )
+
+    def options(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"samples": self.samples, "seed": self.seed}
+        if self.output:
+            out["output"] = self.output
+        if self.target is not None:
+            out["target"] = self.target
+        return out
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as it was read; a step that its file does not have is None."""
+
+    name: str
+    description: str
+    directory: Path
+    """Where relative paths start: the recipe's own directory."""
+    build: BuildSpec
+    evaluate: EvaluateStep
+    deploy: DeployStep | None
+    call: dict[str, Any] | None
+    """Inputs of a first call; empty: the signature's example."""
+    explain: ExplainStep | None
+    raw: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Raises InvalidInput that names the file, the table, the key and what was expected."""
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as wrong:
+            raise InvalidInput(f"{path}: {wrong.strerror or wrong}") from None
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as wrong:
+            raise InvalidInput(f"{path}: {wrong}") from None
+        try:
+            return cls.from_dict(raw, path.resolve().parent)
+        except InvalidInput as wrong:
+            raise InvalidInput(f"{path}: {wrong.message}", **wrong.details) from None
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], directory: Path) -> Recipe:
+        tables = (*BUILD_TABLES, "evaluate", "deploy", "call", "explain")
+        for key, value in raw.items():
+            if key not in ("name", "description", *tables):
+                raise InvalidInput(
+                    f"a recipe has no key {key!r}{_hint(key, ('name', 'description', *tables))}",
+                    field=key,
+                )
+            if (key in tables) != isinstance(value, dict):
+                kind = "a table" if key in tables else "a text"
+                raise InvalidInput(f"{key} must be {kind}; got {shown(value)}", field=key)
+        for key in ("name", "data", "model"):
+            if key not in raw:
+                raise InvalidInput(f"a recipe needs {key}", field=key)
+        evaluate = _step(EvaluateStep, "evaluate", raw) or EvaluateStep()
+        evaluate.parsed_gates()
+        deploy = _step(DeployStep, "deploy", raw)
+        if deploy is not None:
+            deploy.scaling()
+            checked_name(deploy.name or str(raw["name"]), "deploy.name")
+        wanted = {key: raw[key] for key in BUILD_TABLES if key in raw}
+        return cls(
+            name=checked_name(str(raw["name"]), "name"),
+            description=str(raw.get("description", "")),
+            directory=directory,
+            build=BuildSpec.from_dict(wanted, str(directory)),
+            evaluate=evaluate,
+            deploy=deploy,
+            call=dict(raw["call"]) if "call" in raw else None,
+            explain=_step(ExplainStep, "explain", raw),
+            raw=raw,
+        )
+
+
+def _step(kind: type[S], table: str, raw: dict[str, Any]) -> S | None:
+    given = raw.get(table)
+    if given is None:
+        return None
+    for key in given:
+        if key not in kind.__struct_fields__:
+            raise InvalidInput(
+                f"[{table}] has no key {key!r}{_hint(key, kind.__struct_fields__)}",
+                field=f"{table}.{key}",
+            )
+    for key, value in given.items():
+        try:
+            msgspec.convert({key: value}, kind)
+        except msgspec.ValidationError as wrong:
+            text = str(wrong).partition(" - at ")[0]
+            raise InvalidInput(f"{table}.{key}: {text}", field=f"{table}.{key}") from None
+    return msgspec.convert(given, kind)
+
+
+def _hint(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"

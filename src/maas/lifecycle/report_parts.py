@@ -1,0 +1,193 @@
+"""The parts of a report that show an evaluation's values in pictures with tables beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from maas.lifecycle.charts import (
+    MOST_NUMBERED,
+    Row,
+    confusion_svg,
+    predicted_svg,
+    ranges_svg,
+    reliability_svg,
+    residuals_svg,
+    score_curve_svg,
+)
+from maas.lifecycle.names import LOWER_IS_BETTER, named
+from maas.lifecycle.page import Cell, figure, number, pair, table
+from maas.lifecycle.svg import escaped, said
+
+MOST_BARS = 40
+MOST_MATRIX = 40
+MOST_MISTAKES = 10
+
+
+def class_figures(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(Title, HTML) of the sections about classes and about scores."""
+    found = [("Classes", pair(_confusion(values), _per_class(values)))]
+    for title, content in (
+        ("Ranking", pair(*_curves(values))),
+        ("Calibration", pair(*_reliability(values))),
+    ):
+        if content:
+            found.append((title, content))
+    return found
+
+
+def _confusion(values: Mapping[str, Any]) -> str:
+    matrix, classes = values["confusion"], values["classes"]
+    if matrix is None:
+        return ""
+    wrong = [
+        (matrix[i][j], classes[i], classes[j])
+        for i in range(len(classes))
+        for j in range(len(classes))
+        if i != j and matrix[i][j]
+    ]
+    wrong.sort(key=lambda cell: -cell[0])
+    caption = "Shades are shares of a true class. "
+    caption += (
+        f"Most often {wrong[0][1]} is taken for {wrong[0][2]} ({said(wrong[0][0], 0)} rows)."
+        if wrong
+        else "No row is taken for another class."
+    )
+    if len(classes) <= MOST_NUMBERED:
+        head: list[Cell] = ["true \\ predicted", *(number(escaped(c)) for c in classes)]
+        rows: list[list[Cell]] = [
+            [escaped(c), *(number(said(n, 0)) for n in row)]
+            for c, row in zip(classes, matrix, strict=True)
+        ]
+    else:
+        head = ["True", "Predicted", number("Rows")]
+        rows = [[escaped(t), escaped(p), number(said(n, 0))] for n, t, p in wrong[:MOST_MISTAKES]]
+    drawing = confusion_svg(matrix, classes) if len(classes) <= MOST_MATRIX else ""
+    return figure("Confusion matrix", drawing, caption, table(head, rows, caption="Confusion"))
+
+
+def _per_class(values: Mapping[str, Any]) -> str:
+    entries = values["per_class"]
+    worst = sorted(entries, key=lambda e: e["f1"] if e["f1"] is not None else 2.0)
+    shown = entries if len(entries) <= MOST_BARS else worst[:MOST_BARS]
+    rows: list[Row] = [(e["class"], e["rows"], e["f1"], e["intervals"].get("f1")) for e in shown]
+    names = [n for n in ("precision", "recall", "f1", "roc_auc", "pr_auc") if n in entries[0]]
+    lines: list[list[Cell]] = [
+        [escaped(e["class"]), number(f"{e['rows']:,}"), *(number(said(e[n])) for n in names)]
+        for e in entries
+    ]
+    head: list[Cell] = ["Class", number("Rows"), *(number(escaped(named(n))) for n in names)]
+    caption = "Dots are F1 of a class, lines their 95 % intervals: the shorter, the surer."
+    if len(shown) < len(entries):
+        caption += f" The {MOST_BARS} lowest of {len(entries)} classes."
+    whole = values["metrics"].get("f1_macro")
+    drawing = ranges_svg(rows, "F1", whole=whole, title="F1 by class")
+    return figure("F1 by class", drawing, caption, table(head, lines, caption="By class"))
+
+
+def _reliability(values: Mapping[str, Any]) -> list[str]:
+    """The diagram, and its numbers beside it."""
+    bins = values["calibration"]
+    if bins is None:
+        return []
+    rows: list[list[Cell]] = [
+        [
+            f"{said(b['low'], 1)} to {said(b['high'], 1)}",
+            number(f"{b['rows']:,}"),
+            number(said(b["confidence"])),
+            number(said(b["share"])),
+        ]
+        for b in bins
+    ]
+    head: list[Cell] = ["Bin", number("Rows"), number("Mean said"), number("Share true")]
+    ece = values["metrics"].get("ece")
+    caption = (
+        "On the dashed line, what is said to happen with 80 % happens in 80 % of the cases. "
+        f"The mean distance from it, the calibration error, is {said(ece)}."
+    )
+    drawing = reliability_svg(bins, binary=len(values["classes"]) == 2)
+    numbers = table(head, rows, caption="Reliability")
+    return [
+        figure("Reliability", drawing, caption),
+        f"<figure><h3>By confidence</h3>{numbers}</figure>",
+    ]
+
+
+def _curves(values: Mapping[str, Any]) -> list[str]:
+    curves, classes = values["curves"], values["classes"]
+    if not curves:
+        return []
+    found = []
+    for kind, title, key in (
+        ("roc", "ROC", "roc_auc"),
+        ("pr", "Precision and recall", "pr_auc"),
+    ):
+        by_class = {i: e[key] for i, e in enumerate(values["per_class"]) if e.get(key) is not None}
+        worst = min(by_class, key=lambda i: by_class[i]) if by_class else None
+        whole = values["metrics"].get(key, values["metrics"].get(f"{key}_macro"))
+        average = "" if key in values["metrics"] else " on average over the classes"
+        caption = f"The area under the curve is {said(whole, 4)}{average}."
+        lines: list[list[Cell]] = [
+            [escaped(classes[i]), number(said(v, 4))] for i, v in by_class.items()
+        ]
+        numbers = table(["Class", number(escaped(named(key)))], lines, caption=title)
+        drawing = score_curve_svg(curves, classes, worst, kind)
+        found.append(figure(title, drawing, caption, numbers))
+    return found
+
+
+def regression_figures(values: Mapping[str, Any], units: str) -> str:
+    """Predicted against true values, and the residuals."""
+    sample, residuals = values["sample"], values["residuals"]
+    edges = residuals["edges"]
+    rows: list[list[Cell]] = [
+        [f"{said(low)} to {said(high)}", number(f"{count:,}")]
+        for low, high, count in zip(edges, edges[1:], residuals["rows"], strict=False)
+    ]
+    shown = len(sample["true"])
+    return pair(
+        figure(
+            "Predicted and true",
+            predicted_svg(sample, units),
+            f"{shown:,} rows; on the dashed line the prediction is right.",
+        ),
+        figure(
+            "Residuals",
+            residuals_svg(residuals, units),
+            "Predicted minus true. A heap beside 0 is a bias.",
+            table(["Residual", number("Rows")], rows, caption="Residuals"),
+        ),
+    )
+
+
+def slice_figures(values: Mapping[str, Any]) -> str:
+    """One picture per slice, of accuracy or the mean absolute error."""
+    found = []
+    for name in dict.fromkeys(s["slice"] for s in values["slices"]):
+        groups = [s for s in values["slices"] if s["slice"] == name]
+        main = "accuracy" if "accuracy" in groups[0]["metrics"] else "mae"
+        rows: list[Row] = [
+            (g["value"], g["rows"], g["metrics"][main], g["intervals"].get(main)) for g in groups
+        ]
+        metrics = list(groups[0]["metrics"])
+        lines: list[list[Cell]] = [
+            [
+                escaped(g["value"]),
+                number(f"{g['rows']:,}"),
+                *(number(said(g["metrics"].get(m))) for m in metrics),
+            ]
+            for g in groups
+        ]
+        head: list[Cell] = ["Group", number("Rows"), *(number(escaped(named(m))) for m in metrics)]
+        better = " (lower is better)" if main in LOWER_IS_BETTER else ""
+        drawing = ranges_svg(
+            rows,
+            named(main) + better,
+            whole=values["metrics"].get(main),
+            title=f"{named(main)} by {name}",
+        )
+        caption = (
+            "Dashed: the value over all rows. An interval that is all on one side asks for a look."
+        )
+        found.append(figure(f"By {name}", drawing, caption, table(head, lines, caption=name)))
+    return pair(*found)

@@ -1,0 +1,220 @@
+"""The control process: the API over a unix socket, and the reconciler.
+
+    python -m maas.processes.control --settings-json FILE [--lifeline FD]
+
+The first routing snapshot is written and the socket is open before the web framework is imported:
+gateways can answer at once, and who asks control something waits in the socket's queue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+
+import uvloop
+
+from maas.control.admin_key import ensure_admin_key
+from maas.control.explaining import Explainer
+from maas.control.launcher import LocalLauncher
+from maas.control.plans import Planner
+from maas.control.publishing import Publisher
+from maas.control.reconciler import Pace, Reconciler
+from maas.control.services import Services, Stores
+from maas.control.snapshot_file import SnapshotFile
+from maas.control.usage_collector import UsageCollector
+from maas.domain.errors import Conflict, InvalidInput, MaasError
+from maas.processes.lifeline import stop_event
+from maas.settings import ConfigurationError, Settings
+from maas.storage.artifacts import S3Options, open_artifacts
+from maas.storage.database import Database
+from maas.storage.deployments import Deployments
+from maas.storage.jobs import Jobs
+from maas.storage.keys import Keys
+from maas.storage.usage import UsageLedger
+from maas.storage.versions import Versions
+from maas.telemetry import log_as_json
+
+log = logging.getLogger(__name__)
+
+BAD_CONFIGURATION = 78
+THREADS = 32
+LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
+ABANDONED_AFTER_S = 24 * 3600.0
+JOB_SILENCE_S = 30.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--settings-json", type=Path, required=True)
+    parser.add_argument("--lifeline", type=int, default=None)
+    arguments = parser.parse_args()
+    log_as_json("control")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    os.umask(0o077)
+    settings = Settings.from_json(arguments.settings_json.read_text())
+    try:
+        uvloop.run(Control(settings, arguments.lifeline).run())
+    except (ConfigurationError, Conflict, InvalidInput) as wrong:
+        log.error("%s", wrong)
+        return BAD_CONFIGURATION
+    except MaasError as error:
+        log.error("control cannot run: %s", error)
+        return 1
+    except Exception:
+        log.exception("control failed")
+        return 1
+    return 0
+
+
+class Control:
+    """Wires the parts, runs them, and ends them in order."""
+
+    def __init__(self, settings: Settings, lifeline: int | None) -> None:
+        self._settings = settings
+        self._lifeline = lifeline
+        check_socket_paths(settings.run_dir)
+        for folder in (settings.run_dir, settings.log_dir, settings.usage_dir, settings.cache_dir):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._database = Database.open(settings.database_url)
+        self._artifacts = open_artifacts(settings.artifacts_url, s3_options(settings))
+        self._versions = Versions(self._database)
+        self._deployments = Deployments(self._database)
+        self._keys = Keys(self._database)
+        self._jobs = Jobs(self._database)
+        self._usage = UsageLedger(self._database)
+        ensure_admin_key(self._keys, settings.admin_key_file)
+
+    async def run(self) -> None:
+        """Until SIGTERM or the end of the lifeline."""
+        stop = stop_event(self._lifeline)
+        threads = ThreadPoolExecutor(THREADS, thread_name_prefix="control")
+        asyncio.get_running_loop().set_default_executor(threads)
+        reconciler = self._reconciler()
+        services = self._services(reconciler)
+        collector = services.collector
+        listening = listen(self._settings.control_socket)
+        await reconciler.start()
+        log.info("control is ready, process %d", os.getpid())
+        work = [
+            asyncio.create_task(job)
+            for job in (reconciler.run(), collector.run(), self._keep_house())
+        ]
+        serving = asyncio.create_task(self._serve(listening, services, stop))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {*work, serving, stopping}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for ended in done - {stopping}:
+                # None of them ends by itself: raise what happened, so that we are restarted.
+                ended.result()
+        finally:
+            for task in work:
+                task.cancel()
+            stopping.cancel()
+        log.info("stopping")
+        await asyncio.gather(reconciler.stop(), serving)
+        try:
+            await collector.collect()
+        except MaasError as error:
+            # Nothing is lost: the counters stay in their files.
+            log.warning("usage was not recorded at the end: %s", error)
+        self._database.close()
+
+    def _services(self, reconciler: Reconciler) -> Services:
+        settings = self._settings
+        stores = Stores(
+            self._versions,
+            self._deployments,
+            self._keys,
+            self._usage,
+            self._jobs,
+            self._artifacts,
+            self._database.url,
+        )
+        publisher = Publisher(
+            self._versions, self._artifacts, settings.cache_dir, settings.server.max_file_bytes
+        )
+        collector = UsageCollector(self._usage, settings.usage_dir)
+        explainer = Explainer(reconciler)
+        return Services(settings, stores, publisher, reconciler, collector, explainer)
+
+    def _reconciler(self) -> Reconciler:
+        settings = self._settings
+        launcher = LocalLauncher(
+            settings.run_dir, settings.log_dir, settings.cache_dir, self._artifacts, self._lifeline
+        )
+        pace = Pace(
+            ready_s=settings.serving.ready_timeout_s,
+            hang_s=settings.serving.hang_timeout_s,
+            backoff_s=settings.serving.crash_backoff_s,
+            drain_s=settings.server.drain_s,
+        )
+        planner = Planner(self._versions, settings.server.drain_s)
+        snapshot_file = SnapshotFile(settings.snapshot_file)
+        return Reconciler(launcher, self._deployments, self._keys, planner, snapshot_file, pace)
+
+    async def _serve(
+        self, listening: socket.socket, services: Services, stop: asyncio.Event
+    ) -> None:
+        # FastAPI and uvicorn take longer to import than all the rest takes to start.
+        server = await asyncio.to_thread(import_module, "maas.control.server")
+        await server.serve(services, listening, stop)
+
+    async def _keep_house(self) -> None:
+        """What must be done now and then."""
+        try:
+            await asyncio.to_thread(self._artifacts.sweep, ABANDONED_AFTER_S)
+        except MaasError as error:
+            log.warning("abandoned uploads were not removed: %s", error)
+        while True:
+            try:
+                lost = await asyncio.to_thread(self._jobs.mark_lost, JOB_SILENCE_S)
+            except MaasError as error:
+                log.warning("jobs cannot be looked at: %s", error)
+            else:
+                if lost:
+                    log.warning("%d jobs went silent", lost)
+            await asyncio.sleep(5.0)
+
+
+def check_socket_paths(run_dir: Path) -> None:
+    """Raises ConfigurationError if a replica's socket would have too long a path."""
+    longest = len(os.fsencode(run_dir / "r-00000000.sock"))
+    if longest > LONGEST_SOCKET_PATH:
+        raise ConfigurationError(
+            f"MAAS_HOME is too long for unix sockets: {run_dir} must have at most "
+            f"{LONGEST_SOCKET_PATH - len('/r-00000000.sock')} bytes"
+        )
+
+
+def s3_options(settings: Settings) -> S3Options:
+    storage = settings.storage
+    return S3Options(
+        endpoint=storage.s3_endpoint,
+        region=storage.s3_region,
+        access_key_id=storage.s3_access_key_id,
+        secret_access_key=storage.s3_secret_access_key,
+        staging=settings.home_path / "staging",
+    )
+
+
+def listen(path: Path) -> socket.socket:
+    """A socket that only this user may open. Who was here before is gone or about to be."""
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(str(path))
+    path.chmod(0o600)
+    listening.listen(1024)
+    return listening
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The gateway process: one event loop between the callers and the replicas.
+
+    python -m maas.processes.gateway --settings-json FILE --listen FD [--lifeline FD]
+
+The listening socket is the supervisor's, so that connections wait in the kernel while a gateway
+that died is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import secrets
+import socket
+import ssl
+import sys
+from pathlib import Path
+
+import uvloop
+
+from maas.domain.keys import Scope
+from maas.domain.snapshot import Snapshot
+from maas.gateway.app import Handlers, route_table
+from maas.gateway.auth import HostCheck, KeyRing
+from maas.gateway.health import ready_handler
+from maas.gateway.metering import Meter
+from maas.gateway.metrics import metrics_handler
+from maas.gateway.oip import OipDoor
+from maas.gateway.predict import PredictDoor
+from maas.gateway.proxy import ControlProxy
+from maas.gateway.routes import Access, Route
+from maas.gateway.server import HttpServer
+from maas.gateway.snapshot_watch import SnapshotWatch
+from maas.processes.lifeline import stop_event
+from maas.serving.routing import Router
+from maas.settings import Settings
+from maas.version import __version__
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--settings-json", type=Path, required=True)
+    parser.add_argument("--listen", type=int, required=True)
+    parser.add_argument("--lifeline", type=int, default=None)
+    arguments = parser.parse_args()
+    settings = Settings.from_json(arguments.settings_json.read_text())
+    listening = socket.socket(fileno=arguments.listen)
+    uvloop.run(serve(settings, listening, arguments.lifeline))
+    return 0
+
+
+async def serve(settings: Settings, listening: socket.socket, lifeline: int | None) -> None:
+    stop = stop_event(lifeline)
+    server_settings = settings.server
+    source = f"gateway-{secrets.token_hex(8)}"
+    meter = Meter(settings.usage_dir, settings.run_dir, source)
+    router = Router()
+    keys = KeyRing()
+
+    timeout = server_settings.request_timeout_s
+    handlers = Handlers(
+        predict=PredictDoor(router, meter, timeout),
+        oip=OipDoor(router, meter, timeout, __version__),
+        proxy=ControlProxy(settings.control_socket, meter, router),
+        ready=Route(
+            "GET",
+            "/readyz",
+            Access.PUBLIC,
+            ready_handler(lambda: watch.has_snapshot),
+            while_draining=True,
+        ),
+        metrics=Route("GET", "/metrics", Scope.READ, metrics_handler(meter, router, __version__)),
+    )
+    routes = route_table(handlers, server_settings.max_body_bytes, server_settings.max_file_bytes)
+    hosts = HostCheck((server_settings.host, *server_settings.allowed_hosts))
+    server = HttpServer(routes, keys, hosts)
+
+    def apply(snapshot: Snapshot) -> None:
+        keys.replace(snapshot.keys)
+        server.forget_heads()
+        router.apply(snapshot)
+
+    watch = SnapshotWatch(settings.snapshot_file, apply)
+    await server.listen(listening, _tls(settings))
+    gc.collect()
+    gc.freeze()
+    await stop.wait()
+    log.info("draining")
+    await server.drain(server_settings.drain_s)
+    watch.close()
+    router.close()
+    meter.close()
+    await asyncio.sleep(0)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.server.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.server.tls_cert, settings.server.tls_key or None)
+    return context
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""A job: one build or evaluation, in a process of its own on its owner's side.
+
+    python -m maas.processes.job PATH/spec.json
+
+The folder of the spec (maas/lifecycle/job_folder.py) is what the job shares with whoever watches
+it. If settings come on stdin (JSON), the job also reports to the server that they name, and stops
+when somebody asks the server to cancel it; without a server it works all the same.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from maas.client.client import Client
+from maas.domain.errors import InvalidInput, MaasError, NotFound
+from maas.domain.jobs import Job, JobState, Progress
+from maas.lifecycle.build import BuildCancelled, build
+from maas.lifecycle.data import load_dataset, split
+from maas.lifecycle.job_folder import JobFolder, JobSpec
+from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.publish import (
+    PublishOptions,
+    evaluate_built,
+    evaluate_publication,
+    prepare_built,
+)
+from maas.lifecycle.recipe import Recipe
+from maas.settings import Settings
+
+SAVE_EVERY_S = 0.1
+REPORT_EVERY_S = 1.0
+
+
+class Tracker:
+    """The job as its folder and the server see it; knows whether somebody wants it to stop."""
+
+    def __init__(self, folder: JobFolder, client: Client | None) -> None:
+        self.folder = folder
+        self._client = client
+        self._job = replace(folder.job(), state=JobState.RUNNING, error="", result={})
+        self._stop = threading.Event()
+        self._ended = threading.Event()
+        self._saved_at = 0.0
+        self._save()
+        self._reporter = threading.Thread(target=self._report_often, daemon=True)
+        self._reporter.start()
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop.set()
+
+    def report(self, progress: Progress) -> None:
+        self._job = replace(self._job, progress=progress)
+        if time.monotonic() - self._saved_at >= SAVE_EVERY_S or progress.done == progress.total:
+            self._save()
+
+    def cancelled(self) -> bool:
+        return self._stop.is_set() or self.folder.cancel_requested
+
+    def end(self, state: JobState, result: dict[str, Any] | None = None, error: str = "") -> None:
+        self._job = replace(self._job, state=state, result=result or {}, error=error)
+        self._save()
+        self._ended.set()
+        self._reporter.join(timeout=10)
+
+    def _save(self) -> None:
+        self._saved_at = time.monotonic()
+        self._job = replace(self._job, updated_at=time.time())
+        self.folder.save(self._job)
+
+    def _report_often(self) -> None:
+        """The reporter thread: the server may be slow or away, and training goes on."""
+        if self._client is None:
+            return
+        sent: Job | None = None
+        known = False
+        ended = False
+        while not ended:
+            ended = self._ended.wait(REPORT_EVERY_S if known else 0.0)
+            job = self._job
+            try:
+                if not known:
+                    _register(self._client, job)
+                    known = True
+                # An unchanged job is reported, too: it tells the server that it lives.
+                answer = self._client.jobs.update(job.id, _changes(job, sent))
+                sent = job
+                if answer.cancel_requested and not job.state.is_final:
+                    self._stop.set()
+            except MaasError:
+                if not known and self._ended.wait(REPORT_EVERY_S):
+                    return
+
+
+def _register(client: Client, job: Job) -> None:
+    try:
+        client.jobs.get(job.id)  # a resumed job is there already
+    except NotFound:
+        client.jobs.create(job)
+
+
+def _changes(job: Job, sent: Job | None) -> dict[str, Any]:
+    raw = job.to_dict()
+    changes = {"state": raw["state"], "progress": raw["progress"]}
+    if sent is None or job.state.is_final:
+        changes |= {"result": raw["result"], "error": raw["error"]}
+    return changes
+
+
+def run_build(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[str, Any]:
+    """Builds, evaluates, checks the gates, and leaves a publication in the folder."""
+    recipe = Recipe.from_dict(spec.recipe, Path(spec.directory))
+    built = build(
+        recipe.build, workdir=folder.work, report=tracker.report, cancelled=tracker.cancelled
+    )
+    tracker.report(replace(folder.job().progress, message="evaluating"))
+    evaluation = evaluate_built(built, recipe.evaluate.seed, recipe.evaluate.resamples)
+    gates = [g.check(evaluation.values).to_dict() for g in recipe.evaluate.parsed_gates()]
+    tracker.report(replace(folder.job().progress, message="writing the report"))
+    test = split(load_dataset(recipe.build.data), recipe.build.split).test
+    prepared = prepare_built(
+        built,
+        PublishOptions(
+            name=recipe.name,
+            description=recipe.description,
+            evaluation=evaluation,
+            metadata={"recipe": recipe.raw},
+        ),
+        folder.work,
+        explained_rows=recipe.evaluate.explained_rows,
+        test_rows=test.x,
+    )
+    prepared.save(folder.publication)
+    training = {k: v for k, v in built.training.items() if k != "curves"}
+    return {
+        "metrics": evaluation.values["metrics"],
+        "intervals": evaluation.values.get("intervals", {}),
+        "gates": gates,
+        "training": training,
+        "parity": built.parity,
+        "publication": str(folder.publication),
+    }
+
+
+def run_evaluation(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[str, Any]:
+    """Measures a finished build's file on the test rows that the recipe holds back."""
+    recipe = Recipe.from_dict(spec.recipe, Path(spec.directory))
+    tracker.report(Progress(0, 1, "evaluating"))
+    prepared = PreparedPublication.load(Path(spec.publication))
+    test = split(load_dataset(recipe.build.data), recipe.build.split).test
+    evaluation, measured = evaluate_publication(prepared, test, recipe.evaluate, folder.work)
+    gates = [g.check(evaluation.values).to_dict() for g in recipe.evaluate.parsed_gates()]
+    measured.save(folder.publication)
+    tracker.report(Progress(1, 1, "evaluated"))
+    return {
+        "metrics": evaluation.values["metrics"],
+        "intervals": evaluation.values.get("intervals", {}),
+        "gates": gates,
+        "publication": str(folder.publication),
+    }
+
+
+KINDS: dict[str, Callable[[JobFolder, JobSpec, Tracker], dict[str, Any]]] = {
+    "build": run_build,
+    "evaluate": run_evaluation,
+}
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m maas.processes.job PATH/spec.json", file=sys.stderr)  # noqa: T201
+        return 2
+    folder = JobFolder(Path(arguments[0]).resolve().parent)
+    spec = folder.spec()
+    with folder.lock():
+        tracker = Tracker(folder, _client())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, tracker.on_signal)
+        try:
+            kind = KINDS.get(spec.kind)
+            if kind is None:
+                raise InvalidInput(f"there is no job of kind {spec.kind!r}")
+            tracker.end(JobState.SUCCEEDED, kind(folder, spec, tracker))
+        except BuildCancelled as stopped:
+            tracker.end(JobState.CANCELLED, error=stopped.message)
+            return 130
+        except MaasError as error:
+            tracker.end(JobState.FAILED, error=error.message)
+            return 1
+        except Exception as error:  # noqa: BLE001 — the process boundary: user code runs here
+            traceback.print_exc()
+            tracker.end(JobState.FAILED, error=f"{type(error).__name__}: {error}")
+            return 1
+    return 0
+
+
+def _client() -> Client | None:
+    """For the server of the settings on stdin; None without them or without a key."""
+    text = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
+    if not text.strip():
+        return None
+    settings = Settings.from_json(text)
+    with suppress(MaasError):
+        return Client(settings.base_url, settings.api_key, timeout=5.0, retries=0)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,300 @@
+"""The supervisor: starts control and the gateways, restarts whichever dies, ends all of them.
+
+It does nothing else, so that it has no reason to die itself. It holds what must outlive the
+others: the lock of the home, the listening socket, and the lifeline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import ipaddress
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from maas.settings import ConfigurationError, Settings, child_environment
+
+LOG_BYTES = 32 << 20
+BACKOFF_SECONDS = 5.0
+"""Longest pause before a process that keeps dying is started again."""
+CONTROL_MARGIN_SECONDS = 10.0
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass
+class Child:
+    """A process that is to run until the end."""
+
+    name: str
+    command: list[str]
+    fds: tuple[int, ...]
+    pid: int = 0
+    """0 while it does not run."""
+    started: float = 0.0
+    deaths: int = 0
+    start_at: float = field(default=0.0)
+
+
+def run(settings: Settings, say: Callable[[str], None] = lambda text: None) -> int:
+    """Run OpenMaaS until SIGTERM or SIGINT; returns the exit code.
+
+    `say` is told what happens, a sentence at a time. Raises ConfigurationError if it may not
+    listen there, or if this home is already served.
+    """
+    check_bind(settings)
+    _make_directories(settings)
+    lock = _lock_home(settings)
+    listening = _listen(settings)
+    supervisor = Supervisor(settings, listening, say)
+    try:
+        return supervisor.run()
+    finally:
+        (settings.run_dir / "supervisor.pid").unlink(missing_ok=True)
+        os.close(lock)
+
+
+def check_bind(settings: Settings) -> None:
+    """Raises ConfigurationError for an open door: beyond this machine only with TLS or by name."""
+    server = settings.server
+    if server.tls_cert or server.insecure or server.host == "localhost":
+        return
+    try:
+        is_loopback = ipaddress.ip_address(server.host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ConfigurationError(
+            f"listening on {server.host} would send keys and data over the network in the clear; "
+            "give server.tls_cert and server.tls_key, or say --insecure"
+        )
+
+
+class Supervisor:
+    def __init__(
+        self, settings: Settings, listening: socket.socket, say: Callable[[str], None]
+    ) -> None:
+        self._settings = settings
+        self._listening = listening
+        self._say = say
+        self._stopping = 0
+        self._wake_read, self._wake_write = os.pipe()
+        # Every process of ours holds the reading end; the writing end is only here.
+        self._lifeline, self._lifeline_end = os.pipe()
+        arguments = self._settings_file()
+        lifeline = ["--lifeline", str(self._lifeline)]
+        control = [sys.executable, "-m", "maas.processes.control", *arguments, *lifeline]
+        fd = listening.fileno()
+        gateway = [sys.executable, "-m", "maas.processes.gateway", *arguments, *lifeline,
+                   "--listen", str(fd)]  # fmt: skip
+        self._control = Child("control", control, (self._lifeline,))
+        self._gateways = [
+            Child("gateway" if number == 0 else f"gateway-{number}", gateway, (self._lifeline, fd))
+            for number in range(settings.server.workers)
+        ]
+
+    def _settings_file(self) -> list[str]:
+        path = self._settings.run_dir / "settings.json"
+        path.unlink(missing_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(self._settings.to_json())
+        return ["--settings-json", str(path)]
+
+    # -- running ----------------------------------------------------------------------------
+
+    def run(self) -> int:
+        _adopt_orphans()
+        self._catch_signals()
+        self._settings.snapshot_file.unlink(missing_ok=True)
+        children = [self._control, *self._gateways]
+        for child in children:
+            self._start(child)
+        told = False
+        while not self._stopping:
+            self._reap(children)
+            now = time.monotonic()
+            for child in children:
+                if child.pid == 0 and now >= child.start_at:
+                    self._start(child)
+            if not told and self._settings.snapshot_file.exists():
+                told = True
+                self._say(f"ready at {self._settings.base_url}")
+            self._sleep(0.02 if not told else 1.0, children)
+        return self._stop()
+
+    def _start(self, child: Child) -> None:
+        log = _open_log(self._settings.log_dir / f"{child.name}.log")
+        try:
+            process = subprocess.Popen(
+                child.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=child.fds,
+                env=child_environment(),
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+        child.pid = process.pid
+        child.started = time.monotonic()
+        process.returncode = 0  # we reap it ourselves, with the orphans
+
+    def _reap(self, children: list[Child]) -> bool:
+        """Take note of the dead; False once there are no processes of ours left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            child = next((c for c in children if c.pid == pid), None)
+            if child is None:
+                continue
+            child.pid = 0
+            if self._stopping:
+                continue
+            lived = time.monotonic() - child.started
+            child.deaths = child.deaths + 1 if lived < 30 else 1
+            pause = 0.0 if child.deaths == 1 else min(BACKOFF_SECONDS, 0.1 * 2**child.deaths)
+            child.start_at = time.monotonic() + pause
+            code = os.waitstatus_to_exitcode(status)
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            self._say(
+                f"{child.name} ended ({how}); starting it again. "
+                f"See {self._settings.log_dir / (child.name + '.log')}"
+            )
+
+    # -- stopping ---------------------------------------------------------------------------
+
+    def _stop(self) -> int:
+        """Gateways first, so that what was accepted is answered; then control and replicas."""
+        self._say("stopping: answering what was accepted")
+        self._listening.close()
+        drain = self._settings.server.drain_s
+        clean = self._end(self._gateways, drain + 5)
+        clean &= self._end([self._control], drain + CONTROL_MARGIN_SECONDS)
+        # Without the lifeline, whoever is left drains and goes.
+        os.close(self._lifeline_end)
+        clean &= self._wait_for(lambda: not self._reap([]), 5.0)
+        for orphan in psutil.Process().children(recursive=True):
+            orphan.kill()
+        self._wait_for(lambda: not self._reap([]), 5.0)
+        self._say("stopped" if clean else "stopped; some processes had to be killed")
+        return 0 if clean else 1
+
+    def _end(self, children: list[Child], seconds: float) -> bool:
+        for child in children:
+            _signal(child.pid, signal.SIGTERM)
+
+        def gone() -> bool:
+            self._reap(children)
+            return not any(child.pid for child in children)
+
+        if self._wait_for(gone, seconds):
+            return True
+        for child in children:
+            _signal(child.pid, signal.SIGKILL)
+        self._wait_for(gone, 5.0)
+        return False
+
+    def _wait_for(self, done: Callable[[], bool], seconds: float) -> bool:
+        """A second signal ends the wait."""
+        ends = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() > ends or self._stopping > 1:
+                return done()
+            self._sleep(0.02, [])
+        return True
+
+    # -- signals ----------------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        os.set_blocking(self._wake_write, False)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._asked_to_stop)
+
+    def _asked_to_stop(self, *_: object) -> None:
+        self._stopping += 1
+
+    def _sleep(self, seconds: float, children: list[Child]) -> None:
+        """Until a signal comes or a child is due."""
+        now = time.monotonic()
+        due = [c.start_at - now for c in children if c.pid == 0]
+        readable, _, _ = select.select([self._wake_read], [], [], max(0.0, min([seconds, *due])))
+        if readable:
+            os.read(self._wake_read, 4096)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _adopt_orphans() -> None:
+    """On Linux, replicas whose control died become ours to wait for, not init's."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _make_directories(settings: Settings) -> None:
+    for path in (settings.home_path, settings.run_dir, settings.log_dir, settings.usage_dir):
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as wrong:
+            raise ConfigurationError(f"cannot use {path}: {wrong.strerror}") from None
+
+
+def _lock_home(settings: Settings) -> int:
+    """Held until this process ends, however it ends."""
+    fd = os.open(settings.home_path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    pid_file = settings.run_dir / "supervisor.pid"
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        owner = pid_file.read_text().strip() if pid_file.exists() else "another process"
+        raise ConfigurationError(
+            f"{settings.home} is already served by process {owner}; end it with maas down"
+        ) from None
+    pid_file.write_text(f"{os.getpid()}\n")
+    return fd
+
+
+def _listen(settings: Settings) -> socket.socket:
+    host, port = settings.server.host, settings.server.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as wrong:
+        taken = wrong.errno == errno.EADDRINUSE
+        hint = "; another program has it, choose one with --port" if taken else ""
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {wrong.strerror}{hint}"
+        ) from None
+    listening.listen(2048)
+    return listening
+
+
+def _open_log(path: Path) -> int:
+    if path.exists() and path.stat().st_size > LOG_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,113 @@
+"""From waiting entries to arrays for the runtime, and from its arrays to the entries' answers."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maas.domain.errors import InferenceFailed, InvalidInput
+from maas.domain.signature import Signature, TensorSpec
+from maas.runtimes.base import Arrays, Runtime, numpy_dtype
+from maas.serving.codec import bytes_elements
+from maas.serving.messages import Answers, Buffer, Column
+from maas.serving.queue import Entry
+
+
+class Batcher:
+    """Runs batches of entries through a runtime."""
+
+    def __init__(self, runtime: Runtime, signature: Signature, max_rows: int) -> None:
+        self._runtime = runtime
+        self._signature = signature
+        self._max_rows = min(max_rows, signature.max_rows or max_rows)
+        self._dtypes = [numpy_dtype(spec.datatype) for spec in signature.inputs]
+
+    def run(self, entries: list[Entry]) -> Arrays:
+        """Outputs `[rows of all entries, …]`, in the entries' order. Raises InferenceFailed."""
+        rows = sum(entry.rows for entry in entries)
+        inputs: Arrays = {}
+        for number, (spec, dtype) in enumerate(
+            zip(self._signature.inputs, self._dtypes, strict=True)
+        ):
+            parts = [entry.columns[number] for entry in entries]
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            inputs[spec.name] = from_buffer(data, dtype, (rows, *entries[0].shapes[number]))
+        if rows <= self._max_rows:
+            return self._checked(self._runtime.predict(inputs), rows)
+        pieces = [
+            self._checked(
+                self._runtime.predict({k: v[at : at + self._max_rows] for k, v in inputs.items()}),
+                min(self._max_rows, rows - at),
+            )
+            for at in range(0, rows, self._max_rows)
+        ]
+        return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+
+    def _checked(self, outputs: Arrays, rows: int) -> Arrays:
+        for spec in self._signature.outputs:
+            found = outputs[spec.name]
+            if found.ndim == 0 or found.shape[0] != rows:
+                raise InferenceFailed(
+                    f"output {spec.name!r} has shape {list(found.shape)} for {rows} rows; "
+                    "the first dimension must be the rows"
+                )
+        return outputs
+
+    def answers(
+        self, entries: list[Entry], outputs: Arrays, first_row: int, timing: Timing
+    ) -> Answers:
+        """What goes back over one connection: `entries` own the rows from `first_row` on."""
+        rows = array("I", [entry.rows for entry in entries])
+        end = first_row + sum(rows)
+        return Answers(
+            ids=array("Q", [entry.id for entry in entries]),
+            rows=rows,
+            queue_us=array("I", [timing.queue_us(entry) for entry in entries]),
+            compute_us=timing.compute_us,
+            batch_rows=timing.rows,
+            columns=[
+                to_column(spec, outputs[spec.name][first_row:end])
+                for spec in self._signature.outputs
+            ],
+        )
+
+
+class Timing:
+    """When a batch started and how long its model ran."""
+
+    __slots__ = ("compute_us", "rows", "started")
+
+    def __init__(self, started: float, finished: float, rows: int) -> None:
+        self.started = started
+        self.compute_us = int((finished - started) * 1e6)
+        self.rows = rows
+
+    def queue_us(self, entry: Entry) -> int:
+        return max(0, min(int((self.started - entry.arrived) * 1e6), 0xFFFFFFFF))
+
+
+def from_buffer(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """An array over `data`; BYTES (object) elements become `str`. Raises InvalidInput."""
+    if not dtype.hasobject:
+        try:
+            return np.frombuffer(data, dtype).reshape(shape)
+        except ValueError:
+            raise InvalidInput(f"{len(data)} bytes are not a {dtype} tensor {shape}") from None
+    elements = [text.decode("utf-8", "replace") for text in bytes_elements(data)]
+    out = np.empty(len(elements), object)
+    out[:] = elements
+    return out.reshape(shape)
+
+
+def to_column(spec: TensorSpec, rows: NDArray[Any]) -> Column:
+    """`rows` as the signature says it: its datatype, row-major, little-endian."""
+    if spec.datatype == "BYTES":
+        texts = [t if isinstance(t, bytes) else str(t).encode() for t in rows.ravel()]
+        data = b"".join(struct.pack("<I", len(t)) + t for t in texts)
+        return Column(tuple(rows.shape[1:]), data)
+    wanted = numpy_dtype(spec.datatype)
+    return Column(tuple(rows.shape[1:]), rows.astype(wanted, copy=False).tobytes())

@@ -1,0 +1,336 @@
+"""The caller's end of a replica: calls go out in one frame per tick, answers find their caller."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from maas.domain.errors import MaasError, ReplicaLost
+from maas.domain.signature import Signature
+from maas.serving.channel import Channel
+from maas.serving.messages import (
+    Answers,
+    Buffer,
+    Column,
+    Failure,
+    FrameKind,
+    Infer,
+    Priority,
+    ProtocolViolation,
+    pack_cancel,
+    pack_infer,
+    pack_json,
+    unpack_answers,
+    unpack_failure,
+    unpack_json,
+)
+from maas.serving.tensors import Tensor, Tensors
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+class Call:
+    """One request on its way: what it carries, and who is told how it ended.
+
+    Subclasses implement `answered` and `failed`; exactly one of them is called, once.
+    """
+
+    __slots__ = (
+        "alone",
+        "attempts",
+        "columns",
+        "deadline",
+        "link",
+        "number",
+        "priority",
+        "rows",
+        "shapes",
+        "tenant",
+    )
+
+    def __init__(
+        self,
+        columns: Sequence[Buffer],
+        shapes: Shapes,
+        rows: int,
+        deadline: float,
+        tenant: int = 0,
+        priority: Priority = Priority.NORMAL,
+        alone: bool = False,
+    ) -> None:
+        """`columns` and `shapes` (per row) follow the inputs of the signature; `deadline` is in
+        seconds on the monotonic clock. A call with BYTES travels `alone`: its rows have no common
+        size by which the other end could tell them from another call's."""
+        self.columns = columns
+        self.shapes = shapes
+        self.rows = rows
+        self.deadline = deadline
+        self.tenant = tenant
+        self.priority = priority
+        self.alone = alone
+        self.attempts = 0
+        self.link: ReplicaLink | None = None
+        """Who has it; None while nobody does."""
+        self.number = 0
+        """Its id on that link; 0 until it is sent."""
+
+    def answered(self, answers: Answers, at: int, first_row: int) -> None:
+        """Request number `at` of `answers`, whose rows start at `first_row`, is this one."""
+        raise NotImplementedError
+
+    def failed(self, error: MaasError) -> None:
+        raise NotImplementedError
+
+
+def rows_of(column: Column, first: int, count: int, total: int) -> Buffer:
+    """The bytes of `count` rows from row `first` of a column that holds `total` rows."""
+    if count == total:
+        return column.data
+    size = len(column.data) // total
+    return column.data[first * size : (first + count) * size]
+
+
+class ReplicaLink(Channel):
+    """A connection to one replica."""
+
+    def __init__(self, on_closed: Callable[[ReplicaLink, list[Call]], None] | None = None) -> None:
+        """`on_closed` gets the calls that the replica took and did not answer; without it they
+        fail with ReplicaLost."""
+        super().__init__()
+        self.pending: dict[int, Call] = {}
+        self.usable = False
+        """Whether it is open and takes calls."""
+        self._going_away = False
+        self.rows_in_flight = 0
+        self.seconds_per_row = 0.0
+        """Moving average of the model's time per row; 0 until known."""
+        self.outgoing: list[Call] = []
+        self._next_id = 0
+        self._pings: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._on_closed = on_closed
+
+    @classmethod
+    async def connect(
+        cls, path: str, on_closed: Callable[[ReplicaLink, list[Call]], None] | None = None
+    ) -> ReplicaLink:
+        """Raises OSError if nobody answers on `path`."""
+        loop = asyncio.get_running_loop()
+        _, link = await loop.create_unix_connection(lambda: cls(on_closed), path)
+        return link
+
+    # -- calls ------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.pending) + len(self.outgoing)
+
+    def submit(self, call: Call) -> None:
+        call.attempts += 1
+        call.link = self
+        call.number = 0
+        self.rows_in_flight += call.rows
+        if not self.outgoing:
+            self._loop.call_soon(self._send_outgoing)
+        self.outgoing.append(call)
+
+    def cancel(self, call: Call) -> None:
+        """Forget `call`; if it still waits in the replica it is never computed."""
+        if call.number == 0 and call in self.outgoing:
+            self.outgoing.remove(call)
+            self.rows_in_flight -= call.rows
+        elif self.pending.get(call.number) is call:
+            del self.pending[call.number]
+            self.rows_in_flight -= call.rows
+            self.send(pack_cancel([call.number]))
+        call.link = None
+        self._close_if_done()
+
+    def leave(self) -> None:
+        """Take no more calls; close as soon as the replica owes us nothing."""
+        self._going_away = True
+        self.usable = False
+        self._close_if_done()
+
+    async def predict(
+        self,
+        signature: Signature,
+        tensors: Tensors,
+        rows: int,
+        deadline: float,
+        priority: Priority = Priority.LOW,
+    ) -> Tensors:
+        """Ask for `rows` rows and wait for the answer; raises MaasError.
+
+        `tensors` holds every input of `signature`, batch dimension first.
+        """
+        call = _FutureCall(signature, tensors, rows, deadline, priority)
+        self.submit(call)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic()) + 1.0):
+                return await call.future
+        finally:
+            if not call.future.done() or call.future.cancelled():
+                self.cancel(call)
+
+    async def ping(self, timeout_s: float) -> dict[str, Any]:
+        """The replica's own account of itself; TimeoutError if it does not answer."""
+        number = self._next_id = self._next_id + 1
+        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._pings[number] = future
+        self.send(pack_json(FrameKind.PING, {"id": number}))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        finally:
+            self._pings.pop(number, None)
+
+    # -- frames -----------------------------------------------------------------------------
+
+    def _send_outgoing(self) -> None:
+        calls, self.outgoing = self.outgoing, []
+        if not self.is_open:
+            self._lose(calls)
+            return
+        groups: dict[object, list[Call]] = {}
+        for call in calls:
+            # Rows of different shapes cannot lie end to end in one column.
+            key: object = call.shapes if not call.alone else id(call)
+            groups.setdefault(key, []).append(call)
+        for group in groups.values():
+            self._send_group(group)
+
+    def _send_group(self, calls: list[Call]) -> None:
+        first = self._next_id + 1
+        self._next_id += len(calls)
+        ids = array("Q", range(first, self._next_id + 1))
+        for number, call in zip(ids, calls, strict=True):
+            call.number = number
+            self.pending[number] = call
+        columns = []
+        for place, shape in enumerate(calls[0].shapes):
+            parts = [call.columns[place] for call in calls]
+            columns.append(Column(shape, parts[0] if len(parts) == 1 else b"".join(parts)))
+        message = Infer(
+            ids=ids,
+            rows=array("I", [c.rows for c in calls]),
+            deadlines=array("d", [c.deadline for c in calls]),
+            tenants=array("I", [c.tenant for c in calls]),
+            priorities=bytes([c.priority for c in calls]),
+            columns=columns,
+        )
+        self.send(pack_infer(message))
+
+    def frame_received(self, kind: int, body: memoryview) -> None:
+        if kind == FrameKind.ANSWERS:
+            self._answers_received(unpack_answers(body))
+        elif kind == FrameKind.FAILURE:
+            self._failure_received(unpack_failure(body))
+        elif kind == FrameKind.PONG:
+            raw = unpack_json(body)
+            future = self._pings.pop(raw.get("id", 0), None)
+            if future is not None and not future.done():
+                future.set_result(raw)
+        elif kind == FrameKind.GOAWAY:
+            self.leave()
+        else:
+            raise ProtocolViolation(f"unexpected frame of kind {kind}")
+        self._close_if_done()
+
+    def _answers_received(self, answers: Answers) -> None:
+        if answers.batch_rows:
+            latest = answers.compute_us / 1e6 / answers.batch_rows
+            known = self.seconds_per_row
+            self.seconds_per_row = latest if not known else known + 0.1 * (latest - known)
+        first_row = 0
+        pending = self.pending
+        for at, (number, rows) in enumerate(zip(answers.ids, answers.rows, strict=True)):
+            call = pending.pop(number, None)
+            if call is not None:
+                self.rows_in_flight -= rows
+                call.answered(answers, at, first_row)
+            first_row += rows
+
+    def _failure_received(self, failure: Failure) -> None:
+        call = self.pending.pop(failure.id, None)
+        if call is not None:
+            self.rows_in_flight -= call.rows
+            call.failed(failure.error)
+
+    def _close_if_done(self) -> None:
+        """A replica that drains waits for us to close; we do once it owes us nothing."""
+        if self._going_away and not self.pending and not self.outgoing:
+            self.close()
+
+    def opened(self) -> None:
+        self.usable = not self._going_away
+
+    @property
+    def going_away(self) -> bool:
+        return self._going_away
+
+    def closed(self, reason: Exception | None) -> None:
+        self.usable = False
+        lost = [*self.pending.values(), *self.outgoing]
+        for call in lost:
+            call.link = None
+        self.pending.clear()
+        self.outgoing.clear()
+        self.rows_in_flight = 0
+        for future in self._pings.values():
+            if not future.done():
+                future.set_exception(ReplicaLost())
+        self._pings.clear()
+        self._lose(lost)
+
+    def _lose(self, calls: list[Call]) -> None:
+        if self._on_closed is not None:
+            self._on_closed(self, calls)
+        else:
+            for call in calls:
+                call.failed(ReplicaLost())
+
+
+class _FutureCall(Call):
+    """A call for code that awaits."""
+
+    __slots__ = ("future", "signature")
+
+    def __init__(
+        self,
+        signature: Signature,
+        tensors: Tensors,
+        rows: int,
+        deadline: float,
+        priority: Priority,
+    ) -> None:
+        inputs = [tensors[spec.name] for spec in signature.inputs]
+        super().__init__(
+            columns=[t.data for t in inputs],
+            shapes=tuple(tuple(t.shape[1:]) for t in inputs),
+            rows=rows,
+            deadline=deadline,
+            priority=priority,
+            alone=signature.has_bytes,
+        )
+        self.signature = signature
+        self.future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
+
+    def answered(self, answers: Answers, at: int, first_row: int) -> None:
+        if not self.future.done():
+            self.future.set_result(answer_tensors(self.signature, answers, self.rows, first_row))
+
+    def failed(self, error: MaasError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+def answer_tensors(signature: Signature, answers: Answers, rows: int, first_row: int) -> Tensors:
+    """The outputs of one call, copied out of the frame that they came in."""
+    out: Tensors = {}
+    for spec, column in zip(signature.outputs, answers.columns, strict=True):
+        data = rows_of(column, first_row, rows, answers.total_rows)
+        out[spec.name] = Tensor(spec.datatype, (rows, *column.shape), bytes(data))
+    return out

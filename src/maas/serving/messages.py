@@ -1,0 +1,248 @@
+"""Typed frames between a gateway (or control) and a replica, over a unix socket.
+
+A frame is `u32 length | u8 kind | body`, little-endian. Requests travel in columns: one `Infer`
+frame carries all requests that arrived in one tick of the gateway's event loop, and one `Answers`
+frame all requests of one batch, so that the cost of a frame is shared by its requests. Tensors
+travel as shape and bytes; their datatypes and order are those of the signature, which both ends
+have. Nothing here can name code.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from maas.domain.errors import ERRORS_BY_CODE, MaasError
+
+MAX_FRAME_BYTES = 1 << 30
+
+Buffer = bytes | bytearray | memoryview
+
+
+class FrameKind(IntEnum):
+    INFER = 1
+    ANSWERS = 2
+    FAILURE = 3
+    CANCEL = 4
+    PING = 5
+    PONG = 6
+    GOAWAY = 7
+
+
+class Priority(IntEnum):
+    """Who goes first when both wait: people's requests, then explanations."""
+
+    NORMAL = 0
+    LOW = 1
+
+
+class ProtocolViolation(Exception):
+    """The peer sent bytes that are not a frame; the connection is closed."""
+
+
+@dataclass(slots=True)
+class Column:
+    """One tensor for all requests of a frame: rows of equal shape, end to end."""
+
+    shape: tuple[int, ...]
+    """Per row, without the batch dimension."""
+    data: Buffer
+
+
+@dataclass(slots=True)
+class Infer:
+    """Requests for a replica; entry i of each array belongs to request i."""
+
+    ids: array[int]
+    """u64, unique on this connection."""
+    rows: array[int]
+    """u32, number of rows."""
+    deadlines: array[float]
+    """f64, seconds on CLOCK_MONOTONIC, which all processes of a machine share."""
+    tenants: array[int]
+    """u32, requests with different numbers share the replica fairly."""
+    priorities: bytes
+    columns: list[Column]
+
+
+@dataclass(slots=True)
+class Answers:
+    """The answers of one batch, or of the part of it that came over this connection."""
+
+    ids: array[int]
+    rows: array[int]
+    queue_us: array[int]
+    """u32, microseconds that each request waited in the replica."""
+    compute_us: int
+    """Microseconds that the model took for the whole batch."""
+    batch_rows: int
+    """Rows of the whole batch."""
+    columns: list[Column]
+    total_rows: int = 0
+    """Rows of these columns; for the receiver."""
+
+
+@dataclass(slots=True)
+class Failure:
+    """One request that will get no answer, and why."""
+
+    id: int
+    error: MaasError
+
+
+_HEAD = struct.Struct("<IB")
+_U32 = struct.Struct("<I")
+_ANSWERS = struct.Struct("<III")
+_COLUMN = struct.Struct("<BQ")
+
+
+def _frame(kind: FrameKind, parts: list[Buffer]) -> list[Buffer]:
+    parts.insert(0, _HEAD.pack(1 + sum(map(len, parts)), kind))
+    return parts
+
+
+def _pack_columns(columns: Sequence[Column], parts: list[Buffer]) -> None:
+    parts.append(bytes((len(columns),)))
+    for column in columns:
+        rank = len(column.shape)
+        parts.append(_COLUMN.pack(rank, len(column.data)))
+        if rank:
+            parts.append(struct.pack(f"<{rank}I", *column.shape))
+        parts.append(column.data)
+
+
+def pack_infer(message: Infer) -> list[Buffer]:
+    """The frame as parts to be written in order; data is not copied."""
+    parts: list[Buffer] = [
+        _U32.pack(len(message.ids)),
+        message.ids.tobytes(),
+        message.rows.tobytes(),
+        message.deadlines.tobytes(),
+        message.tenants.tobytes(),
+        message.priorities,
+    ]
+    _pack_columns(message.columns, parts)
+    return _frame(FrameKind.INFER, parts)
+
+
+def pack_answers(message: Answers) -> list[Buffer]:
+    parts: list[Buffer] = [
+        _ANSWERS.pack(len(message.ids), message.compute_us, message.batch_rows),
+        message.ids.tobytes(),
+        message.rows.tobytes(),
+        message.queue_us.tobytes(),
+    ]
+    _pack_columns(message.columns, parts)
+    return _frame(FrameKind.ANSWERS, parts)
+
+
+def pack_failure(message: Failure) -> list[Buffer]:
+    error = message.error
+    body = {
+        "id": message.id,
+        "code": error.code,
+        "message": error.message,
+        "retry_after": error.retry_after,
+        "details": error.details,
+    }
+    return _frame(FrameKind.FAILURE, [json.dumps(body).encode()])
+
+
+def pack_cancel(ids: Sequence[int]) -> list[Buffer]:
+    return _frame(FrameKind.CANCEL, [array("Q", ids).tobytes()])
+
+
+def pack_json(kind: FrameKind, body: dict[str, Any]) -> list[Buffer]:
+    """PING, PONG and GOAWAY carry a JSON object."""
+    return _frame(kind, [json.dumps(body).encode()])
+
+
+class _Reader:
+    """Takes a body apart; every length is checked against the bytes that are there."""
+
+    __slots__ = ("at", "body")
+
+    def __init__(self, body: memoryview) -> None:
+        self.body = body
+        self.at = 0
+
+    def take(self, size: int) -> memoryview:
+        end = self.at + size
+        if end > len(self.body):
+            raise ProtocolViolation(f"frame ends {end - len(self.body)} bytes early")
+        part = self.body[self.at : end]
+        self.at = end
+        return part
+
+    def array(self, typecode: str, count: int) -> array[Any]:
+        out = array(typecode)
+        out.frombytes(self.take(out.itemsize * count))
+        return out
+
+    def columns(self) -> list[Column]:
+        columns = []
+        for _ in range(self.take(1)[0]):
+            rank, size = _COLUMN.unpack(self.take(_COLUMN.size))
+            shape = struct.unpack(f"<{rank}I", self.take(4 * rank))
+            columns.append(Column(shape, self.take(size)))
+        return columns
+
+
+def unpack_infer(body: memoryview) -> Infer:
+    reader = _Reader(body)
+    (count,) = _U32.unpack(reader.take(4))
+    return Infer(
+        ids=reader.array("Q", count),
+        rows=reader.array("I", count),
+        deadlines=reader.array("d", count),
+        tenants=reader.array("I", count),
+        priorities=bytes(reader.take(count)),
+        columns=reader.columns(),
+    )
+
+
+def unpack_answers(body: memoryview) -> Answers:
+    reader = _Reader(body)
+    count, compute_us, batch_rows = _ANSWERS.unpack(reader.take(_ANSWERS.size))
+    ids = reader.array("Q", count)
+    rows = reader.array("I", count)
+    return Answers(
+        ids=ids,
+        rows=rows,
+        queue_us=reader.array("I", count),
+        compute_us=compute_us,
+        batch_rows=batch_rows,
+        columns=reader.columns(),
+        total_rows=sum(rows),
+    )
+
+
+def unpack_failure(body: memoryview) -> Failure:
+    raw = unpack_json(body)
+    kind = ERRORS_BY_CODE.get(raw["code"], MaasError)
+    return Failure(
+        raw["id"], kind(raw["message"], retry_after=raw["retry_after"], **raw["details"])
+    )
+
+
+def unpack_cancel(body: memoryview) -> array[int]:
+    if len(body) % 8:
+        raise ProtocolViolation("a cancel frame holds whole ids")
+    ids = array("Q")
+    ids.frombytes(body)
+    return ids
+
+
+def unpack_json(body: memoryview) -> dict[str, Any]:
+    try:
+        raw = json.loads(bytes(body))
+    except ValueError as wrong:
+        raise ProtocolViolation(str(wrong)) from None
+    if not isinstance(raw, dict):
+        raise ProtocolViolation("expected a JSON object")
+    return raw

@@ -1,0 +1,68 @@
+"""Usage counters of one gateway process, in a file that control reads into the ledger.
+
+Totals only ever grow and belong to one incarnation of one gateway, so recording them sets and
+never adds: reading a file twice, or crashing anywhere, counts nothing twice.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from maas.domain.usage import Usage
+from maas.serving.counter_file import CounterFile, read_counters
+
+_SEPARATOR = "\t"
+REQUESTS, ROWS, ERRORS, COMPUTE_US = range(4)
+
+
+class UsageFile:
+    """The writing end, used by a gateway."""
+
+    def __init__(self, directory: Path, source: str) -> None:
+        """`source` names this incarnation and must never be used again."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = CounterFile(directory / f"{source}.usage", source, width=4)
+        self._day = ""
+        self._day_ends = 0.0
+        self._today: dict[tuple[str, str, str], memoryview] = {}
+
+    def slot(self, key_id: str, deployment: str, operation: str) -> memoryview:
+        """Counters `[requests, rows, errors, compute_us]` of today (UTC) to add to."""
+        now = time.time()
+        if now >= self._day_ends:
+            self._day = time.strftime("%Y-%m-%d", time.gmtime(now))
+            self._day_ends = (now // 86400 + 1) * 86400
+            self._today.clear()
+        place = (key_id, deployment, operation)
+        slot = self._today.get(place)
+        if slot is None:
+            label = _SEPARATOR.join((*place, self._day))
+            slot = self._today[place] = self._file.slot(label)
+        return slot
+
+    def close(self) -> None:
+        self._today.clear()
+        self._file.close()
+
+    @staticmethod
+    def read(path: Path) -> tuple[str, list[Usage], bool]:
+        """(source, totals, whether the gateway still lives); ValueError if it is no such file."""
+        source, totals, alive = read_counters(path)
+        usages = []
+        for label, counters in totals.items():
+            parts = label.split(_SEPARATOR)
+            key_id, deployment, operation, day = parts if len(parts) == 4 else ("", "", "", "")
+            usages.append(
+                Usage(
+                    key_id=key_id,
+                    deployment=deployment,
+                    operation=operation,
+                    day=day,
+                    requests=counters[REQUESTS],
+                    rows=counters[ROWS],
+                    errors=counters[ERRORS],
+                    compute_us=counters[COMPUTE_US],
+                )
+            )
+        return source, usages, alive

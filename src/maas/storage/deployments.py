@@ -1,0 +1,153 @@
+"""Deployments: the desired state of every callable name, and each state that it had."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from maas.domain.deployments import Deployment, Scaling, Target
+from maas.domain.errors import Conflict, NotFound
+from maas.domain.names import shown
+from maas.storage.database import Database
+from maas.storage.schema import deployment_history as history_table
+from maas.storage.schema import deployments, to_json
+
+
+class Deployments:
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def get(self, name: str) -> Deployment:
+        """Raises NotFound."""
+        with self._db.read() as connection:
+            return self._present(connection, name)
+
+    def put(self, deployment: Deployment, actor: str = "") -> Deployment:
+        """Stores it as the next revision of its name; its own `revision` is ignored.
+
+        `default=True` takes the flag from the others. `default=False` never takes it from this
+        one: only another default does. The first deployment of all becomes the default.
+        """
+        return self._db.retry(lambda connection: self._put(connection, deployment, actor, "put"))
+
+    def delete(self, name: str, actor: str = "") -> None:
+        """Raises NotFound. If it was the default, there is none until another is put so."""
+
+        def work(connection: Connection) -> None:
+            gone = self._present(connection, name)
+            gone = replace(gone, revision=self._next_revision(connection, name), default=False)
+            connection.execute(delete(deployments).where(deployments.c.name == name))
+            self._remember(connection, gone, actor, "delete")
+
+        self._db.retry(work)
+
+    def history(self, name: str) -> list[Deployment]:
+        """Every state that was put under this name, oldest first, also before a delete.
+
+        Raises NotFound for a name that never was.
+        """
+        query = select(history_table).where(history_table.c.name == name)
+        with self._db.read() as connection:
+            rows = connection.execute(query.order_by(history_table.c.revision)).all()
+        if not rows:
+            raise NotFound(f"there is no deployment {shown(name)}")
+        return [_deployment(row) for row in rows if row.action != "delete"]
+
+    def rollback(self, name: str, actor: str = "") -> Deployment:
+        """Puts model, targets and scaling of the previous revision back, as a new revision.
+
+        A second rollback therefore undoes the first. Raises NotFound, or Conflict if this name
+        had no other state since it was created.
+        """
+
+        def work(connection: Connection) -> Deployment:
+            present = self._present(connection, name)
+            query = (
+                select(history_table)
+                .where(history_table.c.name == name, history_table.c.revision < present.revision)
+                .order_by(history_table.c.revision.desc())
+                .limit(1)
+            )
+            row = connection.execute(query).one_or_none()
+            if row is None or row.action == "delete":
+                raise Conflict(f"deployment {name} has no earlier revision to go back to")
+            back = replace(_deployment(row), default=present.default)
+            return self._put(connection, back, actor, "rollback")
+
+        return self._db.retry(work)
+
+    def list(self) -> list[Deployment]:
+        """All deployments, by name."""
+        with self._db.read() as connection:
+            rows = connection.execute(select(deployments).order_by(deployments.c.name)).all()
+        return [_deployment(row) for row in rows]
+
+    def _put(
+        self, connection: Connection, deployment: Deployment, actor: str, action: str
+    ) -> Deployment:
+        self._lock(connection)
+        others = connection.execute(select(deployments.c.name, deployments.c.is_default)).all()
+        was_default = any(row.is_default and row.name == deployment.name for row in others)
+        stored = replace(
+            deployment,
+            revision=self._next_revision(connection, deployment.name),
+            default=deployment.default or was_default or not others,
+        )
+        if stored.default:
+            connection.execute(
+                update(deployments).where(deployments.c.is_default).values(is_default=False)
+            )
+        connection.execute(delete(deployments).where(deployments.c.name == stored.name))
+        connection.execute(insert(deployments), _row(stored) | {"updated_at": self._db.now()})
+        self._remember(connection, stored, actor, action)
+        return stored
+
+    def _lock(self, connection: Connection) -> None:
+        """Makes writers take turns, so that there is never more than one default."""
+        if self._db.dialect == "postgresql":
+            connection.exec_driver_sql("LOCK TABLE deployments IN SHARE ROW EXCLUSIVE MODE")
+
+    def _present(self, connection: Connection, name: str) -> Deployment:
+        row = connection.execute(
+            select(deployments).where(deployments.c.name == name)
+        ).one_or_none()
+        if row is None:
+            raise NotFound(f"there is no deployment {shown(name)}")
+        return _deployment(row)
+
+    def _next_revision(self, connection: Connection, name: str) -> int:
+        query = select(func.max(history_table.c.revision)).where(history_table.c.name == name)
+        return (connection.scalar(query) or 0) + 1
+
+    def _remember(
+        self, connection: Connection, deployment: Deployment, actor: str, action: str
+    ) -> None:
+        connection.execute(
+            insert(history_table),
+            _row(deployment) | {"action": action, "actor": actor, "created_at": self._db.now()},
+        )
+
+
+def _row(deployment: Deployment) -> dict[str, Any]:
+    return {
+        "name": deployment.name,
+        "model": deployment.model,
+        "targets": to_json([asdict(target) for target in deployment.targets], "targets"),
+        "scaling": to_json(asdict(deployment.scaling), "scaling"),
+        "is_default": deployment.default,
+        "revision": deployment.revision,
+    }
+
+
+def _deployment(row: Row[Any]) -> Deployment:
+    return Deployment(
+        name=row.name,
+        model=row.model,
+        targets=tuple(Target(**target) for target in json.loads(row.targets)),
+        scaling=Scaling(**json.loads(row.scaling)),
+        default=row.is_default,
+        revision=row.revision,
+    )

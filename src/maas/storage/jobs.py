@@ -1,0 +1,149 @@
+"""Jobs: what they were told, how far they are, how they ended."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from maas.domain.errors import Conflict, NotFound
+from maas.domain.jobs import Job, JobState, Progress
+from maas.domain.names import shown
+from maas.storage.database import Database
+from maas.storage.schema import jobs, to_json
+
+
+class Jobs:
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def create(self, job: Job) -> Job:
+        """Stores it with the present time. Raises Conflict if its id is taken."""
+        now = self._db.now()
+        stored = replace(job, created_at=job.created_at or now, updated_at=now)
+        with self._db.begin() as connection:
+            if self._row_of(connection, job.id) is not None:
+                raise Conflict(f"there is a job {shown(job.id)} already")
+            connection.execute(insert(jobs), _row(stored))
+        return stored
+
+    def get(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        with self._db.read() as connection:
+            return self._job(connection, job_id)
+
+    def update(
+        self,
+        job_id: str,
+        *,
+        state: JobState | None = None,
+        progress: Progress | None = None,
+        result: dict[str, Any] | None = None,
+        error: str | None = None,
+    ) -> Job:
+        """A word of the job's process: what is None stays, a lost job runs again.
+
+        A final state never changes: the same final state again changes nothing (a retry is
+        harmless), anything else raises Conflict. Raises NotFound.
+        """
+
+        def work(connection: Connection) -> Job:
+            job = self._job(connection, job_id, lock=True)
+            if job.state.is_final:
+                if state is job.state:
+                    return job
+                raise Conflict(
+                    f"job {job_id} has {job.state} and cannot change", state=str(job.state)
+                )
+            revived = JobState.RUNNING if job.state is JobState.LOST else job.state
+            changed = replace(
+                job,
+                state=state or revived,
+                progress=job.progress if progress is None else progress,
+                result=job.result if result is None else result,
+                error=job.error if error is None else error,
+                updated_at=self._db.now(),
+            )
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(_row(changed)))
+            return changed
+
+        return self._db.retry(work)
+
+    def request_cancel(self, job_id: str) -> Job:
+        """Notes the wish; the job's process sees it and ends itself. Again changes nothing.
+
+        Raises NotFound, and Conflict if it has ended otherwise.
+        """
+
+        def work(connection: Connection) -> Job:
+            job = self._job(connection, job_id, lock=True)
+            if job.state is JobState.CANCELLED:
+                return job
+            if job.state.is_final:
+                raise Conflict(f"job {job_id} has {job.state} already", state=str(job.state))
+            # `updated_at` stays: it says when the job's process was last heard of.
+            connection.execute(
+                update(jobs).where(jobs.c.id == job_id).values(cancel_requested=True)
+            )
+            return replace(job, cancel_requested=True)
+
+        return self._db.retry(work)
+
+    def mark_lost(self, silent_for_s: float) -> int:
+        """Marks queued and running jobs without a word for that long as lost; says how many."""
+        silent = (
+            update(jobs)
+            .where(
+                jobs.c.state.in_([str(JobState.QUEUED), str(JobState.RUNNING)]),
+                jobs.c.updated_at <= self._db.now() - silent_for_s,
+            )
+            .values(state=str(JobState.LOST))
+        )
+        with self._db.begin() as connection:
+            return connection.execute(silent).rowcount
+
+    def list(self, kind: str | None = None, limit: int = 100) -> list[Job]:
+        """The newest first."""
+        query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(max(limit, 0))
+        if kind is not None:
+            query = query.where(jobs.c.kind == kind)
+        with self._db.read() as connection:
+            return [_job(row) for row in connection.execute(query)]
+
+    def _row_of(self, connection: Connection, job_id: str, lock: bool = False) -> Row[Any] | None:
+        query = select(jobs).where(jobs.c.id == job_id)
+        # SQLite has no row locks and needs none: its writers take turns.
+        return connection.execute(query.with_for_update() if lock else query).one_or_none()
+
+    def _job(self, connection: Connection, job_id: str, lock: bool = False) -> Job:
+        row = self._row_of(connection, job_id, lock)
+        if row is None:
+            raise NotFound(f"there is no job {shown(job_id)}")
+        return _job(row)
+
+
+def _row(job: Job) -> dict[str, Any]:
+    return asdict(job) | {
+        "state": str(job.state),
+        "progress": to_json(asdict(job.progress), "progress"),
+        "spec": to_json(job.spec, "spec"),
+        "result": to_json(job.result, "result"),
+    }
+
+
+def _job(row: Row[Any]) -> Job:
+    return Job(
+        id=row.id,
+        kind=row.kind,
+        name=row.name,
+        state=JobState(row.state),
+        progress=Progress(**json.loads(row.progress)),
+        spec=json.loads(row.spec),
+        result=json.loads(row.result),
+        error=row.error,
+        cancel_requested=row.cancel_requested,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )

@@ -1,0 +1,162 @@
+"""The tables, and the revision of the migrations that they are the sum of.
+
+Documents (manifests, targets, results) are JSON in TEXT columns, written by `to_json`: the same
+bytes on SQLite and PostgreSQL, no NaN, no character that PostgreSQL refuses in text. Times are
+seconds since the epoch, UTC, as double precision.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from maas.domain.errors import InvalidInput
+
+REVISION = "0001"
+"""The newest file in migrations/versions; a contract test holds the two together."""
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Float(53), nullable=False),
+    Column("updated_at", Float(53), nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("model", Text, ForeignKey(models.c.name), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("digest", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("manifest", Text, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("created_by", Text, nullable=False),
+    UniqueConstraint("model", "digest"),
+)
+
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    ForeignKeyConstraint(["model", "number"], [versions.c.model, versions.c.number]),
+    UniqueConstraint("model", "number", "digest"),
+)
+
+file_uses = Table(
+    "file_uses",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    ForeignKeyConstraint(["model", "number"], [versions.c.model, versions.c.number]),
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("targets", Text, nullable=False),
+    Column("scaling", Text, nullable=False),
+    Column("is_default", Boolean, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("updated_at", Float(53), nullable=False),
+)
+
+deployment_history = Table(
+    "deployment_history",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("action", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("targets", Text, nullable=False),
+    Column("scaling", Text, nullable=False),
+    Column("is_default", Boolean, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("revoked_at", Float(53)),
+    UniqueConstraint("sha256"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("deployment", Text, primary_key=True),
+    Column("operation", Text, primary_key=True),
+    Column("day", Text, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("compute_us", BigInteger, nullable=False),
+    Index(None, "day"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("progress", Text, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("updated_at", Float(53), nullable=False),
+    Index(None, "state"),
+    Index(None, "created_at"),
+)
+
+
+def to_json(value: Any, what: str) -> str:
+    """JSON for a TEXT column. Raises InvalidInput that names `what` for NaN and non-JSON values."""
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as wrong:
+        raise InvalidInput(f"{what} must be JSON values: {wrong}", field=what) from None

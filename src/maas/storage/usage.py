@@ -1,0 +1,74 @@
+"""The ledger of usage: cumulative totals per gateway incarnation, summed when read.
+
+A gateway counts in memory and reports its totals, not its increments. The ledger sets what it is
+told and never lowers it, so a report may arrive twice, late or in any order without a double count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from sqlalchemy import ColumnElement, RowMapping, case, func, select
+
+from maas.domain.errors import InvalidInput
+from maas.domain.names import shown
+from maas.domain.usage import Usage
+from maas.storage.database import Database
+from maas.storage.schema import usage
+from maas.storage.upsert import upsert
+
+_COUNTS = ("requests", "rows", "errors", "compute_us")
+_OF = ("key_id", "deployment", "operation", "day")
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+class UsageLedger:
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def record(self, source: str, totals: Sequence[Usage]) -> None:
+        """Sets the totals of one gateway incarnation; a count that is lower than known is kept."""
+        if not totals:
+            return
+        statement = upsert(self._db, usage)
+        said = statement.excluded
+        highest: dict[str, ColumnElement[int]] = {
+            name: case((said[name] > usage.c[name], said[name]), else_=usage.c[name])
+            for name in _COUNTS
+        }
+        statement = statement.on_conflict_do_update(index_elements=["source", *_OF], set_=highest)
+        rows = [{"source": source} | asdict(total) for total in totals]
+        self._db.retry(lambda connection: connection.execute(statement, rows))
+
+    def totals(
+        self,
+        key_id: str | None = None,
+        deployment: str | None = None,
+        since: str | None = None,
+    ) -> list[Usage]:
+        """Summed over gateways; `since` is the first day, YYYY-MM-DD. Ordered by day."""
+        query = select(
+            *(usage.c[name] for name in _OF),
+            *(func.sum(usage.c[name]).label(name) for name in _COUNTS),
+        ).group_by(*(usage.c[name] for name in _OF))
+        if key_id is not None:
+            query = query.where(usage.c.key_id == key_id)
+        if deployment is not None:
+            query = query.where(usage.c.deployment == deployment)
+        if since is not None:
+            if not _DAY.fullmatch(since):
+                raise InvalidInput(
+                    f"since must be a day, YYYY-MM-DD; got {shown(since)}", field="since"
+                )
+            query = query.where(usage.c.day >= since)
+        order = (usage.c.day, usage.c.key_id, usage.c.deployment, usage.c.operation)
+        with self._db.read() as connection:
+            rows = connection.execute(query.order_by(*order)).mappings().all()
+        return [_total(row) for row in rows]
+
+
+def _total(row: RowMapping) -> Usage:
+    # PostgreSQL sums 64-bit integers as decimals.
+    return Usage(**dict(row) | {name: int(row[name]) for name in _COUNTS})

@@ -1,0 +1,191 @@
+"""Models, their numbered versions, and the evidence of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, func, insert, select, update
+
+from maas.domain.errors import NotFound
+from maas.domain.models import Evidence, File, Manifest, Version
+from maas.domain.names import shown
+from maas.storage.database import Database
+from maas.storage.schema import evidence as evidence_table
+from maas.storage.schema import file_uses, models, to_json, versions
+from maas.storage.upsert import upsert
+
+
+class Versions:
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def publish(self, manifest: Manifest, created_by: str = "") -> tuple[Version, bool]:
+        """The version with this manifest, and whether it is new. Durable on return.
+
+        A manifest that is already published keeps its number, so publishing again is harmless.
+        """
+        document = to_json(manifest.to_dict(), "manifest")
+        digest = manifest.digest
+
+        def work(connection: Connection) -> tuple[Version, bool]:
+            # Whoever writes the model's row first holds it to the end: numbers never collide.
+            now = self._db.now()
+            connection.execute(
+                upsert(self._db, models).on_conflict_do_update(
+                    index_elements=["name"], set_={"name": manifest.model}
+                ),
+                {"name": manifest.model, "created_at": now, "updated_at": now},
+            )
+            of_model = versions.c.model == manifest.model
+            same = connection.execute(
+                select(versions).where(of_model, versions.c.digest == digest)
+            ).one_or_none()
+            if same is not None:
+                return _version(same), False
+            newest = connection.scalar(select(func.max(versions.c.number)).where(of_model)) or 0
+            version = Version(manifest.model, newest + 1, manifest, now, created_by)
+            connection.execute(
+                insert(versions),
+                {
+                    "model": version.model,
+                    "number": version.number,
+                    "digest": digest,
+                    "task": str(manifest.task),
+                    "manifest": document,
+                    "created_at": now,
+                    "created_by": created_by,
+                },
+            )
+            connection.execute(
+                update(models).where(models.c.name == manifest.model).values(updated_at=now)
+            )
+            self._note_files(connection, version, manifest.files())
+            return version, True
+
+        return self._db.retry(work)
+
+    def get(self, model: str, number: int | None = None) -> Version:
+        """The version of that number, or the newest. Raises NotFound."""
+        wanted = select(versions).where(versions.c.model == model)
+        if number is not None:
+            wanted = wanted.where(versions.c.number == number)
+        with self._db.read() as connection:
+            row = connection.execute(
+                wanted.order_by(versions.c.number.desc()).limit(1)
+            ).one_or_none()
+        if row is None:
+            what = shown(model) if number is None else f"{shown(model)} version {number}"
+            raise NotFound(f"there is no model {what}")
+        return _version(row)
+
+    def models(self) -> list[dict[str, Any]]:
+        """One dict per model: name, task (of its newest version), versions (how many), latest
+        (number), created_at, updated_at; by name."""
+        totals = (
+            select(
+                versions.c.model,
+                func.count().label("versions"),
+                func.max(versions.c.number).label("latest"),
+            )
+            .group_by(versions.c.model)
+            .subquery()
+        )
+        newest = and_(versions.c.model == models.c.name, versions.c.number == totals.c.latest)
+        query = (
+            select(
+                models.c.name,
+                versions.c.task,
+                totals.c.versions,
+                totals.c.latest,
+                models.c.created_at,
+                models.c.updated_at,
+            )
+            .join(totals, totals.c.model == models.c.name)
+            .join(versions, newest)
+            .order_by(models.c.name)
+        )
+        with self._db.read() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def add_evidence(self, model: str, number: int, evidence: Evidence) -> None:
+        """Raises NotFound for the version and InvalidInput for its variant.
+
+        The same evidence again changes nothing, so a retry is harmless.
+        """
+        version = self.get(model, number)
+        version.variant(evidence.variant)
+        document = evidence.to_dict() | {"created_at": 0.0}
+        text = to_json(document, "evidence")
+        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+        row = {
+            "model": model,
+            "number": number,
+            "digest": hashlib.sha256(canonical.encode()).hexdigest(),
+            "document": text,
+            "created_at": evidence.created_at or self._db.now(),
+        }
+        with self._db.begin() as connection:
+            connection.execute(
+                upsert(self._db, evidence_table).on_conflict_do_nothing(
+                    index_elements=["model", "number", "digest"]
+                ),
+                row,
+            )
+            if evidence.file is not None:
+                self._note_files(connection, version, [evidence.file])
+
+    def evidence(self, model: str, number: int) -> list[Evidence]:
+        """All evidence of a version, oldest first. Raises NotFound for the version."""
+        self.get(model, number)
+        query = (
+            select(evidence_table.c.document, evidence_table.c.created_at)
+            .where(evidence_table.c.model == model, evidence_table.c.number == number)
+            .order_by(evidence_table.c.created_at, evidence_table.c.id)
+        )
+        with self._db.read() as connection:
+            rows = connection.execute(query).all()
+        return [
+            replace(Evidence.from_dict(json.loads(row.document)), created_at=row.created_at)
+            for row in rows
+        ]
+
+    def uses_file(self, sha256: str) -> bool:
+        """Whether a version's manifest or evidence names this file."""
+        query = select(file_uses.c.sha256).where(file_uses.c.sha256 == sha256).limit(1)
+        with self._db.read() as connection:
+            return connection.execute(query).first() is not None
+
+    def list(self, model: str) -> list[Version]:
+        """All versions of a model, oldest first. Raises NotFound for an unknown model."""
+        query = select(versions).where(versions.c.model == model).order_by(versions.c.number)
+        with self._db.read() as connection:
+            found = [_version(row) for row in connection.execute(query)]
+        if not found:
+            raise NotFound(f"there is no model {shown(model)}")
+        return found
+
+    def _note_files(self, connection: Connection, version: Version, files: Iterable[File]) -> None:
+        rows = [
+            {"sha256": sha256, "model": version.model, "number": version.number}
+            for sha256 in sorted({file.sha256 for file in files})
+        ]
+        connection.execute(
+            upsert(self._db, file_uses).on_conflict_do_nothing(
+                index_elements=["sha256", "model", "number"]
+            ),
+            rows,
+        )
+
+
+def _version(row: Row[Any]) -> Version:
+    return Version(
+        model=row.model,
+        number=row.number,
+        manifest=Manifest.from_dict(json.loads(row.manifest)),
+        created_at=row.created_at,
+        created_by=row.created_by,
+    )

@@ -1,0 +1,112 @@
+"""A small real HTTP server that answers as a test says, and remembers what it was asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Asked:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    drop: bool = False
+    """Close the connection instead of answering."""
+    delay_s: float = 0.0
+
+
+class FakeServer:
+    """Answers of a route are used up one by one; the last one stays."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self._answers: dict[tuple[str, str], deque[Answer]] = defaultdict(deque)
+        self.url = ""
+
+    def says(
+        self, method: str, path: str, value: Any = None, status: int = 200, **how: Any
+    ) -> None:
+        body = b"" if value is None else json.dumps(value).encode()
+        kind = "application/problem+json" if status >= 400 else "application/json"
+        headers = {"content-type": kind, **how.pop("headers", {})}
+        self._answers[method, path].append(Answer(status, body, headers, **how))
+
+    def says_bytes(self, method: str, path: str, body: bytes, **headers: str) -> None:
+        self._answers[method, path].append(Answer(200, body, headers))
+
+    def drops(self, method: str, path: str) -> None:
+        self._answers[method, path].append(Answer(drop=True))
+
+    def answer_to(self, asked: Asked) -> Answer:
+        self.asked.append(asked)
+        queue = self._answers[asked.method, asked.path.partition("?")[0]]
+        if not queue:
+            problem = {"code": "not_found", "status": 404, "detail": f"no {asked.path} here"}
+            body = json.dumps(problem).encode()
+            return Answer(404, body, {"content-type": "application/problem+json"})
+        return queue.popleft() if len(queue) > 1 else queue[0]
+
+    def count(self, method: str, path: str) -> int:
+        return sum(a.method == method and a.path == path for a in self.asked)
+
+
+@contextmanager
+def fake_server() -> Iterator[FakeServer]:
+    fake = FakeServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _answer(self) -> None:
+            length = int(self.headers.get("content-length") or 0)
+            headers = {k.lower(): v for k, v in self.headers.items()}
+            asked = Asked(self.command, self.path, headers, self.rfile.read(length))
+            answer = fake.answer_to(asked)
+            time.sleep(answer.delay_s)
+            if answer.drop:
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            if "content-length" not in answer.headers and answer.status != 204:
+                self.send_header("content-length", str(len(answer.body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(answer.body)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _answer  # noqa: N815
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    fake.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

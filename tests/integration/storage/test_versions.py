@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from maas.domain.errors import InvalidInput, NotFound
+from maas.domain.models import Evidence, File, Task
+from maas.storage.database import Database
+from maas.storage.versions import Versions
+from tests.integration.storage.conftest import Clock
+from tests.integration.storage.examples import digest_of, manifest
+
+
+def test_a_published_version_comes_back_as_it_was(db: Database, clock: Clock) -> None:
+    published, is_new = Versions(db).publish(manifest(), created_by="ada")
+    assert is_new
+    assert (published.number, published.created_by) == (1, "ada")
+    assert published.created_at == clock.seconds
+    assert Versions(db).get("digits") == Versions(db).get("digits", 1) == published
+    assert published.manifest == manifest()
+    assert Versions(db).get("digits").manifest.digest == manifest().digest
+
+
+def test_the_same_manifest_again_is_the_same_version(db: Database, clock: Clock) -> None:
+    first, _ = Versions(db).publish(manifest(), "ada")
+    clock.seconds += 10
+    again, is_new = Versions(db).publish(manifest(), "bob")
+    assert not is_new
+    assert again == first
+    assert len(Versions(db).list("digits")) == 1
+    assert Versions(db).models()[0]["updated_at"] == first.created_at
+
+
+def test_numbers_count_per_model(db: Database) -> None:
+    versions = Versions(db)
+    for description in ("a", "b", "c"):
+        versions.publish(manifest(description=description))
+    assert versions.publish(manifest("article"))[0].number == 1
+    assert [v.number for v in versions.list("digits")] == [1, 2, 3]
+    assert versions.get("digits").manifest.description == "c"
+    assert versions.get("digits", 2).manifest.description == "b"
+
+
+def test_models_are_summed_up_by_their_newest_version(db: Database, clock: Clock) -> None:
+    versions = Versions(db)
+    versions.publish(manifest("b-model"))
+    clock.seconds += 5
+    versions.publish(replace(manifest("b-model"), task=Task.OTHER))
+    versions.publish(manifest("a-model"))
+    start = clock.seconds - 5
+    assert versions.models() == [
+        {"name": "a-model", "task": "multiclass-classification", "versions": 1, "latest": 1}
+        | {"created_at": start + 5, "updated_at": start + 5},
+        {"name": "b-model", "task": "other", "versions": 2, "latest": 2}
+        | {"created_at": start, "updated_at": start + 5},
+    ]
+
+
+def test_what_is_not_there_is_not_found(db: Database) -> None:
+    versions = Versions(db)
+    versions.publish(manifest())
+    assert versions.publish(manifest("other"))[1]
+    for absent in (("absent", None), ("digits", 2), ("digits", 0), ("'; DROP TABLE versions", 1)):
+        with pytest.raises(NotFound):
+            versions.get(*absent)
+    with pytest.raises(NotFound, match="absent"):
+        versions.list("absent")
+    with pytest.raises(NotFound):
+        versions.evidence("digits", 2)
+    with pytest.raises(NotFound):
+        versions.add_evidence("digits", 2, Evidence("metrics", {}, {}))
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\x00b"])
+def test_text_that_no_database_can_hold_is_the_callers_fault(db: Database, name: str) -> None:
+    with pytest.raises((InvalidInput, NotFound)):
+        Versions(db).get(name)
+    with pytest.raises((InvalidInput, NotFound)):
+        Versions(db).get("digits", 10**30)
+
+
+def test_a_number_that_is_not_json_is_refused(db: Database) -> None:
+    with pytest.raises(InvalidInput, match="manifest must be JSON"):
+        Versions(db).publish(replace(manifest(), metadata={"loss": float("nan")}))
+    assert Versions(db).models() == []
+
+
+def test_evidence_is_kept_in_order_and_once(db: Database, clock: Clock) -> None:
+    versions = Versions(db)
+    versions.publish(manifest())
+    report = File("report.html", digest_of(b"report"), 6)
+    first = Evidence("report", {"accuracy": 0.98}, {"rows": 360}, file=report)
+    second = Evidence("latency", {"p50": 0.1}, {"machine": "m"}, variant="onnx")
+    versions.add_evidence("digits", 1, first)
+    clock.seconds += 1
+    versions.add_evidence("digits", 1, second)
+    clock.seconds += 1
+    versions.add_evidence("digits", 1, first)
+    assert versions.evidence("digits", 1) == [
+        replace(first, created_at=clock.seconds - 2),
+        replace(second, created_at=clock.seconds - 1),
+    ]
+
+
+def test_evidence_names_a_variant_that_is_there(db: Database) -> None:
+    versions = Versions(db)
+    versions.publish(manifest())
+    with pytest.raises(InvalidInput, match="no variant 'torch'"):
+        versions.add_evidence("digits", 1, Evidence("latency", {}, {}, variant="torch"))
+    with pytest.raises(InvalidInput, match="evidence must be JSON"):
+        versions.add_evidence("digits", 1, Evidence("latency", {"p50": float("inf")}, {}))
+    assert versions.evidence("digits", 1) == []
+
+
+def test_files_of_manifests_and_of_evidence_are_in_use(db: Database) -> None:
+    versions = Versions(db)
+    versions.publish(manifest(content=b"model"))
+    report = File("report.html", digest_of(b"report"), 6)
+    assert not versions.uses_file(report.sha256)
+    versions.add_evidence("digits", 1, Evidence("report", {}, {}, file=report))
+    assert versions.uses_file(report.sha256)
+    assert versions.uses_file(digest_of(b"model"))
+    assert not versions.uses_file(digest_of(b"nobody's"))
+
+
+def test_fifty_publishes_of_one_manifest_make_one_version(db: Database) -> None:
+    versions = Versions(db)
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(lambda _: versions.publish(manifest()), range(50)))
+    assert Counter(is_new for _, is_new in results) == {True: 1, False: 49}
+    assert {version.number for version, _ in results} == {1}
+    assert len(versions.list("digits")) == 1
+
+
+def test_publishes_at_one_time_get_different_numbers(db: Database) -> None:
+    versions = Versions(db)
+    wanted = [manifest(description=f"number {i}") for i in range(24)]
+    with ThreadPoolExecutor(12) as pool:
+        results = list(pool.map(versions.publish, wanted))
+    assert all(is_new for _, is_new in results)
+    assert sorted(version.number for version, _ in results) == list(range(1, 25))
+    stored = {v.number: v.manifest for v in versions.list("digits")}
+    assert all(stored[version.number] == version.manifest for version, _ in results)

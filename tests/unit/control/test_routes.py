@@ -1,0 +1,92 @@
+"""Every route has a scope, and the description of the API has every route."""
+
+from __future__ import annotations
+
+from unittest.mock import MagicMock
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from maas.control.app import create_app
+from maas.control.openapi import describe
+from maas.control.principal import GuardedRoute, guarded_router, needs, scope_of
+from maas.control.problems import add_error_handlers
+from maas.domain.keys import Scope
+from maas.gateway.app import Handlers, route_table
+from maas.gateway.routes import Access, Route
+
+
+def nothing() -> dict[str, int]:
+    return {}
+
+
+def test_every_route_is_guarded() -> None:
+    app = create_app(None)
+    assert len(app.routes) >= 26
+    for route in app.routes:
+        assert isinstance(route, GuardedRoute), f"{route} is reachable without a scope"
+        assert isinstance(scope_of(route), Scope)
+
+
+def test_a_route_without_a_scope_cannot_be_made() -> None:
+    router = guarded_router("test")
+    with pytest.raises(RuntimeError, match="must declare exactly one scope"):
+        router.get("/open")(nothing)
+
+
+def test_what_changes_something_needs_more_than_read() -> None:
+    for route in create_app(None).routes:
+        assert isinstance(route, GuardedRoute)
+        if not set(route.methods or ()) <= {"GET", "HEAD"}:
+            assert scope_of(route) is not Scope.READ, route.path
+        if "/keys" in route.path or "/logs" in route.path:
+            assert scope_of(route) is Scope.ADMIN, route.path
+
+
+@pytest.mark.parametrize(
+    ("scopes", "status"),
+    [(None, 401), ("", 403), ("call,write", 403), ("read", 200), ("call, read", 200),
+     ("admin", 200), ("reader", 403)],
+)  # fmt: skip
+def test_the_scope_is_asked_of_the_principal(scopes: str | None, status: int) -> None:
+    app = FastAPI()
+    router = guarded_router("test")
+    router.get("/it", dependencies=[needs(Scope.READ)])(nothing)
+    app.router.routes.extend(router.routes)
+    add_error_handlers(app)
+    headers = {} if scopes is None else {"x-maas-key-id": "k1", "x-maas-scopes": scopes}
+    answer = TestClient(app).get("/it", headers=headers)
+    assert answer.status_code == status
+    if status != 200:
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_description_has_every_route_of_control_and_gateway() -> None:
+    document = describe(create_app(None))
+    described = {(path, method) for path, ops in document["paths"].items() for method in ops}
+    for route in create_app(None).routes:
+        assert isinstance(route, GuardedRoute)
+        if route.path != "/openapi.json":
+            assert {(route.path, m.lower()) for m in route.methods or ()} <= described
+    public = {path for path, ops in document["paths"].items()
+              for op in ops.values() if op.get("security") == []}  # fmt: skip
+    assert public == {"/livez", "/readyz"}
+
+
+def test_the_description_has_what_the_gateway_answers_itself() -> None:
+    paths = describe(create_app(None))["paths"]
+    of_control = {r.path for r in create_app(None).routes if isinstance(r, GuardedRoute)}
+    described = {(p, m.upper()) for p, ops in paths.items() for m in ops if p not in of_control}
+    blank = MagicMock()  # the table is read, and never called
+    ready = Route("GET", "/readyz", Access.PUBLIC, blank)
+    metrics = Route("GET", "/metrics", Scope.READ, blank)
+    table = route_table(Handlers(blank, blank, blank, ready, metrics), 1, 1)
+    answered = {
+        (route.pattern, route.method)
+        for route in table.routes
+        if route.pattern not in ("/", "/docs", "/api/{*}")
+        and route.pattern not in of_control
+        and not route.pattern.startswith("/assets/")
+    }
+    assert described == answered
