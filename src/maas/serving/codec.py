@@ -13,6 +13,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterable
 from itertools import chain
+from types import GenericAlias
 from typing import Any
 
 import msgspec
@@ -94,7 +95,7 @@ class _FastDecoder:
         for spec in signature.inputs:
             kind: Any = _JSON_TYPES.get(spec.datatype, int)
             for _ in spec.shape:
-                kind = list[kind]
+                kind = GenericAlias(list, (kind,))
             kinds.append(kind)
 
         def decoder(name: str, kinds: list[Any]) -> Callable[[Buffer], Any]:
