@@ -106,7 +106,7 @@ class _FastDecoder:
             return msgspec.json.Decoder(body).decode
 
         self._decode = decoder("Row", kinds)
-        self._decode_batch = decoder("Rows", [list[kind] for kind in kinds])
+        self._decode_batch = decoder("Rows", [GenericAlias(list, (kind,)) for kind in kinds])
         self._packers = [_row_packer(spec) for spec in signature.inputs]
 
     def decode(self, body: Buffer) -> list[Buffer] | None:
