@@ -9,10 +9,10 @@ import typer
 
 from maas.cli.common import Format, OutputOption, client_of, emit, emit_json, say
 from maas.cli.predict import FILE_HELP, VALUES_HELP, read_inputs
-from maas.domain.errors import Forbidden, InvalidInput
+from maas.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from maas.client.client import Client
+    from maas.lifecycle.explain import Explanation
 
 
 def command(
@@ -43,7 +43,6 @@ def command(
         options["output"] = output_name
     if target is not None:
         options["target"] = int(target) if target.isdecimal() else target
-    options |= background_of(client, name)
     explanation = client.explain(name, inputs, options=options)
     if output is Format.JSON:
         emit_json(explanation)
@@ -54,37 +53,22 @@ def command(
         say(f"picture: {picture}")
 
 
-def background_of(client: Client, name: str) -> dict[str, Any]:
-    """The rows that the model's publisher compares with; nothing if there are none, or if this
-    key may only call (the server then compares with zeros)."""
-    try:
-        deployment = client.deployments.get(name).deployment
-        newest = max(t.version for t in deployment.targets)
-        details = client.models.version(f"{deployment.model}:{newest}")
-    except Forbidden:
-        return {}
-    found = details.version.manifest.metadata.get("background")
-    return {"background": found} if found else {}
-
-
 def show_explanation(raw: dict[str, Any]) -> None:
     """Bars for the strongest parts, as wide as the terminal."""
     from rich.console import Console
 
-    from maas.lifecycle.explain import Explanation
     from maas.lifecycle.pictures import terminal_bars
 
     console = Console()  # knows NO_COLOR, and what kind of terminal this is
     color = console.is_terminal and not console.no_color
-    emit(terminal_bars(Explanation.from_dict(raw), width=console.width, color=color))
+    emit(terminal_bars(_explanation(raw), width=console.width, color=color))
 
 
 def write_picture(raw: dict[str, Any], inputs: dict[str, Any], path: Path) -> None:
     """Raises InvalidInput for a suffix that is no picture, or a PNG of what is no image."""
-    from maas.lifecycle.explain import Explanation
     from maas.lifecycle.pictures import explanation_html, explanation_svg, heat_map_png
 
-    explanation = Explanation.from_dict(raw)
+    explanation = _explanation(raw)
     kind = path.suffix.lower()
     if kind == ".png":
         if explanation.image is None:
@@ -97,6 +81,16 @@ def write_picture(raw: dict[str, Any], inputs: dict[str, Any], path: Path) -> No
         path.write_text(explanation_html(explanation, image=image), encoding="utf-8")
     else:
         raise InvalidInput(f"a picture is a .png, .svg or .html file; got {path.name!r}")
+
+
+def _explanation(raw: dict[str, Any]) -> Explanation:
+    """The noun, without what the server says besides (deployment, version)."""
+    from dataclasses import fields
+
+    from maas.lifecycle.explain import Explanation
+
+    known = {f.name for f in fields(Explanation)}
+    return Explanation.from_dict({k: v for k, v in raw.items() if k in known})
 
 
 def register(app: typer.Typer) -> None:
