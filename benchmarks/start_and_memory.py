@@ -80,9 +80,10 @@ class Home:
             answer = connection.getresponse()
             if answer.status != 200:
                 return False
-            got = json.loads(answer.read())["y_pred"]
+            # An exported module names its output itself; there is only one.
+            (got,) = json.loads(answer.read()).values()
             return abs(got - float(work.answers[0, 0])) < work.tolerance
-        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        except (OSError, http.client.HTTPException, ValueError, TypeError):
             return False
         finally:
             connection.close()
@@ -158,7 +159,7 @@ def torch_module(work: Workload, cache: Path) -> Any:
 
 def publishing(home: Home, work: Workload, cache: Path, runs: int, table: Table) -> None:
     """From the call of `client.publish` to the first right answer."""
-    example = {"x": work.rows[:1]}
+    example = {"x": work.rows[0]}
     kinds: dict[str, Any] = {"ONNX file": work.file}
     with contextlib.suppress(ImportError):
         kinds["torch module"] = torch_module(work, cache)
@@ -200,33 +201,42 @@ def memory(home: Home, work: Workload, table: Table) -> None:
 
 
 def killing(home: Home, work: Workload, runs: int, table: Table) -> None:
-    """kill -9 of each role: time until the next right answer, and failures on the way."""
+    """kill -9 of each role: the longest time without a right answer, and failures on the way."""
     for role in ROLES:
         for _ in range(runs):
             wait_for("rest before the next kill", lambda: home.predict("article", work))
             time.sleep(1.0)
-            outage, failed = _kill(home, work, home.process(role))
-            table.add(f"kill -9 {role}: predictions fail for", "s", outage)
+            pid = home.process(role)
+            began = time.perf_counter()
+            gap, failed = _kill(home, work, pid)
+            table.add(f"kill -9 {role}: longest without an answer", "s", gap)
             table.add(f"kill -9 {role}: failed predictions", "requests", failed)
-            back = wait_for(f"{STATUS} after the kill", lambda: _answers(home, STATUS))
-            table.add(f"kill -9 {role}: then until {STATUS} answers", "s", back)
+            if role == "control":
+                # Looked at after the second of predictions, so never less than that.
+                wait_for(f"{STATUS} after the kill", lambda: _answers(home, STATUS))
+                back = time.perf_counter() - began
+                table.add(f"kill -9 {role}: until {STATUS} answers (≥ 1 s)", "s", back)
+            if home.process(role) == pid:
+                raise ServerFailed(f"the {role} that was killed still runs")
 
 
 def _kill(home: Home, work: Workload, pid: int) -> tuple[float, int]:
-    """(seconds from the kill to the last failure's end, number of failures), calling one after
-    the other for at least a second and until 20 in a row are right."""
+    """(longest time without a right answer in seconds, failures), calling one after the other for
+    at least a second and until 20 in a row are right. A call that waits for a new process and is
+    answered then is no failure, but its time counts."""
     os.kill(pid, signal.SIGKILL)
-    killed = time.perf_counter()
-    last_failure, failed, right = killed, 0, 0
+    killed = answered = time.perf_counter()
+    longest, failed, right = 0.0, 0, 0
     while right < 20 or time.perf_counter() - killed < 1.0:
         if home.predict("article", work):
-            right += 1
+            now = time.perf_counter()
+            longest, answered, right = max(longest, now - answered), now, right + 1
         else:
-            right, failed, last_failure = 0, failed + 1, time.perf_counter()
+            right, failed = 0, failed + 1
             time.sleep(0.002)
         if time.perf_counter() - killed > PATIENCE_S:
             raise ServerFailed(f"not serving again {PATIENCE_S:g} s after a kill")
-    return last_failure - killed, failed
+    return longest, failed
 
 
 def _answers(home: Home, path: str) -> bool:
@@ -258,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 pass
         with fresh_home(cache) as home:
             publishing(home, work, cache, given.runs, table)
-            openmaas.publish(home.site, "article", work.file, {"x": work.rows[:1]})
+            openmaas.publish(home.site, "article", work.file, {"x": work.rows[0]})
             wait_for("the deployment", lambda: home.predict("article", work))
             memory(home, work, table)
             killing(home, work, given.runs, table)

@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import uvloop
 
@@ -45,14 +46,20 @@ class Target:
     port: int
     path: str
     token: str
-    body: Callable[[int], bytes] = lambda number: b'{"x":[%d,%d]}' % (
-        number >> 20,
-        number & 0xFFFFF,
+    body: Callable[[int], bytes] = lambda number: (
+        b'{"x":[%d,%d]}'
+        % (
+            number >> 20,
+            number & 0xFFFFF,
+        )
     )
-    check: Callable[[int, bytes], bool] = lambda number, answer: json.loads(answer)["y"] == [
-        number >> 20,
-        number & 0xFFFFF,
-    ]
+    check: Callable[[int, bytes], bool] = lambda number, answer: (
+        json.loads(answer)["y"]
+        == [
+            number >> 20,
+            number & 0xFFFFF,
+        ]
+    )
 
     def request(self, number: int) -> bytes:
         body = self.body(number)
@@ -110,6 +117,10 @@ class _Connection(asyncio.Protocol):
         self._run.closed(self)
 
 
+def _same(connection: _Connection) -> _Connection:
+    return connection
+
+
 class _Run:
     def __init__(self, target: Target, connections: int, first: int) -> None:
         self.target = target
@@ -147,9 +158,7 @@ class _Run:
         self._in_flight += 1
         connection.send(number, started)
 
-    def answered(
-        self, number: int, sent: float, status: str, body: bytes, head: bytes
-    ) -> None:
+    def answered(self, number: int, sent: float, status: str, body: bytes, head: bytes) -> None:
         self._in_flight -= 1
         self._count(status, sent)
         if status == "200" and not self.target.check(number, body):
@@ -181,8 +190,8 @@ class _Run:
                 self._open.add(connection)
                 try:
                     await loop.create_connection(
-                        lambda made=connection: made, "127.0.0.1", self.target.port
-                    )  # type: ignore[call-overload]
+                        partial(_same, connection), "127.0.0.1", self.target.port
+                    )
                 except OSError:
                     self._open.discard(connection)
                     await asyncio.sleep(0.01)

@@ -7,6 +7,7 @@ PostgreSQL runs as the user `nobody`, since it refuses to run as root.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import pwd
@@ -222,6 +223,7 @@ def _process(
             user=who.uid,
             group=who.gid,
             extra_groups=who.groups,
+            preexec_fn=_end_with_the_tests if sys.platform == "linux" else None,
         )
         try:
             yield process
@@ -232,6 +234,12 @@ def _process(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _end_with_the_tests() -> None:
+    """In the new process: lets the kernel end it when the tests are killed without a word."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGQUIT))
 
 
 def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:

@@ -103,8 +103,8 @@ class OpenMaaS(Peer):
         server = up(site)
         try:
             rows = {
-                "article": np.arange(1, 11, dtype=np.float32).reshape(1, 10),
-                "image": np.zeros((1, 3, 224, 224), dtype=np.float32),
+                "article": np.arange(1, 11, dtype=np.float32),
+                "image": np.zeros((3, 224, 224), dtype=np.float32),
             }
             headers = {"authorization": f"Bearer {admin_key(site)}"}
             for name, row in rows.items():

@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from maas.version import __version__
+
 if TYPE_CHECKING:
     from maas.client.client import AsyncClient, Client
     from maas.client.errors import ServerUnavailable
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
         UnsafeArtifact,
     )
 
-__version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",

@@ -172,10 +172,24 @@ def load(
     flags = dict(flags or {})
     home = Path(str(flags.pop("home", None) or env.get("MAAS_HOME") or Path.home() / ".maas"))
     home = home.expanduser().absolute()
-    merged: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
-    origin: dict[tuple[str, str], str] = {}
+    given = _Given()
+    _take_file(given, [file] if file else [Path("maas.toml"), home / "maas.toml"], bool(file))
+    _take_environment(given, env)
+    for dotted, value in flags.items():
+        if value is not None:
+            section, _, key = dotted.partition(".")
+            given.put(section, key, value, f"--{key.replace('_', '-')}")
+    return Settings(home=str(home), **given.sections())
 
-    def put(section: str, key: str, value: Any, where: str) -> None:
+
+class _Given:
+    """What was given so far, later over earlier, and where each value came from."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
+        self._origins: dict[tuple[str, str], str] = {}
+
+    def put(self, section: str, key: str, value: Any, where: str) -> None:
         known = _SECTIONS.get(section)
         if known is None:
             raise ConfigurationError(
@@ -185,44 +199,47 @@ def load(
             raise ConfigurationError(
                 f"{where}: [{section}] has no key {key!r}{_hint(key, known.__struct_fields__)}"
             )
-        merged[section][key] = value
-        origin[section, key] = where
+        self._values[section][key] = value
+        self._origins[section, key] = where
 
-    for path in [file] if file else [Path("maas.toml"), home / "maas.toml"]:
-        if path.is_file():
-            for section, keys in _read_toml(path).items():
-                if not isinstance(keys, dict):
-                    raise ConfigurationError(f"{path}: {section!r} must be a section, [{section}]")
-                for key, value in keys.items():
-                    put(section, key, value, str(path))
-            break
-        if file:
-            raise ConfigurationError(f"{path}: no such file")
-    for name, text in env.items():
+    def sections(self) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for section, kind in _SECTIONS.items():
+            values = self._values[section]
+            for key, value in values.items():
+                try:
+                    msgspec.convert({key: value}, kind, strict=False)
+                except msgspec.ValidationError as wrong:
+                    where = self._origins[section, key]
+                    raise ConfigurationError(f"{where}: {section}.{key}: {wrong}") from None
+            out[section] = msgspec.convert(values, kind, strict=False)
+        return out
+
+
+def _take_file(given: _Given, candidates: list[Path], must_exist: bool) -> None:
+    """The first of the files that is there."""
+    path = next((p for p in candidates if p.is_file()), None)
+    if path is None:
+        if must_exist:
+            raise ConfigurationError(f"{candidates[0]}: no such file")
+        return
+    for section, keys in _read_toml(path).items():
+        if not isinstance(keys, dict):
+            raise ConfigurationError(f"{path}: {section!r} must be a section, [{section}]")
+        for key, value in keys.items():
+            given.put(section, key, value, str(path))
+
+
+def _take_environment(given: _Given, environment: Mapping[str, str]) -> None:
+    for name, text in environment.items():
         if name in _ALIASES:
-            put(*_ALIASES[name], text, name)
+            given.put(*_ALIASES[name], text, name)
         elif name.startswith("MAAS_") and name != "MAAS_HOME":
             section, separator, key = name.removeprefix("MAAS_").lower().partition("__")
             if not separator:
                 raise ConfigurationError(f"{name}: no such setting; use MAAS_SECTION__KEY")
             value = text.split(",") if key == "allowed_hosts" else text
-            put(section, key, value, name)
-    for dotted, value in flags.items():
-        if value is not None:
-            section, _, key = dotted.partition(".")
-            put(section, key, value, f"--{key.replace('_', '-')}")
-
-    sections: dict[str, Any] = {}
-    for section, kind in _SECTIONS.items():
-        for key, value in merged[section].items():
-            try:
-                msgspec.convert({key: value}, kind, strict=False)
-            except msgspec.ValidationError as wrong:
-                raise ConfigurationError(
-                    f"{origin[section, key]}: {section}.{key}: {wrong}"
-                ) from None
-        sections[section] = msgspec.convert(merged[section], kind, strict=False)
-    return Settings(home=str(home), **sections)
+            given.put(section, key, value, name)
 
 
 def child_environment(**extra: str) -> dict[str, str]:

@@ -6,6 +6,8 @@ import asyncio
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,9 @@ import pytest
 from tests.load import Report, Target, closed_loop, run_load
 from tests.models import echo_model, echo_signature
 from tests.stack import Stack, readyz, running, wait_until
+
+HANG_SECONDS = 10.0
+"""Longer than this is no recovery. How long it really takes: benchmarks/start_and_memory.py."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,11 @@ async def under_load(
 def longest_silence(report: Report, since: float) -> float:
     """The longest time without a good answer, seconds, from `since` (monotonic) on."""
     times = [since, *(at for at, outcome in report.finished if outcome == "200" and at > since)]
-    return max(b - a for a, b in zip(times, times[1:], strict=False))
+    return max(b - a for a, b in pairwise(times))
+
+
+def _replaced(stack: Stack, dead: int) -> bool:
+    return stack.replica_pids("one") not in ([], [dead])
 
 
 def test_a_replica_killed_under_load_is_replaced_and_nobody_gets_anothers_answer(
@@ -74,8 +83,8 @@ def test_a_replica_killed_under_load_is_replaced_and_nobody_gets_anothers_answer
         assert one.mismatches == other.mismatches == 0
         assert one.unanswered == other.unanswered == 0
         assert set(one.errors()) <= {"503"}
-        assert longest_silence(one, began + 1.9) <= 2.0 + 1.0  # the fault, and a busy machine
-        wait_until(lambda dead=victim: two.replica_pids("one") not in ([], [dead]), 10)
+        assert longest_silence(one, began + 1.9) <= HANG_SECONDS
+        wait_until(partial(_replaced, two, victim), 10)
         total += one.total + other.total
         if total >= 100_000:
             break
@@ -90,9 +99,10 @@ def test_control_killed_under_load_is_not_noticed_and_adopts_what_runs(two: Stac
     assert one.mismatches == one.unanswered == 0
 
     def back() -> bool:
-        return two.pids("control") not in ([], [control]) and two.request(
-            "GET", "/api/v1/status"
-        )[0] == 200
+        return (
+            two.pids("control") not in ([], [control])
+            and two.request("GET", "/api/v1/status")[0] == 200
+        )
 
     wait_until(back, 10, "control is back")
     assert {name: two.replica_pids(name) for name in ("one", "other")} == before
@@ -110,7 +120,7 @@ def test_a_gateway_killed_under_load_serves_again(two: Stack) -> None:
     one, _ = run_load(under_load(two, 5.0, [(1.0, gateway)]))
     assert set(one.errors()) <= {"lost", "503"}
     assert one.mismatches == one.unanswered == 0
-    assert longest_silence(one, began + 0.9) <= 2.0 + 1.0
+    assert longest_silence(one, began + 0.9) <= HANG_SECONDS
     assert two.replica_pids("one") == replicas
 
 
@@ -152,7 +162,9 @@ def test_usage_is_exact_over_every_crash(two: Stack) -> None:
     assert recorded() == final
 
 
-def test_the_supervisor_killed_leaves_nobody_behind(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_supervisor_killed_leaves_nobody_behind(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     home: Path = tmp_path_factory.mktemp("h")
     with running(home) as stack:
         client = stack.client()

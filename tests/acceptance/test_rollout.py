@@ -55,7 +55,9 @@ def test_twenty_rolling_updates_lose_no_request(versions: Stack) -> None:
         client = versions.client()
         for update in range(UPDATES):
             await asyncio.sleep(REQUESTS / RATE / UPDATES)
-            await asyncio.to_thread(client.deploy, "echo", model="echo", version=1 + (update + 1) % 2)
+            await asyncio.to_thread(
+                client.deploy, "echo", model="echo", version=1 + (update + 1) % 2
+            )
         await asyncio.sleep(2)
         stop.set()
         return await load
@@ -81,9 +83,7 @@ def test_a_version_that_cannot_be_loaded_takes_no_traffic(versions: Stack) -> No
     for cached in (versions.home / "cache").rglob(digest):
         cached.unlink()
     try:
-        versions.request(
-            "PUT", "/api/v1/deployments/safe", {"model": "echo", "version": 2}
-        )
+        versions.request("PUT", "/api/v1/deployments/safe", {"model": "echo", "version": 2})
         status = wait_until(lambda: _failed(versions, "safe"), 20, "the deployment says failed")
         assert "artifact_corrupt" in status or "SHA-256" in status
         code, _, body = versions.request("POST", "/predict/safe", {"x": [1, 2]})
@@ -111,9 +111,7 @@ def test_sigterm_under_load_answers_what_was_accepted(
         async def run() -> Report:
             stop = asyncio.Event()
             load = asyncio.ensure_future(
-                closed_loop(
-                    Target(stack.port, "/predict/echo", stack.token), 64, 30.0, stop=stop
-                )
+                closed_loop(Target(stack.port, "/predict/echo", stack.token), 64, 30.0, stop=stop)
             )
             await asyncio.sleep(2.0)
             stack.supervisor.terminate()

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from maas.cli import main as codes
+from maas.cli import commands as codes
+from maas.cli.commands import COMMANDS, help_text
 from maas.cli.common import Flags, emit, say
-from maas.cli.main import COMMANDS, help_text
 from maas.domain.errors import (
     Conflict,
     Forbidden,

@@ -1,75 +1,19 @@
 """The command `maas`: finds the one file that a command line needs, and turns errors into exit
 codes.
 
-Help of the whole is written from the table below without importing anything, so that it answers
+Help of the whole is written from a table without importing anything, so that it answers
 at once; a command's own file, and Typer, are imported when that command is called.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from maas.cli.commands import OK, help_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-class Command(NamedTuple):
-    group: str
-    summary: str
-
-
-COMMANDS = {
-    "up": Command("Server", "Start the server."),
-    "down": Command("Server", "Stop the server after it has answered what it accepted."),
-    "status": Command("Server", "Show what shall run, what runs, and why the two differ."),
-    "logs": Command("Server", "Show the log of a deployment, a replica, control or gateway."),
-    "doctor": Command("Server", "Check this machine and the server, and say what to do."),
-    "run": Command("Models", "Run a recipe: build, evaluate, publish, deploy, call, explain."),
-    "build": Command("Models", "Train the model of a recipe."),
-    "evaluate": Command("Models", "Measure a built model, and check the recipe's gates."),
-    "publish": Command("Models", "Publish a built model or an ONNX file as a new version."),
-    "models": Command("Models", "List models, or show a version with its evidence."),
-    "jobs": Command("Models", "List, show or cancel builds and evaluations."),
-    "deploy": Command("Deployments", "Make a model answer under a name."),
-    "rollback": Command("Deployments", "Put back what a deployment was before."),
-    "predict": Command("Deployments", "Call a deployment."),
-    "explain": Command("Deployments", "Ask why a deployment answers as it does."),
-    "keys": Command("Callers", "Create, list or revoke the keys of callers."),
-    "usage": Command("Callers", "Show what each key used."),
-}
-
-OK, FAILED, USAGE, NOT_FOUND, AUTH, CONFLICT = 0, 1, 2, 3, 4, 5
-UNAVAILABLE, CONFIGURATION, INTERRUPTED = 69, 78, 130
-
-
-def help_text() -> str:
-    lines = [
-        "Usage: maas [--home DIR] [--base-url URL] COMMAND …",
-        "",
-        "Turn a model into a service: build, evaluate, publish, deploy, call, explain.",
-    ]
-    group = ""
-    for name, command in COMMANDS.items():
-        if command.group != group:
-            group = command.group
-            lines += ["", f"{group}:"]
-        lines.append(f"  {name:<10} {command.summary}")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Options:",
-            "  --home DIR      Directory of all state (MAAS_HOME; default ~/.maas).",
-            "  --base-url URL  Server to talk to (MAAS_BASE_URL; default: the server of the home).",
-            "  --version       Print the version.",
-            "  --help          Print this, or after a command the help of that command.",
-            "",
-            "Most commands take -o json for machines. Data goes to stdout, messages to stderr.",
-            "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 key refused, 5 conflict,",
-            "69 server unavailable, 78 bad configuration, 130 interrupted.",
-        ]
-    )
 
 
 def main() -> None:
@@ -84,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
         print(help_text())  # noqa: T201
         return OK
     if first == "--version":
-        from maas import __version__
+        from maas.version import __version__
 
         print(__version__)  # noqa: T201
         return OK

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-import maas
 from maas.control.problems import add_error_handlers
 from maas.control.routes import (
     deployments,
@@ -19,13 +18,14 @@ from maas.control.routes import (
     usage,
 )
 from maas.control.services import Services
+from maas.version import __version__
 
 
 def create_app(services: Services | None) -> FastAPI:
     """The application; None describes it without being able to answer."""
     app = FastAPI(
         title="OpenMaaS",
-        version=maas.__version__,
+        version=__version__,
         summary="Build, evaluate, publish, deploy, call and explain models.",
         # The gateway serves its own pages, and every route here needs a key.
         docs_url=None,

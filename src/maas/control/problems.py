@@ -110,6 +110,10 @@ async def _client_gone(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     """A defect of ours: the client learns that there was one, the log learns which."""
+    if isinstance(error.__cause__, MaasError):
+        # Its answer had begun, so nobody can be told but the log; the connection breaks off.
+        log.warning("%s %s broke off: %s", request.method, request.url.path, error.__cause__)
+        return problem_response(error.__cause__, request)
     log.error(
         "%s %s failed", request.method, request.url.path, exc_info=error,
         extra={FIELDS: _fields(request)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 
@@ -18,6 +19,8 @@ REQUESTS_MAY_TAKE_S = 10
 
 async def serve(services: Services, listening: socket.socket, stop: asyncio.Event) -> None:
     """Until `stop` is set and the requests of that moment are answered."""
+    # Our own handler tells of every failure, with the request that it was.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         create_app(services),
         http="httptools",

@@ -58,9 +58,8 @@ class HttpCall(Call):
         except MaasError as error:
             self.failed(error)
             return
-        self.meter.answered(
-            key_of(request), "predict", self.route, self.rows, request.received, answers, at
-        )
+        key = key_of(request)
+        self.meter.answered(key, "predict", self.route, self.rows, request.received, answers)
         request.respond(200, body, content_type, headers)
 
     def failed(self, error: MaasError) -> None:
@@ -93,6 +92,6 @@ def deadline_of(request: Request, longest: float) -> float:
     text = request.headers.get(TIMEOUT_HEADER)
     if text is None:
         return request.received + longest
-    if not text.isdigit() or not 1 <= len(text) <= 9:
-        raise BadRequest("X-Request-Timeout-Ms must be a whole number of milliseconds")
+    if not text.isdigit() or len(text) > 9 or int(text) == 0:
+        raise BadRequest("X-Request-Timeout-Ms must be a whole number of milliseconds from 1")
     return min(time.monotonic() + int(text) / 1000, request.received + longest)

@@ -87,7 +87,7 @@ def reliability_svg(bins: Sequence[Mapping[str, Any]], *, binary: bool) -> str:
     floor, room = plot.height - 26, 34.0
     for b in known:
         hint = f"{b['rows']} rows: confidence {said(b['confidence'])}, right {said(b['share'])}"
-        plot.dot(b["confidence"], b["share"], "fill-main")
+        plot.dot(b["confidence"], b["share"], "fill-main", 3.0 + 3.0 * (b["rows"] / most) ** 0.5)
         tall = max(1.0, b["rows"] / most * room)
         plot.parts.append(
             element(
@@ -126,8 +126,8 @@ def score_curve_svg(
     if len(curves) > 1 and worst is not None:
         x, y = plot.right - 8, plot.bottom - 28
         named = clipped(classes[worst], 20)
-        plot.text(x, y, f"lowest: {named}", anchor="end", kind="text-other")
-        plot.text(x, y + 16, "the other classes", anchor="end", kind="text-main")
+        plot.text(x, y, f"lowest: {named}", anchor="end", kind="text-other halo")
+        plot.text(x, y + 16, "the other classes", anchor="end", kind="text-main halo")
     return plot.draw("ROC curves" if kind == "roc" else "Precision-recall curves")
 
 

@@ -27,11 +27,12 @@ letter-spacing:-.01em}
 h3{margin:28px 0 8px;font-size:15px}
 h2+p,h3+p{margin-top:0}
 p.note,figcaption,.soft{color:var(--soft)}
-p.note{max-width:75ch}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(168px,1fr));gap:1px;
+p.note{max-width:80ch}
+header p.note{margin-top:12px;max-width:none}
+.tiles{display:flex;flex-wrap:wrap;gap:1px;
 margin:32px 0 0;padding:0;list-style:none;background:var(--rule);border:1px solid var(--rule);
 border-radius:10px;overflow:hidden}
-.tiles li{background:var(--paper);padding:16px 18px 14px}
+.tiles li{flex:1 1 168px;background:var(--paper);padding:16px 18px 14px}
 .tiles b{display:block;font-size:30px;font-weight:600;line-height:1.2;letter-spacing:-.02em}
 .tiles span{display:block;color:var(--soft);font-size:13px}
 .tiles .name{color:var(--ink)}
@@ -43,15 +44,17 @@ figure svg,figure img{display:block;max-width:100%;height:auto}
 figure img{image-rendering:pixelated;border:1px solid var(--rule);border-radius:4px}
 figcaption{margin-top:10px;font-size:13px;max-width:62ch}
 .wide{overflow-x:auto}
-table{border-collapse:collapse;font-size:14px;margin:12px 0 0}
+table{border-collapse:collapse;font-size:14px;margin:0}
 th,td{padding:6px 20px 6px 0;text-align:left;vertical-align:top;border-bottom:1px solid
 var(--rule)}
 thead th{color:var(--soft);font-weight:500;font-size:13px;white-space:nowrap}
 tbody th{font-weight:500}
-td.number,th.number{text-align:right}
+td.number,th.number{text-align:right;white-space:nowrap}
+th small{display:block;color:var(--soft);font-weight:400;font-size:12px;line-height:1.3}
 table.facts th{color:var(--soft);font-weight:400;white-space:nowrap}
 table.facts td,.code{overflow-wrap:anywhere}
 .code{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
+details .wide{margin-top:8px}
 details{margin-top:10px;font-size:14px}
 summary{cursor:pointer;color:var(--main);font-size:13px}
 .good{color:var(--good)}.bad{color:var(--bad)}

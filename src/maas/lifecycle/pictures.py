@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,50 +24,60 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 def subject(explanation: Explanation) -> str:
     """What is explained, for example `probabilities of class 7`."""
-    if explanation.label is not None:
-        return f"{explanation.output} of {explanation.label}"
-    return (
-        explanation.output
-        if explanation.target == 0
-        else (f"{explanation.output}[{explanation.target}]")
-    )
+    e = explanation
+    if e.label is not None:
+        return f"{e.output} of {e.label}"
+    return e.output if e.target == 0 else f"{e.output}[{e.target}]"
 
 
 def terminal_bars(
     explanation: Explanation, *, width: int = 80, count: int = 12, color: bool = False
 ) -> str:
-    """The strongest attributions as lines of text; `color` adds ANSI colors.
+    """The strongest attributions as lines of at most `width` columns; `color` adds ANSI colors.
 
     Control characters of names are shown as `?`, so that a name cannot drive the terminal.
     """
-    units = f" {_printable(explanation.units)}" if explanation.units else ""
-    lines = [
-        f"{_printable(subject(explanation))} = {said(explanation.prediction)}{units}, "
-        f"{said(explanation.prediction - explanation.baseline)} away from the background's "
-        f"{said(explanation.baseline)}"
+    e = explanation
+    units = f" {_printable(e.units)}" if e.units else ""
+    head = (
+        f"{_printable(subject(e))} is {said(e.prediction)}{units}; over the background it is "
+        f"{said(e.baseline)}{units}, a difference of {_signed(e.prediction - e.baseline)}{units}"
+    )
+    shown = [a for a in e.top(count) if a.shapley]
+    columns = [
+        [clipped(_printable(a.name), min(24, width // 4)) for a in shown],
+        [clipped(_given(a), min(24, width // 4)) for a in shown],
+        [_signed(a.shapley) for a in shown],
+        [f"± {said(a.standard_error)}" if _is_sampled(a) else "" for a in shown],
     ]
-    shown = [a for a in explanation.top(count) if a.shapley]
-    names = [clipped(_printable(a.name), 24) for a in shown]
-    values = [_given(a) for a in shown]
-    wide = max([0, *map(len, names)])
-    middle = max([0, *map(len, values)])
-    room = max(8, width - wide - middle - 24)
+    wide = [max([0, *map(len, column)]) for column in columns]
     longest = max([abs(a.shapley) for a in shown], default=1.0)
-    for a, name, value in zip(shown, names, values, strict=True):
+    room = max(4, width - sum(wide) - 2 - 3 * 2 - 1)
+    lines = textwrap.wrap(head, max(20, width))
+    for a, name, value, moved, error in zip(shown, *columns, strict=True):
         bar = _blocks(abs(a.shapley) / longest * room)
-        number = f"{'+' if a.shapley > 0 else '−'}{said(abs(a.shapley))}"
         if color:
             bar = f"\x1b[{33 if a.shapley > 0 else 34}m{bar}\x1b[0m"
-        error = f" ± {said(a.standard_error)}" if a.standard_error else ""
-        lines.append(f"  {name:<{wide}}  {value:>{middle}}  {number:>8} {bar}{error}")
-    rest = [a.shapley for a in explanation.top()[len(shown) :] if a.shapley]
+        words = f"{name:<{wide[0]}}  {value:<{wide[1]}}  {moved:>{wide[2]}} {error:<{wide[3]}}"
+        lines.append(f"  {words}  {bar}")
+    rest = [a.shapley for a in e.top()[len(shown) :] if a.shapley]
     if rest:
-        lines.append(f"  and {len(rest)} more, together {sum(rest):+.3g}")
-    lines.append(
-        f"  {explanation.method}, {explanation.rows:,} rows in {explanation.calls:,} calls, "
-        f"additivity error {said(abs(explanation.additivity_error))}, seed {explanation.seed}"
+        lines.append(f"  and {len(rest)} more, together {_signed(sum(rest))}")
+    how = (
+        f"{e.method}, {e.rows:,} rows in {e.calls:,} calls, additivity error "
+        f"{said(abs(e.additivity_error))}, seed {e.seed}"
     )
+    lines += [f"  {line}" for line in textwrap.wrap(how, max(20, width - 2))]
     return "\n".join(lines)
+
+
+def _is_sampled(a: Attribution) -> bool:
+    """False if the standard error is 0 but for rounding."""
+    return a.standard_error > 1e-9 * abs(a.shapley)
+
+
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else "") + said(value)
 
 
 def _given(a: Attribution) -> str:
@@ -113,13 +124,13 @@ def explanation_svg(explanation: Explanation, *, count: int = 12, alone: bool = 
             class_="fill-other" if adds else "fill-main",
         )
         parts += [label(left - 10, y + 17, names[index], text_anchor="end"), bar]
-        if a.standard_error:
+        if _is_sampled(a):
             start = zero + (a.shapley - math.copysign(a.standard_error, a.shapley)) * scale
             middle = y + row / 2
             parts.append(
                 element("line", x1=start, x2=end, y1=middle, y2=middle, class_="rule error")
             )
-        number = f"{'+' if adds else '−'}{said(abs(a.shapley))}"
+        number = _signed(a.shapley)
         beside = max(tip, end) + 6 if adds else min(tip, end) - 6
         anchor = "start" if adds else "end"
         parts.append(label(beside, y + 17, number, text_anchor=anchor, class_="soft"))
@@ -208,7 +219,7 @@ def loss_curves_svg(
         plot.line([(at, plot.top), (at, plot.bottom)], "even", plain=True)
         near_end = best_epoch > last * 0.8
         anchor, shift = ("end", -6) if near_end else ("start", 6)
-        plot.text(at + shift, plot.top + 10, f"best: {best_epoch}", anchor=anchor, kind="soft")
+        plot.text(at + shift, plot.top + 10, f"best: {best_epoch}", anchor=anchor, kind="soft halo")
     heights: list[float] = []
     for points, kind, text in lines:
         if len(points) > 1:
@@ -235,7 +246,7 @@ def explanation_figure(
         f"{said(e.baseline, 4)}{units}. Orange adds, blue takes away."
     )
     if e.image is not None:
-        side = 320 if image is None else 652
+        side = 240 if image is None else 492
         strong = ", ".join(a.name for a in e.top(3) if a.shapley)
         shown = "the image and beside it a map" if image is not None else "a map"
         alt = f"Heat map of {what}: {shown} of Shapley values; strongest are {strong}."
@@ -257,7 +268,7 @@ def explanation_figure(
     zeros = " (all zeros, because none was given)" if e.background == "zeros" else ""
     how = (
         f"By {e.method}: {e.rows:,} model rows in {e.calls:,} calls, {e.background_rows:,} "
-        f"background rows{zeros}, seed {e.seed}; the parts miss the difference by "
+        f"background rows{zeros}, seed {e.seed}; additivity error "
         f"{said(abs(e.additivity_error))}."
     )
     numbers = table(head, lines, caption=f"Shapley values of {what}")

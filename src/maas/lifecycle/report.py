@@ -81,19 +81,22 @@ def _tiles(evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return ""
     values, units = evaluation.values, evaluation.how.get("units")
-    shown = [name for name in MAIN if values["metrics"].get(name) is not None][:5]
+    shown = [name for name in MAIN if values["metrics"].get(name) is not None]
+    if "f1" in shown:
+        shown.remove("f1_macro")
+    shown = shown[:5]
     lines = []
     for name in shown:
         unit = f" {units}" if units and name in IN_UNITS else ""
         interval = values["intervals"].get(name)
         between = f"{said(interval[0])} to {said(interval[1])}" if interval else "no interval"
         lines.append(
-            f'<li><span class="name">{escaped(named(name))}</span>'
+            f'<li><span class="name">{escaped(_named(name, values))}</span>'
             f"<b>{escaped(said(values['metrics'][name]) + unit)}</b>"
             f"<span>{escaped(between)}</span></li>"
         )
     rows = evaluation.how["rows"]
-    note = f"Measured on {rows:,} rows that the model was not trained on"
+    note = f"Measured on {rows:,} rows"
     if evaluation.how["resamples"]:
         percent = round(evaluation.how["confidence"] * 100)
         note += f"; below each value its {percent} % confidence interval"
@@ -109,36 +112,38 @@ def _evaluation(evaluation: Evaluation) -> list[str]:
         pictures = class_figures(values)
     else:
         pictures = [("Errors", regression_figures(values, units))]
-    found = [section("All metrics", _metrics(values, units), _how(evaluation.how))]
+    how = facts(_lines(evaluation.how), caption="How this was obtained")
+    metrics = pair(
+        f"<figure><h3>Metrics</h3>{_metrics(values, units)}</figure>",
+        f"<figure><h3>How this was obtained</h3>{how}</figure>",
+    )
+    found = [section("All metrics", metrics)]
     found += [section(title, content) for title, content in pictures]
     found.append(section("Slices", slice_figures(values), note="The same metrics, group by group."))
     return found
 
 
 def _metrics(values: Mapping[str, Any], units: str) -> str:
+    remarks = {**values["notes"], **values["undefined"]}
     rows: list[list[Cell]] = []
     for name, value in values["metrics"].items():
         interval = values["intervals"].get(name)
         between = f"{said(interval[0], 4)} to {said(interval[1], 4)}" if interval else "–"
-        remark = values["undefined"].get(name) or values["notes"].get(name) or ""
         unit = f" {units}" if units and name in IN_UNITS else ""
-        better = "lower is better" if name in LOWER_IS_BETTER else ""
+        better = "<small>lower is better</small>" if name in LOWER_IS_BETTER else ""
         shown = "undefined" if value is None else said(value, 4) + unit
-        rows.append(
-            [
-                escaped(named(name)),
-                number(escaped(shown)),
-                number(escaped(between)),
-                (escaped("; ".join(t for t in (better, remark) if t)), "soft"),
-            ]
-        )
-    head = ["Metric", number("Value"), number("95 % interval"), ""]
-    return table(head, rows, caption="All metrics")
+        row: list[Cell] = [escaped(_named(name, values)) + better, number(escaped(shown))]
+        row.append(number(escaped(between)))
+        rows.append([*row, (escaped(remarks.get(name, "")), "soft")] if remarks else row)
+    head: list[Cell] = ["Metric", number("Value"), number("95 % interval")]
+    return table([*head, "Remark"] if remarks else head, rows, caption="All metrics")
 
 
-def _how(how: Mapping[str, Any]) -> str:
-    rows = [(str(name).replace("_", " "), _value(value)) for name, value in how.items()]
-    return f"<h3>How this was obtained</h3>{facts(rows, caption='How this was obtained')}"
+def _named(metric: str, values: Mapping[str, Any]) -> str:
+    """The metric's name; with the class, if it is of one class out of two."""
+    if metric in ("precision", "recall", "f1"):
+        return f"{named(metric)} of {values['classes'][1]}"
+    return named(metric)
 
 
 def _training(training: Mapping[str, Any]) -> str:
@@ -158,12 +163,8 @@ def _training(training: Mapping[str, Any]) -> str:
             "Validation loss that rises while training loss falls is overfitting.",
             table(head, rows, caption="Loss by epoch"),
         )
-    rest = [
-        (str(name).replace("_", " "), _value(value))
-        for name, value in training.items()
-        if name != "curves"
-    ]
-    told = facts(rest, caption="Training")
+    rest = _lines({name: value for name, value in training.items() if name != "curves"})
+    told = f"<h3>How it was trained</h3>{facts(rest, caption='Training')}"
     return section("Training", pair(drawing, f"<figure>{told}</figure>" if rest else ""))
 
 
@@ -173,7 +174,7 @@ def _parity(parity: Mapping[str, Any]) -> str:
     if passed is not None:
         kind, text = ("good", "Equal within tolerance") if passed else ("bad", "Not equal")
         verdict = f'<p class="{kind}">{text}</p>'
-    rows = [(str(n).replace("_", " "), _value(v, 2)) for n, v in parity.items() if n != "passed"]
+    rows = _lines({name: value for name, value in parity.items() if name != "passed"})
     note = "The served form beside the model it was made from, on the same rows."
     return section("Parity", verdict + facts(rows, caption="Parity"), note=note)
 
@@ -187,13 +188,13 @@ def _examples(examples: Sequence[Example]) -> str:
         "Shapley values: how far each part of the row moved the answer from the mean answer over "
         "the background rows. They describe the model, not the world."
     )
-    return section("Why it answers as it does", *parts, note=note)
+    return section("Why it answers as it does", pair(*parts), note=note)
 
 
 def _published(manifest: Manifest, more: Mapping[str, Any]) -> str:
-    rows = [(str(name).replace("_", " "), _value(value)) for name, value in more.items()]
+    rows = _lines(more)
     rows.append(("manifest SHA-256", f'<span class="code">{manifest.digest}</span>'))
-    rows += [(str(n).replace("_", " "), _value(v)) for n, v in manifest.metadata.items()]
+    rows += _lines(manifest.metadata)
     sides = [("input", s) for s in manifest.signature.inputs]
     sides += [("output", s) for s in manifest.signature.outputs]
     tensors = [_tensor(side, spec) for side, spec in sides]
@@ -232,18 +233,33 @@ def _tensor(side: str, spec: TensorSpec) -> list[Cell]:
     ]
 
 
-def _value(value: Any, digits: int = 4) -> str:
+WORDS = {
+    "max_abs_diff": "largest difference",
+    "max_rel_diff": "largest relative difference",
+    "data_digest": "data SHA-256",
+}
+
+
+def _lines(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows for `facts`: names as words, values as HTML."""
+    return [
+        (WORDS.get(name, str(name).replace("_", " ")), _value(value))
+        for name, value in values.items()
+    ]
+
+
+def _value(value: Any) -> str:
     """A JSON value as HTML that a person can read."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):
-        return escaped(said(value, digits))
+        return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return "<br>".join(f"{escaped(k)}: {_value(v, digits)}" for k, v in value.items())
+        return "<br>".join(f"{escaped(k)}: {_value(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
-        shown = ", ".join(_value(v, digits) for v in value[:20])
+        shown = ", ".join(_value(v) for v in value[:20])
         return shown + (f" and {len(value) - 20} more" if len(value) > 20 else "")
     text = str(value)
     return f'<span class="code">{escaped(text)}</span>' if len(text) > 40 else escaped(text)

@@ -27,8 +27,13 @@ MOST_MISTAKES = 10
 def class_figures(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(Title, HTML) of the sections about classes and about scores."""
     found = [("Classes", pair(_confusion(values), _per_class(values)))]
-    scores = pair(_reliability(values), *_curves(values))
-    return [*found, ("Scores", scores)] if scores else found
+    for title, content in (
+        ("Ranking", pair(*_curves(values))),
+        ("Calibration", pair(*_reliability(values))),
+    ):
+        if content:
+            found.append((title, content))
+    return found
 
 
 def _confusion(values: Mapping[str, Any]) -> str:
@@ -80,10 +85,11 @@ def _per_class(values: Mapping[str, Any]) -> str:
     return figure("F1 by class", drawing, caption, table(head, lines, caption="By class"))
 
 
-def _reliability(values: Mapping[str, Any]) -> str:
+def _reliability(values: Mapping[str, Any]) -> list[str]:
+    """The diagram, and its numbers beside it."""
     bins = values["calibration"]
     if bins is None:
-        return ""
+        return []
     rows: list[list[Cell]] = [
         [
             f"{said(b['low'], 1)} to {said(b['high'], 1)}",
@@ -100,7 +106,11 @@ def _reliability(values: Mapping[str, Any]) -> str:
         f"The mean distance from it, the calibration error, is {said(ece)}."
     )
     drawing = reliability_svg(bins, binary=len(values["classes"]) == 2)
-    return figure("Reliability", drawing, caption, table(head, rows, caption="Reliability"))
+    numbers = table(head, rows, caption="Reliability")
+    return [
+        figure("Reliability", drawing, caption),
+        f"<figure><h3>By confidence</h3>{numbers}</figure>",
+    ]
 
 
 def _curves(values: Mapping[str, Any]) -> list[str]:
@@ -176,6 +186,8 @@ def slice_figures(values: Mapping[str, Any]) -> str:
             whole=values["metrics"].get(main),
             title=f"{named(main)} by {name}",
         )
-        caption = "The dashed line is the value over all rows; intervals beside it differ from it."
+        caption = (
+            "Dashed: the value over all rows. An interval that is all on one side asks for a look."
+        )
         found.append(figure(f"By {name}", drawing, caption, table(head, lines, caption=name)))
     return pair(*found)

@@ -14,6 +14,7 @@ STYLE = """
 @media (prefers-color-scheme:dark){.pic{--ink:#e6e9ee;--soft:#9aa5b4;--rule:#323b48;
 --faint:#222a35;--paper:#171d26;--main:#7ba6f0;--other:#e8935f}}
 .pic text{fill:var(--ink)}.pic .soft{fill:var(--soft)}.pic .strong{font-weight:600}
+.pic .halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
 .pic .on{fill:var(--paper)}.pic .rule{stroke:var(--rule);stroke-width:1;fill:none}
 .pic .even{stroke:var(--soft);stroke-width:1;stroke-dasharray:3 4;fill:none}
 .pic .main{stroke:var(--main)}.pic .other{stroke:var(--other)}
@@ -28,7 +29,7 @@ STYLE = """
 """.strip()
 """Of every picture; works inside a page and inside a stand-alone SVG document."""
 
-GLYPH = 6.6
+GLYPH = 7.2
 """Mean width of a character at 12 px, on the wide side."""
 
 
@@ -48,17 +49,21 @@ def clipped(text: object, characters: int) -> str:
 
 
 def said(value: float | None, digits: int = 3) -> str:
-    """A number as people write it: 0.969, 12.4, 1,234, 2.1e-07."""
+    """A number as people write it, with about `digits` digits: 0.969, 5.96, 12.4, 1,234, 2.1e-07.
+
+    Numbers up to 1 have as many decimals, so that shares stand below each other.
+    """
     if value is None or not math.isfinite(value):
         return "–"
-    if value == 0:
+    size, sign = abs(value), "−" if value < 0 else ""
+    if size == 0:
         return "0"
-    size = abs(value)
     if size < 10**-digits or size >= 1e7:
-        return f"{value:.{max(1, digits - 2)}e}"
+        return f"{sign}{size:.{max(1, digits - 2)}e}"
     if size >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.{digits if size < 10 else max(0, digits - 2)}f}"
+        return f"{sign}{size:,.0f}"
+    decimals = digits if size <= 1 else max(0, digits - 1 - math.floor(math.log10(size)))
+    return f"{sign}{size:.{decimals}f}"
 
 
 def element(tag: str, text: str | None = None, /, **attributes: object) -> str:
@@ -113,10 +118,11 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def tick_text(value: float, step: float) -> str:
-    if abs(value) >= 1e6 or (value and abs(value) < 1e-3):
-        return f"{value:.0e}"
+    size, sign = abs(value), "−" if value < 0 else ""
+    if size >= 1e6 or 0 < size < 1e-3:
+        return f"{sign}{size:.0e}"
     places = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 2
-    return f"{value:,.{places}f}"
+    return f"{sign}{size:,.{places}f}"
 
 
 class Plot:
@@ -176,7 +182,7 @@ class Plot:
     def _log_ticks(self) -> list[float]:
         low, high = (math.log10(v) for v in self.domain_y)
         powers = range(math.floor(low), math.ceil(high) + 1)
-        steps = (1, 2, 5) if high - low < 2 else (1,)
+        steps = (1, 2, 5) if high - low < 2.5 else (1,)
         found = [m * 10.0**p for p in powers for m in steps]
         return [v for v in found if self.domain_y[0] <= v <= self.domain_y[1]]
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import uvloop
 
-import maas
 from maas.domain.keys import Scope
 from maas.domain.snapshot import Snapshot
 from maas.gateway.app import Handlers, route_table
@@ -37,6 +36,7 @@ from maas.gateway.snapshot_watch import SnapshotWatch
 from maas.processes.lifeline import stop_event
 from maas.serving.routing import Router
 from maas.settings import Settings
+from maas.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     timeout = server_settings.request_timeout_s
     handlers = Handlers(
         predict=PredictDoor(router, meter, timeout),
-        oip=OipDoor(router, meter, timeout, maas.__version__),
+        oip=OipDoor(router, meter, timeout, __version__),
         proxy=ControlProxy(settings.control_socket, meter, router),
         ready=Route(
             "GET",
@@ -73,9 +73,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
             ready_handler(lambda: watch.has_snapshot),
             while_draining=True,
         ),
-        metrics=Route(
-            "GET", "/metrics", Scope.READ, metrics_handler(meter, router, maas.__version__)
-        ),
+        metrics=Route("GET", "/metrics", Scope.READ, metrics_handler(meter, router, __version__)),
     )
     routes = route_table(handlers, server_settings.max_body_bytes, server_settings.max_file_bytes)
     hosts = HostCheck((server_settings.host, *server_settings.allowed_hosts))

@@ -39,9 +39,8 @@ class UsageLedger:
             for name in _COUNTS
         }
         statement = statement.on_conflict_do_update(index_elements=["source", *_OF], set_=highest)
-        # In one order everywhere, so that two writers cannot wait for each other.
-        rows = sorted(({"source": source} | asdict(total) for total in totals), key=_identity)
-        self._db.retry(lambda connection: connection.execute(statement, rows) and None)
+        rows = [{"source": source} | asdict(total) for total in totals]
+        self._db.retry(lambda connection: connection.execute(statement, rows))
 
     def totals(
         self,
@@ -73,7 +72,3 @@ class UsageLedger:
 def _total(row: RowMapping) -> Usage:
     # PostgreSQL sums 64-bit integers as decimals.
     return Usage(**dict(row) | {name: int(row[name]) for name in _COUNTS})
-
-
-def _identity(row: dict[str, object]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in _OF)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.integration.control.home import Home
 
 
-@pytest.fixture
-def home() -> Iterator[Home]:
+@contextlib.contextmanager
+def new_home() -> Iterator[Home]:
     # Not pytest's own folder: the path of a unix socket may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="maas-") as folder:
         made = Home(Path(folder))
@@ -19,6 +21,20 @@ def home() -> Iterator[Home]:
             yield made
         finally:
             made.close()
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    with new_home() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_control() -> Iterator[Home]:
+    """One control for tests that leave each other alone."""
+    with new_home() as made:
+        made.start()
+        yield made
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.servers import PostgresServer, S3Server
 
 from maas.storage import schema
 from maas.storage.artifacts import ArtifactStore, LocalArtifacts, ObjectArtifacts, S3Options
 from maas.storage.database import Database
+from tests.servers import PostgresServer, S3Server
 
 
 class Clock:

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.integration.storage.examples import digest_of
 
 from maas.domain.errors import InvalidInput, NotFound, StorageFailed
 from maas.storage.artifacts import ArtifactStore
+from tests.integration.storage.examples import digest_of
 
 DATA = bytes(range(256)) * 12_000
 """3 MB: several chunks."""

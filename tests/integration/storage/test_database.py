@@ -15,9 +15,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import insert, inspect, select, text
-from tests.integration.storage.conftest import fresh_postgres
-from tests.integration.storage.examples import manifest
-from tests.servers import PostgresServer, free_ports
 
 from maas.domain.errors import (
     Conflict,
@@ -32,6 +29,9 @@ from maas.storage import database, schema
 from maas.storage.database import Database
 from maas.storage.keys import Keys
 from maas.storage.versions import Versions
+from tests.integration.storage.conftest import fresh_postgres
+from tests.integration.storage.examples import manifest
+from tests.servers import PostgresServer, free_ports
 
 ROW = {"name": "digits", "created_at": 1.0, "updated_at": 1.0}
 

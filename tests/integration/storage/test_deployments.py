@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from sqlalchemy import select
-from tests.integration.storage.examples import deployment
+from sqlalchemy import Connection, select
 
 from maas.domain.deployments import Deployment, Scaling, Target
 from maas.domain.errors import Conflict, NotFound
 from maas.storage import schema
 from maas.storage.database import Database
 from maas.storage.deployments import Deployments
+from tests.integration.storage.examples import deployment
 
 
 def test_a_deployment_comes_back_as_it_was_put(db: Database) -> None:
@@ -130,3 +132,30 @@ def test_puts_at_one_time_leave_one_default_and_all_revisions(db: Database) -> N
     assert sum(d.default for d in deployments.list()) == 1
     for name in ("name-0", "name-1", "name-2"):
         assert [d.revision for d in deployments.history(name)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_default_that_is_being_put_is_not_overlooked(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`slow` has taken the flag and not committed when `quick` takes it, too."""
+    deployments = Deployments(db)
+    deployments.put(deployment("first"))
+    written, go_on = threading.Event(), threading.Event()
+    remember = Deployments._remember
+
+    def slowly(self: Deployments, connection: Connection, *rest: Any) -> None:
+        remember(self, connection, *rest)
+        if rest[0].name == "slow":
+            written.set()
+            go_on.wait(10)
+
+    monkeypatch.setattr(Deployments, "_remember", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(deployments.put, deployment("slow", default=True))
+        assert written.wait(10)
+        quick = pool.submit(deployments.put, deployment("quick", default=True))
+        wait([quick], timeout=0.3)
+        go_on.set()
+        assert slow.result().default
+        assert quick.result().default
+    assert [d.name for d in deployments.list() if d.default] == ["quick"]

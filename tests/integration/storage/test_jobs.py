@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import pytest
-from tests.integration.storage.conftest import Clock
+from sqlalchemy import update
 
 from maas.domain.errors import Conflict, InvalidInput, NotFound
 from maas.domain.jobs import Job, JobState, Progress
+from maas.storage import schema
 from maas.storage.database import Database
 from maas.storage.jobs import Jobs
+from tests.integration.storage.conftest import Clock
 
 JOB = Job("j1", "build", "digits", JobState.QUEUED, spec={"epochs": 3})
 
@@ -98,3 +101,16 @@ def test_a_loss_that_is_no_number_is_refused(db: Database) -> None:
     Jobs(db).create(JOB)
     with pytest.raises(InvalidInput, match="progress"):
         Jobs(db).update("j1", progress=Progress(1, 2, values={"loss": float("nan")}))
+
+
+def test_an_end_that_is_being_written_is_not_overwritten(db: Database) -> None:
+    jobs = Jobs(db)
+    jobs.create(replace(JOB, state=JobState.RUNNING))
+    with ThreadPoolExecutor(1) as pool:
+        with db.begin() as connection:
+            connection.execute(update(schema.jobs).values(state="succeeded"))
+            late = pool.submit(jobs.update, "j1", progress=Progress(1, 2))
+            wait([late], timeout=0.3)
+        with pytest.raises(Conflict, match="succeeded"):
+            late.result()
+    assert jobs.get("j1").state is JobState.SUCCEEDED

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import select
-from tests.integration.storage.conftest import Clock
 
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.keys import Scope, generate_token, hash_token
 from maas.storage import schema
 from maas.storage.database import Database
 from maas.storage.keys import Keys
+from tests.integration.storage.conftest import Clock
 
 
 def test_a_key_is_stored_and_its_token_is_not(db: Database, clock: Clock) -> None:

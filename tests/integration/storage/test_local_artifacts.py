@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.storage.examples import digest_of
 
 from maas.domain.errors import ArtifactCorrupt, InvalidInput, OutOfSpace, StorageFailed
 from maas.storage.artifacts import LocalArtifacts
+from tests.integration.storage.examples import digest_of
 
 DATA = b"model" * 300_000
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import obstore
 import pytest
-from tests.integration.storage.conftest import options_of
-from tests.integration.storage.examples import digest_of
-from tests.servers import S3Server, free_ports
 
 from maas.domain.errors import ArtifactCorrupt, StorageFailed
 from maas.storage import object_artifacts
 from maas.storage.artifacts import ObjectArtifacts, open_artifacts
+from tests.integration.storage.conftest import options_of
+from tests.integration.storage.examples import digest_of
+from tests.servers import S3Server, free_ports
 
 DATA = b"model" * 300_000
 NAME = digest_of(DATA)

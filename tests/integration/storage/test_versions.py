@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from tests.integration.storage.conftest import Clock
-from tests.integration.storage.examples import digest_of, manifest
 
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.models import Evidence, File, Task
 from maas.storage.database import Database
 from maas.storage.versions import Versions
+from tests.integration.storage.conftest import Clock
+from tests.integration.storage.examples import digest_of, manifest
 
 
 def test_a_published_version_comes_back_as_it_was(db: Database, clock: Clock) -> None:

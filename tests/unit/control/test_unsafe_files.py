@@ -10,6 +10,7 @@ import pickle
 import zipfile
 import zlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,8 @@ def npy(array: np.ndarray) -> bytes:
 
 def npz(compressed: bool, **arrays: np.ndarray) -> bytes:
     out = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(out, **arrays)
+    save: Any = np.savez_compressed if compressed else np.savez
+    save(out, **arrays)
     return out.getvalue()
 
 

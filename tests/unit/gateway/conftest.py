@@ -17,7 +17,7 @@ from maas.gateway.request import Request
 from maas.gateway.routes import Access, Route, RouteTable
 from maas.gateway.server import HttpServer
 
-TOKEN = "maas_k1_secret"  # noqa: S105 - of this test only
+TOKEN = "maas_k1_secret"
 CALLER = Key("k1", "caller", (Scope.CALL,), hash_token(TOKEN))
 
 

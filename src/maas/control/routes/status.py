@@ -6,11 +6,11 @@ import asyncio
 import time
 from typing import Any
 
-import maas
 from maas.control.principal import guarded_router, needs
 from maas.control.routes import UseServices
 from maas.control.views import deployment_view, replica_views
 from maas.domain.keys import Scope
+from maas.version import __version__
 
 router = guarded_router("status")
 
@@ -21,7 +21,7 @@ async def get_status(services: UseServices) -> dict[str, Any]:
     deployments = await asyncio.to_thread(services.stores.deployments.list)
     state = services.reconciler.state
     return {
-        "version": maas.__version__,
+        "version": __version__,
         "uptime_s": round(time.time() - services.started_at, 3),
         "deployments": [
             deployment_view(state, d) | {"replicas": replica_views(state, d.name)}

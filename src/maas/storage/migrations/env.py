@@ -4,9 +4,6 @@ from alembic import context
 
 from maas.storage.schema import metadata
 
-context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=metadata,
-    transactional_ddl=True,
-)
+# The caller's transaction is around it all, on SQLite, too.
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()
