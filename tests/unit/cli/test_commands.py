@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from maas.cli.main import COMMANDS, run
+from maas.cli.commands import COMMANDS
+from maas.cli.main import run
 from maas.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Overloaded
 from tests.fake_server import FakeServer
 
