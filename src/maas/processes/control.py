@@ -121,7 +121,11 @@ class Control:
             stopping.cancel()
         log.info("stopping")
         await asyncio.gather(reconciler.stop(), serving)
-        await collector.collect()
+        try:
+            await collector.collect()
+        except MaasError as error:
+            # Nothing is lost: the counters stay in their files.
+            log.warning("usage was not recorded at the end: %s", error)
         self._database.close()
 
     def _services(self, reconciler: Reconciler) -> Services:
@@ -166,7 +170,10 @@ class Control:
 
     async def _keep_house(self) -> None:
         """What must be done now and then."""
-        await asyncio.to_thread(self._artifacts.sweep, ABANDONED_AFTER_S)
+        try:
+            await asyncio.to_thread(self._artifacts.sweep, ABANDONED_AFTER_S)
+        except MaasError as error:
+            log.warning("abandoned uploads were not removed: %s", error)
         while True:
             try:
                 lost = await asyncio.to_thread(self._jobs.mark_lost, JOB_SILENCE_S)

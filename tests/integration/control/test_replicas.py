@@ -164,6 +164,22 @@ def test_adopts_only_what_is_still_wanted(control: Home) -> None:
     assert control.snapshot().deployments == ()
 
 
+def test_what_was_told_to_end_is_not_adopted(control: Home) -> None:
+    """Control dies while a replica drains: its successor wants the same, and starts another."""
+    (former,) = deployed(control)
+    kill(former, signal.SIGSTOP)  # so that it takes its time
+    control.deploy("t", model="m", scaling={"replicas": 0})
+    specs = control.settings.run_dir / "replicas"
+    eventually(lambda: not list(specs.glob("*.json")), "the replica is told to end")
+    control.kill()
+    control.start()
+    control.deploy("t", model="m", scaling={"replicas": 1})
+    assert former not in pids(control.wait_for("t", "ready"))
+    kill(former, signal.SIGCONT)
+    eventually(lambda: not psutil.pid_exists(former), "the old one ends")
+    assert control.predict("t", [1, 1, 1]) == [3, 3, 3]
+
+
 def test_scale_up_down_and_to_nothing(control: Home) -> None:
     first = deployed(control)
     control.deploy("t", model="m", scaling={"replicas": 3})
