@@ -17,6 +17,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -143,8 +144,12 @@ class Control:
             self._versions, self._artifacts, settings.cache_dir, settings.server.max_file_bytes
         )
         collector = UsageCollector(self._usage, settings.usage_dir)
-        explainer = Explainer(reconciler)
+        explainer = Explainer(reconciler, self._background_of)
         return Services(settings, stores, publisher, reconciler, collector, explainer)
+
+    def _background_of(self, model: str, version: int) -> dict[str, Any] | None:
+        found = self._versions.get(model, version).manifest.metadata.get("background")
+        return found if isinstance(found, dict) else None
 
     def _reconciler(self) -> Reconciler:
         settings = self._settings

@@ -66,7 +66,7 @@ def short_deadline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def explainer(link: Link) -> Explainer:
     reconciler: Any = Answering(link)
-    return Explainer(reconciler)
+    return Explainer(reconciler, lambda model, version: None)
 
 
 def test_one_too_many_is_refused_with_a_time_to_come_back() -> None:
