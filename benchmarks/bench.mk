@@ -10,3 +10,7 @@ bench-start:
 
 bench-doors:
 	$(PYTHON_BENCH) benchmarks/front_door.py $(ARGS)
+
+.PHONY: bench-overload
+bench-overload:
+	$(PYTHON_BENCH) -m benchmarks.overload $(ARGS)

@@ -13,6 +13,7 @@ from maas.domain.errors import Forbidden, InvalidInput
 
 if TYPE_CHECKING:
     from maas.client.client import Client
+    from maas.lifecycle.explain import Explanation
 
 
 def command(
@@ -71,20 +72,18 @@ def show_explanation(raw: dict[str, Any]) -> None:
     """Bars for the strongest parts, as wide as the terminal."""
     from rich.console import Console
 
-    from maas.lifecycle.explain import Explanation
     from maas.lifecycle.pictures import terminal_bars
 
     console = Console()  # knows NO_COLOR, and what kind of terminal this is
     color = console.is_terminal and not console.no_color
-    emit(terminal_bars(Explanation.from_dict(raw), width=console.width, color=color))
+    emit(terminal_bars(_explanation(raw), width=console.width, color=color))
 
 
 def write_picture(raw: dict[str, Any], inputs: dict[str, Any], path: Path) -> None:
     """Raises InvalidInput for a suffix that is no picture, or a PNG of what is no image."""
-    from maas.lifecycle.explain import Explanation
     from maas.lifecycle.pictures import explanation_html, explanation_svg, heat_map_png
 
-    explanation = Explanation.from_dict(raw)
+    explanation = _explanation(raw)
     kind = path.suffix.lower()
     if kind == ".png":
         if explanation.image is None:
@@ -97,6 +96,16 @@ def write_picture(raw: dict[str, Any], inputs: dict[str, Any], path: Path) -> No
         path.write_text(explanation_html(explanation, image=image), encoding="utf-8")
     else:
         raise InvalidInput(f"a picture is a .png, .svg or .html file; got {path.name!r}")
+
+
+def _explanation(raw: dict[str, Any]) -> Explanation:
+    """The noun, without what the server says besides (deployment, version)."""
+    from dataclasses import fields
+
+    from maas.lifecycle.explain import Explanation
+
+    known = {f.name for f in fields(Explanation)}
+    return Explanation.from_dict({k: v for k, v in raw.items() if k in known})
 
 
 def register(app: typer.Typer) -> None:

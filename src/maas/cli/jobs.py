@@ -117,7 +117,7 @@ def _print(job: Job) -> None:
 def _progress(job: Job) -> str:
     progress = job.progress
     counts = f"{progress.done}/{progress.total}" if progress.total else ""
-    return f"{counts} {progress.message}".strip()
+    return counts if job.state.is_final else f"{counts} {progress.message}".strip()
 
 
 def _outcome(job: Job) -> str:

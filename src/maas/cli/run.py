@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +51,11 @@ def command(
         view = deploy_step(client, wanted, wanted.deploy, published)
         say(f"deployed {published} as {view.name}")
         done["deployment"] = view.to_dict()
-        done |= _call_and_explain(client, wanted, view.name, published, output)
+        at = _Answering(client, view.name, output, folder.path)
+        if wanted.call is not None or wanted.explain is not None:
+            done["call"] = _call(at, wanted, published)
+        if wanted.explain is not None:
+            done["explanation"] = _explain(at, wanted.explain, done["call"]["inputs"])
     if output is Format.JSON:
         emit_json(done)
     elif wanted.deploy is not None:
@@ -79,36 +84,37 @@ def deploy_step(
     )
 
 
-def _call_and_explain(
-    client: Client, recipe: Recipe, name: str, published: Published, output: Format
-) -> dict[str, Any]:
-    if recipe.call is None and recipe.explain is None:
-        return {}
-    inputs = recipe.call or client.models.version(str(published)).version.manifest.signature.example
-    answer = client.predict(name, inputs)
-    done: dict[str, Any] = {"call": {"inputs": inputs, "outputs": answer}}
-    if output is Format.TABLE:
-        print_outputs(answer, Format.TABLE)
-    if recipe.explain is not None:
-        done["explanation"] = _explain(client, recipe, recipe.explain, (name, inputs), output)
-    return done
+@dataclass(frozen=True)
+class _Answering:
+    """A deployment that answers, and how to show what it says."""
+
+    client: Client
+    name: str
+    output: Format
+    pictures: Path
+    """Where a picture goes: the job's folder, so that a recipe leaves nothing beside itself."""
 
 
-def _explain(
-    client: Client,
-    recipe: Recipe,
-    step: ExplainStep,
-    call: tuple[str, dict[str, Any]],
-    output: Format,
-) -> dict[str, Any]:
-    name, inputs = call
-    options = step.options() | background_of(client, name)
-    explanation = client.explain(name, inputs, options=options, timeout=300)
-    if output is Format.TABLE:
+def _call(at: _Answering, recipe: Recipe, published: Published) -> dict[str, Any]:
+    """The first call, with the recipe's inputs or the model's own example."""
+    inputs = recipe.call
+    if not inputs:
+        version = at.client.models.version(str(published)).version
+        inputs = version.manifest.signature.example
+    outputs = at.client.predict(at.name, inputs)
+    if at.output is Format.TABLE:
+        print_outputs(outputs, Format.TABLE)
+    return {"inputs": inputs, "outputs": outputs}
+
+
+def _explain(at: _Answering, step: ExplainStep, inputs: dict[str, Any]) -> dict[str, Any]:
+    options = step.options() | background_of(at.client, at.name)
+    explanation = at.client.explain(at.name, inputs, options=options, timeout=300)
+    if at.output is Format.TABLE:
         emit("")
         show_explanation(explanation)
     if step.picture:
-        path = recipe.directory / step.picture
+        path = at.pictures / step.picture
         write_picture(explanation, inputs, path)
         say(f"picture: {path}")
     return explanation

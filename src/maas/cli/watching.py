@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -114,17 +115,18 @@ def _display() -> AbstractContextManager[Lines | Bar]:
 
 
 class Lines:
-    """For a file or a pipe: a line whenever the message changes, and now and then."""
+    """For a file or a pipe: a line for each phase, and now and then one within it."""
 
     def __init__(self) -> None:
-        self._message: str | None = None
+        self._phase: str | None = None
         self._said_at = 0.0
 
     def show(self, job: Job) -> None:
         progress = job.progress
         due = time.monotonic() - self._said_at > LINE_EVERY_S
-        if (progress.message != self._message or due) and (progress.total or progress.message):
-            self._message, self._said_at = progress.message, time.monotonic()
+        phase = re.sub(r"\d+", "", progress.message)  # the epoch's number makes no new phase
+        if (phase != self._phase or due) and (progress.total or progress.message):
+            self._phase, self._said_at = phase, time.monotonic()
             say(f"{job.name}: {_counts(job)} {_values(job)}".rstrip())
 
 

@@ -74,6 +74,8 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._body_limit = 0
         self._in_head = False
+        self._in_known_head = False
+        """The parser is being told again about a request whose body it has yet to read."""
         self._discarding = False
         self._closing = False
         self._completed = 0
@@ -121,12 +123,7 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
         completed = self._completed
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # We speak no other protocol: the request stands as it is, the connection does not.
-            self._closing = True
-            for request in self._requests:
-                request.keep_alive = False
+            self._feed(data)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if not isinstance(cause, MaasError):
@@ -141,6 +138,26 @@ class Connection(asyncio.Protocol):
                 if self._repeatable.body_length == len(body):
                     self.server.remember_head(raw, self._repeatable)
                 self._repeatable = None
+
+    def _feed(self, data: bytes) -> None:
+        """The parser stops where a head asks for another protocol, as Java's HttpClient does for
+        HTTP/2. We speak no other and may ignore that (RFC 9110, 7.8): the body follows, if there
+        is one, and the connection stays what it is."""
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as asked:
+                data = data[asked.args[0] :]
+                self._parser = httptools.HttpRequestParser(self)
+                if self._arriving is not None:
+                    self._in_known_head = True
+                    chunked = b"transfer-encoding" in self._headers
+                    length = b"%d" % self._arriving.head.body_length
+                    framing = (
+                        b"transfer-encoding: chunked" if chunked else b"content-length: " + length
+                    )
+                    self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
 
     def _again(self, head: Head, body: bytes) -> None:
         """A whole request whose head was seen before: the parser need not see it again."""
@@ -164,6 +181,8 @@ class Connection(asyncio.Protocol):
     # -- httptools --------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self._in_known_head:
+            return
         self._target = b""
         self._headers = {}
         self._field_bytes = 0
@@ -171,11 +190,15 @@ class Connection(asyncio.Protocol):
         self._since = time.monotonic()
 
     def on_url(self, url: bytes) -> None:
+        if self._in_known_head:
+            return
         self._target += url
         if len(self._target) > MAX_TARGET_BYTES:
             raise HeadersTooLarge(f"the request line is longer than {MAX_TARGET_BYTES} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_known_head:
+            return
         name = name.lower()
         self._field_bytes += len(name) + len(value)
         if self._field_bytes > MAX_HEAD_BYTES:
@@ -189,6 +212,9 @@ class Connection(asyncio.Protocol):
         self._headers[name] = value
 
     def on_headers_complete(self) -> None:
+        if self._in_known_head:
+            self._in_known_head = False
+            return
         self._in_head = False
         self._head_bytes = 0
         self._body_bytes = 0
@@ -247,6 +273,12 @@ class Connection(asyncio.Protocol):
             request.body += piece
 
     def on_message_complete(self) -> None:
+        if (
+            self._parser.should_upgrade()
+            and self._arriving is not None
+            and (self._arriving.head.body_length or b"transfer-encoding" in self._headers)
+        ):
+            return  # its body is yet to come; see `_feed`
         request, self._arriving = self._arriving, None
         self._since = time.monotonic()
         self._completed += 1

@@ -240,7 +240,7 @@ def _check_tensor(spec: TensorSpec, tensor: Input) -> None:
     if not fits:
         raise InvalidInput(
             f"input {spec.name!r}: expected shape [n{''.join(f', {d}' for d in spec.shape)}], "
-            f"got {tensor.shape}",
+            f"got {shown(tensor.shape, 200)}",
             field=spec.name,
         )
 

@@ -19,6 +19,7 @@ from maas.domain.errors import (
     UnsupportedMediaType,
 )
 from maas.domain.keys import Scope
+from maas.domain.names import shown
 from maas.gateway.auth import HostCheck, KeyRing, require
 from maas.gateway.connection import Connection
 from maas.gateway.request import Head, Request
@@ -103,7 +104,7 @@ class HttpServer:
             require(head.key, route.access)
         if self.draining and not route.while_draining and head.key is None:
             raise Unavailable("the server is stopping", retry_after=1.0)
-        if route.max_body and route.content_types:
+        if route.max_body:
             _check_content_type(head, route)
         head.streams_body = route.streams_body
         head.handler = route.handler
@@ -136,6 +137,14 @@ class HttpServer:
 
 
 def _check_content_type(head: Head, route: Route) -> None:
+    encoding = head.headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding != b"identity":
+        # Taken as it is, it would be read as something else than what its sender means.
+        raise UnsupportedMediaType(
+            f"expected a body without Content-Encoding, got {shown(encoding.decode('latin-1'))}"
+        )
+    if not route.content_types:
+        return
     given = head.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if given not in route.content_types:
         wanted = " or ".join(t.decode() for t in route.content_types)

@@ -161,27 +161,13 @@ def _built(
     converted: Converted,
     training: dict[str, Any],
 ) -> Built:
-    raw = spec.to_dict()
-    for table in ("data", "model"):
-        del raw[table]["directory"]
-    rows = {
-        "train": len(parts.train),
-        "validation": len(parts.validation),
-        "test": len(parts.test),
-    }
-    libraries = ("torch", "onnx") if not spec.model.estimator else ("scikit-learn", "skl2onnx")
-    metadata = {
-        "data": data.name,
-        "data_digest": data.digest,
-        "rows": rows,
-        "build": raw,
-        "libraries": _versions("openmaas", "numpy", *libraries),
-    }
+    metadata = _metadata(spec, data, parts)
+    rows = metadata["rows"]
     training = {
         **training,
         "seed": spec.training.seed,
         "rows": rows,
-        "parameters": {"model": raw["model"], "training": raw["training"]},
+        "parameters": {key: metadata["build"][key] for key in ("model", "training")},
     }
     how = {
         "data_digest": data.digest,
@@ -211,6 +197,26 @@ def _built(
             Evidence("training", training, how, variant="onnx"),
         ),
     )
+
+
+def _metadata(spec: BuildSpec, data: Dataset, parts: Split) -> dict[str, Any]:
+    """What made the model, without times and places: they would make equal builds unequal."""
+    raw = spec.to_dict()
+    for table in ("data", "model"):
+        del raw[table]["directory"]
+    rows = {
+        "train": len(parts.train),
+        "validation": len(parts.validation),
+        "test": len(parts.test),
+    }
+    libraries = ("torch", "onnx") if not spec.model.estimator else ("scikit-learn", "skl2onnx")
+    return {
+        "data": data.name,
+        "data_digest": data.digest,
+        "rows": rows,
+        "build": raw,
+        "libraries": _versions("openmaas", "numpy", *libraries),
+    }
 
 
 def _model_rows(rows: Array, signature: Signature) -> Array:

@@ -71,8 +71,11 @@ def torch_to_onnx(
     was_training = module.training
     module.eval()
     try:
-        with torch.no_grad():
-            answer = module(*(torch.from_numpy(rows) for rows in arrays))
+        try:
+            with torch.no_grad():
+                answer = module(*(torch.from_numpy(rows) for rows in arrays))
+        except (RuntimeError, ValueError, TypeError, IndexError) as wrong:
+            raise _cannot_answer(module, arrays, wrong) from wrong
         expected = _named_outputs(answer, output_names, len(arrays[0]))
         doubled = [np.concatenate([rows, rows])[: max(2, len(rows))] for rows in arrays]
         few = [torch.from_numpy(rows[:2]) for rows in doubled]
@@ -101,7 +104,10 @@ def sklearn_to_onnx(
             f"example rows must be [n, features]; got shape {list(rows.shape)}", field="example"
         )
     classes = getattr(estimator, "classes_", None)
-    said = np.asarray(estimator.predict(rows))
+    try:
+        said = np.asarray(estimator.predict(rows))
+    except (ValueError, TypeError) as wrong:
+        raise _cannot_answer(estimator, [rows], wrong) from wrong
     if classes is None:
         expected = {names.output: said.reshape(len(rows), -1).astype(np.float32)}
     else:
@@ -197,6 +203,14 @@ def _checked_rows(
             )
         arrays.append(array)
     return arrays
+
+
+def _cannot_answer(model: Any, rows: Sequence[Array], wrong: Exception) -> InvalidInput:
+    shapes = ", ".join(f"{array.dtype}{list(array.shape)}" for array in rows)
+    text = " ".join(str(wrong).split())[:300]
+    return InvalidInput(
+        f"{type(model).__name__} cannot answer example rows of {shapes}: {text}", field="example"
+    )
 
 
 def _named_outputs(answer: Any, names: Sequence[str], rows: int) -> dict[str, Array]:

@@ -99,7 +99,11 @@ def load_dataset(source: DataSource) -> Dataset:
     function = load_entry(source.source, source.directory, "data.source")
     found = call_entry(function, source.arguments, source.source, "data")
     if isinstance(found, Dataset):
-        return found
+        if len(found.x) != len(found.y):
+            raise InvalidInput(
+                f"{source.source}: x has {len(found.x)} rows and y has {len(found.y)}", field="y"
+            )
+        return replace(found, x=finite_floats(found.x, "x"))
     if isinstance(found, tuple) and len(found) == 2:
         found = {"x": found[0], "y": found[1]}
     if not isinstance(found, dict) or not {"x", "y"} <= found.keys():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -144,12 +144,14 @@ class Explanation:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Explanation:
+        """Of `to_dict()`, or of a server's answer, which also says what it explained."""
         attributions = tuple(
             Attribution(**{**a, "region": tuple((s[0], s[1]) for s in a["region"])})
             for a in raw["attributions"]
         )
         image = Image(**raw["image"]) if raw.get("image") else None
-        return cls(**{**raw, "attributions": attributions, "image": image})
+        known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
+        return cls(**{**known, "attributions": attributions, "image": image})
 
 
 def explain(request: ExplainRequest, predict: Predict) -> Explanation:

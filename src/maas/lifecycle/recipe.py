@@ -23,7 +23,7 @@ import msgspec
 
 from maas.domain.deployments import Scaling
 from maas.domain.errors import InvalidInput
-from maas.domain.names import checked_name, shown
+from maas.domain.names import FILE_NAME, checked_name, shown
 from maas.lifecycle.spec import BuildSpec
 
 BUILD_TABLES = ("data", "split", "model", "training")
@@ -129,7 +129,14 @@ class ExplainStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: str = ""
     target: int | str | None = None
     picture: str = ""
-    """Where to write the picture (.png, .svg or .html), beside the recipe; empty: nowhere."""
+    """Name of a picture to leave in the job's folder (.png, .svg or .html); empty: none."""
+
+    def __post_init__(self) -> None:
+        if self.picture and not FILE_NAME.fullmatch(self.picture):
+            raise InvalidInput(
+                f"explain.picture is a file name without a folder; got {shown(self.picture)}",
+                field="explain.picture",
+            )
 
     def options(self) -> dict[str, Any]:
         out: dict[str, Any] = {"samples": self.samples, "seed": self.seed}

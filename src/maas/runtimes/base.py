@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +39,7 @@ class Runtime(Protocol):
         """
 
 
+@cache
 def numpy_dtype(datatype: str) -> np.dtype[Any]:
     """The little-endian numpy dtype of an Open Inference Protocol datatype (object for BYTES)."""
     from_name = {"BYTES": "object", "BOOL": "bool", "FP16": "float16", "FP32": "float32"}

@@ -11,6 +11,7 @@ from .conftest import TOKEN, Running, read_all
 
 AUTH = f"Authorization: Bearer {TOKEN}\r\n".encode()
 HOST = b"Host: localhost\r\n"
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
 
 
 def post(path: bytes, body: bytes, extra: bytes = b"") -> bytes:
@@ -145,6 +146,7 @@ def test_a_client_that_asks_first_and_has_no_key_is_not(gateway: Running) -> Non
         (post(b"/json", b"{}", b"Content-Type: application/json\r\nOrigin: null\r\n"), 403),
         (get(b"/fail"), 500),
         (get(b"/livez", b"Connection: Upgrade\r\nUpgrade: websocket\r\n"), 200),
+        (post(b"/echo", b"x" * 1001, UPGRADE), 413),
         (b"HEAD /livez HTTP/1.1\r\n" + HOST + b"\r\n", 200),
         (b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n", 401),
         (b"CONNECT localhost:80 HTTP/1.1\r\n" + HOST + b"\r\n", 401),
@@ -156,6 +158,22 @@ def test_one_answer_with_that_status(gateway: Running, request_bytes: bytes, sta
     assert b"secret" not in answer
     # And the server goes on.
     assert statuses(gateway.exchange(get(b"/livez", b""))) == [200]
+
+
+@pytest.mark.parametrize("split", [0, 60, 150, -2])
+def test_a_wish_for_another_protocol_is_ignored(gateway: Running, split: int) -> None:
+    """Java's HttpClient sends one with every request over clear text, also with a body."""
+    chunked = b"POST /echo HTTP/1.1\r\n" + HOST + AUTH + UPGRADE
+    chunked += b"Transfer-Encoding: chunked\r\n\r\n5\r\nworld\r\n0\r\n\r\n"
+    first = post(b"/echo", b"hello", UPGRADE)
+    with gateway.connect() as client:
+        client.sendall(first[:split])
+        time.sleep(0.05)
+        client.sendall(first[split:] + chunked + get(b"/livez", UPGRADE) + post(b"/echo", b"again"))
+        answer = read_all(client)
+    assert statuses(answer) == [200] * 4, answer
+    assert [word in answer for word in (b"hello", b"world", b"again")] == [True] * 3, answer
+    assert b"connection: close" not in answer
 
 
 def test_a_key_in_the_other_header_is_as_good(gateway: Running) -> None:

@@ -175,6 +175,13 @@ def test_an_estimator_without_an_onnx_form_is_refused(tmp_path: Path) -> None:
         sklearn_to_onnx(Mine().fit(X, Y), X, tmp_path / "m.onnx")
 
 
+def test_a_model_that_cannot_answer_the_example_says_which(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"Sequential cannot answer .* float32\[2, 3\]"):
+        torch_to_onnx(_net(), [ROWS[:2, :3]], tmp_path / "m.onnx")
+    with pytest.raises(InvalidInput, match=r"LogisticRegression cannot answer .*not fitted"):
+        sklearn_to_onnx(LogisticRegression(), X, tmp_path / "m.onnx")
+
+
 def test_parity_fails_on_the_row_and_output_that_differ() -> None:
     x = np.arange(6, dtype=np.float32)[:, None]
 

@@ -167,12 +167,19 @@ def test_a_python_entry_point(tmp_path: Path) -> None:
         "def rows(n=3): return np.ones((n, 2)), np.arange(n) + 0.5\n"
         "def odd(): return 5\n"
         "def extra(): return {'x': [[1], [2]], 'y': [1, 2], 'z': 3}\n"
+        "from maas.lifecycle.data import Dataset, Task\n"
+        "def ready(y=2): return Dataset(np.eye(2), np.arange(y) * 0.5, Task.REGRESSION)\n"
         "def short(): return [[1.0], [2.0]], [1.0]\n"
     )
     place = str(tmp_path)
     data = load_dataset(DataSource(source="mine.py:rows", arguments={"n": 4}, directory=place))
     assert data.y.tolist() == [0.5, 1.5, 2.5, 3.5]
     assert len(load_dataset(DataSource(source="mine:rows", directory=place))) == 3
+    ready = load_dataset(DataSource(source="mine.py:ready", directory=place))
+    assert ready.x.dtype == np.float32
+    assert ready.y.tolist() == [0.0, 0.5]
+    with pytest.raises(InvalidInput, match="x has 2 rows and y has 3"):
+        load_dataset(DataSource(source="mine.py:ready", arguments={"y": 3}, directory=place))
     for entry, words in {
         "mine.py:nothing": "mine.py has no 'nothing'",
         "mine.py:odd": "must return (x, y), a dict with x and y, or a Dataset; got int",

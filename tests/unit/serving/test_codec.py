@@ -52,9 +52,26 @@ def test_nested_rows_keep_their_order() -> None:
     assert columns == [struct.pack("<6f", 1, 2, 3, 4, 5, 6)]
 
 
+def test_large_batches_and_the_explicit_way_agree() -> None:
+    rows = [[float(n), 2 * n, -n, 0.5, 1e30, -0.0, 1, 2, 3, 4] for n in range(500)]
+    columns, count, single = decode(VECTOR, {"x": rows})
+    slow, slow_count, slow_single = json_to_tensors(VECTOR, {"x": rows})
+    assert (count, single) == (slow_count, slow_single) == (500, False)
+    assert columns == [slow["x"].data]
+    nested = [[[[1, 2, 3], [4, 5, 6]]]] * 3
+    columns, count, single = decode(IMAGE, {"x": nested})
+    assert (columns, count, single) == (
+        [json_to_tensors(IMAGE, {"x": nested})[0]["x"].data],
+        3,
+        False,
+    )
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
+        ({"x": [[1] * 10, [1] * 9 + [1e39]]}, "finite FP32 numbers, got 1e+39"),
+        ({"x": [[1] * 10, [1] * 9 + ["1"]]}, "got '1' at element 19"),
         ({"x": [1, 2, 3, 4, 5]}, "'x': expected shape [10] or [n, 10], got [5]"),
         ({"x": [[1] * 9]}, "got [1, 9]"),
         ({"x": [[1] * 10, [1] * 9]}, "lists of different lengths at depth 2"),
