@@ -47,7 +47,7 @@ def says(schema: Schema, description: str) -> Schema:
     return schema | {"description": description}
 
 
-def thing(description: str, optional: tuple[str, ...] = (), **properties: Schema) -> Schema:
+def thing(description: str, optional: tuple[str, ...] = (), /, **properties: Schema) -> Schema:
     """An object whose properties are all there but for the optional ones."""
     return {
         "type": "object",
@@ -62,17 +62,18 @@ def listing(name: str, schema: str) -> Schema:
 
 
 _PROBLEM = thing(
-    "A problem document (RFC 9457)",
-    ("request_id", "retry_after", "field"),
+    "A problem document (RFC 9457); some codes say more than is listed here",
+    ("request_id", "retry_after", "field", "errors"),
     type=says(TEXT, "urn:maas:error:CODE"),
     title=TEXT,
     status=whole(400, 599),
     detail=says(TEXT, "A sentence for people: the field, what was expected, what came"),
     code=says(TEXT, f"Stable, for programs. Today: {', '.join(sorted(ERRORS_BY_CODE))}"),
     field=says(TEXT, "The input or setting at fault"),
+    errors=many(thing("One of several things that do not fit", field=TEXT, detail=TEXT)),
     request_id=says(TEXT, "X-Request-ID of the request"),
     retry_after=says(NUMBER, "Seconds after which to ask again"),
-)
+) | {"additionalProperties": True}
 _REPLICA = thing(
     "One process that has one variant loaded, with what it said of itself last",
     id=TEXT,

@@ -167,9 +167,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 
 def _of_control(operation_id: str, route: GuardedRoute, made: dict[str, Any]) -> dict[str, Any]:
-    kept = {
-        name: made[name] for name in ("tags", "requestBody", "parameters") if name in made
-    } or {"tags": list(route.tags)}
+    kept: dict[str, Any] = {"tags": list(route.tags)}
+    kept |= {name: made[name] for name in ("requestBody", "parameters") if name in made}
     words = " ".join((route.endpoint.__doc__ or "").split())
     kept["summary"] = operation_id.replace("_", " ").capitalize()
     if words:
@@ -247,4 +246,3 @@ def _tidied(value: Any) -> Any:
         else:
             out[_RENAMED.get(name, name)] = _tidied(item)
     return out
-
