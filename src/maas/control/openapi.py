@@ -170,8 +170,9 @@ def _of_control(operation_id: str, route: GuardedRoute, made: dict[str, Any]) ->
     kept: dict[str, Any] = {"tags": list(route.tags)}
     kept |= {name: made[name] for name in ("requestBody", "parameters") if name in made}
     words = " ".join((route.endpoint.__doc__ or "").split())
-    kept["summary"] = operation_id.replace("_", " ").capitalize()
-    if words:
+    first = words.partition(". ")[0].rstrip(".")
+    kept["summary"] = first or operation_id.replace("_", " ").capitalize()
+    if words.rstrip(".") != first:
         kept["description"] = words
     if operation_id == "put_file":
         kept["requestBody"] = {"required": True, "content": _content("octets")}
