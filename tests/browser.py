@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +21,15 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
     "--disable-dev-shm-usage", "--disable-extensions", "--remote-debugging-pipe",
 )  # fmt: skip
+
+LAUNCHER = """
+import fcntl, os, sys
+out, back = (fcntl.fcntl(int(n), fcntl.F_DUPFD, 10) for n in sys.argv[1:3])
+os.dup2(out, 3)
+os.dup2(back, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""The browser reads from descriptor 3 and writes to 4."""
 
 
 def executable() -> str | None:
@@ -105,10 +115,33 @@ class Page:
             raise AssertionError(f"{expression}: {found['exceptionDetails']}")
         return found["result"].get("value")
 
+    def js_in_frame(self, expression: str) -> Any:
+        """The same in the page's sandboxed frame, which is a target of its own; None before it is
+        there. What it complains about is noted with the rest."""
+        targets = self.send("Target.getTargets")["targetInfos"]
+        frame = next((t["targetId"] for t in targets if t["type"] == "iframe"), None)
+        if frame is None:
+            return None
+        attached = self.send("Target.attachToTarget", targetId=frame, flatten=True)
+        session, self._session = self._session, attached["sessionId"]
+        try:
+            self.send("Log.enable")
+            return self.js(expression)
+        finally:
+            self._session = session
+
+    def forget(self) -> None:
+        """What was noted until now."""
+        self.js("1")
+        for noted in (self.complaints, self.dialogs, self.requests):
+            noted.clear()
+
     def wait(self, expression: str, seconds: float = 10.0) -> None:
         """Until `expression` is true in the page."""
         ends = time.monotonic() + seconds
-        while not self.js(f"(() => {{ try {{ return !!({expression}) }} catch {{ return 0 }} }})()"):
+        while not self.js(
+            f"(() => {{ try {{ return !!({expression}) }} catch {{ return 0 }} }})()"
+        ):
             if time.monotonic() > ends:
                 text = self.js("document.body.innerText")
                 raise AssertionError(f"never: {expression}\n{text}\n{self.complaints}")
@@ -132,10 +165,9 @@ def page(program: str) -> Iterator[Page]:
     read_here, write_there = os.pipe()
     read_there, write_here = os.pipe()
     profile = tempfile.mkdtemp(prefix="maas-browser-")
-    # The browser reads from descriptor 3 and writes to 4; the shell puts ours there.
-    script = f'exec "$0" "$@" 3<&{read_there} 4>&{write_there}'
     process = subprocess.Popen(
-        ["/bin/sh", "-c", script, program, *FLAGS, f"--user-data-dir={profile}"],
+        [sys.executable, "-c", LAUNCHER, str(read_there), str(write_there),
+         program, *FLAGS, f"--user-data-dir={profile}"],
         pass_fds=(read_there, write_there),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -43,7 +43,7 @@ function page(document) {
 }
 
 const anchor = (tag) => `tag-${tag.toLowerCase().replace(/[^a-z0-9]+/g, "-")}`;
-const title = (tag) => tag[0].toUpperCase() + tag.slice(1);
+const title = (tag) => (tag === "openapi" ? "OpenAPI" : tag[0].toUpperCase() + tag.slice(1));
 const words = (text) => text.split("`").map((piece, at) => (at % 2 ? h("code", {}, piece) : piece));
 
 function operation(op) {

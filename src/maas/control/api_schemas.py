@@ -176,14 +176,21 @@ _TENSOR = thing(
     data={"type": "array", "items": {}},
 )
 
+_ROWS: Schema = {"type": "object", "additionalProperties": True}
+
 SCHEMAS: dict[str, Schema] = {
     "Problem": _PROBLEM,
-    "Values": {
-        "type": "object",
-        "description": "A value per input or output of the signature: one row in its per-row "
-        "shape, or a list of rows; all agree",
-        "additionalProperties": True,
-        "examples": [{"x": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}, {"y_pred": 0.5}],
+    "Inputs": _ROWS
+    | {
+        "description": "A value per input of the signature: one row in its shape, or a list of "
+        "rows; all agree",
+        "examples": [{"x": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}],
+    },
+    "Outputs": _ROWS
+    | {
+        "description": "A value per output of the signature: for one row its value, for a list of "
+        "rows a list; a shape of [1] is a plain number",
+        "examples": [{"y_pred": 0.5}],
     },
     "ModelList": listing("models", "ModelSummary"),
     "ModelSummary": thing(

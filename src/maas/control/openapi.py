@@ -42,8 +42,8 @@ _ANSWERS: dict[str, tuple[tuple[int, str], ...]] = {
     "get_status": ((200, "Status"),),
     "explain": ((200, "Explanation"),),
     "get_openapi": ((200, "any"),),
-    "predict_default": ((200, "Values"),),
-    "predict": ((200, "Values"),),
+    "predict_default": ((200, "Outputs"),),
+    "predict": ((200, "Outputs"),),
     "oip_server": ((200, "ServerMetadata"),),
     "oip_live": ((200, "ServerLive"),),
     "oip_ready": ((200, "ServerReady"),),
@@ -67,8 +67,8 @@ _OIP = "Open Inference Protocol v2"
 # path, method, operation, tag, scope ('' for none at all), summary, schema of the body
 _GATEWAY: tuple[tuple[str, str, str, str, str, str, str], ...] = (
     ("/predict", "post", "predict_default", "predict", "call",
-     "Call the default deployment", "Values"),
-    ("/predict/{deployment}", "post", "predict", "predict", "call", "Call a deployment", "Values"),
+     "Call the default deployment", "Inputs"),
+    ("/predict/{deployment}", "post", "predict", "predict", "call", "Call a deployment", "Inputs"),
     ("/v2", "get", "oip_server", _OIP, "call", "About this server", ""),
     ("/v2/health/live", "get", "oip_live", _OIP, "call", "Whether the server lives", ""),
     ("/v2/health/ready", "get", "oip_ready", _OIP, "call", "Whether it takes requests", ""),
@@ -111,8 +111,8 @@ _RENAMED = {
 }
 _ABOUT = """\
 Every call needs a key, in `Authorization: Bearer KEY` or `X-API-Key: KEY`, but for `/livez` and
-`/readyz`. The word in brackets behind a scheme is the scope that the key must have; `admin` has
-all of them. Errors are problem documents (RFC 9457), except under `/v2`, which keeps its protocol's
+`/readyz`. Each operation names the scope that the key must have; `admin` stands for all of
+them. Errors are problem documents (RFC 9457), except under `/v2`, which keeps its protocol's
 shape. `X-Request-ID` is echoed. `X-Request-Timeout-Ms` asks for an answer within that time.
 """
 
