@@ -169,7 +169,7 @@ def picture(found: Sequence[Row], workload: str, machine: str) -> str:
     dark by the reader's preference."""
     level = max((max(row.rps) for row in found if row.workload == workload), default=0)
     part = [(row, top) for row in found if row.workload == workload and (top := row.rps.get(level))]
-    left, width, step = 250, 760, 34
+    left, width, step = 330, 840, 34
     most = max((top.high for _row, top in part), default=1.0)
     height = 62 + step * len(part) + 26
     scale = (width - left - 90) / most
@@ -188,7 +188,9 @@ def picture(found: Sequence[Row], workload: str, machine: str) -> str:
     for index, (row, top) in enumerate(part):
         y = 58 + step * index
         kind = "o" if row.peer == OUR_NAME else "b"
-        name = html.escape(f"{row.title}, {row.door}")
+        twins = [r for r, _top in part if (r.peer, r.door) == (row.peer, row.door)]
+        told = row.config if len(twins) > 1 else row.door
+        name = html.escape(f"{row.title}, {told}")
         low, middle, high = (left + v * scale for v in (top.low, top.median, top.high))
         out.append(
             f'<text class="t" x="{left - 8}" y="{y + 16}" text-anchor="end">{name}</text>'

@@ -8,7 +8,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from maas.cli.app import build_app
-from maas.cli.main import COMMANDS, help_text
+from maas.cli.commands import COMMANDS, help_text
 
 PAGE = Path(__file__).with_name("cli.md")
 SUBCOMMANDS = {

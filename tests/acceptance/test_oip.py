@@ -205,8 +205,7 @@ def test_texts_and_several_inputs(
     answer = client.infer("words", inputs, outputs=outputs, headers=key)
     np.testing.assert_array_equal(answer.as_numpy("sum"), pairs.sum(axis=1, keepdims=True))
     texts = [
-        item.decode() if isinstance(item, bytes) else item
-        for item in answer.as_numpy("same")[:, 0]
+        item.decode() if isinstance(item, bytes) else item for item in answer.as_numpy("same")[:, 0]
     ]
     assert texts == ["grün", "", "a" * 3000]
     only = client.infer("words", inputs, outputs=outputs[:1], headers=key)

@@ -9,7 +9,8 @@ import typer
 
 from maas.cli.common import Format, OutputOption, emit_json, emit_table, say, settings_of
 from maas.cli.watching import metrics_line, start, watch
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import Conflict, InvalidInput
+from maas.domain.jobs import JobState
 
 if TYPE_CHECKING:
     from maas.domain.jobs import Job
@@ -28,16 +29,13 @@ def command(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Train the model of a recipe, and leave it ready to be published."""
-    from maas.lifecycle.job_folder import JobFolder
     from maas.lifecycle.recipe import Recipe
 
     settings = settings_of(ctx)
     if (recipe is None) == (resume is None):
         raise InvalidInput("give a recipe, or --resume and a job")
     if resume is not None:
-        folder = JobFolder.open(settings.jobs_dir, resume)
-        if folder.is_alive():
-            raise InvalidInput(f"job {resume} is running; see `maas jobs show {resume}`")
+        folder = resumed(settings, resume)
     else:
         folder = new_build(settings, Recipe.load(recipe or Path()))
     process = start(folder, settings)
@@ -55,6 +53,27 @@ def new_build(settings: Settings, recipe: Recipe) -> JobFolder:
     return JobFolder.create(
         settings.jobs_dir, "build", recipe.name, recipe=recipe.raw, directory=str(recipe.directory)
     )
+
+
+def resumed(settings: Settings, job_id: str) -> JobFolder:
+    """The job, if its process was lost; a new one that has its checkpoint, if it had ended."""
+    from maas.lifecycle.job_folder import JobFolder
+
+    folder = JobFolder.open(settings.jobs_dir, job_id)
+    if folder.is_alive():
+        raise Conflict(f"job {job_id} is running; see `maas jobs show {job_id}`")
+    job, spec = folder.job(), folder.spec()
+    if job.state is JobState.SUCCEEDED:
+        raise Conflict(f"job {job_id} has succeeded; `maas publish --job {job_id}` is next")
+    if not job.state.is_final:
+        return folder
+    fresh = JobFolder.create(
+        settings.jobs_dir, spec.kind, spec.name, recipe=spec.recipe, directory=spec.directory
+    )
+    if folder.work.is_dir():
+        fresh.work.rmdir()
+        folder.work.rename(fresh.work)
+    return fresh
 
 
 def print_job(job: Job, output: Format) -> None:

@@ -9,10 +9,9 @@ import typer
 
 from maas.cli.common import Format, OutputOption, client_of, emit, emit_json, say
 from maas.cli.predict import FILE_HELP, VALUES_HELP, read_inputs
-from maas.domain.errors import Forbidden, InvalidInput
+from maas.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from maas.client.client import Client
     from maas.lifecycle.explain import Explanation
 
 
@@ -44,7 +43,6 @@ def command(
         options["output"] = output_name
     if target is not None:
         options["target"] = int(target) if target.isdecimal() else target
-    options |= background_of(client, name)
     explanation = client.explain(name, inputs, options=options)
     if output is Format.JSON:
         emit_json(explanation)
@@ -53,19 +51,6 @@ def command(
     if picture is not None:
         write_picture(explanation, inputs, picture)
         say(f"picture: {picture}")
-
-
-def background_of(client: Client, name: str) -> dict[str, Any]:
-    """The rows that the model's publisher compares with; nothing if there are none, or if this
-    key may only call (the server then compares with zeros)."""
-    try:
-        deployment = client.deployments.get(name).deployment
-        newest = max(t.version for t in deployment.targets)
-        details = client.models.version(f"{deployment.model}:{newest}")
-    except Forbidden:
-        return {}
-    found = details.version.manifest.metadata.get("background")
-    return {"background": found} if found else {}
 
 
 def show_explanation(raw: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import typer
 from maas.cli.build import new_build
 from maas.cli.common import Format, OutputOption, client_of, emit, emit_json, say, settings_of
 from maas.cli.deploy import deployed_view
-from maas.cli.explain import background_of, show_explanation, write_picture
+from maas.cli.explain import show_explanation, write_picture
 from maas.cli.predict import print_outputs
 from maas.cli.publish import publish_folder
 from maas.cli.watching import check_gates, metrics_line, start, watch
@@ -108,7 +108,7 @@ def _call(at: _Answering, recipe: Recipe, published: Published) -> dict[str, Any
 
 
 def _explain(at: _Answering, step: ExplainStep, inputs: dict[str, Any]) -> dict[str, Any]:
-    options = step.options() | background_of(at.client, at.name)
+    options = step.options()
     explanation = at.client.explain(at.name, inputs, options=options, timeout=300)
     if at.output is Format.TABLE:
         emit("")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from maas.cli.commands import CONFIGURATION
 from maas.cli.common import emit, say, settings_of
 from maas.cli.server_home import probe, running_pid
 from maas.domain.errors import Conflict, DeadlineExceeded, MaasError
-from maas.settings import child_environment
+from maas.settings import ConfigurationError, child_environment
 
 if TYPE_CHECKING:
     from maas.settings import Settings
@@ -56,7 +57,8 @@ def command(
 
 
 def start_detached(settings: Settings, wait_s: float) -> None:
-    """Raises Conflict if one runs, DeadlineExceeded or MaasError with the log's end."""
+    """Raises Conflict if one runs, ConfigurationError, DeadlineExceeded, or MaasError with the
+    log's end."""
     pid = running_pid(settings)
     if pid is not None:
         raise Conflict(f"{settings.home} is already served by process {pid}; see `maas status`")
@@ -77,7 +79,10 @@ def start_detached(settings: Settings, wait_s: float) -> None:
     give_up = time.monotonic() + wait_s
     while probe(settings.base_url) != 200 or running_pid(settings) is None:
         if process.poll() is not None:
-            raise MaasError(f"the server ended at once:\n{log.read_text().rstrip()}")
+            said = log.read_text().rstrip().removeprefix("error: ")
+            if process.returncode == CONFIGURATION:
+                raise ConfigurationError(said)
+            raise MaasError(f"the server ended at once:\n{said}")
         if time.monotonic() > give_up:
             raise DeadlineExceeded(
                 f"the server (process {process.pid}) is not ready after {wait_s:g} s; "
@@ -94,13 +99,13 @@ def register(app: typer.Typer) -> None:
 def _detached() -> int:
     """The background half: settings come on stdin, where no list of processes shows them."""
     from maas.processes.supervisor import run
-    from maas.settings import ConfigurationError, Settings
+    from maas.settings import Settings
 
     try:
         return run(Settings.from_json(sys.stdin.read()), say)
     except ConfigurationError as wrong:
         say(f"error: {wrong}")
-        return 78
+        return CONFIGURATION
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from maas.cli.common import say
@@ -30,6 +31,7 @@ class JobFailed(MaasError):
 def start(folder: JobFolder, settings: Settings) -> subprocess.Popen[bytes]:
     """The job's process; it lives on if this one dies, and Ctrl-C here does not reach it."""
     folder.clear_cancel()
+    folder.save(replace(folder.job(), state=JobState.QUEUED, cancel_requested=False, error=""))
     with folder.log.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "maas.processes.job", str(folder.path / "spec.json")],
@@ -72,6 +74,8 @@ def finished(folder: JobFolder) -> Job:
     if job.state is JobState.SUCCEEDED:
         return job
     again = f"`maas build --resume {job.id}` goes on from its checkpoint"
+    if job.kind != "build":
+        again = "start it again"
     if job.state is JobState.CANCELLED:
         say(f"job {job.id} is cancelled; {again}")
         raise KeyboardInterrupt

@@ -72,7 +72,7 @@ def list_() -> Call[list[DeploymentView]]:
 
 def put(name: str, change: Change) -> Call[DeploymentView]:
     """Sets what a deployment shall be, and does not wait for it."""
-    return Call("PUT", _path(name), _view, body=encode(change.body()))
+    return Call("PUT", _path(name), _view, safe=True, body=encode(change.body()))
 
 
 def delete(name: str) -> Call[None]:

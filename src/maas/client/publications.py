@@ -25,6 +25,7 @@ def publish(
     task: str | None = None,
     feature_names: Sequence[str] = (),
     class_names: Sequence[str] = (),
+    output_names: Sequence[str] = (),
     description: str = "",
     metadata: Mapping[str, Any] | None = None,
 ) -> Flow[Published]:
@@ -34,7 +35,8 @@ def publish(
     or what `maas.lifecycle.build.build` returned. `example`: one row or a few, as `[…]`, an array
     or `{"x": […]}`; not needed for the last two. `evaluation`: `(X, y)` on which to measure it,
     with the same shapes as training, or a finished Evaluation; it is stored as evidence with a
-    report. `metadata`: JSON values. Publishing the same again gives the same version.
+    report. `output_names`: of a module's outputs; default: the keys of the dict that it returns,
+    or `output`. `metadata`: JSON values. Publishing the same again gives the same version.
 
     Raises UnsafeArtifact for a pickle-based file (load it yourself and pass the model) and
     InvalidInput if the model cannot be converted or does not answer alike afterwards.
@@ -53,6 +55,7 @@ def publish(
                 task=task,
                 feature_names=tuple(feature_names),
                 class_names=tuple(class_names),
+                output_names=tuple(output_names),
                 description=description,
                 metadata=dict(metadata or {}),
             )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -26,6 +26,8 @@ DEFAULT_SAMPLES = 2048
 
 Ask = Callable[[Tensors, int], Tensors]
 """From named tensors and their number of rows to the model's outputs; blocks."""
+BackgroundOf = Callable[[str, int], dict[str, Any] | None]
+"""From a model and a version to the rows that its publisher would compare with; blocks."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ class Question:
 class Explainer:
     """At most a few explanations at once, each in a thread and within a deadline."""
 
-    def __init__(self, reconciler: Reconciler) -> None:
+    def __init__(self, reconciler: Reconciler, background_of: BackgroundOf) -> None:
         self._reconciler = reconciler
+        self._background_of = background_of
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="explain")
         self._running = 0
 
@@ -56,6 +59,11 @@ class Explainer:
                 f"{AT_ONCE} explanations are running, which is the limit",
                 retry_after=RETRY_AFTER_S,
             )
+        if question.background is None:
+            published = await asyncio.to_thread(
+                self._background_of, group.template.model, group.target.version
+            )
+            question = replace(question, background=published)
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + DEADLINE_S
 

@@ -50,6 +50,7 @@ class LiveReplica:
     launched: Launched | None = None
     state: ReplicaState = ReplicaState.STARTING
     reason: str = ""
+    born_at: float = field(default_factory=time.monotonic)
     ready_since: float | None = None
     """On the monotonic clock."""
     stats: dict[str, Any] = field(default_factory=dict)

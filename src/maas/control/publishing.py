@@ -6,13 +6,14 @@ No model is loaded here. What is refused is what could run code or reach outside
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 from maas.control.onnx_check import check_onnx
 from maas.control.unsafe_files import refuse_unsafe
 from maas.domain.errors import BodyTooLarge, InvalidInput
 from maas.domain.models import Evidence, File, Manifest, Version
-from maas.domain.names import checked_sha256
+from maas.domain.names import checked_sha256, shown
 from maas.domain.signature import Signature
 from maas.serving.codec import json_to_tensors
 from maas.storage.artifacts import ArtifactStore
@@ -45,6 +46,7 @@ class Publisher:
         """The version, and whether it is new. Raises InvalidInput if a file is missing or the
         example does not fit, UnsafeArtifact."""
         check_example(manifest.signature)
+        _check_runtimes(manifest)
         for file in manifest.files():
             self._check_stored(file)
         for variant in manifest.variants:
@@ -87,6 +89,18 @@ class Publisher:
                     limit=self.max_file_bytes,
                 )
             yield chunk
+
+
+def _check_runtimes(manifest: Manifest) -> None:
+    # The catalog brings NumPy, which a start of control need not wait for.
+    known = import_module("maas.runtimes.catalog").RUNTIMES
+    for variant in manifest.variants:
+        if variant.runtime not in known:
+            raise InvalidInput(
+                f"variant {variant.name}: there is no runtime {shown(variant.runtime)}; "
+                f"known are {', '.join(known)}",
+                field="variants.runtime",
+            )
 
 
 def check_example(signature: Signature) -> None:

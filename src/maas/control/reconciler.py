@@ -124,6 +124,12 @@ class Reconciler:
             self._step()
         self._wake.set()
 
+    def forgive(self, name: str) -> None:
+        """Somebody put the deployment anew: try at once what failed before, without the record."""
+        for digest, trouble in list(self.state.troubles.items()):
+            if trouble.deployment == name:
+                del self.state.troubles[digest]
+
     async def stop(self) -> None:
         """Drain all replicas; returns when none is left."""
         self._stopping = True
@@ -185,9 +191,6 @@ class Reconciler:
             if known is not None and known.wanted == plan:
                 self.state.served[name] = known
                 continue
-            for group in plan.groups:
-                # Somebody changed something: try at once, without the old record.
-                self.state.troubles.pop(group.digest, None)
             active = known.active if known is not None else routed.get(name, plan)
             self.state.served[name] = Served(plan, plan if active == plan else active)
 
@@ -337,14 +340,19 @@ class Reconciler:
     def _note_failure(self, replica: LiveReplica, error: MaasError) -> None:
         """Remember why, and when to try again: at once the first time, then ever later."""
         now = time.monotonic()
-        trouble = self.state.troubles.setdefault(replica.digest, Trouble())
+        trouble = self.state.troubles.setdefault(
+            replica.digest, Trouble(replica.template.deployment)
+        )
         if replica.ready_since is not None and now - replica.ready_since >= HEALTHY_AFTER_S:
             trouble.failures = 0
-        pause = 0.0
-        if trouble.failures:
-            pause = min(LONGEST_BACKOFF_S, self._pace.backoff_s * 2.0 ** (trouble.failures - 1))
-        trouble.not_before = now + pause
-        trouble.failures += 1
+        if replica.born_at > trouble.failed_at:
+            # Ten that were started together and fail together are one failure, not ten.
+            pause = 0.0
+            if trouble.failures:
+                pause = min(LONGEST_BACKOFF_S, self._pace.backoff_s * 2.0 ** (trouble.failures - 1))
+            trouble.not_before = now + pause
+            trouble.failures += 1
+            trouble.failed_at = now
         trouble.reason = f"{error.code}: {error.message}"
         trouble.replica = replica.id
         trouble.never_ready = replica.ready_since is None

@@ -26,7 +26,10 @@ class Served:
 class Trouble:
     """The record of one group's failures."""
 
+    deployment: str
     failures: int = 0
+    failed_at: float = 0.0
+    """The latest failure that counted (monotonic)."""
     not_before: float = 0.0
     """No further start before this time (monotonic)."""
     reason: str = ""

@@ -58,9 +58,8 @@ class HttpCall(Call):
         except MaasError as error:
             self.failed(error)
             return
-        self.meter.answered(
-            key_of(request), "predict", self.route, self.rows, request.received, answers, at
-        )
+        key = key_of(request)
+        self.meter.answered(key, "predict", self.route, self.rows, request.received, answers)
         request.respond(200, body, content_type, headers)
 
     def failed(self, error: MaasError) -> None:

@@ -19,7 +19,8 @@ from maas.serving.usage_file import COMPUTE_US, ERRORS, REQUESTS, ROWS, UsageFil
 
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the latency histogram's buckets, seconds; a last bucket holds the rest."""
-COUNT, LATENCY_US, QUEUE_US, MODEL_US, BATCH_ROWS, FIRST_BUCKET = range(6)
+COUNT, LATENCY_US, QUEUE_US, MODEL_US, BATCHES, BATCH_ROWS, FIRST_BUCKET = range(7)
+"""COUNT is of failures; answers are counted by their buckets."""
 WIDTH = FIRST_BUCKET + len(BOUNDS) + 1
 
 
@@ -40,9 +41,8 @@ class Meter:
         rows: int,
         received: float,
         answers: Answers,
-        at: int,
     ) -> None:
-        """Count answer number `at` of `answers`, just before it leaves."""
+        """Count one of `answers`, just before it leaves; what concerns its batch, once."""
         compute_us = answers.compute_us * rows // (answers.batch_rows or 1)
         usage = self._usage.slot(key.id, route.deployment, operation)
         usage[REQUESTS] += 1
@@ -51,12 +51,14 @@ class Meter:
         slot = route.ok_counters
         if slot is None:
             slot = route.ok_counters = self._slot(route, "ok")
+        if not answers.counted:
+            answers.counted = True
+            slot[BATCHES] += 1
+            slot[BATCH_ROWS] += answers.total_rows
+            slot[QUEUE_US] += sum(answers.queue_us)
+            slot[MODEL_US] += answers.compute_us
         latency = time.monotonic() - received
-        slot[COUNT] += 1
         slot[LATENCY_US] += int(latency * 1e6)
-        slot[QUEUE_US] += answers.queue_us[at]
-        slot[MODEL_US] += compute_us
-        slot[BATCH_ROWS] += answers.batch_rows
         slot[FIRST_BUCKET + bisect_left(BOUNDS, latency)] += 1
 
     def used(self, key: Key, deployment: str, operation: str, rows: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from maas.gateway.metering import (
     BATCH_ROWS,
+    BATCHES,
     BOUNDS,
     COUNT,
     FIRST_BUCKET,
@@ -41,7 +42,8 @@ def _lines(totals: dict[str, tuple[int, ...]], router: Router, version: str) -> 
     yield "# HELP maas_inference_requests_total Requests by outcome (ok, or the error's code)."
     yield "# TYPE maas_inference_requests_total counter"
     for (labels, outcome), counters in series:
-        yield f'maas_inference_requests_total{{{labels},outcome="{outcome}"}} {counters[COUNT]}'
+        count = sum(counters[FIRST_BUCKET:]) if outcome == "ok" else counters[COUNT]
+        yield f'maas_inference_requests_total{{{labels},outcome="{outcome}"}} {count}'
     answered = [(labels, c) for (labels, outcome), c in series if outcome == "ok"]
     yield "# HELP maas_inference_duration_seconds From the request's head to its answer."
     yield "# TYPE maas_inference_duration_seconds histogram"
@@ -52,19 +54,17 @@ def _lines(totals: dict[str, tuple[int, ...]], router: Router, version: str) -> 
             yield f'maas_inference_duration_seconds_bucket{{{labels},le="{bound}"}} {total}'
         seconds = counters[LATENCY_US] / 1e6
         yield f"maas_inference_duration_seconds_sum{{{labels}}} {seconds}"
-        yield f"maas_inference_duration_seconds_count{{{labels}}} {counters[COUNT]}"
-    for name, place, help_text in (
-        ("queue", QUEUE_US, "Time that requests waited in a replica."),
-        ("compute", MODEL_US, "Each request's share of the model's run time."),
+        yield f"maas_inference_duration_seconds_count{{{labels}}} {total}"
+    for name, place, scale, help_text in (
+        ("queue_seconds", QUEUE_US, 1e-6, "Time that requests waited in a replica."),
+        ("compute_seconds", MODEL_US, 1e-6, "Run time of the model."),
+        ("batches", BATCHES, 1, "Batches that answered; rows by batches is their mean size."),
+        ("batch_rows", BATCH_ROWS, 1, "Rows of these batches."),
     ):
-        yield f"# HELP maas_inference_{name}_seconds_total {help_text}"
-        yield f"# TYPE maas_inference_{name}_seconds_total counter"
+        yield f"# HELP maas_inference_{name}_total {help_text}"
+        yield f"# TYPE maas_inference_{name}_total counter"
         for labels, counters in answered:
-            yield f"maas_inference_{name}_seconds_total{{{labels}}} {counters[place] / 1e6}"
-    yield "# HELP maas_inference_batch_rows_total Rows of the batches that answered; by requests."
-    yield "# TYPE maas_inference_batch_rows_total counter"
-    for labels, counters in answered:
-        yield f"maas_inference_batch_rows_total{{{labels}}} {counters[BATCH_ROWS]}"
+            yield f"maas_inference_{name}_total{{{labels}}} {counters[place] * scale}"
 
 
 def _labels(label: str) -> tuple[str, str]:

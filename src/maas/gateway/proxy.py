@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _FORWARDED = (b"content-type", b"content-length", b"accept", b"x-request-id", b"if-none-match",
               b"if-match", b"range")  # fmt: skip
 _RETURNED = (b"content-disposition", b"x-content-type-options", b"etag", b"retry-after",
-             b"location", b"cache-control", b"content-security-policy")  # fmt: skip
+             b"location", b"allow", b"cache-control", b"content-security-policy")  # fmt: skip
 
 
 class ControlProxy:

@@ -96,7 +96,7 @@ def _tiles(evaluation: Evaluation | None) -> str:
             f"<span>{escaped(between)}</span></li>"
         )
     rows = evaluation.how["rows"]
-    note = f"Measured on {rows:,} rows that the model was not trained on"
+    note = f"Measured on {rows:,} rows"
     if evaluation.how["resamples"]:
         percent = round(evaluation.how["confidence"] * 100)
         note += f"; below each value its {percent} % confidence interval"

@@ -83,7 +83,7 @@ def sample_permutations(
     a player's gains, averaged over orders, estimate its value (Castro, Gómez and Tejada 2009).
     Every order is followed by its reverse, which cancels much of the variance (Mitchell, Cooper,
     Frank and Holmes 2022). Background rows take turns equally often, so the values add up to
-    prediction − baseline whatever the number of samples. Standard errors are over pairs.
+    prediction − baseline whatever the number of samples.
     """
     generator = np.random.default_rng(seed)
     numbers = _turns(players, background, samples, generator)
@@ -105,9 +105,24 @@ def sample_permutations(
         single = np.empty_like(steps)
         np.put_along_axis(single, both, steps, axis=2)
         gains[first : first + len(block)] = single.mean(axis=1)
-    errors = gains.std(axis=0, ddof=1) / math.sqrt(pairs)
+    errors = _standard_errors(gains, len(used))
     baseline = float(ends[:-1].mean())
     return Game(gains.mean(axis=0), errors, finish, baseline, 2 * pairs, used)
+
+
+def _standard_errors(gains: Floats, used: int) -> Floats:
+    """[players] from gains [pairs, players], whose pairs are sorted by background row.
+
+    The background rows are given, not drawn, so only the spread among the pairs of each counts.
+    With one pair per row it cannot be told from the spread between rows, and both are in it.
+    """
+    pairs, players = gains.shape
+    if pairs > used:
+        spread = gains.reshape(used, -1, players).var(axis=1, ddof=1).mean(axis=0)
+    else:
+        spread = gains.var(axis=0, ddof=1)
+    found: Floats = np.sqrt(spread / pairs)
+    return found
 
 
 def _turns(players: int, background: int, samples: int, generator: np.random.Generator) -> Ints:

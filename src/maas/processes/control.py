@@ -17,6 +17,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -121,7 +122,11 @@ class Control:
             stopping.cancel()
         log.info("stopping")
         await asyncio.gather(reconciler.stop(), serving)
-        await collector.collect()
+        try:
+            await collector.collect()
+        except MaasError as error:
+            # Nothing is lost: the counters stay in their files.
+            log.warning("usage was not recorded at the end: %s", error)
         self._database.close()
 
     def _services(self, reconciler: Reconciler) -> Services:
@@ -139,8 +144,12 @@ class Control:
             self._versions, self._artifacts, settings.cache_dir, settings.server.max_file_bytes
         )
         collector = UsageCollector(self._usage, settings.usage_dir)
-        explainer = Explainer(reconciler)
+        explainer = Explainer(reconciler, self._background_of)
         return Services(settings, stores, publisher, reconciler, collector, explainer)
+
+    def _background_of(self, model: str, version: int) -> dict[str, Any] | None:
+        found = self._versions.get(model, version).manifest.metadata.get("background")
+        return found if isinstance(found, dict) else None
 
     def _reconciler(self) -> Reconciler:
         settings = self._settings
@@ -166,7 +175,10 @@ class Control:
 
     async def _keep_house(self) -> None:
         """What must be done now and then."""
-        await asyncio.to_thread(self._artifacts.sweep, ABANDONED_AFTER_S)
+        try:
+            await asyncio.to_thread(self._artifacts.sweep, ABANDONED_AFTER_S)
+        except MaasError as error:
+            log.warning("abandoned uploads were not removed: %s", error)
         while True:
             try:
                 lost = await asyncio.to_thread(self._jobs.mark_lost, JOB_SILENCE_S)

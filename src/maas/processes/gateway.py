@@ -36,6 +36,7 @@ from maas.gateway.snapshot_watch import SnapshotWatch
 from maas.processes.lifeline import stop_event
 from maas.serving.routing import Router
 from maas.settings import Settings
+from maas.telemetry import log_as_json
 from maas.version import __version__
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("--listen", type=int, required=True)
     parser.add_argument("--lifeline", type=int, default=None)
     arguments = parser.parse_args()
+    log_as_json("gateway")
     settings = Settings.from_json(arguments.settings_json.read_text())
     listening = socket.socket(fileno=arguments.listen)
     uvloop.run(serve(settings, listening, arguments.lifeline))

@@ -119,6 +119,7 @@ def _changes(job: Job, sent: Job | None) -> dict[str, Any]:
 def run_build(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[str, Any]:
     """Builds, evaluates, checks the gates, and leaves a publication in the folder."""
     recipe = Recipe.from_dict(spec.recipe, Path(spec.directory))
+    tracker.report(Progress(message="loading"))
     built = build(
         recipe.build, workdir=folder.work, report=tracker.report, cancelled=tracker.cancelled
     )

@@ -12,6 +12,7 @@ import argparse
 import gc
 import hashlib
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from maas.serving.codec import json_to_tensors
 from maas.serving.messages import Priority
 from maas.serving.queue import Entry
 from maas.serving.replica import ReplicaServer
+from maas.telemetry import log_as_json
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -34,13 +38,14 @@ def main() -> int:
     parser.add_argument("spec", type=Path)
     parser.add_argument("--lifeline", type=int, default=None)
     arguments = parser.parse_args()
+    log_as_json("replica")
     spec = ReplicaSpec.from_dict(json.loads(arguments.spec.read_text()))
     try:
         batcher = Batcher(load(spec), spec.signature, spec.scaling.max_batch)
         warm_up(spec, batcher)
     except MaasError as error:
         arguments.spec.with_suffix(".error").write_text(json.dumps(error.to_problem()))
-        print(f"{error.code}: {error.message}", file=sys.stderr)  # noqa: T201
+        log.error("cannot serve: %s: %s", error.code, error.message)
         return 1
     uvloop.run(serve(spec, batcher, arguments.lifeline))
     return 0

@@ -13,6 +13,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterable
 from itertools import chain
+from types import GenericAlias
 from typing import Any
 
 import msgspec
@@ -94,7 +95,7 @@ class _FastDecoder:
         for spec in signature.inputs:
             kind: Any = _JSON_TYPES.get(spec.datatype, int)
             for _ in spec.shape:
-                kind = list[kind]
+                kind = GenericAlias(list, (kind,))
             kinds.append(kind)
 
         def decoder(name: str, kinds: list[Any]) -> Callable[[Buffer], Any]:
@@ -105,7 +106,7 @@ class _FastDecoder:
             return msgspec.json.Decoder(body).decode
 
         self._decode = decoder("Row", kinds)
-        self._decode_batch = decoder("Rows", [list[kind] for kind in kinds])
+        self._decode_batch = decoder("Rows", [GenericAlias(list, (kind,)) for kind in kinds])
         self._packers = [_row_packer(spec) for spec in signature.inputs]
 
     def decode(self, body: Buffer) -> list[Buffer] | None:

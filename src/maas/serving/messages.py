@@ -85,6 +85,8 @@ class Answers:
     columns: list[Column]
     total_rows: int = 0
     """Rows of these columns; for the receiver."""
+    counted: bool = False
+    """For the receiver, who counts what concerns a batch once."""
 
 
 @dataclass(slots=True)

@@ -40,8 +40,10 @@ class FairQueue:
         self.limit = limit
         self.waiting = 0
         """Entries that wait and were not cancelled."""
-        self._levels: tuple[dict[int, deque[Entry]], ...] = tuple({} for _ in Priority)
-        self._turns: tuple[deque[int], ...] = tuple(deque() for _ in Priority)
+        self._lines: tuple[tuple[dict[int, deque[Entry]], deque[int]], ...] = tuple(
+            ({}, deque()) for _ in Priority
+        )
+        """By priority: each tenant's line, and the tenants in the order of their turns."""
 
     @property
     def is_full(self) -> bool:
@@ -49,11 +51,11 @@ class FairQueue:
 
     def put(self, entry: Entry) -> None:
         """The caller has checked `is_full`."""
-        level = self._levels[entry.priority]
+        level, turns = self._lines[entry.priority]
         line = level.get(entry.tenant)
         if line is None:
             level[entry.tenant] = line = deque()
-            self._turns[entry.priority].append(entry.tenant)
+            turns.append(entry.tenant)
         line.append(entry)
         self.waiting += 1
 
@@ -68,42 +70,41 @@ class FairQueue:
 
         One entry alone may exceed `max_rows`; the runtime then splits it.
         """
-        for priority in Priority:
-            batch = list(self._take_level(priority, max_rows))
-            if batch:
-                self.waiting -= len(batch)
-                return batch
+        for level, turns in self._lines:
+            if turns:
+                batch = _take(level, turns, max_rows)
+                if batch:
+                    self.waiting -= len(batch)
+                    return batch
         return []
-
-    def _take_level(self, priority: Priority, max_rows: int) -> Iterator[Entry]:
-        level, turns = self._levels[priority], self._turns[priority]
-        shapes = None
-        room = max_rows
-        passed = 0  # tenants in a row whose head does not fit this batch
-        while turns and passed < len(turns):
-            tenant = turns[0]
-            line = level[tenant]
-            while line and line[0].cancelled:
-                line.popleft()
-            if not line:
-                turns.popleft()
-                del level[tenant]
-                continue
-            head = line[0]
-            if shapes is not None and (head.shapes != shapes or head.rows > room):
-                passed += 1
-                turns.rotate(-1)
-                continue
-            passed = 0
-            shapes = head.shapes
-            room -= head.rows
-            line.popleft()
-            turns.rotate(-1)
-            yield head
-            if room <= 0:
-                return
 
     def drain(self) -> Iterator[Entry]:
         """Everything that waits, in no particular order; the queue is empty afterwards."""
         while batch := self.take(1 << 62):
             yield from batch
+
+
+def _take(level: dict[int, deque[Entry]], turns: deque[int], max_rows: int) -> list[Entry]:
+    """One entry of each tenant in turn, until the batch is full or nobody's head fits it."""
+    batch: list[Entry] = []
+    room = max_rows
+    passed = 0  # tenants in a row whose head does not fit
+    while turns and passed < len(turns) and room > 0:
+        tenant = turns[0]
+        line = level[tenant]
+        while line and line[0].cancelled:
+            line.popleft()
+        if not line:
+            turns.popleft()
+            del level[tenant]
+            continue
+        head = line[0]
+        if batch and (head.rows > room or head.shapes != batch[0].shapes):
+            passed += 1
+        else:
+            passed = 0
+            room -= head.rows
+            batch.append(line.popleft())
+        if len(turns) > 1:
+            turns.rotate(-1)
+    return batch

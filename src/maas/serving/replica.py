@@ -40,6 +40,9 @@ LOW_PRIORITY_ROWS = 32
 """Most rows of a low-priority batch, so that ordinary requests need not wait long behind one."""
 
 
+_PRIORITIES = tuple(Priority)
+
+
 class ReplicaServer:
     """The queue, the model and the connections of one replica."""
 
@@ -291,7 +294,7 @@ class _Connection(Channel):
         now = time.monotonic()
         row = 0
         server = self._server
-        for number, rows, deadline, tenant, priority in zip(
+        for number, rows, deadline, tenant, level in zip(
             message.ids,
             message.rows,
             message.deadlines,
@@ -308,12 +311,11 @@ class _Connection(Channel):
                 ]
             )
             row += rows
-            try:
-                level = Priority(priority)
-            except ValueError:
-                raise ProtocolViolation(f"there is no priority {priority}") from None
+            if level >= len(_PRIORITIES):
+                raise ProtocolViolation(f"there is no priority {level}")
+            priority = _PRIORITIES[level]
             server.accept(
-                Entry(number, rows, deadline, tenant, level, shapes, columns, self, now), self
+                Entry(number, rows, deadline, tenant, priority, shapes, columns, self, now), self
             )
         # Not now but at the end of the tick: other connections' frames may join the batch.
         self._loop.call_soon(server.work)

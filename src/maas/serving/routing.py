@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from random import random
+from random import choices
 
 from maas.domain.errors import (
     DeadlineExceeded,
@@ -211,7 +211,6 @@ class LiveDeployment:
         self.model = ""
         self.reason = ""
         self.routes: list[LiveRoute] = []
-        self._total_weight = 0
 
     def update(self, new: DeploymentRoutes) -> None:
         self.model = new.model
@@ -223,7 +222,6 @@ class LiveDeployment:
             live = known.pop(key, None) or LiveRoute(self.name, route, new.queue_limit)
             live.update(route, new.queue_limit, new.reason)
             self.routes.append(live)
-        self._total_weight = sum(route.weight for route in self.routes)
         for old in known.values():
             self._take_over(old)
 
@@ -248,15 +246,13 @@ class LiveDeployment:
             raise NotFound(f"{self.name} does not serve version {version}")
         if len(routes) == 1:
             return routes[0]
-        if not routes or self._total_weight <= 0:
+        # A target whose replicas are all away leaves its share to the others.
+        ready = [route for route in routes if route.weight and route.is_ready]
+        candidates = ready or [route for route in routes if route.weight]
+        if not candidates:
             why = f": {self.reason}" if self.reason else ""
             raise Unavailable(f"{self.name} has no ready replica{why}", retry_after=1.0)
-        at = random() * self._total_weight
-        for route in routes:
-            at -= route.weight
-            if at < 0:
-                return route
-        return routes[-1]
+        return choices(candidates, [route.weight for route in candidates])[0]
 
     def remove(self) -> None:
         for route in self.routes:

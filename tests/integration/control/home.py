@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 from maas.domain.snapshot import Snapshot
 from maas.serving.codec import json_to_tensors, tensors_to_json
 from maas.serving.dispatch import ReplicaLink
-from maas.settings import Server, Serving, Settings, child_environment
+from maas.settings import Server, Serving, Settings, Storage, child_environment
 
 T = TypeVar("T")
 ALL = {"x-maas-key-id": "test", "x-maas-key-name": "tester", "x-maas-scopes": "admin"}
@@ -82,11 +82,12 @@ def sha256(data: bytes) -> str:
 class Home:
     """A home, and the control process that serves it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, storage: Storage | None = None) -> None:
         self.path = path
         self.settings = Settings(
             home=str(path),
             server=Server(drain_s=3.0),
+            storage=storage or Storage(),
             serving=Serving(hang_timeout_s=2.0, ready_timeout_s=20.0),
         )
         self.process: subprocess.Popen[bytes] | None = None

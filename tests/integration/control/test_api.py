@@ -254,6 +254,8 @@ def test_manifests_that_could_not_serve_are_refused(shared_control: Home) -> Non
     body = manifest("bad", data) | {"code": "import os"}
     found = problem(http.post("/api/v1/models/bad/versions", json=body), 422, "invalid_input")
     assert found["detail"] == "unknown field 'code'"
+    answer = http.post("/api/v1/models/bad/versions", json=manifest("bad", data, runtime="pickle"))
+    assert problem(answer, 422, "invalid_input")["field"] == "variants.runtime"
     text = b"this is no model"
     http.put(f"/api/v1/files/{sha256(text)}", content=text)
     answer = http.post("/api/v1/models/bad/versions", json=manifest("bad", text))
@@ -300,6 +302,8 @@ def test_deployments_are_checked_and_keep_what_is_left_out(shared_control: Home)
     problem(http.post(f"{put}/rollback"), 409, "conflict")
     second = shared_control.deploy("d", model="d", scaling={"threads": 2})
     assert second["scaling"] == first["scaling"] | {"threads": 2} and second["revision"] == 2
+    same = shared_control.deploy("d", model="d", scaling={"threads": 2})
+    assert same["revision"] == 2  # a retry makes no revision that a rollback would find
     back = http.post(f"{put}/rollback").json()
     assert back["scaling"] == first["scaling"] and back["revision"] == 3
     listed = http.get("/api/v1/deployments").json()["deployments"]

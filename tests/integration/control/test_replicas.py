@@ -38,7 +38,8 @@ def test_publish_deploy_predict(control: Home) -> None:
     assert replica["rss_bytes"] > 1 << 20 and replica["id"].startswith("r-")
     # The ready probe and the prediction above.
     eventually(lambda: control.view("t")["replicas"][0]["served"] == 2, "it counts what it serves")
-    assert len(control.replica_processes()) == 1
+    (process,) = control.replica_processes()
+    assert os.getsid(process.pid) == process.pid  # no terminal's Ctrl-C reaches it
 
 
 def test_killed_replica_is_replaced_within_two_seconds(control: Home) -> None:
@@ -162,6 +163,22 @@ def test_adopts_only_what_is_still_wanted(control: Home) -> None:
     control.start()
     eventually(lambda: not psutil.pid_exists(former), "the unwanted replica ends")
     assert control.snapshot().deployments == ()
+
+
+def test_what_was_told_to_end_is_not_adopted(control: Home) -> None:
+    """Control dies while a replica drains: its successor wants the same, and starts another."""
+    (former,) = deployed(control)
+    kill(former, signal.SIGSTOP)  # so that it takes its time
+    control.deploy("t", model="m", scaling={"replicas": 0})
+    specs = control.settings.run_dir / "replicas"
+    eventually(lambda: not list(specs.glob("*.json")), "the replica is told to end")
+    control.kill()
+    control.start()
+    control.deploy("t", model="m", scaling={"replicas": 1})
+    assert former not in pids(control.wait_for("t", "ready"))
+    kill(former, signal.SIGCONT)
+    eventually(lambda: not psutil.pid_exists(former), "the old one ends")
+    assert control.predict("t", [1, 1, 1]) == [3, 3, 3]
 
 
 def test_scale_up_down_and_to_nothing(control: Home) -> None:

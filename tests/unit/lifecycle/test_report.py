@@ -85,7 +85,7 @@ def manifest(task: Task, name: str = "digits", text: str = "") -> Manifest:
         ),
         (Variant("onnx", "onnx", (File("model.onnx", "ab" * 32, 1234),)),),
         description=text,
-        metadata={"data": text or "bundled", text or "seed": {"deep": [text, 1.5, True]}},
+        metadata={"data": text or "bundled", text or "seed": {text or "deep": [text, 1.5, True]}},
     )
 
 
@@ -191,6 +191,7 @@ def test_a_report_tells_everything_that_was_measured() -> None:
         assert f"{value:.4f}" in text, name
         assert f"{low:.4f} to {high:.4f}" in text, name
     assert given.manifest.digest in text
+    assert "<h1>digits</h1>" in render_report(given)
     assert "ab" * 32 in text
     assert "14 November 2023, 22:13 UTC" in text
     assert "additivity error" in text

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import SGDClassifier
 
 from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.signature import Signature, TensorSpec
@@ -98,11 +98,12 @@ def test_sampling_is_the_definition_within_its_errors(background_rows: int) -> N
     assert found.standard_errors.max() < 0.1
 
 
-def test_standard_errors_are_the_spread_over_seeds() -> None:
+@pytest.mark.parametrize("background_rows", [1, 6])
+def test_standard_errors_are_the_spread_over_seeds(background_rows: int) -> None:
     generator = np.random.default_rng(3)
-    row, background = generator.normal(size=5), generator.normal(size=(1, 5))
+    row, background = generator.normal(size=5), generator.normal(size=(background_rows, 5))
     ask = asking(bent, row, background)
-    many = [sample_permutations(ask, 5, 1, samples=400, seed=s) for s in range(200)]
+    many = [sample_permutations(ask, 5, background_rows, samples=400, seed=s) for s in range(200)]
     spread = np.std([m.values for m in many], axis=0)
     stated = np.mean([m.standard_errors for m in many], axis=0)
     np.testing.assert_allclose(stated, spread, rtol=0.2, atol=1e-9)
@@ -117,6 +118,16 @@ def test_reversed_orders_lower_the_spread() -> None:
     found = sample_permutations(ask, 6, 1, samples=100, seed=0)
     np.testing.assert_allclose(found.values, 0.5, atol=1e-12)
     np.testing.assert_allclose(found.standard_errors, 0, atol=1e-12)
+
+
+def test_one_turn_per_background_row_has_the_spread_between_rows_in_its_errors() -> None:
+    generator = np.random.default_rng(5)
+    row, background = generator.normal(size=5), generator.normal(size=(40, 5))
+    found = sample_permutations(asking(bent, row, background), 5, 40, samples=400, seed=0)
+    exact = by_definition(bent, row, background)
+    assert found.permutations == 2 * len(found.background) == 80
+    assert (np.abs(found.values - exact) <= 3 * found.standard_errors).all()
+    assert found.standard_errors.min() > 0
 
 
 def test_equal_features_share_and_idle_ones_get_nothing() -> None:
@@ -182,6 +193,14 @@ def test_calls_and_rows_are_counted_and_batches_bounded() -> None:
     assert found.calls == len(seen)
     assert found.rows == sum(seen) <= 700
     assert max(seen) == 10
+
+
+@pytest.mark.parametrize("features", range(1, 9))
+def test_no_more_rows_than_samples(features: int) -> None:
+    request = ExplainRequest(signature(features), {"x": np.ones(features)}, samples=64)
+    found = explain(request, model(lambda x: x.prod(axis=1)))
+    assert found.rows <= 64
+    assert shapley_of(found).sum() == pytest.approx(1.0)
 
 
 def test_features_have_names_units_and_values() -> None:
@@ -280,7 +299,7 @@ def test_a_row_like_its_background_has_nothing_to_explain() -> None:
 def test_removing_the_features_that_count_lowers_the_score_most() -> None:
     """The deletion test on a real classifier: without its top pixels it is less sure."""
     pixels, digits = load_digits(return_X_y=True)
-    fitted = LogisticRegression(max_iter=300).fit(pixels[:1000] / 16, digits[:1000])
+    fitted = SGDClassifier(loss="log_loss", random_state=0).fit(pixels[:1000] / 16, digits[:1000])
     background = pixels[:1000].mean(axis=0) / 16
     generator = np.random.default_rng(0)
     top_drop, random_drop = [], []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Response
@@ -45,6 +47,7 @@ async def put_deployment(
 ) -> dict[str, Any]:
     """Sets what shall run. What is left out keeps its value, or gets its default if it is new."""
     stored = await asyncio.to_thread(_put, services, name, body, principal.key_name)
+    services.reconciler.forgive(name)
     await services.reconciler.changed()
     return deployment_view(services.reconciler.state, stored)
 
@@ -75,11 +78,11 @@ async def rollback_deployment(
 def _put(services: Services, name: str, body: DeploymentBody, actor: str) -> Deployment:
     checked_name(name, "deployment")
     checked_name(body.model, "model")
-    try:
+    present: Deployment | None = None
+    scaling, default = Scaling(), False
+    with contextlib.suppress(NotFound):
         present = services.stores.deployments.get(name)
         scaling, default = present.scaling, present.default
-    except NotFound:
-        scaling, default = Scaling(), False
     wanted = Deployment(
         name=name,
         model=body.model,
@@ -87,6 +90,9 @@ def _put(services: Services, name: str, body: DeploymentBody, actor: str) -> Dep
         scaling=body.scaling.over(scaling) if body.scaling else scaling,
         default=default if body.default is None else body.default,
     )
+    if present is not None and wanted == replace(present, revision=wanted.revision):
+        # A retry, or a wish that is fulfilled: a rollback must find what was before it.
+        return present
     return services.stores.deployments.put(wanted, actor)
 
 

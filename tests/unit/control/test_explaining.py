@@ -1,0 +1,119 @@
+"""Explanations are few at once, end by their deadline, and ask politely."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from maas.control import explaining
+from maas.control.explaining import AT_ONCE, BATCH_ROWS, Explainer, Question
+from maas.domain.errors import DeadlineExceeded, MaasError, Overloaded, ReplicaLost
+from maas.domain.signature import Signature, TensorSpec
+from maas.serving.messages import Priority
+from maas.serving.tensors import Tensor, Tensors
+
+WIDTH = 20
+SIGNATURE = Signature((TensorSpec("x", "FP32", (WIDTH,)),), (TensorSpec("y", "FP32", (WIDTH,)),))
+
+
+class Link:
+    """A replica that gives back what it gets, when it may."""
+
+    is_open = True
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+        self.error: MaasError | None = None
+        self.asked: list[tuple[int, Priority]] = []
+
+    async def predict(
+        self, signature: Signature, tensors: Tensors, rows: int, deadline: float, priority: Priority
+    ) -> Tensors:
+        self.asked.append((rows, priority))
+        async with asyncio.timeout_at(asyncio.get_running_loop().time() + 5):
+            await self.may.wait()
+        if self.error:
+            raise self.error
+        return {"y": Tensor("FP32", (rows, WIDTH), tensors["x"].data)}
+
+
+class Answering:
+    """The part of the reconciler that explanations use."""
+
+    def __init__(self, link: Link) -> None:
+        template = SimpleNamespace(signature=SIGNATURE, model="m", variant="onnx")
+        target = SimpleNamespace(version=1)
+        self.group = SimpleNamespace(digest="d", template=template, target=target)
+        self.replica = SimpleNamespace(link=link)
+
+    def answering(self, name: str) -> tuple[Any, Any]:
+        return self.group, self.replica
+
+
+QUESTION = Question({"x": list(range(WIDTH))}, target=3, samples=512)
+
+
+@pytest.fixture
+def short_deadline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(explaining, "DEADLINE_S", 0.3)
+    yield
+
+
+def explainer(link: Link) -> Explainer:
+    reconciler: Any = Answering(link)
+    return Explainer(reconciler, lambda model, version: None)
+
+
+def test_one_too_many_is_refused_with_a_time_to_come_back() -> None:
+    async def scene() -> None:
+        link = Link()
+        explains = explainer(link)
+        running = [asyncio.create_task(explains.explain("t", QUESTION)) for _ in range(AT_ONCE)]
+        while len(link.asked) < AT_ONCE:
+            await asyncio.sleep(0.01)
+        with pytest.raises(Overloaded) as refused:
+            await explains.explain("t", QUESTION)
+        assert refused.value.retry_after
+        link.may.set()
+        for task in running:
+            answer = await task
+            assert answer["prediction"] == pytest.approx(3)
+        assert (await explains.explain("t", QUESTION))["version"] == 1
+        assert all(rows <= BATCH_ROWS and p is Priority.LOW for rows, p in link.asked)
+        explains.close()
+
+    asyncio.run(scene())
+
+
+def test_the_deadline_ends_it_and_frees_the_place(short_deadline: None) -> None:
+    async def scene() -> None:
+        link = Link()
+        explains = explainer(link)
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded, match="fewer samples"):
+            await explains.explain("t", QUESTION)
+        assert time.monotonic() - started < 4
+        link.may.set()
+        explaining.DEADLINE_S = 30.0
+        assert await explains.explain("t", QUESTION)
+        explains.close()
+
+    asyncio.run(scene())
+
+
+def test_errors_of_the_replica_pass_through() -> None:
+    async def scene() -> None:
+        link = Link()
+        link.may.set()
+        link.error = ReplicaLost()
+        explains = explainer(link)
+        with pytest.raises(ReplicaLost):
+            await explains.explain("t", QUESTION)
+        explains.close()
+
+    asyncio.run(scene())

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from maas.domain.errors import Conflict, NotFound
+from maas.domain.jobs import JobState
+from maas.lifecycle.job_folder import JobFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> JobFolder:
+    return JobFolder.create(tmp_path, "build", "iris", recipe={"name": "iris"}, directory="/r")
+
+
+def test_a_new_job_waits_and_knows_what_to_do(folder: JobFolder) -> None:
+    assert folder.job().state is JobState.QUEUED
+    spec = folder.spec()
+    assert (spec.kind, spec.name, spec.recipe) == ("build", "iris", {"name": "iris"})
+    assert folder.work.is_dir()
+
+
+def test_a_running_job_without_a_process_is_lost(folder: JobFolder) -> None:
+    folder.save(replace(folder.job(), state=JobState.RUNNING))
+    assert folder.job().state is JobState.LOST
+    with folder.lock():
+        assert folder.job().state is JobState.RUNNING
+
+
+def test_the_kernel_lets_go_of_a_killed_process(folder: JobFolder) -> None:
+    program = (
+        "import sys, time; from pathlib import Path\n"
+        "from maas.lifecycle.job_folder import JobFolder\n"
+        f"with JobFolder(Path({str(folder.path)!r})).lock():\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        assert folder.is_alive()
+        with pytest.raises(Conflict, match="another process"), folder.lock(patience_s=0.05):
+            pass
+        process.kill()
+        process.wait()
+    assert not folder.is_alive()
+
+
+def test_a_cancel_is_seen_and_can_be_taken_back(folder: JobFolder) -> None:
+    folder.request_cancel()
+    assert folder.job().cancel_requested
+    folder.clear_cancel()
+    assert not folder.job().cancel_requested
+
+
+def test_a_reader_never_sees_half_a_file(folder: JobFolder) -> None:
+    folder.save(replace(folder.job(), error="x" * 100_000))
+    assert len(json.loads((folder.path / "job.json").read_bytes())["error"]) == 100_000
+    assert sorted(p.name for p in folder.path.iterdir()) == ["job.json", "spec.json", "work"]
+
+
+@pytest.mark.parametrize("job_id", ["nosuch", "../x", "", "A"])
+def test_jobs_that_are_not_there(folder: JobFolder, job_id: str) -> None:
+    with pytest.raises(NotFound):
+        JobFolder.open(folder.path.parent, job_id)
+
+
+def test_jobs_come_newest_first(folder: JobFolder) -> None:
+    newer = JobFolder.create(folder.path.parent, "build", "b", recipe={}, directory="")
+    newer.save(replace(newer.job(), created_at=folder.job().created_at + 1))
+    assert JobFolder.all(folder.path.parent) == [newer, folder]
