@@ -100,7 +100,7 @@ def control_routes() -> list[tuple[str, str, Scope]]:
     found = []
     for route in create_app(None).routes:
         assert isinstance(route, APIRoute), route
-        found += [(method, route.path, scope_of(route)) for method in sorted(route.methods)]
+        found += [(method, route.path, scope_of(route)) for method in sorted(route.methods or ())]
     return found
 
 
