@@ -15,7 +15,7 @@ from maas.domain.signature import Signature, TensorSpec
 from maas.runtimes.base import Arrays, Runtime, numpy_dtype
 from maas.serving.codec import bytes_elements
 from maas.serving.messages import Answers, Buffer, Column
-from maas.serving.queue import Entry
+from maas.serving.queue import Parcel
 
 
 class Batcher:
@@ -27,16 +27,16 @@ class Batcher:
         self._max_rows = min(max_rows, signature.max_rows or max_rows)
         self._dtypes = [numpy_dtype(spec.datatype) for spec in signature.inputs]
 
-    def run(self, entries: list[Entry]) -> Arrays:
-        """Outputs `[rows of all entries, …]`, in the entries' order. Raises InferenceFailed."""
-        rows = sum(entry.rows for entry in entries)
+    def run(self, parcels: list[Parcel]) -> Arrays:
+        """Outputs `[rows of all parcels, …]`, in their order. Raises InferenceFailed."""
+        rows = sum(parcel.total_rows for parcel in parcels)
         inputs: Arrays = {}
         for number, (spec, dtype) in enumerate(
             zip(self._signature.inputs, self._dtypes, strict=True)
         ):
-            parts = [entry.columns[number] for entry in entries]
+            parts = [parcel.columns[number] for parcel in parcels]
             data = parts[0] if len(parts) == 1 else b"".join(parts)
-            inputs[spec.name] = from_buffer(data, dtype, (rows, *entries[0].shapes[number]))
+            inputs[spec.name] = from_buffer(data, dtype, (rows, *parcels[0].shapes[number]))
         if rows <= self._max_rows:
             return self._checked(self._runtime.predict(inputs), rows)
         pieces = [
@@ -69,15 +69,19 @@ class Batcher:
         return outputs
 
     def answers(
-        self, entries: list[Entry], outputs: Arrays, first_row: int, timing: Timing
+        self, parcels: list[Parcel], outputs: Arrays, first_row: int, timing: Timing
     ) -> Answers:
-        """What goes back over one connection: `entries` own the rows from `first_row` on."""
-        rows = array("I", [entry.rows for entry in entries])
+        """What goes back over one connection: `parcels` own the rows from `first_row` on."""
+        ids, rows, queue_us = array("Q"), array("I"), array("I")
+        for parcel in parcels:
+            ids += parcel.ids
+            rows += parcel.rows
+            queue_us += array("I", [timing.queue_us(parcel)]) * len(parcel)
         end = first_row + sum(rows)
         return Answers(
-            ids=array("Q", [entry.id for entry in entries]),
+            ids=ids,
             rows=rows,
-            queue_us=timing.queue_us(entries),
+            queue_us=queue_us,
             compute_us=timing.compute_us,
             batch_rows=timing.rows,
             columns=[
@@ -100,13 +104,9 @@ class Timing:
         self.compute_us = int((finished - started) * 1e6)
         self.rows = rows
 
-    def queue_us(self, entries: list[Entry]) -> array[int]:
-        """How long each waited, microseconds; an hour or more is an hour."""
-        started = self.started
-        waits = [int((started - entry.arrived) * 1e6) for entry in entries]
-        if min(waits) < 0 or max(waits) > _LONGEST_WAIT_US:
-            waits = [min(max(0, wait), _LONGEST_WAIT_US) for wait in waits]
-        return array("I", waits)
+    def queue_us(self, parcel: Parcel) -> int:
+        """How long it waited, microseconds; an hour or more is an hour."""
+        return min(max(0, int((self.started - parcel.arrived) * 1e6)), _LONGEST_WAIT_US)
 
 
 def from_buffer(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
