@@ -22,18 +22,23 @@ class ConfigurationError(Exception):
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = 8000
+    """Port to listen on."""
     workers: int = 1
     """Gateway processes; one answers more requests than one core of model can take."""
     insecure: bool = False
     """Permits a non-loopback `host` without TLS."""
     tls_cert: str = ""
+    """PEM file with the certificate chain; with it the server speaks TLS 1.2 or newer only."""
     tls_key: str = ""
+    """PEM file with its private key; empty: it is in `tls_cert`."""
     allowed_hosts: tuple[str, ...] = ()
     """Values of the Host header that are served besides loopback names and `host` itself."""
     max_body_bytes: int = 64 << 20
     """Largest body of a prediction; published files have their own limit."""
     max_file_bytes: int = 64 << 30
+    """Largest file that may be published."""
     request_timeout_s: float = 60.0
     """Longest that a request may take; a caller may ask for less."""
     drain_s: float = 30.0
@@ -46,9 +51,13 @@ class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     artifacts_url: str = ""
     """`file:///path` or `s3://bucket/prefix`; empty: a directory in the home."""
     s3_endpoint: str = ""
+    """URL of an S3 service; empty: that of AWS."""
     s3_region: str = "us-east-1"
+    """Region of the bucket."""
     s3_access_key_id: str = ""
+    """Empty: those of the machine's role or of the AWS environment."""
     s3_secret_access_key: str = ""
+    """Belongs to `s3_access_key_id`."""
 
 
 class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
