@@ -22,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,13 +33,66 @@ class ServerFailed(Exception):
     """A server did not start; the message ends with what it logged."""
 
 
+@dataclass
+class Program:
+    """A server's process, which may be killed and started again on what it left behind."""
+
+    command: list[str | Path]
+    log: Path
+    who: _User
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self, ready: Callable[[], bool]) -> None:
+        """Returns when it is ready; again if it ends at once, as after a crash it may."""
+        ends = time.monotonic() + START_S
+        while not ready():
+            if self.process is None or self.process.poll() is not None:
+                self._spawn()
+            if time.monotonic() > ends:
+                said = self.log.read_text(errors="replace")[-4000:]
+                raise ServerFailed(f"{self.command!r}:\n{said}")
+            time.sleep(0.05)
+
+    def _spawn(self) -> None:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                user=self.who.uid,
+                group=self.who.gid,
+                extra_groups=self.who.groups,
+                preexec_fn=_end_with_the_tests if sys.platform == "linux" else None,
+            )
+
+    def end(self, number: signal.Signals) -> None:
+        """Sends the signal and waits; kills what does not obey."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(number)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
 @dataclass(frozen=True)
 class PostgresServer:
     host: str
     port: int
     user: str
     password: str
-    pid: int
+    program: Program = field(repr=False)
+
+    def crash(self) -> None:
+        """Ends it without any cleaning up: SIGQUIT, which its children hear of too."""
+        self.program.end(signal.SIGQUIT)
+
+    def start(self) -> None:
+        self.program.start(lambda: _postgres_answers(self))
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://{self.user}:{self.password}@{self.host}:{self.port}/{database}"
@@ -56,7 +109,13 @@ class S3Server:
     reader_secret: str
     filer: str
     """Address of the filer, the door behind S3 through which tests can change stored bytes."""
-    pid: int
+    program: Program = field(repr=False)
+
+    def crash(self) -> None:
+        self.program.end(signal.SIGKILL)
+
+    def start(self) -> None:
+        self.program.start(lambda: _makes_bucket(self) and _s3_answers(self))
 
 
 @contextlib.contextmanager
@@ -81,10 +140,13 @@ def postgres() -> Iterator[PostgresServer]:
         command = [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder]
         command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
         command += ["-c", "max_connections=60", "-c", "shared_buffers=16MB"]
-        with _process(command, folder / "log", signal.SIGINT, who) as process:
-            server = PostgresServer("127.0.0.1", port, "maas", password, process.pid)
-            _wait(lambda: _postgres_answers(server), process, folder / "log")
+        program = Program(command, folder / "log", who)
+        server = PostgresServer("127.0.0.1", port, "maas", password, program)
+        try:
+            server.start()
             yield server
+        finally:
+            program.end(signal.SIGINT)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -117,20 +179,22 @@ def s3() -> Iterator[S3Server]:
     command += ["-s3.autoCreateBucket=false", "-master.telemetry=false"]
     command += ["-volume.max=4", "-master.volumeSizeLimitMB=128"]
     try:
-        with _process(command, log, signal.SIGKILL, _User()) as process:
-            server = S3Server(
-                endpoint=f"http://127.0.0.1:{ports['s3']}",
-                bucket="maas",
-                access_key_id=access,
-                secret_access_key=secret,
-                reader_key_id=reader,
-                reader_secret=reader_secret,
-                filer=f"http://127.0.0.1:{ports['filer']}",
-                pid=process.pid,
-            )
-            _wait(lambda: _makes_bucket(server), process, log)
-            _wait(lambda: _s3_answers(server), process, log)
+        program = Program(command, log, _User())
+        server = S3Server(
+            endpoint=f"http://127.0.0.1:{ports['s3']}",
+            bucket="maas",
+            access_key_id=access,
+            secret_access_key=secret,
+            reader_key_id=reader,
+            reader_secret=reader_secret,
+            filer=f"http://127.0.0.1:{ports['filer']}",
+            program=program,
+        )
+        try:
+            server.start()
             yield server
+        finally:
+            program.end(signal.SIGKILL)
     finally:
         for port in ports.values():
             for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
@@ -208,46 +272,10 @@ def _postgres_binaries(folder: Path, who: _User) -> Path:
     return installed
 
 
-@contextlib.contextmanager
-def _process(
-    command: list[str | Path], log: Path, stop: signal.Signals, who: _User
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a server; at the end sends it `stop` and waits, and kills it if it does not obey."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            user=who.uid,
-            group=who.gid,
-            extra_groups=who.groups,
-            preexec_fn=_end_with_the_tests if sys.platform == "linux" else None,
-        )
-        try:
-            yield process
-        finally:
-            process.send_signal(stop)
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
 def _end_with_the_tests() -> None:
     """In the new process: lets the kernel end it when the tests are killed without a word."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGQUIT))
-
-
-def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + START_S
-    while not ready():
-        if process.poll() is not None or time.monotonic() > end:
-            raise ServerFailed(f"{process.args!r}:\n{log.read_text(errors='replace')[-4000:]}")
-        time.sleep(0.05)
 
 
 def _postgres_answers(server: PostgresServer) -> bool:
@@ -266,6 +294,8 @@ def _makes_bucket(server: S3Server) -> bool:
     try:
         with urllib.request.urlopen(request, timeout=5):
             return True
+    except urllib.error.HTTPError as answer:
+        return answer.code == 409  # it is there
     except OSError:
         return False
 

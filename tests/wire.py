@@ -50,11 +50,11 @@ def exchange(port: int, sent: bytes, *, half_close: bool = False) -> Answer | No
             if half_close:
                 connection.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
-            return read_answer(connection)
+            return read_answer(connection, has_body=not sent.startswith(b"HEAD "))
     return None
 
 
-def read_answer(connection: socket.socket) -> Answer | None:
+def read_answer(connection: socket.socket, *, has_body: bool = True) -> Answer | None:
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(1 << 16)
@@ -64,7 +64,7 @@ def read_answer(connection: socket.socket) -> Answer | None:
     start, _, body = data.partition(b"\r\n\r\n")
     first, *rest = start.decode("latin-1").split("\r\n")
     headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in rest)}
-    length = int(headers.get("content-length", 0))
+    length = int(headers.get("content-length", 0)) if has_body else 0
     while len(body) < length:
         piece = connection.recv(1 << 16)
         if not piece:

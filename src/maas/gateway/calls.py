@@ -37,7 +37,8 @@ class HttpCall(Call):
         """Raises MaasError if it is refused; otherwise the request will be answered."""
         request = self.request
         key = key_of(request)
-        super().__init__(
+        Call.__init__(
+            self,
             columns,
             shapes,
             rows,

@@ -6,7 +6,6 @@ from maas.domain.errors import MaasError
 from maas.gateway.calls import Encoded, HttpCall
 from maas.gateway.metering import Meter
 from maas.gateway.request import JSON, Request
-from maas.serving.dispatch import rows_of
 from maas.serving.messages import Answers
 from maas.serving.routing import LiveRoute, Router
 
@@ -40,6 +39,5 @@ class PredictCall(HttpCall):
         self.single = single
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
-        rows, total = self.rows, answers.total_rows
-        columns = [(c.shape, rows_of(c, first_row, rows, total)) for c in answers.columns]
-        return self.route.codec.encode(columns, rows, self.single), JSON, ()
+        body = self.route.codec.encode(answers.columns, first_row, self.rows, self.single)
+        return body, JSON, ()

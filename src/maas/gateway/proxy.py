@@ -7,8 +7,8 @@ set, because only this user may open the socket. Bodies stream both ways.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import socket
 from pathlib import Path
 
 import httptools
@@ -70,18 +70,22 @@ class ControlProxy:
             self._meter.used(key_of(request), deployment, "explain", 1)
 
     async def _exchange(self, request: Request) -> int:
-        reader, writer = await asyncio.open_unix_connection(self._socket)
-        sending = asyncio.ensure_future(_send(request, writer))
-        relaying = asyncio.ensure_future(_relay(request, reader, sending))
-        try:
-            await asyncio.wait({sending, relaying}, return_when=asyncio.FIRST_COMPLETED)
-            if not relaying.done():
-                await sending  # raises if the client's body ended badly
-            return await relaying
-        finally:
-            _cancel(sending)
-            _cancel(relaying)
-            writer.close()
+        loop = request.wire.door.loop
+        # A bare socket, because a stream forgets what it has read when a write fails, and control
+        # may refuse a request and close before it has read the body.
+        with socket.socket(socket.AF_UNIX) as control:
+            control.setblocking(False)
+            await loop.sock_connect(control, self._socket)
+            sending = asyncio.ensure_future(_send(request, control))
+            relaying = asyncio.ensure_future(_relay(request, control, sending))
+            try:
+                await asyncio.wait({sending, relaying}, return_when=asyncio.FIRST_COMPLETED)
+                if not relaying.done():
+                    await sending  # raises if the client's body ended badly
+                return await relaying
+            finally:
+                _cancel(sending)
+                _cancel(relaying)
 
 
 def _cancel(task: asyncio.Future[None] | asyncio.Future[int]) -> None:
@@ -89,7 +93,8 @@ def _cancel(task: asyncio.Future[None] | asyncio.Future[int]) -> None:
         task.exception()  # seen, or asyncio complains that nobody looked
 
 
-async def _send(request: Request, writer: asyncio.StreamWriter) -> None:
+async def _send(request: Request, control: socket.socket) -> None:
+    loop = request.wire.door.loop
     head = [request.method.encode(), b" ", request.target, b" HTTP/1.1\r\nhost: control\r\n"]
     key = key_of(request)
     # A name may hold anything printable; a header may not.
@@ -106,19 +111,28 @@ async def _send(request: Request, writer: asyncio.StreamWriter) -> None:
         head.append(b"transfer-encoding: chunked\r\n")
     else:
         chunked = False
-    writer.write(b"".join((*head, b"\r\n")))
-    if stream is not None:
-        async for piece in stream.pieces():
-            # Control may have refused already and gone; the rest is read all the same, because
-            # a client that is still sending would not see an answer.
-            if not writer.is_closing():
-                writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-                with contextlib.suppress(ConnectionError):
-                    await writer.drain()
-        if chunked:
-            writer.write(b"0\r\n\r\n")
-    else:
-        writer.write(request.body)
+    await loop.sock_sendall(control, b"".join((*head, b"\r\n")))
+    if stream is None:
+        await _sent(request, control, request.body)
+        return
+    is_open = True
+    async for piece in stream.pieces():
+        # Control may have refused already and gone; the rest is read all the same, because a
+        # client that is still sending would not see an answer.
+        if is_open:
+            framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
+            is_open = await _sent(request, control, framed)
+    if chunked and is_open:
+        await _sent(request, control, b"0\r\n\r\n")
+
+
+async def _sent(request: Request, control: socket.socket, data: bytes | bytearray) -> bool:
+    """Sends; False if control reads no more."""
+    try:
+        await request.wire.door.loop.sock_sendall(control, data)
+    except ConnectionError:
+        return False
+    return True
 
 
 class _Response:
@@ -143,14 +157,12 @@ class _Response:
         self.is_whole = True
 
 
-async def _relay(
-    request: Request, reader: asyncio.StreamReader, sending: asyncio.Future[None]
-) -> int:
+async def _relay(request: Request, control: socket.socket, sending: asyncio.Future[None]) -> int:
     """Pass the answer on once the request has been read; returns its status."""
     response = _Response()
     parser = httptools.HttpResponseParser(response)
     while not response.has_head:
-        parser.feed_data(await _read(reader))
+        parser.feed_data(await _read(request, control))
     await asyncio.wait({sending})
     status = int(parser.get_status_code())
     headers = tuple((n, response.headers[n]) for n in _RETURNED if n in response.headers)
@@ -170,13 +182,13 @@ async def _relay(
             await send(piece)
         if response.is_whole:
             break
-        parser.feed_data(await _read(reader))
+        parser.feed_data(await _read(request, control))
     await send(b"")
     return status
 
 
-async def _read(reader: asyncio.StreamReader) -> bytes:
-    data = await reader.read(1 << 16)
+async def _read(request: Request, control: socket.socket) -> bytes:
+    data = await request.wire.door.loop.sock_recv(control, 1 << 16)
     if not data:
         raise asyncio.IncompleteReadError(b"", None)
     return data

@@ -73,6 +73,8 @@ class Evaluation:
     values: dict[str, Any]
     how: dict[str, Any]
     """rows, seed, resamples, confidence, method"""
+    request: EvaluationRequest | None = field(default=None, compare=False, repr=False)
+    """What was evaluated, as long as it is at hand."""
 
     def evidence(self) -> Evidence:
         return Evidence(kind="metrics", values=self.values, how=self.how)
@@ -111,7 +113,7 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
         how["units"] = request.units
     if resamples < request.resamples:
         how["note"] = f"{request.resamples} resamples asked; {resamples} for this many rows"
-    return Evaluation(request.task, values, how)
+    return Evaluation(request.task, values, how, request)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from maas.lifecycle.convert import Names, signature_of_onnx, sklearn_to_onnx, to
 from maas.lifecycle.data import Dataset
 from maas.lifecycle.evaluate import Evaluation, EvaluationRequest, evaluate
 from maas.lifecycle.measure import OnnxModel, explained_examples, predictions_of, sha256_of
+from maas.lifecycle.predictions import NAME as PREDICTIONS
+from maas.lifecycle.predictions import write_predictions
 from maas.lifecycle.publication import PreparedPublication
 from maas.lifecycle.recipe import EvaluateStep
 from maas.lifecycle.report import Example, Report, render_report
@@ -175,11 +177,16 @@ def _publication(
     files = [(path, model)]
     now = time.time()
     if report.evaluation is not None:
-        evidence.append(replace(report.evaluation.evidence(), variant="onnx"))
+        measured = replace(report.evaluation.evidence(), variant="onnx")
+        if report.evaluation.request is not None:
+            said = write_predictions(report.evaluation.request, workdir / PREDICTIONS)
+            measured = replace(measured, file=_file(said))
+            files.append((said, _file(said)))
+        evidence.append(measured)
     if evidence or report.examples:
         page = workdir / "report.html"
         page.write_text(render_report(report), encoding="utf-8")
-        file = File(page.name, sha256_of(page), page.stat().st_size)
+        file = _file(page)
         files.append((page, file))
         how = {"manifest": manifest.digest, "from": [e.kind for e in evidence]}
         evidence.append(Evidence("report", {"title": manifest.model}, how, file=file))
@@ -187,8 +194,12 @@ def _publication(
     return PreparedPublication(manifest, tuple(files), stamped)
 
 
+def _file(path: Path) -> File:
+    return File(path.name, sha256_of(path), path.stat().st_size)
+
+
 def _manifest(options: PublishOptions, task: Task, signature: Signature, path: Path) -> Manifest:
-    file = File("model.onnx", sha256_of(path), path.stat().st_size)
+    file = replace(_file(path), name="model.onnx")
     return Manifest(
         model=options.name,
         task=task,

@@ -54,6 +54,7 @@ def run(settings: Settings, say: Callable[[str], None] = lambda text: None) -> i
     listen there, or if this home is already served.
     """
     check_bind(settings)
+    os.umask(0o077)
     _make_directories(settings)
     lock = _lock_home(settings)
     listening = _listen(settings)

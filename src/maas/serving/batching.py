@@ -66,7 +66,7 @@ class Batcher:
         return Answers(
             ids=array("Q", [entry.id for entry in entries]),
             rows=rows,
-            queue_us=array("I", [timing.queue_us(entry) for entry in entries]),
+            queue_us=timing.queue_us(entries),
             compute_us=timing.compute_us,
             batch_rows=timing.rows,
             columns=[
@@ -74,6 +74,9 @@ class Batcher:
                 for spec in self._signature.outputs
             ],
         )
+
+
+_LONGEST_WAIT_US = 3_600_000_000
 
 
 class Timing:
@@ -86,8 +89,13 @@ class Timing:
         self.compute_us = int((finished - started) * 1e6)
         self.rows = rows
 
-    def queue_us(self, entry: Entry) -> int:
-        return max(0, min(int((self.started - entry.arrived) * 1e6), 0xFFFFFFFF))
+    def queue_us(self, entries: list[Entry]) -> array[int]:
+        """How long each waited, microseconds; an hour or more is an hour."""
+        started = self.started
+        waits = [int((started - entry.arrived) * 1e6) for entry in entries]
+        if min(waits) < 0 or max(waits) > _LONGEST_WAIT_US:
+            waits = [min(max(0, wait), _LONGEST_WAIT_US) for wait in waits]
+        return array("I", waits)
 
 
 def from_buffer(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:

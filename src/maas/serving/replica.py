@@ -162,14 +162,10 @@ class ReplicaServer:
             if entries[0].priority is Priority.LOW and len(entries) > 1:
                 entries = self._put_back_beyond(entries, LOW_PRIORITY_ROWS)
             now = time.monotonic()
-            alive = []
-            for entry in entries:
-                if entry.deadline > now:
-                    alive.append(entry)
-                else:
-                    self._fail(
-                        entry, DeadlineExceeded("the request's deadline passed in the queue")
-                    )
+            late = [entry for entry in entries if entry.deadline <= now]
+            for entry in late:
+                self._fail(entry, DeadlineExceeded("the request's deadline passed in the queue"))
+            alive = [entry for entry in entries if entry not in late] if late else entries
             if alive:
                 return alive
 

@@ -20,12 +20,13 @@ import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    GenericError,
     PermissionDeniedError,
     UnauthenticatedError,
 )
 from obstore.store import S3Store
 
-from maas.domain.errors import InvalidInput, NotFound, StorageFailed
+from maas.domain.errors import InvalidInput, NotFound, StorageFailed, Unavailable
 from maas.domain.names import checked_sha256, shown
 from maas.storage import files
 
@@ -148,8 +149,9 @@ class ObjectArtifacts:
 
     @contextmanager
     def _in_our_words(self, doing: str) -> Iterator[None]:
-        """Errors of the service as StorageFailed. What it answered stays out of the message but
-        for its error code, since answers repeat headers and parts of the signature."""
+        """Errors of the service as StorageFailed or Unavailable. What it answered stays out of
+        the message but for its error code, since answers repeat headers and parts of the
+        signature."""
         try:
             yield
         except (PermissionDeniedError, UnauthenticatedError) as wrong:
@@ -163,9 +165,11 @@ class ObjectArtifacts:
             ) from None
         except BaseError as wrong:
             reason = _error_code(wrong) or str(wrong).split("\n")[0].rpartition(" - ")[2]
-            raise StorageFailed(
-                f"the artifact store {self.url} did not {doing} a file: {shown(reason, 120)}"
-            ) from None
+            said = f"the artifact store {self.url} did not {doing} a file: {shown(reason, 120)}"
+            if isinstance(wrong, GenericError):
+                # Nobody there, or an error of the service's own: another time it may do it.
+                raise Unavailable(said, retry_after=1) from None
+            raise StorageFailed(said) from None
 
 
 def _connect(bucket: str, prefix: str, options: S3Options) -> S3Store:

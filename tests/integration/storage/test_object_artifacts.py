@@ -9,7 +9,7 @@ from pathlib import Path
 import obstore
 import pytest
 
-from maas.domain.errors import ArtifactCorrupt, StorageFailed
+from maas.domain.errors import ArtifactCorrupt, StorageFailed, Unavailable
 from maas.storage import object_artifacts
 from maas.storage.artifacts import ObjectArtifacts, open_artifacts
 from tests.integration.storage.conftest import options_of
@@ -135,7 +135,7 @@ def test_a_missing_bucket_is_named(s3_server: S3Server) -> None:
 def test_nobody_there_is_an_error_within_seconds(s3_server: S3Server) -> None:
     options = replace(options_of(s3_server), endpoint=f"http://127.0.0.1:{free_ports(1)[0]}")
     store = ObjectArtifacts("maas", "", options)
-    with pytest.raises(StorageFailed, match="did not look at"):
+    with pytest.raises(Unavailable, match="did not look at"):
         store.size(NAME)
 
 
