@@ -85,7 +85,7 @@ async function explained(name, inputs) {
   const rest = found.attributions.length - top.length;
   return [
     h("h4", {}, "Why ", h("code", {}, what), ` is ${short(found.prediction)}`),
-    h("p", {}, `The model says ${short(found.baseline)} for ${found.background === "zeros" ? "zeros" : `${count(found.background_rows)} usual rows`}. What moved it from there:`),
+    h("p", {}, `${found.background === "zeros" ? "For zeros" : `On average over ${count(found.background_rows)} usual rows`} the model says ${short(found.baseline)}. What moved it from there:`),
     found.image ? heatMap(found, inputs)
       : bars(top.map((a) => ({ name: a.name, note: `= ${short(a.value)}${a.units ? ` ${a.units}` : ""}`, value: a.shapley, error: a.standard_error })), "Shapley values"),
     rest > 0 && !found.image ? h("p", { class: "soft" }, `and ${rest} that moved it less`) : null,
