@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from array import array
 from typing import Any
@@ -45,15 +46,25 @@ class Batcher:
             )
             for at in range(0, rows, self._max_rows)
         ]
-        return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+        try:
+            return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+        except ValueError:
+            raise InferenceFailed(
+                f"outputs of different sizes for different rows; at most {self._max_rows} rows "
+                "at once can be answered"
+            ) from None
 
     def _checked(self, outputs: Arrays, rows: int) -> Arrays:
         for spec in self._signature.outputs:
             found = outputs[spec.name]
-            if found.ndim == 0 or found.shape[0] != rows:
+            fits = found.ndim == len(spec.shape) + 1 and all(
+                want in (-1, got)
+                for want, got in zip((rows, *spec.shape), found.shape, strict=True)
+            )
+            if not fits:
                 raise InferenceFailed(
-                    f"output {spec.name!r} has shape {list(found.shape)} for {rows} rows; "
-                    "the first dimension must be the rows"
+                    f"output {spec.name!r} has shape {list(found.shape)} for {rows} rows; the "
+                    f"signature says {[rows, *spec.shape]}"
                 )
         return outputs
 
@@ -105,7 +116,12 @@ def from_buffer(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> N
             return np.frombuffer(data, dtype).reshape(shape)
         except ValueError:
             raise InvalidInput(f"{len(data)} bytes are not a {dtype} tensor {shape}") from None
-    elements = [text.decode("utf-8", "replace") for text in bytes_elements(data)]
+    try:
+        elements = [text.decode() for text in bytes_elements(data)]
+    except UnicodeDecodeError as wrong:
+        raise InvalidInput(f"a BYTES element is not UTF-8: {wrong}") from None
+    if len(elements) != math.prod(shape):
+        raise InvalidInput(f"{len(elements)} BYTES elements are not a tensor {shape}")
     out = np.empty(len(elements), object)
     out[:] = elements
     return out.reshape(shape)

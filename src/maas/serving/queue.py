@@ -8,8 +8,7 @@ nothing of normal priority waits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from maas.serving.messages import Buffer, Priority
@@ -30,7 +29,10 @@ class Entry:
     owner: Any
     """Whoever is to be told: the connection that it came over."""
     arrived: float
-    cancelled: bool = field(default=False)
+    waiting: bool = False
+    """Whether it waits in the queue; the queue's own."""
+    cancelled: bool = False
+    """Nobody wants its answer any more."""
 
 
 class FairQueue:
@@ -56,43 +58,43 @@ class FairQueue:
         if line is None:
             level[entry.tenant] = line = deque()
             turns.append(entry.tenant)
+        entry.waiting = True
         line.append(entry)
         self.waiting += 1
 
     def cancel(self, entry: Entry) -> None:
-        """The entry is skipped when its turn comes."""
-        if not entry.cancelled:
-            entry.cancelled = True
+        """The entry is skipped when its turn comes; one that runs already runs on."""
+        entry.cancelled = True
+        if entry.waiting:
+            entry.waiting = False
+            entry.columns = []  # its body need not wait for its turn
             self.waiting -= 1
 
-    def take(self, max_rows: int) -> list[Entry]:
-        """The next batch: entries of one priority and one shape, at most `max_rows` rows.
+    def take(self, max_rows: int, max_low_rows: int | None = None) -> list[Entry]:
+        """The next batch: entries of one priority and one shape, at most `max_rows` rows (of low
+        priority `max_low_rows`).
 
-        One entry alone may exceed `max_rows`; the runtime then splits it.
+        One entry alone may exceed that; whoever runs it then splits it.
         """
-        for level, turns in self._lines:
+        for priority, (level, turns) in enumerate(self._lines):
             if turns:
-                batch = _take(level, turns, max_rows)
+                low = priority == Priority.LOW and max_low_rows is not None
+                batch = _take(level, turns, max_low_rows if low and max_low_rows else max_rows)
                 if batch:
                     self.waiting -= len(batch)
                     return batch
         return []
 
-    def drain(self) -> Iterator[Entry]:
-        """Everything that waits, in no particular order; the queue is empty afterwards."""
-        while batch := self.take(1 << 62):
-            yield from batch
-
 
 def _take(level: dict[int, deque[Entry]], turns: deque[int], max_rows: int) -> list[Entry]:
     """One entry of each tenant in turn, until the batch is full or nobody's head fits it."""
     batch: list[Entry] = []
+    passed_over: list[int] = []
     room = max_rows
-    passed = 0  # tenants in a row whose head does not fit
-    while turns and passed < len(turns) and room > 0:
+    while turns and room > 0:
         tenant = turns[0]
         line = level[tenant]
-        while line and line[0].cancelled:
+        while line and not line[0].waiting:
             line.popleft()
         if not line:
             turns.popleft()
@@ -100,11 +102,13 @@ def _take(level: dict[int, deque[Entry]], turns: deque[int], max_rows: int) -> l
             continue
         head = line[0]
         if batch and (head.rows > room or head.shapes != batch[0].shapes):
-            passed += 1
-        else:
-            passed = 0
-            room -= head.rows
-            batch.append(line.popleft())
+            passed_over.append(turns.popleft())
+            continue
+        room -= head.rows
+        head.waiting = False
+        batch.append(line.popleft())
         if len(turns) > 1:
             turns.rotate(-1)
+    # Who did not fit keeps the place: the next batch begins with them, and fits them.
+    turns.extendleft(reversed(passed_over))
     return batch

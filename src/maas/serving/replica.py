@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 
 from maas.domain.deployments import ReplicaSpec
-from maas.domain.errors import DeadlineExceeded, MaasError, Overloaded
+from maas.domain.errors import DeadlineExceeded, InferenceFailed, MaasError, Overloaded
 from maas.runtimes.base import Arrays
 from maas.serving.batching import Batcher, Timing
 from maas.serving.channel import Channel
@@ -54,6 +55,9 @@ class ReplicaServer:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._busy = False
+        self._busy_since = 0.0
+        self._suspects: deque[list[Entry]] = deque()
+        """Parts of batches that failed, to be tried by themselves."""
         self._seconds_per_row = 0.0
         self._served = 0
         self._draining = False
@@ -100,6 +104,7 @@ class ReplicaServer:
             "pid": os.getpid(),
             "served": self._served,
             "queued": self._queue.waiting,
+            "busy_s": time.monotonic() - self._busy_since if self._busy else 0.0,
             "rss_bytes": self._process.memory_info().rss,
             "draining": self._draining,
         }
@@ -145,6 +150,7 @@ class ReplicaServer:
         if not entries:
             return
         self._busy = True
+        self._busy_since = time.monotonic()
         rows = sum(entry.rows for entry in entries)
         if self._seconds_per_row and self._seconds_per_row * rows < INLINE_SECONDS:
             self._finish(entries, *_attempt(self._batcher.run, entries))
@@ -154,13 +160,13 @@ class ReplicaServer:
 
     def _next_batch(self) -> list[Entry]:
         """Late-formed: what waits now. Who is past its deadline is told so and not computed."""
-        limit = self._spec.scaling.max_batch
         while True:
-            entries = self._queue.take(limit)
-            if not entries:
-                return []
-            if entries[0].priority is Priority.LOW and len(entries) > 1:
-                entries = self._put_back_beyond(entries, LOW_PRIORITY_ROWS)
+            if self._suspects:
+                entries = [entry for entry in self._suspects.popleft() if not entry.cancelled]
+            else:
+                entries = self._queue.take(self._spec.scaling.max_batch, LOW_PRIORITY_ROWS)
+                if not entries:
+                    return []
             now = time.monotonic()
             late = [entry for entry in entries if entry.deadline <= now]
             for entry in late:
@@ -169,38 +175,36 @@ class ReplicaServer:
             if alive:
                 return alive
 
-    def _put_back_beyond(self, entries: list[Entry], max_rows: int) -> list[Entry]:
-        kept: list[Entry] = []
-        rows = 0
-        for entry in entries:
-            if kept and rows + entry.rows > max_rows:
-                self._queue.put(entry)
-            else:
-                kept.append(entry)
-                rows += entry.rows
-        return kept
-
     def _finish(
         self, entries: list[Entry], outcome: Arrays | MaasError, started: float, finished: float
     ) -> None:
+        """Answer a batch, or split it if it failed; then go on with what waits."""
         rows = sum(entry.rows for entry in entries)
         latest = (finished - started) / rows
         known = self._seconds_per_row
         self._seconds_per_row = latest if not known else known + 0.2 * (latest - known)
-        if not isinstance(outcome, MaasError):
-            self._answer(entries, outcome, Timing(started, finished, rows))
-        elif len(entries) == 1:
-            self._fail(entries[0], outcome)
-        else:
-            # One bad input must not cost its batch-mates their answers.
+        try:
+            if not isinstance(outcome, MaasError):
+                self._answer(entries, outcome, Timing(started, finished, rows))
+            elif len(entries) == 1:
+                self._fail(entries[0], outcome)
+            else:
+                # One bad input must not cost its batch-mates their answers: halve until it is
+                # alone, a batch at a time, so that pings and cancellations come in between.
+                middle = len(entries) // 2
+                self._suspects.append(entries[:middle])
+                self._suspects.append(entries[middle:])
+        except Exception:
+            log.exception("a batch could not be answered")
             for entry in entries:
-                self._finish([entry], *_attempt(self._batcher.run, [entry]))
-        self._busy = False
-        if self._queue.waiting:
-            # In a new tick, so that what arrived meanwhile joins the batch and cancels count.
-            self._loop.call_soon(self.work)
-        elif self._draining:
-            self._idle.set()
+                self._fail(entry, InferenceFailed("the model's answer could not be sent"))
+        finally:
+            self._busy = False
+            if self._queue.waiting or self._suspects:
+                # In a new tick, so that what arrived meanwhile joins the batch, and cancels count.
+                self._loop.call_soon(self.work)
+            elif self._draining:
+                self._idle.set()
 
     def _answer(self, entries: list[Entry], outputs: Arrays, timing: Timing) -> None:
         """One frame per connection; runs of entries of one connection own runs of rows."""
@@ -232,11 +236,17 @@ class ReplicaServer:
 def _attempt(
     run: Callable[[list[Entry]], Arrays], entries: list[Entry]
 ) -> tuple[Arrays | MaasError, float, float]:
+    """The outputs or why there are none, and when the model started and ended."""
     started = time.monotonic()
+    outcome: Arrays | MaasError
     try:
-        outcome: Arrays | MaasError = run(entries)
+        outcome = run(entries)
     except MaasError as error:
         outcome = error
+    except Exception:
+        # A model may raise anything; one that does must not end the replica's work.
+        log.exception("the model raised")
+        outcome = InferenceFailed("the model failed on this input")
     return outcome, started, time.monotonic()
 
 

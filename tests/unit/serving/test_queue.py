@@ -100,3 +100,29 @@ def test_everything_put_and_not_cancelled_is_taken_once(
         taken += [e.id for e in batch]
     assert sorted(taken) == sorted(expected)
     assert queue.waiting == 0
+
+
+def test_who_does_not_fit_a_batch_is_first_in_the_next() -> None:
+    for size, rows in ((4, 1), (3, 2)):
+        queue = FairQueue(10_000)
+        queue.put(entry(0, tenant=1))
+        queue.put(entry(1, tenant=2, size=size, rows=rows))
+        queue.put(entry(2, tenant=3))
+        served: set[int] = set()
+        for number in range(10, 40, 2):
+            queue.put(entry(number, tenant=1))
+            queue.put(entry(number + 1, tenant=3))
+            served |= {e.tenant for e in queue.take(2)}
+        assert served == {1, 2, 3}
+
+
+def test_cancelling_what_runs_already_changes_no_count() -> None:
+    queue = FairQueue(10)
+    running, waiting = entry(1), entry(2)
+    queue.put(running)
+    assert queue.take(1) == [running]
+    queue.put(waiting)
+    queue.cancel(running)
+    assert queue.waiting == 1
+    assert queue.take(1) == [waiting]
+    assert queue.waiting == 0
