@@ -23,13 +23,17 @@ class ConfigurationError(Exception):
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: Annotated[int, Meta(ge=1, le=65535)] = 8000
+    """Port to listen on."""
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     """Gateway processes; one answers more requests than one core of model can take."""
     insecure: bool = False
     """Permits a non-loopback `host` without TLS."""
     tls_cert: str = ""
+    """PEM file with the certificate chain; with it the server speaks TLS 1.2 or newer only."""
     tls_key: str = ""
+    """PEM file with its private key; empty: it is in `tls_cert`."""
     allowed_hosts: tuple[str, ...] = ()
     """Values of the Host header that are served besides loopback names and `host` itself."""
     max_json_bytes: Annotated[int, Meta(ge=1024)] = 8 << 20
@@ -50,9 +54,13 @@ class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     artifacts_url: str = ""
     """`file:///path` or `s3://bucket/prefix`; empty: a directory in the home."""
     s3_endpoint: str = ""
+    """URL of an S3 service; empty: that of AWS."""
     s3_region: str = "us-east-1"
+    """Region of the bucket."""
     s3_access_key_id: str = ""
+    """Empty: those of the machine's role or of the AWS environment."""
     s3_secret_access_key: str = ""
+    """Belongs to `s3_access_key_id`."""
 
 
 class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
