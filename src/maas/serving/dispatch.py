@@ -196,7 +196,7 @@ class ReplicaLink(Channel):
         call = _FutureCall(signature, tensors, rows, deadline, priority)
         self.submit(call)
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic()) + 1.0):
+            async with asyncio.timeout(max(0.0, deadline + 1.0 - time.monotonic())):
                 return await call.future
         except TimeoutError:
             raise DeadlineExceeded() from None

@@ -40,8 +40,7 @@ MAX_ATTEMPTS = 2
 BYTES_IN_FLIGHT = 256 << 20
 """How much the calls of one link, and those that a route holds, may carry together. One that
 carries more is taken while there is no other."""
-LARGEST_CALL_BYTES = MAX_FRAME_BYTES - (1 << 20)
-"""A frame holds a call and a few numbers about it."""
+LARGEST_CALL_BYTES = MAX_FRAME_BYTES - (1 << 20)  # a frame holds more than the tensors
 
 
 class LiveRoute:
@@ -274,8 +273,7 @@ class LiveRoute:
                 del self._links[path]
                 if not link.going_away:
                     self._start_connecting(path)
-                    if not self.is_ready:
-                        # Even if it took no calls before: that it ended promises another.
+                    if not self.is_ready:  # even if it took no calls before: another will come
                         self._down_since = now
         for call in lost:
             if call.attempts < MAX_ATTEMPTS and call.deadline > now:
