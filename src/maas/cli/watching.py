@@ -140,13 +140,20 @@ class Bar(AbstractContextManager["Bar"]):
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
+        # The values get what is left of the line, so that they never squeeze out the bar.
+        rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[counts]} {task.fields[values]} {task.fields[eta]}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=20),
+            TextColumn(
+                "{task.fields[counts]} {task.fields[eta]}", table_column=Column(no_wrap=True)
+            ),
+            TextColumn("{task.fields[values]}", style="dim", table_column=rest),
             console=Console(stderr=True),
             transient=True,
+            expand=True,
         )
         self._task = self._bar.add_task("starting", total=None, counts="", values="", eta="")
 
@@ -165,7 +172,7 @@ class Bar(AbstractContextManager["Bar"]):
             description=f"{job.kind} {job.name}",
             completed=progress.done,
             total=progress.total or None,
-            counts=_counts(job),
+            counts=progress.message or _counts(job),
             values=_values(job),
             eta=eta,
         )
@@ -178,4 +185,6 @@ def _counts(job: Job) -> str:
 
 
 def _values(job: Job) -> str:
-    return " ".join(f"{k} {v:.4g}" for k, v in job.progress.values.items())
+    """Losses first: the end is cut where there is no room."""
+    values = sorted(job.progress.values.items(), key=lambda kv: "loss" not in kv[0])
+    return " ".join(f"{k} {v:.4g}" for k, v in values)

@@ -10,11 +10,20 @@ from maas.domain.deployments import Scaling
 from maas.domain.jobs import Job, JobState, Progress
 from maas.domain.keys import Scope
 from maas.domain.models import Evidence, Manifest
+from maas.domain.signature import MAX_ELEMENTS
 
 ScopeName = Literal["call", "read", "write", "admin"]
 JobKind = Literal["build", "evaluate", "optimize"]
 StateName = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
+VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
+# Ranges that the domain holds, in its own words; here they are only described.
+Dimension = Annotated[int, Field(json_schema_extra={"minimum": -1, "maximum": MAX_ELEMENTS})]
+Weight = Annotated[int, Field(json_schema_extra={"minimum": 0, "maximum": 1000})]
+Replicas = Annotated[int, Field(json_schema_extra={"minimum": 0, "maximum": 64})]
+Rows = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": 65536})]
+Threads = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": 256})]
+Element = Annotated[int, Field(json_schema_extra={"minimum": 0, "maximum": MAX_ELEMENTS})]
 Text = Annotated[str, Field(max_length=65536)]
 ShortText = Annotated[str, Field(max_length=512)]
 
@@ -26,7 +35,7 @@ class Body(BaseModel):
 class TensorBody(Body):
     name: str
     datatype: str
-    shape: list[int] = []
+    shape: list[Dimension] = []
     units: ShortText | None = None
     description: Text | None = None
     labels: list[ShortText] = []
@@ -36,7 +45,7 @@ class SignatureBody(Body):
     inputs: list[TensorBody]
     outputs: list[TensorBody]
     example: dict[str, Any] = {}
-    max_rows: Annotated[int, Field(ge=1)] | None = None
+    max_rows: Annotated[int, Field(ge=1, le=(1 << 31) - 1)] | None = None
 
 
 class FileBody(Body):
@@ -79,17 +88,17 @@ class EvidenceBody(Body):
 
 
 class TargetBody(Body):
-    version: Annotated[int, Field(ge=1)]
+    version: VersionNumber
     variant: str | None = None
     """Left out: the first one of the version."""
-    weight: int = 100
+    weight: Weight = 100
 
 
 class ScalingBody(Body):
-    replicas: int | None = None
-    max_batch: int | None = None
-    queue_limit: int | None = None
-    threads: int | None = None
+    replicas: Replicas | None = None
+    max_batch: Rows | None = None
+    queue_limit: Rows | None = None
+    threads: Threads | None = None
 
     def over(self, present: Scaling) -> Scaling:
         """`present` with the fields that were given."""
@@ -102,7 +111,7 @@ class DeploymentBody(Body):
     """What is left out stays as it is, or gets its default in a new deployment."""
 
     model: str
-    version: Annotated[int, Field(ge=1)] | None = None
+    version: VersionNumber | None = None
     variant: str | None = None
     targets: Annotated[list[TargetBody], Field(max_length=64)] | None = None
     scaling: ScalingBody | None = None
@@ -167,7 +176,7 @@ class ExplainBody(Body):
     inputs: dict[str, Any]
     """One row: a value per input of the signature."""
     output: str | None = None
-    target: int | str | None = None
+    target: Element | str | None = None
     """Which element of the output: its index or its label."""
     samples: Annotated[int, Field(ge=64, le=10_000)] | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None

@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._in_known_head = False
         """The parser is being told again about a request whose body it has yet to read."""
         self._discarding = False
+        self._paused = False
         self._closing = False
         self._completed = 0
         """Requests whose body ended, as a count."""
@@ -225,8 +226,8 @@ class Connection(asyncio.Protocol):
         request = Request(self, head, self._since)
         self._requests.append(request)
         self._arriving = request
-        if len(self._requests) >= MAX_PIPELINED and self._transport is not None:
-            self._transport.pause_reading()
+        if len(self._requests) >= MAX_PIPELINED:
+            self.pause_body()
         try:
             self._body_limit = self.server.begin(head)
             if head.body_length > self._body_limit:
@@ -298,6 +299,13 @@ class Connection(asyncio.Protocol):
     def answered(self, request: Request) -> None:
         """`request` has its answer; write it, and those after it that waited for their turn."""
         requests = self._requests
+        transport = self._transport
+        usual = len(requests) == 1 and requests[0] is request and request.keep_alive
+        if usual and transport is not None and not self._turns and not self._paused:
+            # Nobody before it, nobody after it: the loop below would do the same.
+            requests.popleft()
+            transport.write(request.taken_answer())
+            return
         while requests and requests[0].is_answered and requests[0] not in self._turns:
             head = requests.popleft()
             if self._transport is None:
@@ -336,8 +344,8 @@ class Connection(asyncio.Protocol):
             turn = self._turns.get(self._requests[0])
             if turn is not None and not turn.done():
                 turn.set_result(None)
-        if len(self._requests) < MAX_PIPELINED and self._transport is not None:
-            self._transport.resume_reading()
+        if self._paused and len(self._requests) < MAX_PIPELINED:
+            self.resume_body()
 
     def _close_after_answer(self) -> None:
         self._closing = True
@@ -358,10 +366,12 @@ class Connection(asyncio.Protocol):
 
     def pause_body(self) -> None:
         if self._transport is not None:
+            self._paused = True
             self._transport.pause_reading()
 
     def resume_body(self) -> None:
         if self._transport is not None:
+            self._paused = False
             self._transport.resume_reading()
 
     @property

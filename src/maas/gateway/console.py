@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import resources
 
-from maas.gateway.request import Request
+from maas.gateway.request import Headers, Request
 from maas.gateway.routes import Access, Route
 
 _TYPES = {
@@ -14,10 +14,14 @@ _TYPES = {
     ".css": b"text/css; charset=utf-8",
     ".svg": b"image/svg+xml",
 }
+_POLICY = (
+    b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; "
+    b"form-action 'none'"
+)
+# A report brings its own style; it is shown in a sandbox without scripts, which takes over the
+# policy of the page around it.
+_POLICIES = {"report.html": _POLICY + b"; style-src 'self' 'unsafe-inline'"}
 _HEADERS = (
-    (b"content-security-policy",
-     b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; "
-     b"form-action 'none'"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-cache"),
@@ -32,10 +36,11 @@ def console_routes() -> list[Route]:
         if suffix not in _TYPES:
             continue
         path = {"index.html": "/", "docs.html": "/docs"}.get(entry.name, f"/assets/{entry.name}")
-        handler = _asset(entry.read_bytes(), _TYPES[suffix])
+        policy = (b"content-security-policy", _POLICIES.get(entry.name, _POLICY))
+        handler = _asset(entry.read_bytes(), _TYPES[suffix], (policy, *_HEADERS))
         routes.append(Route("GET", path, Access.PUBLIC, handler))
     return routes
 
 
-def _asset(body: bytes, content_type: bytes) -> Callable[[Request], None]:
-    return lambda request: request.respond(200, body, content_type, _HEADERS)
+def _asset(body: bytes, content_type: bytes, headers: Headers) -> Callable[[Request], None]:
+    return lambda request: request.respond(200, body, content_type, headers)

@@ -6,7 +6,7 @@ from maas.domain.errors import MaasError
 from maas.gateway.calls import Encoded, HttpCall
 from maas.gateway.metering import Meter
 from maas.gateway.request import JSON, Request
-from maas.serving.dispatch import rows_of
+from maas.serving.codec import Decoded
 from maas.serving.messages import Answers
 from maas.serving.routing import LiveRoute, Router
 
@@ -23,9 +23,8 @@ class PredictDoor:
         route = None
         try:
             route = deployment.pick()
-            columns, shapes, rows, single = route.codec.decode(request.body)
-            call = PredictCall(request, route, self._meter, single)
-            call.submit(columns, shapes, rows, self._timeout_s)
+            decoded = route.codec.decode(request.body)
+            PredictCall(request, route, self._meter, decoded, self._timeout_s).submit()
         except MaasError as error:
             self._meter.failed(request.key, "predict", deployment.name, route, error)
             request.fail(error)
@@ -34,12 +33,12 @@ class PredictDoor:
 class PredictCall(HttpCall):
     __slots__ = ("single",)
 
-    def __init__(self, request: Request, route: LiveRoute, meter: Meter, single: bool) -> None:
-        """`single`: the caller sent one bare row, and gets one."""
-        super().__init__(request, route, meter)
-        self.single = single
+    def __init__(
+        self, request: Request, route: LiveRoute, meter: Meter, decoded: Decoded, longest: float
+    ) -> None:
+        super().__init__(request, route, meter, decoded, longest)
+        self.single = decoded.single
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
-        rows, total = self.rows, answers.total_rows
-        columns = [(c.shape, rows_of(c, first_row, rows, total)) for c in answers.columns]
-        return self.route.codec.encode(columns, rows, self.single), JSON, ()
+        body = self.route.codec.encode(answers.columns, first_row, self.rows, self.single)
+        return body, JSON, ()

@@ -11,17 +11,17 @@ import math
 import operator
 import struct
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from types import GenericAlias
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from maas.domain.errors import InvalidInput, MalformedBody
 from maas.domain.names import shown
 from maas.domain.signature import Signature, TensorSpec
-from maas.serving.messages import Buffer
+from maas.serving.messages import Buffer, Column
 from maas.serving.tensors import Tensor, Tensors
 
 _JSON_TYPES: dict[str, Any] = {"BOOL": bool, "BYTES": str, "FP16": float, "FP32": float,
@@ -42,6 +42,18 @@ _INTEGER_RANGES = {
 _LARGEST_FLOAT = {"FP16": 65504.0, "FP32": 3.4028234663852886e38, "FP64": 1.7976931348623157e308}
 
 
+class Decoded(NamedTuple):
+    """What a caller sent, ready to travel."""
+
+    columns: list[Buffer]
+    """In the order of the signature's inputs."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Per row, in the same order."""
+    rows: int
+    single: bool = False
+    """The caller sent one bare row, and gets one."""
+
+
 class JsonCodec:
     """Bodies of `/predict` for one signature: bytes in, columns out, and answers back."""
 
@@ -52,31 +64,34 @@ class JsonCodec:
             self._fast = _FastDecoder(signature)
         self._encoders = [_output_encoder(spec) for spec in signature.outputs]
         self._names = [spec.name for spec in signature.outputs]
+        self._open = b"{%b:" % msgspec.json.encode(self._names[0])
         self._shapes = tuple(spec.shape for spec in signature.inputs)
 
-    def decode(self, body: Buffer) -> tuple[list[Buffer], tuple[tuple[int, ...], ...], int, bool]:
-        """Columns and per-row shapes in signature order, the number of rows, and whether the
-        caller sent one bare row. Raises MalformedBody or InvalidInput."""
+    def decode(self, body: Buffer) -> Decoded:
+        """Raises MalformedBody or InvalidInput."""
         if self._fast is not None:
             columns = self._fast.decode(body)
             if columns is not None:
-                return columns, self._shapes, 1, True
+                return Decoded(columns, self._shapes, 1, True)
             batch = self._fast.decode_batch(body)
             if batch is not None:
-                return batch[0], self._shapes, batch[1], False
+                return Decoded(batch[0], self._shapes, batch[1])
         tensors, rows, single = json_to_tensors(self.signature, parse_json(body))
         ordered = [tensors[spec.name] for spec in self.signature.inputs]
-        return [t.data for t in ordered], tuple(t.shape[1:] for t in ordered), rows, single
+        shapes = tuple(t.shape[1:] for t in ordered)
+        return Decoded([t.data for t in ordered], shapes, rows, single)
 
-    def encode(
-        self, columns: Iterable[tuple[tuple[int, ...], Buffer]], rows: int, single: bool
-    ) -> bytes:
-        """The JSON object of outputs; `columns` are (per-row shape, bytes) in signature order."""
+    def encode(self, columns: Sequence[Column], first_row: int, rows: int, single: bool) -> bytes:
+        """The JSON object of outputs for `rows` rows from `first_row` on; `columns` are in
+        signature order."""
+        encoders = self._encoders
+        if len(encoders) == 1:
+            # One output is the usual case.
+            value = encoders[0](columns[0], first_row, rows, single)
+            return b"%b%b}" % (self._open, msgspec.json.encode(value))
         values = {
-            name: encode(shape, data, rows, single)
-            for name, encode, (shape, data) in zip(
-                self._names, self._encoders, columns, strict=True
-            )
+            name: encode(column, first_row, rows, single)
+            for name, encode, column in zip(self._names, encoders, columns, strict=True)
         }
         return msgspec.json.encode(values)
 
@@ -162,22 +177,30 @@ def _has_shape(value: Any, shape: tuple[int, ...]) -> bool:
     return len(shape) == 1 or all(_has_shape(part, shape[1:]) for part in value)
 
 
-def _output_encoder(spec: TensorSpec) -> Callable[[tuple[int, ...], Buffer, int, bool], Any]:
-    """(per-row shape, bytes, rows, single) → a JSON value."""
-    if spec.is_fixed and spec.shape in ((), (1,)) and spec.datatype != "BOOL":
-        unpack = struct.Struct(f"<{spec.dtype.typecode}").unpack_from
+def _output_encoder(spec: TensorSpec) -> Callable[[Column, int, int, bool], Any]:
+    """(column, first row, rows, single) → a JSON value.
 
-        def scalar(shape: tuple[int, ...], data: Buffer, rows: int, single: bool) -> Any:
+    A vector of length one says no more than its number, and is shown as it; the binary protocols
+    keep it a vector.
+    """
+    if spec.is_fixed and spec.shape in ((), (1,)):
+        code, size = spec.dtype.typecode, spec.dtype.size
+        unpack = struct.Struct(f"<{code}").unpack_from
+
+        def scalar(column: Column, first_row: int, rows: int, single: bool) -> Any:
             if single:
-                return unpack(data)[0]
-            return list(struct.unpack(f"<{rows}{spec.dtype.typecode}", data))
+                return unpack(column.data, first_row * size)[0]
+            return list(struct.unpack_from(f"<{rows}{code}", column.data, first_row * size))
 
         return scalar
 
-    def general(shape: tuple[int, ...], data: Buffer, rows: int, single: bool) -> Any:
-        # A vector of length one says no more than its number; the binary protocols keep it.
-        shown_shape = () if shape == (1,) else shape
-        nested = to_lists(spec.datatype, (rows, *shown_shape), data)
+    def general(column: Column, first_row: int, rows: int, single: bool) -> Any:
+        shape = () if column.shape == (1,) else column.shape
+        data = column.data
+        if spec.dtype.size:
+            size = spec.dtype.size * math.prod(column.shape)
+            data = data[first_row * size : (first_row + rows) * size]
+        nested = to_lists(spec.datatype, (rows, *shape), data)
         return nested[0] if single else nested
 
     return general
@@ -372,8 +395,10 @@ def bytes_elements(data: Buffer) -> list[bytes]:
 def to_lists(datatype: str, shape: tuple[int, ...], data: Buffer) -> Any:
     """Nested lists of `shape` from a tensor's bytes."""
     flat = flat_elements(datatype, data)
-    for size in reversed(shape[1:]):
-        flat = [flat[at : at + size] for at in range(0, len(flat), size)]
+    for depth in range(len(shape) - 1, 0, -1):
+        size = shape[depth]
+        count = math.prod(shape[:depth])
+        flat = [flat[at * size : (at + 1) * size] for at in range(count)]
     return flat
 
 
@@ -382,6 +407,6 @@ def tensors_to_json(signature: Signature, outputs: Tensors, single: bool) -> dic
     out = {}
     for spec in signature.outputs:
         tensor = outputs[spec.name]
-        encode = _output_encoder(spec)
-        out[spec.name] = encode(tensor.shape[1:], tensor.data, tensor.shape[0], single)
+        column = Column(tensor.shape[1:], tensor.data)
+        out[spec.name] = _output_encoder(spec)(column, 0, tensor.shape[0], single)
     return out

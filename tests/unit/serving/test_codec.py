@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from maas.domain.errors import InvalidInput, MalformedBody
 from maas.domain.signature import Signature, TensorSpec
 from maas.serving.codec import JsonCodec, json_to_tensors, parse_json
+from maas.serving.messages import Column
 
 VECTOR = Signature((TensorSpec("x", "FP32", (10,)),), (TensorSpec("y_pred", "FP32", (1,)),))
 TABLE = Signature(
@@ -142,16 +143,20 @@ def test_inputs_that_disagree_about_rows_are_refused() -> None:
 def test_answers_show_a_vector_of_length_one_as_its_number() -> None:
     codec = JsonCodec(VECTOR)
     data = struct.pack("<2f", 0.5, 1.5)
-    assert codec.encode([((1,), data[:4])], 1, True) == b'{"y_pred":0.5}'
-    assert codec.encode([((1,), data)], 2, False) == b'{"y_pred":[0.5,1.5]}'
+    assert codec.encode([Column((1,), data)], 0, 1, True) == b'{"y_pred":0.5}'
+    assert codec.encode([Column((1,), data)], 1, 1, True) == b'{"y_pred":1.5}'
+    assert codec.encode([Column((1,), data)], 0, 2, False) == b'{"y_pred":[0.5,1.5]}'
 
 
 def test_answers_of_several_outputs_keep_their_shapes() -> None:
     codec = JsonCodec(TABLE)
-    columns = [((), struct.pack("<q", 1)), ((2,), struct.pack("<2f", 0.25, 0.75))]
-    assert json.loads(codec.encode(columns, 1, True)) == {"label": 1, "p": [0.25, 0.75]}
-    columns = [((), struct.pack("<2q", 1, 0)), ((2,), struct.pack("<4f", 0.25, 0.75, 1, 0))]
-    assert json.loads(codec.encode(columns, 2, False)) == {
+    columns = [
+        Column((), struct.pack("<2q", 1, 0)),
+        Column((2,), struct.pack("<4f", 0.25, 0.75, 1, 0)),
+    ]
+    assert json.loads(codec.encode(columns, 0, 1, True)) == {"label": 1, "p": [0.25, 0.75]}
+    assert json.loads(codec.encode(columns, 1, 1, False)) == {"label": [0], "p": [[1, 0]]}
+    assert json.loads(codec.encode(columns, 0, 2, False)) == {
         "label": [1, 0],
         "p": [[0.25, 0.75], [1, 0]],
     }

@@ -1,0 +1,20 @@
+"""Writes openapi.json from the program: `python api/make_openapi.py`.
+
+A test compares, so that a change of the API is a change of the committed contract.
+"""
+
+import json
+from pathlib import Path
+
+from maas.control.app import create_app
+from maas.control.openapi import describe
+
+CONTRACT = Path(__file__).with_name("openapi.json")
+
+
+def document() -> str:
+    return json.dumps(describe(create_app(None)), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    CONTRACT.write_text(document(), encoding="utf-8")

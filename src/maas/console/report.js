@@ -1,0 +1,18 @@
+// Shows a report, which is a stored file, in a frame that may run nothing.
+
+import { getText } from "/assets/api.js";
+import { put } from "/assets/dom.js";
+
+const note = document.getElementById("note");
+const frame = document.getElementById("frame");
+const digest = location.hash.slice(1);
+
+if (/^[0-9a-f]{64}$/.test(digest)) {
+  getText(`/api/v1/files/${digest}`).then((page) => {
+    frame.srcdoc = page;
+    frame.hidden = false;
+    note.hidden = true;
+  }).catch((error) => put(note, `${error.message} Open it from the console's list of models.`));
+} else {
+  put(note, "There is no such report. Open it from the console's list of models.");
+}

@@ -1,0 +1,274 @@
+"""api/openapi.json is the whole HTTP API, and the server answers as it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maas.control.app import create_app
+from maas.control.principal import GuardedRoute, scope_of
+from maas.domain.keys import Scope
+from maas.gateway.app import Handlers, route_table
+from maas.gateway.routes import Access, Route
+from maas.settings import Server
+from tests.integration.control.home import manifest, sha256, tiny_onnx
+from tests.stack import Stack, running, wait_until
+
+ROOT = Path(__file__).parents[2]
+CONTRACT = ROOT / "api" / "openapi.json"
+DOCUMENT: dict[str, Any] = json.loads(CONTRACT.read_text())
+SCHEMAS = DOCUMENT["components"]["schemas"]
+PAGES = ("/", "/docs")
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in DOCUMENT["paths"].items():
+        for method, operation in methods.items():
+            yield path, method.upper(), operation
+
+
+def walk(value: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(value, dict):
+        yield where, value
+        for name, item in value.items():
+            yield from walk(item, f"{where}/{name}")
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from walk(item, f"{where}/{number}")
+
+
+def scope_in(operation: dict[str, Any]) -> list[str]:
+    return [scopes[0] for choice in operation["security"] for scopes in choice.values()]
+
+
+def test_the_committed_contract_is_what_the_program_says() -> None:
+    made = runpy.run_path(str(ROOT / "api/make_openapi.py"))
+    assert CONTRACT.read_text(encoding="utf-8") == made["document"](), (
+        "run: python api/make_openapi.py"
+    )
+
+
+def test_every_route_of_control_is_in_it_with_its_scope() -> None:
+    for route in create_app(None).routes:
+        assert isinstance(route, GuardedRoute)
+        for method in route.methods or ():
+            operation = DOCUMENT["paths"][route.path][method.lower()]
+            assert set(scope_in(operation)) == {str(scope_of(route))}, route.path
+
+
+def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the table is read, and nothing is called")
+
+    class Blank:
+        """Has every handler, and none is called."""
+
+        def __getattr__(self, name: str) -> Any:
+            return never
+
+    blank: Any = Blank()
+    ready = Route("GET", "/readyz", Access.PUBLIC, never)
+    metrics = Route("GET", "/metrics", Scope.READ, never)
+    table = route_table(Handlers(blank, blank, blank, ready, metrics), Server())
+    own = [
+        route
+        for route in table.routes
+        if route.pattern not in PAGES
+        and not route.pattern.startswith("/assets/")
+        and route.pattern != "/api/{*}"  # control's, one by one, in the test above
+    ]
+    assert len(own) >= 16
+    for route in own:
+        operation = DOCUMENT["paths"][route.pattern][route.method.lower()]
+        if isinstance(route.access, Scope):
+            assert set(scope_in(operation)) == {str(route.access)}, route.pattern
+        else:
+            assert bool(operation["security"]) is (route.access is Access.ANY_KEY), route.pattern
+
+
+def test_nothing_is_in_it_that_is_not_a_route() -> None:
+    control = {r.path for r in create_app(None).routes if isinstance(r, GuardedRoute)}
+    rest = {path for path, _, _ in operations()} - control
+    assert all(
+        path in ("/livez", "/readyz", "/metrics") or path.split("/")[1] in ("v2", "predict")
+        for path in rest
+    )
+
+
+def test_operations_and_schemas_have_names_that_resolve_and_are_used() -> None:
+    ids = [operation["operationId"] for _, _, operation in operations()]
+    assert len(ids) == len(set(ids))
+    named = set()
+    for where, node in walk(DOCUMENT):
+        if "$ref" in node:
+            _, _, kind, name = node["$ref"].split("/")
+            assert name in DOCUMENT["components"][kind], where
+            named.add(name)
+        if "schema" in node and "application/json" in where.rsplit("/paths/", 1)[-1]:
+            schema = node["schema"]
+            assert "$ref" in schema or schema == {"type": "object"}, where
+    assert named >= set(SCHEMAS)
+
+
+def test_every_whole_number_has_an_end_and_every_failure_a_shape() -> None:
+    for where, node in walk(DOCUMENT):
+        if node.get("type") == "integer":
+            assert "maximum" in node or "exclusiveMaximum" in node, where
+    for path, _, operation in operations():
+        shape = "InferError" if path.startswith("/v2") else "Problem"
+        assert operation["responses"]["default"] == {"$ref": f"#/components/responses/{shape}"}
+
+
+# -- what the server really answers -----------------------------------------------------------
+
+KINDS: dict[str, Any] = {
+    "object": dict, "array": list, "string": str, "boolean": bool, "integer": int,
+    "number": (int, float), "null": type(None),
+}  # fmt: skip
+
+
+def mismatches(value: Any, schema: dict[str, Any], where: str = "answer") -> list[str]:
+    """What of `value` is not as `schema` says; an object has no other properties unless it may."""
+    if "$ref" in schema:
+        return mismatches(value, SCHEMAS[schema["$ref"].split("/")[-1]], where)
+    if "anyOf" in schema:
+        found = [mismatches(value, option, where) for option in schema["anyOf"]]
+        return [] if [] in found else found[0]
+    kind = schema.get("type")
+    if kind and (not isinstance(value, KINDS[kind]) or (kind != "boolean" and value is True)):
+        return [f"{where}: {value!r} is no {kind}"]
+    wrong = []
+    if "enum" in schema and value not in schema["enum"]:
+        wrong.append(f"{where}: {value!r} is none of {schema['enum']}")
+    if "pattern" in schema and not re.search(schema["pattern"], value):
+        wrong.append(f"{where}: {value!r} does not match {schema['pattern']}")
+    if kind == "integer" and not schema["minimum"] <= value <= schema.get("maximum", value):
+        wrong.append(f"{where}: {value} is out of range")
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            wrong += mismatches(item, schema.get("items", {}), f"{where}[{number}]")
+    if isinstance(value, dict) and "properties" in schema:
+        known = schema["properties"]
+        wrong += [f"{where}.{name} is missing" for name in schema.get("required", ())
+                  if name not in value]  # fmt: skip
+        if not schema.get("additionalProperties"):
+            wrong += [f"{where}.{name} is not described" for name in value if name not in known]
+        for name in set(value) & set(known):
+            wrong += mismatches(value[name], known[name], f"{where}.{name}")
+    return wrong
+
+
+def test_the_comparison_finds_what_is_wrong() -> None:
+    key = {"id": "a", "name": "b", "scopes": ["call"], "created_at": 1.0, "revoked_at": None}
+    schema = {"$ref": "#/components/schemas/Key"}
+    assert mismatches(key, schema) == []
+    for change in ({"id": 1}, {"scopes": ["root"]}, {"name": "No Name"}, {"more": 1},
+                   {"revoked_at": "x"}):  # fmt: skip
+        assert len(mismatches(key | change, schema)) == 1, change
+    assert mismatches({}, schema)
+    assert mismatches({"sha256": "0" * 64, "size": -1}, {"$ref": "#/components/schemas/StoredFile"})
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("h")) as started:
+        yield started
+
+
+class Caller:
+    """Calls by operation id and compares what comes with the contract."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._operations = {o["operationId"]: (m, p, o) for p, m, o in operations()}
+        self.called: set[str] = set()
+
+    def __call__(
+        self, operation_id: str, body: Any = None, *, expect: int = 0, query: str = "", **at: Any
+    ) -> Any:
+        method, path, operation = self._operations[operation_id]
+        for name, value in at.items():
+            path = path.replace(f"{{{name}}}", str(value))
+        status, headers, answer = self._stack.request(method, path + query, body)
+        if expect:
+            assert status == expect, answer
+            said = operation["responses"]["default"]
+            said = DOCUMENT["components"]["responses"][said["$ref"].split("/")[-1]]
+        else:
+            assert str(status) in operation["responses"], (operation_id, status, answer)
+            said = operation["responses"][str(status)]
+            self.called.add(operation_id)
+        media_type = headers.get("content-type", "").partition(";")[0]
+        if "content" not in said:
+            assert answer == b""
+            return None
+        schema = said["content"][media_type]["schema"]
+        if "json" not in media_type:
+            return answer
+        value = json.loads(answer)
+        assert mismatches(value, schema) == [], operation_id
+        return value
+
+
+def test_the_server_answers_as_the_contract_says(stack: Stack) -> None:
+    call = Caller(stack)
+    file = tiny_onnx(2.0)
+    digest = sha256(file)
+    made = manifest("tiny", file)
+    call("publish_version", made, expect=422, model="tiny")
+    for _ in range(2):
+        call("put_file", file, sha256=digest)
+        call("publish_version", made, model="tiny")
+    call("head_file", sha256=digest)
+    assert call("get_file", sha256=digest) == file
+    measured = {"kind": "metrics", "values": {"r2": 1.0}, "how": {"rows": 3}}
+    call("add_evidence", measured, model="tiny", number=1)
+    for listing in ("list_models", "list_deployments", "list_keys", "list_jobs", "get_openapi",
+                    "livez", "readyz", "oip_server", "oip_live", "oip_ready"):  # fmt: skip
+        call(listing)
+    call("get_model", model="tiny")
+    call("get_version", model="tiny", number="latest")
+    call("put_deployment", {"model": "tiny", "default": True}, name="t")
+    call("put_deployment", {"model": "tiny", "replicas": 1}, expect=422, name="t")
+    wait_until(lambda: call("get_deployment", name="t")["state"] == "ready", what="ready")
+    inputs = made["signature"]["example"]
+    call("predict", inputs, deployment="t")
+    call("predict_default", inputs)
+    call("predict", {}, expect=422, deployment="t")
+    call("explain", {"inputs": inputs, "samples": 64}, deployment="t")
+    infer(call, made["signature"])
+    call("get_status")
+    call("metrics")
+    call("get_log", name="control", query="?lines=5")
+    call("get_usage")
+    job = call("create_job", {"kind": "build", "name": "tiny"})
+    for one in ("get_job", "cancel_job"):
+        call(one, job_id=job["id"])
+    call("update_job", {"state": "cancelled"}, job_id=job["id"])
+    key = call("create_key", {"name": "other", "scopes": ["call"]})
+    call("revoke_key", key_id=key["id"])
+    scaled = {"model": "tiny", "scaling": {"queue_limit": 7}}
+    call("put_deployment", scaled, name="t")
+    call("rollback_deployment", name="t")
+    call("delete_deployment", name="t")
+    assert call.called == {operation["operationId"] for _, _, operation in operations()}
+
+
+def infer(call: Caller, signature: dict[str, Any]) -> None:
+    for one in ("oip_model", "oip_model_ready"):
+        call(one, model="t")
+    for one in ("oip_version", "oip_version_ready"):
+        call(one, model="t", version=1)
+    (spec,) = signature["inputs"]
+    data = signature["example"][spec["name"]]
+    asked = {"inputs": [{"name": spec["name"], "datatype": spec["datatype"],
+                         "shape": [1, *spec["shape"]], "data": data}]}  # fmt: skip
+    call("oip_infer", asked, model="t")
+    call("oip_infer", {"inputs": []}, expect=422, model="t")
+    call("oip_infer_version", asked, model="t", version=1)
