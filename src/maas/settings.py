@@ -11,9 +11,10 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 
 class ConfigurationError(Exception):
@@ -22,21 +23,28 @@ class ConfigurationError(Exception):
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
-    port: int = 8000
-    workers: int = 1
+    """Address to listen on."""
+    port: Annotated[int, Meta(ge=1, le=65535)] = 8000
+    """Port to listen on."""
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
     """Gateway processes; one answers more requests than one core of model can take."""
     insecure: bool = False
     """Permits a non-loopback `host` without TLS."""
     tls_cert: str = ""
+    """PEM file with the certificate chain; with it the server speaks TLS 1.2 or newer only."""
     tls_key: str = ""
+    """PEM file with its private key; empty: it is in `tls_cert`."""
     allowed_hosts: tuple[str, ...] = ()
     """Values of the Host header that are served besides loopback names and `host` itself."""
-    max_body_bytes: int = 64 << 20
-    """Largest body of a prediction; published files have their own limit."""
-    max_file_bytes: int = 64 << 30
-    request_timeout_s: float = 60.0
+    max_json_bytes: Annotated[int, Meta(ge=1024)] = 8 << 20
+    """Largest JSON of a prediction: while one is decoded, nobody else is served."""
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 64 << 20
+    """Largest body of a prediction with binary tensors."""
+    max_file_bytes: Annotated[int, Meta(ge=1024)] = 64 << 30
+    """Largest file that may be published."""
+    request_timeout_s: Annotated[float, Meta(gt=0)] = 60.0
     """Longest that a request may take; a caller may ask for less."""
-    drain_s: float = 30.0
+    drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long accepted requests may take after SIGTERM."""
 
 
@@ -46,17 +54,21 @@ class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     artifacts_url: str = ""
     """`file:///path` or `s3://bucket/prefix`; empty: a directory in the home."""
     s3_endpoint: str = ""
+    """URL of an S3 service; empty: that of AWS."""
     s3_region: str = "us-east-1"
+    """Region of the bucket."""
     s3_access_key_id: str = ""
+    """Empty: those of the machine's role or of the AWS environment."""
     s3_secret_access_key: str = ""
+    """Belongs to `s3_access_key_id`."""
 
 
 class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    ready_timeout_s: float = 300.0
+    ready_timeout_s: Annotated[float, Meta(gt=0)] = 300.0
     """How long a replica may take to load its model and answer for the first time."""
-    hang_timeout_s: float = 10.0
+    hang_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
     """A replica that makes no progress for this long while it has work is replaced."""
-    crash_backoff_s: float = 0.25
+    crash_backoff_s: Annotated[float, Meta(ge=0)] = 0.25
     """Pause before a crashed replica's replacement; doubles with each crash up to a minute."""
 
 

@@ -19,6 +19,7 @@ from maas.control.principal import scope_of
 from maas.domain.keys import Scope
 from maas.gateway.app import Handlers, route_table
 from maas.gateway.routes import Access, Route
+from maas.settings import Server
 from tests import wire
 from tests.models import echo_model
 from tests.stack import Stack, running, wait_until
@@ -87,7 +88,7 @@ def gateway_routes() -> list[Route]:
     nobody = cast(Any, _Anything())
     ready = Route("GET", "/readyz", Access.PUBLIC, nobody)
     metrics = Route("GET", "/metrics", Scope.READ, nobody)
-    return list(route_table(Handlers(nobody, nobody, nobody, ready, metrics), 1, 1).routes)
+    return list(route_table(Handlers(nobody, nobody, nobody, ready, metrics), Server()).routes)
 
 
 class _Anything:

@@ -70,7 +70,7 @@ function metrics(evidence) {
       return h("li", {}, h("span", {}, name.replaceAll("_", " ")), h("b", {}, short(value)),
         interval ? h("span", {}, `${short(interval[0])} to ${short(interval[1])}`) : null);
     })),
-    h("p", { class: "soft" }, `Measured on ${count(how.rows ?? 0)} rows that training did not see`,
+    h("p", { class: "soft" }, `Measured on ${count(how.rows ?? 0)} rows`,
       how.confidence ? `; ${how.confidence * 100} % intervals by ${how.method}` : "",
       how.data_digest ? ["; data ", h("code", { title: how.data_digest }, String(how.data_digest).slice(0, 12))] : "", ".",
       all.length > rows.length ? ` ${all.length - rows.length} more in the report.` : ""));

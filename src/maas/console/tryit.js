@@ -28,7 +28,7 @@ export function tryIt(deployment) {
   get(`/api/v1/models/${part(deployment.model)}/versions/${part(target.version)}`).then((version) => {
     signature = version.manifest.signature;
     area.value = pretty(signature.example);
-    const lines = area.value.split("\n").map((line) => Math.ceil((line.length + 1) / 60));
+    const lines = area.value.split("\n").map((line) => Math.ceil((line.length + 1) / 50));
     area.rows = Math.min(14, Math.max(3, lines.reduce((a, b) => a + b)));
     put(about, "Takes ", tensors(signature.inputs), " and gives ", tensors(signature.outputs), ".");
   }).catch((error) => put(about, error.message));
@@ -85,7 +85,7 @@ async function explained(name, inputs) {
   const rest = found.attributions.length - top.length;
   return [
     h("h4", {}, "Why ", h("code", {}, what), ` is ${short(found.prediction)}`),
-    h("p", {}, `The model says ${short(found.baseline)} for the background (${found.background}). What moved it from there:`),
+    h("p", {}, `${found.background === "zeros" ? "For zeros" : `On average over ${count(found.background_rows)} usual rows`} the model says ${short(found.baseline)}. What moved it from there:`),
     found.image ? heatMap(found, inputs)
       : bars(top.map((a) => ({ name: a.name, note: `= ${short(a.value)}${a.units ? ` ${a.units}` : ""}`, value: a.shapley, error: a.standard_error })), "Shapley values"),
     rest > 0 && !found.image ? h("p", { class: "soft" }, `and ${rest} that moved it less`) : null,

@@ -180,6 +180,8 @@ class LiveReplica:
             self.stats = await link.ping(timeout_s)
         except TimeoutError:
             raise ReplicaHung(f"replica {self.id} did not answer for {timeout_s:g} s") from None
+        if self.stats.get("busy_s", 0.0) > timeout_s:
+            raise ReplicaHung(f"replica {self.id} was at one batch for {timeout_s:g} s")
 
     def _why(self, launcher: Launcher, status: int | None) -> MaasError:
         said = launcher.failure(self.id)

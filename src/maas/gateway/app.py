@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from maas.domain.keys import Scope
 from maas.gateway.console import console_routes
 from maas.gateway.health import live
@@ -33,21 +35,33 @@ class Handlers:
         self.metrics = metrics
 
 
-def route_table(handlers: Handlers, max_body: int, max_file: int) -> RouteTable:
+class Limits(Protocol):
+    """Bytes that a body may have; the server's settings say."""
+
+    @property
+    def max_json_bytes(self) -> int: ...
+    @property
+    def max_body_bytes(self) -> int: ...
+    @property
+    def max_file_bytes(self) -> int: ...
+
+
+def route_table(handlers: Handlers, limits: Limits) -> RouteTable:
     predict, oip, proxy = handlers.predict, handlers.oip, handlers.proxy
+    max_json = min(limits.max_json_bytes, limits.max_body_bytes)
     call = Scope.CALL
     routes = [
         Route("GET", "/livez", Access.PUBLIC, live, while_draining=True),
         handlers.ready,
         handlers.metrics,
-        Route("POST", "/predict", call, predict.handle, max_body),
-        Route("POST", "/predict/{deployment}", call, predict.handle, max_body),
+        Route("POST", "/predict", call, predict.handle, max_json),
+        Route("POST", "/predict/{deployment}", call, predict.handle, max_json),
         Route("POST", "/explain/{deployment}", call, proxy.explain, EXPLAIN_BODY_BYTES),
-        *_oip_routes(oip, max_body),
+        *_oip_routes(oip, limits.max_body_bytes),
         Route("GET", "/openapi.json", Access.ANY_KEY, proxy.forward),
         *(
             Route(method, "/api/{*}", Access.ANY_KEY, proxy.forward,
-                  max_file if method != "GET" else 0, content_types=(),
+                  limits.max_file_bytes if method != "GET" else 0, content_types=(),
                   streams_body=method != "GET")
             for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
         ),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
 from zlib import crc32
 
 from maas.domain.errors import BadRequest, MaasError, Unauthenticated
 from maas.domain.keys import Key
 from maas.gateway.metering import Meter
 from maas.gateway.request import Request
-from maas.serving.dispatch import Call, Shapes
-from maas.serving.messages import Answers, Buffer
+from maas.serving.codec import Decoded
+from maas.serving.dispatch import Call
+from maas.serving.messages import Answers
 from maas.serving.routing import LiveRoute
+
+log = logging.getLogger(__name__)
 
 Encoded = tuple[bytes, bytes, tuple[tuple[bytes, bytes], ...]]
 """Body, content type, headers."""
@@ -25,7 +28,18 @@ class HttpCall(Call):
 
     __slots__ = ("meter", "request", "route")
 
-    def __init__(self, request: Request, route: LiveRoute, meter: Meter) -> None:
+    def __init__(
+        self, request: Request, route: LiveRoute, meter: Meter, decoded: Decoded, longest: float
+    ) -> None:
+        """`longest`: seconds that it may take, unless the caller asks for less."""
+        super().__init__(
+            decoded.columns,
+            decoded.shapes,
+            decoded.rows,
+            deadline_of(request, longest),
+            tenant=tenant_of(key_of(request)),
+            alone=route.travels_alone,
+        )
         self.request = request
         self.route = route
         self.meter = meter
@@ -33,20 +47,9 @@ class HttpCall(Call):
     def encode(self, answers: Answers, first_row: int) -> Encoded:
         raise NotImplementedError
 
-    def submit(self, columns: Sequence[Buffer], shapes: Shapes, rows: int, longest: float) -> None:
+    def submit(self) -> None:
         """Raises MaasError if it is refused; otherwise the request will be answered."""
-        request = self.request
-        key = key_of(request)
-        Call.__init__(
-            self,
-            columns,
-            shapes,
-            rows,
-            deadline_of(request, longest),
-            tenant=tenant_of(key),
-            alone=self.route.travels_alone,
-        )
-        request.on_disconnect = self.cancel
+        self.request.on_disconnect = self.cancel
         self.route.submit(self)
 
     def cancel(self) -> None:
@@ -58,6 +61,11 @@ class HttpCall(Call):
             body, content_type, headers = self.encode(answers, first_row)
         except MaasError as error:
             self.failed(error)
+            return
+        except Exception:
+            # Here the replica's frame is being read: others' answers come after this one.
+            log.exception("an answer of %s could not be encoded", self.route.deployment)
+            self.failed(MaasError("an internal error; the server's log has it"))
             return
         key = key_of(request)
         self.meter.answered(key, "predict", self.route, self.rows, request.received, answers)

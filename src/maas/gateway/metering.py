@@ -105,7 +105,9 @@ def _drop_if_dead(path: Path) -> None:
     """Metrics are per start of a gateway, as Prometheus expects; usage is not, and is kept."""
     try:
         _, _, alive = read_counters(path)
-    except (OSError, ValueError):
+    except OSError:
+        return
+    except ValueError:
         alive = False
     if not alive:
         path.unlink(missing_ok=True)

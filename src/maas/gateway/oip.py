@@ -1,7 +1,8 @@
 """Open Inference Protocol v2 over REST, with the binary tensor extension.
 
 A model of the protocol is a deployment here, and its versions are those that the deployment
-serves. Source: the protocol's `inference_rest.md`, and `extension_binary_data.md` of Triton.
+serves. JSON has no NaN and no infinity; binary tensors may hold them, because to some models they
+mean "missing". Source: the protocol's `inference_rest.md`, Triton's `extension_binary_data.md`.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from typing import Any
 
 import msgspec
 
-from maas.domain.errors import BadRequest, InvalidInput, MaasError, NotFound
+from maas.domain.errors import BadRequest, BodyTooLarge, InvalidInput, MaasError, NotFound
 from maas.domain.names import shown
 from maas.domain.signature import Signature, TensorSpec
 from maas.gateway.calls import Encoded, HttpCall
 from maas.gateway.metering import Meter
 from maas.gateway.request import JSON, Request
-from maas.serving.codec import bytes_elements, flat_elements, pack, parse_json
+from maas.serving.codec import Decoded, bytes_elements, flat_elements, pack, parse_json
 from maas.serving.dispatch import rows_of
 from maas.serving.messages import Answers, Buffer
-from maas.serving.routing import LiveDeployment, LiveRoute, Router
+from maas.serving.routing import LiveDeployment, Router
 
+_SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+Wanted = tuple[int, TensorSpec, bool]
+"""Place in the signature, spec, and whether it goes out in binary."""
 HEADER_LENGTH = b"inference-header-content-length"
 OCTETS = b"application/octet-stream"
 Parameters = dict[str, str | int | float | bool]
@@ -31,20 +35,20 @@ class Input(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    parameters: Parameters = {}
+    parameters: Parameters | None = None
     data: msgspec.Raw = msgspec.Raw()
 
 
 class Output(msgspec.Struct):
     name: str
-    parameters: Parameters = {}
+    parameters: Parameters | None = None
 
 
 class InferRequest(msgspec.Struct):
     inputs: list[Input]
-    outputs: list[Output] = []
-    id: str = ""
-    parameters: Parameters = {}
+    outputs: list[Output] | None = None
+    id: str | None = None
+    parameters: Parameters | None = None
 
 
 _decode_request = msgspec.json.Decoder(InferRequest).decode
@@ -52,8 +56,12 @@ _decode_floats = msgspec.json.Decoder(list[float]).decode
 
 
 class OipDoor:
-    def __init__(self, router: Router, meter: Meter, timeout_s: float, version: str) -> None:
+    def __init__(
+        self, router: Router, meter: Meter, timeout_s: float, version: str, max_json: int
+    ) -> None:
+        """`max_json`: bytes of JSON that a request may have, besides binary tensors."""
         self._router = router
+        self._max_json = max_json
         self._meter = meter
         self._timeout_s = timeout_s
         self._version = version
@@ -110,10 +118,12 @@ class OipDoor:
         route = None
         try:
             route = deployment.pick(version)
-            asked, tail = _split(request)
-            columns, shapes, rows = _columns(route.signature, asked, tail)
-            call = OipCall(request, route, self._meter, asked)
-            call.submit(columns, shapes, rows, self._timeout_s)
+            asked, tail = _split(request, self._max_json)
+            decoded = _decoded(route.signature, asked, tail)
+            wanted = _wanted_outputs(route.signature, asked)
+            call = OipCall(request, route, self._meter, decoded, self._timeout_s)
+            call.id, call.wanted = asked.id or "", wanted
+            call.submit()
         except MaasError as error:
             self._meter.failed(request.key, "predict", deployment.name, route, error)
             request.fail(error)
@@ -122,12 +132,8 @@ class OipDoor:
 class OipCall(HttpCall):
     __slots__ = ("id", "wanted")
 
-    def __init__(
-        self, request: Request, route: LiveRoute, meter: Meter, asked: InferRequest
-    ) -> None:
-        super().__init__(request, route, meter)
-        self.id = asked.id
-        self.wanted = _wanted_outputs(route.signature, asked)
+    id: str
+    wanted: list[Wanted]
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
         outputs: list[dict[str, Any]] = []
@@ -161,7 +167,7 @@ class OipCall(HttpCall):
         return b"".join((head, *tail)), OCTETS, (length,)
 
 
-def _split(request: Request) -> tuple[InferRequest, memoryview]:
+def _split(request: Request, max_json: int) -> tuple[InferRequest, memoryview]:
     """The JSON part of a body and the binary tensors behind it."""
     body = memoryview(request.body)
     text = request.headers.get(HEADER_LENGTH)
@@ -174,6 +180,11 @@ def _split(request: Request) -> tuple[InferRequest, memoryview]:
         body, tail = body[: int(text)], body[int(text) :]
     else:
         tail = body[:0]
+    if len(body) > max_json:
+        raise BodyTooLarge(
+            f"the JSON of a request may have {max_json} bytes, not {len(body)}; larger tensors go "
+            "in binary"
+        )
     try:
         return _decode_request(body), tail
     except msgspec.ValidationError as wrong:
@@ -183,10 +194,7 @@ def _split(request: Request) -> tuple[InferRequest, memoryview]:
         raise BadRequest("the body is not an inference request") from None
 
 
-def _columns(
-    signature: Signature, asked: InferRequest, tail: memoryview
-) -> tuple[list[Buffer], tuple[tuple[int, ...], ...], int]:
-    """Bytes and per-row shapes in signature order, and the number of rows."""
+def _decoded(signature: Signature, asked: InferRequest, tail: memoryview) -> Decoded:
     given: dict[str, tuple[Input, Buffer]] = {}
     at = 0
     for tensor in asked.inputs:
@@ -198,7 +206,9 @@ def _columns(
                 field=tensor.name[:200],
             )
         _check_tensor(spec, tensor)
-        size = tensor.parameters.get("binary_data_size")
+        parameters = tensor.parameters or {}
+        _refuse(parameters, _SHARED_MEMORY, f"input {tensor.name!r}")
+        size = parameters.get("binary_data_size")
         if size is None:
             given[tensor.name] = tensor, _json_data(spec, tensor)
             continue
@@ -224,7 +234,8 @@ def _columns(
                 f"has {rows}; all inputs must have as many",
                 field=tensor.name,
             )
-    return [data for _, data in ordered], tuple(tuple(t.shape[1:]) for t, _ in ordered), rows
+    shapes = tuple(tuple(t.shape[1:]) for t, _ in ordered)
+    return Decoded([data for _, data in ordered], shapes, rows)
 
 
 def _check_tensor(spec: TensorSpec, tensor: Input) -> None:
@@ -255,7 +266,7 @@ def _json_data(spec: TensorSpec, tensor: Input) -> bytes:
     except (msgspec.MsgspecError, RecursionError):
         elements = []
     if not elements:
-        elements = _flat(parse_json(bytes(tensor.data)), spec)
+        elements = _flat(parse_json(bytes(tensor.data)), spec, tensor.shape)
     count = math.prod(tensor.shape)
     if len(elements) != count:
         raise InvalidInput(
@@ -266,16 +277,17 @@ def _json_data(spec: TensorSpec, tensor: Input) -> bytes:
     return pack(spec, elements)
 
 
-def _flat(value: Any, spec: TensorSpec) -> list[Any]:
+def _flat(value: Any, spec: TensorSpec, shape: list[int]) -> list[Any]:
     if not isinstance(value, list):
         raise InvalidInput(f"input {spec.name!r}: data must be a list", field=spec.name)
-    depth = 0
     flat: list[Any] = value
-    while any(isinstance(part, list) for part in flat):
-        depth += 1
-        if depth > len(spec.shape) or not all(isinstance(part, list) for part in flat):
+    for size in shape[1:]:
+        if not any(isinstance(part, list) for part in flat):
+            break
+        if not all(isinstance(part, list) and len(part) == size for part in flat):
             raise InvalidInput(
-                f"input {spec.name!r}: data must be flat or nested as its shape", field=spec.name
+                f"input {spec.name!r}: data must be flat or nested as its shape {shape}",
+                field=spec.name,
             )
         flat = [element for part in flat for element in part]
     return flat
@@ -299,11 +311,8 @@ def _binary_data(spec: TensorSpec, tensor: Input, data: memoryview) -> Buffer:
     return data
 
 
-def _wanted_outputs(
-    signature: Signature, asked: InferRequest
-) -> list[tuple[int, TensorSpec, bool]]:
-    """(place in the signature, spec, whether it goes out in binary)."""
-    all_binary = asked.parameters.get("binary_data_output") is True
+def _wanted_outputs(signature: Signature, asked: InferRequest) -> list[Wanted]:
+    all_binary = (asked.parameters or {}).get("binary_data_output") is True
     known = {spec.name: (at, spec) for at, spec in enumerate(signature.outputs)}
     if not asked.outputs:
         return [(at, spec, all_binary) for at, spec in known.values()]
@@ -315,8 +324,17 @@ def _wanted_outputs(
                 field=output.name[:200],
             )
         at, spec = known[output.name]
-        wanted.append((at, spec, output.parameters.get("binary_data", all_binary) is True))
+        parameters = output.parameters or {}
+        _refuse(parameters, ("classification", *_SHARED_MEMORY), f"output {output.name!r}")
+        wanted.append((at, spec, parameters.get("binary_data", all_binary) is True))
     return wanted
+
+
+def _refuse(parameters: Parameters, names: tuple[str, ...], where: str) -> None:
+    """An extension that we do not have must not be ignored in silence."""
+    for name in names:
+        if name in parameters:
+            raise InvalidInput(f"{where}: the parameter {name!r} is not supported", field=name)
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from maas.domain.errors import MaasError
 from maas.gateway.calls import Encoded, HttpCall
 from maas.gateway.metering import Meter
 from maas.gateway.request import JSON, Request
+from maas.serving.codec import Decoded
 from maas.serving.messages import Answers
 from maas.serving.routing import LiveRoute, Router
 
@@ -22,9 +23,8 @@ class PredictDoor:
         route = None
         try:
             route = deployment.pick()
-            columns, shapes, rows, single = route.codec.decode(request.body)
-            call = PredictCall(request, route, self._meter, single)
-            call.submit(columns, shapes, rows, self._timeout_s)
+            decoded = route.codec.decode(request.body)
+            PredictCall(request, route, self._meter, decoded, self._timeout_s).submit()
         except MaasError as error:
             self._meter.failed(request.key, "predict", deployment.name, route, error)
             request.fail(error)
@@ -33,10 +33,11 @@ class PredictDoor:
 class PredictCall(HttpCall):
     __slots__ = ("single",)
 
-    def __init__(self, request: Request, route: LiveRoute, meter: Meter, single: bool) -> None:
-        """`single`: the caller sent one bare row, and gets one."""
-        super().__init__(request, route, meter)
-        self.single = single
+    def __init__(
+        self, request: Request, route: LiveRoute, meter: Meter, decoded: Decoded, longest: float
+    ) -> None:
+        super().__init__(request, route, meter, decoded, longest)
+        self.single = decoded.single
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
         body = self.route.codec.encode(answers.columns, first_row, self.rows, self.single)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from maas.domain.errors import MaasError
 from maas.domain.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -25,6 +24,7 @@ class SnapshotWatch:
         self._path = path
         self._apply = apply
         self._seen: tuple[int, int] | None = None
+        self._complaint = ""
         self.generation = 0
         self._poll()
 
@@ -34,17 +34,28 @@ class SnapshotWatch:
 
     def _poll(self) -> None:
         try:
+            self._look()
+            self._complaint = ""
+        except Exception as wrong:
+            # Whatever is wrong with this snapshot, the next one may be good. Said once: this
+            # comes round twenty times a second.
+            complaint = f"{type(wrong).__name__}: {wrong}"
+            if complaint != self._complaint:
+                self._complaint = complaint
+                log.exception("cannot follow the routing snapshot")
+        finally:
+            self._timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
+
+    def _look(self) -> None:
+        try:
             found = self._path.stat()
-            if (found.st_mtime_ns, found.st_ino) != self._seen:
-                snapshot = msgspec.json.decode(self._path.read_bytes(), type=Snapshot)
-                self._apply(snapshot)
-                self.generation = max(1, snapshot.generation)
-                self._seen = (found.st_mtime_ns, found.st_ino)
         except FileNotFoundError:
-            pass
-        except (OSError, msgspec.MsgspecError, MaasError) as wrong:
-            log.error("cannot read the routing snapshot: %s", wrong)
-        self._timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
+            return
+        if (found.st_mtime_ns, found.st_ino) != self._seen:
+            snapshot = msgspec.json.decode(self._path.read_bytes(), type=Snapshot)
+            self._apply(snapshot)
+            self.generation = max(1, snapshot.generation)
+            self._seen = (found.st_mtime_ns, found.st_ino)
 
     def close(self) -> None:
         self._timer.cancel()

@@ -66,7 +66,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     timeout = server_settings.request_timeout_s
     handlers = Handlers(
         predict=PredictDoor(router, meter, timeout),
-        oip=OipDoor(router, meter, timeout, __version__),
+        oip=OipDoor(router, meter, timeout, __version__, server_settings.max_json_bytes),
         proxy=ControlProxy(settings.control_socket, meter, router),
         ready=Route(
             "GET",
@@ -77,7 +77,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
         ),
         metrics=Route("GET", "/metrics", Scope.READ, metrics_handler(meter, router, __version__)),
     )
-    routes = route_table(handlers, server_settings.max_body_bytes, server_settings.max_file_bytes)
+    routes = route_table(handlers, server_settings)
     hosts = HostCheck((server_settings.host, *server_settings.allowed_hosts))
     server = HttpServer(routes, keys, hosts)
 

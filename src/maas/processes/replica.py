@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import sys
+from array import array
 from pathlib import Path
 
 import uvloop
@@ -26,7 +27,7 @@ from maas.runtimes.catalog import create_runtime
 from maas.serving.batching import Batcher, Timing
 from maas.serving.codec import json_to_tensors
 from maas.serving.messages import Priority
-from maas.serving.queue import Entry
+from maas.serving.queue import Parcel
 from maas.serving.replica import ReplicaServer
 from maas.telemetry import log_as_json
 
@@ -74,16 +75,17 @@ def warm_up(spec: ReplicaSpec, batcher: Batcher) -> None:
     """One real answer before anybody may ask: ready means that it works."""
     tensors, rows, _ = json_to_tensors(spec.signature, spec.signature.example)
     inputs = [tensors[s.name] for s in spec.signature.inputs]
-    example = Entry(
-        id=0,
-        rows=rows,
-        deadline=0.0,
+    example = Parcel(
+        ids=array("Q", [0]),
+        rows=array("I", [rows]),
+        deadlines=array("d", [0.0]),
         tenant=0,
         priority=Priority.LOW,
         shapes=tuple(t.shape[1:] for t in inputs),
         columns=[t.data for t in inputs],
         owner=None,
         arrived=0.0,
+        total_rows=rows,
     )
     batcher.answers([example], batcher.run([example]), 0, Timing(0.0, 0.0, rows))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnxruntime as ort
 
-from maas.domain.errors import InferenceFailed, InvalidInput
+from maas.domain.errors import InferenceFailed, InvalidInput, Unavailable
 from maas.domain.signature import Signature, TensorSpec
-from maas.runtimes.base import Arrays, LoadRequest, numpy_dtype
+from maas.runtimes.base import Arrays, LoadRequest
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -52,6 +51,8 @@ class OnnxRuntime:
         try:
             answers = self._session.run(self._outputs, inputs)
         except Exception as wrong:  # noqa: BLE001 - see load
+            if isinstance(wrong, MemoryError) or "allocate memory" in str(wrong):
+                raise Unavailable("not enough memory for this input", retry_after=1.0) from None
             raise InferenceFailed(f"the model failed on this input: {wrong}") from None
         return dict(zip(self._outputs, answers, strict=True))
 
@@ -94,11 +95,3 @@ def _check_shape(spec: TensorSpec, shape: list[int | str | None]) -> None:
             f"input {spec.name!r} has shape {shape} in the model and "
             f"{['n', *spec.shape]} in the signature"
         )
-
-
-def zeros(signature: Signature, rows: int) -> Arrays:
-    """Inputs of the right shape with nothing in them; variable sizes are 1."""
-    return {
-        spec.name: np.zeros((rows, *(abs(d) for d in spec.shape)), numpy_dtype(spec.datatype))
-        for spec in signature.inputs
-    }

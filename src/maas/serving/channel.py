@@ -17,13 +17,15 @@ _LENGTH = struct.Struct("<I")
 class Channel(asyncio.Protocol):
     """Splits what arrives into frames, and joins what is sent within one tick into one write.
 
-    Subclasses implement `frame_received` and `closed`.
+    Subclasses implement `frame_received`, `closed` and, if they care, `congestion_changed`.
     """
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._arrived = bytearray()
         self._to_send: list[Buffer] = []
+        self.is_congested = False
+        """Whether the peer leaves what was sent to it lying; more would only fill our memory."""
         self._loop = asyncio.get_running_loop()
 
     # -- for subclasses ---------------------------------------------------------------------
@@ -36,6 +38,9 @@ class Channel(asyncio.Protocol):
 
     def closed(self, reason: Exception | None) -> None:
         """The connection is gone; nothing more arrives."""
+
+    def congestion_changed(self) -> None:
+        """`is_congested` is another."""
 
     # -- for users --------------------------------------------------------------------------
 
@@ -70,18 +75,27 @@ class Channel(asyncio.Protocol):
         self._to_send.clear()
         self.closed(exc)
 
+    def pause_writing(self) -> None:
+        self.is_congested = True
+        self.congestion_changed()
+
+    def resume_writing(self) -> None:
+        self.is_congested = False
+        self.congestion_changed()
+
     def data_received(self, data: bytes) -> None:
         # Most reads hold whole frames; only an incomplete rest is copied and kept.
         arrived: bytes | bytearray = data
         if self._arrived:
             self._arrived += data
-            if len(self._arrived) < 4 or len(self._arrived) < 4 + self._wanted():
+            # A length beyond the limit is not waited for but refused below.
+            if len(self._arrived) < 4 or len(self._arrived) - 4 < self._wanted() <= MAX_FRAME_BYTES:
                 return
             arrived, self._arrived = self._arrived, bytearray()
         view = memoryview(arrived)
         at, end = 0, len(view)
         try:
-            while end - at >= 5:
+            while end - at >= 4:
                 (length,) = _LENGTH.unpack_from(view, at)
                 if not 1 <= length <= MAX_FRAME_BYTES:
                     raise ProtocolViolation(f"a frame of {length} bytes")
@@ -101,9 +115,9 @@ class Channel(asyncio.Protocol):
         return int(length)
 
     def _flush(self) -> None:
-        if self._transport is not None and self._to_send:
+        parts, self._to_send = self._to_send, []
+        if parts and self._transport is not None and not self._transport.is_closing():
             # One joined write is one system call; big tensors are worth no extra copy.
-            parts, self._to_send = self._to_send, []
             if sum(map(len, parts)) <= 1 << 18:
                 self._transport.write(b"".join(parts))
             else:

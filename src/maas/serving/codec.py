@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain
 from types import GenericAlias
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -42,6 +42,18 @@ _INTEGER_RANGES = {
 _LARGEST_FLOAT = {"FP16": 65504.0, "FP32": 3.4028234663852886e38, "FP64": 1.7976931348623157e308}
 
 
+class Decoded(NamedTuple):
+    """What a caller sent, ready to travel."""
+
+    columns: list[Buffer]
+    """In the order of the signature's inputs."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Per row, in the same order."""
+    rows: int
+    single: bool = False
+    """The caller sent one bare row, and gets one."""
+
+
 class JsonCodec:
     """Bodies of `/predict` for one signature: bytes in, columns out, and answers back."""
 
@@ -55,19 +67,19 @@ class JsonCodec:
         self._open = b"{%b:" % msgspec.json.encode(self._names[0])
         self._shapes = tuple(spec.shape for spec in signature.inputs)
 
-    def decode(self, body: Buffer) -> tuple[list[Buffer], tuple[tuple[int, ...], ...], int, bool]:
-        """Columns and per-row shapes in signature order, the number of rows, and whether the
-        caller sent one bare row. Raises MalformedBody or InvalidInput."""
+    def decode(self, body: Buffer) -> Decoded:
+        """Raises MalformedBody or InvalidInput."""
         if self._fast is not None:
             columns = self._fast.decode(body)
             if columns is not None:
-                return columns, self._shapes, 1, True
+                return Decoded(columns, self._shapes, 1, True)
             batch = self._fast.decode_batch(body)
             if batch is not None:
-                return batch[0], self._shapes, batch[1], False
+                return Decoded(batch[0], self._shapes, batch[1])
         tensors, rows, single = json_to_tensors(self.signature, parse_json(body))
         ordered = [tensors[spec.name] for spec in self.signature.inputs]
-        return [t.data for t in ordered], tuple(t.shape[1:] for t in ordered), rows, single
+        shapes = tuple(t.shape[1:] for t in ordered)
+        return Decoded([t.data for t in ordered], shapes, rows, single)
 
     def encode(self, columns: Sequence[Column], first_row: int, rows: int, single: bool) -> bytes:
         """The JSON object of outputs for `rows` rows from `first_row` on; `columns` are in
@@ -383,8 +395,10 @@ def bytes_elements(data: Buffer) -> list[bytes]:
 def to_lists(datatype: str, shape: tuple[int, ...], data: Buffer) -> Any:
     """Nested lists of `shape` from a tensor's bytes."""
     flat = flat_elements(datatype, data)
-    for size in reversed(shape[1:]):
-        flat = [flat[at : at + size] for at in range(0, len(flat), size)]
+    for depth in range(len(shape) - 1, 0, -1):
+        size = shape[depth]
+        count = math.prod(shape[:depth])
+        flat = [flat[at * size : (at + 1) * size] for at in range(count)]
     return flat
 
 

@@ -26,19 +26,27 @@ class CounterFile:
     """The writing end. Not thread-safe: one event loop counts."""
 
     def __init__(self, path: Path, source: str, width: int, capacity: int = 16384) -> None:
-        """Creates `path`; the file is sparse, so capacity costs address space and no disk."""
+        """Creates `path`; the file is sparse, so capacity costs address space and no disk.
+
+        Raises FileExistsError if it is there. Readers see a whole file whose lock is held, or none:
+        one that is found half made looks as if its writer had died.
+        """
+        if path.exists():
+            raise FileExistsError(f"{path} is there already")
+        making = path.with_name(f"{path.name}.new")
         self.path = path
         self._record = _LABEL_BYTES + 8 * width
         self._width = width
         self._capacity = capacity
         self._slots: dict[str, memoryview] = {}
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(making, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         os.ftruncate(self._fd, _HEAD_BYTES + self._record * capacity)
         self._map = mmap.mmap(self._fd, 0)
         name = source.encode()[: _HEAD_BYTES - _HEAD.size - 1]
         self._map[_HEAD.size : _HEAD.size + len(name)] = name
         _HEAD.pack_into(self._map, 0, MAGIC, width, 0, capacity)
+        making.rename(path)
 
     def slot(self, label: str) -> memoryview:
         """The counters of `label`, `width` u64 values to add to; made on first use.
@@ -77,7 +85,7 @@ def read_counters(path: Path) -> tuple[str, dict[str, tuple[int, ...]], bool]:
     """(source, totals by label, whether the writer still lives).
 
     Liveness is looked at first, so totals of a dead writer are final. Raises ValueError if the
-    file is not a counter file (for example one whose writer died while making it).
+    file is not a counter file.
     """
     with path.open("rb") as file:
         alive = not _lockable(file.fileno())

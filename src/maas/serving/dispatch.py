@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from maas.domain.errors import MaasError, ReplicaLost
+from maas.domain.errors import DeadlineExceeded, MaasError, ReplicaLost
 from maas.domain.signature import Signature
 from maas.serving.channel import Channel
 from maas.serving.messages import (
@@ -29,13 +30,21 @@ from maas.serving.messages import (
 )
 from maas.serving.tensors import Tensor, Tensors
 
+log = logging.getLogger(__name__)
+
 Shapes = tuple[tuple[int, ...], ...]
+
+FRAME_BYTES = 16 << 20
+"""About where a frame ends and the next call starts another: their length has a limit."""
+UNSENT_BYTES = 16 << 20
+"""How much may wait for a replica that does not read before it gets nothing more."""
 
 
 class Call:
     """One request on its way: what it carries, and who is told how it ended.
 
-    Subclasses implement `answered` and `failed`; exactly one of them is called, once.
+    Subclasses implement `answered` and `failed`; exactly one of them is called, once, except that
+    `failed` follows an `answered` that raised.
     """
 
     __slots__ = (
@@ -48,6 +57,7 @@ class Call:
         "priority",
         "rows",
         "shapes",
+        "size",
         "tenant",
     )
 
@@ -71,6 +81,8 @@ class Call:
         self.tenant = tenant
         self.priority = priority
         self.alone = alone
+        self.size = sum(map(len, columns))
+        """Bytes of all columns."""
         self.attempts = 0
         self.link: ReplicaLink | None = None
         """Who has it; None while nobody does."""
@@ -85,6 +97,14 @@ class Call:
         raise NotImplementedError
 
 
+def fail_call(call: Call, error: MaasError) -> None:
+    """What goes wrong in telling is that call's alone: others share the link and the tick."""
+    try:
+        call.failed(error)
+    except Exception:
+        log.exception("a call could not be told that it failed: %s", error)
+
+
 def rows_of(column: Column, first: int, count: int, total: int) -> Buffer:
     """The bytes of `count` rows from row `first` of a column that holds `total` rows."""
     if count == total:
@@ -96,29 +116,34 @@ def rows_of(column: Column, first: int, count: int, total: int) -> Buffer:
 class ReplicaLink(Channel):
     """A connection to one replica."""
 
-    def __init__(self, on_closed: Callable[[ReplicaLink, list[Call]], None] | None = None) -> None:
+    def __init__(
+        self, on_closed: OnClosed | None = None, on_usable: OnUsable | None = None
+    ) -> None:
         """`on_closed` gets the calls that the replica took and did not answer; without it they
-        fail with ReplicaLost."""
+        fail with ReplicaLost. `on_usable` is called whenever `usable` has changed."""
         super().__init__()
         self.pending: dict[int, Call] = {}
         self.usable = False
         """Whether it is open and takes calls."""
-        self._going_away = False
+        self.going_away = False
         self.rows_in_flight = 0
+        self.bytes_in_flight = 0
         self.seconds_per_row = 0.0
         """Moving average of the model's time per row; 0 until known."""
         self.outgoing: list[Call] = []
         self._next_id = 0
         self._pings: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._on_closed = on_closed
+        self._on_usable = on_usable
 
     @classmethod
     async def connect(
-        cls, path: str, on_closed: Callable[[ReplicaLink, list[Call]], None] | None = None
+        cls, path: str, on_closed: OnClosed | None = None, on_usable: OnUsable | None = None
     ) -> ReplicaLink:
         """Raises OSError if nobody answers on `path`."""
         loop = asyncio.get_running_loop()
-        _, link = await loop.create_unix_connection(lambda: cls(on_closed), path)
+        transport, link = await loop.create_unix_connection(lambda: cls(on_closed, on_usable), path)
+        transport.set_write_buffer_limits(high=UNSENT_BYTES)
         return link
 
     # -- calls ------------------------------------------------------------------------------
@@ -132,6 +157,7 @@ class ReplicaLink(Channel):
         call.link = self
         call.number = 0
         self.rows_in_flight += call.rows
+        self.bytes_in_flight += call.size
         if not self.outgoing:
             self._loop.call_soon(self._send_outgoing)
         self.outgoing.append(call)
@@ -140,18 +166,18 @@ class ReplicaLink(Channel):
         """Forget `call`; if it still waits in the replica it is never computed."""
         if call.number == 0 and call in self.outgoing:
             self.outgoing.remove(call)
-            self.rows_in_flight -= call.rows
+            self._forget(call)
         elif self.pending.get(call.number) is call:
             del self.pending[call.number]
-            self.rows_in_flight -= call.rows
+            self._forget(call)
             self.send(pack_cancel([call.number]))
         call.link = None
         self._close_if_done()
 
     def leave(self) -> None:
         """Take no more calls; close as soon as the replica owes us nothing."""
-        self._going_away = True
-        self.usable = False
+        self.going_away = True
+        self._judge()
         self._close_if_done()
 
     async def predict(
@@ -162,15 +188,18 @@ class ReplicaLink(Channel):
         deadline: float,
         priority: Priority = Priority.LOW,
     ) -> Tensors:
-        """Ask for `rows` rows and wait for the answer; raises MaasError.
+        """Ask for `rows` rows and wait for the answer; raises MaasError, DeadlineExceeded if none
+        came a second after `deadline`.
 
         `tensors` holds every input of `signature`, batch dimension first.
         """
         call = _FutureCall(signature, tensors, rows, deadline, priority)
         self.submit(call)
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic()) + 1.0):
+            async with asyncio.timeout(max(0.0, deadline + 1.0 - time.monotonic())):
                 return await call.future
+        except TimeoutError:
+            raise DeadlineExceeded() from None
         finally:
             if not call.future.done() or call.future.cancelled():
                 self.cancel(call)
@@ -200,7 +229,9 @@ class ReplicaLink(Channel):
             key: object = call.shapes if not call.alone else id(call)
             groups.setdefault(key, []).append(call)
         for group in groups.values():
-            self._send_group(group)
+            # What is on its way bounds what leaves now, and is hardly ever so much.
+            for part in [group] if self.bytes_in_flight <= FRAME_BYTES else _frames_of(group):
+                self._send_group(part)
 
     def _send_group(self, calls: list[Call]) -> None:
         first = self._next_id + 1
@@ -249,36 +280,50 @@ class ReplicaLink(Channel):
         for at, (number, rows) in enumerate(zip(answers.ids, answers.rows, strict=True)):
             call = pending.pop(number, None)
             if call is not None:
-                self.rows_in_flight -= rows
-                call.answered(answers, at, first_row)
+                self.rows_in_flight -= call.rows
+                self.bytes_in_flight -= call.size
+                try:
+                    call.answered(answers, at, first_row)
+                except Exception:
+                    # It is this call's trouble; the others of the frame get their answers.
+                    log.exception("an answer could not be handed over")
+                    fail_call(call, MaasError("an internal error; the server's log has it"))
             first_row += rows
 
     def _failure_received(self, failure: Failure) -> None:
         call = self.pending.pop(failure.id, None)
         if call is not None:
-            self.rows_in_flight -= call.rows
-            call.failed(failure.error)
+            self._forget(call)
+            fail_call(call, failure.error)
+
+    def _forget(self, call: Call) -> None:
+        call.link = None
+        self.rows_in_flight -= call.rows
+        self.bytes_in_flight -= call.size
 
     def _close_if_done(self) -> None:
         """A replica that drains waits for us to close; we do once it owes us nothing."""
-        if self._going_away and not self.pending and not self.outgoing:
+        if self.going_away and not self.pending and not self.outgoing:
             self.close()
 
-    def opened(self) -> None:
-        self.usable = not self._going_away
+    def _judge(self) -> None:
+        usable = self.is_open and not self.going_away and not self.is_congested
+        if usable is not self.usable:
+            self.usable = usable
+            if self._on_usable is not None:
+                self._on_usable(self)
 
-    @property
-    def going_away(self) -> bool:
-        return self._going_away
+    def opened(self) -> None:
+        self._judge()
+
+    def congestion_changed(self) -> None:
+        self._judge()
 
     def closed(self, reason: Exception | None) -> None:
-        self.usable = False
+        self._judge()
         lost = [*self.pending.values(), *self.outgoing]
-        for call in lost:
-            call.link = None
         self.pending.clear()
         self.outgoing.clear()
-        self.rows_in_flight = 0
         for future in self._pings.values():
             if not future.done():
                 future.set_exception(ReplicaLost())
@@ -286,11 +331,30 @@ class ReplicaLink(Channel):
         self._lose(lost)
 
     def _lose(self, calls: list[Call]) -> None:
+        for call in calls:
+            self._forget(call)
         if self._on_closed is not None:
             self._on_closed(self, calls)
         else:
             for call in calls:
-                call.failed(ReplicaLost())
+                fail_call(call, ReplicaLost())
+
+
+OnClosed = Callable[[ReplicaLink, list[Call]], None]
+OnUsable = Callable[[ReplicaLink], None]
+
+
+def _frames_of(calls: list[Call]) -> Iterator[list[Call]]:
+    """Runs of FRAME_BYTES at most; a call that is larger goes alone."""
+    run: list[Call] = []
+    size = 0
+    for call in calls:
+        if run and size + call.size > FRAME_BYTES:
+            yield run
+            run, size = [], 0
+        run.append(call)
+        size += call.size
+    yield run
 
 
 class _FutureCall(Call):

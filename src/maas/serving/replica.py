@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import psutil
 
 from maas.domain.deployments import ReplicaSpec
-from maas.domain.errors import DeadlineExceeded, MaasError, Overloaded
+from maas.domain.errors import DeadlineExceeded, InferenceFailed, MaasError, Overloaded
 from maas.runtimes.base import Arrays
 from maas.serving.batching import Batcher, Timing
 from maas.serving.channel import Channel
 from maas.serving.messages import (
     Failure,
     FrameKind,
+    Infer,
     Priority,
     ProtocolViolation,
     pack_answers,
@@ -29,7 +31,7 @@ from maas.serving.messages import (
     unpack_infer,
     unpack_json,
 )
-from maas.serving.queue import Entry, FairQueue
+from maas.serving.queue import FairQueue, Parcel
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,13 @@ class ReplicaServer:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._busy = False
+        self._busy_since = 0.0
+        self._suspects: deque[list[Parcel]] = deque()
+        """Parts of batches that failed, to be tried by themselves."""
+        self._unwanted: set[tuple[_Connection, int]] = set()
+        """Requests that were cancelled since the last batch was taken from the queue."""
+        self.answers_alone = any(s.datatype == "BYTES" for s in spec.signature.outputs)
+        """True if BYTES outputs, whose rows differ in size, force one frame per answer."""
         self._seconds_per_row = 0.0
         self._served = 0
         self._draining = False
@@ -100,6 +109,7 @@ class ReplicaServer:
             "pid": os.getpid(),
             "served": self._served,
             "queued": self._queue.waiting,
+            "busy_s": time.monotonic() - self._busy_since if self._busy else 0.0,
             "rss_bytes": self._process.memory_info().rss,
             "draining": self._draining,
         }
@@ -114,129 +124,151 @@ class ReplicaServer:
     def disconnected(self, connection: _Connection) -> None:
         """Nobody is left to answer to, so nothing of theirs is computed."""
         self._connections.discard(connection)
-        for entry in connection.entries.values():
-            self._queue.cancel(entry)
-        connection.entries.clear()
+        self._queue.cancel_all(connection)
         self._idle.set()
 
-    def accept(self, entry: Entry, connection: _Connection) -> None:
-        if self._queue.is_full:
-            wait = self._seconds_per_row * self._queue.waiting
-            connection.fail(
-                entry.id,
-                Overloaded(
-                    f"{self._spec.deployment} has {self._queue.waiting} requests waiting, "
-                    "which is its limit",
-                    retry_after=max(1.0, wait),
-                ),
+    def accept(self, parcel: Parcel) -> None:
+        room = self._queue.room
+        if room < len(parcel):
+            parcel, refused = parcel.split(max(0, room))
+            wait = max(1.0, self._seconds_per_row * self._queue.waiting)
+            error = Overloaded(
+                f"{self._spec.deployment} has {self._queue.limit} requests waiting, which is its "
+                "limit",
+                retry_after=wait,
             )
-            return
-        connection.entries[entry.id] = entry
-        self._queue.put(entry)
+            for number in refused.ids:
+                refused.owner.fail(number, error)
+        if len(parcel):
+            self._queue.put(parcel)
 
-    def cancel(self, entry: Entry) -> None:
-        self._queue.cancel(entry)
+    def cancel(self, connection: _Connection, number: int) -> None:
+        self._queue.cancel(connection, number)
+        self._unwanted.add((connection, number))
 
     def work(self) -> None:
         """Start the next batch if the model is free."""
         if self._busy:
             return
-        entries = self._next_batch()
-        if not entries:
+        batch = self._next_batch()
+        if not batch:
             return
         self._busy = True
-        rows = sum(entry.rows for entry in entries)
+        self._busy_since = time.monotonic()
+        rows = sum(parcel.total_rows for parcel in batch)
         if self._seconds_per_row and self._seconds_per_row * rows < INLINE_SECONDS:
-            self._finish(entries, *_attempt(self._batcher.run, entries))
+            self._finish(batch, *_attempt(self._batcher.run, batch))
             return
-        future = self._loop.run_in_executor(self._thread, _attempt, self._batcher.run, entries)
-        future.add_done_callback(lambda done: self._finish(entries, *done.result()))
+        future = self._loop.run_in_executor(self._thread, _attempt, self._batcher.run, batch)
+        future.add_done_callback(lambda done: self._finish(batch, *done.result()))
 
-    def _next_batch(self) -> list[Entry]:
+    def _next_batch(self) -> list[Parcel]:
         """Late-formed: what waits now. Who is past its deadline is told so and not computed."""
-        limit = self._spec.scaling.max_batch
         while True:
-            entries = self._queue.take(limit)
-            if not entries:
-                return []
-            if entries[0].priority is Priority.LOW and len(entries) > 1:
-                entries = self._put_back_beyond(entries, LOW_PRIORITY_ROWS)
+            if self._suspects:
+                batch = [
+                    part
+                    for parcel in self._suspects.popleft()
+                    for part in self._still_wanted(parcel)
+                ]
+            else:
+                self._unwanted.clear()
+                batch = self._queue.take(self._spec.scaling.max_batch, LOW_PRIORITY_ROWS)
+                if not batch:
+                    return []
             now = time.monotonic()
-            late = [entry for entry in entries if entry.deadline <= now]
-            for entry in late:
-                self._fail(entry, DeadlineExceeded("the request's deadline passed in the queue"))
-            alive = [entry for entry in entries if entry not in late] if late else entries
+            alive = [part for parcel in batch for part in self._in_time(parcel, now)]
             if alive:
                 return alive
 
-    def _put_back_beyond(self, entries: list[Entry], max_rows: int) -> list[Entry]:
-        kept: list[Entry] = []
-        rows = 0
-        for entry in entries:
-            if kept and rows + entry.rows > max_rows:
-                self._queue.put(entry)
-            else:
-                kept.append(entry)
-                rows += entry.rows
-        return kept
+    def _still_wanted(self, parcel: Parcel) -> list[Parcel]:
+        gone = {
+            place
+            for place, number in enumerate(parcel.ids)
+            if (parcel.owner, number) in self._unwanted or not parcel.owner.is_open
+        }
+        return parcel.without(gone) if gone else [parcel]
+
+    def _in_time(self, parcel: Parcel, now: float) -> list[Parcel]:
+        if min(parcel.deadlines) > now:
+            return [parcel]
+        late = {place for place, deadline in enumerate(parcel.deadlines) if deadline <= now}
+        for place in late:
+            passed = DeadlineExceeded("the request's deadline passed in the queue")
+            parcel.owner.fail(parcel.ids[place], passed)
+        return parcel.without(late)
 
     def _finish(
-        self, entries: list[Entry], outcome: Arrays | MaasError, started: float, finished: float
+        self, batch: list[Parcel], outcome: Arrays | MaasError, started: float, finished: float
     ) -> None:
-        rows = sum(entry.rows for entry in entries)
+        """Answer a batch, or split it if it failed; then go on with what waits."""
+        rows = sum(parcel.total_rows for parcel in batch)
         latest = (finished - started) / rows
         known = self._seconds_per_row
         self._seconds_per_row = latest if not known else known + 0.2 * (latest - known)
-        if not isinstance(outcome, MaasError):
-            self._answer(entries, outcome, Timing(started, finished, rows))
-        elif len(entries) == 1:
-            self._fail(entries[0], outcome)
-        else:
-            # One bad input must not cost its batch-mates their answers.
-            for entry in entries:
-                self._finish([entry], *_attempt(self._batcher.run, [entry]))
-        self._busy = False
-        if self._queue.waiting:
-            # In a new tick, so that what arrived meanwhile joins the batch and cancels count.
-            self._loop.call_soon(self.work)
-        elif self._draining:
-            self._idle.set()
+        try:
+            if not isinstance(outcome, MaasError):
+                self._answer(batch, outcome, Timing(started, finished, rows))
+            elif len(batch) == 1 and len(batch[0]) == 1:
+                batch[0].owner.fail(batch[0].ids[0], outcome)
+            else:
+                # One bad input must not cost its batch-mates their answers: halve until it is
+                # alone, a batch at a time, so that pings and cancellations come in between.
+                self._suspects.extend(_halves(batch))
+        except Exception:
+            log.exception("a batch could not be answered")
+            unsent = InferenceFailed("the model's answer could not be sent")
+            for parcel in batch:
+                for number in parcel.ids:
+                    parcel.owner.fail(number, unsent)
+        finally:
+            self._busy = False
+            if self._queue.waiting or self._suspects:
+                # In a new tick, so that what arrived meanwhile joins the batch, and cancels count.
+                self._loop.call_soon(self.work)
+            elif self._draining:
+                self._idle.set()
 
-    def _answer(self, entries: list[Entry], outputs: Arrays, timing: Timing) -> None:
-        """One frame per connection; runs of entries of one connection own runs of rows."""
-        self._served += len(entries)
+    def _answer(self, batch: list[Parcel], outputs: Arrays, timing: Timing) -> None:
+        """One frame per connection; runs of parcels of one connection own runs of rows."""
+        if self.answers_alone:
+            batch = [parcel.part(at, at + 1) for parcel in batch for at in range(len(parcel))]
         start = first_row = 0
-        while start < len(entries):
-            owner: _Connection = entries[start].owner
+        while start < len(batch):
+            owner: _Connection = batch[start].owner
             end = start + 1
-            while end < len(entries) and entries[end].owner is owner and not owner.alone:
+            while end < len(batch) and batch[end].owner is owner and not self.answers_alone:
                 end += 1
-            run = entries[start:end]
+            run = batch[start:end]
+            self._served += sum(map(len, run))
             if owner.is_open:
                 owner.send(pack_answers(self._batcher.answers(run, outputs, first_row, timing)))
-                for entry in run:
-                    owner.entries.pop(entry.id, None)
-            first_row += sum(entry.rows for entry in run)
+            first_row += sum(parcel.total_rows for parcel in run)
             start = end
 
-    def _fail(self, entry: Entry, error: MaasError) -> None:
-        owner: _Connection = entry.owner
-        owner.entries.pop(entry.id, None)
-        owner.fail(entry.id, error)
 
-    @property
-    def answers_alone(self) -> bool:
-        return any(spec.datatype == "BYTES" for spec in self._spec.signature.outputs)
+def _halves(batch: list[Parcel]) -> tuple[list[Parcel], list[Parcel]]:
+    if len(batch) == 1:
+        first, second = batch[0].split(len(batch[0]) // 2)
+        return [first], [second]
+    middle = len(batch) // 2
+    return batch[:middle], batch[middle:]
 
 
 def _attempt(
-    run: Callable[[list[Entry]], Arrays], entries: list[Entry]
+    run: Callable[[list[Parcel]], Arrays], batch: list[Parcel]
 ) -> tuple[Arrays | MaasError, float, float]:
+    """The outputs or why there are none, and when the model started and ended."""
     started = time.monotonic()
+    outcome: Arrays | MaasError
     try:
-        outcome: Arrays | MaasError = run(entries)
+        outcome = run(batch)
     except MaasError as error:
         outcome = error
+    except Exception:
+        # A model may raise anything; one that does must not end the replica's work.
+        log.exception("the model raised")
+        outcome = InferenceFailed("the model failed on this input")
     return outcome, started, time.monotonic()
 
 
@@ -246,9 +278,6 @@ class _Connection(Channel):
     def __init__(self, server: ReplicaServer) -> None:
         super().__init__()
         self._server = server
-        self.entries: dict[int, Entry] = {}
-        self.alone = server.answers_alone
-        """True if BYTES outputs force one frame per answer."""
 
     def opened(self) -> None:
         self._server.connected(self)
@@ -256,62 +285,53 @@ class _Connection(Channel):
     def closed(self, reason: Exception | None) -> None:
         self._server.disconnected(self)
 
-    def fail(self, entry_id: int, error: MaasError) -> None:
-        self.send(pack_failure(Failure(entry_id, error)))
+    def fail(self, number: int, error: MaasError) -> None:
+        self.send(pack_failure(Failure(number, error)))
 
     def frame_received(self, kind: int, body: memoryview) -> None:
         if kind == FrameKind.INFER:
-            self._infer_received(body)
+            for parcel in self._parcels(unpack_infer(body)):
+                self._server.accept(parcel)
+            # Not now but at the end of the tick: other connections' frames may join the batch.
+            self._loop.call_soon(self._server.work)
         elif kind == FrameKind.CANCEL:
             for number in unpack_cancel(body):
-                entry = self.entries.pop(number, None)
-                if entry is not None:
-                    self._server.cancel(entry)
+                self._server.cancel(self, number)
         elif kind == FrameKind.PING:
             self.send(pack_json(FrameKind.PONG, unpack_json(body) | self._server.stats()))
         else:
             raise ProtocolViolation(f"unexpected frame of kind {kind}")
 
-    def _infer_received(self, body: memoryview) -> None:
-        message = unpack_infer(body)
-        shapes = tuple(column.shape for column in message.columns)
+    def _parcels(self, message: Infer) -> list[Parcel]:
+        """The requests of a frame, those of one tenant and priority together."""
+        count = len(message.ids)
         total = sum(message.rows)
-        if total == 0:
+        if total == 0 or 0 in message.rows:
             raise ProtocolViolation("a request without rows")
-        # The frame's buffer is only lent to us until we return if it came in pieces, and the
-        # entries outlive it either way: one copy per column, shared by all its requests.
-        datas = [bytes(column.data) for column in message.columns]
-        sizes = [len(data) // total for data in datas]
-        alone = len(message.ids) == 1
-        if not alone and any(
-            size * total != len(data) for size, data in zip(sizes, datas, strict=True)
-        ):
+        if max(message.priorities) >= len(_PRIORITIES):
+            raise ProtocolViolation(f"there is no priority {max(message.priorities)}")
+        if count > 1 and any(len(column.data) % total for column in message.columns):
             raise ProtocolViolation("the rows of a column differ in size")
-        now = time.monotonic()
-        row = 0
-        server = self._server
-        for number, rows, deadline, tenant, level in zip(
-            message.ids,
-            message.rows,
-            message.deadlines,
-            message.tenants,
-            message.priorities,
-            strict=True,
-        ):
-            columns: list[Any] = (
-                datas
-                if alone
-                else [
-                    data[row * size : (row + rows) * size]
-                    for data, size in zip(datas, sizes, strict=True)
-                ]
-            )
-            row += rows
-            if level >= len(_PRIORITIES):
-                raise ProtocolViolation(f"there is no priority {level}")
-            priority = _PRIORITIES[level]
-            server.accept(
-                Entry(number, rows, deadline, tenant, priority, shapes, columns, self, now), self
-            )
-        # Not now but at the end of the tick: other connections' frames may join the batch.
-        self._loop.call_soon(server.work)
+        whole = Parcel(
+            ids=message.ids,
+            rows=message.rows,
+            deadlines=message.deadlines,
+            tenant=message.tenants[0],
+            priority=_PRIORITIES[message.priorities[0]],
+            shapes=tuple(column.shape for column in message.columns),
+            # The frame's bytes are only lent to us, and the requests outlive it.
+            columns=[bytes(column.data) for column in message.columns],
+            owner=self,
+            arrived=time.monotonic(),
+            total_rows=total,
+        )
+        senders = list(zip(message.tenants, message.priorities, strict=True))
+        if senders.count(senders[0]) == count:
+            return [whole]
+        parcels = []
+        for sender in dict.fromkeys(senders):
+            others = {place for place, who in enumerate(senders) if who != sender}
+            for part in whole.without(others):
+                part.tenant, part.priority = sender[0], _PRIORITIES[sender[1]]
+                parcels.append(part)
+        return parcels

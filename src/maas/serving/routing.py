@@ -15,6 +15,7 @@ from collections import deque
 from random import choices
 
 from maas.domain.errors import (
+    BodyTooLarge,
     DeadlineExceeded,
     MaasError,
     NotFound,
@@ -26,7 +27,8 @@ from maas.domain.names import shown
 from maas.domain.signature import Signature
 from maas.domain.snapshot import DeploymentRoutes, Route, Snapshot
 from maas.serving.codec import JsonCodec
-from maas.serving.dispatch import Call, ReplicaLink
+from maas.serving.dispatch import Call, ReplicaLink, fail_call
+from maas.serving.messages import MAX_FRAME_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,10 @@ HOLD_SECONDS = 5.0
 RECONNECT_SECONDS = 0.02
 SWEEP_SECONDS = 0.1
 MAX_ATTEMPTS = 2
+BYTES_IN_FLIGHT = 256 << 20
+"""How much the calls of one link, and those that a route holds, may carry together. One that
+carries more is taken while there is no other."""
+LARGEST_CALL_BYTES = MAX_FRAME_BYTES - (1 << 20)  # a frame holds more than the tensors
 
 
 class LiveRoute:
@@ -54,10 +60,16 @@ class LiveRoute:
         """For whoever counts the answers; here because it is needed on every one."""
         self._sockets: frozenset[str] = frozenset()
         self._links: dict[str, ReplicaLink] = {}
-        self._connecting: set[asyncio.Task[None]] = set()
+        """To the replicas that the snapshot names."""
+        self._leaving: set[ReplicaLink] = set()
+        """To those that it no longer names, and that still owe answers."""
+        self._connecting: dict[str, asyncio.Task[None]] = {}
         self._held: deque[Call] = deque()
+        self._held_bytes = 0
         self._down_since = time.monotonic()
+        """Since when no replica takes calls, if none does."""
         self._retired = False
+        self._heir: LiveRoute | None = None
 
     # -- calls ------------------------------------------------------------------------------
 
@@ -77,23 +89,28 @@ class LiveRoute:
             return
         wait = link.rows_in_flight * link.seconds_per_row
         if link.in_flight >= self.queue_limit:
-            raise Overloaded(
-                f"{self.deployment} has {link.in_flight} requests waiting, which is its limit",
-                retry_after=max(1.0, wait),
-            )
+            many = f"{link.in_flight} requests waiting, which is its limit"
+            raise Overloaded(f"{self.deployment} has {many}", retry_after=max(1.0, wait))
         if wait > 0.001 and wait > call.deadline - time.monotonic():
             raise Overloaded(
                 f"{self.deployment} would answer in about {wait:.1f} s, after the deadline",
                 retry_after=max(1.0, wait),
             )
+        if link.bytes_in_flight + call.size > BYTES_IN_FLIGHT:
+            link = self._link_with_room(call)
         link.submit(call)
 
     def cancel(self, call: Call) -> None:
         """Nobody waits for `call` any more."""
         if call.link is not None:
             call.link.cancel(call)
-        elif call in self._held:
-            self._held.remove(call)
+            return
+        route: LiveRoute | None = self
+        while route is not None:
+            if call in route._held:
+                route._unhold(call)
+                return
+            route = route._heir
 
     def _least_busy(self) -> ReplicaLink | None:
         best = None
@@ -105,42 +122,72 @@ class LiveRoute:
                     best, fewest = link, busy
         return best
 
+    def _link_with_room(self, call: Call) -> ReplicaLink:
+        """For a call whose bytes are too many for the least busy link."""
+        if call.size > LARGEST_CALL_BYTES:
+            raise BodyTooLarge(
+                f"a request of {call.size} bytes of tensors; at most {LARGEST_CALL_BYTES} fit"
+            )
+        links = (link for link in self._links.values() if link.usable)
+        link = min(
+            (link for link in links if link.in_flight < self.queue_limit),
+            key=lambda link: link.bytes_in_flight,
+        )
+        self._check_room(link.bytes_in_flight, call)
+        return link
+
+    def _check_room(self, taken: int, call: Call) -> None:
+        if taken and taken + call.size > BYTES_IN_FLIGHT:
+            full = f"{taken >> 20} MiB of requests waiting, of at most {BYTES_IN_FLIGHT >> 20}"
+            raise Overloaded(f"{self.deployment} has {full}", retry_after=1.0)
+
     def _hold(self, call: Call) -> None:
         down = time.monotonic() - self._down_since
         if self._retired or down > HOLD_SECONDS:
+            if any(link.is_congested for link in self._links.values()):
+                silent = f"has taken no request for {down:.1f} s"
+                raise Overloaded(f"{self.deployment} {silent}", retry_after=1.0)
             why = f": {self.reason}" if self.reason else ""
             raise Unavailable(f"{self.deployment} has no ready replica{why}", retry_after=1.0)
         if len(self._held) >= self.queue_limit:
-            raise Overloaded(
-                f"{self.deployment} has {len(self._held)} requests waiting for a replica",
-                retry_after=1.0,
-            )
+            many = f"{len(self._held)} requests waiting for a replica"
+            raise Overloaded(f"{self.deployment} has {many}", retry_after=1.0)
+        self._check_room(self._held_bytes, call)
         self._held.append(call)
+        self._held_bytes += call.size
+
+    def _unhold(self, call: Call) -> None:
+        self._held.remove(call)
+        self._held_bytes -= call.size
 
     def _release_held(self) -> None:
         held, self._held = self._held, deque()
+        self._held_bytes = 0
         for call in held:
             self._resubmit(call)
 
     def _resubmit(self, call: Call) -> None:
+        route = self
+        while route._heir is not None:
+            route = route._heir
         try:
-            self.submit(call)
+            route.submit(call)
         except MaasError as error:
-            call.failed(error)
+            fail_call(call, error)
 
     def sweep(self, now: float) -> None:
         """End every call whose deadline has passed, and those held for too long."""
-        for link in self._links.values():
+        for link in (*self._links.values(), *self._leaving):
             late = [call for call in link.pending.values() if call.deadline <= now]
             for call in late:
                 link.cancel(call)
-                call.failed(DeadlineExceeded())
+                fail_call(call, DeadlineExceeded())
         if self._held:
             given_up = now - self._down_since > HOLD_SECONDS
             for call in [c for c in self._held if given_up or c.deadline <= now]:
-                self._held.remove(call)
+                self._unhold(call)
                 if call.deadline <= now:
-                    call.failed(DeadlineExceeded())
+                    fail_call(call, DeadlineExceeded())
                 else:
                     self._resubmit(call)
 
@@ -152,55 +199,87 @@ class LiveRoute:
         self.reason = reason
         known, self._sockets = self._sockets, frozenset(route.sockets)
         for path in self._sockets - known:
-            task = asyncio.ensure_future(self._connect(path))
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            self._start_connecting(path)
         for path in known - self._sockets:
-            link = self._links.get(path)
-            if link is not None:
-                link.leave()
+            self._leave(path)
 
-    def retire(self) -> list[Call]:
-        """Take no more calls, let the replicas finish, and hand over whoever still waits."""
+    def retire(self, heir: LiveRoute | None, why: MaasError) -> None:
+        """Take no more calls and let the replicas finish. `heir`, a route of the same signature,
+        gets the calls that wait and those that the replicas lose; without one they end, those
+        that wait with `why`."""
         self._retired = True
+        self._heir = heir
         self._sockets = frozenset()
-        for link in list(self._links.values()):
+        for path in list(self._links):
+            self._leave(path)
+        held, self._held = self._held, deque()
+        self._held_bytes = 0
+        for call in held:
+            if heir is not None:
+                self._resubmit(call)
+            else:
+                fail_call(call, why)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether a retired route owes no answer any more."""
+        return not self._links and not self._leaving
+
+    def _leave(self, path: str) -> None:
+        link = self._links.get(path)
+        if link is not None:
             link.leave()
-        held = list(self._held)
-        self._held.clear()
-        return held
+            del self._links[path]
+            self._leaving.add(link)
+
+    def _start_connecting(self, path: str) -> None:
+        if path not in self._connecting:
+            self._connecting[path] = asyncio.ensure_future(self._connect(path))
 
     async def _connect(self, path: str) -> None:
         """Try until it works or the snapshot no longer names the replica."""
-        while path in self._sockets:
-            try:
-                link = await ReplicaLink.connect(path, self._link_closed)
-            except OSError:
-                await asyncio.sleep(RECONNECT_SECONDS)
-                continue
-            if path not in self._sockets:
-                link.close()
-                return
-            self._links[path] = link
-            self._release_held()
+        try:
+            while path in self._sockets:
+                try:
+                    link = await ReplicaLink.connect(path, self._link_closed, self._link_usable)
+                except OSError:
+                    link = None
+                if link is not None and path not in self._sockets:
+                    link.close()
+                elif link is not None and link.is_open:
+                    self._links[path] = link
+                    self._release_held()
+                    return
+                else:
+                    await asyncio.sleep(RECONNECT_SECONDS)
+        finally:
+            # Here and not when the task is done: by then the snapshot may name the path again.
+            del self._connecting[path]
+
+    def _link_usable(self, link: ReplicaLink) -> None:
+        """A link takes calls again, or takes none any more."""
+        if link not in self._links.values():
             return
+        if link.usable:
+            self._release_held()
+        elif not self.is_ready:
+            self._down_since = time.monotonic()
 
     def _link_closed(self, link: ReplicaLink, lost: list[Call]) -> None:
+        self._leaving.discard(link)
+        now = time.monotonic()
         for path, known in list(self._links.items()):
             if known is link:
                 del self._links[path]
-                if path in self._sockets and not link.going_away:
-                    task = asyncio.ensure_future(self._connect(path))
-                    self._connecting.add(task)
-                    task.add_done_callback(self._connecting.discard)
-        if not self.is_ready:
-            self._down_since = time.monotonic()
-        now = time.monotonic()
+                if not link.going_away:
+                    self._start_connecting(path)
+                    if not self.is_ready:  # even if it took no calls before: another will come
+                        self._down_since = now
         for call in lost:
             if call.attempts < MAX_ATTEMPTS and call.deadline > now:
                 self._resubmit(call)
             else:
-                call.failed(ReplicaLost(retry_after=1.0))
+                fail_call(call, ReplicaLost(retry_after=1.0))
 
 
 class LiveDeployment:
@@ -211,30 +290,29 @@ class LiveDeployment:
         self.model = ""
         self.reason = ""
         self.routes: list[LiveRoute] = []
+        self._retired: list[LiveRoute] = []
+        """Those whose replicas still owe answers."""
 
     def update(self, new: DeploymentRoutes) -> None:
         self.model = new.model
         self.reason = new.reason
         known = {(r.version, r.variant, _identity(r.signature)): r for r in self.routes}
-        self.routes = []
+        routes = []
         for route in new.routes:
-            key = (route.version, route.variant, _identity(route.signature))
-            live = known.pop(key, None) or LiveRoute(self.name, route, new.queue_limit)
-            live.update(route, new.queue_limit, new.reason)
-            self.routes.append(live)
+            live = known.pop((route.version, route.variant, _identity(route.signature)), None)
+            routes.append(live or LiveRoute(self.name, route, new.queue_limit))
+        self.routes = routes
+        for to_update, route in zip(routes, new.routes, strict=True):
+            to_update.update(route, new.queue_limit, new.reason)
         for old in known.values():
-            self._take_over(old)
+            why = Unavailable(f"{self.name} was replaced meanwhile", retry_after=1.0)
+            self._retired.append(old)
+            old.retire(self._heir_of(old), why)
 
-    def _take_over(self, old: LiveRoute) -> None:
-        for call in old.retire():
-            heir = next((r for r in self.routes if r.signature == old.signature), None)
-            if heir is None:
-                call.failed(Unavailable(f"{self.name} was replaced meanwhile", retry_after=1.0))
-                continue
-            try:
-                heir.submit(call)
-            except MaasError as error:
-                call.failed(error)
+    def _heir_of(self, old: LiveRoute) -> LiveRoute | None:
+        """Who can answer the calls of `old`: the same version if it is there, else by weight."""
+        able = [route for route in self.routes if route.signature == old.signature]
+        return max(able, key=lambda r: (r.version == old.version, r.weight), default=None)
 
     def pick(self, version: int | None = None) -> LiveRoute:
         """A route by weight, or the one of `version`; raises NotFound or Unavailable."""
@@ -255,9 +333,20 @@ class LiveDeployment:
         return choices(candidates, [route.weight for route in candidates])[0]
 
     def remove(self) -> None:
-        for route in self.routes:
-            for call in route.retire():
-                call.failed(NotFound(f"deployment {self.name} was deleted"))
+        routes, self.routes = self.routes, []
+        self._retired += routes
+        for route in routes:
+            route.retire(None, NotFound(f"deployment {self.name} was deleted"))
+
+    def sweep(self, now: float) -> None:
+        for route in (*self.routes, *self._retired):
+            route.sweep(now)
+        self._retired = [route for route in self._retired if not route.is_gone]
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether a removed deployment owes no answer any more."""
+        return not self._retired
 
 
 class Router:
@@ -266,13 +355,17 @@ class Router:
     def __init__(self) -> None:
         self.deployments: dict[str, LiveDeployment] = {}
         self.default: str | None = None
+        self._removed: list[LiveDeployment] = []
+        """Those whose replicas still owe answers."""
         self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
     def apply(self, snapshot: Snapshot) -> None:
         self.default = snapshot.default
         names = {d.name for d in snapshot.deployments}
         for name in set(self.deployments) - names:
-            self.deployments.pop(name).remove()
+            removed = self.deployments.pop(name)
+            removed.remove()
+            self._removed.append(removed)
         for new in snapshot.deployments:
             live = self.deployments.get(new.name)
             if live is None:
@@ -296,11 +389,11 @@ class Router:
             live.remove()
 
     def _sweep(self) -> None:
-        now = time.monotonic()
-        for live in self.deployments.values():
-            for route in live.routes:
-                route.sweep(now)
         self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+        now = time.monotonic()
+        for live in (*self.deployments.values(), *self._removed):
+            live.sweep(now)
+        self._removed = [live for live in self._removed if not live.is_gone]
 
 
 def _identity(signature: Signature) -> str:

@@ -15,6 +15,7 @@ from maas.control.problems import add_error_handlers
 from maas.domain.keys import Scope
 from maas.gateway.app import Handlers, route_table
 from maas.gateway.routes import Access, Route
+from maas.settings import Server
 
 
 def nothing() -> dict[str, int]:
@@ -81,7 +82,7 @@ def test_the_description_has_what_the_gateway_answers_itself() -> None:
     blank = MagicMock()  # the table is read, and never called
     ready = Route("GET", "/readyz", Access.PUBLIC, blank)
     metrics = Route("GET", "/metrics", Scope.READ, blank)
-    table = route_table(Handlers(blank, blank, blank, ready, metrics), 1, 1)
+    table = route_table(Handlers(blank, blank, blank, ready, metrics), Server())
     answered = {
         (route.pattern, route.method)
         for route in table.routes

@@ -71,7 +71,8 @@ VERSION = {
 }  # fmt: skip
 EXPLANATION = {
     "output": EVIL, "label": EVIL, "prediction": 1.5, "baseline": 0.5, "background": EVIL,
-    "method": EVIL, "rows": 10, "calls": 2, "seed": 0, "additivity_error": 0.0, "image": None,
+    "background_rows": 5, "method": EVIL, "rows": 10, "calls": 2, "seed": 0,
+    "additivity_error": 0.0, "image": None,
     "attributions": [{"name": EVIL, "value": 1.0, "units": EVIL, "shapley": 0.7,
                       "standard_error": 0.1, "input": EVIL, "region": []}],
 }  # fmt: skip

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import time
+from array import array
+from pathlib import Path
+
+import msgspec
+import pytest
+import uvloop
+
+from maas.domain.errors import Overloaded
+from maas.domain.keys import Key, Scope
+from maas.domain.signature import Signature, TensorSpec
+from maas.domain.snapshot import Route, Snapshot
+from maas.gateway.metering import (
+    BATCH_ROWS,
+    BATCHES,
+    COUNT,
+    FIRST_BUCKET,
+    MODEL_US,
+    QUEUE_US,
+    Meter,
+)
+from maas.gateway.snapshot_watch import SnapshotWatch
+from maas.serving import counter_file
+from maas.serving.messages import Answers, Column
+from maas.serving.routing import LiveRoute
+from maas.serving.usage_file import UsageFile
+from tests.replica_peer import until
+
+KEY = Key("k1", "caller", (Scope.CALL,), "hash")
+SIGNATURE = Signature(
+    (TensorSpec("x", "FP32", (1,)),), (TensorSpec("y", "FP32", (1,)),), example={"x": [1]}
+)
+
+
+def meter_of(directory: Path, source: str) -> Meter:
+    return Meter(directory / "usage", directory, source)
+
+
+def test_answers_and_failures_are_counted_and_a_batch_once(tmp_path: Path) -> None:
+    meter = meter_of(tmp_path, "g1")
+    route = LiveRoute("d", Route(1, "v", 100, SIGNATURE, ()), 256)
+    answers = Answers(
+        array("Q", [1, 2]),
+        array("I", [1, 3]),
+        array("I", [10, 20]),
+        800,
+        8,
+        [Column((1,), bytes(16))],
+        total_rows=4,
+    )
+    for rows in answers.rows:
+        meter.answered(KEY, "predict", route, rows, time.monotonic(), answers)
+    meter.failed(KEY, "predict", "d", route, Overloaded())
+    meter.failed(None, "predict", "d", None, Overloaded())
+    totals = meter.totals()
+    ok = totals["d\t1\tv\tok"]
+    assert sum(ok[FIRST_BUCKET:]) == 2
+    assert (ok[BATCHES], ok[BATCH_ROWS], ok[QUEUE_US], ok[MODEL_US]) == (1, 4, 30, 800)
+    assert totals["d\t1\tv\toverloaded"][COUNT] == 1
+    _, (usage,), alive = UsageFile.read(tmp_path / "usage" / "g1.usage")
+    assert alive and (usage.requests, usage.rows, usage.errors) == (2, 4, 1)
+    assert usage.compute_us == 800 * 4 // 8
+    meter.close()
+
+
+def test_workers_are_added_up_and_the_dead_are_dropped(tmp_path: Path) -> None:
+    first, second = meter_of(tmp_path, "g1"), meter_of(tmp_path, "g2")
+    route = LiveRoute("d", Route(1, "v", 100, SIGNATURE, ()), 256)
+    for meter in (first, second):
+        meter.failed(None, "predict", "d", route, Overloaded())
+    assert second.totals()["d\t1\tv\toverloaded"][COUNT] == 2
+    first.close()
+    (tmp_path / "junk.metrics").write_bytes(b"junk")
+    third = meter_of(tmp_path, "g3")
+    assert {p.name for p in tmp_path.glob("*.metrics")} == {"g2.metrics", "g3.metrics"}
+    assert (tmp_path / "usage" / "g1.usage").exists()
+    second.close()
+    third.close()
+
+
+@pytest.mark.parametrize("moment", ["before the lock", "after the lock"])
+def test_a_file_that_is_being_made_is_not_taken_for_a_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    others: list[Meter] = []
+    seen: list[Path] = []
+
+    class MeanwhileAnotherStarts:
+        LOCK_EX, LOCK_SH = fcntl.LOCK_EX, fcntl.LOCK_SH
+        LOCK_NB, LOCK_UN = fcntl.LOCK_NB, fcntl.LOCK_UN
+
+        @staticmethod
+        def flock(fd: int, operation: int) -> None:
+            if moment == "after the lock":
+                fcntl.flock(fd, operation)
+            if operation == fcntl.LOCK_EX:
+                monkeypatch.setattr(counter_file, "fcntl", fcntl)
+                others.append(meter_of(tmp_path, "g2"))
+                seen.extend(p for p in tmp_path.rglob("g1.*") if p.suffix != ".new")
+            if moment == "before the lock":
+                fcntl.flock(fd, operation)
+
+    monkeypatch.setattr(counter_file, "fcntl", MeanwhileAnotherStarts)
+    file = counter_file.CounterFile(tmp_path / "g1.metrics", "g1", 2)
+    assert len(others) == 1 and seen == []
+    assert counter_file.read_counters(tmp_path / "g1.metrics") == ("g1", {}, True)
+    with pytest.raises(FileExistsError):
+        counter_file.CounterFile(tmp_path / "g1.metrics", "g1", 2)
+    file.close()
+    others[0].close()
+
+
+def test_the_snapshot_is_followed_past_bad_ones_which_are_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("maas.gateway.snapshot_watch.POLL_SECONDS", 0.002)
+    path = tmp_path / "snapshot.json"
+    applied: list[int] = []
+    tried: list[int] = []
+
+    def apply(snapshot: Snapshot) -> None:
+        tried.append(snapshot.generation)
+        if snapshot.generation == 2:
+            raise ZeroDivisionError("a bug")
+        applied.append(snapshot.generation)
+
+    def write(data: bytes) -> None:
+        (tmp_path / "new").write_bytes(data)
+        (tmp_path / "new").rename(path)
+
+    async def main() -> None:
+        watch = SnapshotWatch(path, apply)
+        assert not watch.has_snapshot
+        write(msgspec.json.encode(Snapshot(1)))
+        await until(lambda: applied == [1])
+        write(b"{")
+        await until(lambda: len(caplog.records) == 1)
+        write(msgspec.json.encode(Snapshot(2)))
+        await until(lambda: len(tried) >= 4)
+        assert len(caplog.records) == 2 and watch.generation == 1
+        write(msgspec.json.encode(Snapshot(3)))
+        await until(lambda: applied == [1, 3])
+        await asyncio.sleep(0.01)
+        assert applied == [1, 3] and watch.generation == 3
+        watch.close()
+
+    uvloop.run(main())
+    assert "ZeroDivisionError" in caplog.text

@@ -1,0 +1,223 @@
+"""A replica's server with a model of the test's own, driven over a real unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvloop
+
+from maas.domain.deployments import LocalFile, ReplicaSpec, Scaling
+from maas.domain.errors import DeadlineExceeded, InferenceFailed, MaasError
+from maas.domain.signature import Signature, TensorSpec
+from maas.runtimes.base import Arrays, LoadRequest
+from maas.serving.batching import Batcher
+from maas.serving.dispatch import ReplicaLink
+from maas.serving.messages import Priority
+from maas.serving.replica import ReplicaServer
+from maas.serving.tensors import Tensor
+
+SIGNATURE = Signature(
+    (TensorSpec("x", "FP32", (1,)),), (TensorSpec("y", "FP32", (1,)),), example={"x": [1.0]}
+)
+Predict = Callable[[Arrays], Arrays]
+
+
+class Model:
+    def __init__(self, predict: Predict) -> None:
+        self.calls: list[int] = []
+        self._predict = predict
+
+    def load(self, request: LoadRequest) -> None:
+        raise NotImplementedError
+
+    def predict(self, inputs: Arrays) -> Arrays:
+        self.calls.append(len(inputs["x"]))
+        return self._predict(inputs)
+
+
+def echo(inputs: Arrays) -> Arrays:
+    return {"y": inputs["x"]}
+
+
+async def ask(link: ReplicaLink, *values: float, seconds: float = 5.0) -> list[float]:
+    data = np.array(values, "<f4").tobytes()
+    tensor = Tensor("FP32", (len(values), 1), data)
+    deadline = time.monotonic() + seconds
+    answer = await link.predict(SIGNATURE, {"x": tensor}, len(values), deadline, Priority.NORMAL)
+    return [float(v) for v in np.frombuffer(answer["y"].data, "<f4")]
+
+
+def run(
+    predict: Predict,
+    work: Callable[[ReplicaLink, Model, ReplicaServer], Awaitable[None]],
+    scaling: Scaling | None = None,
+) -> None:
+    async def main() -> None:
+        with tempfile.TemporaryDirectory(prefix="r") as home:
+            spec = ReplicaSpec("r", "d", "m", 1, "v", "test", (LocalFile("f", "f", "0" * 64),),
+                               SIGNATURE, scaling or Scaling(), str(Path(home) / "s"),
+                               drain_s=2.0)  # fmt: skip
+            model = Model(predict)
+            server = ReplicaServer(spec, Batcher(model, SIGNATURE, spec.scaling.max_batch))
+            await server.listen()
+            link = await ReplicaLink.connect(spec.socket)
+            await work(link, model, server)
+            await server.drain()
+
+    uvloop.run(main())
+
+
+def test_requests_of_one_tick_share_a_batch_and_keep_their_answers() -> None:
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        answers = await asyncio.gather(*(ask(link, float(n), n + 0.5) for n in range(20)))
+        assert answers == [[n, n + 0.5] for n in range(20)]
+        assert max(model.calls) > 2
+
+    run(echo, work)
+
+
+def test_more_rows_than_a_batch_are_split_and_put_together() -> None:
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        assert await ask(link, *range(10)) == list(range(10))
+        assert model.calls == [4, 4, 2]
+
+    run(echo, work, Scaling(max_batch=4))
+
+
+def test_one_bad_row_costs_its_batch_mates_nothing_and_few_calls() -> None:
+    def picky(inputs: Arrays) -> Arrays:
+        time.sleep(0.003)  # so that requests gather
+        if (inputs["x"] < 0).any():
+            raise InferenceFailed("negative")
+        return echo(inputs)
+
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        await ask(link, 1.0)
+        answers = await asyncio.gather(
+            *(ask(link, -1.0 if n == 7 else float(n)) for n in range(32)), return_exceptions=True
+        )
+        assert isinstance(answers[7], InferenceFailed)
+        assert [a for n, a in enumerate(answers) if n != 7] == [[n] for n in range(32) if n != 7]
+        assert len(model.calls) < 1 + 2 * 6 + 2
+
+    run(picky, work)
+
+
+@pytest.mark.parametrize("defect", [ValueError("odd"), RuntimeError("odd"), KeyError("y")])
+def test_a_model_that_raises_anything_fails_that_request_and_the_replica_goes_on(
+    defect: Exception,
+) -> None:
+    def broken(inputs: Arrays) -> Arrays:
+        if (inputs["x"] < 0).any():
+            raise defect
+        return echo(inputs)
+
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        with pytest.raises(InferenceFailed):
+            await ask(link, -1.0)
+        assert await ask(link, 3.0) == [3.0]
+
+    run(broken, work)
+
+
+@pytest.mark.parametrize("shape", [(3,), (), (2, 1)])
+def test_an_output_of_another_shape_than_declared_is_refused_not_sliced(
+    shape: tuple[int, ...],
+) -> None:
+    def wide(inputs: Arrays) -> Arrays:
+        return {"y": np.ones((len(inputs["x"]), *shape), np.float32)}
+
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        with pytest.raises(InferenceFailed, match="the signature says"):
+            await ask(link, 1.0)
+
+    run(wide, work)
+
+
+def test_outputs_that_cannot_be_put_together_do_not_end_the_replica() -> None:
+    def ragged(inputs: Arrays) -> Arrays:
+        return {"y": inputs["x"][: max(1, int(inputs["x"][0, 0]))]}
+
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        with pytest.raises(MaasError):
+            await ask(link, 1.0, 2.0, 3.0, 4.0)
+        assert await ask(link, 1.0) == [1.0]
+
+    run(ragged, work, Scaling(max_batch=2))
+
+
+def test_who_cancels_while_it_runs_takes_nobodys_place() -> None:
+    def slow(inputs: Arrays) -> Arrays:
+        time.sleep(0.05)
+        return echo(inputs)
+
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        await ask(link, 0.0)
+        running = asyncio.ensure_future(ask(link, 1.0))
+        await asyncio.sleep(0.02)
+        running.cancel()
+        waiting = asyncio.ensure_future(ask(link, 2.0))
+        assert await asyncio.wait_for(waiting, 2) == [2.0]
+        assert server.stats()["queued"] == 0
+        assert await asyncio.wait_for(ask(link, 3.0), 2) == [3.0]
+
+    run(slow, work, Scaling(max_batch=1))
+
+
+def test_who_cancels_while_it_waits_is_never_computed() -> None:
+    def slow(inputs: Arrays) -> Arrays:
+        time.sleep(0.05)
+        return echo(inputs)
+
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        await ask(link, 0.0)
+        first = asyncio.ensure_future(ask(link, 1.0))
+        await asyncio.sleep(0.01)
+        others = [asyncio.ensure_future(ask(link, 2.0)) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        for other in others:
+            other.cancel()
+        assert await first == [1.0]
+        assert await ask(link, 3.0) == [3.0]
+        assert len(model.calls) == 3
+
+    run(slow, work, Scaling(max_batch=1))
+
+
+def test_a_deadline_that_passes_while_waiting_is_said_and_not_computed() -> None:
+    def slow(inputs: Arrays) -> Arrays:
+        time.sleep(0.1)
+        return echo(inputs)
+
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        await ask(link, 0.0)
+        first = asyncio.ensure_future(ask(link, 1.0))
+        await asyncio.sleep(0.01)
+        with pytest.raises(DeadlineExceeded):
+            await ask(link, 2.0, seconds=0.02)
+        assert await first == [1.0]
+        assert len(model.calls) == 2
+
+    run(slow, work, Scaling(max_batch=1))
+
+
+def test_draining_answers_what_was_accepted_and_then_lets_go() -> None:
+    def slow(inputs: Arrays) -> Arrays:
+        time.sleep(0.05)
+        return echo(inputs)
+
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        asked = [asyncio.ensure_future(ask(link, float(n))) for n in range(5)]
+        await asyncio.sleep(0.01)
+        draining = asyncio.ensure_future(server.drain())
+        assert await asyncio.gather(*asked) == [[float(n)] for n in range(5)]
+        await asyncio.wait_for(draining, 1)
+        assert not link.is_open
+
+    run(slow, work, Scaling(max_batch=1))
