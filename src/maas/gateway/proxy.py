@@ -23,9 +23,10 @@ from maas.serving.routing import Router
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 60.0
+PROGRESS_SECONDS = 75.0
 """How long control may neither take a byte of a request nor give one of its answer."""
-EXPLAIN_SECONDS = 300.0
+EXPLAIN_SECONDS = 75.0
+"""Both are longer than control takes to give an explanation up, for it says more about why."""
 _FORWARDED = (b"content-type", b"accept", b"x-request-id", b"if-none-match", b"if-match",
               b"range")  # fmt: skip
 """What frames the body is not among them: we say ourselves how we send it."""
