@@ -57,12 +57,14 @@ def run(settings: Settings, say: Callable[[str], None] = lambda text: None) -> i
     os.umask(0o077)
     _make_directories(settings)
     lock = _lock_home(settings)
-    listening = _listen(settings)
-    supervisor = Supervisor(settings, listening, say)
+    pid_file = settings.run_dir / "supervisor.pid"
     try:
-        return supervisor.run()
+        listening = _listen(settings)
+        # Only who has the door may say that it is the one to talk to.
+        pid_file.write_text(f"{os.getpid()}\n")
+        return Supervisor(settings, listening, say).run()
     finally:
-        (settings.run_dir / "supervisor.pid").unlink(missing_ok=True)
+        pid_file.unlink(missing_ok=True)
         os.close(lock)
 
 
@@ -293,7 +295,6 @@ def _lock_home(settings: Settings) -> int:
         raise ConfigurationError(
             f"{settings.home} is already served by process {owner}; end it with maas down"
         ) from None
-    pid_file.write_text(f"{os.getpid()}\n")
     return fd
 
 
