@@ -47,20 +47,12 @@ class HostCheck:
     under its own name (DNS rebinding), and changes that come from another site's page."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
-        self._names = _LOOPBACK | {name.lower().encode() for name in allowed}
+        self._names = _LOOPBACK | {_as_in_url(name).lower().encode() for name in allowed}
         self._seen: set[bytes] = set()
 
     def check(self, method: str, headers: dict[bytes, bytes]) -> None:
         """Raises BadRequest for a foreign Host and Forbidden for a foreign Origin."""
-        host = headers.get(b"host", b"")
-        if host not in self._seen:
-            if _without_port(host.lower()) not in self._names:
-                raise BadRequest(
-                    f"the Host {shown(host.decode('latin-1'))} is not served here; allow it with "
-                    "server.allowed_hosts"
-                )
-            if len(self._seen) < 256:
-                self._seen.add(host)
+        self.check_host(headers.get(b"host", b""))
         origin = headers.get(b"origin")
         if origin is not None and method not in ("GET", "HEAD"):
             try:
@@ -69,6 +61,22 @@ class HostCheck:
                 netloc = b""
             if _without_port(netloc) not in self._names:
                 raise Forbidden("requests from other sites' pages are refused")
+
+    def check_host(self, host: bytes) -> None:
+        """`host` as in a URL, with or without a port; raises BadRequest."""
+        if host not in self._seen:
+            if _without_port(host.lower()) not in self._names:
+                raise BadRequest(
+                    f"the Host {shown(host.decode('latin-1'))} is not served here; allow it with "
+                    "server.allowed_hosts"
+                )
+            if len(self._seen) < 256:
+                self._seen.add(host)
+
+
+def _as_in_url(name: str) -> str:
+    """IPv6 addresses stand in brackets there."""
+    return f"[{name}]" if ":" in name and not name.startswith("[") else name
 
 
 def _without_port(host: bytes) -> bytes:

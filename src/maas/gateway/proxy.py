@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
+import time
 from pathlib import Path
 
 import httptools
 
-from maas.domain.errors import MaasError, Unavailable
-from maas.gateway.calls import key_of
+from maas.domain.errors import DeadlineExceeded, MaasError, Unavailable
+from maas.gateway.calls import deadline_of, key_of
 from maas.gateway.metering import Meter
 from maas.gateway.request import Request
 from maas.serving.routing import Router
 
 log = logging.getLogger(__name__)
 
-_FORWARDED = (b"content-type", b"content-length", b"accept", b"x-request-id", b"if-none-match",
-              b"if-match", b"range")  # fmt: skip
+PROGRESS_SECONDS = 75.0
+"""How long control may neither take a byte of a request nor give one of its answer."""
+EXPLAIN_SECONDS = 75.0
+"""Both are longer than control takes to give an explanation up, for it says more about why."""
+_FORWARDED = (b"content-type", b"accept", b"x-request-id", b"if-none-match", b"if-match",
+              b"range")  # fmt: skip
+"""What frames the body is not among them: we say ourselves how we send it."""
 _RETURNED = (b"content-disposition", b"x-content-type-options", b"etag", b"retry-after",
              b"location", b"allow", b"cache-control", b"content-security-policy")  # fmt: skip
 
@@ -35,57 +42,56 @@ class ControlProxy:
         self._running: set[asyncio.Task[None]] = set()
 
     def forward(self, request: Request) -> None:
-        """Answer `request` with what control says."""
-        self._start(request, None)
+        """Answer `request` with what control says; raises BadRequest for a wrong deadline."""
+        self._start(request, None, deadline_of(request, math.inf))
 
     def explain(self, request: Request) -> None:
-        """As `forward`, and counted as the deployment's usage; raises NotFound."""
-        self._start(request, self._router.get(request.params[0]).name)
+        """As `forward`, and counted as the deployment's usage; raises NotFound too."""
+        deployment = self._router.get(request.params[0]).name
+        self._start(request, deployment, deadline_of(request, EXPLAIN_SECONDS))
 
-    def _start(self, request: Request, deployment: str | None) -> None:
-        task = asyncio.ensure_future(self._answer(request, deployment))
+    def _start(self, request: Request, deployment: str | None, deadline: float) -> None:
+        task = asyncio.ensure_future(self._answer(request, deployment, deadline))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         request.on_disconnect = lambda: _cancel(task)
 
-    async def _answer(self, request: Request, deployment: str | None) -> None:
+    async def _answer(self, request: Request, deployment: str | None, deadline: float) -> None:
         try:
-            status = await self._exchange(request)
+            status = await self._exchange(request, deadline)
         except MaasError as error:
             if deployment is not None:
                 self._meter.failed(request.key, "explain", deployment, None, error)
-            if request.is_answered:
-                request.wire.abort()
-            else:
-                request.fail(error)
+            _fail(request, error)
             return
-        except (OSError, httptools.HttpParserError, asyncio.IncompleteReadError) as error:
-            log.warning("control did not answer: %s", error)
-            if request.is_answered:
-                request.wire.abort()
-            else:
-                request.fail(Unavailable("control is not there at the moment", retry_after=1.0))
+        except (OSError, httptools.HttpParserError, asyncio.IncompleteReadError) as wrong:
+            log.warning("control did not answer: %s", wrong)
+            _fail(request, Unavailable("control is not there at the moment", retry_after=1.0))
             return
         if deployment is not None and status == 200:
             self._meter.used(key_of(request), deployment, "explain", 1)
 
-    async def _exchange(self, request: Request) -> int:
+    async def _exchange(self, request: Request, deadline: float) -> int:
         loop = request.wire.door.loop
         # A bare socket, because a stream forgets what it has read when a write fails, and control
         # may refuse a request and close before it has read the body.
         with socket.socket(socket.AF_UNIX) as control:
             control.setblocking(False)
-            await loop.sock_connect(control, self._socket)
-            sending = asyncio.ensure_future(_send(request, control))
-            relaying = asyncio.ensure_future(_relay(request, control, sending))
             try:
-                await asyncio.wait({sending, relaying}, return_when=asyncio.FIRST_COMPLETED)
-                if not relaying.done():
-                    await sending  # raises if the client's body ended badly
-                return await relaying
-            finally:
-                _cancel(sending)
-                _cancel(relaying)
+                async with asyncio.timeout(None) as limit:
+                    patience = Patience(limit, loop, deadline)
+                    patience.with_control()
+                    await loop.sock_connect(control, self._socket)
+                    return await Exchange(request, control, patience).run()
+            except TimeoutError:
+                raise DeadlineExceeded("control did not answer in time") from None
+
+
+def _fail(request: Request, error: MaasError) -> None:
+    if request.is_streaming:
+        request.wire.abort()
+    else:
+        request.fail(error)
 
 
 def _cancel(task: asyncio.Future[None] | asyncio.Future[int]) -> None:
@@ -93,46 +99,145 @@ def _cancel(task: asyncio.Future[None] | asyncio.Future[int]) -> None:
         task.exception()  # seen, or asyncio complains that nobody looked
 
 
-async def _send(request: Request, control: socket.socket) -> None:
-    loop = request.wire.door.loop
-    head = [request.method.encode(), b" ", request.target, b" HTTP/1.1\r\nhost: control\r\n"]
+class Patience:
+    """When an exchange is given up: at its deadline, or when control makes no progress."""
+
+    def __init__(
+        self, limit: asyncio.Timeout, loop: asyncio.AbstractEventLoop, deadline: float
+    ) -> None:
+        """`deadline` is in seconds on the monotonic clock, or infinite."""
+        self._limit = limit
+        self._loop = loop
+        self._deadline = loop.time() + (deadline - time.monotonic())
+
+    def with_control(self) -> None:
+        """It is control's turn to do something: the wait begins anew."""
+        self._set(min(self._deadline, self._loop.time() + PROGRESS_SECONDS))
+
+    def with_client(self) -> None:
+        """We wait for the client, whose pace is its connection's business."""
+        self._set(self._deadline)
+
+    def _set(self, when: float) -> None:
+        self._limit.reschedule(None if math.isinf(when) else when)
+
+
+class Exchange:
+    """One request on its way to control, and the answer on its way back."""
+
+    def __init__(self, request: Request, control: socket.socket, patience: Patience) -> None:
+        self._request = request
+        self._control = control
+        self._loop = request.wire.door.loop
+        self._patience = patience
+        self._is_sent = asyncio.Event()
+
+    async def run(self) -> int:
+        """Returns the status of control's answer, which the client has then."""
+        sending = asyncio.ensure_future(self._send())
+        relaying = asyncio.ensure_future(self._relay())
+        try:
+            await asyncio.wait({sending, relaying}, return_when=asyncio.FIRST_COMPLETED)
+            if not relaying.done():
+                await sending  # raises if the client's body ended badly
+            return await relaying
+        finally:
+            _cancel(sending)
+            _cancel(relaying)
+
+    # -- the request ------------------------------------------------------------------------
+
+    async def _send(self) -> None:
+        request, stream = self._request, self._request.body_stream
+        chunked = stream is not None and request.head.is_chunked
+        await self._loop.sock_sendall(self._control, _head_for_control(request))
+        if stream is None:
+            await self._sent(request.body)
+        else:
+            is_open = True
+            self._patience.with_client()
+            async for piece in stream.pieces():
+                # Control may have refused already and gone; the rest is read all the same,
+                # because a client that is still sending would not see an answer.
+                if is_open:
+                    framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
+                    is_open = await self._sent(framed)
+                self._patience.with_client()
+            if chunked and is_open:
+                await self._sent(b"0\r\n\r\n")
+        self._patience.with_control()
+        self._is_sent.set()
+
+    async def _sent(self, data: bytes | bytearray) -> bool:
+        """Sends; False if control reads no more."""
+        self._patience.with_control()
+        try:
+            await self._loop.sock_sendall(self._control, data)
+        except ConnectionError:
+            return False
+        return True
+
+    # -- the answer -------------------------------------------------------------------------
+
+    async def _relay(self) -> int:
+        """Pass the answer on once the request has been read; returns its status."""
+        request, response = self._request, _Response()
+        parser = httptools.HttpResponseParser(response)
+        while not response.has_head:
+            parser.feed_data(await self._read())
+        await self._is_sent.wait()
+        status = int(parser.get_status_code())
+        headers = tuple((n, response.headers[n]) for n in _RETURNED if n in response.headers)
+        content_type = response.headers.get(b"content-type", b"application/octet-stream")
+        announced = response.headers.get(b"content-length")
+        if response.is_whole:
+            request.respond(status, b"".join(response.pieces), content_type, headers)
+            return status
+        self._patience.with_client()
+        send = await request.stream(
+            status, content_type, headers, int(announced) if announced is not None else None
+        )
+        if request.method == "HEAD":
+            response.is_whole = True
+        while True:
+            pieces, response.pieces = response.pieces, []
+            self._patience.with_client()
+            for piece in pieces:
+                await send(piece)
+            if response.is_whole:
+                break
+            self._patience.with_control()
+            parser.feed_data(await self._read())
+        await send(b"")
+        return status
+
+    async def _read(self) -> bytes:
+        data = await self._loop.sock_recv(self._control, 1 << 16)
+        if not data:
+            raise asyncio.IncompleteReadError(b"", None)
+        if self._is_sent.is_set():
+            self._patience.with_control()
+        return data
+
+
+def _head_for_control(request: Request) -> bytes:
+    lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.target), b"host: control",
+             b"connection: close"]  # fmt: skip
     key = key_of(request)
     # A name may hold anything printable; a header may not.
     name = key.name.encode("ascii", "backslashreplace")
-    head += (b"connection: close\r\nx-maas-key-id: ", key.id.encode(), b"\r\n")
-    head += (b"x-maas-key-name: ", name, b"\r\n")
-    head += (b"x-maas-scopes: ", ",".join(key.scopes).encode(), b"\r\n")
-    for header in _FORWARDED:
-        if header in request.headers:
-            head += (header, b": ", request.headers[header], b"\r\n")
-    stream = request.body_stream
-    chunked = stream is not None and b"content-length" not in request.headers
-    if chunked and b"transfer-encoding" in request.headers:
-        head.append(b"transfer-encoding: chunked\r\n")
-    else:
-        chunked = False
-    await loop.sock_sendall(control, b"".join((*head, b"\r\n")))
-    if stream is None:
-        await _sent(request, control, request.body)
-        return
-    is_open = True
-    async for piece in stream.pieces():
-        # Control may have refused already and gone; the rest is read all the same, because a
-        # client that is still sending would not see an answer.
-        if is_open:
-            framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
-            is_open = await _sent(request, control, framed)
-    if chunked and is_open:
-        await _sent(request, control, b"0\r\n\r\n")
-
-
-async def _sent(request: Request, control: socket.socket, data: bytes | bytearray) -> bool:
-    """Sends; False if control reads no more."""
-    try:
-        await request.wire.door.loop.sock_sendall(control, data)
-    except ConnectionError:
-        return False
-    return True
+    lines.append(b"x-maas-key-id: " + key.id.encode())
+    lines.append(b"x-maas-key-name: " + name)
+    lines.append(b"x-maas-scopes: " + ",".join(key.scopes).encode())
+    lines += [b"%b: %b" % (n, request.headers[n]) for n in _FORWARDED if n in request.headers]
+    head = request.head
+    if request.body_stream is not None and head.is_chunked:
+        lines.append(b"transfer-encoding: chunked")
+    elif request.body_stream is not None:
+        lines.append(b"content-length: %d" % head.body_length)
+    elif request.body or head.method not in ("GET", "HEAD"):
+        lines.append(b"content-length: %d" % len(request.body))
+    return b"\r\n".join((*lines, b"", b""))
 
 
 class _Response:
@@ -155,40 +260,3 @@ class _Response:
 
     def on_message_complete(self) -> None:
         self.is_whole = True
-
-
-async def _relay(request: Request, control: socket.socket, sending: asyncio.Future[None]) -> int:
-    """Pass the answer on once the request has been read; returns its status."""
-    response = _Response()
-    parser = httptools.HttpResponseParser(response)
-    while not response.has_head:
-        parser.feed_data(await _read(request, control))
-    await asyncio.wait({sending})
-    status = int(parser.get_status_code())
-    headers = tuple((n, response.headers[n]) for n in _RETURNED if n in response.headers)
-    content_type = response.headers.get(b"content-type", b"application/octet-stream")
-    announced = response.headers.get(b"content-length")
-    if response.is_whole:
-        request.respond(status, b"".join(response.pieces), content_type, headers)
-        return status
-    send = await request.stream(
-        status, content_type, headers, int(announced) if announced is not None else None
-    )
-    if request.method == "HEAD":
-        response.is_whole = True
-    while True:
-        pieces, response.pieces = response.pieces, []
-        for piece in pieces:
-            await send(piece)
-        if response.is_whole:
-            break
-        parser.feed_data(await _read(request, control))
-    await send(b"")
-    return status
-
-
-async def _read(request: Request, control: socket.socket) -> bytes:
-    data = await request.wire.door.loop.sock_recv(control, 1 << 16)
-    if not data:
-        raise asyncio.IncompleteReadError(b"", None)
-    return data

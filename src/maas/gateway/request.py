@@ -9,12 +9,13 @@ from functools import partial
 from http import HTTPStatus
 from typing import Protocol
 
-from maas.domain.errors import MaasError
+from maas.domain.errors import MaasError, Unavailable
 from maas.domain.keys import Key
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 
+_BODILESS = (204, 304)
 _USUAL_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -42,6 +43,7 @@ class Wire(Protocol):
     def abort(self) -> None: ...
     def pause_body(self) -> None: ...
     def resume_body(self) -> None: ...
+    def drop_body(self) -> None: ...
 
 
 class Head:
@@ -56,6 +58,9 @@ class Head:
         "error_shape",
         "handler",
         "headers",
+        "is_chunked",
+        "is_http_10",
+        "is_usual",
         "keep_alive",
         "key",
         "method",
@@ -65,13 +70,24 @@ class Head:
         "target",
     )
 
-    def __init__(self, method: str, target: bytes, headers: dict[bytes, bytes]) -> None:
-        """`headers` has lower-case names."""
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        headers: dict[bytes, bytes],
+        is_http_10: bool = False,
+    ) -> None:
+        """`headers` has lower-case names. `is_http_10`: the client understands no chunks, and
+        keeps its connection only if it is told to."""
         self.method = method
         self.target = target
         self.headers = headers
         self.request_id = headers.get(b"x-request-id", b"")[:128]
+        self.is_http_10 = is_http_10
+        self.is_usual = not (self.request_id or is_http_10 or method == "HEAD")
+        """Nothing in the answer's head depends on it."""
         self.keep_alive = True
+        self.is_chunked = False
         self.body_length = 0
         """As announced; 0 if it is sent in chunks."""
         self.params: tuple[str, ...] = ()
@@ -130,6 +146,11 @@ class Request:
     def is_answered(self) -> bool:
         return self._answer is not None
 
+    @property
+    def is_streaming(self) -> bool:
+        """The answer has begun and its end is not known: it cannot be replaced by an error."""
+        return self._answer == b""
+
     def respond(
         self,
         status: int,
@@ -145,15 +166,18 @@ class Request:
             if (
                 status == 200
                 and content_type is JSON
-                and not (headers or head.request_id or door.draining or head.method == "HEAD")
+                and head.is_usual
                 and self.keep_alive
+                and self.body_stream is None
+                and not headers
+                and not door.draining
             ):
                 # Nearly every answer; the general way below gives the same bytes.
                 self._answer = b"%b%d\r\n%b%b" % (_USUAL_HEAD, len(body), door.date_line, body)
-            elif head.method == "HEAD":
-                self._answer = self._answer_head(status, content_type, headers, len(body))
             else:
-                self._answer = self._answer_head(status, content_type, headers, len(body)) + body
+                answer = self._answer_head(status, content_type, headers, len(body))
+                has_body = head.method != "HEAD" and status not in _BODILESS
+                self._answer = answer + body if has_body else answer
             self.wire.answered(self)
 
     def fail(self, error: MaasError) -> None:
@@ -173,13 +197,15 @@ class Request:
         self, status: int, content_type: bytes, headers: Headers, length: int | None
     ) -> Callable[[bytes], Awaitable[None]]:
         """Send the head of an answer; the returned function sends a piece of its body, and
-        ends the answer when it gets b"". Without a `length` the body goes in chunks."""
+        ends the answer when it gets b"". Without a `length` the body goes in chunks, or for
+        HTTP/1.0 until the connection closes. What is still to come of the request's body is
+        dropped. Raises Unavailable if the client is gone."""
         await self.wire.turn_of(self)
         self.on_disconnect = None
         self._answer = b""
         write = self.wire.write_streamed
         await write(self, self._answer_head(status, content_type, headers, length))
-        chunked = length is None
+        chunked = length is None and not self.head.is_http_10
 
         async def send(piece: bytes) -> None:
             if piece:
@@ -195,23 +221,27 @@ class Request:
     def _answer_head(
         self, status: int, content_type: bytes, headers: Headers, length: int | None
     ) -> bytes:
-        door = self.wire.door
-        if door.draining:
+        if self.body_stream is not None:
+            self.body_stream.discard()
+        head, door = self.head, self.wire.door
+        if door.draining or (length is None and head.is_http_10):
             self.keep_alive = False
-        size = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
-        extra = b""
-        request_id = self.head.request_id
-        if request_id or headers or not self.keep_alive:
-            lines = [b"%b: %b\r\n" % header for header in headers]
-            if request_id:
-                lines.append(b"x-request-id: %b\r\n" % request_id)
-            if not self.keep_alive:
-                lines.append(b"connection: close\r\n")
-            extra = b"".join(lines)
-        start = _status_line(status)
-        return b"%bcontent-type: %b\r\n%b\r\n%b%b" % (
-            start, content_type, size, extra, door.date_line
-        )  # fmt: skip
+        lines = [_status_line(status)]
+        if status not in _BODILESS:
+            lines.append(b"content-type: %b\r\n" % content_type)
+            if length is not None:
+                lines.append(b"content-length: %d\r\n" % length)
+            elif not head.is_http_10:
+                lines.append(b"transfer-encoding: chunked\r\n")
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        if head.request_id:
+            lines.append(b"x-request-id: %b\r\n" % head.request_id)
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        elif head.is_http_10:
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(door.date_line)
+        return b"".join(lines)
 
     def taken_answer(self) -> bytes:
         """For the connection, which writes it when it is this request's turn."""
@@ -234,9 +264,20 @@ class BodyStream:
         self._notify()
 
     def end(self, error: MaasError | None = None) -> None:
+        """No more comes, with an `error` because it went wrong; only the first end counts."""
+        if self._ended:
+            return
         self._ended = True
         self._failed = error
+        self._wire.resume_body()
         self._notify()
+
+    def discard(self) -> None:
+        """Nobody takes the rest: it is dropped as it arrives, and delays nothing."""
+        self._pieces.clear()
+        if not self._ended:
+            self.end(Unavailable("the request was answered before its body ended"))
+            self._wire.drop_body()
 
     def _notify(self) -> None:
         if self._wake is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import secrets
 import socket
 import ssl
@@ -32,6 +33,19 @@ DRAIN_GRACE_SECONDS = 0.5
 MAX_KNOWN_HEADS = 4096
 MAX_KNOWN_HEAD_BYTES = 4096
 
+TLS_HANDSHAKE_SECONDS = 10.0
+MAX_CONNECTIONS = 10_000
+RESERVED_FILES = 256
+"""Of the files this process may open, not for clients: replicas, control, logs, libraries."""
+
+
+def max_connections() -> int:
+    """How many clients may be connected before the process runs out of files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, max(files - RESERVED_FILES, files // 2))
+
 
 class HttpServer:
     def __init__(self, routes: RouteTable, keys: KeyRing, hosts: HostCheck) -> None:
@@ -44,13 +58,19 @@ class HttpServer:
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
         self._heads: dict[bytes, Head] = {}
+        self._max_connections = max_connections()
+        self._idlest: list[Connection] | None = None
         self._tick()
 
     # -- life -------------------------------------------------------------------------------
 
     async def listen(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
         self._listener = await self.loop.create_server(
-            lambda: Connection(self), sock=listening, ssl=tls, backlog=2048
+            lambda: Connection(self),
+            sock=listening,
+            ssl=tls,
+            backlog=2048,
+            ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS if tls else None,
         )
 
     async def drain(self, seconds: float) -> None:
@@ -68,18 +88,37 @@ class HttpServer:
             connection.abort()
 
     def opened(self, connection: Connection) -> None:
+        has_room = len(self._connections) < self._max_connections or self._make_room()
         self._connections.add(connection)
+        if not has_room:
+            connection.abort()
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle for longest; False if none is idle.
+
+        Sorted once a second at most, or a flood of connections would keep us sorting.
+        """
+        if self._idlest is None:
+            idle = [connection for connection in self._connections if connection.is_idle]
+            self._idlest = sorted(idle, key=lambda connection: -connection.idle_since)
+        while self._idlest:
+            connection = self._idlest.pop()
+            if connection in self._connections and connection.is_idle:
+                connection.close_if_idle()
+                return True
+        return False
 
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
 
     def _tick(self) -> None:
         """Once a second: the Date header, and a look at every connection's pace."""
+        self.loop.call_later(1.0, self._tick)
         self.date_line = b"date: " + formatdate(usegmt=True).encode() + b"\r\n\r\n"
         now = time.monotonic()
+        self._idlest = None
         for connection in list(self._connections):
             connection.check_pace(now)
-        self.loop.call_later(1.0, self._tick)
 
     # -- requests ---------------------------------------------------------------------------
 
@@ -87,12 +126,15 @@ class HttpServer:
         """Match, check host and key, and say how large the body may be; raises to refuse."""
         missing: MaasError | None = None
         route = None
+        authority, head.target = _origin_form(head.target)
         try:
             route, head.params = self._routes.match(head.method, head.target)
             head.error_shape = route.error_shape
         except (NotFound, MethodNotAllowed) as error:
             missing = error
         self._hosts.check(head.method, head.headers)
+        if authority:
+            self._hosts.check_host(authority)
         if route is None or route.access is not Access.PUBLIC:
             # Who may not call learns nothing of what is here to be called.
             head.key = self._keys.authenticate(head.headers)
@@ -134,6 +176,17 @@ class HttpServer:
             incident = secrets.token_hex(8)
             log.exception("incident %s", incident)
             request.fail(MaasError("an internal error; the server's log has it", incident=incident))
+
+
+def _origin_form(target: bytes) -> tuple[bytes, bytes]:
+    """Authority (b"" if it names none) and path of a target, which clients that take us for a
+    proxy write as a whole URL (RFC 9112, 3.2.2)."""
+    scheme, found, rest = target.partition(b"://")
+    if not found or scheme.lower() not in (b"http", b"https"):
+        return b"", target
+    end = min((at for at in map(rest.find, (b"/", b"?")) if at >= 0), default=len(rest))
+    path = rest[end:]
+    return rest[:end] or b"?", path if path.startswith(b"/") else b"/" + path
 
 
 def _check_content_type(head: Head, route: Route) -> None:

@@ -57,12 +57,14 @@ def run(settings: Settings, say: Callable[[str], None] = lambda text: None) -> i
     os.umask(0o077)
     _make_directories(settings)
     lock = _lock_home(settings)
-    listening = _listen(settings)
-    supervisor = Supervisor(settings, listening, say)
+    pid_file = settings.run_dir / "supervisor.pid"
     try:
-        return supervisor.run()
+        listening = _listen(settings)
+        # Only who has the door may say that it is the one to talk to.
+        pid_file.write_text(f"{os.getpid()}\n")
+        return Supervisor(settings, listening, say).run()
     finally:
-        (settings.run_dir / "supervisor.pid").unlink(missing_ok=True)
+        pid_file.unlink(missing_ok=True)
         os.close(lock)
 
 
@@ -88,7 +90,7 @@ class Supervisor:
     ) -> None:
         self._settings = settings
         self._listening = listening
-        self._say = say
+        self._listener = say
         self._stopping = 0
         self._wake_read, self._wake_write = os.pipe()
         # Every process of ours holds the reading end; the writing end is only here.
@@ -104,6 +106,7 @@ class Supervisor:
             Child("gateway" if number == 0 else f"gateway-{number}", gateway, (self._lifeline, fd))
             for number in range(settings.server.workers)
         ]
+        self._children = [self._control, *self._gateways]
 
     def _settings_file(self) -> list[str]:
         path = self._settings.run_dir / "settings.json"
@@ -119,23 +122,32 @@ class Supervisor:
         _adopt_orphans()
         self._catch_signals()
         self._settings.snapshot_file.unlink(missing_ok=True)
-        children = [self._control, *self._gateways]
-        for child in children:
-            self._start(child)
         told = False
         while not self._stopping:
-            self._reap(children)
+            self._reap()
             now = time.monotonic()
-            for child in children:
+            for child in self._children:
                 if child.pid == 0 and now >= child.start_at:
                     self._start(child)
             if not told and self._settings.snapshot_file.exists():
                 told = True
                 self._say(f"ready at {self._settings.base_url}")
-            self._sleep(0.02 if not told else 1.0, children)
+            self._sleep(0.02 if not told else 1.0, self._children)
         return self._stop()
 
+    def _say(self, text: str) -> None:
+        """Whoever listened may be gone, as a closed terminal is; that is no reason to end."""
+        with contextlib.suppress(OSError, ValueError):
+            self._listener(text)
+
     def _start(self, child: Child) -> None:
+        try:
+            self._spawn(child)
+        except OSError as wrong:  # no memory, no process, no file: it may pass
+            pause = _put_off(child)
+            self._say(f"{child.name} cannot be started ({wrong}); trying again in {pause:.1f} s")
+
+    def _spawn(self, child: Child) -> None:
         log = _open_log(self._settings.log_dir / f"{child.name}.log")
         try:
             process = subprocess.Popen(
@@ -153,7 +165,7 @@ class Supervisor:
         child.started = time.monotonic()
         process.returncode = 0  # we reap it ourselves, with the orphans
 
-    def _reap(self, children: list[Child]) -> bool:
+    def _reap(self) -> bool:
         """Take note of the dead; False once there are no processes of ours left."""
         while True:
             try:
@@ -162,16 +174,15 @@ class Supervisor:
                 return False
             if pid == 0:
                 return True
-            child = next((c for c in children if c.pid == pid), None)
+            child = next((c for c in self._children if c.pid == pid), None)
             if child is None:
                 continue
             child.pid = 0
             if self._stopping:
                 continue
-            lived = time.monotonic() - child.started
-            child.deaths = child.deaths + 1 if lived < 30 else 1
-            pause = 0.0 if child.deaths == 1 else min(BACKOFF_SECONDS, 0.1 * 2**child.deaths)
-            child.start_at = time.monotonic() + pause
+            if time.monotonic() - child.started >= 30:
+                child.deaths = 0
+            _put_off(child)
             code = os.waitstatus_to_exitcode(status)
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             self._say(
@@ -190,10 +201,11 @@ class Supervisor:
         clean &= self._end([self._control], drain + CONTROL_MARGIN_SECONDS)
         # Without the lifeline, whoever is left drains and goes.
         os.close(self._lifeline_end)
-        clean &= self._wait_for(lambda: not self._reap([]), 5.0)
+        clean &= self._wait_for(lambda: not self._reap(), 5.0)
         for orphan in psutil.Process().children(recursive=True):
-            orphan.kill()
-        self._wait_for(lambda: not self._reap([]), 5.0)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                orphan.kill()
+        self._wait_for(lambda: not self._reap(), 5.0)
         self._say("stopped" if clean else "stopped; some processes had to be killed")
         return 0 if clean else 1
 
@@ -202,7 +214,7 @@ class Supervisor:
             _signal(child.pid, signal.SIGTERM)
 
         def gone() -> bool:
-            self._reap(children)
+            self._reap()
             return not any(child.pid for child in children)
 
         if self._wait_for(gone, seconds):
@@ -242,6 +254,15 @@ class Supervisor:
             os.read(self._wake_read, 4096)
 
 
+def _put_off(child: Child) -> float:
+    """Set when it may be started again, later each time; returns the pause in seconds."""
+    child.deaths += 1
+    exponent = min(child.deaths, 10)
+    pause = 0.0 if child.deaths == 1 else min(BACKOFF_SECONDS, 0.1 * 2**exponent)
+    child.start_at = time.monotonic() + pause
+    return pause
+
+
 def _signal(pid: int, number: signal.Signals) -> None:
     if pid:
         with contextlib.suppress(ProcessLookupError):
@@ -274,7 +295,6 @@ def _lock_home(settings: Settings) -> int:
         raise ConfigurationError(
             f"{settings.home} is already served by process {owner}; end it with maas down"
         ) from None
-    pid_file.write_text(f"{os.getpid()}\n")
     return fd
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -131,3 +132,12 @@ def gateway() -> Iterator[Running]:
     yield box[0]
     stop.set()
     thread.join()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """AssertionError if it stays false."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends:
+            raise AssertionError(f"not within {seconds} s")
+        time.sleep(0.005)

@@ -259,21 +259,21 @@ def test_http_1_0_is_answered_and_closed(gateway: Running) -> None:
 def test_a_head_that_never_ends_is_closed(
     gateway: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maas.gateway.connection.HEAD_SECONDS", 0.1)
+    monkeypatch.setattr("maas.gateway.pace.HEAD_SECONDS", 0.1)
     with gateway.connect() as client:
         client.sendall(b"GET /livez HTTP/1.1\r\nHost: loc")
         assert statuses(read_all(client, 3)) == [408]
 
 
 def test_a_body_that_trickles_is_closed(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maas.gateway.connection.BODY_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("maas.gateway.pace.BODY_GRACE_SECONDS", 0.1)
     with gateway.connect() as client:
         client.sendall(post(b"/echo", b"x" * 900)[:-800])
         assert statuses(read_all(client, 3)) == [408]
 
 
 def test_an_idle_connection_is_closed(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maas.gateway.connection.IDLE_SECONDS", 0.1)
+    monkeypatch.setattr("maas.gateway.pace.IDLE_SECONDS", 0.1)
     with gateway.connect() as client:
         client.settimeout(3)
         assert client.recv(10) == b""

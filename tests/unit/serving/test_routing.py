@@ -19,6 +19,7 @@ from maas.domain.errors import (
 from maas.domain.signature import Signature, TensorSpec
 from maas.domain.snapshot import DeploymentRoutes, Route, Snapshot
 from maas.serving import dispatch, routing
+from maas.serving.dispatch import OnClosed, OnUsable, ReplicaLink
 from maas.serving.routing import LiveRoute, Router
 from tests.replica_peer import DOUBLES, Asked, Peer, until
 
@@ -255,6 +256,35 @@ def test_a_replica_whose_connection_broke_is_connected_again(tmp_path: Path) -> 
         a.link.abort()
         await until(lambda: call.ends)
         assert call.ends == [b"z"] and len(a.links) == 2 and live.is_ready
+
+    clustered(tmp_path, use)
+
+
+def test_a_connection_that_breaks_as_it_is_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = ReplicaLink.connect
+    broken: list[ReplicaLink] = []
+
+    async def connect_and_break(
+        path: str, on_closed: OnClosed | None = None, on_usable: OnUsable | None = None
+    ) -> ReplicaLink:
+        link = await connect(path, on_closed, on_usable)
+        if not broken:
+            broken.append(link)
+            link.abort()
+            await until(lambda: not link.usable)
+        return link
+
+    monkeypatch.setattr(ReplicaLink, "connect", connect_and_break)
+
+    async def use(cluster: Cluster) -> None:
+        a = await cluster.peer(answers_at_once=True)
+        live = await cluster.serve(route(a))
+        call = Asked()
+        live.submit(call)
+        await until(lambda: call.ends)
+        assert call.ends == [b"\0"] and broken
 
     clustered(tmp_path, use)
 
