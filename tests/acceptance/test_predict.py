@@ -19,10 +19,13 @@ from tests import wire
 from tests.stack import Stack, running
 
 LIMIT = 32 << 20
+JSON_LIMIT = 8 << 20
+"""Of `/predict`, where reading a body holds up everybody else."""
 ROW = list(range(1, 11))
 PREDICT = "/predict/article"
 INFER = "/v2/models/article/infer"
 EXPLAIN = "/explain/article"
+LIMITS = ((PREDICT, JSON_LIMIT), (INFER, LIMIT))
 DEEP = 100_000
 
 
@@ -238,24 +241,24 @@ def test_a_compressed_body_is_refused_before_it_grows(article: Stack) -> None:
     still_right(article)
 
 
-@pytest.mark.parametrize("target", [PREDICT, INFER])
+@pytest.mark.parametrize(("target", "limit"), LIMITS)
 def test_a_body_over_the_limit_is_refused_by_its_announced_length(
-    article: Stack, target: str
+    article: Stack, target: str, limit: int
 ) -> None:
-    answer = send(article, target, b"", {"Content-Length": str(LIMIT + 1)})
+    answer = send(article, target, b"", {"Content-Length": str(limit + 1)})
     assert answer.status == 413
-    assert str(LIMIT) in refused(answer)
+    assert str(limit) in refused(answer)
     still_right(article)
 
 
-@pytest.mark.parametrize("target", [PREDICT, INFER])
+@pytest.mark.parametrize(("target", "limit"), LIMITS)
 def test_a_body_over_the_limit_is_refused_when_it_comes_in_chunks(
-    article: Stack, target: str
+    article: Stack, target: str, limit: int
 ) -> None:
-    body = wire.chunked(b" " * (LIMIT + (1 << 20)), 1 << 20)
+    body = wire.chunked(b" " * (limit + (1 << 20)), 1 << 20)
     answer = send(article, target, body, {"Content-Length": "", "Transfer-Encoding": "chunked"})
     assert answer.status == 413
-    assert str(LIMIT) in refused(answer)
+    assert str(limit) in refused(answer)
     still_right(article)
 
 
@@ -275,16 +278,14 @@ def test_a_body_that_ends_too_early_is_no_request(article: Stack, as_chunks: boo
     still_right(article)
 
 
-def test_a_million_rows_are_answered_or_refused(article: Stack) -> None:
-    body = b'{"x":[' + b",".join([b"[1,2,3,4,5,6,7,8,9,10]"] * 1_000_000) + b"]}"
-    assert len(body) <= LIMIT
-    answer = send(article, PREDICT, body)
-    if answer.status == 200:
-        (values,) = answer.json().values()
-        assert len(values) == 1_000_000
-        assert set(values) == {values[0]}
-    else:
-        refused(answer)
+def test_a_million_rows_are_refused_and_many_rows_are_answered(article: Stack) -> None:
+    row = b"[1,2,3,4,5,6,7,8,9,10]"
+    refused(send(article, PREDICT, b'{"x":[' + b",".join([row] * 1_000_000) + b"]}"))
+    answer = send(article, PREDICT, b'{"x":[' + b",".join([row] * 300_000) + b"]}")
+    assert answer.status == 200
+    (values,) = answer.json().values()
+    assert len(values) == 300_000
+    assert max(values) == pytest.approx(min(values), abs=1e-5)
     still_right(article)
 
 
