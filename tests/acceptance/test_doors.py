@@ -112,6 +112,15 @@ def filled(pattern: str) -> str:
     return pattern
 
 
+def promised(method: str, path: str) -> Scope:
+    """The scope that the documentation says a path needs, written down a second time."""
+    if path.startswith(("/api/v1/keys", "/api/v1/logs")):
+        return Scope.ADMIN
+    if path.startswith(("/predict", "/explain", "/v2")):
+        return Scope.CALL
+    return Scope.READ if method in ("GET", "HEAD") else Scope.WRITE
+
+
 GATEWAY = gateway_routes()
 CONTROL = control_routes()
 PATHS = sorted({filled(r.pattern) for r in GATEWAY} | {filled(p) for _, p, _ in CONTROL})
@@ -126,6 +135,14 @@ def test_the_tables_are_not_empty() -> None:
     assert len(CONTROL) > 20
     public = {r.pattern for r in GATEWAY if r.access is Access.PUBLIC}
     assert {p for p in public if not p.startswith("/assets/")} == OPEN_TO_ALL
+
+
+def test_every_route_declares_the_scope_that_is_promised() -> None:
+    assert [(m, p, s) for m, p, s in CONTROL if s is not promised(m, p)] == []
+    scoped = [r for r in GATEWAY if isinstance(r.access, Scope)]
+    assert [r for r in scoped if r.access is not promised(r.method, r.pattern)] == []
+    others = {r.pattern for r in GATEWAY if r.access is Access.ANY_KEY}
+    assert others == {"/openapi.json", "/api/{*}"}
 
 
 # -- no key, a wrong key, too small a key --------------------------------------------------------

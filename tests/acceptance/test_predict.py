@@ -368,6 +368,17 @@ def test_wrong_lengths_of_the_json_part(article: Stack, length: str) -> None:
     still_right(article)
 
 
+@pytest.mark.parametrize(("tail", "words"), [(39, "binary_data_size"), (41, "1 bytes follow")])
+def test_binary_tensors_are_neither_too_short_nor_too_long(
+    article: Stack, tail: int, words: str
+) -> None:
+    head = json.dumps(inference(data=None, parameters={"binary_data_size": 40})).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head)),
+               "Content-Type": "application/octet-stream"}  # fmt: skip
+    assert words in refused(send(article, INFER, head + b"\x00" * tail, headers))
+    assert send(article, INFER, head + b"\x00" * 40, headers).status == 200
+
+
 # -- explain, and what control reads -------------------------------------------------------------
 
 WRONG_EXPLANATIONS: dict[str, bytes] = {
