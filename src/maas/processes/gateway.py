@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import resource
 import secrets
 import socket
 import ssl
@@ -41,6 +42,8 @@ from maas.version import __version__
 
 log = logging.getLogger(__name__)
 
+MAX_OPEN_FILES = 16384
+
 
 def main() -> int:
     parser = argparse.ArgumentParser()
@@ -50,9 +53,18 @@ def main() -> int:
     arguments = parser.parse_args()
     log_as_json("gateway")
     settings = Settings.from_json(arguments.settings_json.read_text())
+    _raise_file_limit()
     listening = socket.socket(fileno=arguments.listen)
     uvloop.run(serve(settings, listening, arguments.lifeline))
     return 0
+
+
+def _raise_file_limit() -> None:
+    """Each caller is an open file, and the usual soft limit is meant for one person."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def serve(settings: Settings, listening: socket.socket, lifeline: int | None) -> None:

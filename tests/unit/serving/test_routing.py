@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -427,9 +428,14 @@ def test_a_replica_that_does_not_read_cannot_fill_the_memory(
         assert refused > 0 and link._transport is not None
         assert link._transport.get_write_buffer_size() < 2 << 20
         assert not live.is_ready
+        monkeypatch.setattr(routing, "HOLD_SECONDS", 5.0)
+        live._down_since = time.monotonic()
+        held = Asked((b"h",))
+        live.submit(held)
         a.answers_at_once = True
         a.link.read_on()
-        await until(lambda: live.is_ready)
+        await until(lambda: held.ends, seconds=2.0)
+        assert held.ends == [b"h"] and live.is_ready
         last = Asked((b"l",))
         live.submit(last)
         await until(lambda: last.ends)
