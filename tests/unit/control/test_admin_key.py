@@ -68,3 +68,18 @@ def test_somebody_elses_admin_key_is_enough(keys: Keys, tmp_path: Path) -> None:
     keys.create("ops", [Scope.ADMIN])
     ensure_admin_key(keys, tmp_path / "admin.key")
     assert not (tmp_path / "admin.key").exists() and len(keys.list()) == 1
+
+
+def test_an_owner_who_lost_the_key_gets_another_for_an_empty_file(
+    keys: Keys, tmp_path: Path
+) -> None:
+    file = tmp_path / "admin.key"
+    ensure_admin_key(keys, file)
+    lost = file.read_text()
+    file.unlink()
+    ensure_admin_key(keys, file)
+    assert not file.exists()
+    file.touch()
+    ensure_admin_key(keys, file)
+    assert file.read_text() not in ("", lost)
+    assert agree(keys, file)
