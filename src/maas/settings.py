@@ -135,9 +135,23 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def base_url(self) -> str:
-        scheme = "https" if self.server.tls_cert else "http"
-        host = f"[{self.server.host}]" if ":" in self.server.host else self.server.host
-        return self.client.base_url or f"{scheme}://{host}:{self.server.port}"
+        """Of the configured server, else of the one that runs for this home, else of the one that
+        `maas up` would start."""
+        if self.client.base_url:
+            return self.client.base_url
+        server = self._running_server() or self.server
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
+        host = f"[{host}]" if ":" in host else host
+        return f"{'https' if server.tls_cert else 'http'}://{host}:{server.port}"
+
+    def _running_server(self) -> Server | None:
+        """What this home's server was started with; another's must not get this home's key."""
+        if not (self.run_dir / "supervisor.pid").exists():
+            return None
+        try:
+            return Settings.from_json((self.run_dir / "settings.json").read_text()).server
+        except (OSError, msgspec.MsgspecError):
+            return None
 
     @property
     def api_key(self) -> str:

@@ -55,12 +55,19 @@ def client_of(ctx: typer.Context, timeout: float = 30.0, retries: int = 2) -> Cl
 
 def say(message: str) -> None:
     """A message to the person, on stderr."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
+    print(printable(message), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def emit(text: str) -> None:
     """Data, on stdout."""
     print(text)  # noqa: T201
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal obeys: people write descriptions, and others read them."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 def emit_json(value: Any) -> None:
@@ -101,4 +108,4 @@ def _cell(value: object) -> str:
         return f"{value:.6g}"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return " ".join(str(value).split())
+    return printable(" ".join(str(value).split()))

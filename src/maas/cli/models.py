@@ -14,6 +14,7 @@ from maas.cli.common import (
     emit,
     emit_json,
     emit_table,
+    printable,
     say,
     size,
     when,
@@ -68,7 +69,7 @@ def _print(details: VersionDetails) -> None:
     version, manifest = details.version, details.version.manifest
     emit(f"{version.model}:{version.number}  {manifest.task}  {details.digest[:12]}")
     if manifest.description:
-        emit(manifest.description)
+        emit(printable(manifest.description))
     emit(f"published {when(version.created_at)} by {version.created_by or '-'}\n")
     tensors = [("input", s) for s in manifest.signature.inputs]
     tensors += [("output", s) for s in manifest.signature.outputs]
@@ -87,19 +88,23 @@ def _print(details: VersionDetails) -> None:
     )
     for item in details.evidence:
         metrics = item.values.get("metrics") if item.kind == "metrics" else item.values
-        numbers = {
-            k: v for k, v in (metrics or {}).items() if isinstance(v, int | float) and v is not True
-        }
+        found = metrics.items() if isinstance(metrics, dict) else ()
+        numbers = {k: v for k, v in found if isinstance(v, int | float) and not isinstance(v, bool)}
         if numbers:
             emit("")
-            intervals = item.values.get("intervals", {})
+            intervals = item.values.get("intervals")
             emit_table(
                 (item.kind, "value", "95 % interval"),
-                (
-                    (k, v, "{:.4g} to {:.4g}".format(*intervals[k]) if k in intervals else None)
-                    for k, v in numbers.items()
-                ),
+                ((k, v, _interval(intervals, k)) for k, v in numbers.items()),
             )
+
+
+def _interval(intervals: object, name: str) -> str | None:
+    """Evidence is whatever its publisher sent; what is no interval is not shown as one."""
+    match intervals.get(name) if isinstance(intervals, dict) else None:
+        case [int() | float() as low, int() | float() as high]:
+            return f"{low:.4g} to {high:.4g}"
+    return None
 
 
 def _labels(spec: TensorSpec) -> str:

@@ -62,7 +62,10 @@ def start_detached(settings: Settings, wait_s: float) -> None:
     pid = running_pid(settings)
     if pid is not None:
         raise Conflict(f"{settings.home} is already served by process {pid}; see `maas status`")
-    settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as wrong:
+        raise ConfigurationError(f"cannot use {settings.log_dir}: {wrong.strerror}") from None
     log = settings.log_dir / "up.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -77,7 +80,8 @@ def start_detached(settings: Settings, wait_s: float) -> None:
         process.stdin.write(settings.to_json().encode())
         process.stdin.close()
     give_up = time.monotonic() + wait_s
-    while probe(settings.base_url) != 200 or running_pid(settings) is None:
+    # Whoever answers at the address may be another server: ours is the one that has this home.
+    while running_pid(settings) != process.pid or probe(settings.base_url) != 200:
         if process.poll() is not None:
             said = log.read_text().rstrip().removeprefix("error: ")
             if process.returncode == CONFIGURATION:

@@ -5,19 +5,23 @@ No model is loaded here. What is refused is what could run code or reach outside
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 
 from maas.control.onnx_check import check_onnx
 from maas.control.unsafe_files import refuse_unsafe
-from maas.domain.errors import BodyTooLarge, InvalidInput
+from maas.domain.errors import BodyTooLarge, Conflict, InvalidInput
 from maas.domain.models import Evidence, File, Manifest, Version
 from maas.domain.names import checked_sha256, shown
 from maas.domain.signature import Signature
 from maas.serving.codec import json_to_tensors
 from maas.storage.artifacts import ArtifactStore
 from maas.storage.versions import Versions
+
+MAX_EVIDENCE_BYTES = 8 << 20
+"""Of one version, as JSON: everybody who looks at the version reads all of it."""
 
 
 class Publisher:
@@ -63,6 +67,12 @@ class Publisher:
             version.variant(evidence.variant)
         if evidence.file is not None:
             self._check_stored(evidence.file)
+        there = sum(len(json.dumps(e.to_dict())) for e in self._versions.evidence(model, number))
+        if there + len(json.dumps(evidence.to_dict())) > MAX_EVIDENCE_BYTES:
+            raise Conflict(
+                f"the evidence of {model}:{number} may have {MAX_EVIDENCE_BYTES} bytes together; "
+                "put what is large into a file of the evidence"
+            )
         self._versions.add_evidence(model, number, evidence)
 
     def _check_stored(self, file: File) -> None:

@@ -316,14 +316,15 @@ def _wanted_outputs(signature: Signature, asked: InferRequest) -> list[Wanted]:
     known = {spec.name: (at, spec) for at, spec in enumerate(signature.outputs)}
     if not asked.outputs:
         return [(at, spec, all_binary) for at, spec in known.values()]
+    names = ", ".join(known)
     wanted = []
     for output in asked.outputs:
         if output.name not in known:
             raise InvalidInput(
-                f"unknown output {shown(output.name)}; the outputs are {', '.join(known)}",
+                f"unexpected output {shown(output.name)}; the outputs are {names}, each once",
                 field=output.name[:200],
             )
-        at, spec = known[output.name]
+        at, spec = known.pop(output.name)
         parameters = output.parameters or {}
         _refuse(parameters, ("classification", *_SHARED_MEMORY), f"output {output.name!r}")
         wanted.append((at, spec, parameters.get("binary_data", all_binary) is True))

@@ -23,7 +23,13 @@ from maas.lifecycle.build import Built
 from maas.lifecycle.convert import Names, signature_of_onnx, sklearn_to_onnx, torch_to_onnx
 from maas.lifecycle.data import Dataset
 from maas.lifecycle.evaluate import Evaluation, EvaluationRequest, evaluate
-from maas.lifecycle.measure import OnnxModel, explained_examples, predictions_of, sha256_of
+from maas.lifecycle.measure import (
+    BACKGROUND_ROWS,
+    OnnxModel,
+    explained_examples,
+    predictions_of,
+    sha256_of,
+)
 from maas.lifecycle.predictions import NAME as PREDICTIONS
 from maas.lifecycle.predictions import write_predictions
 from maas.lifecycle.publication import PreparedPublication
@@ -60,6 +66,12 @@ def prepare(model: Any, options: PublishOptions, workdir: Path) -> PreparedPubli
     Raises UnsafeArtifact for a pickle-based file, InvalidInput for everything else that cannot
     be published, InferenceFailed if the converted model answers differently.
     """
+    options = replace(
+        options,
+        feature_names=tuple(str(name) for name in options.feature_names),
+        class_names=tuple(str(name) for name in options.class_names),
+        metadata={str(k): _json_value(v, f"metadata.{k}") for k, v in options.metadata.items()},
+    )
     if isinstance(model, Built):
         return prepare_built(model, options, workdir)
     rows, labels = _evaluation_rows(options.evaluation)
@@ -71,6 +83,9 @@ def prepare(model: Any, options: PublishOptions, workdir: Path) -> PreparedPubli
         converted = _convert(model, options, rows, workdir / "model.onnx")
         path, parity, task = converted.path, converted.parity, converted.task
         signature = converted.signature
+    if rows is not None:
+        metadata = {**_background(signature, rows), **options.metadata}
+        options = replace(options, metadata=metadata)
     signature = _labelled(signature, options)
     found_task = _task(options, task, labels)
     evidence: list[Evidence] = []
@@ -88,6 +103,24 @@ def prepare(model: Any, options: PublishOptions, workdir: Path) -> PreparedPubli
     return _publication(manifest, path, evidence, report, workdir)
 
 
+def _json_value(value: Any, where: str) -> Any:
+    """`value` as JSON has it; NumPy's scalars and arrays are taken for what they hold."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(k): _json_value(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(v, f"{where}[{at}]") for at, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput(f"{where} must be finite; got {value}", field=where)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise InvalidInput(
+        f"{where} must be text, a number, a list or a mapping of these; got {type(value).__name__}",
+        field=where,
+    )
+
+
 def prepare_built(
     built: Built,
     options: PublishOptions,
@@ -100,7 +133,8 @@ def prepare_built(
     if not isinstance(measured, Evaluation) and len(built.test.y_true):
         measured = evaluate_built(built)
     signature = built.signature
-    metadata = {**built.metadata, **_background(built), **options.metadata}
+    background = _background(built.signature, built.background)
+    metadata = {**built.metadata, **background, **options.metadata}
     options = replace(options, metadata=metadata)
     manifest = _manifest(options, built.task, signature, built.onnx_path)
     examples: tuple[Example, ...] = ()
@@ -119,13 +153,17 @@ def prepare_built(
     return _publication(manifest, built.onnx_path, list(built.evidence), report, workdir)
 
 
-def _background(built: Built) -> dict[str, Any]:
-    """A few training rows in the manifest: what an explanation compares a row with by default."""
-    rows = built.background[: BACKGROUND_NUMBERS // max(1, math.prod(built.background.shape[1:]))]
-    if not len(rows):
+def _background(signature: Signature, rows: Array) -> dict[str, Any]:
+    """A few rows in the manifest: what an explanation compares a row with by default."""
+    first = signature.inputs[0]
+    if len(signature.inputs) > 1 or not first.datatype.startswith("FP"):
+        return {}
+    few = min(BACKGROUND_ROWS, BACKGROUND_NUMBERS // max(1, math.prod(rows.shape[1:])))
+    rows = np.asarray(rows[:few], dtype=np.float64)
+    if not len(rows) or not np.isfinite(rows).all():
         return {}
     short = np.array([float(f"{v:.6g}") for v in rows.ravel()]).reshape(rows.shape)
-    return {"background": {built.signature.inputs[0].name: short.tolist()}}
+    return {"background": {first.name: short.tolist()}}
 
 
 def evaluate_built(built: Built, seed: int = 0, resamples: int = 1000) -> Evaluation:

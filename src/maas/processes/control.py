@@ -32,6 +32,7 @@ from maas.control.snapshot_file import SnapshotFile
 from maas.control.usage_collector import UsageCollector
 from maas.domain.errors import Conflict, InvalidInput, MaasError
 from maas.processes.lifeline import stop_event
+from maas.processes.socket_paths import check_socket_paths
 from maas.settings import ConfigurationError, Settings
 from maas.storage.artifacts import S3Options, open_artifacts
 from maas.storage.database import Database
@@ -46,7 +47,6 @@ log = logging.getLogger(__name__)
 
 BAD_CONFIGURATION = 78
 THREADS = 32
-LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 ABANDONED_AFTER_S = 24 * 3600.0
 JOB_SILENCE_S = 30.0
 
@@ -188,16 +188,6 @@ class Control:
                 if lost:
                     log.warning("%d jobs went silent", lost)
             await asyncio.sleep(5.0)
-
-
-def check_socket_paths(run_dir: Path) -> None:
-    """Raises ConfigurationError if a replica's socket would have too long a path."""
-    longest = len(os.fsencode(run_dir / "r-00000000.sock"))
-    if longest > LONGEST_SOCKET_PATH:
-        raise ConfigurationError(
-            f"MAAS_HOME is too long for unix sockets: {run_dir} must have at most "
-            f"{LONGEST_SOCKET_PATH - len('/r-00000000.sock')} bytes"
-        )
 
 
 def s3_options(settings: Settings) -> S3Options:

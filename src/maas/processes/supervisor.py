@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from maas.processes.socket_paths import check_socket_paths
 from maas.settings import ConfigurationError, Settings, child_environment
 
 LOG_BYTES = 32 << 20
@@ -54,6 +55,7 @@ def run(settings: Settings, say: Callable[[str], None] = lambda text: None) -> i
     listen there, or if this home is already served.
     """
     check_bind(settings)
+    check_socket_paths(settings.run_dir)
     os.umask(0o077)
     _make_directories(settings)
     lock = _lock_home(settings)
