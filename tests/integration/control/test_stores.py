@@ -13,6 +13,7 @@ import pytest
 from maas.settings import Storage
 from tests.integration.control.home import Home, kill, pids, sha256, tiny_onnx
 from tests.servers import PostgresServer, S3Server
+from tests.stack import wait_until
 
 
 @pytest.fixture
@@ -57,7 +58,8 @@ def test_publish_deploy_update_and_adopt(control: Home) -> None:
     control.start()
     assert pids(control.wait_for("t", "ready")) == {later}
     kill(later)
-    assert later not in pids(control.wait_for("t", "ready"))
+    # Control may be asked before it was told of the death.
+    wait_until(lambda: later not in pids(control.wait_for("t", "ready")))
     status = control.http.get("/api/v1/status").json()
     assert status["database"].startswith("postgresql") and "s3://" in status["artifacts_url"]
     assert control.stop() == 0

@@ -53,7 +53,9 @@ def test_the_manifest_says_what_the_model_takes_and_gives(prepared: PreparedPubl
     assert manifest.signature.inputs[0].labels == FEATURES
     probabilities = next(s for s in manifest.signature.outputs if s.name == "probabilities")
     assert probabilities.labels == CLASSES
-    assert manifest.metadata == {"seed": 1}
+    background = manifest.metadata["background"]["x"]
+    assert np.allclose(background, X[: len(background)], rtol=1e-5)
+    assert manifest.metadata == {"seed": 1, "background": {"x": background}}
     assert set(manifest.signature.example) == {"x"}
 
 
