@@ -104,6 +104,12 @@ class Stack:
         found = next(d for d in status["deployments"] if d["name"] == deployment)
         return [r["pid"] for r in found["replicas"] if r["state"] == "ready"]
 
+    def wait_ready(self, deployment: str, seconds: float = 60.0) -> None:
+        """Until callers reach every target of `deployment`. A replica that control calls ready may
+        be unknown to the gateway for a moment yet; the state of the deployment allows for that."""
+        api = self.client().deployments
+        wait_until(lambda: api.get(deployment).state == "ready", seconds, f"{deployment} is ready")
+
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(pid, number)
 

@@ -107,7 +107,7 @@ def test_the_whole_path_and_again_after_a_restart(
         port = stack.port
         again = start(home, environment=backend.environment, port=port)
         try:
-            wait_until(lambda: again.replica_pids("echo"), SLOW_S)
+            again.wait_ready("echo", SLOW_S)
             assert answer(again, "echo") == [3.0, 4.0]
             wait_until(lambda: used(again, "echo") == 4, SLOW_S, "four requests counted")
             found = again.client()
@@ -151,7 +151,6 @@ def serving(tmp_path: Path, remote: Backend) -> Iterator[Stack]:
     with running(tmp_path / "h", remote.environment) as stack:
         publish(stack, "echo")
         stack.client().deploy("echo", version=1)
-        wait_until(lambda: stack.replica_pids("echo"), SLOW_S)
         yield stack
 
 

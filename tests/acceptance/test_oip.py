@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.models import echo_model, save
-from tests.stack import Stack, running, wait_until
+from tests.stack import Stack, running
 
 http = pytest.importorskip(
     "tritonclient.http", reason="tritonclient[http] is not installed", exc_type=ImportError
@@ -66,7 +66,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             {"model": "echo", "targets": [{"version": 1, "weight": 1}, {"version": 2}]},
         )
         assert status == 200, body
-        wait_until(lambda: len(stack.replica_pids("echo")) == 2, 60)
+        stack.wait_ready("echo")
         yield stack
 
 

@@ -106,7 +106,6 @@ def test_sigterm_under_load_answers_what_was_accepted(
         client = stack.client()
         client.publish(echo_model(home / "echo.onnx"), name="echo", example=[1.0, 2.0])
         client.deploy("echo", model="echo")
-        wait_until(lambda: stack.replica_pids("echo"))
 
         async def run() -> Report:
             stop = asyncio.Event()
