@@ -24,8 +24,9 @@ from maas.domain.signature import Signature, TensorSpec
 from maas.serving.messages import Buffer, Column
 from maas.serving.tensors import Tensor, Tensors
 
-_JSON_TYPES: dict[str, Any] = {"BOOL": bool, "BYTES": str, "FP16": float, "FP32": float,
-                               "FP64": float}  # fmt: skip
+JSON_TYPES: dict[str, Any] = {"BOOL": bool, "BYTES": str, "FP16": float, "FP32": float,
+                              "FP64": float}  # fmt: skip
+"""What an element is in JSON; `int` for the datatypes that are not named."""
 _INTEGER_RANGES = {
     name: (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
     for name, bits, signed in (
@@ -108,7 +109,7 @@ class _FastDecoder:
         rename = dict(zip(self._names, (spec.name for spec in signature.inputs), strict=True))
         kinds = []
         for spec in signature.inputs:
-            kind: Any = _JSON_TYPES.get(spec.datatype, int)
+            kind: Any = JSON_TYPES.get(spec.datatype, int)
             for _ in spec.shape:
                 kind = GenericAlias(list, (kind,))
             kinds.append(kind)
@@ -313,7 +314,7 @@ def _flatten(spec: TensorSpec, value: Any) -> tuple[list[int], list[Any]]:
 
 def pack(spec: TensorSpec, flat: list[Any]) -> bytes:
     """Elements → bytes; raises InvalidInput for one that is not of the datatype."""
-    kind = _JSON_TYPES.get(spec.datatype, int)
+    kind = JSON_TYPES.get(spec.datatype, int)
     good = {kind, int} if kind is float else {kind}
     # Sets and extremes first, which are quick for a million elements; then the words.
     if not good.issuperset(map(type, flat)):
