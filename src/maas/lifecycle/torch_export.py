@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,13 +49,6 @@ def export_torch(
         _forget_origin(program.model)
         _name_batch(program.model.graph)
         program.save(path, external_data=False)
-
-
-def warm_up() -> None:
-    """Loads what the first export would load (seconds); call it in a thread while waiting."""
-    with tempfile.TemporaryDirectory() as directory:
-        rows = [torch.zeros(2, 1)]
-        export_torch(torch.nn.Linear(1, 1).eval(), rows, Path(directory, "m.onnx"), ["x"], ["y"])
 
 
 def _translate(
