@@ -65,7 +65,6 @@ class JobFolder:
         folder = cls(jobs_dir / job_id)
         folder.work.mkdir(parents=True)
         spec = JobSpec(id=job_id, kind=kind, name=name, **told)
-        _write(folder.path / "spec.json", spec.to_dict())
         now = time.time()
         folder.save(
             Job(
@@ -78,6 +77,8 @@ class JobFolder:
                 updated_at=now,
             )
         )
+        # Last: whoever looks for jobs in this moment finds a whole one, or none.
+        _write(folder.path / "spec.json", spec.to_dict())
         return folder
 
     @classmethod

@@ -10,6 +10,7 @@ import pytest
 
 from maas.domain.errors import Conflict, NotFound
 from maas.domain.jobs import JobState
+from maas.lifecycle import job_folder
 from maas.lifecycle.job_folder import JobFolder
 
 
@@ -23,6 +24,25 @@ def test_a_new_job_waits_and_knows_what_to_do(folder: JobFolder) -> None:
     spec = folder.spec()
     assert (spec.kind, spec.name, spec.recipe) == ("build", "iris", {"name": "iris"})
     assert folder.work.is_dir()
+
+
+def test_a_job_that_is_being_made_is_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write = job_folder._write
+
+    def looked_at(path: Path, value: object) -> None:
+        assert JobFolder.all(tmp_path) == []
+        write(path, value)
+        written.append(path.name)
+        for found in JobFolder.all(tmp_path):
+            assert found.job().state is JobState.QUEUED
+
+    monkeypatch.setattr(job_folder, "_write", looked_at)
+    made = JobFolder.create(tmp_path, "build", "iris", recipe={}, directory="/r")
+    assert len(written) == 2
+    assert JobFolder.all(tmp_path) == [made]
 
 
 def test_a_running_job_without_a_process_is_lost(folder: JobFolder) -> None:
