@@ -22,7 +22,19 @@ def command(
         emit_json(usage)
         return
     emit_table(
-        ("day", "key", "name", "deployment", "operation", "requests", "rows", "errors", "compute"),
+        (
+            "day",
+            "key",
+            "name",
+            "deployment",
+            "operation",
+            "requests",
+            "rows",
+            "errors",
+            "compute",
+            "tokens in",
+            "tokens out",
+        ),
         (
             (
                 u["day"],
@@ -34,6 +46,8 @@ def command(
                 u["rows"],
                 u["errors"],
                 f"{u['compute_us'] / 1e6:.3f} s",
+                u.get("prompt_tokens", 0),
+                u.get("completion_tokens", 0),
             )
             for u in usage
         ),

@@ -19,6 +19,8 @@ class Group:
     """Without id, socket and the files' paths, which the launcher knows."""
     digest: str
     count: int
+    task: str = "other"
+    published_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,4 +72,11 @@ class Planner:
             options=variant.options,
             drain_s=self._drain_s,
         )
-        return Group(target, template, template.digest, deployment.scaling.replicas)
+        return Group(
+            target,
+            template,
+            template.digest,
+            deployment.scaling.replicas,
+            str(version.manifest.task),
+            version.created_at,
+        )

@@ -292,6 +292,8 @@ class Reconciler:
                 sockets=tuple(
                     r.launched.spec.socket for r in self.state.ready(group) if r.launched
                 ),
+                task=group.task,
+                published_at=group.published_at,
             )
             for group in served.active.groups
         )

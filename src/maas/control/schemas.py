@@ -63,9 +63,18 @@ class VariantBody(Body):
 
 class ManifestBody(Body):
     model: str
-    task: Literal["regression", "binary-classification", "multiclass-classification", "other"] = (
-        "other"
-    )
+    task: Literal[
+        "regression",
+        "binary-classification",
+        "multiclass-classification",
+        "text-generation",
+        "embedding",
+        "transcription",
+        "translation",
+        "image-classification",
+        "text-classification",
+        "other",
+    ] = "other"
     signature: SignatureBody
     variants: Annotated[list[VariantBody], Field(max_length=64)]
     description: Text = ""

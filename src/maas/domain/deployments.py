@@ -63,6 +63,8 @@ class Deployment:
     scaling: Scaling = field(default_factory=Scaling)
     default: bool = False
     """True for the deployment that `/predict` without a name calls."""
+    gate: str = ""
+    """Rule over a variant's evidence that must hold before it may serve; empty: none."""
     revision: int = 1
     """Counts the changes of this deployment; a rollback is a new revision, too."""
 
@@ -87,6 +89,7 @@ class Deployment:
             targets=tuple(Target(**t) for t in raw["targets"]),
             scaling=Scaling(**raw.get("scaling", {})),
             default=bool(raw.get("default", False)),
+            gate=str(raw.get("gate", "")),
             revision=int(raw.get("revision", 1)),
         )
 

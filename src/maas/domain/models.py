@@ -19,6 +19,12 @@ class Task(StrEnum):
     REGRESSION = "regression"
     BINARY = "binary-classification"
     MULTICLASS = "multiclass-classification"
+    TEXT_GENERATION = "text-generation"
+    EMBEDDING = "embedding"
+    TRANSCRIPTION = "transcription"
+    TRANSLATION = "translation"
+    IMAGE_CLASSIFICATION = "image-classification"
+    TEXT_CLASSIFICATION = "text-classification"
     OTHER = "other"
 
 

@@ -22,6 +22,10 @@ class Route:
     signature: Signature
     sockets: tuple[str, ...]
     """Unix sockets of the ready replicas; empty while none is ready."""
+    task: str = "other"
+    """The version's task: which protocols make sense for it."""
+    published_at: float = 0.0
+    """Seconds since the epoch, UTC."""
 
 
 @dataclass(frozen=True)

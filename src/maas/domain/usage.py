@@ -13,7 +13,7 @@ class Usage:
     key_id: str
     deployment: str
     operation: str
-    """predict | explain"""
+    """predict | explain | chat | completions | embeddings | transcriptions | messages | rerank"""
     day: str
     """YYYY-MM-DD"""
     requests: int
@@ -23,6 +23,9 @@ class Usage:
     """Requests that were refused or failed after the key was known."""
     compute_us: int
     """Share of the model's run time, microseconds."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    """As the engines counted them; also those of answers that nobody waited for."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

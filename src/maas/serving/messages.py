@@ -32,6 +32,8 @@ class FrameKind(IntEnum):
     PING = 5
     PONG = 6
     GOAWAY = 7
+    GENERATE = 8
+    PIECES = 9
 
 
 class Priority(IntEnum):
@@ -103,7 +105,7 @@ _ANSWERS = struct.Struct("<III")
 _COLUMN = struct.Struct("<BQ")
 
 
-def _frame(kind: FrameKind, parts: list[Buffer]) -> list[Buffer]:
+def frame(kind: FrameKind, parts: list[Buffer]) -> list[Buffer]:
     parts.insert(0, _HEAD.pack(1 + sum(map(len, parts)), kind))
     return parts
 
@@ -129,7 +131,7 @@ def pack_infer(message: Infer) -> list[Buffer]:
         message.priorities,
     ]
     _pack_columns(message.columns, parts)
-    return _frame(FrameKind.INFER, parts)
+    return frame(FrameKind.INFER, parts)
 
 
 def pack_answers(message: Answers) -> list[Buffer]:
@@ -140,7 +142,7 @@ def pack_answers(message: Answers) -> list[Buffer]:
         message.queue_us.tobytes(),
     ]
     _pack_columns(message.columns, parts)
-    return _frame(FrameKind.ANSWERS, parts)
+    return frame(FrameKind.ANSWERS, parts)
 
 
 def pack_failure(message: Failure) -> list[Buffer]:
@@ -152,16 +154,16 @@ def pack_failure(message: Failure) -> list[Buffer]:
         "retry_after": error.retry_after,
         "details": error.details,
     }
-    return _frame(FrameKind.FAILURE, [json.dumps(body).encode()])
+    return frame(FrameKind.FAILURE, [json.dumps(body).encode()])
 
 
 def pack_cancel(ids: Sequence[int]) -> list[Buffer]:
-    return _frame(FrameKind.CANCEL, [array("Q", ids).tobytes()])
+    return frame(FrameKind.CANCEL, [array("Q", ids).tobytes()])
 
 
 def pack_json(kind: FrameKind, body: dict[str, Any]) -> list[Buffer]:
     """PING, PONG and GOAWAY carry a JSON object."""
-    return _frame(kind, [json.dumps(body).encode()])
+    return frame(kind, [json.dumps(body).encode()])
 
 
 class _Reader:

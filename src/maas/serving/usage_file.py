@@ -13,7 +13,8 @@ from maas.domain.usage import Usage
 from maas.serving.counter_file import CounterFile, read_counters
 
 _SEPARATOR = "\t"
-REQUESTS, ROWS, ERRORS, COMPUTE_US = range(4)
+REQUESTS, ROWS, ERRORS, COMPUTE_US, PROMPT_TOKENS, COMPLETION_TOKENS = range(6)
+WIDTH = 6
 
 
 class UsageFile:
@@ -22,13 +23,13 @@ class UsageFile:
     def __init__(self, directory: Path, source: str) -> None:
         """`source` names this incarnation and must never be used again."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file = CounterFile(directory / f"{source}.usage", source, width=4)
+        self._file = CounterFile(directory / f"{source}.usage", source, WIDTH)
         self._day = ""
         self._day_ends = 0.0
         self._today: dict[tuple[str, str, str], memoryview] = {}
 
     def slot(self, key_id: str, deployment: str, operation: str) -> memoryview:
-        """Counters `[requests, rows, errors, compute_us]` of today (UTC) to add to."""
+        """Today's (UTC) counters to add to, by REQUESTS and the other places."""
         now = time.time()
         if now >= self._day_ends:
             self._day = time.strftime("%Y-%m-%d", time.gmtime(now))
@@ -51,6 +52,8 @@ class UsageFile:
         source, totals, alive = read_counters(path)
         usages = []
         for label, counters in totals.items():
+            # A file that an older gateway left behind has fewer counters.
+            counters += (0,) * (WIDTH - len(counters))
             parts = label.split(_SEPARATOR)
             key_id, deployment, operation, day = parts if len(parts) == 4 else ("", "", "", "")
             usages.append(
@@ -63,6 +66,8 @@ class UsageFile:
                     rows=counters[ROWS],
                     errors=counters[ERRORS],
                     compute_us=counters[COMPUTE_US],
+                    prompt_tokens=counters[PROMPT_TOKENS],
+                    completion_tokens=counters[COMPLETION_TOKENS],
                 )
             )
         return source, usages, alive

@@ -138,6 +138,7 @@ def _row(deployment: Deployment) -> dict[str, Any]:
         "targets": to_json([asdict(target) for target in deployment.targets], "targets"),
         "scaling": to_json(asdict(deployment.scaling), "scaling"),
         "is_default": deployment.default,
+        "gate": deployment.gate,
         "revision": deployment.revision,
     }
 
@@ -149,5 +150,6 @@ def _deployment(row: Row[Any]) -> Deployment:
         targets=tuple(Target(**target) for target in json.loads(row.targets)),
         scaling=Scaling(**json.loads(row.scaling)),
         default=row.is_default,
+        gate=row.gate,
         revision=row.revision,
     )

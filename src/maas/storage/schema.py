@@ -23,11 +23,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 from maas.domain.errors import InvalidInput
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest file in migrations/versions; a contract test holds the two together."""
 
 metadata = MetaData(
@@ -73,6 +74,19 @@ evidence = Table(
     UniqueConstraint("model", "number", "digest"),
 )
 
+variants = Table(
+    "variants",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("created_by", Text, nullable=False),
+    ForeignKeyConstraint(["model", "number"], [versions.c.model, versions.c.number]),
+)
+"""Those that a version got after its publication; its own are in the manifest."""
+
 file_uses = Table(
     "file_uses",
     metadata,
@@ -90,6 +104,7 @@ deployments = Table(
     Column("targets", Text, nullable=False),
     Column("scaling", Text, nullable=False),
     Column("is_default", Boolean, nullable=False),
+    Column("gate", Text, nullable=False, server_default=text("''")),
     Column("revision", Integer, nullable=False),
     Column("updated_at", Float(53), nullable=False),
 )
@@ -104,6 +119,7 @@ deployment_history = Table(
     Column("targets", Text, nullable=False),
     Column("scaling", Text, nullable=False),
     Column("is_default", Boolean, nullable=False),
+    Column("gate", Text, nullable=False, server_default=text("''")),
     Column("actor", Text, nullable=False),
     Column("created_at", Float(53), nullable=False),
 )
@@ -132,6 +148,8 @@ usage = Table(
     Column("rows", BigInteger, nullable=False),
     Column("errors", BigInteger, nullable=False),
     Column("compute_us", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("completion_tokens", BigInteger, nullable=False, server_default="0"),
     Index(None, "day"),
 )
 

@@ -19,7 +19,7 @@ from maas.storage.database import Database
 from maas.storage.schema import usage
 from maas.storage.upsert import upsert
 
-_COUNTS = ("requests", "rows", "errors", "compute_us")
+_COUNTS = ("requests", "rows", "errors", "compute_us", "prompt_tokens", "completion_tokens")
 _OF = ("key_id", "deployment", "operation", "day")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 

@@ -1,0 +1,72 @@
+"""Frames of generations: requests one by one, and one frame of pieces per step of an engine.
+
+GENERATE is `u64 id | f64 deadline | u32 tenant | u8 priority | JSON Generation`; PIECES is a JSON
+list of `[id, Piece | Ending]` with the answers of many generations. Failures and cancellations are
+those of `messages.py`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from maas.domain.generation import Ending, Generation, Piece
+from maas.serving.messages import (
+    Buffer,
+    FrameKind,
+    Priority,
+    ProtocolViolation,
+    frame,
+)
+
+_HEAD = struct.Struct("<QdIB")
+Step = tuple[int, Piece, Ending | None]
+"""Of a generation's id, what was written, and the ending if it was the last step."""
+
+
+@dataclass(slots=True)
+class Generate:
+    id: int
+    """Unique on this connection, also among the ids of INFER frames."""
+    deadline: float
+    """Seconds on CLOCK_MONOTONIC."""
+    tenant: int
+    priority: Priority
+    generation: Generation
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_generation = msgspec.json.Decoder(Generation).decode
+_decode_steps = msgspec.json.Decoder(list[Step]).decode
+
+
+def pack_generate(message: Generate) -> list[Buffer]:
+    head = _HEAD.pack(message.id, message.deadline, message.tenant, message.priority)
+    return frame(FrameKind.GENERATE, [head, _encode(message.generation)])
+
+
+def unpack_generate(body: memoryview) -> Generate:
+    """Raises ProtocolViolation for what is no such frame."""
+    if len(body) < _HEAD.size:
+        raise ProtocolViolation("a generate frame is too short")
+    number, deadline, tenant, priority = _HEAD.unpack_from(body)
+    try:
+        generation = _decode_generation(body[_HEAD.size :])
+        return Generate(number, deadline, tenant, Priority(priority), generation)
+    except (msgspec.MsgspecError, ValueError) as wrong:
+        raise ProtocolViolation(str(wrong)) from None
+
+
+def pack_pieces(steps: Sequence[Step]) -> list[Buffer]:
+    return frame(FrameKind.PIECES, [_encode(steps)])
+
+
+def unpack_pieces(body: memoryview) -> list[Step]:
+    """Raises ProtocolViolation for what is no such frame."""
+    try:
+        return _decode_steps(body)
+    except (msgspec.MsgspecError, ValueError) as wrong:
+        raise ProtocolViolation(str(wrong)) from None
