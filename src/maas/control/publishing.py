@@ -103,7 +103,7 @@ class Publisher:
 
 def _check_runtimes(manifest: Manifest) -> None:
     # The catalog brings NumPy, which a start of control need not wait for.
-    known = import_module("maas.runtimes.catalog").RUNTIMES
+    known = import_module("maas.runtimes.catalog").runtime_names()
     for variant in manifest.variants:
         if variant.runtime not in known:
             raise InvalidInput(
