@@ -9,7 +9,20 @@ from maas.runtimes.base import Runtime
 
 RUNTIMES = {
     "onnx": "maas.runtimes.onnx:OnnxRuntime",
+    "llama_cpp": "maas.runtimes.llama_cpp:LlamaCppRuntime",
+    "sentence_encoder": "maas.runtimes.sentence_encoder:SentenceEncoder",
+    "whisper": "maas.runtimes.whisper:WhisperRuntime",
+    "translator": "maas.runtimes.translator:TranslatorRuntime",
+    "image_classifier": "maas.runtimes.image_classifier:ImageClassifier",
 }
+EXTRAS = {
+    "llama_cpp": "llm",
+    "sentence_encoder": "embeddings",
+    "whisper": "speech",
+    "translator": "translation",
+    "image_classifier": "images",
+}
+"""What brings the library of a runtime that the core does not."""
 
 
 def create_runtime(name: str) -> Runtime:
@@ -20,5 +33,18 @@ def create_runtime(name: str) -> Runtime:
         raise InvalidInput(
             f"there is no runtime {name!r}; known are {', '.join(RUNTIMES)}", field="runtime"
         ) from None
-    runtime: Runtime = getattr(import_module(module), attribute)()
+    try:
+        runtime: Runtime = getattr(import_module(module), attribute)()
+    except ModuleNotFoundError as missing:
+        if name not in EXTRAS or (missing.name or "").startswith("maas."):
+            raise InvalidInput(f"this version of OpenMaaS has no runtime {name!r}") from None
+        raise missing_extra(name) from None
     return runtime
+
+
+def missing_extra(runtime: str) -> InvalidInput:
+    """The error for a runtime whose library is not installed here."""
+    return InvalidInput(
+        f"the runtime {runtime!r} needs: pip install 'openmaas[{EXTRAS[runtime]}]'",
+        field="runtime",
+    )
