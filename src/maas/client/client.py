@@ -13,7 +13,14 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from maas import settings
-from maas.client import administration, deployments, predictions, publications, registry
+from maas.client import (
+    administration,
+    deployments,
+    predictions,
+    publications,
+    pulling,
+    registry,
+)
 from maas.client.calls import Call, Flow, Pause, Step
 from maas.client.retry import RetryPolicy
 from maas.client.transport import AsyncTransport, Connection, SyncTransport
@@ -170,6 +177,7 @@ class Client(_Blocking):
     explain = _blocking(predictions.explain)
     publish = _blocking(publications.publish)
     publish_prepared = _blocking(publications.publish_prepared)
+    pull = _blocking(pulling.pull)
     deploy = _blocking(deployments.deploy)
     rollback = _blocking(deployments.rollback)
     evidence = _blocking(registry.evidence)
@@ -251,6 +259,7 @@ class AsyncClient(_Awaited):
     explain = _awaited(predictions.explain)
     publish = _awaited(publications.publish)
     publish_prepared = _awaited(publications.publish_prepared)
+    pull = _awaited(pulling.pull)
     deploy = _awaited(deployments.deploy)
     rollback = _awaited(deployments.rollback)
     evidence = _awaited(registry.evidence)

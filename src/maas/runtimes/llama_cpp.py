@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import xllamacpp
 
-from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, Unavailable
+from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
 from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.names import shown
 from maas.domain.signature import Signature
@@ -65,11 +66,8 @@ class LlamaCpp:
         self._sequences: dict[int, _Sequence] = {}
 
     def load(self, request: LoadRequest) -> None:
-        """Loads the one GGUF file of the variant.
-
-        Raises InvalidInput if it is none that llama.cpp loads, Unavailable if llama.cpp is not
-        installed.
-        """
+        """Loads the one GGUF file of the variant; raises InvalidInput if it is none that llama.cpp
+        loads."""
         _check_signature(request.signature)
         path = _only_file(request)
         summary = check_gguf(path, next(iter(request.paths)))
@@ -164,10 +162,9 @@ class LlamaCpp:
         self._vocabulary = summary.vocabulary
 
     def _parameters(self, path: Path, summary: GgufSummary, request: LoadRequest) -> Any:
-        library = _library()
         threads = min(request.threads, _cores())
         batch = BATCH_BYTES_PER_THREAD * threads // max(1, summary.size)
-        p = library.CommonParams()
+        p = xllamacpp.CommonParams()
         p.model.path = str(path)
         p.n_ctx = self._pool
         p.n_parallel = self.slots + 1
@@ -249,22 +246,12 @@ class _Sequence:
         return Ending(reason, self._prompt_tokens, self._completion_tokens, self._cached_tokens)
 
 
-def _library() -> Any:
-    try:
-        import xllamacpp  # noqa: PLC0415 - heavy, and not needed to know that this runtime exists
-    except ImportError as wrong:
-        raise Unavailable(
-            f"llama.cpp is not installed here ({wrong}); pip install 'openmaas[llm]'"
-        ) from None
-    return xllamacpp
-
-
 def _start(path: Path, parameters: Any) -> Any:
     """The running engine. Raises InvalidInput if it does not take the model."""
     before = _log_size()
     with _closed_door(parameters), _own_signals():
         try:
-            return _library().Server(parameters)
+            return xllamacpp.Server(parameters)
         except (RuntimeError, ValueError, MemoryError) as wrong:
             raise InvalidInput(
                 f"llama.cpp does not load {path.name}: {_logged_since(before) or wrong}"

@@ -78,6 +78,11 @@ class GeneratorServer(ReplicaSocket):
         for job in [job for job in self._jobs.values() if job.owner is connection]:
             self._end_early(job)
 
+    async def drain(self) -> None:
+        await super().drain()
+        # What is cut off here still holds a thread; the process could not end with it.
+        await asyncio.to_thread(self._generator.close)
+
     def stats(self) -> dict[str, Any]:
         return super().stats() | {
             "served": self._served,
