@@ -23,6 +23,7 @@ COMMANDS = {
     "build": Command("Models", "Train the model of a recipe."),
     "evaluate": Command("Models", "Measure a built model, and check the recipe's gates."),
     "publish": Command("Models", "Publish a built model or an ONNX file as a new version."),
+    "pull": Command("Models", "Publish a model from a hub, an address, a bucket or a package."),
     "models": Command("Models", "List models, or show a version with its evidence."),
     "jobs": Command("Models", "List, show or cancel builds and evaluations."),
     "deploy": Command("Deployments", "Make a model answer under a name."),

@@ -13,7 +13,14 @@ from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
 from maas import settings
-from maas.client import administration, deployments, predictions, publications, registry
+from maas.client import (
+    administration,
+    deployments,
+    predictions,
+    publications,
+    pulling,
+    registry,
+)
 from maas.client.calls import Call, Flow, Pause, Step
 from maas.client.chat import SECONDS as CHAT_SECONDS
 from maas.client.chat import AsyncChatStream, ChatAnswer, ChatStream, Messages
@@ -173,6 +180,7 @@ class Client(_Blocking):
     explain = _blocking(predictions.explain)
     publish = _blocking(publications.publish)
     publish_prepared = _blocking(publications.publish_prepared)
+    pull = _blocking(pulling.pull)
     deploy = _blocking(deployments.deploy)
     rollback = _blocking(deployments.rollback)
     evidence = _blocking(registry.evidence)
@@ -274,6 +282,7 @@ class AsyncClient(_Awaited):
     explain = _awaited(predictions.explain)
     publish = _awaited(publications.publish)
     publish_prepared = _awaited(publications.publish_prepared)
+    pull = _awaited(pulling.pull)
     deploy = _awaited(deployments.deploy)
     rollback = _awaited(deployments.rollback)
     evidence = _awaited(registry.evidence)
