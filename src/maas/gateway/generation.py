@@ -182,11 +182,12 @@ class Writing:
     def _add_up(self, choice: _Choice, ending: Ending) -> None:
         written = self.written
         written.completion_tokens += ending.completion_tokens
-        known = self._prompt_tokens.get(choice.prompt)
-        if known is None:  # several choices share their prompt
+        # Several choices share their prompt; one that never ran knows nothing of it.
+        known = self._prompt_tokens.get(choice.prompt, 0)
+        if ending.prompt_tokens > known:
             self._prompt_tokens[choice.prompt] = ending.prompt_tokens
-            written.prompt_tokens += ending.prompt_tokens
-            written.cached_tokens += ending.cached_tokens
+            written.prompt_tokens += ending.prompt_tokens - known
+            written.cached_tokens += ending.cached_tokens if not known else 0
         if choice.first_at:
             written.first.append(choice.first_at - self.request.received)
         if choice.first_at and ending.completion_tokens > 1:
