@@ -51,7 +51,7 @@ SCHEMAS: list[Any] = [
     {"type": "string", "maxLength": 10**9}, {"type": "string", "minLength": -1},
     {"type": "array", "items": {"type": "string"}, "maxItems": 10**12},
     {"type": "string", "maxLength": True}, {"type": "string", "maxLength": 1.5},
-    {"type": "number", "minimum": 10**40}, nested(40), nested(500),
+    {"type": "number", "minimum": 10**40}, nested(40), nested(300),
     {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(6000)}},
     {"patternProperties": {"(a+)+": {"type": "string"}}},
 ]  # fmt: skip
