@@ -128,8 +128,8 @@ def test_usage_reaches_the_ledger(served: Stack) -> None:
     wanted = metered(served)
 
     def ledger() -> tuple[int, int]:
-        usages = [u for u in served.client().usage() if u.operation == "chat"]
-        return sum(u.prompt_tokens for u in usages), sum(u.completion_tokens for u in usages)
+        usages = [u for u in served.client().usage() if u["operation"] == "chat"]
+        return sum(u["prompt_tokens"] for u in usages), sum(u["completion_tokens"] for u in usages)
 
     wait_until(lambda: ledger() == wanted, 30.0, "the ledger has every token")
 
