@@ -55,9 +55,7 @@ def client(served: Stack) -> Iterator[Any]:
 
 @pytest.fixture
 def claude(served: Stack) -> Iterator[Any]:
-    with anthropic.Anthropic(
-        base_url=served.url, api_key=served.token, max_retries=0
-    ) as made:
+    with anthropic.Anthropic(base_url=served.url, api_key=served.token, max_retries=0) as made:
         yield made
 
 
@@ -132,7 +130,7 @@ def test_json_is_what_the_schema_says(client: Any) -> None:
 
 def test_tools_are_called(client: Any) -> None:
     function = {"name": "get_weather", "parameters": WEATHER}
-    asked = {
+    asked: dict[str, Any] = {
         "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
         "tools": [{"type": "function", "function": function}],
         "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
@@ -251,7 +249,7 @@ def test_a_message_is_streamed(claude: Any) -> None:
 
 def test_tools_of_messages(claude: Any) -> None:
     tool = {"name": "get_weather", "description": "Weather of a city", "input_schema": WEATHER}
-    asked = {
+    asked: dict[str, Any] = {
         "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
         "tools": [tool],
         "tool_choice": {"type": "tool", "name": "get_weather"},
@@ -337,9 +335,7 @@ def test_our_own_sdk(served: Stack) -> None:
     with served.client() as client:
         answer = client.chat(WRITER, "What is the capital of France?", temperature=0, max_tokens=24)
         assert "Paris" in answer.text
-        with client.chat(
-            WRITER, FRANCE, stream=True, temperature=0, max_tokens=24
-        ) as stream:
+        with client.chat(WRITER, FRANCE, stream=True, temperature=0, max_tokens=24) as stream:
             pieces = list(stream)
         assert "".join(pieces) == answer.text
         assert stream.answer == answer

@@ -27,8 +27,9 @@ NO_NUMBER: list[Any] = ["1", True, [], {}, [1], {"a": 1}]
 NO_TEXT: list[Any] = [1, 1.5, True, [1], {"a": "b"}]
 SSTI = [
     "{{ 7*7 }}", "{% for x in ().__class__.__base__.__subclasses__() %}{{x}}{% endfor %}",
-    "{{ cycler.__init__.__globals__.os.popen('id').read() }}", "{{config}}", "${7*7}", "<%= 7*7 %>",
-    "#{7*7}", "{{ messages.append(1) }}", "{% include '/etc/passwd' %}", "{{ raise_exception('x') }}",
+    "{{ cycler.__init__.__globals__.os.popen('id').read() }}", "{{config}}", "${7*7}",
+    "<%= 7*7 %>", "#{7*7}", "{{ messages.append(1) }}", "{% include '/etc/passwd' %}",
+    "{{ raise_exception('x') }}",
 ]  # fmt: skip
 """Texts that mean something to a template, and must mean nothing here."""
 
