@@ -94,18 +94,20 @@ def subject_of_rows(
     order = np.random.default_rng(0).permutation(len(rows))
     first, rest = order[: max(1, held)], order[max(1, held) :]
     wanted = named_rows(signature, rows)
+    digest = digest_of(rows, labels)
     return Subject(
         original=original,
         signature=signature,
         rows=EvaluationRows(
-            X={name: values[rest] for name, values in wanted.items()},
+            inputs={name: values[rest] for name, values in wanted.items()},
             y=None if labels is None else labels[rest],
             task=task,
             class_names=class_names,
+            digest=digest,
         ),
         calibration={name: values[first] for name, values in wanted.items()},
         how={
-            "data_digest": digest_of(rows, labels),
+            "data_digest": digest,
             "rows": {"calibration": len(first), "test": len(rest)},
             "labels": "given" if labels is not None else "none: judged by agreement",
             "left_out": "pruning, fine-tuning and distillation need the build's own data and "
