@@ -135,7 +135,7 @@ def send(client: Client, folder: JobFolder) -> dict[str, Any]:
 
 
 def print_optimization(found: dict[str, Any], folder: JobFolder, output: Format) -> None:
-    from maas.lifecycle.optimize.prepare import FIGURES
+    from maas.lifecycle.optimize.publication import FIGURES
     from maas.lifecycle.optimize.summary import HEADINGS, terminal_rows
     from maas.lifecycle.optimize.words import Optimization, from_json
 

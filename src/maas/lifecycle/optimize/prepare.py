@@ -11,13 +11,10 @@ import msgspec
 from maas.domain.models import Evidence, File, Variant
 from maas.lifecycle.measure import sha256_of
 from maas.lifecycle.optimize.engine import Optimized
-from maas.lifecycle.optimize.publication import PreparedOptimization
+from maas.lifecycle.optimize.publication import FIGURES, REPORT, PreparedOptimization
 from maas.lifecycle.optimize.report import render_optimization
 from maas.lifecycle.optimize.summary import summary
 from maas.lifecycle.optimize.words import Candidate, Optimization, Tried, to_json
-
-REPORT = "optimization.html"
-FIGURES = "optimization-figures.json"
 
 
 def prepare_optimization(found: Optimized, workdir: Path) -> PreparedOptimization:

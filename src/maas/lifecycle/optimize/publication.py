@@ -16,6 +16,9 @@ from maas.domain.errors import InvalidInput
 from maas.domain.models import Evidence, File, Variant
 
 CONTENT = "optimization.json"
+REPORT = "optimization.html"
+FIGURES = "optimization-figures.json"
+"""Every word of the Optimization, for programs."""
 
 
 @dataclass(frozen=True)
