@@ -45,7 +45,7 @@ class Versions:
                 select(versions).where(of_model, versions.c.digest == digest)
             ).one_or_none()
             if same is not None:
-                return _version(same), False
+                return _version(same, self._added(connection, same.model, same.number)), False
             newest = connection.scalar(select(func.max(versions.c.number)).where(of_model)) or 0
             version = Version(manifest.model, newest + 1, manifest, now, created_by)
             connection.execute(
