@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from maas.domain.errors import InvalidInput, MaasError, OutOfSpace
+from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, OutOfSpace
 from maas.domain.jobs import Progress
 from maas.lifecycle.measure import sha256_of
 from maas.lifecycle.optimize.answers import read_answers
@@ -151,7 +151,7 @@ class _Run:
                     report=lambda text: self.watch.say(f"making {maker.name}: {text}"),
                     cancelled=self.watch.cancelled,
                 )
-                how = maker.make(work)
+                how = _asked(maker, work)
                 candidate = Candidate(
                     name=maker.name,
                     runtime="onnx",
@@ -168,10 +168,8 @@ class _Run:
             raise
         except NotApplicable as wrong:
             self.ledger.leave_out(maker.name, wrong.message)
-        except (MaasError, RuntimeError, ValueError, KeyError, AttributeError, TypeError) as wrong:
-            # The libraries that make candidates raise these for graphs that they cannot change.
-            text = " ".join(str(wrong).split())[:300]
-            self.ledger.leave_out(maker.name, f"it could not be made: {text}")
+        except MaasError as wrong:
+            self.ledger.leave_out(maker.name, f"it could not be made: {wrong.message}")
         return None
 
     def judge_all(self, made: Mapping[str, Candidate]) -> tuple[Tried, ...]:
@@ -226,6 +224,16 @@ class _Run:
         rows = self.subject.rows
         outputs = outputs_of(candidate, self.subject.signature, rows.inputs)
         return read_answers(outputs, self.subject.signature, rows)
+
+
+def _asked(maker: Maker, work: Workshop) -> dict[str, Any]:
+    try:
+        return maker.make(work)
+    except (MaasError, OSError):
+        raise
+    except Exception as wrong:  # noqa: BLE001 - libraries raise all kinds for odd graphs
+        text = " ".join(str(wrong).split())[:300]
+        raise InferenceFailed(f"{type(wrong).__name__}: {text}") from wrong
 
 
 def wanted(names: tuple[str, ...]) -> tuple[Maker, ...]:

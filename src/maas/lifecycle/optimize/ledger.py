@@ -68,7 +68,7 @@ class Ledger:
                 yield self._staging
         except OutOfSpace:
             raise
-        except (MaasError, RuntimeError, ValueError, KeyError) as wrong:
+        except MaasError as wrong:
             self.refuse_full(wrong)
             raise
         finally:

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from maas.lifecycle.optimize.libraries import versions
 from maas.lifecycle.optimize.subject import NotApplicable
 
-Array = Any
 Method = Literal["minmax", "entropy", "percentile"]
 
 CALIBRATION_BATCH = 16

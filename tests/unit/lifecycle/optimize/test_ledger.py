@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maas.domain.errors import OutOfSpace
+from maas.domain.errors import InferenceFailed, OutOfSpace
 from maas.lifecycle.optimize.ledger import Ledger
 from maas.lifecycle.optimize.words import Candidate, Tried
 
@@ -69,11 +69,11 @@ def test_a_library_that_hides_a_full_disk_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(tmp_path, "a")
-    with pytest.raises(RuntimeError), ledger.stage():
-        raise RuntimeError("there is room, so it is something else")
+    with pytest.raises(InferenceFailed), ledger.stage():
+        raise InferenceFailed("there is room, so it is something else")
     monkeypatch.setattr("maas.lifecycle.optimize.ledger.os.fsync", _full)
     with pytest.raises(OutOfSpace), ledger.stage():
-        raise RuntimeError("file write failed")
+        raise InferenceFailed("file write failed")
 
 
 def _full(handle: int) -> None:
