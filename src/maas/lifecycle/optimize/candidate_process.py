@@ -12,13 +12,14 @@ from typing import Any, Self
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, error_from_problem
 from maas.domain.signature import Signature
-from maas.lifecycle.optimize.answers import read_answers
-from maas.lifecycle.optimize.wire import packed, receive, send, unpacked
-from maas.lifecycle.optimize.words import Answers, Array, Candidate, EvaluationRows
+from maas.lifecycle.optimize.wire import packed, receive, send
+from maas.lifecycle.optimize.words import Candidate, EvaluationRows
 from maas.settings import child_environment
 
 LIMIT_S = 600.0
 """For one message; a candidate that needs longer is ended."""
+MOST_ROWS = 64
+"""Two batches of the largest size; more would only fill the memory that is measured."""
 MOST_TOLD = 600
 
 
@@ -34,7 +35,7 @@ class CandidateProcess:
     ) -> None:
         """Raises InvalidInput or InferenceFailed with the reason if it does not load."""
         self.candidate = candidate
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._errors = tempfile.TemporaryFile()
         threads = str(candidate.threads)
         pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -54,12 +55,16 @@ class CandidateProcess:
                     "threads": candidate.threads,
                     "cpus": _cores(candidate.threads),
                     "signature": signature.to_dict(),
-                    "inputs": packed(rows.inputs),
+                    "inputs": packed({n: a[:MOST_ROWS] for n, a in rows.inputs.items()}),
                 }
             )
         except BaseException:
             self.close()
             raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """The answer to a message. Raises the candidate's error, or InferenceFailed if its process
@@ -70,7 +75,7 @@ class CandidateProcess:
             late.set()
             self._process.kill()
 
-        timer = threading.Timer(self._limit_s, end)
+        timer = threading.Timer(self.limit_s, end)
         timer.start()
         try:
             if self._process.stdin is None or self._process.stdout is None:
@@ -90,10 +95,6 @@ class CandidateProcess:
     def turn(self, batch: int, seconds: float, least: int) -> dict[str, Any]:
         """{durations: nanoseconds of each call, cpu: nanoseconds of all}"""
         return self.ask({"do": "turn", "batch": batch, "seconds": seconds, "least": least})
-
-    def outputs(self, batch: int) -> dict[str, Array]:
-        """For all rows."""
-        return unpacked(self.ask({"do": "answer", "batch": batch})["outputs"])
 
     def state(self) -> dict[str, Any]:
         """{resident: bytes, cpu: nanoseconds since it started}"""
@@ -126,24 +127,13 @@ class CandidateProcess:
 
     def _ended(self, late: bool) -> str:
         if late:
-            return f"its process was ended because it took over {self._limit_s:.0f} s"
+            return f"its process was ended because it took over {self.limit_s:.0f} s"
         code = self._process.wait()
         self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, self._errors.tell() - MOST_TOLD))
         told = " ".join(self._errors.read().decode("utf-8", "replace").split())
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         return f"its process {how}{': ' + told if told else ''}"
-
-
-def answers_of(candidate: Candidate, rows: EvaluationRows, signature: Signature) -> Answers:
-    """What the candidate says about every row, from a process of its own.
-
-    Raises InvalidInput or InferenceFailed with the reason if it does not load or answer.
-    """
-    most = signature.max_rows or candidate.batch
-    with CandidateProcess(candidate, signature, rows) as process:
-        outputs = process.outputs(min(most, candidate.batch))
-    return read_answers(outputs, signature, rows)
 
 
 def _cores(threads: int) -> list[int]:

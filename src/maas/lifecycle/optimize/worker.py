@@ -1,4 +1,4 @@
-"""The process that runs one candidate: loads it as a replica does, answers and takes the time.
+"""The process that runs one candidate: loads it as a replica does, runs it and takes the time.
 
     python -m maas.lifecycle.optimize.worker
 
@@ -20,7 +20,7 @@ import psutil
 
 from maas.domain.errors import MaasError
 from maas.domain.signature import Signature
-from maas.lifecycle.optimize.wire import packed, receive, send, unpacked
+from maas.lifecycle.optimize.wire import receive, send, unpacked
 from maas.lifecycle.optimize.words import Array
 from maas.runtimes.base import LoadRequest, Runtime
 from maas.runtimes.catalog import create_runtime
@@ -42,14 +42,6 @@ class Loaded:
         self.inputs = {n: self._elements(a) for n, a in unpacked(spec["inputs"]).items()}
         self.rows = len(next(iter(self.inputs.values())))
         self.next = 0
-
-    def answer(self, batch: int) -> dict[str, Array]:
-        """For all rows."""
-        parts = [
-            self.runtime.predict({n: a[at : at + batch] for n, a in self.inputs.items()})
-            for at in range(0, self.rows, batch)
-        ]
-        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def turn(self, batch: int, seconds: float, least: int) -> dict[str, Any]:
         """Calls for `seconds`, each with other rows, at least `least` of them."""
@@ -111,12 +103,11 @@ def main() -> int:
 
 
 def handle(loaded: Loaded, message: dict[str, Any]) -> dict[str, Any]:
-    if message["do"] == "answer":
-        return {"outputs": packed(loaded.answer(message["batch"]))}
     if message["do"] == "turn":
         return loaded.turn(message["batch"], message["seconds"], message["least"])
-    resident = psutil.Process().memory_info().rss
-    return {"resident": resident, "cpu": time.process_time_ns()}
+    # The rows are the measurement's, not the candidate's.
+    rows = sum(array.nbytes for array in loaded.inputs.values())
+    return {"resident": psutil.Process().memory_info().rss - rows, "cpu": time.process_time_ns()}
 
 
 if __name__ == "__main__":
