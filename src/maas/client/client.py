@@ -16,6 +16,7 @@ from maas import settings
 from maas.client import (
     administration,
     deployments,
+    optimizations,
     predictions,
     publications,
     pulling,
@@ -181,10 +182,14 @@ class Client(_Blocking):
     publish = _blocking(publications.publish)
     publish_prepared = _blocking(publications.publish_prepared)
     pull = _blocking(pulling.pull)
+    optimize = _blocking(optimizations.optimize)
+    fetch_original = _blocking(optimizations.fetch_original)
+    send_optimization = _blocking(optimizations.send_optimization)
     deploy = _blocking(deployments.deploy)
     rollback = _blocking(deployments.rollback)
     evidence = _blocking(registry.evidence)
     add_evidence = _blocking(registry.add_evidence)
+    add_variant = _blocking(registry.add_variant)
     usage = _blocking(administration.usage)
     status = _blocking(administration.status)
     logs = _blocking(administration.logs)
@@ -293,10 +298,14 @@ class AsyncClient(_Awaited):
     publish = _awaited(publications.publish)
     publish_prepared = _awaited(publications.publish_prepared)
     pull = _awaited(pulling.pull)
+    optimize = _awaited(optimizations.optimize)
+    fetch_original = _awaited(optimizations.fetch_original)
+    send_optimization = _awaited(optimizations.send_optimization)
     deploy = _awaited(deployments.deploy)
     rollback = _awaited(deployments.rollback)
     evidence = _awaited(registry.evidence)
     add_evidence = _awaited(registry.add_evidence)
+    add_variant = _awaited(registry.add_variant)
     usage = _awaited(administration.usage)
     status = _awaited(administration.status)
     logs = _awaited(administration.logs)

@@ -73,31 +73,42 @@ def predictions_of(
     x, y = data
     outputs = OnnxModel(path).batches(named_rows(signature, x))
     if task is Task.REGRESSION:
-        values = _first_float(signature, outputs).astype(np.float64)
         return EvaluationRequest(
             task=task,
             y_true=y.astype(np.float64),
-            y_pred=values.reshape(y.shape),
+            y_pred=read_numbers(signature, outputs).reshape(y.shape),
             units=signature.outputs[0].units or "",
         )
-    if "probabilities" not in outputs and "label" in outputs:
-        names = class_names or _labels_of(signature, 0)
-        return EvaluationRequest(
-            task=task,
-            y_true=_class_indices(y, names),
-            y_pred=outputs["label"].reshape(len(x)),
-            class_names=names,
-        )
-    raw = outputs.get("probabilities")
-    scores = _probabilities(_first_float(signature, outputs) if raw is None else raw)
-    names = class_names or _labels_of(signature, scores.shape[1])
+    predicted, scores, names = read_classes(signature, outputs, class_names)
+    known = names or tuple(str(i) for i in range(0 if scores is None else scores.shape[1]))
     return EvaluationRequest(
         task=task,
-        y_true=_class_indices(y, names),
-        y_pred=outputs["label"].reshape(len(x)) if "label" in outputs else scores.argmax(axis=1),
+        y_true=class_indices_of(y, names),
+        y_pred=predicted,
         y_score=scores,
-        class_names=names or tuple(str(i) for i in range(scores.shape[1])),
+        class_names=known,
     )
+
+
+def read_numbers(signature: Signature, outputs: Mapping[str, Array]) -> npt.NDArray[np.float64]:
+    """What a regression answers. Raises InvalidInput if there are no floating-point numbers."""
+    return _first_float(signature, outputs).astype(np.float64)
+
+
+def read_classes(
+    signature: Signature, outputs: Mapping[str, Array], class_names: tuple[str, ...] = ()
+) -> tuple[Array, npt.NDArray[np.float64] | None, tuple[str, ...]]:
+    """What a classification answers: class [n], probabilities [n, classes] or None, and names.
+
+    The names are those given, or the labels of the signature; there may be none.
+    """
+    rows = len(next(iter(outputs.values())))
+    if "probabilities" not in outputs and "label" in outputs:
+        return outputs["label"].reshape(rows), None, class_names or _labels_of(signature, 0)
+    raw = outputs.get("probabilities")
+    scores = _probabilities(_first_float(signature, outputs) if raw is None else raw)
+    predicted = outputs["label"].reshape(rows) if "label" in outputs else scores.argmax(axis=1)
+    return predicted, scores, class_names or _labels_of(signature, scores.shape[1])
 
 
 def explained_examples(
@@ -160,7 +171,8 @@ def _labels_of(signature: Signature, classes: int) -> tuple[str, ...]:
     return next((s.labels for s in signature.outputs if len(s.labels) == classes), ())
 
 
-def _class_indices(y: Array, names: tuple[str, ...]) -> Array:
+def class_indices_of(y: Array, names: tuple[str, ...]) -> Array:
+    """[n] class index of labels, which are indices or names. Raises InvalidInput for others."""
     if y.dtype.kind in "iub":
         return y.astype(np.int64)
     if y.dtype.kind == "f" and np.array_equal(y, np.round(y)):

@@ -1,0 +1,276 @@
+"""Report: what an optimization tried, what each cost, and why it was kept or dropped, as HTML."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from maas.domain.errors import InvalidInput
+from maas.lifecycle.names import LOWER_IS_BETTER, named
+from maas.lifecycle.optimize.choose import merit
+from maas.lifecycle.optimize.gate import Gate, Rule
+from maas.lifecycle.optimize.pictures import Point, pareto_svg
+from maas.lifecycle.optimize.report_parts import candidate_details, profile_details
+from maas.lifecycle.optimize.words import (
+    Comparison,
+    Difference,
+    Estimate,
+    Measurement,
+    Optimization,
+    Tried,
+)
+from maas.lifecycle.page import Cell, facts, figure, number, page, section, table
+from maas.lifecycle.svg import escaped, said
+
+COSTS = {
+    "latency": "p50 of one row, original = 1",
+    "throughput": "time per row in the largest batch, original = 1",
+    "size": "bytes of the files, original = 1",
+    "memory": "resident memory, original = 1",
+}
+MOST_DETAILED = 12
+
+
+def render_optimization(found: Optimization) -> str:
+    """One self-contained HTML document: inline style and pictures, no script, no network."""
+    content = [
+        _header(found),
+        section("Quality and cost", _pareto(found)),
+        section("What was tried", _tried(found), note=_gate_note(found)),
+        section("What each costs", _costs(found), note=COST_NOTE),
+    ]
+    detailed = [t for t in found.tried[1:] if t.comparison is not None]
+    # The chosen one first, then those that were refused: there a reader wants to know why.
+    detailed.sort(key=lambda t: (t.name != found.chosen, t.passed))
+    for tried in detailed[:MOST_DETAILED]:
+        content.append(candidate_details(tried, open_=tried.name == found.chosen))
+    content.append(
+        section("What they consist of", *(profile_details(t) for t in found.tried if t.profile))
+    )
+    content.append(section("How to get this again", _how(found)))
+    content.append("<footer>Made by OpenMaaS. This file holds everything it shows.</footer>")
+    return page(f"{found.model}: optimization", content)
+
+
+COST_NOTE = (
+    "Each candidate ran in turns with the original, in fresh processes on the same cores. Ratios "
+    "are candidate over original. An interval is where 95 % of repeats of the measurement fall. "
+    "Figures without × depend on what else the machine did at that time; ratios hardly do."
+)
+
+
+def _header(found: Optimization) -> str:
+    made = time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(found.created_at))
+    kicker = "Optimization" + (f" · {made}" if found.created_at else "")
+    passed = sum(t.passed for t in found.tried[1:])
+    text = (
+        f"{len(found.tried) - 1} candidates were tried for {found.objective}, {passed} passed the "
+        f"gate. Chosen: {found.chosen}, {found.chosen_why}."
+    )
+    return (
+        f'<header>\n<p class="kicker">{escaped(kicker)}</p>\n<h1>{escaped(found.model)}</h1>\n'
+        f"<p>{escaped(text)}</p>\n{_tiles(found)}</header>"
+    )
+
+
+def _tiles(found: Optimization) -> str:
+    chosen = next((t for t in found.tried if t.name == found.chosen), None)
+    if chosen is None or chosen.measurement is None:
+        return ""
+    measured = chosen.measurement
+    first, last = measured.speeds[0], measured.speeds[-1]
+    lines = [
+        (f"Rows/s, batch {last.batch}", last.rows_per_s_ratio),
+        (f"p50, batch {first.batch}", first.p50_ratio),
+        ("File size", Estimate(*(measured.file_ratio,) * 3)),
+        ("Memory", Estimate(*(measured.resident_ratio,) * 3)),
+    ]
+    tiles = "".join(
+        f'<li><span class="name">{escaped(name)}</span><b>× {said(ratio.value)}</b>'
+        f"<span>{escaped(_between(ratio))}</span></li>"
+        for name, ratio in lines
+    )
+    return (
+        f'<ul class="tiles" aria-label="The chosen one against the original">{tiles}</ul>\n'
+        f'<p class="note">{escaped(found.chosen)} against the original.</p>\n'
+    )
+
+
+def _between(found: Estimate) -> str:
+    return "" if found.low == found.high else f"{said(found.low)} to {said(found.high)}"
+
+
+def _main_rule(found: Optimization) -> tuple[str, Rule | None]:
+    """The metric of the picture, the first that the gate names, with its rule."""
+    told = [t.comparison for t in found.tried if t.comparison is not None]
+    try:
+        rules = Gate.parse(found.gate).rules
+    except InvalidInput:
+        rules = ()
+    for rule in rules:
+        if any(c.difference(rule.metric) for c in told):
+            return rule.metric, rule
+    for comparison in told:
+        first = next(iter(comparison.differences), comparison.agreement)
+        if first is not None:
+            return first.metric, None
+    return "", None
+
+
+def _pareto(found: Optimization) -> str:
+    metric, rule = _main_rule(found)
+    points: list[Point] = []
+    original: float | None = None
+    lines: list[list[Cell]] = []
+    for index, tried in enumerate(found.tried[1:], start=2):
+        difference = tried.comparison.difference(metric) if tried.comparison else None
+        if difference is None or difference.original is None or tried.measurement is None:
+            continue
+        original = difference.original
+        cost, quality = merit(found.objective, tried.measurement), _level(difference)
+        kind = "kept" if tried.passed else "dropped"
+        points.append(Point(index, tried.name, cost, quality, kind, tried.name == found.chosen))
+        lines.append(
+            [
+                f"{index}. {escaped(tried.name)}",
+                number(escaped(said(cost.value))),
+                number(escaped(_between(cost))),
+                number(escaped(said(quality.value, 4))),
+                number(escaped(f"{said(quality.low, 4)} to {said(quality.high, 4)}")),
+            ]
+        )
+    if original is None:
+        return ""
+    name = found.original.name
+    here = Estimate(original, original, original)
+    chosen = name == found.chosen
+    points.insert(0, Point(1, name, Estimate(1.0, 1.0, 1.0), here, "original", chosen))
+    lower = metric in LOWER_IS_BETTER or metric == "perplexity"
+    drawing = pareto_svg(
+        points,
+        (COSTS[found.objective], named(metric) + (" (lower is better)" if lower else "")),
+        threshold=_threshold(rule, original),
+        higher_is_better=not lower,
+    )
+    caption = (
+        "Dots passed the gate, crosses did not; numbers are lines of the table below, 1 is the "
+        "original. Thin lines are 95 % intervals, those of quality of the difference from the "
+        "original. A circle marks the chosen one. The gate asks for a bound, so a cross may be "
+        "above its line: it was not shown to stay there."
+    )
+    head: list[Cell] = ["Candidate", *map(number, ("Cost", "95 %", escaped(named(metric)), "95 %"))]
+    numbers = table(head, lines, caption="Quality and cost")
+    return figure(f"{named(metric)} against {found.objective}", drawing, caption, numbers)
+
+
+def _level(found: Difference) -> Estimate:
+    before = found.original or 0.0
+    return Estimate(before + found.value, before + found.low, before + found.high)
+
+
+def _threshold(rule: Rule | None, original: float) -> float | None:
+    if rule is None:
+        return None
+    if rule.kind == "level":
+        return rule.value
+    return original * (1 + rule.value) if rule.kind == "relative" else original + rule.value
+
+
+def _gate_note(found: Optimization) -> str:
+    return (
+        f"Gate: {found.gate or 'none'}. A rule holds if its one-sided 95 % bound does, on rows "
+        "that no candidate was made with. No class and no slice may have lost significantly more "
+        "than the gate allows."
+    )
+
+
+def _tried(found: Optimization) -> str:
+    rows: list[list[Cell]] = []
+    for index, tried in enumerate(found.tried, start=1):
+        if tried is found.original:
+            mark, why = "", "what the others are compared with"
+        elif tried.failed:
+            mark, why = '<span class="bad">failed</span>', tried.failed
+        elif tried.passed:
+            mark, why = '<span class="good">kept</span>', tried.why
+        else:
+            mark, why = '<span class="bad">dropped</span>', tried.why
+        chosen = "<small>chosen</small>" if tried.name == found.chosen else ""
+        name = f"{index}. {escaped(tried.name)}{chosen}"
+        rows.append([name, mark, escaped(why), (escaped(_how_made(tried)), "soft")])
+    return table(["Candidate", "", "Why", "How"], rows, caption="What was tried")
+
+
+def _how_made(tried: Tried) -> str:
+    said_ = [f"{key}: {_plain(value)}" for key, value in tried.how.items()]
+    return "; ".join([*said_, f"threads: {tried.threads}"])
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(v) for v in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _costs(found: Optimization) -> str:
+    measured = [(i, t.measurement) for i, t in enumerate(found.tried, start=1)]
+    known = [(i, m) for i, m in measured if m is not None]
+    if not known:
+        return ""
+    batches = [speed.batch for speed in known[0][1].speeds]
+    head: list[Cell] = ["Candidate"]
+    head += [number(f"p50, {b}") for b in batches] + [number(f"p99, {b}") for b in batches]
+    head += [number(f"rows/s, {b}") for b in batches]
+    head += [number(h) for h in ("Size, MB", "Memory, MB", "Core-s per 1,000", "J per 1,000")]
+    rows = [_cost_line(f"{i}. {escaped(m.candidate)}", m) for i, m in known]
+    notes = [
+        f"{m.candidate}: {note}" for _, m in known for note in m.notes
+    ]  # what disturbed one candidate's turns may not have disturbed another's
+    told = "".join(f'<p class="note">{escaped(n)}.</p>' for n in notes)
+    why = {m.joules_why for _, m in known}
+    energy = f'<p class="note">Energy: {escaped("; ".join(sorted(why)))}.</p>'
+    return table(head, rows, caption="What each costs; p50 and p99 in ms") + energy + told
+
+
+def _cost_line(name: str, measured: Measurement) -> list[Cell]:
+    line: list[Cell] = [name]
+    speeds = measured.speeds
+    line += [_pair(s.p50_ms, s.p50_ratio) for s in speeds]
+    line += [_pair(s.p99_ms, s.p99_ratio) for s in speeds]
+    line += [_pair(s.rows_per_s, s.rows_per_s_ratio) for s in speeds]
+    line.append(number(f"{said(measured.file_bytes / 1e6)}{_ratio(measured.file_ratio)}"))
+    line.append(number(f"{said(measured.resident_bytes / 1e6)}{_ratio(measured.resident_ratio)}"))
+    work = measured.core_seconds_per_1000
+    line.append(number(f"{said(work.value)}<br><small>{escaped(_between(work))}</small>"))
+    line.append(number(said(measured.joules_per_1000)))
+    return line
+
+
+def _pair(value: Estimate, ratio: Estimate) -> Cell:
+    return number(
+        f"{said(value.value)}{_ratio(ratio.value)}"
+        f"<br><small>× {said(ratio.low)} to {said(ratio.high)}</small>"
+    )
+
+
+def _ratio(value: float) -> str:
+    return f'<br><span class="soft">× {said(value)}</span>'
+
+
+def _how(found: Optimization) -> str:
+    rows = [("command", f'<span class="code">{escaped(found.command)}</span>')]
+    rows += [(k.replace("_", " "), escaped(_plain(v))) for k, v in found.how.items()]
+    compared = next((t.comparison for t in found.tried if t.comparison is not None), None)
+    rows += _compared(compared)
+    return facts(rows, caption="How this was obtained")
+
+
+def _compared(comparison: Comparison | None) -> list[tuple[str, str]]:
+    if comparison is None:
+        return []
+    methods = sorted({d.method for d in comparison.differences if d.method})
+    rows = [("compared on", f"{comparison.rows:,} rows")]
+    return rows + [("bounds by", "<br>".join(escaped(m) for m in methods))] * bool(methods)

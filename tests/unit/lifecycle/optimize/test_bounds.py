@@ -1,0 +1,154 @@
+"""Bounds of paired differences: closed forms, brute force, and the exact error of the gate."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from maas.lifecycle.optimize.bounds import (
+    holm,
+    mcnemar_p,
+    mean_bounds,
+    rows_to_show,
+    share_bound,
+    share_difference_bound,
+    share_loss_p,
+)
+
+NOISE = 0.002
+"""Of a probability that is drawn 100,000 times, three standard errors at 5 %."""
+
+
+def binomial(k: int, n: int, p: float) -> float:
+    return math.comb(n, k) * p**k * (1 - p) ** (n - k)
+
+
+@pytest.mark.parametrize(("right", "rows"), [(50, 50), (49, 50), (180, 200), (3, 10), (0, 7)])
+def test_the_bound_of_a_share_is_that_of_clopper_and_pearson(right: int, rows: int) -> None:
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        at_least = sum(binomial(k, rows, middle) for k in range(right, rows + 1))
+        low, high = (middle, high) if at_least < 0.05 else (low, middle)
+    assert share_bound(right, rows, 0.05) == pytest.approx(low if right else 0.0, abs=0.004)
+
+
+def test_nothing_lost_in_few_rows_is_not_nothing_to_lose() -> None:
+    """The rule of three: of 0 in n, the truth may be 3 / n."""
+    assert share_difference_bound(0, 0, 100, 0.05) == pytest.approx(-0.0295, abs=0.001)
+    assert share_difference_bound(0, 0, 1000, 0.05) == pytest.approx(-0.003, abs=0.0002)
+
+
+def fewest_gains(lost: int, rows: int, threshold: float) -> int:
+    """With so many rows gained the gate passes; it passes with more, too."""
+    low, high = 0, rows - lost
+    if share_difference_bound(lost, high, rows, 0.05) < threshold:
+        return rows + 1
+    while low < high:
+        middle = (low + high) // 2
+        if share_difference_bound(lost, middle, rows, 0.05) >= threshold:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def chance_to_pass(rows: int, threshold: float, lose: float, gain: float) -> float:
+    """Exact, over all counts that could come out of `rows` independent rows."""
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, rows + 1)))])
+    most = min(rows, int(rows * lose + 6 * math.sqrt(rows * lose) + 8))
+    total = 0.0
+    for lost in range(most + 1):
+        gained = np.arange(fewest_gains(lost, rows, threshold), rows - lost + 1)
+        if not len(gained):
+            continue
+        same = rows - lost - gained
+        log_p = logs[rows] - logs[lost] - logs[gained] - logs[same]
+        log_p = log_p + lost * math.log(lose) + gained * math.log(max(gain, 1e-300))
+        log_p = log_p + same * math.log(1 - lose - gain)
+        total += float(np.exp(log_p).sum())
+    return total
+
+
+@pytest.mark.parametrize(
+    ("rows", "threshold", "gains"),
+    [
+        (60, -0.05, (0.0001, 0.02, 0.1)),
+        (360, -0.01, (0.0001, 0.005, 0.02)),
+        (1000, -0.01, (0.0001, 0.01)),
+    ],
+)
+def test_at_the_threshold_the_gate_errs_in_at_most_five_of_a_hundred(
+    rows: int, threshold: float, gains: tuple[float, ...]
+) -> None:
+    """The true difference is exactly the threshold: passing is an error, and its chance is
+    computed, not drawn, for few and for many rows on which the two models differ."""
+    for gain in gains:
+        assert chance_to_pass(rows, threshold, gain - threshold, gain) <= 0.05 + NOISE
+
+
+def test_what_a_bootstrap_would_let_through() -> None:
+    """Why the added row is there: of 100 rows with 2 % truly lost, none is lost in 13 % of the
+    cases, and then every resample says 0."""
+    assert 0.98**100 > 0.1
+    assert chance_to_pass(100, -0.02, 0.02, 1e-9) <= 0.05 + NOISE
+
+
+@pytest.mark.parametrize(("rows", "power"), [(1000, 0.47), (2000, 0.82), (4000, 0.99)])
+def test_power_without_a_difference_is_what_the_document_says(rows: int, power: float) -> None:
+    """1 % of the rows is lost and 1 % gained, one point is allowed: docs/explanation/gates.md."""
+    assert chance_to_pass(rows, -0.01, 0.01, 0.01) == pytest.approx(power, abs=0.02)
+
+
+def test_a_loss_beyond_what_is_allowed_is_significant_only_with_enough_rows() -> None:
+    assert share_loss_p(9, 0, 10, 0.1) < 1e-4
+    assert share_loss_p(1, 0, 5, 0.1) > 0.3
+    assert share_loss_p(2, 2, 30, 0.1) > 0.5
+    # One-sided binomial test by hand: 8 or more of 30 lost, if 10 % are lost in truth.
+    by_hand = sum(binomial(k, 30, 0.1) for k in range(8, 31))
+    assert share_loss_p(8, 0, 30, 0.1) == pytest.approx(by_hand, abs=0.001)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (0, 6), (3, 9), (10, 10), (1, 0)])
+def test_mcnemar_is_the_binomial_test(lost: int, gained: int) -> None:
+    both = lost + gained
+    tail = sum(binomial(k, both, 0.5) for k in range(min(lost, gained) + 1))
+    assert mcnemar_p(lost, gained) == pytest.approx(min(1.0, 2 * tail))
+
+
+def test_mcnemar_of_many_rows_does_not_overflow() -> None:
+    assert mcnemar_p(50_000, 50_500) == pytest.approx(0.1155, abs=0.001)
+
+
+def test_holm_is_the_textbook_procedure() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
+    assert holm([0.02, 0.02], 0.05) == [True, True]
+    assert holm([], 0.05) == []
+
+
+def test_so_many_rows_would_show_it_and_half_of_them_would_not() -> None:
+    needed = rows_to_show(1, 1, 100, -0.01, 0.05)
+    assert needed is not None
+    share = needed / 100
+    enough = share_difference_bound(round(share), round(share), needed, 0.05)
+    few = share_difference_bound(round(share / 2), round(share / 2), needed // 2, 0.05)
+    assert enough >= -0.01 > few
+
+
+def test_no_number_of_rows_shows_what_is_not_so() -> None:
+    assert rows_to_show(5, 0, 100, -0.01, 0.05) is None
+
+
+def test_the_bound_of_a_mean_holds_for_rare_large_losses() -> None:
+    """Values of 1 with a rare 0.2: what a normal interval gets wrong."""
+    drawn = np.random.default_rng(7)
+    truth = 1 - 0.8 * 0.03
+    missed = 0
+    for seed in range(200):
+        values = np.where(drawn.random(80) < 0.03, 0.2, 1.0)
+        low, high = mean_bounds(values, 0.05, seed)
+        assert low <= values.mean() <= high
+        missed += low > truth
+    assert missed <= 10

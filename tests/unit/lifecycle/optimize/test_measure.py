@@ -1,0 +1,138 @@
+"""Measuring with real processes, and how intervals and energy are made of what they say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maas.domain.errors import InferenceFailed, InvalidInput
+from maas.domain.models import Task
+from maas.lifecycle.optimize.candidate_process import CandidateProcess
+from maas.lifecycle.optimize.energy import Meter
+from maas.lifecycle.optimize.measure import Plan, measure, repeat_interval
+from maas.lifecycle.optimize.words import Candidate, EvaluationRows, Measurement, from_json, to_json
+from tests.models import echo_model, echo_signature, slow_model
+
+QUICK = Plan(sittings=2, rounds=2, seconds=0.005, meter=Meter((), "none here"))
+ROWS = EvaluationRows(
+    {"x": np.arange(80, dtype=np.float32).reshape(40, 2)}, None, Task.OTHER
+)
+
+
+def candidate(path: Path, name: str = "c") -> Candidate:
+    return Candidate(name, "onnx", {"model.onnx": path})
+
+
+def test_a_slow_candidate_is_measured_as_slow_beside_the_original(tmp_path: Path) -> None:
+    original = candidate(echo_model(tmp_path / "echo.onnx"), "original")
+    slow = candidate(slow_model(tmp_path / "slow.onnx", size=200, rounds=4), "slow")
+    found = measure(slow, original, ROWS, echo_signature(), QUICK)
+    assert [s.batch for s in found.speeds] == [1, 8, 32]
+    for speed in found.speeds:
+        # Hundreds of times the work; any machine sees that.
+        assert speed.p50_ratio.value > 3
+        assert speed.rows_per_s_ratio.value < 1 / 3
+        assert speed.calls >= QUICK.sittings * QUICK.rounds * QUICK.least_calls
+        assert speed.p99_ms.value >= speed.p50_ms.value * 0.99
+        assert speed.p50_ms.low <= speed.p50_ms.value <= speed.p50_ms.high
+    assert found.file_bytes == (tmp_path / "slow.onnx").stat().st_size
+    assert found.file_ratio == pytest.approx(
+        found.file_bytes / (tmp_path / "echo.onnx").stat().st_size
+    )
+    assert found.resident_bytes > 20_000_000
+    assert found.core_seconds_per_1000.value > 0
+    assert found.joules_per_1000 is None
+    assert found.joules_why == "none here"
+    assert from_json(to_json(found), Measurement) == found
+    with pytest.raises(InvalidInput, match="one of 1, 8, 32; got 4"):
+        found.at(4)
+
+
+def test_a_model_of_one_row_is_measured_with_one_row(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    only = candidate(echo_model(tmp_path / "echo.onnx"))
+    signature = replace(echo_signature(), max_rows=1)
+    found = measure(only, only, ROWS, signature, QUICK)
+    assert [s.batch for s in found.speeds] == [1]
+
+
+def test_a_process_has_the_answers_of_its_candidate_and_ends(tmp_path: Path) -> None:
+    path = echo_model(tmp_path / "echo.onnx", scale=3.0)
+    with CandidateProcess(candidate(path), echo_signature(), ROWS) as process:
+        turn = process.turn(batch=8, seconds=0.0, least=5)
+        state = process.state()
+        number = process.pid
+    assert len(turn["durations"]) == 5
+    assert state["resident"] > 20_000_000
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+
+
+def test_what_does_not_load_says_why(tmp_path: Path) -> None:
+    broken = tmp_path / "model.onnx"
+    broken.write_bytes(b"not a model")
+    with pytest.raises(InvalidInput, match="not a model that ONNX Runtime loads"):
+        CandidateProcess(candidate(broken), echo_signature(), ROWS)
+    with pytest.raises(InferenceFailed, match="c: FileNotFoundError"):
+        CandidateProcess(candidate(tmp_path / "missing.onnx"), echo_signature(), ROWS)
+
+
+def test_a_candidate_that_dies_takes_nobody_with_it(tmp_path: Path) -> None:
+    path = echo_model(tmp_path / "echo.onnx")
+    with CandidateProcess(candidate(path), echo_signature(), ROWS) as process:
+        os.kill(process.pid, 9)
+        with pytest.raises(InferenceFailed, match="was ended by signal 9"):
+            process.turn(1, 0.0, 1)
+
+
+def test_a_candidate_that_does_not_answer_in_time_is_ended(tmp_path: Path) -> None:
+    path = echo_model(tmp_path / "echo.onnx")
+    with CandidateProcess(candidate(path), echo_signature(), ROWS) as process:
+        process.limit_s = 0.2
+        with pytest.raises(InferenceFailed, match="took over 0 s"):
+            process.turn(1, 30.0, 1)
+
+
+def test_a_repeat_falls_into_the_interval_of_the_first_in_95_of_100_cases() -> None:
+    drawn = np.random.default_rng(0)
+    inside = 0
+    for _ in range(2000):
+        first, second = np.exp(drawn.normal(1.0, 0.2, (2, 5)))
+        found = repeat_interval(list(first))
+        inside += found.low <= repeat_interval(list(second)).value <= found.high
+    assert inside / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_one_sitting_has_no_interval() -> None:
+    with pytest.raises(InvalidInput, match="sittings must be from 2"):
+        Plan(sittings=1)
+
+
+def zone(root: Path, name: str, energy: str) -> Path:
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "energy_uj").write_text(energy)
+    (folder / "max_energy_range_uj").write_text("1000000000")
+    return folder
+
+
+def test_energy_is_the_packages_counters_also_when_one_wraps_around(tmp_path: Path) -> None:
+    first = zone(tmp_path, "intel-rapl:0", "5000000\n")
+    second = zone(tmp_path, "intel-rapl:1", "999000000\n")
+    zone(tmp_path, "intel-rapl:0:0", "1\n")  # part of a package, and counted there
+    meter = Meter.find(tmp_path)
+    assert meter.zones == (first, second)
+    before = meter.read()
+    (first / "energy_uj").write_text("7000000\n")
+    (second / "energy_uj").write_text("1000000\n")
+    assert meter.joules_since(before) == pytest.approx(2.0 + 2.0)
+
+
+def test_a_machine_without_a_meter_says_so(tmp_path: Path) -> None:
+    assert "shows no energy meter" in Meter.find(tmp_path).why
+    zone(tmp_path, "intel-rapl:0", "not a number")
+    assert "cannot be read" in Meter.find(tmp_path).why
