@@ -1,7 +1,7 @@
 """Every error that OpenMaaS reports, each with a stable code and the HTTP status of every door.
 
 MaasError
-├── BadRequest 400 ─ MalformedBody 400
+├── BadRequest 400 ─ MalformedBody 400, ContextLengthExceeded 400
 ├── Unauthenticated 401
 ├── Forbidden 403
 ├── NotFound 404
@@ -69,6 +69,12 @@ class MalformedBody(BadRequest):
     """The body is not what its content type says."""
 
     code = "malformed_body"
+
+
+class ContextLengthExceeded(BadRequest):
+    """The input is longer than the model can read at once."""
+
+    code = "context_length_exceeded"
 
 
 class Unauthenticated(MaasError):

@@ -9,6 +9,10 @@ from maas.runtimes.base import Runtime
 
 RUNTIMES = {
     "onnx": "maas.runtimes.onnx:OnnxRuntime",
+    "sentence_encoder": "maas.runtimes.sentence_encoder:SentenceEncoder",
+    "whisper": "maas.runtimes.whisper:WhisperRuntime",
+    "translator": "maas.runtimes.translator:TranslatorRuntime",
+    "image_classifier": "maas.runtimes.image_classifier:ImageClassifier",
 }
 
 
