@@ -78,7 +78,7 @@ class Ending:
     """Why the writing ended, and what it took, as the engine counted."""
 
     reason: str
-    """stop | length | tool_calls"""
+    """stop | length | tool_calls; cancelled, if the caller left or its deadline passed"""
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0

@@ -10,8 +10,8 @@ from maas.domain.errors import BadRequest, MaasError, Unauthenticated
 from maas.domain.keys import Key
 from maas.gateway.metering import Meter
 from maas.gateway.request import Request
+from maas.serving.call import Call
 from maas.serving.codec import Decoded
-from maas.serving.dispatch import Call
 from maas.serving.messages import Answers
 from maas.serving.routing import LiveRoute
 
