@@ -75,7 +75,7 @@ def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
     blank: Any = Blank()
     ready = Route("GET", "/readyz", Access.PUBLIC, never)
     metrics = Route("GET", "/metrics", Scope.READ, never)
-    table = route_table(Handlers(blank, blank, blank, ready, metrics), Server())
+    table = route_table(Handlers(blank, blank, blank, ready, metrics, blank), Server())
     own = [
         route
         for route in table.routes

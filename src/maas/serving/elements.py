@@ -14,9 +14,12 @@ from maas.serving.messages import Buffer
 
 
 def element(spec: TensorSpec, value: Any, at: int) -> bytes:
-    """A string is its UTF-8; `{"b64": "…"}` are any bytes, as TensorFlow Serving writes them."""
+    """A string is its UTF-8; `{"b64": "…"}` are any bytes, as TensorFlow Serving writes them, and
+    bytes, which no JSON has, themselves."""
     if isinstance(value, str):
         return _utf8(spec, value)
+    if isinstance(value, bytes):
+        return value
     text = value.get("b64") if isinstance(value, dict) and len(value) == 1 else None
     if not isinstance(text, str):
         raise InvalidInput(
