@@ -44,6 +44,8 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Largest file that may be published."""
     request_timeout_s: Annotated[float, Meta(gt=0)] = 60.0
     """Longest that a request may take; a caller may ask for less."""
+    generation_timeout_s: Annotated[float, Meta(gt=0)] = 600.0
+    """Longest that writing a text may take; a caller may ask for less."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long accepted requests may take after SIGTERM."""
 
@@ -79,12 +81,36 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Empty: the admin key of this home."""
 
 
+class Pull(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    max_bytes: Annotated[int, Meta(ge=1024)] = 64 << 30
+    """Largest file that `maas pull` brings to this machine."""
+    ca_file: str = ""
+    """PEM file with certificates that downloads trust besides the system's."""
+    hf_endpoint: str = ""
+    """Another server that speaks like the Hugging Face Hub; empty: the Hub."""
+    s3_endpoint: str = ""
+    """URL of an S3 service; empty: that of AWS."""
+    s3_region: str = "us-east-1"
+    """Region of the bucket."""
+    s3_access_key_id: str = ""
+    """Empty: those of the AWS environment."""
+    s3_secret_access_key: str = ""
+    """Belongs to `s3_access_key_id`."""
+    gs_service_account_file: str = ""
+    """JSON key of a Google service account; empty: the Google environment."""
+    az_account: str = ""
+    """Name of an Azure storage account; empty: the Azure environment."""
+    az_access_key: str = ""
+    """Belongs to `az_account`."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     home: str
     server: Server = msgspec.field(default_factory=Server)
     storage: Storage = msgspec.field(default_factory=Storage)
     serving: Serving = msgspec.field(default_factory=Serving)
     client: Client = msgspec.field(default_factory=Client)
+    pull: Pull = msgspec.field(default_factory=Pull)
 
     @property
     def home_path(self) -> Path:
@@ -112,6 +138,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def jobs_dir(self) -> Path:
         return self.home_path / "jobs"
+
+    @property
+    def pulls_dir(self) -> Path:
+        """Unfinished downloads of `maas pull`."""
+        return self.home_path / "pulls"
 
     @property
     def admin_key_file(self) -> Path:
@@ -181,6 +212,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "storage": Storage,
     "serving": Serving,
     "client": Client,
+    "pull": Pull,
 }
 
 

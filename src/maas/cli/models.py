@@ -29,9 +29,18 @@ group = typer.Typer(help="List models, or show a version with its evidence.")
 
 
 @group.callback(invoke_without_command=True)
-def list_(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
+def list_(
+    ctx: typer.Context,
+    catalog: Annotated[
+        bool, typer.Option("--catalog", help="Models that `maas pull` knows by name.")
+    ] = False,
+    output: OutputOption = Format.TABLE,
+) -> None:
     """List models, or show a version with its evidence."""
     if ctx.invoked_subcommand is not None:
+        return
+    if catalog:
+        _catalog(output)
         return
     models = client_of(ctx).models.list()
     if output is Format.JSON:
@@ -63,6 +72,27 @@ def show(
         emit_json(details.to_dict())
         return
     _print(details)
+
+
+def _catalog(output: Format) -> None:
+    """Needs no server."""
+    from maas.lifecycle.catalog import CATALOG
+
+    if output is Format.JSON:
+        emit_json([entry.to_dict() for entry in CATALOG])
+        return
+    emit_table(
+        ("name", "task", "size", "memory", "license", "source"),
+        (
+            (e.name, e.task, size(e.size), size(e.memory), e.license, _source(e.source, e.file))
+            for e in CATALOG
+        ),
+    )
+    say("next: `maas pull NAME`; memory is the least that serving takes")
+
+
+def _source(source: str, file: str | None) -> str:
+    return f"{source} {file}" if file else source
 
 
 def _print(details: VersionDetails) -> None:

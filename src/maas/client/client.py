@@ -10,11 +10,21 @@ import functools
 import time
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
 from maas import settings
-from maas.client import administration, deployments, predictions, publications, registry
+from maas.client import (
+    administration,
+    deployments,
+    predictions,
+    publications,
+    pulling,
+    registry,
+)
 from maas.client.calls import Call, Flow, Pause, Step
+from maas.client.chat import SECONDS as CHAT_SECONDS
+from maas.client.chat import AsyncChatStream, ChatAnswer, ChatStream, Messages
+from maas.client.chat import chat as chat_call
 from maas.client.retry import RetryPolicy
 from maas.client.transport import AsyncTransport, Connection, SyncTransport
 from maas.domain.errors import MaasError
@@ -170,6 +180,7 @@ class Client(_Blocking):
     explain = _blocking(predictions.explain)
     publish = _blocking(publications.publish)
     publish_prepared = _blocking(publications.publish_prepared)
+    pull = _blocking(pulling.pull)
     deploy = _blocking(deployments.deploy)
     rollback = _blocking(deployments.rollback)
     evidence = _blocking(registry.evidence)
@@ -177,6 +188,26 @@ class Client(_Blocking):
     usage = _blocking(administration.usage)
     status = _blocking(administration.status)
     logs = _blocking(administration.logs)
+
+    @overload
+    def chat(
+        self, deployment: str, messages: Messages, *, stream: Literal[False] = False,
+        timeout: float = CHAT_SECONDS, **options: Any,
+    ) -> ChatAnswer: ...
+    @overload
+    def chat(
+        self, deployment: str, messages: Messages, *, stream: Literal[True],
+        timeout: float = CHAT_SECONDS, **options: Any,
+    ) -> ChatStream: ...
+    def chat(
+        self, deployment: str, messages: Messages, *, stream: bool = False,
+        timeout: float = CHAT_SECONDS, **options: Any,
+    ) -> ChatAnswer | ChatStream:  # fmt: skip
+        """As `maas.client.chat.chat`; with `stream` the answer's pieces while they are written,
+        `timeout` seconds at most between two of them."""
+        if stream:
+            return ChatStream(self._transport, deployment, messages, timeout, options)
+        return self._run(chat_call(deployment, messages, timeout=timeout, **options))
 
     def close(self) -> None:
         self._transport.close()
@@ -251,6 +282,7 @@ class AsyncClient(_Awaited):
     explain = _awaited(predictions.explain)
     publish = _awaited(publications.publish)
     publish_prepared = _awaited(publications.publish_prepared)
+    pull = _awaited(pulling.pull)
     deploy = _awaited(deployments.deploy)
     rollback = _awaited(deployments.rollback)
     evidence = _awaited(registry.evidence)
@@ -258,6 +290,25 @@ class AsyncClient(_Awaited):
     usage = _awaited(administration.usage)
     status = _awaited(administration.status)
     logs = _awaited(administration.logs)
+
+    @overload
+    async def chat(
+        self, deployment: str, messages: Messages, *, stream: Literal[False] = False,
+        timeout: float = CHAT_SECONDS, **options: Any,
+    ) -> ChatAnswer: ...
+    @overload
+    async def chat(
+        self, deployment: str, messages: Messages, *, stream: Literal[True],
+        timeout: float = CHAT_SECONDS, **options: Any,
+    ) -> AsyncChatStream: ...
+    async def chat(
+        self, deployment: str, messages: Messages, *, stream: bool = False,
+        timeout: float = CHAT_SECONDS, **options: Any,
+    ) -> ChatAnswer | AsyncChatStream:  # fmt: skip
+        """As `Client.chat`; a stream is for `async for`."""
+        if stream:
+            return AsyncChatStream(self._transport, deployment, messages, timeout, options)
+        return await self._run(chat_call(deployment, messages, timeout=timeout, **options))
 
     async def close(self) -> None:
         await self._transport.close()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 
-from maas.control.onnx_check import check_onnx
+from maas.control.model_files import check_files
 from maas.control.unsafe_files import refuse_unsafe
 from maas.domain.errors import BodyTooLarge, Conflict, InvalidInput
 from maas.domain.models import Evidence, File, Manifest, Version
@@ -54,10 +54,7 @@ class Publisher:
         for file in manifest.files():
             self._check_stored(file)
         for variant in manifest.variants:
-            if variant.runtime == "onnx":
-                for file in variant.files:
-                    # The same copy that a replica on this machine will load.
-                    check_onnx(self._artifacts.fetch(file.sha256, self._cache_dir), file.name)
+            check_files(variant, self._artifacts, self._cache_dir)
         return self._versions.publish(manifest, created_by)
 
     def add_evidence(self, model: str, number: int, evidence: Evidence) -> None:

@@ -6,6 +6,8 @@ engine and metered here when it has ended each of them, also for a client that l
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from typing import Protocol
 
@@ -64,6 +66,13 @@ class GenerationDesk:
         """The server stops: whoever is still being answered hears of it."""
         for writing in list(self.active):
             writing.fail(Unavailable("the server is stopping", retry_after=1.0))
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until what was stopped is counted; at most `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.active:
+                    await asyncio.sleep(0.01)
 
 
 def check_task(deployment: LiveDeployment, wanted: Task) -> None:

@@ -97,6 +97,8 @@ def _refusal(said: str, value: Any) -> InvalidInput:
     if is_key:
         return InvalidInput(f"{field}: expected {expected} as each name", field=field)
     came = _came(value, path)
+    if said.startswith("Invalid value"):
+        return InvalidInput(f"{field}: {came} is not supported here", field=field)
     return InvalidInput(f"{field}: expected {expected}, got {came}", field=field)
 
 

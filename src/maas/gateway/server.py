@@ -9,6 +9,7 @@ import secrets
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 
 from maas.domain.errors import (
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 DRAIN_GRACE_SECONDS = 0.5
 """After the end is announced, how long idle connections may still send a request."""
+LAST_WORDS_SECONDS = 0.5
+"""How long those whose answers are cut may take to read why."""
 MAX_KNOWN_HEADS = 4096
 MAX_KNOWN_HEAD_BYTES = 4096
 
@@ -73,19 +76,27 @@ class HttpServer:
             ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS if tls else None,
         )
 
-    async def drain(self, seconds: float) -> None:
-        """Take no new connections, answer what was accepted, close; at most `seconds`."""
+    async def drain(self, seconds: float, cut: Callable[[], None] | None = None) -> None:
+        """Take no new connections, answer what was accepted, close; at most `seconds`. Then `cut`
+        may tell whoever is still being answered, before the connections are broken off."""
         self.draining = True
         if self._listener is not None:
             self._listener.close()
         ends = self.loop.time() + seconds
         await asyncio.sleep(min(DRAIN_GRACE_SECONDS, seconds))
+        await self._close_idle(ends)
+        if cut is not None and self._connections:
+            cut()
+            await self._close_idle(self.loop.time() + LAST_WORDS_SECONDS)
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def _close_idle(self, ends: float) -> None:
+        """Until all connections are closed, or the loop's time is `ends`."""
         while self._connections and self.loop.time() < ends:
             for connection in list(self._connections):
                 connection.close_if_idle()
             await asyncio.sleep(0.02)
-        for connection in list(self._connections):
-            connection.abort()
 
     def opened(self, connection: Connection) -> None:
         has_room = len(self._connections) < self._max_connections or self._make_room()

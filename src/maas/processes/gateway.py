@@ -23,8 +23,9 @@ import uvloop
 
 from maas.domain.keys import Scope
 from maas.domain.snapshot import Snapshot
-from maas.gateway.app import Handlers, route_table
+from maas.gateway.app import Handlers, TextDoors, route_table
 from maas.gateway.auth import HostCheck, KeyRing
+from maas.gateway.generation import GenerationDesk
 from maas.gateway.health import ready_handler
 from maas.gateway.metering import Meter
 from maas.gateway.metrics import metrics_handler
@@ -45,6 +46,8 @@ from maas.version import __version__
 log = logging.getLogger(__name__)
 
 MAX_OPEN_FILES = 16384
+SETTLE_SECONDS = 1.0
+"""How long the end waits for what engines say that stopped generations took."""
 
 
 def main() -> int:
@@ -78,9 +81,11 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     keys = KeyRing()
 
     timeout = server_settings.request_timeout_s
+    desk = GenerationDesk(router, meter, server_settings.generation_timeout_s)
     handlers = Handlers(
         predict=PredictDoor(router, meter, timeout),
         oip=OipDoor(router, meter, timeout, __version__, server_settings.max_json_bytes),
+        text=TextDoors(desk),
         proxy=ControlProxy(settings.control_socket, meter, router),
         ready=Route(
             "GET",
@@ -107,7 +112,8 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     gc.freeze()
     await stop.wait()
     log.info("draining")
-    await server.drain(server_settings.drain_s)
+    await server.drain(server_settings.drain_s, desk.stop_all)
+    await desk.settle(SETTLE_SECONDS)
     watch.close()
     router.close()
     meter.close()

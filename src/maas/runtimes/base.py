@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maas.domain.errors import InvalidInput
-from maas.domain.names import shown
+from maas.domain.errors import MaasError
+from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.signature import Signature
 
 Arrays = dict[str, NDArray[Any]]
@@ -26,6 +26,11 @@ class LoadRequest:
     signature: Signature
     threads: int = 1
     options: dict[str, Any] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+    """Where the files lie, for runtimes whose library opens them itself (`catalog.FROM_PATHS`);
+    `files` is empty for those. Nobody but this user can change them between check and use."""
+    max_batch: int = 64
+    """Most rows, or sequences, that the model gets at once."""
 
 
 class Runtime(Protocol):
@@ -57,47 +62,36 @@ def last_progress(runtime: Runtime) -> float:
     return float(getattr(runtime, "last_progress", 0.0))
 
 
-def one_of(options: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
-    """The option `name`, by default the first that is known; raises InvalidInput for others."""
-    value = options.get(name, known[0])
-    if value not in known:
-        raise InvalidInput(
-            f"option {name} must be one of {', '.join(known)}; got {shown(value)}", field=name
-        )
-    return str(value)
+Said = Piece | Ending | MaasError
+Sink = Callable[[int, Said], None]
+"""Told, in any thread, what a sequence wrote; an ending or an error is the last it is told. A
+piece may be empty: the engine has got on with a long prompt."""
 
 
-def number_of(
-    options: dict[str, Any], name: str, default: float, low: float, high: float
-) -> float:
-    """The option `name` as a number from `low` to `high`; raises InvalidInput."""
-    value = options.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InvalidInput(
-            f"option {name} must be a number from {low:g} to {high:g}; got {shown(value)}",
-            field=name,
-        )
-    return value
+class Generator(Protocol):
+    """A model that writes text step by step, many sequences at a time."""
 
+    context_length: int
+    """Most tokens of a prompt and what follows it; known once loaded."""
+    slots: int
+    """How many sequences it writes at once."""
+    has_chat_template: bool
+    """Whether it takes messages, or prompts only."""
 
-def texts(elements: Sequence[object]) -> NDArray[Any]:
-    """A BYTES output of one element per row."""
-    out = np.empty(len(elements), object)
-    out[:] = elements
-    return out
+    def load(self, request: LoadRequest) -> None:
+        """Raises InvalidInput if the files are no model that it loads."""
 
+    def has_room(self, generation: Generation) -> bool:
+        """Whether its memory has room for one more, besides those that it writes."""
 
-def parsed_json(files: dict[str, bytes], name: str) -> dict[str, Any]:
-    """The object in the file `name`; raises InvalidInput if there is none."""
-    try:
-        value = json.loads(files[name])
-    except KeyError:
-        raise InvalidInput(f"the variant lacks {name}", field="files") from None
-    except (ValueError, RecursionError) as wrong:
-        raise InvalidInput(f"{name} is not JSON: {wrong}", field="files") from None
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{name} must hold a JSON object", field="files")
-    return value
+    def start(self, number: int, generation: Generation, sink: Sink) -> None:
+        """Begins a sequence and returns at once. The caller minds `slots` and `has_room`."""
+
+    def cancel(self, number: int) -> None:
+        """Ends a sequence within a step; the sink is told `cancelled` with the true counts."""
+
+    def close(self) -> None:
+        """Ends all sequences; nothing can be started any more."""
 
 
 @cache

@@ -23,7 +23,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
-from maas.runtimes.base import Arrays, LoadRequest, number_of, one_of
+from maas.runtimes.base import Arrays, LoadRequest
+from maas.runtimes.options import number_of, one_of
 from maas.runtimes.onnx import failed, open_session
 
 FORMATS = ("JPEG", "PNG")

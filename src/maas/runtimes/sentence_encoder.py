@@ -24,7 +24,8 @@ from tokenizers import Tokenizer
 
 from maas.domain.errors import ContextLengthExceeded, InferenceFailed, InvalidInput
 from maas.domain.names import shown
-from maas.runtimes.base import Arrays, LoadRequest, number_of, one_of, parsed_json
+from maas.runtimes.base import Arrays, LoadRequest
+from maas.runtimes.options import number_of, one_of, parsed_json
 from maas.runtimes.bert import bert_graph
 from maas.runtimes.onnx import failed, open_session
 

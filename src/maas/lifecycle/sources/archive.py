@@ -1,0 +1,80 @@
+"""Zip archives, unpacked so that no entry ends up outside its folder or fills the disk."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from maas.domain.errors import BodyTooLarge, InvalidInput, OutOfSpace
+from maas.domain.names import shown
+from maas.lifecycle.sources.workspace import CHUNK_BYTES
+from maas.storage.files import in_our_words
+
+MAX_ENTRIES = 1000
+MAX_DEPTH = 4
+
+
+def is_archive(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def unpack(archive: Path, target: Path, max_bytes: int) -> Path:
+    """The folder with the archive's files, which then have at most `max_bytes` together.
+
+    Raises InvalidInput for a path that leads outside, a link, an encrypted entry or no archive;
+    then nothing is left.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            entries = opened.infolist()
+            _check(entries, archive.name, max_bytes)
+            left = max_bytes
+            for entry in entries:
+                if not entry.is_dir():
+                    left -= _write(opened, entry, target, left)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as wrong:
+        shutil.rmtree(target, ignore_errors=True)
+        raise InvalidInput(f"{archive.name} is not a usable zip archive: {wrong}") from None
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return target
+
+
+def _check(entries: list[zipfile.ZipInfo], name: str, max_bytes: int) -> None:
+    if len(entries) > MAX_ENTRIES:
+        raise InvalidInput(f"{name} has {len(entries)} entries, of at most {MAX_ENTRIES}")
+    for entry in entries:
+        path = PurePosixPath(entry.filename)
+        outside = path.is_absolute() or ".." in path.parts or "\\" in entry.filename
+        if outside or len(path.parts) > MAX_DEPTH or not path.parts:
+            raise InvalidInput(f"{name} has an entry {shown(entry.filename)}, which leads outside")
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise InvalidInput(f"{name} has an entry {shown(entry.filename)} that is no file")
+    total = sum(e.file_size for e in entries)
+    if total > max_bytes:
+        raise BodyTooLarge(
+            f"{name} would have {total} bytes unpacked; pull.max_bytes permits {max_bytes}",
+            limit=max_bytes,
+        )
+
+
+def _write(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, left: int) -> int:
+    """Bytes written. What an archive says about sizes is not believed."""
+    path = target / entry.filename
+    written = 0
+    with in_our_words(f"unpack {entry.filename}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(path.parent).free < entry.file_size:
+            raise OutOfSpace(f"no room for the {entry.file_size} bytes of {entry.filename}")
+        with opened.open(entry) as source, path.open("xb") as file:
+            while chunk := source.read(CHUNK_BYTES):
+                written += len(chunk)
+                if written > left:
+                    raise BodyTooLarge("this archive unpacks to more than it says", limit=left)
+                file.write(chunk)
+    return written

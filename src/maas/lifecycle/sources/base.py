@@ -1,0 +1,185 @@
+"""What all kinds of sources share: what they are asked, what they give, and how far they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maas.domain.errors import InvalidInput
+from maas.domain.names import FILE_NAME, checked_sha256, shown
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with a file's name, the bytes of it that are here, and all of them if that is known."""
+
+MAX_FILES = 64
+
+
+@dataclass(frozen=True)
+class ObjectStoreAccess:
+    """How to reach buckets; empty fields mean what each service's own environment says."""
+
+    s3_endpoint: str = ""
+    s3_region: str = "us-east-1"
+    s3_access_key_id: str = ""
+    s3_secret_access_key: str = field(default="", repr=False)
+    gs_service_account_file: str = ""
+    az_account: str = ""
+    az_access_key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Access:
+    """What the settings of the machine that pulls say."""
+
+    folder: Path
+    """Where unfinished downloads wait for the next try."""
+    max_bytes: int = 64 << 30
+    """Of one file."""
+    ca_file: str = ""
+    """PEM file with certificates that are trusted besides the system's."""
+    hf_endpoint: str = ""
+    """Another server with the Hub's API; empty: the Hub."""
+    stores: ObjectStoreAccess = ObjectStoreAccess()
+
+
+def _silent(name: str, done: int, total: int | None) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be pulled."""
+
+    source: str
+    access: Access
+    file: str | None = None
+    """Which file, where a source has several."""
+    sha256: str | None = None
+    """What the one file must be."""
+    progress: Progress = _silent
+
+    def __post_init__(self) -> None:
+        if self.sha256 is not None:
+            checked_sha256(self.sha256)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Files that are on this machine now."""
+
+    files: dict[str, Path]
+    """Where each is, by the name that it has in the manifest."""
+    origin: dict[str, Any]
+    """Where they came from, as JSON; without secrets and without paths of this machine."""
+    license: str = ""
+    """As the source says it; empty if it does not."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that a source offers."""
+
+    path: str
+    """With '/' between folders."""
+    size: int | None = None
+
+
+# Weights that hold numbers only; what else there is could run code, or is of no use to a runtime.
+_WEIGHTS = re.compile(r"\.(gguf|safetensors|onnx)$", re.IGNORECASE)
+_BESIDE = re.compile(
+    r"(?:^|/)(?:config|tokenizer|tokenizer_config|special_tokens_map|preprocessor_config|"
+    r"generation_config|modules|sentence_bert_config|config_sentence_transformers|vocabulary|"
+    r"model_info|modelMeta|labels|added_tokens|1_Pooling/config)\.json$|"
+    r"(?:^|/)(?:vocabulary|vocab|labels|merges)\.txt$|\.spm$|\.ya?ml$"
+)
+_CTRANSLATE2 = re.compile(r"(?:^|/)model\.bin$")
+_TRANSLATOR = re.compile(r"(?:^|/)(?:model|lex)\.[\w.]+\.bin$")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+
+
+def choose(entries: list[Entry], file: str | None, source: str) -> list[Entry]:
+    """The files of a model among all that are there, in a stable order.
+
+    Raises InvalidInput if there is none, or if it is not clear which; then it names them.
+    """
+    if file is not None:
+        return _chosen(entries, file, source)
+    weights = [e for e in entries if _WEIGHTS.search(e.path)]
+    by_kind: dict[str, list[Entry]] = {}
+    for entry in weights:
+        by_kind.setdefault(entry.path.rpartition(".")[2].lower(), []).append(entry)
+    names = {e.path for e in entries}
+    if any(n.startswith("vocabulary.") for n in names) and "model.bin" in names:
+        return _with_beside(entries, [e for e in entries if e.path == "model.bin"])
+    if not weights:
+        translator = [e for e in entries if _TRANSLATOR.search(e.path) and "/" not in e.path]
+        if translator:
+            return _with_beside(entries, translator)
+        raise InvalidInput(
+            f"{source} has no weights in GGUF, safetensors, ONNX or CTranslate2; it has "
+            f"{_listed(entries)}",
+            field="source",
+        )
+    for kind in ("safetensors", "onnx"):
+        top = [e for e in by_kind.get(kind, ()) if "/" not in e.path]
+        if "gguf" not in by_kind and (top or (kind == "onnx" and by_kind.get(kind))):
+            found = top or by_kind[kind]
+            single = [e for e in found if e.path.rpartition("/")[2] == f"model.{kind}"]
+            if single or len(found) == 1 or all(_SHARD.search(e.path) for e in found):
+                return _with_beside(entries, single or found)
+    if len(weights) == 1:
+        return _with_beside(entries, weights)
+    raise InvalidInput(
+        f"{source} has several models; say which with --file: {_listed(weights)}", field="file"
+    )
+
+
+def checked_file_name(path: str) -> str:
+    """The last part of a path, if a manifest may have it as the name of a file."""
+    name = path.rpartition("/")[2]
+    if not FILE_NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{shown(name)} cannot be the name of a file here; give one with --file", field="file"
+        )
+    return name
+
+
+def named(path: str) -> str:
+    """How a manifest calls the file at this path of a source; folders become part of the name."""
+    return path.replace("/", ".") if path.startswith("1_Pooling/") else checked_file_name(path)
+
+
+def _chosen(entries: list[Entry], file: str, source: str) -> list[Entry]:
+    found = [e for e in entries if e.path == file] or [
+        e for e in entries if e.path.rpartition("/")[2] == file
+    ]
+    if len(found) != 1:
+        offered = [e for e in entries if _WEIGHTS.search(e.path)] or entries
+        told = "no file" if not found else "several files called"
+        raise InvalidInput(
+            f"{source} has {told} {shown(file)}; it has {_listed(offered)}", field="file"
+        )
+    return _with_beside(entries, found)
+
+
+def _with_beside(entries: list[Entry], weights: list[Entry]) -> list[Entry]:
+    """With the configuration that lies beside the weights, or at the top; a GGUF needs none."""
+    if all(e.path.lower().endswith(".gguf") for e in weights):
+        return weights
+    taken = {named(e.path): e for e in weights}
+    folders = {e.path.rpartition("/")[0] for e in weights} | {""}
+    for entry in sorted(entries, key=lambda e: e.path.count("/"), reverse=True):
+        folder = entry.path.rpartition("/")[0]
+        if _BESIDE.search(entry.path) and (folder in folders or folder == "1_Pooling"):
+            taken.setdefault(named(entry.path), entry)
+    if len(taken) > MAX_FILES:
+        raise InvalidInput(f"a model has at most {MAX_FILES} files; this would be {len(taken)}")
+    return [taken[name] for name in sorted(taken)]
+
+
+def _listed(entries: list[Entry], most: int = 20) -> str:
+    names = [shown(e.path, 100)[1:-1] for e in entries[:most]]
+    return ", ".join(names) + (f" and {len(entries) - most} more" if len(entries) > most else "")

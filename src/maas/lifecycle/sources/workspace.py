@@ -1,0 +1,155 @@
+"""The folder of one source's unfinished downloads, and files in it that grow until they are whole."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from maas.domain.errors import BodyTooLarge, Conflict, InvalidInput, OutOfSpace, StorageFailed
+from maas.lifecycle.sources.base import Progress, Request
+from maas.storage.files import in_our_words
+
+CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def workspace(request: Request) -> Iterator[Path]:
+    """The folder of this source, for this process alone. Raises Conflict if another has it."""
+    key = hashlib.sha256(f"{request.source}\n{request.file or ''}".encode()).hexdigest()[:24]
+    folder = request.access.folder / key
+    with in_our_words(f"use {folder}"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"another maas pull of {request.source} is running") from None
+        yield folder
+    finally:
+        os.close(lock)
+
+
+def discard(folder: Path) -> None:
+    """After the publication the artifact store has the files."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a whole file must have."""
+
+    value: str
+    kind: str = "SHA-256"
+    """Or `git object id`, which is what the Hub knows about small files."""
+
+    def of(self, path: Path) -> str:
+        with path.open("rb") as file:
+            if self.kind == "SHA-256":
+                return hashlib.file_digest(file, "sha256").hexdigest()
+            hasher = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+            while chunk := file.read(CHUNK_BYTES):
+                hasher.update(chunk)
+            return hasher.hexdigest()
+
+
+class Partial:
+    """A file that is downloaded, possibly over several runs of the program."""
+
+    def __init__(self, target: Path, identity: str) -> None:
+        """`identity` says which bytes these are (an ETag, a digest); those of another are not
+        continued."""
+        self.target = target
+        self._data = target.with_name(f"{target.name}.part")
+        self._note = target.with_name(f"{target.name}.part.json")
+        with in_our_words(f"write {self._data}"):
+            if self._known() != identity:
+                self.forget()
+                self._note.write_bytes(msgspec.json.encode(identity))
+
+    @property
+    def size(self) -> int:
+        """Bytes that are here."""
+        try:
+            return self._data.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def forget(self) -> None:
+        self._data.unlink(missing_ok=True)
+
+    def grow(self, chunks: Iterable[bytes], start: int, limits: Limits) -> None:
+        """Writes `chunks` from byte `start` on. Raises OutOfSpace, BodyTooLarge."""
+        done = start
+        limits.check_total(self._data.parent, done)
+        with in_our_words(f"write {self._data}"):
+            with self._data.open("r+b" if self._data.exists() else "wb") as file:
+                file.truncate(start)
+                file.seek(start)
+                for chunk in chunks:
+                    done += len(chunk)
+                    limits.check(done)
+                    file.write(chunk)
+                    limits.progress(self.target.name, done, limits.total)
+
+    def finish(self, digest: Digest | None) -> None:
+        """Gives the file its name. Raises InvalidInput and forgets it if it is not what the digest
+        says; None: nobody knows what it must be."""
+        with in_our_words(f"read {self._data}"):
+            if not self._data.exists():
+                self._data.touch()  # a file of no bytes
+            found = digest.of(self._data) if digest else ""
+            if digest and found != digest.value:
+                size = self.size
+                self.forget()
+                raise InvalidInput(
+                    f"{self.target.name} should have the {digest.kind} {digest.value}; what came "
+                    f"has {found} ({size} bytes)",
+                    field="sha256",
+                )
+            self._data.replace(self.target)
+            self._note.unlink(missing_ok=True)
+
+    def _known(self) -> str | None:
+        try:
+            return str(msgspec.json.decode(self._note.read_bytes()))
+        except (OSError, msgspec.DecodeError):
+            return None
+
+
+class Limits:
+    """How much a download may bring, and who is told how far it is."""
+
+    def __init__(self, total: int | None, most: int, progress: Progress) -> None:
+        self.total = total
+        self.progress = progress
+        self._most = most
+
+    def check_total(self, folder: Path, done: int) -> None:
+        """Before the first byte, where the size is known."""
+        if self.total is None:
+            return
+        self.check(self.total)
+        free = shutil.disk_usage(folder).free
+        if self.total - done > free:
+            raise OutOfSpace(
+                f"{folder} has {free} bytes free, and {self.total - done} are to come; make room "
+                "or set MAAS_HOME to a larger disk"
+            )
+
+    def check(self, done: int) -> None:
+        if done > self._most:
+            raise BodyTooLarge(
+                f"this file has more than the {self._most} bytes that pull.max_bytes permits",
+                limit=self._most,
+            )
+        if self.total is not None and done > self.total:
+            raise StorageFailed(f"more came than the {self.total} bytes that were announced")

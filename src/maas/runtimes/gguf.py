@@ -1,0 +1,351 @@
+"""Reads the header of a GGUF file within bounds, before any native parser sees the file.
+
+Nothing that the file claims is believed: every count, length, type, dimension and offset is held
+against the size of the file, or against a limit, before it is used. The layout is that of
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; what llama.cpp refuses is refused here,
+too. Uses the standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Protocol
+
+from maas.domain.errors import InvalidInput
+from maas.domain.names import shown
+
+MAX_HEADER_BYTES = 64 << 20
+"""The largest vocabularies known take 15 MB."""
+MAX_KEYS = 4096
+MAX_TENSORS = 20_000
+MAX_STRINGS = 1_000_000
+"""In all arrays together; each is stepped over, so this bounds the time."""
+MAX_ARRAY = 1 << 26
+MAX_KEY_BYTES = 65_535
+MAX_TEXT_BYTES = 1 << 20
+"""Of one text, for example a chat template."""
+MAX_TENSOR_NAME_BYTES = 63
+MAX_DIMENSIONS = 4
+CHUNK_BYTES = 1 << 20
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_DEFAULT_ALIGNMENT = 32
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_BOOL, _STRING, _ARRAY = 7, 8, 9
+_SCALARS = {
+    kind: struct.Struct(f"<{code}")
+    for kind, code in {
+        0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "B", 10: "Q", 11: "q", 12: "d"
+    }.items()
+}  # fmt: skip
+_LEAST_KEY_BYTES = 8 + 1 + 4 + 1
+_LEAST_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
+
+_TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40),
+    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2),
+    26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+}  # fmt: skip
+"""Per ggml type: its name, elements per block, bytes per block."""
+
+
+class Readable(Protocol):
+    """A file that is read from its start."""
+
+    def read(self, count: int, /) -> bytes:
+        """Up to `count` bytes; none at the end."""
+
+
+@dataclass(frozen=True)
+class GgufSummary:
+    """What a header says, after all of it was checked."""
+
+    version: int
+    tensors: int
+    keys: int
+    architecture: str
+    """`llama`, `qwen2`, `bert`, …"""
+    parameters: int
+    """Elements of all tensors."""
+    types: dict[str, int]
+    """Bytes per quantization type, for example `{"Q4_1": 83607552, "F32": 140544}`."""
+    header_bytes: int
+    tensor_bytes: int
+    size: int
+    """Of the whole file, in bytes."""
+    context_length: int | None
+    """Tokens that the model was trained for; None if it does not say."""
+    vocabulary: int | None
+    """Number of tokens."""
+    chat_template: bool
+    name: str = ""
+    license: str = ""
+    splits: int = 1
+    """Files over which the model is spread."""
+
+    @property
+    def quantization(self) -> str:
+        """The type that most bytes have."""
+        return max(self.types, key=lambda name: self.types[name], default="")
+
+
+def check_gguf(source: Path, name: str | None = None) -> GgufSummary:
+    """The summary of a GGUF file whose whole header is in order.
+
+    `name` is what messages call the file; default: its own name. Reads the header and nothing
+    behind it. Raises InvalidInput, in one sentence, for anything that is not as it must be.
+    """
+    with source.open("rb") as stream:
+        return read_gguf(stream, source.stat().st_size, name or source.name)
+
+
+def read_gguf(stream: Readable, size: int, name: str) -> GgufSummary:
+    """As `check_gguf`, for an open file of `size` bytes that is at its start."""
+    header = _Header(stream, size, name)
+    version, tensor_count, key_count = _read_counts(header)
+    keys = _Keys()
+    for _ in range(key_count):
+        _read_key(header, keys)
+    tensors = [_read_tensor(header) for _ in range(tensor_count)]
+    if len({t.name for t in tensors}) != len(tensors):
+        raise header.wrong("two tensors have the same name")
+    alignment = _alignment(header, keys)
+    types = _check_places(header, tensors, alignment)
+    architecture = keys.text("general.architecture")
+    if not architecture:
+        raise header.wrong("it has no general.architecture")
+    return GgufSummary(
+        version=version,
+        tensors=tensor_count,
+        keys=key_count,
+        architecture=architecture,
+        parameters=sum(t.elements for t in tensors),
+        types=types,
+        header_bytes=header.at,
+        tensor_bytes=sum(types.values()),
+        size=size,
+        context_length=keys.number(f"{architecture}.context_length"),
+        vocabulary=keys.lengths.get("tokenizer.ggml.tokens"),
+        chat_template=bool(keys.text("tokenizer.chat_template")),
+        name=keys.text("general.name"),
+        license=keys.text("general.license"),
+        splits=max(keys.number("split.count") or 1, 1),
+    )
+
+
+@dataclass
+class _Keys:
+    """Single values, and how many elements each array has."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+    strings: int = 0
+
+    def text(self, key: str) -> str:
+        found = self.values.get(key)
+        return found if isinstance(found, str) else ""
+
+    def number(self, key: str) -> int | None:
+        found = self.values.get(key)
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    name: str
+    type: str
+    elements: int
+    bytes: int
+    offset: int
+    """From the start of the tensors' data."""
+
+
+class _Header:
+    """The bytes from the start of the file, of which no more are read than the header has."""
+
+    def __init__(self, stream: Readable, size: int, name: str) -> None:
+        self._stream = stream
+        self._data = bytearray()
+        self.size = size
+        self.at = 0
+        self._name = name
+
+    def wrong(self, why: str) -> InvalidInput:
+        return InvalidInput(f"{self._name} is not a usable GGUF file: {why}", field="files")
+
+    def take(self, layout: struct.Struct) -> Any:
+        start = self._claim(layout.size)
+        return layout.unpack_from(self._data, start)[0]
+
+    def text(self, what: str, limit: int) -> str:
+        length = self.take(_U64)
+        if length > limit:
+            raise self.wrong(f"{what} would have {length} bytes; at most {limit} are possible")
+        start = self._claim(length)
+        try:
+            return self._data[start : start + length].decode()
+        except UnicodeDecodeError:
+            raise self.wrong(f"{what} is not UTF-8") from None
+
+    def skip(self, count: int) -> None:
+        self._claim(count)
+
+    def skip_strings(self, count: int) -> None:
+        unpack, data, at = _U64.unpack_from, self._data, self.at
+        left = repeat(None, count)
+        while True:
+            try:
+                for _ in left:
+                    at += 8
+                    at += unpack(data, at - 8)[0]
+                break
+            except (struct.error, OverflowError):  # behind what is read so far
+                at -= 8
+                self._read_to(at + 8)
+                at += 8 + unpack(data, at)[0]
+        self._read_to(at)
+        self.at = at
+
+    def _claim(self, count: int) -> int:
+        start = self.at
+        self._read_to(start + count)
+        self.at = start + count
+        return start
+
+    def _read_to(self, end: int) -> None:
+        """Everything before `end` is in memory afterwards; refused if that cannot be."""
+        if end > self.size:
+            raise self.wrong(f"its header goes on to byte {end}, and it has {self.size}")
+        if end > MAX_HEADER_BYTES:
+            raise self.wrong(f"its header is larger than {MAX_HEADER_BYTES} bytes")
+        while len(self._data) < end:
+            chunk = self._stream.read(CHUNK_BYTES)
+            if not chunk:
+                raise self.wrong("it became shorter while it was read")
+            self._data += chunk
+
+
+def _read_counts(header: _Header) -> tuple[int, int, int]:
+    """(version, number of tensors, number of keys)"""
+    if header.size < 24:
+        raise header.wrong(f"it has only {header.size} bytes")
+    magic = _U32.pack(header.take(_U32))
+    if magic != _MAGIC:
+        raise header.wrong(f"it starts with {shown(magic)} and not with 'GGUF'")
+    version = header.take(_U32)
+    if version not in _VERSIONS:
+        told = "it is big-endian" if not version & 0xFFFF else f"its version is {version}"
+        raise header.wrong(f"{told}; versions 2 and 3, little-endian, can be read")
+    tensors, keys = header.take(_U64), header.take(_U64)
+    for what, count, limit, least in (
+        ("tensors", tensors, MAX_TENSORS, _LEAST_TENSOR_BYTES),
+        ("keys", keys, MAX_KEYS, _LEAST_KEY_BYTES),
+    ):
+        if count > limit or count * least > header.size:
+            raise header.wrong(f"it claims {count} {what}")
+    return version, tensors, keys
+
+
+def _read_key(header: _Header, keys: _Keys) -> None:
+    key = header.text("a key", MAX_KEY_BYTES)
+    if not key or key in keys.kinds:
+        raise header.wrong(f"it has the key {shown(key)} twice" if key else "it has an empty key")
+    kind = keys.kinds[key] = header.take(_U32)
+    if kind == _ARRAY:
+        keys.lengths[key] = _skip_array(header, key, keys)
+    elif kind == _STRING:
+        keys.values[key] = header.text(f"the value of {shown(key)}", MAX_TEXT_BYTES)
+    elif kind == _BOOL:
+        flag = header.take(_SCALARS[kind])
+        if flag > 1:
+            raise header.wrong(f"{shown(key)} is neither true nor false but {flag}")
+        keys.values[key] = bool(flag)
+    elif kind in _SCALARS:
+        keys.values[key] = header.take(_SCALARS[kind])
+    else:
+        raise header.wrong(f"{shown(key)} has the unknown type {kind}")
+
+
+def _skip_array(header: _Header, key: str, keys: _Keys) -> int:
+    """The number of its elements."""
+    kind, count = header.take(_U32), header.take(_U64)
+    if kind not in _SCALARS and kind != _STRING:
+        known = "is an array of arrays" if kind == _ARRAY else f"has elements of type {kind}"
+        raise header.wrong(f"{shown(key)} {known}, which nothing can read")
+    least = 8 if kind == _STRING else _SCALARS[kind].size
+    if count > MAX_ARRAY or count * least > header.size:
+        raise header.wrong(f"{shown(key)} claims {count} elements")
+    if kind == _STRING:
+        keys.strings += int(count)
+        if keys.strings > MAX_STRINGS:
+            raise header.wrong(f"its arrays have more than {MAX_STRINGS} texts")
+        header.skip_strings(count)
+    else:
+        header.skip(count * least)
+    return int(count)
+
+
+def _read_tensor(header: _Header) -> _Tensor:
+    name = header.text("the name of a tensor", MAX_TENSOR_NAME_BYTES)
+    rank = header.take(_U32)
+    if rank > MAX_DIMENSIONS:
+        raise header.wrong(f"tensor {shown(name)} has {rank} dimensions, of at most 4")
+    shape = [int(header.take(_U64)) for _ in range(rank)]
+    kind = header.take(_U32)
+    offset = int(header.take(_U64))
+    if kind not in _TYPES:
+        raise header.wrong(f"tensor {shown(name)} has the unknown type {kind}")
+    if 0 in shape:
+        raise header.wrong(f"tensor {shown(name)} has a dimension of 0")
+    type_name, block, block_bytes = _TYPES[kind]
+    elements = math.prod(shape)
+    if (shape[0] if shape else 1) % block:
+        raise header.wrong(
+            f"rows of tensor {shown(name)} have {shape[0] if shape else 1} elements, which is no "
+            f"multiple of the {block} in a block of {type_name}"
+        )
+    return _Tensor(name, type_name, elements, elements // block * block_bytes, offset)
+
+
+def _alignment(header: _Header, keys: _Keys) -> int:
+    key = "general.alignment"
+    if key not in keys.kinds:
+        return _DEFAULT_ALIGNMENT
+    alignment = keys.number(key)
+    if keys.kinds[key] != 4 or not alignment or alignment & (alignment - 1):
+        raise header.wrong(f"{key} must be a power of two of type uint32")
+    return alignment
+
+
+def _check_places(header: _Header, tensors: list[_Tensor], alignment: int) -> dict[str, int]:
+    """Bytes per type. Tensors follow each other without gap or overlap and end in the file."""
+    start = -(-header.at // alignment) * alignment
+    expected = 0
+    types: dict[str, int] = {}
+    for tensor in tensors:
+        if tensor.offset != expected:
+            raise header.wrong(
+                f"tensor {shown(tensor.name)} is at {tensor.offset} of the data; the one before "
+                f"it makes that {expected}"
+            )
+        end = start + tensor.offset + tensor.bytes
+        if end > header.size:
+            raise header.wrong(
+                f"tensor {shown(tensor.name)} ends at byte {end}, and the file has {header.size}"
+            )
+        expected = -(-(tensor.offset + tensor.bytes) // alignment) * alignment
+        types[tensor.type] = types.get(tensor.type, 0) + tensor.bytes
+    return types
