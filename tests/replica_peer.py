@@ -10,8 +10,8 @@ from pathlib import Path
 
 from maas.domain.errors import MaasError
 from maas.domain.signature import Signature, TensorSpec
+from maas.serving.call import Call
 from maas.serving.channel import Channel
-from maas.serving.dispatch import Call
 from maas.serving.messages import (
     Answers,
     Buffer,

@@ -19,12 +19,18 @@ from maas.gateway.routes import Access, Route
 from maas.settings import Server
 from tests.integration.control.home import manifest, sha256, tiny_onnx
 from tests.stack import Stack, running, wait_until
+from tests.writer import WRITER, deploy_writer
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "api" / "openapi.json"
 DOCUMENT: dict[str, Any] = json.loads(CONTRACT.read_text())
 SCHEMAS = DOCUMENT["components"]["schemas"]
 PAGES = ("/", "/docs")
+SHAPES = {"/v2": "InferError", "/v1/messages": "AnthropicError", "/v1": "OpenAIError"}
+"""Of errors, by how a path begins."""
+TEXT = {"openai_model", "openai_chat", "openai_completions", "anthropic_messages",
+        "anthropic_count"}  # fmt: skip
+"""Operations that need a model which writes."""
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -75,7 +81,7 @@ def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
     blank: Any = Blank()
     ready = Route("GET", "/readyz", Access.PUBLIC, never)
     metrics = Route("GET", "/metrics", Scope.READ, never)
-    table = route_table(Handlers(blank, blank, blank, ready, metrics), Server())
+    table = route_table(Handlers(blank, blank, blank, blank, ready, metrics, blank), Server())
     own = [
         route
         for route in table.routes
@@ -96,7 +102,7 @@ def test_nothing_is_in_it_that_is_not_a_route() -> None:
     control = {r.path for r in create_app(None).routes if isinstance(r, GuardedRoute)}
     rest = {path for path, _, _ in operations()} - control
     assert all(
-        path in ("/livez", "/readyz", "/metrics") or path.split("/")[1] in ("v2", "predict")
+        path in ("/livez", "/readyz", "/metrics") or path.split("/")[1] in ("v1", "v2", "predict")
         for path in rest
     )
 
@@ -121,7 +127,7 @@ def test_every_whole_number_has_an_end_and_every_failure_a_shape() -> None:
         if node.get("type") == "integer":
             assert "maximum" in node or "exclusiveMaximum" in node, where
     for path, _, operation in operations():
-        shape = "InferError" if path.startswith("/v2") else "Problem"
+        shape = next((name for start, name in SHAPES.items() if path.startswith(start)), "Problem")
         assert operation["responses"]["default"] == {"$ref": f"#/components/responses/{shape}"}
 
 
@@ -243,6 +249,10 @@ def test_the_server_answers_as_the_contract_says(stack: Stack) -> None:
     call("predict", {}, expect=422, deployment="t")
     call("explain", {"inputs": inputs, "samples": 64}, deployment="t")
     infer(call, made["signature"])
+    call("openai_models")
+    call("openai_model", expect=404, model="t")
+    call("openai_chat", {"model": "t"}, expect=400)
+    call("anthropic_messages", {"model": "t"}, expect=400)
     call("get_status")
     call("metrics")
     call("get_log", name="control", query="?lines=5")
@@ -257,7 +267,23 @@ def test_the_server_answers_as_the_contract_says(stack: Stack) -> None:
     call("put_deployment", scaled, name="t")
     call("rollback_deployment", name="t")
     call("delete_deployment", name="t")
-    assert call.called == {operation["operationId"] for _, _, operation in operations()}
+    assert call.called == {operation["operationId"] for _, _, operation in operations()} - TEXT
+
+
+def test_the_doors_for_text_answer_as_the_contract_says(stack: Stack) -> None:
+    deploy_writer(stack)
+    call = Caller(stack)
+    chat = {"model": WRITER, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+    call("openai_model", model=WRITER)
+    call("openai_chat", chat)
+    call("openai_chat", chat | {"logprobs": True, "n": 2, "seed": 1})
+    call("openai_chat", chat | {"max_tokens": 0}, expect=400)
+    call("openai_completions", {"model": WRITER, "prompt": ["Once", "It"], "max_tokens": 4})
+    call("openai_completions", {"model": WRITER}, expect=400)
+    call("anthropic_messages", chat)
+    call("anthropic_messages", chat | {"top_k": 3}, expect=400)
+    call("anthropic_count", {k: v for k, v in chat.items() if k != "max_tokens"})
+    assert call.called == TEXT
 
 
 def infer(call: Caller, signature: dict[str, Any]) -> None:

@@ -141,7 +141,7 @@ class LiveReplica:
                 await self._ping(link, patience.hang_s)
                 tensors, rows, _ = json_to_tensors(spec.signature, spec.signature.example)
                 deadline = time.monotonic() + patience.ready_s
-                await link.predict(spec.signature, tensors, rows, deadline, Priority.NORMAL)
+                await link.predict(spec.signature, tensors, rows, deadline, Priority.PROOF)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"replica {spec.id} was not ready after {patience.ready_s:g} s"

@@ -1,10 +1,10 @@
 """Every error that OpenMaaS reports, each with a stable code and the HTTP status of every door.
 
 MaasError
-├── BadRequest 400 ─ MalformedBody 400
+├── BadRequest 400 ─ MalformedBody 400, ContextLengthExceeded 400
 ├── Unauthenticated 401
 ├── Forbidden 403
-├── NotFound 404
+├── NotFound 404 ─ ModelNotFound 404
 ├── MethodNotAllowed 405
 ├── RequestTimeout 408
 ├── Conflict 409
@@ -71,6 +71,12 @@ class MalformedBody(BadRequest):
     code = "malformed_body"
 
 
+class ContextLengthExceeded(BadRequest):
+    """The input is longer than the model can read at once."""
+
+    code = "context_length_exceeded"
+
+
 class Unauthenticated(MaasError):
     """A valid key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
 
@@ -90,6 +96,12 @@ class NotFound(MaasError):
 
     code = "not_found"
     status = 404
+
+
+class ModelNotFound(NotFound):
+    """No deployment of this name can do what is asked here."""
+
+    code = "model_not_found"
 
 
 class MethodNotAllowed(MaasError):

@@ -78,8 +78,10 @@ class Ending:
     """Why the writing ended, and what it took, as the engine counted."""
 
     reason: str
-    """stop | length | tool_calls"""
+    """stop | length | tool_calls; cancelled, if the caller left or its deadline passed"""
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     """Of the prompt's tokens, those whose work was done before."""
+    stop: str = ""
+    """Of the asked stops, the one that ended it, if the engine says."""

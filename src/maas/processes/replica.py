@@ -15,20 +15,27 @@ import json
 import logging
 import sys
 from array import array
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
 import uvloop
 
 from maas.domain.deployments import ReplicaSpec
-from maas.domain.errors import ArtifactCorrupt, MaasError
+from maas.domain.errors import ArtifactCorrupt, InferenceFailed, MaasError
+from maas.domain.generation import Ending
 from maas.processes.lifeline import stop_event
-from maas.runtimes.base import LoadRequest, Runtime
-from maas.runtimes.catalog import create_runtime
+from maas.runtimes.base import Generator, LoadRequest, Runtime, Said
+from maas.runtimes.catalog import FROM_PATHS, GENERATORS, create_generator, create_runtime
 from maas.serving.batching import Batcher, Timing
 from maas.serving.codec import json_to_tensors
+from maas.serving.generation_jobs import PlainPrompts
+from maas.serving.generator import GeneratorServer
 from maas.serving.messages import Priority
 from maas.serving.queue import Parcel
 from maas.serving.replica import ReplicaServer
+from maas.serving.replica_socket import ReplicaSocket
 from maas.telemetry import log_as_json
 
 log = logging.getLogger(__name__)
@@ -42,33 +49,75 @@ def main() -> int:
     log_as_json("replica")
     spec = ReplicaSpec.from_dict(json.loads(arguments.spec.read_text()))
     try:
-        batcher = Batcher(load(spec), spec.signature, spec.scaling.max_batch)
-        warm_up(spec, batcher)
+        create_server = loaded(spec)
     except MaasError as error:
         arguments.spec.with_suffix(".error").write_text(json.dumps(error.to_problem()))
         log.error("cannot serve: %s: %s", error.code, error.message)
         return 1
-    uvloop.run(serve(spec, batcher, arguments.lifeline))
+    uvloop.run(serve(spec, create_server, arguments.lifeline))
     return 0
+
+
+def loaded(spec: ReplicaSpec) -> Callable[[], ReplicaSocket]:
+    """Makes the server of a model that is loaded and has answered once. Raises MaasError."""
+    if spec.runtime in GENERATORS:
+        generator = create_generator(spec.runtime)
+        generator.load(load_request(spec))
+        prove(generator, spec)
+        return partial(GeneratorServer, spec, generator)
+    batcher = Batcher(load(spec), spec.signature, spec.scaling.max_batch)
+    warm_up(spec, batcher)
+    return partial(ReplicaServer, spec, batcher)
 
 
 def load(spec: ReplicaSpec) -> Runtime:
     """The runtime with the variant loaded; raises ArtifactCorrupt for a byte out of place."""
-    files = {}
+    runtime = create_runtime(spec.runtime)
+    runtime.load(load_request(spec))
+    return runtime
+
+
+def load_request(spec: ReplicaSpec) -> LoadRequest:
+    """The checked files. Raises ArtifactCorrupt for a byte out of place.
+
+    A runtime whose library opens the files itself gets their paths, so that a model of many
+    gigabytes is never in Python's memory. What was checked is what it opens: the cache directory
+    is this user's alone (0700), and nobody writes to a file there once it has its name.
+    """
+    scaling, files, paths = spec.scaling, {}, {}
     for file in spec.files:
+        path = Path(file.path)
         try:
-            data = Path(file.path).read_bytes()
+            with path.open("rb") as stream:
+                if spec.runtime in FROM_PATHS:
+                    digest = hashlib.file_digest(stream, "sha256")
+                else:
+                    files[file.name] = stream.read()
+                    digest = hashlib.sha256(files[file.name])
         except OSError as wrong:
             raise ArtifactCorrupt(f"{file.name}: {wrong.strerror}", file=file.name) from None
-        if hashlib.sha256(data).hexdigest() != file.sha256:
+        if digest.hexdigest() != file.sha256:
             raise ArtifactCorrupt(
                 f"{file.name} is not the file that was published: its SHA-256 differs",
                 file=file.name,
             )
-        files[file.name] = data
-    runtime = create_runtime(spec.runtime)
-    runtime.load(LoadRequest(files, spec.signature, spec.scaling.threads, spec.options))
-    return runtime
+        paths[file.name] = path
+    return LoadRequest(
+        files, spec.signature, scaling.threads, spec.options, paths, scaling.max_batch
+    )
+
+
+def prove(generator: Generator, spec: ReplicaSpec) -> None:
+    """One real token before anybody may ask. Raises MaasError if none comes."""
+    text = str(spec.signature.example.get(spec.signature.inputs[0].name, "Hello"))
+    said: SimpleQueue[Said] = SimpleQueue()
+    proof = PlainPrompts(generator.has_chat_template, 1).generation(text)
+    generator.start(0, proof, lambda _, what: said.put(what))
+    while not isinstance(what := said.get(), Ending):
+        if isinstance(what, MaasError):
+            raise what
+    if what.completion_tokens < 1:
+        raise InferenceFailed("the model wrote nothing for the signature's example")
 
 
 def warm_up(spec: ReplicaSpec, batcher: Batcher) -> None:
@@ -90,8 +139,10 @@ def warm_up(spec: ReplicaSpec, batcher: Batcher) -> None:
     batcher.answers([example], batcher.run([example]), 0, Timing(0.0, 0.0, rows))
 
 
-async def serve(spec: ReplicaSpec, batcher: Batcher, lifeline: int | None) -> None:
-    server = ReplicaServer(spec, batcher)
+async def serve(
+    spec: ReplicaSpec, create_server: Callable[[], ReplicaSocket], lifeline: int | None
+) -> None:
+    server = create_server()
     stop = stop_event(lifeline)
     Path(spec.socket).unlink(missing_ok=True)
     await server.listen()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maas.domain.errors import MaasError
+from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.signature import Signature
 
 Arrays = dict[str, NDArray[Any]]
@@ -22,10 +26,21 @@ class LoadRequest:
     signature: Signature
     threads: int = 1
     options: dict[str, Any] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+    """Where the files lie, for runtimes whose library opens them itself (`catalog.FROM_PATHS`);
+    `files` is empty for those. Nobody but this user can change them between check and use."""
+    max_batch: int = 64
+    """Most rows, or sequences, that the model gets at once."""
 
 
 class Runtime(Protocol):
-    """One loaded model. A runtime is used by one thread at a time."""
+    """One loaded model. A runtime is used by one thread at a time.
+
+    Two attributes are there only where they say something else than usual:
+    `takes_bytes = True`: BYTES inputs are encoded images or sound and come as `bytes`, not `str`.
+    `last_progress`: when a predict that may take many seconds last got on, seconds on the
+    monotonic clock; without it such a replica is taken for stuck.
+    """
 
     def load(self, request: LoadRequest) -> None:
         """Raises InvalidInput if the files are not a model of this kind or do not match the
@@ -37,6 +52,46 @@ class Runtime(Protocol):
         Returns every output of the signature as `[n, …]`. Raises InferenceFailed if the model
         cannot answer for these inputs.
         """
+
+
+def takes_bytes(runtime: Runtime) -> bool:
+    return bool(getattr(runtime, "takes_bytes", False))
+
+
+def last_progress(runtime: Runtime) -> float:
+    return float(getattr(runtime, "last_progress", 0.0))
+
+
+Said = Piece | Ending | MaasError
+Sink = Callable[[int, Said], None]
+"""Told, in any thread, what a sequence wrote; an ending or an error is the last it is told. A
+piece may be empty: the engine has got on with a long prompt."""
+
+
+class Generator(Protocol):
+    """A model that writes text step by step, many sequences at a time."""
+
+    context_length: int
+    """Most tokens of a prompt and what follows it; known once loaded."""
+    slots: int
+    """How many sequences it writes at once."""
+    has_chat_template: bool
+    """Whether it takes messages, or prompts only."""
+
+    def load(self, request: LoadRequest) -> None:
+        """Raises InvalidInput if the files are no model that it loads."""
+
+    def has_room(self, generation: Generation) -> bool:
+        """Whether its memory has room for one more, besides those that it writes."""
+
+    def start(self, number: int, generation: Generation, sink: Sink) -> None:
+        """Begins a sequence and returns at once. The caller minds `slots` and `has_room`."""
+
+    def cancel(self, number: int) -> None:
+        """Ends a sequence within a step; the sink is told `cancelled` with the true counts."""
+
+    def close(self) -> None:
+        """Ends all sequences; nothing can be started any more."""
 
 
 @cache

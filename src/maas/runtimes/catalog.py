@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from maas.domain.errors import InvalidInput
-from maas.runtimes.base import Runtime
+from maas.runtimes.base import Generator, Runtime
 
 RUNTIMES = {
     "onnx": "maas.runtimes.onnx:OnnxRuntime",
-    "llama_cpp": "maas.runtimes.llama_cpp:LlamaCppRuntime",
+    "llama_cpp": "maas.runtimes.llama_cpp:LlamaCpp",
     "sentence_encoder": "maas.runtimes.sentence_encoder:SentenceEncoder",
     "whisper": "maas.runtimes.whisper:WhisperRuntime",
     "translator": "maas.runtimes.translator:TranslatorRuntime",
@@ -25,8 +26,25 @@ EXTRAS = {
 """What brings the library of a runtime that the core does not."""
 
 
+GENERATORS = frozenset({"llama_cpp"})
+"""Those that write text in pieces."""
+FROM_PATHS = GENERATORS
+"""Those whose library opens the files itself."""
+
+
 def create_runtime(name: str) -> Runtime:
     """A runtime that has nothing loaded yet; its library is imported here and not before."""
+    runtime: Runtime = _create(name)
+    return runtime
+
+
+def create_generator(name: str) -> Generator:
+    """As `create_runtime`, for one of GENERATORS."""
+    generator: Generator = _create(name)
+    return generator
+
+
+def _create(name: str) -> Any:
     try:
         module, _, attribute = RUNTIMES[name].partition(":")
     except KeyError:
@@ -34,12 +52,11 @@ def create_runtime(name: str) -> Runtime:
             f"there is no runtime {name!r}; known are {', '.join(RUNTIMES)}", field="runtime"
         ) from None
     try:
-        runtime: Runtime = getattr(import_module(module), attribute)()
+        return getattr(import_module(module), attribute)()
     except ModuleNotFoundError as missing:
         if name not in EXTRAS or (missing.name or "").startswith("maas."):
             raise InvalidInput(f"this version of OpenMaaS has no runtime {name!r}") from None
         raise missing_extra(name) from None
-    return runtime
 
 
 def missing_extra(runtime: str) -> InvalidInput:

@@ -6,12 +6,15 @@ import asyncio
 import logging
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from maas.domain.errors import DeadlineExceeded, MaasError, ReplicaLost
+from maas.domain.generation import Ending, Piece
 from maas.domain.signature import Signature
+from maas.serving.call import Call, fail_call
 from maas.serving.channel import Channel
+from maas.serving.generation_frames import unpack_pieces
 from maas.serving.messages import (
     Answers,
     Buffer,
@@ -32,77 +35,10 @@ from maas.serving.tensors import Tensor, Tensors
 
 log = logging.getLogger(__name__)
 
-Shapes = tuple[tuple[int, ...], ...]
-
 FRAME_BYTES = 16 << 20
 """About where a frame ends and the next call starts another: their length has a limit."""
 UNSENT_BYTES = 16 << 20
 """How much may wait for a replica that does not read before it gets nothing more."""
-
-
-class Call:
-    """One request on its way: what it carries, and who is told how it ended.
-
-    Subclasses implement `answered` and `failed`; exactly one of them is called, once, except that
-    `failed` follows an `answered` that raised.
-    """
-
-    __slots__ = (
-        "alone",
-        "attempts",
-        "columns",
-        "deadline",
-        "link",
-        "number",
-        "priority",
-        "rows",
-        "shapes",
-        "size",
-        "tenant",
-    )
-
-    def __init__(
-        self,
-        columns: Sequence[Buffer],
-        shapes: Shapes,
-        rows: int,
-        deadline: float,
-        tenant: int = 0,
-        priority: Priority = Priority.NORMAL,
-        alone: bool = False,
-    ) -> None:
-        """`columns` and `shapes` (per row) follow the inputs of the signature; `deadline` is in
-        seconds on the monotonic clock. A call with BYTES travels `alone`: its rows have no common
-        size by which the other end could tell them from another call's."""
-        self.columns = columns
-        self.shapes = shapes
-        self.rows = rows
-        self.deadline = deadline
-        self.tenant = tenant
-        self.priority = priority
-        self.alone = alone
-        self.size = sum(map(len, columns))
-        """Bytes of all columns."""
-        self.attempts = 0
-        self.link: ReplicaLink | None = None
-        """Who has it; None while nobody does."""
-        self.number = 0
-        """Its id on that link; 0 until it is sent."""
-
-    def answered(self, answers: Answers, at: int, first_row: int) -> None:
-        """Request number `at` of `answers`, whose rows start at `first_row`, is this one."""
-        raise NotImplementedError
-
-    def failed(self, error: MaasError) -> None:
-        raise NotImplementedError
-
-
-def fail_call(call: Call, error: MaasError) -> None:
-    """What goes wrong in telling is that call's alone: others share the link and the tick."""
-    try:
-        call.failed(error)
-    except Exception:
-        log.exception("a call could not be told that it failed: %s", error)
 
 
 def rows_of(column: Column, first: int, count: int, total: int) -> Buffer:
@@ -174,6 +110,15 @@ class ReplicaLink(Channel):
         call.link = None
         self._close_if_done()
 
+    def stop(self, call: Call) -> bool:
+        """Have the replica end a generation early; its ending is still to come. False if it has
+        not left yet: then it never will."""
+        if self.pending.get(call.number) is call:
+            self.send(pack_cancel([call.number]))
+            return True
+        self.cancel(call)
+        return False
+
     def leave(self) -> None:
         """Take no more calls; close as soon as the replica owes us nothing."""
         self.going_away = True
@@ -225,6 +170,11 @@ class ReplicaLink(Channel):
             return
         groups: dict[object, list[Call]] = {}
         for call in calls:
+            if call.is_generation:
+                call.number = self._next_id = self._next_id + 1
+                self.pending[call.number] = call
+                self.send(call.packed())
+                continue
             # Rows of different shapes cannot lie end to end in one column.
             key: object = call.shapes if not call.alone else id(call)
             groups.setdefault(key, []).append(call)
@@ -257,6 +207,9 @@ class ReplicaLink(Channel):
     def frame_received(self, kind: int, body: memoryview) -> None:
         if kind == FrameKind.ANSWERS:
             self._answers_received(unpack_answers(body))
+        elif kind == FrameKind.PIECES:
+            for step in unpack_pieces(body):
+                self._stepped(*step)
         elif kind == FrameKind.FAILURE:
             self._failure_received(unpack_failure(body))
         elif kind == FrameKind.PONG:
@@ -289,6 +242,20 @@ class ReplicaLink(Channel):
                     log.exception("an answer could not be handed over")
                     fail_call(call, MaasError("an internal error; the server's log has it"))
             first_row += rows
+
+    def _stepped(self, number: int, piece: Piece, ending: Ending | None) -> None:
+        call = self.pending.get(number)
+        if call is None:
+            return
+        if ending is not None:
+            del self.pending[number]
+            self._forget(call)
+        try:
+            call.stepped(piece, ending)
+        except Exception:
+            log.exception("a piece could not be handed over")
+            self.cancel(call)
+            fail_call(call, MaasError("an internal error; the server's log has it"))
 
     def _failure_received(self, failure: Failure) -> None:
         call = self.pending.pop(failure.id, None)

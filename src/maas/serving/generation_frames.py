@@ -43,9 +43,21 @@ _decode_generation = msgspec.json.Decoder(Generation).decode
 _decode_steps = msgspec.json.Decoder(list[Step]).decode
 
 
+def encode_generation(generation: Generation) -> bytes:
+    """As it lies in a GENERATE frame."""
+    return _encode(generation)
+
+
+def pack_encoded(
+    number: int, deadline: float, tenant: int, priority: Priority, encoded: Buffer
+) -> list[Buffer]:
+    """The GENERATE frame of a generation that is encoded already."""
+    return frame(FrameKind.GENERATE, [_HEAD.pack(number, deadline, tenant, priority), encoded])
+
+
 def pack_generate(message: Generate) -> list[Buffer]:
-    head = _HEAD.pack(message.id, message.deadline, message.tenant, message.priority)
-    return frame(FrameKind.GENERATE, [head, _encode(message.generation)])
+    encoded = _encode(message.generation)
+    return pack_encoded(message.id, message.deadline, message.tenant, message.priority, encoded)
 
 
 def unpack_generate(body: memoryview) -> Generate:

@@ -41,6 +41,9 @@ class Priority(IntEnum):
 
     NORMAL = 0
     LOW = 1
+    PROOF = 2
+    """Control's question whether a replica answers at all: queued as NORMAL, and answered with the
+    least work that proves it."""
 
 
 class ProtocolViolation(Exception):

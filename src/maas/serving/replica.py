@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-import psutil
 
 from maas.domain.deployments import ReplicaSpec
 from maas.domain.errors import DeadlineExceeded, InferenceFailed, MaasError, Overloaded
@@ -32,6 +28,7 @@ from maas.serving.messages import (
     unpack_json,
 )
 from maas.serving.queue import FairQueue, Parcel
+from maas.serving.replica_socket import ReplicaSocket
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +39,17 @@ LOW_PRIORITY_ROWS = 32
 """Most rows of a low-priority batch, so that ordinary requests need not wait long behind one."""
 
 
-_PRIORITIES = tuple(Priority)
+_PRIORITIES = (Priority.NORMAL, Priority.LOW, Priority.NORMAL)
+"""By their numbers in frames: a proof waits its turn as everybody's requests do."""
 
 
-class ReplicaServer:
+class ReplicaServer(ReplicaSocket):
     """The queue, the model and the connections of one replica."""
 
     def __init__(self, spec: ReplicaSpec, batcher: Batcher) -> None:
-        self._spec = spec
+        super().__init__(spec)
         self._batcher = batcher
         self._queue = FairQueue(spec.scaling.queue_limit)
-        self._connections: set[_Connection] = set()
-        self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._busy = False
         self._busy_since = 0.0
@@ -65,67 +61,37 @@ class ReplicaServer:
         """True if BYTES outputs, whose rows differ in size, force one frame per answer."""
         self._seconds_per_row = 0.0
         self._served = 0
-        self._draining = False
-        self._idle = asyncio.Event()
-        self._process = psutil.Process()
-        self._listener: asyncio.Server | None = None
 
     # -- life -------------------------------------------------------------------------------
 
-    async def listen(self) -> None:
-        """Accept connections on the spec's socket; only this user may connect."""
-        mask = os.umask(0o177)
-        try:
-            self._listener = await self._loop.create_unix_server(
-                lambda: _Connection(self), self._spec.socket, backlog=128
-            )
-        finally:
-            os.umask(mask)
+    @property
+    def is_busy(self) -> bool:
+        return self._busy
+
+    def connection(self) -> Channel:
+        return _Connection(self)
+
+    def abandoned(self, connection: Channel) -> None:
+        self._queue.cancel_all(connection)
 
     async def drain(self) -> None:
-        """Tell everybody to go elsewhere, answer all that was accepted, and stop.
-
-        Gateways close their connection when they are owed nothing more; after the spec's
-        `drain_s` whoever is left is cut off.
-        """
-        self._draining = True
-        if self._listener is not None:
-            self._listener.close()
-        for connection in self._connections:
-            connection.send(pack_json(FrameKind.GOAWAY, {}))
-        try:
-            async with asyncio.timeout(self._spec.drain_s):
-                while self._connections or self._busy:
-                    self._idle.clear()
-                    await self._idle.wait()
-        except TimeoutError:
-            log.warning("drain ended with %d connections open", len(self._connections))
-        for connection in list(self._connections):
-            connection.close()
+        await super().drain()
         self._thread.shutdown(wait=False)
 
     def stats(self) -> dict[str, Any]:
-        return {
-            "pid": os.getpid(),
+        return super().stats() | {
             "served": self._served,
             "queued": self._queue.waiting,
-            "busy_s": time.monotonic() - self._busy_since if self._busy else 0.0,
-            "rss_bytes": self._process.memory_info().rss,
-            "draining": self._draining,
+            "busy_s": self._busy_s(),
         }
 
-    # -- connections ------------------------------------------------------------------------
+    def _busy_s(self) -> float:
+        """Seconds since the model began its batch, or last showed that it gets on with it."""
+        if not self._busy:
+            return 0.0
+        return time.monotonic() - max(self._busy_since, self._batcher.last_progress)
 
-    def connected(self, connection: _Connection) -> None:
-        self._connections.add(connection)
-        if self._draining:
-            connection.send(pack_json(FrameKind.GOAWAY, {}))
-
-    def disconnected(self, connection: _Connection) -> None:
-        """Nobody is left to answer to, so nothing of theirs is computed."""
-        self._connections.discard(connection)
-        self._queue.cancel_all(connection)
-        self._idle.set()
+    # -- requests ---------------------------------------------------------------------------
 
     def accept(self, parcel: Parcel) -> None:
         room = self._queue.room
@@ -173,7 +139,7 @@ class ReplicaServer:
                 ]
             else:
                 self._unwanted.clear()
-                batch = self._queue.take(self._spec.scaling.max_batch, LOW_PRIORITY_ROWS)
+                batch = self._queue.take(self._batcher.max_rows, LOW_PRIORITY_ROWS)
                 if not batch:
                     return []
             now = time.monotonic()
@@ -226,8 +192,8 @@ class ReplicaServer:
             if self._queue.waiting or self._suspects:
                 # In a new tick, so that what arrived meanwhile joins the batch, and cancels count.
                 self._loop.call_soon(self.work)
-            elif self._draining:
-                self._idle.set()
+            elif self.is_draining:
+                self.idle.set()
 
     def _answer(self, batch: list[Parcel], outputs: Arrays, timing: Timing) -> None:
         """One frame per connection; runs of parcels of one connection own runs of rows."""

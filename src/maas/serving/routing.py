@@ -26,8 +26,10 @@ from maas.domain.errors import (
 from maas.domain.names import shown
 from maas.domain.signature import Signature
 from maas.domain.snapshot import DeploymentRoutes, Route, Snapshot
+from maas.serving.call import Call, fail_call
 from maas.serving.codec import JsonCodec
-from maas.serving.dispatch import Call, ReplicaLink, fail_call
+from maas.serving.dispatch import ReplicaLink
+from maas.serving.generation_call import GenerationCall
 from maas.serving.messages import MAX_FRAME_BYTES
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,6 @@ HOLD_SECONDS = 5.0
 """How long calls wait for a replica after the last one went away."""
 RECONNECT_SECONDS = 0.02
 SWEEP_SECONDS = 0.1
-MAX_ATTEMPTS = 2
 BYTES_IN_FLIGHT = 256 << 20
 """How much the calls of one link, and those that a route holds, may carry together. One that
 carries more is taken while there is no other."""
@@ -53,6 +54,8 @@ class LiveRoute:
         self.signature: Signature = route.signature
         self.codec = JsonCodec(route.signature)
         self.travels_alone = route.signature.has_bytes
+        self.task = route.task
+        self.published_at = route.published_at
         self.weight = route.weight
         self.queue_limit = queue_limit
         self.reason = ""
@@ -111,6 +114,16 @@ class LiveRoute:
                 route._unhold(call)
                 return
             route = route._heir
+
+    def generate(self, call: GenerationCall) -> None:
+        """As `submit`, for text that comes in pieces."""
+        self.submit(call)
+
+    def cancel_generation(self, call: GenerationCall) -> None:
+        """Nobody reads `call` any more: it frees its place in the engine within a step. No more is
+        written; its ending, with the true counts, follows in a later tick."""
+        if not call.stop():
+            self.cancel(call)
 
     def _least_busy(self) -> ReplicaLink | None:
         best = None
@@ -178,10 +191,8 @@ class LiveRoute:
     def sweep(self, now: float) -> None:
         """End every call whose deadline has passed, and those held for too long."""
         for link in (*self._links.values(), *self._leaving):
-            late = [call for call in link.pending.values() if call.deadline <= now]
-            for call in late:
-                link.cancel(call)
-                fail_call(call, DeadlineExceeded())
+            for call in [call for call in link.pending.values() if call.deadline <= now]:
+                call.expire(link, now)
         if self._held:
             given_up = now - self._down_since > HOLD_SECONDS
             for call in [c for c in self._held if given_up or c.deadline <= now]:
@@ -276,7 +287,7 @@ class LiveRoute:
                     if not self.is_ready:  # even if it took no calls before: another will come
                         self._down_since = now
         for call in lost:
-            if call.attempts < MAX_ATTEMPTS and call.deadline > now:
+            if call.may_be_repeated and call.deadline > now:
                 self._resubmit(call)
             else:
                 fail_call(call, ReplicaLost(retry_after=1.0))

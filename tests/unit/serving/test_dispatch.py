@@ -10,7 +10,8 @@ import uvloop
 
 from maas.domain.errors import DeadlineExceeded, InvalidInput, ReplicaLost
 from maas.serving import dispatch
-from maas.serving.dispatch import Call, ReplicaLink
+from maas.serving.call import Call
+from maas.serving.dispatch import ReplicaLink
 from maas.serving.tensors import Tensor
 from tests.replica_peer import DOUBLES, Asked, Peer, until
 

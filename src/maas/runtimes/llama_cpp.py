@@ -1,0 +1,339 @@
+"""GGUF models through llama.cpp's own server, in this process, by xllamacpp.
+
+The engine batches continuously; one thread of ours waits for each sequence that it writes. Chat
+templates are those of the file and are rendered by the engine's own interpreter, which can call
+nothing; no caller can give one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import xllamacpp
+
+from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
+from maas.domain.generation import Ending, Generation, Piece
+from maas.domain.names import shown
+from maas.domain.signature import Signature
+from maas.runtimes.base import LoadRequest, Sink
+from maas.runtimes.gguf import GgufSummary, check_gguf
+from maas.runtimes.llama_chunks import decode_chunk, too_long
+from maas.runtimes.llama_request import request_body
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SLOTS = 32
+DEFAULT_CONTEXT = 8192
+"""Tokens, of models that could do more: what they remember costs memory."""
+DEFAULT_POOL = 16_384
+"""Tokens that all sequences share."""
+UNKNOWN_CONTEXT = 2048
+BATCH_BYTES_PER_THREAD = 12_500_000_000
+"""Bytes of weights times tokens that a thread computes within about half a second. A batch of a
+prompt is what must end before a cancellation counts and others get their next token."""
+LEAST_BATCH, LARGEST_BATCH = 32, 512
+OPTIONS = {
+    "slots": (1, 128),
+    "context_length": (16, 1 << 20),
+    "cache_tokens": (16, 1 << 24),
+    "batch": (LEAST_BATCH, 4096),
+    "predict_max_tokens": (1, 1 << 20),
+}
+"""What a variant may say about how it is loaded, each a whole number with these bounds."""
+
+
+class LlamaCpp:
+    """One llama.cpp server with one model."""
+
+    def __init__(self) -> None:
+        self.context_length = 0
+        self.slots = 1
+        self.has_chat_template = False
+        self._pool = 0
+        self._vocabulary: int | None = None
+        self._server: Any = None
+        self._sequences: dict[int, _Sequence] = {}
+
+    def load(self, request: LoadRequest) -> None:
+        """Loads the one GGUF file of the variant; raises InvalidInput if it is none that llama.cpp
+        loads."""
+        _check_signature(request.signature)
+        path = _only_file(request)
+        summary = check_gguf(path, next(iter(request.paths)))
+        self._settle_sizes(summary, request)
+        self._server = _start(path, self._parameters(path, summary, request))
+        # One more than callers get, so that control's proof never waits behind long answers.
+        self._threads = ThreadPoolExecutor(self.slots + 1, thread_name_prefix="sequence")
+
+    def has_room(self, generation: Generation) -> bool:
+        taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
+        return taken + self._most_tokens(generation) <= self._pool
+
+    def start(self, number: int, generation: Generation, sink: Sink) -> None:
+        sequence = _Sequence(number, generation, sink, self.context_length)
+        sequence.reserved = self._most_tokens(generation)
+        self._sequences[number] = sequence
+        self._threads.submit(self._write, sequence)
+
+    def cancel(self, number: int) -> None:
+        sequence = self._sequences.get(number)
+        if sequence is not None:
+            sequence.is_cancelled = True
+
+    def close(self) -> None:
+        for sequence in list(self._sequences.values()):
+            sequence.is_cancelled = True
+        self._threads.shutdown(wait=True)
+        self._server = None
+
+    # -- sequences --------------------------------------------------------------------------
+
+    def _write(self, sequence: _Sequence) -> None:
+        """In a thread of the sequence's own, until its last word."""
+        said: Ending | MaasError
+        try:
+            said = self._written(sequence)
+        except MaasError as error:
+            said = error
+        except Exception:
+            log.exception("a sequence could not be written")
+            said = InferenceFailed("the engine failed on this request")
+        del self._sequences[sequence.number]
+        sequence.sink(sequence.number, said)
+
+    def _written(self, sequence: _Sequence) -> Ending | MaasError:
+        if sequence.is_cancelled:
+            return Ending("cancelled", 0, 0)
+        generation = sequence.generation
+        self._check_tokens(generation)
+        body = msgspec.json.encode(request_body(generation))
+        ask = self._server.handle_completions
+        if generation.messages is not None:
+            ask = self._server.handle_chat_completions
+        try:
+            ask(body, sequence.take)
+        except (ValueError, RuntimeError) as wrong:
+            return InvalidInput(f"the engine refuses this request: {wrong}")
+        return sequence.error or sequence.ending()
+
+    def _check_tokens(self, generation: Generation) -> None:
+        """The engine leaves out a bias for a token that it does not know without a word."""
+        count = self._vocabulary
+        unknown = [t for t in generation.logit_bias if count and not 0 <= t < count]
+        if unknown:
+            raise InvalidInput(
+                f"logit_bias: there is no token {unknown[0]}; the model has {count}",
+                field="logit_bias",
+            )
+
+    def _most_tokens(self, generation: Generation) -> int:
+        """What a sequence may need of the memory that all share; no text has more tokens than
+        bytes."""
+        if isinstance(generation.prompt, list):
+            prompt = len(generation.prompt)
+        elif generation.prompt is not None:
+            prompt = len(generation.prompt.encode()) + 16
+        else:
+            prompt = len(msgspec.json.encode([generation.messages, generation.tools])) + 1024
+        written = self.context_length if generation.max_tokens is None else generation.max_tokens
+        return min(self.context_length, prompt + written)
+
+    # -- loading ----------------------------------------------------------------------------
+
+    def _settle_sizes(self, summary: GgufSummary, request: LoadRequest) -> None:
+        options = _checked(request.options)
+        trained = summary.context_length or UNKNOWN_CONTEXT
+        context = min(trained, options.get("context_length", DEFAULT_CONTEXT))
+        self.slots = options.get("slots", min(request.max_batch, DEFAULT_SLOTS))
+        self._pool = options.get("cache_tokens", max(DEFAULT_POOL, context))
+        self.context_length = min(context, self._pool)
+        self.has_chat_template = summary.chat_template
+        self._vocabulary = summary.vocabulary
+
+    def _parameters(self, path: Path, summary: GgufSummary, request: LoadRequest) -> Any:
+        threads = min(request.threads, _cores())
+        batch = BATCH_BYTES_PER_THREAD * threads // max(1, summary.size)
+        p = xllamacpp.CommonParams()
+        p.model.path = str(path)
+        p.n_ctx = self._pool
+        p.n_parallel = self.slots + 1
+        p.kv_unified = True
+        p.kv_unified_per_slot = self.context_length
+        p.ctx_shift = False
+        p.n_batch = request.options.get("batch", max(LEAST_BATCH, min(batch, LARGEST_BATCH)))
+        p.n_ubatch = p.n_batch
+        p.cache_ram_mib = 0
+        p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
+        # Threads that spin while they wait starve each other, and everything else here.
+        p.cpuparams.poll = p.cpuparams_batch.poll = 0
+        p.use_jinja = True
+        p.verbosity = 1
+        p.ui = p.endpoint_slots = p.endpoint_props = p.endpoint_metrics = False
+        p.n_threads_http = 1
+        return p
+
+
+class _Sequence:
+    """One that the engine writes, and what it has cost so far."""
+
+    def __init__(
+        self, number: int, generation: Generation, sink: Sink, context_length: int
+    ) -> None:
+        self.number = number
+        self.generation = generation
+        self.sink = sink
+        self.reserved = 0
+        """Tokens of the common memory that are kept for it."""
+        self.is_cancelled = False
+        self.error: MaasError | None = None
+        self._context_length = context_length
+        self._reason: str | None = None
+        self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
+
+    def take(self, data: bytes) -> bool:
+        """A chunk of the engine's stream, in the sequence's thread; True ends the sequence."""
+        chunk = decode_chunk(data)
+        if chunk.error is not None:
+            self.error = chunk.error.to_domain(self._context_length)
+            return True
+        if chunk.prompt_progress is not None:
+            return self._read(chunk.prompt_progress.total, chunk.prompt_progress.cache)
+        tokens = 0
+        if chunk.timings is not None:
+            tokens = max(0, chunk.timings.predicted_n - self._completion_tokens)
+            self._completion_tokens += tokens
+        if chunk.usage is not None:
+            self._prompt_tokens = chunk.usage.prompt_tokens
+            self._completion_tokens = chunk.usage.completion_tokens
+        piece = chunk.piece(tokens, self.generation.logprobs or 0)
+        if piece is not None:
+            self.sink(self.number, piece)
+        self._reason = chunk.finish_reason or self._reason
+        return self.is_cancelled and self._reason is None
+
+    def _read(self, prompt_tokens: int, cached: int) -> bool:
+        """The engine tells before it starts, and after each batch, how long the prompt is."""
+        self._prompt_tokens, self._cached_tokens = prompt_tokens, cached
+        limit = self.generation.max_tokens
+        if prompt_tokens >= self._context_length:
+            self.error = too_long(prompt_tokens, self._context_length)
+            return True
+        if limit == 0:
+            self._reason = "length"
+            return True
+        if limit is not None:
+            self.reserved = min(self._context_length, prompt_tokens + limit)
+        self.sink(self.number, Piece())
+        return self.is_cancelled
+
+    def ending(self) -> Ending:
+        reason = self._reason
+        if reason is None:
+            if not self.is_cancelled:
+                raise InferenceFailed("the engine stopped without saying why")
+            reason = "cancelled"
+        return Ending(reason, self._prompt_tokens, self._completion_tokens, self._cached_tokens)
+
+
+def _start(path: Path, parameters: Any) -> Any:
+    """The running engine. Raises InvalidInput if it does not take the model."""
+    before = _log_size()
+    with _closed_door(parameters), _own_signals():
+        try:
+            return xllamacpp.Server(parameters)
+        except (RuntimeError, ValueError, MemoryError) as wrong:
+            raise InvalidInput(
+                f"llama.cpp does not load {path.name}: {_logged_since(before) or wrong}"
+            ) from None
+
+
+@contextlib.contextmanager
+def _closed_door(parameters: Any) -> Iterator[None]:
+    """The engine insists on an HTTP server. It gets a unix socket in a directory of this user's
+    alone, which is gone before the model answers anybody, and a key that nobody knows."""
+    with tempfile.TemporaryDirectory(prefix="maas-llama-") as directory:
+        parameters.hostnames = [str(Path(directory) / "unused.sock")]
+        parameters.api_keys = [secrets.token_urlsafe(32)]
+        parameters.cors_origins = ""
+        yield
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """The engine takes SIGINT and SIGTERM for itself; here they are for who drains the replica."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _log_size() -> int | None:
+    """How much stderr holds, if it is a file, as a replica's is."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return None
+    return status.st_size if os.path.isfile("/dev/fd/2") else None
+
+
+def _logged_since(size: int | None) -> str:
+    """The last lines that the engine wrote to stderr; it says why there and nowhere else."""
+    if size is None:
+        return ""
+    try:
+        with open("/dev/fd/2", "rb") as stream:
+            stream.seek(size)
+            lines = stream.read(65_536).decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "; ".join(line.strip() for line in lines[:3] if line.strip())[:500]
+
+
+def _only_file(request: LoadRequest) -> Path:
+    if len(request.paths) != 1:
+        raise InvalidInput(f"a GGUF variant has one file, not {len(request.paths)}")
+    (path,) = request.paths.values()
+    return path
+
+
+def _check_signature(signature: Signature) -> None:
+    for side, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        if len(specs) != 1 or specs[0].datatype != "BYTES" or specs[0].shape:
+            raise InvalidInput(f"text generation has one {side} of datatype BYTES and shape []")
+
+
+def _checked(options: dict[str, Any]) -> dict[str, int]:
+    for name, value in options.items():
+        if name not in OPTIONS:
+            raise InvalidInput(
+                f"there is no option {shown(name)}; known are {', '.join(OPTIONS)}", field=name
+            )
+        low, high = OPTIONS[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InvalidInput(
+                f"option {name} must be a whole number from {low} to {high}; got {shown(value)}",
+                field=name,
+            )
+    return options
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,301 @@
+"""A replica that writes text: fair queue in front, one frame per step of its engine behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from array import array
+from collections import deque
+from typing import Any
+
+from maas.domain.deployments import ReplicaSpec
+from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError, Overloaded
+from maas.domain.generation import Ending, Piece
+from maas.runtimes.base import Generator, Said
+from maas.serving.channel import Channel
+from maas.serving.generation_frames import Step, pack_pieces, unpack_generate
+from maas.serving.generation_jobs import Job, PlainPrompts, says_something
+from maas.serving.messages import (
+    Failure,
+    FrameKind,
+    Infer,
+    Priority,
+    ProtocolViolation,
+    pack_answers,
+    pack_failure,
+    pack_json,
+    unpack_cancel,
+    unpack_infer,
+    unpack_json,
+)
+from maas.serving.queue import FairQueue, Parcel
+from maas.serving.replica_socket import ReplicaSocket
+
+log = logging.getLogger(__name__)
+
+LINGER_SECONDS = 0.02
+"""How long what a sequence wrote may wait for the others of its step, so that all go out in one
+frame; when every one has said something nothing waits."""
+PREDICT_MAX_TOKENS = 256
+"""Of an answer to /predict, unless the variant's option `predict_max_tokens` says otherwise."""
+
+
+class GeneratorServer(ReplicaSocket):
+    """The queue, the engine and the connections of one replica."""
+
+    def __init__(self, spec: ReplicaSpec, generator: Generator) -> None:
+        super().__init__(spec)
+        self._generator = generator
+        longest = int(spec.options.get("predict_max_tokens", PREDICT_MAX_TOKENS))
+        self.prompts = PlainPrompts(generator.has_chat_template, longest)
+        self._queue = FairQueue(spec.scaling.queue_limit)
+        self._jobs: dict[int, Job] = {}
+        """All that is owed, by key."""
+        self._running: set[int] = set()
+        self._head: Job | None = None
+        """Whose turn it is, if the engine has no room for it yet."""
+        self._last_key = 0
+        self._said: deque[tuple[int, Said]] = deque()
+        """What the engine's threads have said since it was last collected."""
+        self._is_due = self._is_armed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_step = 0.0
+        self._seconds_per_job = 0.0
+        """Moving average of a sequence's time in the engine, over those that shared it."""
+        self._served = self._prompt_tokens = self._completion_tokens = 0
+
+    # -- life -------------------------------------------------------------------------------
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._jobs)
+
+    def connection(self) -> Channel:
+        return _Connection(self)
+
+    def abandoned(self, connection: Channel) -> None:
+        for job in [job for job in self._jobs.values() if job.owner is connection]:
+            self._end_early(job)
+
+    async def drain(self) -> None:
+        await super().drain()
+        # What is cut off here still holds a thread; the process could not end with it.
+        await asyncio.to_thread(self._generator.close)
+
+    def stats(self) -> dict[str, Any]:
+        return super().stats() | {
+            "served": self._served,
+            "queued": len(self._jobs) - len(self._running),
+            "running": len(self._running),
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": self._completion_tokens,
+            # A long answer is no hang: what counts is when the engine last got on.
+            "busy_s": time.monotonic() - self._last_step if self._running else 0.0,
+        }
+
+    # -- requests ---------------------------------------------------------------------------
+
+    def accept(self, jobs: list[Job]) -> None:
+        """All jobs of one request, or none if there is no room for them to wait."""
+        if jobs[0].priority is not Priority.PROOF and self._queue.room < len(jobs):
+            waiting = f"{self._queue.waiting} sequences waiting of at most {self._queue.limit}"
+            wait = max(1.0, self._seconds_per_job * self._queue.waiting)
+            error = Overloaded(f"{self._spec.deployment} has {waiting}", retry_after=wait)
+            _fail(jobs[0], error)
+            return
+        for job in jobs:
+            job.key = self._last_key = self._last_key + 1
+            self._jobs[job.key] = job
+            if job.priority is Priority.PROOF:
+                self._begin(job)
+            else:
+                self._queue.put(_parcel(job))
+        self._loop.call_soon(self._start_waiting)
+
+    def cancel(self, connection: Channel, number: int) -> None:
+        for job in list(self._jobs.values()):
+            if job.owner is connection and job.number == number:
+                self._end_early(job)
+
+    def _end_early(self, job: Job) -> None:
+        if job.key in self._running:
+            self._generator.cancel(job.key)  # it tells us what it took
+            return
+        self._queue.cancel(job.owner, job.key)
+        if self._head is job:
+            self._head = None
+        self._forget(job)
+        if job.rows is None and job.owner.is_open:
+            step: Step = (job.number, Piece(), Ending("cancelled", 0, 0))
+            job.owner.send(pack_pieces([step]))
+
+    def _start_waiting(self) -> None:
+        """Give the engine as much as it can do at once, in the order of the queue."""
+        while len(self._running) < self._generator.slots:
+            job = self._head or self._next()
+            self._head = None
+            if job is None:
+                return
+            if job.deadline <= time.monotonic():
+                self._forget(job)
+                _fail(job, DeadlineExceeded("the request's deadline passed in the queue"))
+            elif self._generator.has_room(job.generation) or not self._running:
+                self._begin(job)
+            else:
+                self._head = job
+                return
+
+    def _next(self) -> Job | None:
+        for parcel in self._queue.take(1):
+            return self._jobs[parcel.ids[0]]
+        return None
+
+    def _begin(self, job: Job) -> None:
+        job.started = time.monotonic()
+        if job.rows is not None and not job.rows.started:
+            job.rows.started = job.started
+        if not self._running:
+            self._last_step = job.started
+        self._running.add(job.key)
+        self._generator.start(job.key, job.generation, self._take_down)
+
+    # -- what the engine says ---------------------------------------------------------------
+
+    def _take_down(self, key: int, said: Said) -> None:
+        """Called in any thread. One wake-up of the loop serves all that report by then."""
+        self._said.append((key, said))
+        if len(self._said) >= len(self._running):
+            if not self._is_due:
+                self._is_due = True
+                self._loop.call_soon_threadsafe(self._collect)
+        elif not self._is_armed:
+            self._is_armed = True
+            self._loop.call_soon_threadsafe(self._arm)
+
+    def _arm(self) -> None:
+        self._timer = self._loop.call_later(LINGER_SECONDS, self._collect)
+
+    def _collect(self) -> None:
+        # First the marks: what is said from here on has the loop woken again.
+        self._is_due = self._is_armed = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._last_step = time.monotonic()
+        written: dict[int, Job] = {}
+        steps: dict[Channel, list[Step]] = {}
+        while self._said:
+            key, said = self._said.popleft()
+            job = self._jobs.get(key)
+            if job is None:
+                continue
+            if not isinstance(said, Piece):
+                written.pop(key, None)
+                self._finish(job, said, steps)
+            elif says_something(said):
+                job.wrote(said)
+                if job.rows is None:
+                    written[key] = job
+        for job in written.values():
+            steps.setdefault(job.owner, []).append((job.number, job.take_unsent(), None))
+        for owner, of_owner in steps.items():
+            if owner.is_open:
+                owner.send(pack_pieces(of_owner))
+        self._start_waiting()
+        if not self._jobs:
+            self.idle.set()
+
+    def _finish(self, job: Job, said: Ending | MaasError, steps: dict[Channel, list[Step]]) -> None:
+        at_once = len(self._running)
+        latest = (time.monotonic() - job.started) / at_once
+        known = self._seconds_per_job
+        self._seconds_per_job = latest if not known else known + 0.2 * (latest - known)
+        self._forget(job)
+        if isinstance(said, Ending):
+            self._served += 1
+            self._prompt_tokens += said.prompt_tokens
+            self._completion_tokens += said.completion_tokens
+        if job.rows is not None:
+            self._finish_row(job, said, at_once)
+        elif isinstance(said, Ending):
+            steps.setdefault(job.owner, []).append((job.number, job.take_unsent(), said))
+        else:
+            _fail(job, said)
+
+    def _finish_row(self, job: Job, said: Ending | MaasError, at_once: int) -> None:
+        rows = job.rows
+        if rows is None or rows.has_failed:
+            return
+        rows.unfinished -= 1
+        if isinstance(said, MaasError):
+            rows.has_failed = True
+            _fail(job, said)
+            self.cancel(job.owner, job.number)
+        elif not rows.unfinished and job.owner.is_open:
+            job.owner.send(pack_answers(rows.answers(job.number, at_once)))
+
+    def _forget(self, job: Job) -> None:
+        self._jobs.pop(job.key, None)
+        self._running.discard(job.key)
+
+
+def _parcel(job: Job) -> Parcel:
+    """As the queue knows it: one row of no size."""
+    return Parcel(
+        ids=array("Q", [job.key]),
+        rows=array("I", [1]),
+        deadlines=array("d", [job.deadline]),
+        tenant=job.tenant,
+        priority=job.priority,
+        shapes=(),
+        columns=[],
+        owner=job.owner,
+        arrived=time.monotonic(),
+        total_rows=1,
+    )
+
+
+def _fail(job: Job, error: MaasError) -> None:
+    job.owner.send(pack_failure(Failure(job.number, error)))
+
+
+class _Connection(Channel):
+    """One gateway, or control, connected to this replica."""
+
+    def __init__(self, server: GeneratorServer) -> None:
+        super().__init__()
+        self._server = server
+
+    def opened(self) -> None:
+        self._server.connected(self)
+
+    def closed(self, reason: Exception | None) -> None:
+        self._server.disconnected(self)
+
+    def frame_received(self, kind: int, body: memoryview) -> None:
+        if kind == FrameKind.GENERATE:
+            asked = unpack_generate(body)
+            job = Job(
+                self, asked.id, asked.generation, asked.deadline, asked.tenant, asked.priority
+            )
+            self._server.accept([job])
+        elif kind == FrameKind.INFER:
+            self._accept_rows(unpack_infer(body))
+        elif kind == FrameKind.CANCEL:
+            for number in unpack_cancel(body):
+                self._server.cancel(self, number)
+        elif kind == FrameKind.PING:
+            self.send(pack_json(FrameKind.PONG, unpack_json(body) | self._server.stats()))
+        else:
+            raise ProtocolViolation(f"unexpected frame of kind {kind}")
+
+    def _accept_rows(self, message: Infer) -> None:
+        try:
+            jobs = self._server.prompts.jobs(self, message)
+        except InvalidInput as error:
+            for number in message.ids:
+                self.send(pack_failure(Failure(number, error)))
+            return
+        for number in message.ids:
+            self._server.accept([job for job in jobs if job.number == number])
