@@ -87,7 +87,9 @@ def test_a_hostile_gguf_never_becomes_a_version(stack: Stack, tmp_path: Path) ->
     assert status == 422
     problem = json.loads(body)
     assert problem["code"] == "invalid_input"
-    assert "hostile.gguf is not a usable GGUF file: it claims 9223372036854775808" in problem["detail"]
+    assert (
+        "hostile.gguf is not a usable GGUF file: it claims 9223372036854775808" in problem["detail"]
+    )
     assert stack.request("GET", "/api/v1/models/hostile")[0] == 404
 
 
