@@ -39,7 +39,9 @@ def png(width: int, height: int, *extra: bytes, data: bytes | None = None) -> by
     """A gray PNG of that size, as far as its head is concerned."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     rows = zlib.compress(b"\0" * 64) if data is None else data
-    return b"\x89PNG\r\n\x1a\n" + head + b"".join(extra) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + head + b"".join(extra) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
 
 
 def jpeg() -> bytes:

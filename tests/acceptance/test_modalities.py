@@ -240,7 +240,7 @@ def test_rerank_puts_the_fitting_document_first(stack: Stack, search: str) -> No
         status, _, answer = stack.request("POST", path, body | {"top_n": 2})
         assert status == 200, answer
         found = json.loads(answer)
-        assert [r["index"] for r in found["results"]][0] == 1
+        assert found["results"][0]["index"] == 1
         assert len(found["results"]) == 2
         assert found["results"][0]["document"] == {"text": "Cats sleep a lot."}
         assert found["usage"]["total_tokens"] > 10
@@ -264,9 +264,13 @@ def test_an_image_comes_bare_in_a_form_in_json_and_as_a_tensor(
     path = "/predict/imagenet"
     boundary = "x-y-z"
     form = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="../../f.jpg"\r\n'
-        f"Content-Type: image/jpeg\r\n\r\n"
-    ).encode() + image + f"\r\n--{boundary}--\r\n".encode()
+        (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="../../f.jpg"\r\n'
+            f"Content-Type: image/jpeg\r\n\r\n"
+        ).encode()
+        + image
+        + f"\r\n--{boundary}--\r\n".encode()
+    )
     bodies: list[tuple[bytes, str]] = [
         (image, "image/jpeg"),
         (image, "application/octet-stream"),
@@ -364,7 +368,7 @@ def test_what_a_speech_model_cannot_do_is_a_400(stack: Stack, transcript: str, c
     assert "verbose_json" in refused(timestamp_granularities=["word"])
     assert "stream" in refused(stream=True)
     assert "prompt" in refused(prompt="x" * 3000)
-    with pytest.raises(openai.NotFoundError, match="translate|minilm|nobody"):
+    with pytest.raises(openai.NotFoundError, match="nobody"):
         client.audio.transcriptions.create(model="nobody", file=b"RIFF")
     before = usage(stack, "transcriptions")
     assert before["errors"] >= 6

@@ -142,9 +142,7 @@ class Meter:
         self._slot(route, error.code if error is not None else "cancelled")[COUNT] += 1
         self._count_tokens(key, operation, route, written)
 
-    def _count_tokens(
-        self, key: Key, operation: str, route: LiveRoute, written: Written
-    ) -> None:
+    def _count_tokens(self, key: Key, operation: str, route: LiveRoute, written: Written) -> None:
         usage = self._usage.slot(key.id, route.deployment, operation)
         usage[ROWS] += written.choices
         usage[PROMPT_TOKENS] += written.prompt_tokens

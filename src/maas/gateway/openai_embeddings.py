@@ -126,9 +126,7 @@ def vectors_of(data: Buffer, size: int) -> list[array[float]]:
 def inputs_of(asked: EmbeddingRequest) -> dict[str, list[Any]]:
     """What the runtime gets: texts, or token ids as it reads them."""
     given: list[Any]
-    if isinstance(asked.input, str):
-        given = [asked.input]
-    elif all(isinstance(item, int) for item in asked.input):
+    if isinstance(asked.input, str) or all(isinstance(item, int) for item in asked.input):
         given = [asked.input]
     else:
         given = list(asked.input)

@@ -56,7 +56,9 @@ def sentence_encoder(folder: Path, about: About) -> PreparedPublication:
     pooling = folder / "1_Pooling" / "config.json"
     if pooling.is_file():
         said = _json(pooling)
-        modes = [name for name, on in said.items() if name.startswith("pooling_mode") and on is True]
+        modes = [
+            name for name, on in said.items() if name.startswith("pooling_mode") and on is True
+        ]
         known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
         if len(modes) != 1 or modes[0] not in known:
             raise InvalidInput(f"{pooling} asks for {', '.join(modes) or 'nothing'}; known are "
@@ -79,14 +81,12 @@ def sentence_encoder(folder: Path, about: About) -> PreparedPublication:
     return publication(about, served, files)
 
 
-def speech(folder: Path, about: About, options: Mapping[str, Any] | None = None) -> (
-    PreparedPublication
-):
+def speech(
+    folder: Path, about: About, options: Mapping[str, Any] | None = None
+) -> PreparedPublication:
     """A Whisper model in CTranslate2's form."""
     files = [folder / name for name in SPEECH_FILES if (folder / name).is_file()]
-    served = Served(
-        "whisper", Task.TRANSCRIPTION, signatures.transcription(), dict(options or {})
-    )
+    served = Served("whisper", Task.TRANSCRIPTION, signatures.transcription(), dict(options or {}))
     return publication(about, served, files)
 
 

@@ -24,8 +24,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
 from maas.runtimes.base import Arrays, LoadRequest
-from maas.runtimes.options import number_of, one_of
 from maas.runtimes.onnx import failed, open_session
+from maas.runtimes.options import number_of, one_of
 
 FORMATS = ("JPEG", "PNG")
 MAX_SIDE = 65_500

@@ -23,9 +23,7 @@ def one_of(options: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
     return str(value)
 
 
-def number_of(
-    options: dict[str, Any], name: str, default: float, low: float, high: float
-) -> float:
+def number_of(options: dict[str, Any], name: str, default: float, low: float, high: float) -> float:
     """The option `name` as a number from `low` to `high`; raises InvalidInput."""
     value = options.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:

@@ -18,16 +18,15 @@ import time
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from maas.domain.errors import ContextLengthExceeded, InferenceFailed, InvalidInput
 from maas.domain.names import shown
 from maas.runtimes.base import Arrays, LoadRequest
-from maas.runtimes.options import number_of, one_of, parsed_json
 from maas.runtimes.bert import bert_graph
 from maas.runtimes.onnx import failed, open_session
+from maas.runtimes.options import number_of, one_of, parsed_json
 
 TOKENS_AT_ONCE = 2048
 """In one call of the graph, padding included: more is no faster, and the attention of many long
@@ -68,9 +67,7 @@ class SentenceEncoder:
             )
         self._output = self._chosen_output()
         answer = self._encoded([[0]])
-        wanted = next(
-            (s for s in request.signature.outputs if s.name == "embedding"), None
-        )
+        wanted = next((s for s in request.signature.outputs if s.name == "embedding"), None)
         if wanted is None or wanted.shape != answer.shape[1:] or wanted.datatype != "FP32":
             raise InvalidInput(
                 f"the signature's output must be embedding FP32 {list(answer.shape[1:])}"
@@ -122,7 +119,9 @@ class SentenceEncoder:
         except ValueError:
             raise InvalidInput(f"token ids are whole numbers; got {shown(text)}") from None
         if not ids or not all(0 <= i < size for i in ids):
-            raise InvalidInput(f"token ids are from 0 to {size - 1}, at least one; got {shown(ids)}")
+            raise InvalidInput(
+                f"token ids are from 0 to {size - 1}, at least one; got {shown(ids)}"
+            )
         return ids
 
     def _fitting(self, ids: Ids, text: str) -> Ids:

@@ -53,8 +53,7 @@ class TranslatorRuntime:
                 max_chars=self._max_chars,
             )
         return "".join(
-            part if at % 2 else self._sentence(part)
-            for at, part in enumerate(_sentences(text))
+            part if at % 2 else self._sentence(part) for at, part in enumerate(_sentences(text))
         )
 
     def _sentence(self, text: str) -> str:

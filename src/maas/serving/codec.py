@@ -21,7 +21,7 @@ import msgspec
 from maas.domain.errors import InvalidInput, MalformedBody
 from maas.domain.names import shown
 from maas.domain.signature import Signature, TensorSpec
-from maas.serving.elements import bytes_elements, element, pack_elements
+from maas.serving.elements import bytes_elements, element_bytes, pack_elements
 from maas.serving.messages import Buffer, Column
 from maas.serving.tensors import Tensor, Tensors
 
@@ -327,7 +327,7 @@ def _flatten(spec: TensorSpec, value: Any) -> tuple[list[int], list[Any]]:
 def pack(spec: TensorSpec, flat: list[Any]) -> bytes:
     """Elements → bytes; raises InvalidInput for one that is not of the datatype."""
     if spec.datatype == "BYTES":
-        return pack_elements([element(spec, value, at) for at, value in enumerate(flat)])
+        return pack_elements([element_bytes(spec, value, at) for at, value in enumerate(flat)])
     kind = JSON_TYPES.get(spec.datatype, int)
     good = {kind, int} if kind is float else {kind}
     # Sets and extremes first, which are quick for a million elements; then the words.

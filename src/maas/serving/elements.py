@@ -13,7 +13,7 @@ from maas.domain.signature import TensorSpec
 from maas.serving.messages import Buffer
 
 
-def element(spec: TensorSpec, value: Any, at: int) -> bytes:
+def element_bytes(spec: TensorSpec, value: Any, at: int) -> bytes:
     """A string is its UTF-8; `{"b64": "…"}` are any bytes, as TensorFlow Serving writes them, and
     bytes, which no JSON has, themselves."""
     if isinstance(value, str):
@@ -23,7 +23,7 @@ def element(spec: TensorSpec, value: Any, at: int) -> bytes:
     text = value.get("b64") if isinstance(value, dict) and len(value) == 1 else None
     if not isinstance(text, str):
         raise InvalidInput(
-            f"field {spec.name!r}: expected strings, or {{\"b64\": \"…\"}} for bytes, got "
+            f'field {spec.name!r}: expected strings, or {{"b64": "…"}} for bytes, got '
             f"{shown(value)} at {at}",
             field=spec.name,
         )
