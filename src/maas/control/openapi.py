@@ -12,6 +12,14 @@ from typing import Any
 from fastapi import FastAPI
 
 from maas.control.api_schemas import NAME, SCHEMAS, SHA256, Schema, ref
+from maas.control.modality_schemas import (
+    FORMS,
+    MODALITY_ANSWERS,
+    MODALITY_OPERATIONS,
+    MODALITY_SCHEMAS,
+    file_content,
+    text_content,
+)
 from maas.control.principal import GuardedRoute, scope_of
 from maas.control.text_schemas import (
     ANTHROPIC,
@@ -67,6 +75,7 @@ _ANSWERS: dict[str, tuple[tuple[int, str], ...]] = {
     "readyz": ((200, "text"),),
     "metrics": ((200, "text"),),
     **TEXT_ANSWERS,
+    **MODALITY_ANSWERS,
 }
 _STATUS_TEXT = {200: "Done", 201: "Made", 204: "Done; nothing to say"}
 _ALREADY = "It was there already"
@@ -74,7 +83,8 @@ _ALREADY = "It was there already"
 _MODEL = "/v2/models/{model}"
 _VERSION = _MODEL + "/versions/{version}"
 _OIP = "Open Inference Protocol v2"
-_ERRORS = {_OIP: "InferError", OPENAI: "OpenAIError", ANTHROPIC: "AnthropicError"}
+_ERRORS = {_OIP: "InferError", OPENAI: "OpenAIError", ANTHROPIC: "AnthropicError",
+           "rerank": "OpenAIError"}  # fmt: skip
 """By tag, where errors keep their protocol's shape."""
 
 # path, method, operation, tag, scope ('' for none at all), summary, schema of the body
@@ -98,6 +108,7 @@ _GATEWAY: tuple[tuple[str, str, str, str, str, str, str], ...] = (
     ("/readyz", "get", "readyz", "health", "", "Whether it knows keys and deployments", ""),
     ("/metrics", "get", "metrics", "health", "read", "Counters in Prometheus' text format", ""),
     *TEXT_OPERATIONS,
+    *MODALITY_OPERATIONS,
 )  # fmt: skip
 _PARAMETERS: dict[str, Schema] = {
     "deployment": NAME,
@@ -157,6 +168,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
             made["requestBody"] = {"required": True, "content": _content(body)}
         if body == "InferRequest":
             made["requestBody"]["content"] |= _content("octets")
+        if body == "Inputs":
+            made["requestBody"]["content"] |= file_content()
         shape = _ERRORS.get(tag, "Problem")
         paths.setdefault(path, {})[method] = _operation(operation_id, path, scope, made, shape)
     return {
@@ -170,7 +183,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         },
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": dict(sorted((schemas | SCHEMAS | TEXT_SCHEMAS).items())),
+            "schemas": dict(sorted((schemas | SCHEMAS | TEXT_SCHEMAS | MODALITY_SCHEMAS).items())),
             "responses": {name: _error(name) for name in ("Problem", *_ERRORS.values())},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -210,6 +223,8 @@ def _operation(
             said["content"] |= _content("octets")
         if operation_id in STREAMED:
             said["content"] |= stream_content()
+        if answer == "Transcription":
+            said["content"] |= text_content()
         responses[str(status)] = said
     responses["default"] = {"$ref": f"#/components/responses/{error}"}
     operation = {"operationId": operation_id} | made
@@ -229,6 +244,8 @@ def _content(name: str) -> dict[str, Any]:
         return {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     if name == "text":
         return {"text/plain": {"schema": _TEXT}}
+    if name in FORMS:
+        return {"multipart/form-data": {"schema": ref(name)}}
     if name == "any":
         return {"application/json": {"schema": {"type": "object"}}}
     return {"application/json": {"schema": ref(name)}}

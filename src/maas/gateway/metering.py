@@ -127,6 +127,11 @@ class Meter:
         slot[FIRST_BUCKET + bisect_left(BOUNDS, latency)] += 1
         self._count_tokens(key, operation, route, written)
 
+    def read(self, key: Key, operation: str, route: LiveRoute, tokens: int) -> None:
+        """Count the tokens of texts that were read and nothing was written to."""
+        self._usage.slot(key.id, route.deployment, operation)[PROMPT_TOKENS] += tokens
+        self._generations.slot(_label(route, operation))[PROMPT] += tokens
+
     def stopped_writing(
         self, key: Key, operation: str, route: LiveRoute, written: Written, error: MaasError | None
     ) -> None:

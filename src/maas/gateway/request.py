@@ -305,6 +305,11 @@ def _set_once(future: Future[None]) -> None:
         future.set_result(None)
 
 
+def media_type(headers: dict[bytes, bytes]) -> bytes:
+    """Of a body, in lower case and without parameters; b"" if its sender does not say."""
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
 _STATUS_LINES: dict[int, bytes] = {}
 
 

@@ -24,8 +24,8 @@ from maas.domain.keys import Scope
 from maas.domain.names import shown
 from maas.gateway.auth import HostCheck, KeyRing, require
 from maas.gateway.connection import Connection
-from maas.gateway.request import Head, Request
-from maas.gateway.routes import Access, Route, RouteTable
+from maas.gateway.request import Head, Request, media_type
+from maas.gateway.routes import JSON_ONLY, Access, Route, RouteTable
 
 log = logging.getLogger(__name__)
 
@@ -157,11 +157,12 @@ class HttpServer:
             require(head.key, route.access)
         if self.draining and not route.while_draining and head.key is None:
             raise Unavailable("the server is stopping", retry_after=1.0)
-        if route.max_body:
-            _check_content_type(head, route)
         head.streams_body = route.streams_body
         head.handler = route.handler
-        return route.max_body
+        if not route.max_body:
+            return 0
+        is_json = _checked_content_type(head, route) in JSON_ONLY
+        return route.max_json if is_json and route.max_json is not None else route.max_body
 
     def known_head(self, raw: bytes) -> Head | None:
         return self._heads.get(raw)
@@ -200,18 +201,19 @@ def _origin_form(target: bytes) -> tuple[bytes, bytes]:
     return rest[:end] or b"?", path if path.startswith(b"/") else b"/" + path
 
 
-def _check_content_type(head: Head, route: Route) -> None:
+def _checked_content_type(head: Head, route: Route) -> bytes:
+    """The body's type without its parameters; raises UnsupportedMediaType."""
     encoding = head.headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding != b"identity":
         # Taken as it is, it would be read as something else than what its sender means.
         raise UnsupportedMediaType(
             f"expected a body without Content-Encoding, got {shown(encoding.decode('latin-1'))}"
         )
-    if not route.content_types:
-        return
-    given = head.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if given not in route.content_types:
+    given = media_type(head.headers)
+    known = route.content_types
+    if known and given not in known and given.partition(b"/")[0] + b"/*" not in known:
         wanted = " or ".join(t.decode() for t in route.content_types)
         raise UnsupportedMediaType(
             f"expected Content-Type {wanted}, got {given.decode('ascii', 'replace') or 'none'}"
         )
+    return given

@@ -29,6 +29,8 @@ from maas.gateway.generation import GenerationDesk
 from maas.gateway.health import ready_handler
 from maas.gateway.metering import Meter
 from maas.gateway.metrics import metrics_handler
+from maas.gateway.modalities import Modalities
+from maas.gateway.named_calls import NamedCalls
 from maas.gateway.oip import OipDoor
 from maas.gateway.predict import PredictDoor
 from maas.gateway.proxy import ControlProxy
@@ -93,6 +95,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
             while_draining=True,
         ),
         metrics=Route("GET", "/metrics", Scope.READ, metrics_handler(meter, router, __version__)),
+        modalities=Modalities(NamedCalls(router, meter, timeout)),
     )
     routes = route_table(handlers, server_settings)
     hosts = HostCheck((server_settings.host, *server_settings.allowed_hosts))

@@ -82,8 +82,14 @@ class ReplicaServer(ReplicaSocket):
         return super().stats() | {
             "served": self._served,
             "queued": self._queue.waiting,
-            "busy_s": time.monotonic() - self._busy_since if self._busy else 0.0,
+            "busy_s": self._busy_s(),
         }
+
+    def _busy_s(self) -> float:
+        """Seconds since the model began its batch, or last showed that it gets on with it."""
+        if not self._busy:
+            return 0.0
+        return time.monotonic() - max(self._busy_since, self._batcher.last_progress)
 
     # -- requests ---------------------------------------------------------------------------
 
@@ -133,7 +139,7 @@ class ReplicaServer(ReplicaSocket):
                 ]
             else:
                 self._unwanted.clear()
-                batch = self._queue.take(self._spec.scaling.max_batch, LOW_PRIORITY_ROWS)
+                batch = self._queue.take(self._batcher.max_rows, LOW_PRIORITY_ROWS)
                 if not batch:
                     return []
             now = time.monotonic()

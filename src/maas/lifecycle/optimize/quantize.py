@@ -152,7 +152,9 @@ def _reader(rows: Mapping[str, npt.NDArray[Any]]) -> Any:
             start = next(self._batches, None)
             if start is None:
                 return None
-            return {name: values[start : start + CALIBRATION_BATCH] for name, values in rows.items()}
+            return {
+                name: values[start : start + CALIBRATION_BATCH] for name, values in rows.items()
+            }
 
     return Rows()
 
