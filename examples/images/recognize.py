@@ -25,7 +25,7 @@ ABOUT = About(
     description="EfficientNet-Lite0: what of 1000 kinds of things an image shows",
     metadata={"license": "Apache-2.0", "source": "lukemelas/EfficientNet-PyTorch, Lite0"},
 )
-SEEN = {"size": 224, "resize": 256, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+SEEN = {"size": 224, "resize": 256, "mean": 127 / 255, "std": 128 / 255}
 """How the images looked that it was trained on."""
 
 

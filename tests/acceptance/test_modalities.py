@@ -254,7 +254,7 @@ def test_rerank_puts_the_fitting_document_first(stack: Stack, search: str) -> No
 def test_a_daisy_is_a_daisy(recognized: str) -> None:
     score, label = recognized.splitlines()[0].split("  ")
     assert label == "daisy"
-    assert float(score) > 0.5
+    assert float(score) > 0.3
 
 
 def test_an_image_comes_bare_in_a_form_in_json_and_as_a_tensor(
