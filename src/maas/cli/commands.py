@@ -33,6 +33,7 @@ COMMANDS = {
     "rollback": Command("Deployments", "Put back what a deployment was before."),
     "predict": Command("Deployments", "Call a deployment."),
     "chat": Command("Deployments", "Talk with a deployment that writes text."),
+    "bench": Command("Deployments", "Measure how fast a deployment answers under load."),
     "explain": Command("Deployments", "Ask why a deployment answers as it does."),
     "keys": Command("Callers", "Create, list or revoke the keys of callers."),
     "usage": Command("Callers", "Show what each key used."),

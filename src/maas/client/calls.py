@@ -7,7 +7,7 @@ does is written once for the synchronous and the asynchronous client.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -83,7 +83,16 @@ class Work:
     run: Callable[[], Any]
 
 
-Step: TypeAlias = Call[Any] | Pause | Work
+@dataclass(frozen=True)
+class Awaitable:
+    """A flow's step that is many things at once; the synchronous client gives it a loop."""
+
+    start: Callable[[], Coroutine[Any, Any, Any]]
+    stopped: Callable[[], Any]
+    """What the synchronous client takes for its result if the user interrupts it (Ctrl-C)."""
+
+
+Step: TypeAlias = Call[Any] | Pause | Work | Awaitable
 Flow: TypeAlias = Generator[Step, Any, T]
 
 

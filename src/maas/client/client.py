@@ -5,12 +5,8 @@ Every method is an operation of this package's other files, bound to a transport
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import time
-from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+from typing import Any, Literal, Self, overload
 
 from maas import settings
 from maas.client import (
@@ -22,136 +18,51 @@ from maas.client import (
     pulling,
     registry,
 )
-from maas.client.calls import Call, Flow, Pause, Step
+from maas.client.bench import bench
 from maas.client.chat import SECONDS as CHAT_SECONDS
 from maas.client.chat import AsyncChatStream, ChatAnswer, ChatStream, Messages
 from maas.client.chat import chat as chat_call
+from maas.client.driving import Awaited, Blocking, awaited, blocking
+from maas.client.loading import Watch
 from maas.client.retry import RetryPolicy
 from maas.client.transport import AsyncTransport, Connection, SyncTransport
-from maas.domain.errors import MaasError
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from maas.lifecycle.load.words import Load, LoadResult
 
 
-class _Blocking:
-    """Runs operations to their end."""
-
-    def __init__(self, transport: SyncTransport) -> None:
-        self._transport = transport
-
-    def _run(self, operation: Call[T] | Flow[T]) -> T:
-        if isinstance(operation, Call):
-            return self._transport.send(operation)
-        answer: Any = None
-        error: MaasError | None = None
-        try:
-            while True:
-                step = operation.throw(error) if error else operation.send(answer)
-                answer = error = None
-                try:
-                    answer = self._take(step)
-                except MaasError as raised:
-                    error = raised
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        finally:
-            operation.close()
-
-    def _take(self, step: Step) -> Any:
-        if isinstance(step, Call):
-            return self._transport.send(step)
-        if isinstance(step, Pause):
-            return time.sleep(step.seconds)
-        return step.run()
+class _Models(Blocking):
+    list = blocking(registry.models)
+    get = blocking(registry.model)
+    version = blocking(registry.version)
 
 
-class _Awaited:
-    """Runs operations to their end without blocking the event loop."""
-
-    def __init__(self, transport: AsyncTransport) -> None:
-        self._transport = transport
-
-    async def _run(self, operation: Call[T] | Flow[T]) -> T:
-        if isinstance(operation, Call):
-            return await self._transport.send(operation)
-        answer: Any = None
-        error: MaasError | None = None
-        try:
-            while True:
-                step = operation.throw(error) if error else operation.send(answer)
-                answer = error = None
-                try:
-                    answer = await self._take(step)
-                except MaasError as raised:
-                    error = raised
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        finally:
-            operation.close()
-
-    async def _take(self, step: Step) -> Any:
-        if isinstance(step, Call):
-            return await self._transport.send(step)
-        if isinstance(step, Pause):
-            return await asyncio.sleep(step.seconds)
-        return await asyncio.to_thread(step.run)
+class _Deployments(Blocking):
+    list = blocking(deployments.list_)
+    get = blocking(deployments.get)
+    put = blocking(deployments.put)
+    delete = blocking(deployments.delete)
 
 
-def _blocking(operation: Callable[P, Call[T] | Flow[T]]) -> Callable[Concatenate[Any, P], T]:
-    @functools.wraps(operation)
-    def method(self: _Blocking, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._run(operation(*args, **kwargs))
-
-    return method
+class _Keys(Blocking):
+    list = blocking(administration.keys)
+    create = blocking(administration.create_key)
+    revoke = blocking(administration.revoke_key)
 
 
-def _awaited(
-    operation: Callable[P, Call[T] | Flow[T]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    @functools.wraps(operation)
-    async def method(self: _Awaited, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(operation(*args, **kwargs))
-
-    return method
+class _Jobs(Blocking):
+    list = blocking(administration.jobs)
+    get = blocking(administration.job)
+    create = blocking(administration.create_job)
+    update = blocking(administration.update_job)
+    cancel = blocking(administration.cancel_job)
 
 
-class _Models(_Blocking):
-    list = _blocking(registry.models)
-    get = _blocking(registry.model)
-    version = _blocking(registry.version)
+class _Files(Blocking):
+    size = blocking(registry.stored_size)
+    upload = blocking(registry.upload)
+    download = blocking(registry.download)
 
 
-class _Deployments(_Blocking):
-    list = _blocking(deployments.list_)
-    get = _blocking(deployments.get)
-    put = _blocking(deployments.put)
-    delete = _blocking(deployments.delete)
-
-
-class _Keys(_Blocking):
-    list = _blocking(administration.keys)
-    create = _blocking(administration.create_key)
-    revoke = _blocking(administration.revoke_key)
-
-
-class _Jobs(_Blocking):
-    list = _blocking(administration.jobs)
-    get = _blocking(administration.job)
-    create = _blocking(administration.create_job)
-    update = _blocking(administration.update_job)
-    cancel = _blocking(administration.cancel_job)
-
-
-class _Files(_Blocking):
-    size = _blocking(registry.stored_size)
-    upload = _blocking(registry.upload)
-    download = _blocking(registry.download)
-
-
-class Client(_Blocking):
+class Client(Blocking):
     """A connection to an OpenMaaS server; may be shared between threads.
 
     `base_url` and `api_key` default to the settings (environment, `maas.toml`, then the server
@@ -177,22 +88,29 @@ class Client(_Blocking):
     def base_url(self) -> str:
         return self._transport.connection.base_url
 
-    predict = _blocking(predictions.predict)
-    explain = _blocking(predictions.explain)
-    publish = _blocking(publications.publish)
-    publish_prepared = _blocking(publications.publish_prepared)
-    pull = _blocking(pulling.pull)
-    optimize = _blocking(optimizations.optimize)
-    fetch_original = _blocking(optimizations.fetch_original)
-    send_optimization = _blocking(optimizations.send_optimization)
-    deploy = _blocking(deployments.deploy)
-    rollback = _blocking(deployments.rollback)
-    evidence = _blocking(registry.evidence)
-    add_evidence = _blocking(registry.add_evidence)
-    add_variant = _blocking(registry.add_variant)
-    usage = _blocking(administration.usage)
-    status = _blocking(administration.status)
-    logs = _blocking(administration.logs)
+    def bench(
+        self, deployment: str, load: Load | None = None, watch: Watch | None = None
+    ) -> LoadResult:
+        """As `maas.client.bench.bench`. Ctrl-C ends it, and what is known is the result, with
+        `interrupted`."""
+        return self._run(bench(self._transport.connection, deployment, load, watch))
+
+    predict = blocking(predictions.predict)
+    explain = blocking(predictions.explain)
+    publish = blocking(publications.publish)
+    publish_prepared = blocking(publications.publish_prepared)
+    pull = blocking(pulling.pull)
+    optimize = blocking(optimizations.optimize)
+    fetch_original = blocking(optimizations.fetch_original)
+    send_optimization = blocking(optimizations.send_optimization)
+    deploy = blocking(deployments.deploy)
+    rollback = blocking(deployments.rollback)
+    evidence = blocking(registry.evidence)
+    add_evidence = blocking(registry.add_evidence)
+    add_variant = blocking(registry.add_variant)
+    usage = blocking(administration.usage)
+    status = blocking(administration.status)
+    logs = blocking(administration.logs)
 
     @overload
     def chat(
@@ -239,40 +157,40 @@ class Client(_Blocking):
         self.close()
 
 
-class _AsyncModels(_Awaited):
-    list = _awaited(registry.models)
-    get = _awaited(registry.model)
-    version = _awaited(registry.version)
+class _AsyncModels(Awaited):
+    list = awaited(registry.models)
+    get = awaited(registry.model)
+    version = awaited(registry.version)
 
 
-class _AsyncDeployments(_Awaited):
-    list = _awaited(deployments.list_)
-    get = _awaited(deployments.get)
-    put = _awaited(deployments.put)
-    delete = _awaited(deployments.delete)
+class _AsyncDeployments(Awaited):
+    list = awaited(deployments.list_)
+    get = awaited(deployments.get)
+    put = awaited(deployments.put)
+    delete = awaited(deployments.delete)
 
 
-class _AsyncKeys(_Awaited):
-    list = _awaited(administration.keys)
-    create = _awaited(administration.create_key)
-    revoke = _awaited(administration.revoke_key)
+class _AsyncKeys(Awaited):
+    list = awaited(administration.keys)
+    create = awaited(administration.create_key)
+    revoke = awaited(administration.revoke_key)
 
 
-class _AsyncJobs(_Awaited):
-    list = _awaited(administration.jobs)
-    get = _awaited(administration.job)
-    create = _awaited(administration.create_job)
-    update = _awaited(administration.update_job)
-    cancel = _awaited(administration.cancel_job)
+class _AsyncJobs(Awaited):
+    list = awaited(administration.jobs)
+    get = awaited(administration.job)
+    create = awaited(administration.create_job)
+    update = awaited(administration.update_job)
+    cancel = awaited(administration.cancel_job)
 
 
-class _AsyncFiles(_Awaited):
-    size = _awaited(registry.stored_size)
-    upload = _awaited(registry.upload)
-    download = _awaited(registry.download)
+class _AsyncFiles(Awaited):
+    size = awaited(registry.stored_size)
+    upload = awaited(registry.upload)
+    download = awaited(registry.download)
 
 
-class AsyncClient(_Awaited):
+class AsyncClient(Awaited):
     """As `Client`, with every method a coroutine; belongs to one event loop."""
 
     def __init__(
@@ -293,22 +211,28 @@ class AsyncClient(_Awaited):
     def base_url(self) -> str:
         return self._transport.connection.base_url
 
-    predict = _awaited(predictions.predict)
-    explain = _awaited(predictions.explain)
-    publish = _awaited(publications.publish)
-    publish_prepared = _awaited(publications.publish_prepared)
-    pull = _awaited(pulling.pull)
-    optimize = _awaited(optimizations.optimize)
-    fetch_original = _awaited(optimizations.fetch_original)
-    send_optimization = _awaited(optimizations.send_optimization)
-    deploy = _awaited(deployments.deploy)
-    rollback = _awaited(deployments.rollback)
-    evidence = _awaited(registry.evidence)
-    add_evidence = _awaited(registry.add_evidence)
-    add_variant = _awaited(registry.add_variant)
-    usage = _awaited(administration.usage)
-    status = _awaited(administration.status)
-    logs = _awaited(administration.logs)
+    async def bench(
+        self, deployment: str, load: Load | None = None, watch: Watch | None = None
+    ) -> LoadResult:
+        """As `maas.client.bench.bench`, in the event loop of the caller."""
+        return await self._run(bench(self._transport.connection, deployment, load, watch))
+
+    predict = awaited(predictions.predict)
+    explain = awaited(predictions.explain)
+    publish = awaited(publications.publish)
+    publish_prepared = awaited(publications.publish_prepared)
+    pull = awaited(pulling.pull)
+    optimize = awaited(optimizations.optimize)
+    fetch_original = awaited(optimizations.fetch_original)
+    send_optimization = awaited(optimizations.send_optimization)
+    deploy = awaited(deployments.deploy)
+    rollback = awaited(deployments.rollback)
+    evidence = awaited(registry.evidence)
+    add_evidence = awaited(registry.add_evidence)
+    add_variant = awaited(registry.add_variant)
+    usage = awaited(administration.usage)
+    status = awaited(administration.status)
+    logs = awaited(administration.logs)
 
     @overload
     async def chat(

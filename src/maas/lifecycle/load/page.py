@@ -1,0 +1,86 @@
+"""A load's result as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import time
+
+from maas.lifecycle.load.pictures import panel_svg, panels
+from maas.lifecycle.load.summary import headings, rows, writes
+from maas.lifecycle.load.words import LoadResult
+from maas.lifecycle.page import Cell, facts, figure, number, page, pair, section, table
+from maas.lifecycle.svg import escaped
+
+_CAPTIONS = {
+    "Output tokens per second": "Of all requests together, from the first one's start to the last "
+    "one's end.",
+    "Time to first token": "From sending to the first text.",
+    "Time per output token": "Of one answer, after its first text.",
+    "Requests per second": "From the first one's start to the last one's end.",
+    "Latency": "From sending to the end of the answer.",
+}
+
+
+def load_page(result: LoadResult) -> str:
+    """The document: pictures, their numbers, and how they were obtained."""
+    title = f"{result.deployment} under load"
+    made = time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(result.how.get("started_at", 0.0)))
+    stopped = '<p class="bad">It was stopped before its end.</p>' if result.interrupted else ""
+    notes = "".join(f'<p class="note">{escaped(note)}</p>' for note in result.notes)
+    content = [
+        f'<header>\n<p class="kicker">{escaped(result.task)} · {escaped(made)}</p>\n'
+        f"<h1>{escaped(title)}</h1>\n<p>{escaped(result.model)}, {escaped(served(result))}</p>\n"
+        f"{stopped}{notes}</header>",
+        section("Figures", pair(*_figures(result)), _table(result)),
+        section("How this was measured", facts(_facts(result), caption="How it was measured")),
+        "<footer>Made by OpenMaaS. This file holds everything it shows.</footer>",
+    ]
+    return page(title, content)
+
+
+def served(result: LoadResult) -> str:
+    """What answered."""
+    return ", ".join(f"variant {target}" for target in result.targets)
+
+
+def _figures(result: LoadResult) -> list[str]:
+    return [
+        figure(panel.title, panel_svg(panel, result.levels), _CAPTIONS[panel.title])
+        for panel in panels(result.levels)
+    ]
+
+
+def _table(result: LoadResult) -> str:
+    first, *rest = headings(result.levels)
+    head: list[Cell] = [escaped(first), *(number(escaped(h)) for h in rest)]
+    lines: list[list[Cell]] = [
+        [escaped(label), *(number(escaped(v)) for v in values)]
+        for label, *values in rows(result.levels)
+    ]
+    return table(head, lines, caption="Figures of each level; times in milliseconds")
+
+
+def _facts(result: LoadResult) -> list[tuple[str, str]]:
+    load, how = result.load, result.how
+    length = f"{load.seconds:g} s per level"
+    if load.requests is not None:
+        length = f"{load.requests} requests per level"
+    found = [("method", how.get("method")), ("length", length)]
+    if writes(result.levels):
+        wanted = f"about {load.prompt_tokens} tokens; {how.get('prompts')}"
+        found += [("prompts", wanted), ("answers", f"at most {load.output_tokens} tokens")]
+    found += [
+        ("seed", str(load.seed)),
+        ("client", how.get("client")),
+        ("server", machine_text(how.get("server", {}))),
+    ]
+    return [(name, escaped(value)) for name, value in found if value]
+
+
+def machine_text(server: dict[str, object]) -> str:
+    """The server's version and machine in a line."""
+    machine = server.get("machine")
+    parts = [f"OpenMaaS {server['version']}"] if "version" in server else []
+    if isinstance(machine, dict):
+        parts.append(f"{machine.get('processor')}, {machine.get('cores')} cores")
+        parts.append(str(machine.get("system")))
+    return ", ".join(parts)

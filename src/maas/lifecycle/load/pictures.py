@@ -1,0 +1,106 @@
+"""Pictures of a load: what each level came to, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from maas.lifecycle.load.summary import writes
+from maas.lifecycle.load.words import Figures, Spread
+from maas.lifecycle.svg import Plot, label, picture, said, ticks
+
+SIZE = (400.0, 260.0)
+GAP = 24.0
+TITLE_HEIGHT = 52.0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture: lines over the levels."""
+
+    title: str
+    y_label: str
+    lines: tuple[tuple[str, tuple[float | None, ...]], ...]
+    """Name and a value per level; the first line is drawn in the main color."""
+
+
+def panels(levels: Sequence[Figures]) -> list[Panel]:
+    """Throughput first, then what a caller waits."""
+    if writes(levels):
+        return [
+            Panel("Output tokens per second", "tokens/s",
+                  (("", tuple(f.tokens_per_s for f in levels)),)),
+            _spread("Time to first token", [f.ttft_ms for f in levels]),
+            _spread("Time per output token", [f.tpot_ms for f in levels]),
+        ]  # fmt: skip
+    return [
+        Panel("Requests per second", "requests/s",
+              (("", tuple(f.requests_per_s for f in levels)),)),
+        _spread("Latency", [f.latency_ms for f in levels]),
+    ]  # fmt: skip
+
+
+def panel_svg(panel: Panel, levels: Sequence[Figures], *, alone: bool = False) -> str:
+    """One panel as a picture; levels stand at equal distances."""
+    plot = _plot(panel, levels)
+    return plot.draw(panel.title, alone=alone)
+
+
+def load_svg(levels: Sequence[Figures], title: str, note: str = "") -> str:
+    """All panels beside each other, as a document of its own."""
+    shown = panels(levels)
+    parts = [label(16.0, 24.0, title, class_="strong")]
+    if note:
+        parts.append(label(16.0, 42.0, note, class_="soft"))
+    for place, panel in enumerate(shown):
+        x = place * (SIZE[0] + GAP)
+        parts.append(
+            f'<g transform="translate({x:.0f} {TITLE_HEIGHT:.0f})">'
+            + label(SIZE[0] / 2, 14.0, panel.title, text_anchor="middle", class_="strong")
+            + "".join(_plot(panel, levels).parts)
+            + "</g>"
+        )
+    width = len(shown) * SIZE[0] + (len(shown) - 1) * GAP
+    return picture(width, SIZE[1] + TITLE_HEIGHT, parts, title=title, alone=True)
+
+
+def _spread(title: str, values: Sequence[Spread | None]) -> Panel:
+    p50 = tuple(v.p50 if v else None for v in values)
+    p99 = tuple(v.p99 if v else None for v in values)
+    return Panel(title, "ms", (("p50", p50), ("p99", p99)))
+
+
+def _plot(panel: Panel, levels: Sequence[Figures]) -> Plot:
+    values = [v for _, line in panel.lines for v in line if v is not None]
+    top = max([*values, 0.0]) * 1.12 or 1.0
+    last = len(levels) - 1
+    plot = Plot(SIZE, (-0.3, max(last, 0) + 0.55), (0.0, top), margins=(26, 16, 44, 64))
+    _axes(plot, panel, levels)
+    for (name, line), color in zip(panel.lines, ("main", "other"), strict=False):
+        points = [(float(i), v) for i, v in enumerate(line) if v is not None]
+        plot.line(points, f"line {color}")
+        for x, y in points:
+            hint = f"{levels[int(x)].label}: {name} {said(y)} {panel.y_label}".replace(":  ", ": ")
+            plot.dot(x, y, f"fill-{color}", 3.5, hint)
+        if points and name:
+            x, y = points[-1]
+            plot.text(plot.x(x) + 8, plot.y(y) + 4, name, kind=f"text-{color} halo")
+    return plot
+
+
+def _axes(plot: Plot, panel: Panel, levels: Sequence[Figures]) -> None:
+    """As `Plot.axes`, but what stands below are levels, not numbers."""
+    for value in ticks(*plot.domain_y, count=4):
+        at = plot.y(value)
+        plot.line([(plot.left, at), (plot.right, at)], "rule", plain=True)
+        plot.text(plot.left - 8, at + 4, said(value, 2), anchor="end", kind="soft")
+    is_open = any(level.rate is not None for level in levels)
+    for place, level in enumerate(levels):
+        text = f"{level.rate:g}" if level.rate is not None else str(level.concurrency)
+        plot.text(plot.x(float(place)), plot.bottom + 18, text, anchor="middle", kind="soft")
+    middle = (plot.left + plot.right) / 2
+    below = "requests that arrive per second" if is_open else "requests at once"
+    plot.text(middle, plot.height - 6, below, anchor="middle")
+    turned = (plot.top + plot.bottom) / 2
+    turn = f"rotate(-90 12 {turned:.1f})"
+    plot.parts.append(label(12.0, turned + 4, panel.y_label, text_anchor="middle", transform=turn))

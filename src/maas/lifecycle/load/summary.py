@@ -1,0 +1,73 @@
+"""Figures of a load as rows for a terminal and for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from maas.lifecycle.load.words import Figures, Spread
+from maas.lifecycle.svg import said
+
+TEXT_HEADINGS = (
+    "load", "requests", "errors", "ttft p50", "p99", "ms/token p50", "p99", "tokens/s",
+    "prompt", "output", "cached",
+)  # fmt: skip
+ROW_HEADINGS = ("load", "requests", "errors", "ms p50", "p99", "requests/s")
+
+
+def headings(levels: Sequence[Figures]) -> tuple[str, ...]:
+    return TEXT_HEADINGS if writes(levels) else ROW_HEADINGS
+
+
+def rows(levels: Sequence[Figures]) -> list[tuple[str, ...]]:
+    """A row per level; times in milliseconds, prompt and output in tokens per request."""
+    row = _text_row if writes(levels) else _row
+    return [row(level) for level in levels]
+
+
+def writes(levels: Sequence[Figures]) -> bool:
+    """Whether the answers were text."""
+    return any(level.tokens_per_s is not None for level in levels)
+
+
+def errors_text(level: Figures) -> str:
+    """`0`, or `3: overloaded 2, client_timeout 1`."""
+    if not level.errors:
+        return "0"
+    kinds = ", ".join(f"{code} {count}" for code, count in level.errors.items())
+    return f"{sum(level.errors.values())}: {kinds}"
+
+
+def _text_row(level: Figures) -> tuple[str, ...]:
+    return (
+        _label(level),
+        f"{level.requests:,}",
+        errors_text(level),
+        *_both(level.ttft_ms),
+        *_both(level.tpot_ms),
+        said(level.tokens_per_s),
+        _whole(level.prompt_tokens),
+        _whole(level.output_tokens),
+        _whole(level.cached_tokens),
+    )
+
+
+def _row(level: Figures) -> tuple[str, ...]:
+    return (
+        _label(level),
+        f"{level.requests:,}",
+        errors_text(level),
+        *_both(level.latency_ms),
+        said(level.requests_per_s),
+    )
+
+
+def _label(level: Figures) -> str:
+    return level.label if level.complete else f"{level.label} (stopped)"
+
+
+def _both(value: Spread | None) -> tuple[str, str]:
+    return (said(value.p50), said(value.p99)) if value is not None else ("–", "–")
+
+
+def _whole(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"
