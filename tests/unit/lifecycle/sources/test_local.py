@@ -39,7 +39,7 @@ def test_a_folder_gives_what_belongs_to_the_model(request_: Request, tmp_path: P
     write(tmp_path / "model", model__safetensors=b"w", config__json=b"{}", notes__txt=b"mine")
     fetched = pull(request_)
     assert set(fetched.files) == {"model.safetensors", "config.json"}
-    assert fetched.origin == {"kind": "file", "name": "model"}
+    assert fetched.origin == {"kind": "file", "uri": "file:model"}
 
 
 def test_a_file_is_taken_where_it_is(request_: Request, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_package_is_found_and_never_imported(
     monkeypatch.syspath_prepend(str(tmp_path))
     fetched = pull(replace(request_, source="package://weights_of_mine/a.gguf"))
     assert fetched.files == {"a.gguf": package / "a.gguf"}
-    assert fetched.origin == {"kind": "package", "package": "weights_of_mine", "file": "a.gguf"}
+    assert fetched.origin == {"kind": "package", "uri": "package://weights_of_mine/a.gguf"}
     assert "weights_of_mine" not in sys.modules
     (package / "link.gguf").symlink_to(tmp_path / "outside.gguf")
     for path in ("../outside.gguf", "/etc/passwd", "link.gguf", "a/../../outside.gguf"):
