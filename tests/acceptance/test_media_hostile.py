@@ -52,7 +52,7 @@ def jpeg() -> bytes:
 
 
 def wav(samples: bytes, rate: int = 16000, channels: int = 1, claimed: int | None = None) -> bytes:
-    form = struct.pack("<HHIIHH", 1, channels, rate, rate * 2, 2, 16)
+    form = struct.pack("<HHIIHH", 1, channels, rate, rate * 2 & 0xFFFFFFFF, 2, 16)
     size = len(samples) if claimed is None else claimed
     return (
         b"RIFF" + struct.pack("<I", min(size + 36, 0xFFFFFFFF)) + b"WAVEfmt "
@@ -144,11 +144,18 @@ def sound(served: Stack) -> Iterator[Check]:
     good = wav(tone(0.3))
     before = served.replica_pids("whisper")
 
+    def send(data: bytes) -> tuple[int, bytes]:
+        # With a temperature of one's own, what makes no sense is not tried again at six others.
+        body = form(
+            field(b"audio", data), field(b"temperature", b"0.1"), boundary=b"q+w", end=b"--q+w--"
+        )
+        return post(served, "/predict/whisper", body, 'multipart/form-data; boundary="q+w"')
+
     def check(data: bytes, expect: str = "no") -> None:
-        status, answer = post(served, "/predict/whisper", data, "audio/wav")
+        status, answer = send(data)
         if expect == "no" or status != 200:
             refused(status, answer)
-        status, answer = post(served, "/predict/whisper", good, "audio/wav")
+        status, answer = send(good)
         assert status == 200, answer
 
     yield check
@@ -272,7 +279,7 @@ def test_broken_sounds_break_nothing(sound: Check) -> None:
     whole = encoded(np.frombuffer(tone(0.5), "<i2").reshape(1, -1), "flac")
     sound(wav(tone(0.3), claimed=0xFFFFFF00), "any")
     sound(whole[:50], "no")
-    for _ in range(15):
+    for _ in range(8):
         broken = bytearray(whole)
         for _ in range(chance.randint(1, 12)):
             broken[chance.randrange(min(len(broken), 400))] = chance.randrange(256)
