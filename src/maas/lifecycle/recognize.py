@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +10,16 @@ from typing import Any
 
 import msgspec
 
+from maas.domain import signatures
 from maas.domain.errors import InvalidInput, UnsafeArtifact
 from maas.domain.models import Task
-from maas.domain.signature import Signature, TensorSpec
+from maas.domain.signature import Signature
 from maas.runtimes.gguf import GgufSummary, check_gguf
 from maas.runtimes.safetensors_header import check_safetensors
 
 MAX_CONFIG_BYTES = 16 << 20
+TOP = 5
+"""Labels that an image classifier answers with."""
 _CTRANSLATE2_WHISPER = b"WhisperSpec"
 _ENCODERS = ("BertModel", "RobertaModel", "XLMRobertaModel", "MPNetModel", "DistilBertModel")
 _NO_CHAT = ("bert", "nomic-bert", "jina-bert-v2", "clip", "t5encoder", "wavtokenizer-dec")
@@ -66,45 +67,6 @@ def recognize(files: Files) -> Recognized:
     raise InvalidInput(f"no runtime serves these files: {', '.join(sorted(files))}")
 
 
-def text_generation() -> Signature:
-    return Signature(
-        (TensorSpec("prompt", "BYTES"),), (TensorSpec("text", "BYTES"),), {"prompt": "Hello"}
-    )
-
-
-def embedding(dimensions: int) -> Signature:
-    return Signature(
-        (TensorSpec("text", "BYTES"),),
-        (TensorSpec("embedding", "FP32", (dimensions,)),),
-        {"text": "Hello"},
-    )
-
-
-def transcription() -> Signature:
-    """Audio as an encoded file; the example is a fifth of a second of silence."""
-    return Signature(
-        (TensorSpec("audio", "BYTES", description="WAV, FLAC, MP3 or OGG"),),
-        (TensorSpec("text", "BYTES"), TensorSpec("segments", "BYTES", description="JSON")),
-        {"audio": base64.b64encode(_silence(0.2)).decode()},
-    )
-
-
-def translation() -> Signature:
-    return Signature(
-        (TensorSpec("text", "BYTES"),), (TensorSpec("translation", "BYTES"),), {"text": "Hello"}
-    )
-
-
-def image_classification(labels: tuple[str, ...], top: int = 5) -> Signature:
-    """An encoded JPEG or PNG; the example is a gray PNG of one pixel."""
-    count = min(top, len(labels)) or 1
-    return Signature(
-        (TensorSpec("image", "BYTES", description="JPEG or PNG"),),
-        (TensorSpec("label", "BYTES", (count,)), TensorSpec("score", "FP32", (count,))),
-        {"image": _GRAY_PIXEL},
-    )
-
-
 def _gguf(files: Files) -> Recognized | None:
     found = [name for name in files if name.lower().endswith(".gguf")]
     if not found:
@@ -128,7 +90,7 @@ def _gguf(files: Files) -> Recognized | None:
     return Recognized(
         "llama_cpp",
         Task.TEXT_GENERATION,
-        text_generation(),
+        signatures.text_generation(),
         f"gguf-{summary.quantization.lower().replace('_', '-')}",
         {found[0]: files[found[0]]},
         facts=gguf_facts(summary),
@@ -169,7 +131,12 @@ def _whisper(files: Files) -> Recognized | None:
     config = _json(files, "config.json")
     facts = {"multilingual": bool(config.get("lang_ids")), "bytes": _bytes(taken)}
     return Recognized(
-        "whisper", Task.TRANSCRIPTION, transcription(), "ctranslate2", taken, facts=facts
+        "whisper",
+        Task.TRANSCRIPTION,
+        signatures.transcription(),
+        "ctranslate2",
+        taken,
+        facts=facts,
     )
 
 
@@ -178,15 +145,14 @@ def _translator(files: Files) -> Recognized | None:
     for name in files:
         match = _TRANSLATOR.fullmatch(name)
         if match:
-            languages = {"source": match[1], "target": match[2]}
             return Recognized(
                 "translator",
                 Task.TRANSLATION,
-                translation(),
+                signatures.translation(),
                 "intgemm8",
                 files,
-                options=dict(languages),
-                facts=languages | {"bytes": _bytes(files)},
+                options={"direction": f"{match[1]}-{match[2]}"},
+                facts={"from": match[1], "to": match[2], "bytes": _bytes(files)},
             )
     return None
 
@@ -219,7 +185,7 @@ def _sentence_encoder(files: Files) -> Recognized | None:
     return Recognized(
         "sentence_encoder",
         Task.EMBEDDING,
-        embedding(dimensions),
+        signatures.embedding(dimensions),
         variant,
         taken,
         options,
@@ -236,10 +202,12 @@ def _encoder_options(files: Files) -> dict[str, Any]:
         if pooling.get(key) is True:
             options["pooling"] = kind
     if pooling and "pooling" not in options:
-        raise InvalidInput("this encoder pools in another way than mean or cls, which is not served")
+        raise InvalidInput(
+            "this encoder pools in another way than mean or cls, which is not served"
+        )
     most = _json(files, "sentence_bert_config.json").get("max_seq_length")
     if isinstance(most, int) and 0 < most <= 1 << 20:
-        options["max_length"] = most
+        options["max_tokens"] = most
     modules = _json(files, "modules.json", list)
     if modules:
         types = [str(m.get("type", "")) for m in modules if isinstance(m, dict)]
@@ -258,25 +226,32 @@ def _image_classifier(files: Files) -> Recognized | None:
         labels = tuple(str(named[str(i)]) for i in range(len(named)))
     except KeyError as missing:
         raise InvalidInput(f"id2label of config.json lacks {missing}") from None
-    steps = _json(files, "preprocessor_config.json")
-    size = steps.get("crop_size") or steps.get("size") or 224
-    if isinstance(size, dict):
-        size = size.get("height") or size.get("shortest_edge") or 224
-    options = {
-        "labels": list(labels),
-        "size": size,
-        "mean": steps.get("image_mean", [0.5] * 3),
-        "std": steps.get("image_std", [0.5] * 3),
-    }
+    options = {"labels": list(labels)} | _seen(_json(files, "preprocessor_config.json"))
     return Recognized(
         "image_classifier",
         Task.IMAGE_CLASSIFICATION,
-        image_classification(labels),
+        signatures.image_classification(min(TOP, len(labels))),
         "onnx",
         {"model.onnx": files["model.onnx"]},
         options,
         {"classes": len(labels), "bytes": _bytes({"model.onnx": files["model.onnx"]})},
     )
+
+
+def _seen(steps: dict[str, Any]) -> dict[str, Any]:
+    """The Hub's steps before an image classifier, as options of ours."""
+    crop, size = (_side(steps.get(name)) for name in ("crop_size", "size"))
+    options: dict[str, Any] = {"size": crop or size or 224}
+    if crop and size and size >= crop:
+        options["resize"] = size
+    named = {"image_mean": "mean", "image_std": "std"}
+    return options | {ours: steps[theirs] for theirs, ours in named.items() if theirs in steps}
+
+
+def _side(size: Any) -> int | None:
+    if isinstance(size, dict):
+        size = size.get("shortest_edge") or size.get("height")
+    return size if isinstance(size, int) and not isinstance(size, bool) else None
 
 
 def _json(files: Files, name: str, kind: type[Any] = dict) -> Any:
@@ -296,17 +271,3 @@ def _json(files: Files, name: str, kind: type[Any] = dict) -> Any:
 
 def _bytes(files: Files) -> int:
     return sum(path.stat().st_size for path in files.values())
-
-
-def _silence(seconds: float, rate: int = 8000) -> bytes:
-    """A WAV file with one channel of 8 bits, which takes the fewest bytes."""
-    samples = b"\x80" * int(seconds * rate)
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, rate, 1, 8)
-    data = struct.pack("<4sI", b"data", len(samples)) + samples
-    return struct.pack("<4sI4s", b"RIFF", 4 + len(form) + len(data), b"WAVE") + form + data
-
-
-_GRAY_PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
-)
-

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -79,7 +80,7 @@ def test_the_file_comes_with_its_progress(request_: Request, server: DownloadSer
     wanted = replace(request_, progress=lambda *now: seen.append(now))
     fetched = pull(replace(wanted, source=wanted.source + "?signature=secret"))
     assert fetched.files["small.gguf"].read_bytes() == CONTENT
-    assert fetched.origin == {"kind": "https", "url": server.url + PATH, "sha256": SHA256}
+    assert fetched.origin == {"kind": "https", "uri": server.url + PATH, "sha256": SHA256}
     assert seen[-1] == ("small.gguf", len(CONTENT), len(CONTENT))
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
@@ -123,9 +124,7 @@ def test_a_killed_pull_goes_on_where_it_was(request_: Request, server: DownloadS
     assert int(server.ranges(PATH)[-1][6:-1]) > 1_000_000
 
 
-def test_a_server_without_ranges_sends_all_again(
-    request_: Request, server: DownloadServer
-) -> None:
+def test_a_server_without_ranges_sends_all_again(request_: Request, server: DownloadServer) -> None:
     server.turns[PATH] += [Turn(cut=1_000_000), Turn(ranges=False)]
     assert pull(request_).files["small.gguf"].read_bytes() == CONTENT
 
@@ -139,9 +138,7 @@ def test_what_another_file_left_is_begun_anew(request_: Request, server: Downloa
     assert pull(request_).files["small.gguf"].read_bytes() == CONTENT
 
 
-def test_another_digest_is_refused_and_forgotten(
-    request_: Request, server: DownloadServer
-) -> None:
+def test_another_digest_is_refused_and_forgotten(request_: Request, server: DownloadServer) -> None:
     server.files[PATH] = CONTENT[:-1] + b"x"
     refused(request_, InvalidInput, f"should have the SHA-256 {SHA256}; what came has")
     assert not list(request_.access.folder.rglob("*.part"))
@@ -168,19 +165,17 @@ def test_a_refusal_is_passed_on(
     refused(request_, kind, f"127.0.0.1 answers {status}")
 
 
-def test_a_server_that_never_sends_is_given_up(
-    request_: Request, server: DownloadServer
-) -> None:
+def test_a_server_that_never_sends_is_given_up(request_: Request, server: DownloadServer) -> None:
     server.turns[PATH].extend([Turn(status=503)] * 50)
     refused(request_, Unavailable, "it answers 503; the same command goes on")
     assert len(server.asked) == download.ATTEMPTS
 
 
-def test_a_certificate_that_nobody_vouches_for(
-    request_: Request, server: DownloadServer
-) -> None:
+def test_a_certificate_that_nobody_vouches_for(request_: Request, server: DownloadServer) -> None:
     access = replace(request_.access, ca_file="")
-    refused(replace(request_, access=access), Unavailable, "certificate of 127.0.0.1 is not trusted")
+    refused(
+        replace(request_, access=access), Unavailable, "certificate of 127.0.0.1 is not trusted"
+    )
 
 
 def test_more_than_permitted(request_: Request, server: DownloadServer) -> None:
@@ -192,9 +187,10 @@ def test_more_than_permitted(request_: Request, server: DownloadServer) -> None:
 def test_a_disk_without_room(
     request_: Request, server: DownloadServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = workspace.shutil._ntuple_diskusage  # type: ignore[attr-defined]
-    monkeypatch.setattr(workspace.shutil, "disk_usage", lambda _: usage(10, 9, 1))
-    refused(request_, OutOfSpace, "1 bytes free, and 3000000 are to come; make room or set MAAS_HOME")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
+    refused(
+        request_, OutOfSpace, "1 bytes free, and 3000000 are to come; make room or set MAAS_HOME"
+    )
 
 
 def test_redirects_are_followed(request_: Request, server: DownloadServer) -> None:
@@ -202,7 +198,7 @@ def test_redirects_are_followed(request_: Request, server: DownloadServer) -> No
     server.redirects["/then.gguf"] = server.url + PATH
     fetched = pull(replace(request_, source=server.url + "/latest.gguf"))
     assert fetched.files["latest.gguf"].read_bytes() == CONTENT
-    assert fetched.origin["url"] == server.url + "/latest.gguf"
+    assert fetched.origin["uri"] == server.url + "/latest.gguf"
 
 
 @pytest.mark.parametrize(
@@ -253,6 +249,17 @@ def test_a_finished_folder_can_be_removed(request_: Request) -> None:
         fetch(request_, folder)
         discard(folder)
     assert not list(request_.access.folder.rglob("*.gguf"))
+
+
+def test_what_is_there_already_is_held_against_the_digest(
+    request_: Request, server: DownloadServer
+) -> None:
+    file = pull(request_).files["small.gguf"]
+    pull(request_)
+    assert len(server.asked) == 1
+    file.write_bytes(CONTENT[:-1] + b"x")
+    assert pull(request_).files["small.gguf"].read_bytes() == CONTENT
+    assert len(server.asked) == 2
 
 
 def test_headers_stay_with_their_server(request_: Request, server: DownloadServer) -> None:
