@@ -89,7 +89,9 @@ def gateway_routes() -> list[Route]:
     ready = Route("GET", "/readyz", Access.PUBLIC, nobody)
     metrics = Route("GET", "/metrics", Scope.READ, nobody)
     return list(
-        route_table(Handlers(nobody, nobody, nobody, nobody, ready, metrics), Server()).routes
+        route_table(
+            Handlers(nobody, nobody, nobody, nobody, ready, metrics, nobody), Server()
+        ).routes
     )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from maas.client.answers import VersionDetails
     from maas.domain.signature import TensorSpec
 
-OWN_TABLE = ("profile", "comparison", "measurement")
+OWN_TABLE = ("profile", "comparison", "measurement", "source")
 """Evidence that `emit_profiles` and the reports show."""
 
 group = typer.Typer(help="List models, or show a version with its evidence.")
@@ -135,7 +135,7 @@ def _print(details: VersionDetails, core_hour: float | None) -> None:
     )
     emit_profiles(details, core_hour)
     for item in details.evidence:
-        if item.kind in (*OWN_TABLE, "source"):
+        if item.kind in OWN_TABLE:
             continue
         metrics = item.values.get("metrics") if item.kind == "metrics" else item.values
         found = metrics.items() if isinstance(metrics, dict) else ()
