@@ -17,9 +17,7 @@ from maas.lifecycle.optimize.words import Candidate, EvaluationRows, Measurement
 from tests.models import echo_model, echo_signature, slow_model
 
 QUICK = Plan(sittings=2, rounds=2, seconds=0.005, meter=Meter((), "none here"))
-ROWS = EvaluationRows(
-    {"x": np.arange(80, dtype=np.float32).reshape(40, 2)}, None, Task.OTHER
-)
+ROWS = EvaluationRows({"x": np.arange(80, dtype=np.float32).reshape(40, 2)}, None, Task.OTHER)
 
 
 def candidate(path: Path, name: str = "c") -> Candidate:

@@ -116,9 +116,7 @@ def test_a_forest_has_its_nodes_as_parameters(tmp_path: Path) -> None:
     path = tmp_path / "f.onnx"
     path.write_bytes(convert.to_onnx(forest, x[:1]).SerializeToString())
     nodes = sum(tree.tree_.node_count for tree in forest.estimators_)
-    found = profile(
-        Candidate("f", "onnx", {"f": path}), EvaluationRows({"X": x}, None, Task.OTHER)
-    )
+    found = profile(Candidate("f", "onnx", {"f": path}), EvaluationRows({"X": x}, None, Task.OTHER))
     assert found.parameters is not None
     assert found.parameters >= nodes
     assert found.largest[0]["op"].startswith("TreeEnsemble")
