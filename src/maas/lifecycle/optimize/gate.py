@@ -121,13 +121,13 @@ def _parse_rule(text: str) -> Rule:
             field="gate",
         )
     kind = "relative" if percent else "difference" if sign or value == 0 else "level"
-    if metric in COSTS or metric == NAME:
-        if kind != "level" or (metric == NAME and value > 1):
-            raise InvalidInput(
-                f"{metric} takes a number above 0 without a sign or percent"
-                f"{', at most 1' if metric == NAME else ''}; got {shown(rule)}",
-                field="gate",
-            )
+    plain = kind == "level" and not (metric == NAME and value > 1)
+    if (metric in COSTS or metric == NAME) and not plain:
+        raise InvalidInput(
+            f"{metric} takes a number above 0 without a sign or percent"
+            f"{', at most 1' if metric == NAME else ''}; got {shown(rule)}",
+            field="gate",
+        )
     return Rule(metric, operator == ">=", value, kind, rule)
 
 
