@@ -16,7 +16,7 @@ import pytest
 from tests.stack import Stack, running
 from tests.writer import WRITER, deploy_writer
 
-FRANCE = "What is the capital of France?"
+FRANCE = "What is the capital of France? Answer with one word."
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def chat(stack: Stack, *arguments: str, said: str = "") -> subprocess.CompletedP
 
 
 def test_a_pipe_and_a_message_are_answered(served: Stack) -> None:
-    short = ("--temperature", "0", "--max-tokens", "24")
+    short = ("--temperature", "0", "--max-tokens", "8")
     piped = chat(served, WRITER, *short, said=f"{FRANCE}\n")
     assert (piped.returncode, piped.stderr) == (0, "")
     assert "Paris" in piped.stdout
@@ -89,7 +89,7 @@ class Terminal:
 
 
 def test_a_conversation_in_a_terminal(served: Stack) -> None:
-    terminal = Terminal(served, WRITER, "--temperature", "0", "--max-tokens", "400")
+    terminal = Terminal(served, WRITER, "--temperature", "0", "--max-tokens", "200")
     terminal.read_until("> ")
     terminal.type(f"{FRANCE}\n")
     assert "Paris" in terminal.read_until("\n> ")

@@ -18,7 +18,7 @@ from tests.replica_peer import until
 from tests.stack import Stack, running, wait_until
 from tests.weights import smollm2, text_model
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of France? Answer with one word."
 
 
 @pytest.fixture(scope="module")

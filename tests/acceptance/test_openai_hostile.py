@@ -16,9 +16,9 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 SAID = [{"role": "user", "content": "Hi"}]
 GOOD: dict[str, dict[str, Any]] = {
-    CHAT: {"model": WRITER, "messages": SAID, "max_tokens": 2},
-    COMPLETIONS: {"model": WRITER, "prompt": "Hi", "max_tokens": 2},
-    MESSAGES: {"model": WRITER, "messages": SAID, "max_tokens": 2},
+    CHAT: {"model": WRITER, "messages": SAID, "max_tokens": 1},
+    COMPLETIONS: {"model": WRITER, "prompt": "Hi", "max_tokens": 1},
+    MESSAGES: {"model": WRITER, "messages": SAID, "max_tokens": 1},
     COUNT: {"model": WRITER, "messages": SAID},
 }
 RAW = ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" * 5000]
@@ -160,9 +160,8 @@ def goes_on(served: Stack) -> Iterator[None]:
     """After every batch the model answers, and no process was lost."""
     before = set(served.replica_pids(WRITER))
     yield
-    for path, body in GOOD.items():
-        status, _, answer = served.request("POST", path, body)
-        assert status == 200, (path, answer)
+    status, _, answer = served.request("POST", CHAT, GOOD[CHAT])
+    assert status == 200, answer
     assert set(served.replica_pids(WRITER)) == before
 
 

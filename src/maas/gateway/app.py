@@ -8,8 +8,8 @@ from maas.domain.keys import Scope
 from maas.gateway.anthropic import MessagesDoor
 from maas.gateway.anthropic_shapes import anthropic_shape
 from maas.gateway.console import console_routes
-from maas.gateway.health import live
 from maas.gateway.generation import GenerationDesk
+from maas.gateway.health import live
 from maas.gateway.oip import OCTETS, OipDoor
 from maas.gateway.openai_chat import ChatDoor
 from maas.gateway.openai_completions import CompletionsDoor

@@ -83,9 +83,7 @@ def _publication(
     variant = Variant(
         checked_name(found.variant, "variant"), found.runtime, tuple(files.values()), found.options
     )
-    manifest = Manifest(
-        name, Task(found.task), found.signature, (variant,), description, metadata
-    )
+    manifest = Manifest(name, Task(found.task), found.signature, (variant,), description, metadata)
     evidence = Evidence(
         kind="source",
         values={
@@ -117,9 +115,7 @@ def _check_digest(request: Request, files: dict[str, File]) -> None:
     if request.sha256 is None or request.source.startswith("https://"):
         return
     if len(files) != 1:
-        raise InvalidInput(
-            f"--sha256 is for one file; this model has {len(files)}", field="sha256"
-        )
+        raise InvalidInput(f"--sha256 is for one file; this model has {len(files)}", field="sha256")
     (file,) = files.values()
     if file.sha256 != request.sha256:
         raise InvalidInput(
@@ -144,5 +140,3 @@ def _license(
                 raise InvalidInput(f"a license is named in at most 200 characters: {shown(clean)}")
             return clean, who
     return "", "nobody"
-
-

@@ -236,7 +236,9 @@ def _encoder_options(files: Files) -> dict[str, Any]:
         if pooling.get(key) is True:
             options["pooling"] = kind
     if pooling and "pooling" not in options:
-        raise InvalidInput("this encoder pools in another way than mean or cls, which is not served")
+        raise InvalidInput(
+            "this encoder pools in another way than mean or cls, which is not served"
+        )
     most = _json(files, "sentence_bert_config.json").get("max_seq_length")
     if isinstance(most, int) and 0 < most <= 1 << 20:
         options["max_length"] = most
@@ -309,4 +311,3 @@ def _silence(seconds: float, rate: int = 8000) -> bytes:
 _GRAY_PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 )
-

@@ -248,6 +248,8 @@ class _Sequence:
 
 def _start(path: Path, parameters: Any) -> Any:
     """The running engine. Raises InvalidInput if it does not take the model."""
+    # An abort of the engine would start a debugger, which holds the dying process for seconds.
+    os.putenv("GGML_NO_BACKTRACE", "1")
     before = _log_size()
     with _closed_door(parameters), _own_signals():
         try:

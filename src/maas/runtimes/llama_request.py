@@ -6,6 +6,7 @@ from typing import Any
 
 from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation
+from maas.runtimes.json_grammar import json_grammar
 
 _SEEDS = 1 << 31
 """The engine takes so many; its largest number means a random one."""
@@ -37,10 +38,10 @@ def request_body(generation: Generation) -> dict[str, Any]:
     if g.logprobs is not None:
         # The engine gives none at all for 0.
         body["n_probs"] = max(1, g.logprobs)
+    if g.response_format is not None:
+        body["grammar"] = json_grammar(g.response_format)
     if g.messages is None:
         body["prompt"] = g.prompt
-        if g.response_format is not None:
-            body["json_schema"] = _schema(g.response_format)
     else:
         body |= _chat(g)
     return body
@@ -48,19 +49,10 @@ def request_body(generation: Generation) -> dict[str, Any]:
 
 def _chat(g: Generation) -> dict[str, Any]:
     body: dict[str, Any] = {"messages": g.messages, "reasoning_format": "none"}
-    if g.response_format is not None:
-        schema = _schema(g.response_format)
-        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
     if g.tools:
         body["tools"], body["tool_choice"] = _tools(g)
         body["parallel_tool_calls"] = g.parallel_tool_calls
     return body
-
-
-def _schema(response_format: dict[str, Any]) -> Any:
-    if response_format.get("type") == "json_object":
-        return {"type": "object"}
-    return response_format.get("schema", {})
 
 
 def _tools(g: Generation) -> tuple[list[dict[str, Any]], str]:

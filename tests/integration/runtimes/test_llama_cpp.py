@@ -21,13 +21,15 @@ from tests.weights import smollm2
 
 pytest.importorskip("xllamacpp", reason="needs the extra llm")
 
-from maas.runtimes.llama_cpp import LlamaCpp  # noqa: E402 - only where the library is
+from maas.runtimes.llama_cpp import LlamaCpp
 
-CONTEXT = 512
+CONTEXT = 256
+FRANCE = "What is the capital of France? Answer with one word."
+"""Asked without the last words, these weights waver between `The` and `L'Étoile`."""
 
 
 def request(path: Path, **options: Any) -> LoadRequest:
-    return LoadRequest({}, TEXT_TO_TEXT, 2, options, {path.name: path}, 4)
+    return LoadRequest({}, TEXT_TO_TEXT, 1, options, {path.name: path}, 4)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def written(model: LlamaCpp, generation: Generation) -> tuple[str, Ending]:
 
 
 def test_it_knows_the_capital_of_france(model: LlamaCpp) -> None:
-    question = chat("What is the capital of France?", temperature=0, max_tokens=32)
+    question = chat(FRANCE, temperature=0, max_tokens=32)
     text, ending = written(model, question)
     assert "Paris" in text
     assert ending.reason == "stop" and 0 < ending.completion_tokens <= 32
@@ -123,10 +125,10 @@ def test_max_tokens_and_stop_end_it(model: LlamaCpp) -> None:
 
 def test_no_tokens_only_count_the_prompt(model: LlamaCpp) -> None:
     started = time.monotonic()
-    text, ending = written(model, chat("word " * 300, max_tokens=0))
-    assert text == "" and ending.completion_tokens == 0 and ending.prompt_tokens > 300
+    text, ending = written(model, chat("word " * 150, max_tokens=0))
+    assert text == "" and ending.completion_tokens == 0 and ending.prompt_tokens > 150
     assert time.monotonic() - started < 60
-    same = written(model, chat("word " * 300, max_tokens=1, temperature=0))[1]
+    same = written(model, chat("word " * 150, max_tokens=1, temperature=0))[1]
     assert same.prompt_tokens == ending.prompt_tokens
 
 
@@ -139,26 +141,28 @@ def test_token_ids_are_a_prompt_as_well(model: LlamaCpp) -> None:
 
 def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(model: LlamaCpp) -> None:
     with pytest.raises(ContextLengthExceeded, match=f"at most {CONTEXT} ") as refused:
-        written(model, chat("word " * 600, max_tokens=1))
+        written(model, chat("word " * 300, max_tokens=1))
     details = refused.value.details
-    assert details["context_length"] == CONTEXT and details["prompt_tokens"] > 600
+    assert details["context_length"] == CONTEXT and details["prompt_tokens"] > 300
     assert str(details["prompt_tokens"]) in refused.value.message
 
 
 def test_it_ends_where_its_context_is_full(model: LlamaCpp) -> None:
-    prompt = Generation(prompt="la " * 480, logit_bias={0: -100, 2: -100}, temperature=0)
-    text, ending = written(model, prompt)
+    prompt = Generation(prompt="la " * 230, logit_bias={0: -100, 2: -100}, temperature=0)
+    _, ending = written(model, prompt)
     assert ending.reason == "length"
     assert CONTEXT - 2 <= ending.prompt_tokens + ending.completion_tokens <= CONTEXT
 
 
 def test_logprobs_come_with_the_likely_others_and_bytes(model: LlamaCpp) -> None:
-    question = chat("What is the capital of France?", temperature=0, max_tokens=8, logprobs=3)
+    question = chat(FRANCE, temperature=0, max_tokens=8, logprobs=3)
     answer = Answer(model, question)
     ending = answer.end()
-    assert len(answer.logprobs) == ending.completion_tokens
+    assert ending.reason == "stop" and len(answer.logprobs) == ending.completion_tokens - 1
     for entry in answer.logprobs:
-        assert entry.logprob <= 0 and bytes(entry.bytes or []).decode(errors="ignore") in entry.token
+        assert (
+            entry.logprob <= 0 and bytes(entry.bytes or []).decode(errors="ignore") in entry.token
+        )
         assert [len(entry.top), entry.top[0].token] == [3, entry.token]
         assert entry.top[0].logprob >= entry.top[1].logprob >= entry.top[2].logprob
     alone = Answer(model, chat("Hi", temperature=0, max_tokens=2, logprobs=0))
@@ -167,7 +171,7 @@ def test_logprobs_come_with_the_likely_others_and_bytes(model: LlamaCpp) -> None
 
 
 def test_a_bias_forbids_or_forces_a_token(model: LlamaCpp) -> None:
-    question = "What is the capital of France?"
+    question = FRANCE
     first = Answer(model, chat(question, temperature=0, max_tokens=1, logprobs=0))
     first.end()
     other = Answer(model, chat(question, temperature=0, max_tokens=1, logit_bias={504: 100}))
@@ -222,9 +226,10 @@ def test_a_schema_that_cannot_be_compiled_is_refused(model: LlamaCpp, schema: An
     wanted = {"type": "json_schema", "schema": schema}
     with pytest.raises(InvalidInput):
         written(model, chat("Sing.", max_tokens=20, response_format=wanted))
-    assert "Paris" in written(
-        model, chat("What is the capital of France?", temperature=0, max_tokens=32)
-    )[0]
+    assert (
+        "Paris"
+        in written(model, chat(FRANCE, temperature=0, max_tokens=32))[0]
+    )
 
 
 def test_a_required_tool_is_called_with_arguments_that_fit(model: LlamaCpp) -> None:
@@ -269,7 +274,7 @@ def test_a_cancelled_sequence_ends_within_a_step_also_in_a_long_prompt(model: Ll
         ending = answer.end()
         assert ending.reason == "cancelled" and ending.prompt_tokens > 0
         assert ending.completion_tokens == answer.tokens > 0
-    reading = Answer(model, chat("word " * 450, **forever))
+    reading = Answer(model, chat("word " * 200, **forever))
     model.cancel(reading.number)
     ending = reading.end()
     assert ending.reason == "cancelled" and ending.completion_tokens <= 1
@@ -308,7 +313,7 @@ def test_a_broken_file_is_refused_with_a_reason(tmp_path: Path, damage: str) -> 
         data = bytearray(b"not a model at all" * 100)
     path = tmp_path / "broken.gguf"
     path.write_bytes(data)
-    with pytest.raises(InvalidInput, match="broken.gguf"):
+    with pytest.raises(InvalidInput, match=r"broken\.gguf"):
         LlamaCpp().load(request(path))
 
 

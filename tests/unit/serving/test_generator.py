@@ -169,7 +169,9 @@ def test_tenants_take_turns() -> None:
             engine.say(key, DONE)
             await until(lambda k=key: not engine.sinks or k not in engine.sinks)  # type: ignore[misc]
             await asyncio.sleep(0.005)
-        order = [str((engine.generations[k].messages or [{}])[0]["content"]) for k in engine.started]
+        order = [
+            str((engine.generations[k].messages or [{}])[0]["content"]) for k in engine.started
+        ]
         assert order.index("other") <= 2
 
     run(work, Scripted(slots=1))
