@@ -160,8 +160,11 @@ def test_a_killed_one_goes_on_where_it_was(shell: Shell, found: Any) -> None:
     before = set(jobs(shell))
     words = ("optimize", "digits", "--gate", "accuracy>=-0.5", *QUICK, *FEW)
     with start(shell, *words) as process:
+
         def made() -> list[Path]:
-            return [p for j in set(jobs(shell)) - before for p in j.glob("work/made/*/candidate.json")]
+            return [
+                p for j in set(jobs(shell)) - before for p in j.glob("work/made/*/candidate.json")
+            ]
 
         wait_until(lambda: len(made()) >= 2, 120, "two candidates are made")
         (job,) = set(jobs(shell)) - before
@@ -201,4 +204,3 @@ def test_a_version_from_elsewhere_needs_rows(shell: Shell, tmp_path: Path) -> No
     (shell.stack.home / "jobs" / job / "publication" / "publication.json").unlink()
     said = shell.maas("optimize", "gone", *QUICK)
     assert said.code == 1 and "--data rows.npz" in said.err
-

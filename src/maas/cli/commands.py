@@ -19,7 +19,9 @@ COMMANDS = {
     "status": Command("Server", "Show what shall run, what runs, and why the two differ."),
     "logs": Command("Server", "Show the log of a deployment, a replica, control or gateway."),
     "doctor": Command("Server", "Check this machine and the server, and say what to do."),
-    "run": Command("Models", "Run a recipe: build, evaluate, publish, optimize, deploy, call, explain."),
+    "run": Command(
+        "Models", "Run a recipe: build, evaluate, publish, optimize, deploy, call, explain."
+    ),
     "build": Command("Models", "Train the model of a recipe."),
     "evaluate": Command("Models", "Measure a built model, and check the recipe's gates."),
     "publish": Command("Models", "Publish a built model or an ONNX file as a new version."),

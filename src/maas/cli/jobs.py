@@ -1,4 +1,4 @@
-"""maas jobs: builds, evaluations and optimizations, of this machine and those that the server knows."""
+"""maas jobs: builds, evaluations and optimizations of this machine, and those the server knows."""
 
 from __future__ import annotations
 

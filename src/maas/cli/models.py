@@ -19,11 +19,15 @@ from maas.cli.common import (
     size,
     when,
 )
-from maas.domain.errors import NotFound
+from maas.cli.profiles import emit_profiles
+from maas.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from maas.client.answers import VersionDetails
     from maas.domain.signature import TensorSpec
+
+OWN_TABLE = ("profile", "comparison", "measurement")
+"""Evidence that `emit_profiles` and the reports show."""
 
 group = typer.Typer(help="List models, or show a version with its evidence.")
 
@@ -57,9 +61,17 @@ def show(
     ctx: typer.Context,
     ref: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="Default: the newest.")],
     report: Annotated[Path | None, typer.Option(help="Write its HTML report to this file.")] = None,
+    core_hour: Annotated[
+        float | None,
+        typer.Option(metavar="PRICE", help="Of one core, for the cost of 1,000 answers."),
+    ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Show a version: signature, variants, files and what was measured."""
+    """Show a version: signature, variants, files, profiles and what was measured."""
+    if core_hour is not None and not 0 <= core_hour < float("inf"):
+        raise InvalidInput(
+            f"--core-hour must be a price of 0 or more; got {core_hour}", field="core_hour"
+        )
     client = client_of(ctx)
     details = client.models.version(ref)
     if report is not None:
@@ -71,7 +83,7 @@ def show(
     if output is Format.JSON:
         emit_json(details.to_dict())
         return
-    _print(details)
+    _print(details, core_hour)
 
 
 def _catalog(output: Format) -> None:
@@ -95,7 +107,7 @@ def _source(source: str, file: str | None) -> str:
     return f"{source} {file}" if file else source
 
 
-def _print(details: VersionDetails) -> None:
+def _print(details: VersionDetails, core_hour: float | None) -> None:
     version, manifest = details.version, details.version.manifest
     emit(f"{version.model}:{version.number}  {manifest.task}  {details.digest[:12]}")
     if manifest.description:
@@ -116,7 +128,10 @@ def _print(details: VersionDetails) -> None:
             for f in v.files
         ),
     )
+    emit_profiles(details, core_hour)
     for item in details.evidence:
+        if item.kind in OWN_TABLE:
+            continue
         metrics = item.values.get("metrics") if item.kind == "metrics" else item.values
         found = metrics.items() if isinstance(metrics, dict) else ()
         numbers = {k: v for k, v in found if isinstance(v, int | float) and not isinstance(v, bool)}

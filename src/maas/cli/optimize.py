@@ -57,9 +57,7 @@ def command(
     report: Annotated[
         Path | None, typer.Option(metavar="HTML", help="Write the report here, too.")
     ] = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="JOB", help="Go on with this job.")
-    ] = None,
+    resume: Annotated[str | None, typer.Option(metavar="JOB", help="Go on with this job.")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it.")] = False,
     output: OutputOption = Format.TABLE,
 ) -> None:

@@ -102,8 +102,8 @@ def deploy(
     `variant` "auto" is the one that the newest optimization found best. `gate`: a rule over
     evidence that every target must satisfy, now and when the deployment is changed; "" takes it
     away. `scaling` may hold `replicas`, `max_batch`, `queue_limit` and `threads`. `wait_s` 0 does
-    not wait. `watch` is called with the state while waiting. Raises DeploymentFailed with the reason,
-    DeadlineExceeded if it is not ready after `wait_s` seconds.
+    not wait. `watch` is called with the state while waiting. Raises DeploymentFailed with the
+    reason, DeadlineExceeded if it is not ready after `wait_s` seconds.
     """
     size = Scaling(**scaling) if scaling else None
     change = Change(model or name, version, variant, targets, size, default, gate)

@@ -37,9 +37,10 @@ def optimize(
     `objective`: latency, throughput, size or memory. `gate`: rules such as "accuracy>=-0.01";
     default: at most one point of accuracy, or one percent of an error. The rows are those of the
     build on this machine; for a version that was built elsewhere give `data`, an NPZ file with X
-    and, where there are labels, y. `candidates`: names to try; default: all. Each is
-    measured in `sittings` fresh processes, in turns of `seconds` with the original. `epochs`: of fine-tuning; 0: as many as the build had. `workdir`
-    is kept, and what is finished in it is not done again.
+    and, where there are labels, y. `candidates`: names to try; default: all. Each is measured in
+    `sittings` fresh processes, in turns of `seconds` with the original. `epochs`: of each
+    training; 0: as many as the build had. `workdir` is kept, and what is finished in it is not
+    done again.
 
     Returns {candidates: [{name, metrics, passed, why}], chosen, chosen_why, …}.
     """
@@ -85,8 +86,8 @@ def fetch_original(details: VersionDetails, target: Path) -> Flow[None]:
     variant = details.version.manifest.variants[0]
     if variant.runtime != "onnx" or len(variant.files) != 1:
         raise InvalidInput(
-            f"optimize takes versions whose first variant is one ONNX file; {details.version.model} has "
-            f"{variant.name}, {len(variant.files)} files for {variant.runtime}",
+            f"optimize takes versions whose first variant is one ONNX file; {details.version.model} "
+            f"has {variant.name}, {len(variant.files)} files for {variant.runtime}",
             field="model",
         )
     content: bytes = yield download(variant.files[0].sha256)

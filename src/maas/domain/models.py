@@ -13,7 +13,6 @@ from maas.domain.errors import Conflict, InvalidInput
 from maas.domain.names import FILE_NAME, checked_name, checked_sha256, shown
 from maas.domain.signature import Signature
 
-
 AUTO = "auto"
 """Stands for the variant that an optimization found best; no variant has this name."""
 

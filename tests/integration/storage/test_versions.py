@@ -149,7 +149,9 @@ def test_publishes_at_one_time_get_different_numbers(db: Database) -> None:
 def test_a_variant_is_added_once_and_found_with_the_published_ones(db: Database) -> None:
     versions = Versions(db)
     version, _ = versions.publish(manifest())
-    small = Variant("onnx-int8", "onnx", (File("model.onnx", digest_of(b"b"), 1),), {"arena": False})
+    small = Variant(
+        "onnx-int8", "onnx", (File("model.onnx", digest_of(b"b"), 1),), {"arena": False}
+    )
     assert versions.add_variant("digits", 1, small, "me")[1] is True
     found, is_new = versions.add_variant("digits", 1, small, "you")
     assert is_new is False and found.added == (small,)

@@ -21,9 +21,7 @@ def loaded(path: Path, **options: Any) -> OnnxRuntime:
     return runtime
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"spinning": True}, {"arena": False, "prepacking": False}]
-)
+@pytest.mark.parametrize("options", [{}, {"spinning": True}, {"arena": False, "prepacking": False}])
 def test_every_option_leaves_the_answers_as_they_are(
     tmp_path: Path, options: dict[str, bool]
 ) -> None:

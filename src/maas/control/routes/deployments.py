@@ -107,9 +107,7 @@ def _put(services: Services, name: str, body: DeploymentBody, actor: str) -> Dep
     return services.stores.deployments.put(wanted, actor)
 
 
-def _targets(
-    services: Services, body: DeploymentBody
-) -> tuple[tuple[Target, ...], int | None]:
+def _targets(services: Services, body: DeploymentBody) -> tuple[tuple[Target, ...], int | None]:
     """Every target names a version and a variant that are there. With them the threads that the
     best variant was measured with, if it is the one that is asked for."""
     versions = services.stores.versions

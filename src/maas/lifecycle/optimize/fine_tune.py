@@ -61,7 +61,7 @@ class FineTuner:
                     group["lr"] = learning_rate(spec, epoch, 0)
                 served.train()
                 total = 0.0
-                for rows in torch.randperm(len(x)).split(spec.batch_size):
+                for rows in torch.split(torch.randperm(len(x)), spec.batch_size):
                     if self.cancelled():
                         raise BuildCancelled("cancelled while a candidate was trained")
                     optimizer.zero_grad()
@@ -109,4 +109,4 @@ def taught(raw: Tensor, teacher: Tensor, task: Task) -> Tensor:
 @torch.no_grad()
 def _raw(served: Served, x: Tensor) -> Tensor:
     served.eval()
-    return torch.cat([served.raw(rows) for rows in x.split(ROWS)])
+    return torch.cat([served.raw(rows) for rows in torch.split(x, ROWS)])

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 PARITY_ROWS = 64
-FEWEST_EPOCHS = 2
 STEPS = 3
-RECOVERY_RATE = 0.5
-"""Of the build's learning rate, for weights that only have to adjust."""
+"""In which pruning reaches its target; after each the network is trained for all epochs."""
+STUDENT_PATIENCE = 3
+"""How many times the epochs of the build a student gets: it starts from nothing."""
+RATE = 1.0
+"""Of the build's learning rate, at the start of each training."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Workshop:
     """Those that are finished, by name."""
     seed: int = 0
     epochs: int = 0
-    """Of fine-tuning and distillation; 0: as many as the build had."""
+    """Of one training of a changed network; 0: as many as the build had."""
     report: Callable[[str], None] = lambda message: None
     cancelled: Callable[[], bool] = lambda: False
 
@@ -158,7 +160,7 @@ def _structured(work: Workshop, keep: float) -> dict[str, Any]:
 
     def recover(network: nn.Module) -> None:
         served.network = network
-        tuner.run(served, max(FEWEST_EPOCHS, epochs // STEPS), RECOVERY_RATE)
+        tuner.run(served, epochs, RATE)
 
     pruned = prune_structured(served.network, example, keep, steps=STEPS, fine_tune=recover)
     served.network = pruned.module
@@ -168,7 +170,7 @@ def _structured(work: Workshop, keep: float) -> dict[str, Any]:
         "parameters": pruned.parameters,
         "multiply_adds": pruned.multiply_adds,
         "schedule": pruned.schedule,
-        "fine_tuning": {"epochs": STEPS * max(FEWEST_EPOCHS, epochs // STEPS), "seed": work.seed},
+        "fine_tuning": {"epochs": STEPS * epochs, "seed": work.seed},
     }
 
 
@@ -177,11 +179,11 @@ def _unstructured(work: Workshop, sparsity: float) -> dict[str, Any]:
 
     training = work.training()
     served = copy.deepcopy(training.served)
-    tuner, epochs = _tuner(work), max(FEWEST_EPOCHS, _epochs(work) // STEPS)
+    tuner, epochs = _tuner(work), _epochs(work)
 
     def recover(network: nn.Module) -> None:
         served.network = network
-        tuner.run(served, epochs, RECOVERY_RATE)
+        tuner.run(served, epochs, RATE)
 
     pruned = prune_unstructured(served.network, sparsity, steps=STEPS, fine_tune=recover)
     served.network = pruned.module
@@ -194,7 +196,7 @@ def _distilled(work: Workshop, factor: float) -> dict[str, Any]:
     from maas.lifecycle.optimize.distill import distill  # noqa: PLC0415  (torch: 2 s)
 
     training = work.training()
-    student, how = distill(training, _tuner(work), factor, _epochs(work))
+    student, how = distill(training, _tuner(work), factor, STUDENT_PATIENCE * _epochs(work))
     _export(work, student, training)
     return how
 

@@ -22,8 +22,8 @@ LARGEST_RATIO = 0.95
 WIDE = 32
 """From so many channels on, what is left is a multiple of 8: vector units work in these."""
 NO_SPEED = (
-    "zeros are stored and multiplied like other numbers: unstructured pruning makes this model "
-    "neither smaller nor faster; it shows how much of it is redundant, and a compressed copy shrinks"
+    "zeros are stored and multiplied like other numbers: unstructured pruning makes a model "
+    "neither smaller nor faster; it shows how much of it is redundant"
 )
 Step = Callable[[nn.Module], None]
 
@@ -127,7 +127,7 @@ def prune_unstructured(
         fine_tune(sparse)
         schedule.append({"sparsity": wanted})
     for layer, name in weights:
-        torch_prune.remove(layer, name)
+        torch_prune.remove(layer, name)  # type: ignore[no-untyped-call]
     count = _parameters(sparse)
     how = {
         "by": "torch.nn.utils.prune.global_unstructured",
@@ -167,7 +167,7 @@ def _parameters(module: nn.Module) -> int:
 
 
 def _width(layer: nn.Module) -> int:
-    return int(layer.weight.shape[0])  # type: ignore[union-attr, index]
+    return int(layer.weight.shape[0])  # type: ignore[index]
 
 
 def _counted(tp: Any, module: nn.Module, example: Tensor) -> tuple[int, int]:

@@ -137,7 +137,10 @@ def _require(source: Path, any_of: tuple[str, ...], what: str) -> None:
 
 def _few(calibration: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
     numbers = sum(int(values[:1].size) for values in calibration.values())
-    most = max(8, HISTOGRAM_NUMBERS // max(1, numbers))
+    there = len(next(iter(calibration.values())))
+    most = min(there, max(CALIBRATION_BATCH, HISTOGRAM_NUMBERS // max(1, numbers)))
+    if most > CALIBRATION_BATCH:
+        most -= most % CALIBRATION_BATCH  # histograms take batches of one size only
     return {name: values[:most] for name, values in calibration.items()}
 
 
@@ -152,7 +155,9 @@ def _reader(rows: Mapping[str, npt.NDArray[Any]]) -> Any:
             start = next(self._batches, None)
             if start is None:
                 return None
-            return {name: values[start : start + CALIBRATION_BATCH] for name, values in rows.items()}
+            return {
+                name: values[start : start + CALIBRATION_BATCH] for name, values in rows.items()
+            }
 
     return Rows()
 

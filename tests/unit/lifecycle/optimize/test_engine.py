@@ -126,9 +126,7 @@ def test_a_file_that_does_not_answer_is_no_candidate(
     assert found.optimization.chosen == "onnx"
 
 
-def test_a_full_disk_ends_it(
-    digits: Subject, tmp_path: Path, making: Callable[..., None]
-) -> None:
+def test_a_full_disk_ends_it(digits: Subject, tmp_path: Path, making: Callable[..., None]) -> None:
     def full(work: Workshop) -> dict[str, Any]:
         raise OSError(28, "No space left on device")
 

@@ -58,7 +58,10 @@ def test_structured_pruning_makes_the_network_smaller_and_leaves_the_original() 
     before = {name: tuple(p.shape) for name, p in network.named_parameters()}
     seen: list[int] = []
     pruned = prune_structured(
-        network, EXAMPLE, 0.5, fine_tune=lambda m: seen.append(sum(p.numel() for p in m.parameters()))
+        network,
+        EXAMPLE,
+        0.5,
+        fine_tune=lambda m: seen.append(sum(p.numel() for p in m.parameters())),
     )
     assert {name: tuple(p.shape) for name, p in network.named_parameters()} == before
     count, left = pruned.parameters
