@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from maas.domain.deployments import Scaling
 from maas.domain.errors import ReplicaLost
 from maas.gateway.snapshot_watch import SnapshotWatch
 from maas.serving.routing import LiveRoute, Router
@@ -60,8 +62,9 @@ def test_a_prompt_is_answered_in_words(stack: Stack) -> None:
 
 
 def test_a_new_deployment_has_the_machines_cores_and_as_many_slots_as_help(stack: Stack) -> None:
-    scaling = stack.client().deployments.get("smollm2").scaling
-    assert scaling.replicas == 1 and scaling.max_batch == 32 and scaling.threads >= 1
+    scaling = stack.client().deployments.get("smollm2").deployment.scaling
+    cores = len(os.sched_getaffinity(0))
+    assert scaling == Scaling(replicas=1, max_batch=32, threads=cores)
 
 
 def test_many_write_at_once_and_each_gets_its_own_words(stack: Stack) -> None:

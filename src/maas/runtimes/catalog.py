@@ -11,6 +11,7 @@ from maas.runtimes.base import Generator, Runtime
 RUNTIMES = {
     "onnx": "maas.runtimes.onnx:OnnxRuntime",
     "llama_cpp": "maas.runtimes.llama_cpp:LlamaCpp",
+    "openvino": "maas.runtimes.openvino:OpenVino",
     "sentence_encoder": "maas.runtimes.sentence_encoder:SentenceEncoder",
     "whisper": "maas.runtimes.whisper:WhisperRuntime",
     "translator": "maas.runtimes.translator:TranslatorRuntime",
@@ -18,6 +19,7 @@ RUNTIMES = {
 }
 EXTRAS = {
     "llama_cpp": "llm",
+    "openvino": "openvino",
     "sentence_encoder": "embeddings",
     "whisper": "speech",
     "translator": "translation",
@@ -37,7 +39,7 @@ LIBRARIES = {
 """The installed distribution without which a runtime cannot load anything."""
 
 
-GENERATORS = frozenset({"llama_cpp"})
+GENERATORS = frozenset({"llama_cpp", "openvino"})
 """Those that write text in pieces."""
 FROM_PATHS = GENERATORS
 """Those whose library opens the files itself."""

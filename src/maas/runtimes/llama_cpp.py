@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.gguf import GgufSummary, check_gguf
 from maas.runtimes.llama_chunks import decode_chunk, too_long
 from maas.runtimes.llama_request import request_body
+from maas.runtimes.plain_tools import CallReader
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class LlamaCpp:
         self.context_length = 0
         self.slots = 1
         self.has_chat_template = False
+        self._knows_tools = False
         self._pool = 0
         self._vocabulary: int | None = None
         self._server: Any = None
@@ -83,6 +86,8 @@ class LlamaCpp:
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
         sequence = _Sequence(number, generation, sink, self.context_length)
         sequence.reserved = self._most_tokens(generation)
+        if generation.tools and not self._knows_tools and generation.tool_choice != "none":
+            sequence.calls = CallReader()
         self._sequences[number] = sequence
         self._threads.submit(self._write, sequence)
 
@@ -117,7 +122,7 @@ class LlamaCpp:
             return Ending("cancelled", 0, 0)
         generation = sequence.generation
         self._check_tokens(generation)
-        body = msgspec.json.encode(request_body(generation))
+        body = msgspec.json.encode(request_body(generation, self._knows_tools))
         ask = self._server.handle_completions
         if generation.messages is not None:
             ask = self._server.handle_chat_completions
@@ -159,6 +164,7 @@ class LlamaCpp:
         self._pool = options.get("cache_tokens", max(DEFAULT_POOL, context))
         self.context_length = min(context, self._pool)
         self.has_chat_template = summary.chat_template
+        self._knows_tools = summary.template_tools
         self._vocabulary = summary.vocabulary
 
     def _parameters(self, path: Path, summary: GgufSummary, request: LoadRequest) -> Any:
@@ -197,6 +203,8 @@ class _Sequence:
         """Tokens of the common memory that are kept for it."""
         self.is_cancelled = False
         self.error: MaasError | None = None
+        self.calls: CallReader | None = None
+        """Finds calls of tools in the text, if the engine does not."""
         self._context_length = context_length
         self._reason: str | None = None
         self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
@@ -218,9 +226,26 @@ class _Sequence:
             self._completion_tokens = chunk.usage.completion_tokens
         piece = chunk.piece(tokens, self.generation.logprobs or 0)
         if piece is not None:
-            self.sink(self.number, piece)
-        self._reason = chunk.finish_reason or self._reason
+            self._write(piece)
+        if chunk.finish_reason is not None:
+            self._reason = chunk.finish_reason
+            self._close_call()
         return self.is_cancelled and self._reason is None
+
+    def _write(self, piece: Piece) -> None:
+        if self.calls is not None and piece.text:
+            text, calls = self.calls.read(piece.text)
+            piece = replace(piece, text=text, tool_calls=calls)
+        self.sink(self.number, piece)
+
+    def _close_call(self) -> None:
+        if self.calls is None:
+            return
+        text, calls = self.calls.rest()
+        if text or calls:
+            self.sink(self.number, Piece(text, tool_calls=calls))
+        if self.calls.is_call and self._reason == "stop":
+            self._reason = "tool_calls"
 
     def _read(self, prompt_tokens: int, cached: int) -> bool:
         """The engine tells before it starts, and after each batch, how long the prompt is."""

@@ -1,0 +1,94 @@
+"""What engines that write text have in common: options of a variant, and what they may hold."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from maas.domain.errors import InvalidInput
+from maas.domain.generation import Generation
+from maas.domain.names import shown
+from maas.domain.signature import Signature
+
+DEFAULT_SLOTS = 32
+DEFAULT_CONTEXT = 8192
+"""Tokens, of models that could do more: what they remember costs memory."""
+DEFAULT_POOL = 16_384
+"""Tokens that all sequences share."""
+UNKNOWN_CONTEXT = 2048
+BATCH_BYTES_PER_THREAD = 12_500_000_000
+"""Bytes of weights times tokens that a thread computes within about half a second. A batch of a
+prompt is what must end before a cancellation counts and others get their next token."""
+LEAST_BATCH, LARGEST_BATCH = 32, 512
+OPTIONS = {
+    "slots": (1, 128),
+    "context_length": (16, 1 << 20),
+    "cache_tokens": (16, 1 << 24),
+    "batch": (LEAST_BATCH, 4096),
+    "predict_max_tokens": (1, 1 << 20),
+}
+"""What a variant may say about how it is loaded, each a whole number with these bounds."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    context: int
+    slots: int
+    pool: int
+
+
+def settled_sizes(trained: int | None, options: dict[str, int], max_batch: int) -> Sizes:
+    """`trained`: tokens that the model was trained for, if it says."""
+    context = min(trained or UNKNOWN_CONTEXT, options.get("context_length", DEFAULT_CONTEXT))
+    slots = options.get("slots", min(max_batch, DEFAULT_SLOTS))
+    pool = options.get("cache_tokens", max(DEFAULT_POOL, context))
+    return Sizes(min(context, pool), slots, pool)
+
+
+def batch_size(threads: int, size: int) -> int:
+    """Tokens of a prompt that are read at once, for weights of `size` bytes."""
+    batch = BATCH_BYTES_PER_THREAD * threads // max(1, size)
+    return max(LEAST_BATCH, min(batch, LARGEST_BATCH))
+
+
+def most_tokens(generation: Generation, context_length: int) -> int:
+    """What a sequence may need of the memory that all share; no text has more tokens than
+    bytes."""
+    if isinstance(generation.prompt, list):
+        prompt = len(generation.prompt)
+    elif generation.prompt is not None:
+        prompt = len(generation.prompt.encode()) + 16
+    else:
+        prompt = len(msgspec.json.encode([generation.messages, generation.tools])) + 1024
+    written = context_length if generation.max_tokens is None else generation.max_tokens
+    return min(context_length, prompt + written)
+
+
+def check_text_signature(signature: Signature) -> None:
+    for side, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        if len(specs) != 1 or specs[0].datatype != "BYTES" or specs[0].shape:
+            raise InvalidInput(f"text generation has one {side} of datatype BYTES and shape []")
+
+
+def checked_options(options: dict[str, Any]) -> dict[str, int]:
+    for name, value in options.items():
+        if name not in OPTIONS:
+            raise InvalidInput(
+                f"there is no option {shown(name)}; known are {', '.join(OPTIONS)}", field=name
+            )
+        low, high = OPTIONS[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InvalidInput(
+                f"option {name} must be a whole number from {low} to {high}; got {shown(value)}",
+                field=name,
+            )
+    return options
+
+
+def cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,210 @@
+"""What every engine that writes text must do alike, each with the same real weights."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from maas.domain.errors import ContextLengthExceeded, InvalidInput
+from maas.domain.generation import Generation
+from maas.runtimes.base import Generator
+from maas.runtimes.catalog import create_generator
+from tests.engines import CONTEXT, Answer, chat, load_request, written
+from tests.weights import smollm2
+
+LIBRARIES = {"llama_cpp": ("xllamacpp", "llm"), "openvino": ("openvino_genai", "openvino")}
+ENDLESS = {"llama_cpp": [0, 2], "openvino": [2]}
+"""Tokens that end a text, as each engine knows them."""
+
+
+@pytest.fixture(scope="module", params=list(LIBRARIES))
+def engine(request: pytest.FixtureRequest) -> str:
+    library, extra = LIBRARIES[request.param]
+    pytest.importorskip(library, reason=f"needs the extra {extra}")
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(engine: str) -> Iterator[Generator]:
+    loaded = create_generator(engine)
+    loaded.load(load_request(smollm2(), context_length=CONTEXT, cache_tokens=4 * CONTEXT))
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture
+def endless(engine: str) -> dict[str, dict[int, float]]:
+    return {"logit_bias": dict.fromkeys(ENDLESS[engine], -100.0)}
+
+
+def test_it_knows_its_sizes_and_that_it_takes_messages(model: Generator) -> None:
+    assert model.context_length == CONTEXT and model.slots == 4 and model.has_chat_template
+
+
+def test_greedy_answers_are_right_and_repeat(model: Generator) -> None:
+    question = chat("What is the capital of France?", temperature=0, max_tokens=32)
+    text, ending = written(model, question)
+    assert "Paris" in text and "<|" not in text
+    assert ending.reason == "stop" and 0 < ending.completion_tokens <= 32
+    assert ending.prompt_tokens == 37
+    assert written(model, question) == (text, ending)
+
+
+def test_two_seeded_calls_are_identical_and_other_seeds_are_not(model: Generator) -> None:
+    def story(seed: int | None) -> str:
+        return written(model, chat("Tell a story.", temperature=1, seed=seed, max_tokens=16))[0]
+
+    assert story(7) == story(7)
+    assert story(7) != story(8)
+    assert story(None) != story(None)
+
+
+def test_max_tokens_and_stop_end_it(model: Generator) -> None:
+    text, ending = written(model, chat("Count from 1 to 20.", temperature=0, max_tokens=5))
+    assert ending.reason == "length" and ending.completion_tokens == 5
+    prompt = Generation(prompt="1, 2, 3, 4, 5,", temperature=0, max_tokens=40, stop=[" 8", "zz"])
+    text, ending = written(model, prompt)
+    assert ending.reason == "stop" and text.rstrip().endswith("7,")
+
+
+def test_a_text_comes_in_pieces_that_are_whole_characters(model: Generator) -> None:
+    prompt = Generation(prompt="\U0001f600\U0001f601 é ü 日本語 " * 3, temperature=0, max_tokens=24)
+    answer = Answer(model, prompt)
+    ending = answer.end()
+    assert ending.completion_tokens == 24 == answer.tokens
+    assert sum(1 for piece in answer.pieces if piece.text) > 3
+    assert all("\ufffd" not in piece.text for piece in answer.pieces[:-1])
+
+
+def test_no_tokens_only_count_the_prompt(model: Generator) -> None:
+    text, ending = written(model, chat("word " * 300, max_tokens=0))
+    assert text == "" and ending.completion_tokens == 0 and ending.prompt_tokens > 300
+    same = written(model, chat("word " * 300, max_tokens=1, temperature=0))[1]
+    assert same.prompt_tokens == ending.prompt_tokens
+
+
+def test_token_ids_are_a_prompt_as_well(model: Generator) -> None:
+    text, ending = written(model, Generation(prompt=[504, 3575], max_tokens=3, temperature=0))
+    assert text and ending.prompt_tokens == 2
+    with pytest.raises(InvalidInput):
+        written(model, Generation(prompt=[10**7], max_tokens=3))
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(model: Generator) -> None:
+    with pytest.raises(ContextLengthExceeded, match=f"at most {CONTEXT} ") as refused:
+        written(model, chat("word " * 600, max_tokens=1))
+    assert refused.value.details["context_length"] == CONTEXT
+    assert refused.value.details["prompt_tokens"] > 600
+
+
+def test_it_ends_where_its_context_is_full(
+    model: Generator, endless: dict[str, dict[int, float]]
+) -> None:
+    prompt = Generation(prompt="la " * 480, temperature=0, **endless)
+    _, ending = written(model, prompt)
+    assert ending.reason == "length"
+    assert CONTEXT - 2 <= ending.prompt_tokens + ending.completion_tokens <= CONTEXT
+
+
+def test_logprobs_of_the_chosen_tokens(model: Generator) -> None:
+    question = chat("What is the capital of France?", temperature=0, max_tokens=4, logprobs=0)
+    answer = Answer(model, question)
+    answer.end()
+    assert [entry.token for entry in answer.logprobs] == ["The", " capital", " of", " France"]
+    assert all(-2 < entry.logprob <= 0 for entry in answer.logprobs)
+    assert bytes(answer.logprobs[0].bytes or []) == b"The"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 8}, "people": {"type": "integer",
+                   "minimum": 0, "maximum": 99}},
+    "required": ["city", "people"],
+    "additionalProperties": False,
+}  # fmt: skip
+
+
+def test_a_schema_is_enforced(model: Generator) -> None:
+    wanted = {"type": "json_schema", "schema": SCHEMA}
+    question = chat("Sing.", temperature=0, max_tokens=120, response_format=wanted)
+    text, ending = written(model, question)
+    value = json.loads(text)
+    assert ending.reason == "stop" and set(value) == {"city", "people"}
+    assert isinstance(value["people"], int) and 0 <= value["people"] <= 99
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "bogus"},
+        {"$ref": "#/nowhere"},
+        {"type": "string", "pattern": "(((("},
+        {"type": "object", "properties": {"a": {"not": {"type": "string"}}}},
+        {"type": "string", "format": "no-such-format"},
+    ],
+)
+def test_a_schema_that_cannot_be_enforced_is_refused(model: Generator, schema: object) -> None:
+    wanted = {"type": "json_schema", "schema": schema}
+    with pytest.raises(InvalidInput):
+        written(model, chat("Sing.", max_tokens=20, response_format=wanted))
+    assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 12}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def test_a_required_tool_is_called_with_arguments_that_fit(model: Generator) -> None:
+    question = chat(
+        "What is the weather in Paris?", temperature=0, max_tokens=160,
+        tools=[WEATHER], tool_choice="required",
+    )  # fmt: skip
+    answer = Answer(model, question)
+    ending = answer.end()
+    calls = [call for piece in answer.pieces for call in piece.tool_calls]
+    assert ending.reason == "tool_calls" and calls[0].name == "get_weather" and calls[0].id
+    assert set(json.loads("".join(call.arguments for call in calls))) == {"city"}
+
+
+def test_a_cancelled_sequence_ends_within_a_step_with_its_counts(
+    model: Generator, endless: dict[str, dict[int, float]]
+) -> None:
+    running = [Answer(model, chat("Write on.", temperature=0, **endless)) for _ in range(4)]
+    for answer in running:
+        answer.first()
+    started = time.monotonic()
+    for answer in running:
+        model.cancel(answer.number)
+    for answer in running:
+        ending = answer.end()
+        assert ending.reason == "cancelled" and ending.prompt_tokens > 0
+        assert ending.completion_tokens == answer.tokens > 0
+    reading = Answer(model, chat("word " * 450, temperature=0, **endless))
+    model.cancel(reading.number)
+    assert reading.end().reason == "cancelled"
+    assert time.monotonic() - started < 10
+    assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
+
+
+def test_memory_is_kept_for_what_each_may_write(model: Generator) -> None:
+    unlimited = chat("Hi")
+    running = [Answer(model, unlimited) for _ in range(4)]
+    assert not model.has_room(unlimited)
+    for answer in running:
+        model.cancel(answer.number)
+        answer.end()
+    assert model.has_room(unlimited)
