@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from maas.cli.common import Format, OutputOption, client_of, emit_json, emit_table, say
+from maas.cli.objective import ObjectiveWish, measured
 from maas.domain.deployments import Target
 from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError, NotFound
 from maas.domain.models import AUTO, best_variant
@@ -43,6 +44,16 @@ def command(
         int | None, typer.Option(min=1, help="Most requests waiting in a replica.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads per replica.")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="latency or throughput: measure the engines here, keep the best."),
+    ] = None,
+    measure_seconds: Annotated[
+        float, typer.Option(help="With --objective: of each level of the load.")
+    ] = 10.0,
+    measure_again: Annotated[
+        bool, typer.Option("--measure-again", help="Also what was measured here before.")
+    ] = False,
     default: Annotated[
         bool | None, typer.Option("--default", help="Make it answer /predict without a name.")
     ] = None,
@@ -53,6 +64,18 @@ def command(
 ) -> None:
     """Make a model answer under a name, and wait until it does."""
     client = client_of(ctx)
+    present = _present(client, name)
+    if present is not None:
+        # Only what was asked for changes; the rest stays as it is.
+        model = model or present.deployment.model
+    found: dict[str, Any] = {}
+    if objective is not None:
+        if weight is not None or threads is not None:
+            raise InvalidInput("--objective finds the threads, for all of the traffic: give "
+                               "neither --threads nor --weight")  # fmt: skip
+        ref = f"{model or name}:{version}" if version else model or name
+        wish = ObjectiveWish(name, objective, ref, variant, measure_seconds, measure_again)
+        version, variant, threads, found = measured(client, wish, output)
     given = {
         "replicas": replicas,
         "max_batch": max_batch,
@@ -60,10 +83,7 @@ def command(
         "threads": threads,
     }
     scaling = {k: v for k, v in given.items() if v is not None}
-    present = _present(client, name)
     if present is not None:
-        # Only what was asked for changes; the rest stays as it is.
-        model = model or present.deployment.model
         kept = {k: getattr(present.deployment.scaling, k) for k in given}
         scaling = kept | scaling if scaling else {}
     targets: Sequence[Target] = ()
@@ -89,7 +109,7 @@ def command(
             **scaling,
         )
 
-    deployed(client, name, start, output)
+    deployed(client, name, start, output, found)
 
 
 def split(present: Sequence[Target], new: Target, percent: int) -> list[Target]:
@@ -107,12 +127,16 @@ def split(present: Sequence[Target], new: Target, percent: int) -> list[Target]:
 
 
 def deployed(
-    client: Client, name: str, start: Callable[[Watch], DeploymentView], output: Format
+    client: Client,
+    name: str,
+    start: Callable[[Watch], DeploymentView],
+    output: Format,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Runs `start` and shows what became of it."""
+    """Runs `start` and shows what became of it; `more` is said in JSON only."""
     view = deployed_view(client, name, start)
     if output is Format.JSON:
-        emit_json(view.to_dict())
+        emit_json(view.to_dict() | dict(more or {}))
         return
     emit_table(
         ("deployment", "model", "targets", "replicas", "state", "address"),

@@ -1,0 +1,106 @@
+"""Figures of a level are what its requests say, by the definitions that are written down."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from maas.domain.errors import InvalidInput
+from maas.lifecycle.load.prompts import prompt, words_for
+from maas.lifecycle.load.statistics import figures, notes, percentile, spread
+from maas.lifecycle.load.words import Figures, Load, Sample, Spread
+
+
+def written(start: float, first: float, last: float, tokens: int, **more: int) -> Sample:
+    return Sample(start, first, last, last + 0.5, more.get("prompt", 10), tokens,
+                  more.get("cached", 0))  # fmt: skip
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    draw = random.Random(1)
+    for count in (1, 2, 3, 99, 100, 101, 1000):
+        values = sorted(draw.random() for _ in range(count))
+        for percent in (50, 99):
+            expected = np.percentile(values, percent, method="inverted_cdf")
+            assert percentile(values, percent) == expected
+    assert percentile(list(range(1, 101)), 99) == 99
+    assert percentile([5.0, 7.0], 99) == 7.0
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 50)
+    assert spread([]) is None
+
+
+def test_a_level_of_text() -> None:
+    samples = [
+        written(10.0, 11.0, 13.0, 5, prompt=20, cached=4),  # 2 s for 4 tokens after the first
+        written(10.0, 10.5, 13.5, 4),  # 3 s for 3
+        Sample(12.0, 0.0, 0.0, 12.1, error="overloaded"),
+    ]
+    found = figures((2, None), samples, writes=True, cpu_s=1.0)
+    assert (found.requests, found.errors, found.seconds) == (2, {"overloaded": 1}, 4.0)
+    assert found.ttft_ms == Spread(500.0, 1000.0)
+    assert found.tpot_ms == Spread(500.0, 1000.0)
+    assert found.latency_ms == Spread(3500.0, 4000.0)
+    assert found.tokens_per_s == 9 / 4.0
+    assert (found.prompt_tokens, found.output_tokens, found.cached_tokens) == (15, 4.5, 2)
+    assert (found.requests_per_s, found.client_cores) == (0.5, 0.25)
+
+
+def test_an_answer_of_one_token_says_nothing_about_the_time_per_token() -> None:
+    found = figures((1, None), [written(0.0, 1.0, 1.0, 1)], writes=True)
+    assert found.tpot_ms is None
+    assert found.ttft_ms == Spread(1000.0, 1000.0)
+
+
+def test_a_level_in_which_all_failed() -> None:
+    found = figures((1, None), [Sample(0.0, 0.0, 0.0, 1.0, error="x")] * 2, writes=True)
+    assert (found.requests, found.errors, found.latency_ms) == (0, {"x": 2}, None)
+    assert found.ttft_ms is None and found.tokens_per_s is None
+
+
+def test_a_level_of_rows_has_no_tokens() -> None:
+    found = figures((None, 5.0), [Sample(0.0, 0.2, 0.2, 0.2)], writes=False)
+    assert found.label == "rate 5/s"
+    assert found.latency_ms == Spread(200.0, 200.0)
+    assert (found.ttft_ms, found.tpot_ms, found.tokens_per_s) == (None, None, None)
+    assert Figures.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_what_a_reader_must_know_is_said() -> None:
+    slow = figures(
+        (4, None), [written(0.0, 1.0, 2.0, 3, cached=9)], writes=True, cpu_s=2.0
+    )  # fmt: skip
+    failed = figures((8, None), [Sample(0.0, 0.0, 0.0, 1.0, error="x")], writes=True)
+    said = "\n".join(notes(Load(output_tokens=64), [slow, failed], same_machine=True))
+    for part in ("p99 is the slowest", "requests failed", "0.8 cores", "ended before 64", "90%"):
+        assert part in said
+    many = [written(0.0, 1.0, 2.0, 64)] * 100
+    calm = figures((4, None), many, writes=True)
+    assert notes(Load(output_tokens=64), [calm], same_machine=True) == []
+
+
+def test_prompts_are_the_same_for_a_seed_and_differ_from_their_first_word_on() -> None:
+    assert prompt(1, 0, 7, 50) == prompt(1, 0, 7, 50)
+    others = [prompt(1, 0, 8, 50), prompt(1, 1, 7, 50), prompt(2, 0, 7, 50)]
+    assert len({prompt(1, 0, 7, 50), *others}) == 4
+    firsts = {prompt(0, 0, number, 20).split()[0] for number in range(200)}
+    assert len(firsts) > 80
+    assert len(prompt(0, 0, 0, 33).split()) == 33
+    assert (words_for(128, 128, 160), words_for(1, 128, 999), words_for(10, 10, 0)) == (102, 1, 100)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"concurrency": (0,)}, {"concurrency": (1025,)}, {"rates": (0.0,)}, {"rates": (1e6,)},
+        {"rates": (float("nan"),)}, {"seconds": float("inf")}, {"seconds": float("nan")},
+        {"requests": 0}, {"output_tokens": 0}, {"prompt_tokens": 10**7}, {"seed": -1},
+        {"concurrency": (1,), "rates": (1.0,)}, {"concurrency": (1,) * 17},
+    ],
+)  # fmt: skip
+def test_a_load_has_bounds(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput):
+        Load(**wrong)  # type: ignore[arg-type]
