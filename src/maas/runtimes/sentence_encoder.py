@@ -69,7 +69,9 @@ class SentenceEncoder:
                 weights = mask[:, None, :].astype(np.float32)
                 vectors = (weights @ vectors)[:, 0] / weights.sum(axis=2)
         if vectors.ndim != 2:
-            raise InvalidInput(f"an encoder gives vectors, not {vectors.ndim - 1} dimensions a text")
+            raise InvalidInput(
+                f"an encoder gives vectors, not {vectors.ndim - 1}-dimensional arrays"
+            )
         if self._normalize:
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors / np.maximum(lengths, 1e-12)

@@ -57,7 +57,9 @@ class TextReader:
         except ValueError:
             raise InvalidInput(f"token ids are whole numbers; got {shown(text)}") from None
         if not ids or not all(0 <= i < size for i in ids):
-            raise InvalidInput(f"token ids are from 0 to {size - 1}, at least one; got {shown(ids)}")
+            raise InvalidInput(
+                f"token ids are from 0 to {size - 1}, at least one; got {shown(ids)}"
+            )
         return self._fitting(ids, text)
 
     def _usual_length(self, files: dict[str, bytes]) -> int:

@@ -18,7 +18,7 @@ from tests.models import mood_model
 
 pytest.importorskip("tokenizers", reason="the runtime's own library")
 
-from maas.runtimes.text_classifier import TextClassifier  # noqa: E402
+from maas.runtimes.text_classifier import TextClassifier
 
 LABELS = ["bad", "good", "neither"]
 

@@ -264,8 +264,10 @@ def test_rows_of_no_common_size_never_hold_up_the_loop() -> None:
 
     async def main() -> None:
         with tempfile.TemporaryDirectory(prefix="r") as home:
-            spec = ReplicaSpec("r", "d", "m", 1, "v", "test", (LocalFile("f", "f", "0" * 64),),
-                               signature, Scaling(), str(Path(home) / "s"), drain_s=2.0)  # fmt: skip
+            files = (LocalFile("f", "f", "0" * 64),)
+            spec = ReplicaSpec(
+                "r", "d", "m", 1, "v", "test", files, signature, Scaling(), str(Path(home) / "s")
+            )
             server = ReplicaServer(spec, Batcher(Model(look), signature, 4))
             await server.listen()
             link = await ReplicaLink.connect(spec.socket)
