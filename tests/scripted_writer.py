@@ -55,6 +55,8 @@ class Script:
     error: MaasError | None = None
     """Ends it, after the pieces, instead of an ending."""
     stop: str = ""
+    at_once: bool = False
+    """All pieces in one frame."""
 
 
 def words(*texts: str, **more: Any) -> Script:
@@ -98,17 +100,20 @@ class _Link(Channel):
             task.add_done_callback(lambda _: self._writer.running.pop(key, None))
         elif kind == FrameKind.CANCEL:
             for number in unpack_cancel(body):
-                task = self._writer.running.get((id(self), number))
-                if task is not None:
+                found = self._writer.running.get((id(self), number))
+                if found is not None:
                     self._writer.cancelled += 1
-                    task.cancel()
+                    found.cancel()
 
     async def _write(self, number: int, generation: Generation) -> None:
         script = self._writer.script(generation)
         tokens = 0
         reason = script.reason
         try:
-            for piece in script.pieces:
+            if script.at_once:
+                tokens = len(script.pieces)
+                self.send(pack_pieces([(number, piece, None) for piece in script.pieces]))
+            for piece in () if script.at_once else script.pieces:
                 await asyncio.sleep(script.pause)
                 tokens += piece.tokens
                 self.send(pack_pieces([(number, piece, None)]))

@@ -56,9 +56,7 @@ def chat(
     `response_format` and so on, but `n`. `timeout` is in seconds. Raises InvalidInput, NotFound,
     ContextLengthExceeded, Overloaded, DeadlineExceeded, ServerUnavailable.
     """
-    return Call(
-        "POST", PATH, _answer, body=_body(deployment, messages, options), timeout=timeout
-    )
+    return Call("POST", PATH, _answer, body=_body(deployment, messages, options), timeout=timeout)
 
 
 def _body(deployment: str, messages: Messages, options: dict[str, Any]) -> bytes:

@@ -114,9 +114,7 @@ class SyncTransport:
             response = self._http.send(request, stream=True)
             try:
                 if response.status_code >= 400:
-                    reply = Reply(
-                        response.status_code, dict(response.headers), response.read()
-                    )
+                    reply = Reply(response.status_code, dict(response.headers), response.read())
                     raise error_of(reply)
                 yield from response.iter_lines()
             finally:

@@ -137,7 +137,8 @@ _ABOUT = """\
 Every call needs a key, in `Authorization: Bearer KEY` or `X-API-Key: KEY`, but for `/livez` and
 `/readyz`. Each operation names the scope that the key must have; `admin` stands for all of
 them. Errors are problem documents (RFC 9457), except under `/v1` and `/v2`, which keep their
-protocols' shapes. `X-Request-ID` is echoed. `X-Request-Timeout-Ms` asks for an answer within that time.
+protocols' shapes. `X-Request-ID` is echoed. `X-Request-Timeout-Ms` asks for an answer within that
+time.
 """
 
 

@@ -203,4 +203,3 @@ TEXT_OPERATIONS: tuple[tuple[str, str, str, str, str, str, str], ...] = (
 
 def stream_content() -> dict[str, Any]:
     return {"text/event-stream": {"schema": TEXT}}
-

@@ -166,7 +166,7 @@ class Writing:
         if not self._is_over and ending.reason == CANCELLED:
             self.fail(Unavailable("the server gave this generation up", retry_after=1.0))
         if not self._is_over and self._teller is not None:
-            self._teller.ended(choice.number, ending)
+            self._teller.ended(choice.place, ending)
             if not self._open:
                 self._is_over = True
                 self._teller.done()
@@ -182,11 +182,12 @@ class Writing:
     def _add_up(self, choice: _Choice, ending: Ending) -> None:
         written = self.written
         written.completion_tokens += ending.completion_tokens
-        known = self._prompt_tokens.get(choice.prompt)
-        if known is None:  # several choices share their prompt
+        # Several choices share their prompt; one that never ran knows nothing of it.
+        known = self._prompt_tokens.get(choice.prompt, 0)
+        if ending.prompt_tokens > known:
             self._prompt_tokens[choice.prompt] = ending.prompt_tokens
-            written.prompt_tokens += ending.prompt_tokens
-            written.cached_tokens += ending.cached_tokens
+            written.prompt_tokens += ending.prompt_tokens - known
+            written.cached_tokens += ending.cached_tokens if not known else 0
         if choice.first_at:
             written.first.append(choice.first_at - self.request.received)
         if choice.first_at and ending.completion_tokens > 1:
@@ -220,7 +221,7 @@ class _Choice(GenerationCall):
     ) -> None:
         super().__init__(generation, deadline, tenant)
         self.writing = writing
-        self.number = number
+        self.place = number
         self.prompt = prompt
         """The number of its prompt in the request."""
         self.first_at = 0.0
@@ -229,7 +230,7 @@ class _Choice(GenerationCall):
     def wrote(self, piece: Piece) -> None:
         if not self.first_at:
             self.first_at = time.monotonic()
-        self.writing.wrote(self.number, piece)
+        self.writing.wrote(self.place, piece)
 
     def ended(self, ending: Ending) -> None:
         self.writing.ended(self, ending)

@@ -186,9 +186,7 @@ def _text(content: str | list[Part] | None, field: str) -> str:
             at = f"{field}[{number}]"
             if part.type in ("text", "refusal"):
                 raise InvalidInput(f"{at}.{part.type} is missing", field=at)
-            raise InvalidInput(
-                f"{at}: this model reads text, not {shown(part.type)}", field=at
-            )
+            raise InvalidInput(f"{at}: this model reads text, not {shown(part.type)}", field=at)
         texts.append(said)
     return "".join(texts)
 

@@ -173,8 +173,7 @@ def check_fields(body: dict[str, Any], known: tuple[str, ...]) -> None:
         if name in _ONLY:
             if type(value) is not type(_ONLY[name]) or value != _ONLY[name]:
                 raise InvalidInput(
-                    f"{name}: only {json.dumps(_ONLY[name])} is supported here, got "
-                    f"{shown(value)}",
+                    f"{name}: only {json.dumps(_ONLY[name])} is supported here, got {shown(value)}",
                     field=name,
                 )
             continue
@@ -200,7 +199,9 @@ def biases_of(asked: _Sampling) -> dict[int, float]:
     """By token id; raises InvalidInput for names that are none."""
     out = {}
     for name, bias in asked.logit_bias.items():
-        if not (name.isascii() and name.isdigit() and len(name) < 11 and int(name) <= _MAX_TOKEN_ID):
+        if not (
+            name.isascii() and name.isdigit() and len(name) < 11 and int(name) <= _MAX_TOKEN_ID
+        ):
             raise InvalidInput(
                 f"logit_bias: expected token ids as names, got {shown(name)}", field="logit_bias"
             )
