@@ -205,7 +205,13 @@ async def _serve(directory: Path, box: list[Doors], ready: threading.Event, long
     nothing = HttpRoute("GET", "/readyz", Access.PUBLIC, blank.x)
     metrics = HttpRoute("GET", "/metrics", Scope.READ, blank.x)
     handlers = Handlers(
-        predict=blank, oip=blank, text=TextDoors(desk), proxy=blank, ready=nothing, metrics=metrics
+        predict=blank,
+        oip=blank,
+        text=TextDoors(desk),
+        proxy=blank,
+        ready=nothing,
+        metrics=metrics,
+        modalities=blank,
     )
     server = HttpServer(route_table(handlers, Server()), keys, HostCheck(()))
     listening = socket.create_server(("127.0.0.1", 0))

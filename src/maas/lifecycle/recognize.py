@@ -14,6 +14,7 @@ from maas.domain import signatures
 from maas.domain.errors import InvalidInput, UnsafeArtifact
 from maas.domain.models import Task
 from maas.domain.signature import Signature
+from maas.runtimes.bert import TYPES as BERT_TYPES
 from maas.runtimes.gguf import GgufSummary, check_gguf
 from maas.runtimes.safetensors_header import check_safetensors
 
@@ -21,7 +22,14 @@ MAX_CONFIG_BYTES = 16 << 20
 TOP = 5
 """Labels that an image classifier answers with."""
 _CTRANSLATE2_WHISPER = b"WhisperSpec"
-_ENCODERS = ("BertModel", "RobertaModel", "XLMRobertaModel", "MPNetModel", "DistilBertModel")
+_ENCODERS = (
+    "BertModel",
+    "RobertaModel",
+    "XLMRobertaModel",
+    "CamembertModel",
+    "MPNetModel",
+    "DistilBertModel",
+)
 _NO_CHAT = ("bert", "nomic-bert", "jina-bert-v2", "clip", "t5encoder", "wavtokenizer-dec")
 _TRANSLATOR = re.compile(r"model\.([a-z]{2})([a-z]{2})\.[\w.]*bin")
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".joblib", ".h5")
@@ -169,7 +177,8 @@ def _sentence_encoder(files: Files) -> Recognized | None:
     if shards:
         for name in shards:
             check_safetensors(files[name], name)
-    if not any(a in _ENCODERS for a in architectures) or weights is None:
+    is_served = weights == "model.onnx" or config.get("model_type") in BERT_TYPES
+    if not any(a in _ENCODERS for a in architectures) or weights is None or not is_served:
         raise InvalidInput(
             f"the architecture {', '.join(architectures) or 'of config.json'} is not served from "
             "these files; encoders are (BertModel and its relatives), and language models as GGUF"

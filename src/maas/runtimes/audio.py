@@ -43,7 +43,8 @@ def samples_of(data: bytes, rate: int, max_seconds: float) -> NDArray[np.float32
         ) as container:
             pieces = _decoded(container, rate, max_seconds)
     except (av.error.FFmpegError, ValueError, IndexError, OverflowError) as wrong:
-        raise InvalidInput(f"the {kind} data cannot be read: {wrong}") from None
+        why = getattr(wrong, "strerror", None) or wrong
+        raise InvalidInput(f"the {kind} data cannot be read: {why}") from None
     finally:
         # The library's objects refer to each other and are large.
         gc.collect()

@@ -92,7 +92,7 @@ class WhisperRuntime:
 
     def _asked(self, inputs: Arrays, at: int) -> dict[str, Any]:
         """What the caller chose besides the sound, checked, as the library calls it."""
-        row = {
+        row: dict[str, Any] = {
             name: _text(values[at]) if values.dtype == object else values[at].item()
             for name, values in inputs.items()
             if name != "audio"

@@ -82,7 +82,7 @@ def test_the_description_has_what_the_gateway_answers_itself() -> None:
     blank = MagicMock()  # the table is read, and never called
     ready = Route("GET", "/readyz", Access.PUBLIC, blank)
     metrics = Route("GET", "/metrics", Scope.READ, blank)
-    table = route_table(Handlers(blank, blank, blank, ready, metrics), Server())
+    table = route_table(Handlers(blank, blank, blank, blank, ready, metrics, blank), Server())
     answered = {
         (route.pattern, route.method)
         for route in table.routes
