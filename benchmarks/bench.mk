@@ -14,3 +14,7 @@ bench-doors:
 .PHONY: bench-overload
 bench-overload:
 	$(PYTHON_BENCH) -m benchmarks.overload $(ARGS)
+
+.PHONY: bench-generation
+bench-generation:
+	$(PYTHON_BENCH) -m benchmarks.generation $(ARGS)

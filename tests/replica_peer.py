@@ -12,6 +12,7 @@ from maas.domain.errors import MaasError
 from maas.domain.signature import Signature, TensorSpec
 from maas.serving.call import Call
 from maas.serving.channel import Channel
+from maas.serving.generation_frames import Generate, Step, pack_pieces, unpack_generate
 from maas.serving.messages import (
     Answers,
     Buffer,
@@ -39,6 +40,7 @@ class PeerLink(Channel):
         super().__init__()
         self.peer = peer
         self.infers: list[Infer] = []
+        self.generates: list[Generate] = []
         self.frame_sizes: list[int] = []
         self.cancelled: list[int] = []
         self.is_closed = False
@@ -56,6 +58,8 @@ class PeerLink(Channel):
             self.infers.append(infer)
             if self.peer.answers_at_once:
                 self.answer(infer)
+        elif kind == FrameKind.GENERATE:
+            self.generates.append(unpack_generate(body))
         elif kind == FrameKind.CANCEL:
             self.cancelled.extend(unpack_cancel(body))
 
@@ -69,6 +73,10 @@ class PeerLink(Channel):
         zeros = array("I", [0] * len(rows))
         columns = [Column(c.shape, c.data) for c in infer.columns]
         self.send(pack_answers(Answers(infer.ids, rows, zeros, 0, sum(rows), columns)))
+
+    def say(self, *steps: Step) -> None:
+        """Steps of generations, in one frame."""
+        self.send(pack_pieces(steps))
 
     def fail(self, number: int, error: MaasError) -> None:
         self.send(pack_failure(Failure(number, error)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
-from maas.domain.deployments import Deployment, LocalFile, ReplicaSpec, Target
+from maas.domain.deployments import Deployment, LocalFile, ReplicaSpec, Scaling, Target
 from maas.domain.errors import MaasError
-from maas.domain.models import Version
+from maas.domain.models import Task, Version
 from maas.storage.versions import Versions
 
 
@@ -33,6 +34,24 @@ class Plan:
     @property
     def desired(self) -> int:
         return sum(group.count for group in self.groups)
+
+
+GENERATION_SLOTS = 32
+"""Sequences that one engine writes at once; more make each slower and all together no faster."""
+
+
+def usual_scaling(task: Task) -> Scaling:
+    """What a new deployment gets where its maker says nothing. Text comes token after token, so
+    one replica that has all cores answers sooner than several that share them."""
+    if task is Task.TEXT_GENERATION:
+        return Scaling(max_batch=GENERATION_SLOTS, threads=_cores())
+    return Scaling()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Planner:

@@ -98,6 +98,8 @@ class GgufSummary:
     license: str = ""
     splits: int = 1
     """Files over which the model is spread."""
+    template_tools: bool = False
+    """Whether the chat template has a place for tools."""
 
     @property
     def quantization(self) -> str:
@@ -146,6 +148,7 @@ def read_gguf(stream: Readable, size: int, name: str) -> GgufSummary:
         name=keys.text("general.name"),
         license=keys.text("general.license"),
         splits=max(keys.number("split.count") or 1, 1),
+        template_tools="tools" in keys.text("tokenizer.chat_template"),
     )
 
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.gguf import GgufSummary, check_gguf
 from maas.runtimes.llama_chunks import decode_chunk, too_long
 from maas.runtimes.llama_request import request_body
+from maas.runtimes.plain_tools import CallReader
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,8 @@ OPTIONS = {
 }
 """What a variant may say about how it is loaded, each a whole number with these bounds."""
 
+_LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] ")
+
 
 class LlamaCpp:
     """One llama.cpp server with one model."""
@@ -60,6 +66,7 @@ class LlamaCpp:
         self.context_length = 0
         self.slots = 1
         self.has_chat_template = False
+        self._knows_tools = False
         self._pool = 0
         self._vocabulary: int | None = None
         self._server: Any = None
@@ -69,10 +76,10 @@ class LlamaCpp:
         """Loads the one GGUF file of the variant; raises InvalidInput if it is none that llama.cpp
         loads."""
         _check_signature(request.signature)
-        path = _only_file(request)
-        summary = check_gguf(path, next(iter(request.paths)))
+        name, path = _only_file(request)
+        summary = check_gguf(path, name)
         self._settle_sizes(summary, request)
-        self._server = _start(path, self._parameters(path, summary, request))
+        self._server = _start(name, self._parameters(path, summary, request))
         # One more than callers get, so that control's proof never waits behind long answers.
         self._threads = ThreadPoolExecutor(self.slots + 1, thread_name_prefix="sequence")
 
@@ -83,6 +90,8 @@ class LlamaCpp:
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
         sequence = _Sequence(number, generation, sink, self.context_length)
         sequence.reserved = self._most_tokens(generation)
+        if generation.tools and not self._knows_tools and generation.tool_choice != "none":
+            sequence.calls = CallReader()
         self._sequences[number] = sequence
         self._threads.submit(self._write, sequence)
 
@@ -117,7 +126,7 @@ class LlamaCpp:
             return Ending("cancelled", 0, 0)
         generation = sequence.generation
         self._check_tokens(generation)
-        body = msgspec.json.encode(request_body(generation))
+        body = msgspec.json.encode(request_body(generation, self._knows_tools))
         ask = self._server.handle_completions
         if generation.messages is not None:
             ask = self._server.handle_chat_completions
@@ -159,6 +168,7 @@ class LlamaCpp:
         self._pool = options.get("cache_tokens", max(DEFAULT_POOL, context))
         self.context_length = min(context, self._pool)
         self.has_chat_template = summary.chat_template
+        self._knows_tools = summary.template_tools
         self._vocabulary = summary.vocabulary
 
     def _parameters(self, path: Path, summary: GgufSummary, request: LoadRequest) -> Any:
@@ -171,6 +181,7 @@ class LlamaCpp:
         p.kv_unified = True
         p.kv_unified_per_slot = self.context_length
         p.ctx_shift = False
+        p.fit_params = False  # sizes are settled; to try others it would load the model twice
         p.n_batch = request.options.get("batch", max(LEAST_BATCH, min(batch, LARGEST_BATCH)))
         p.n_ubatch = p.n_batch
         p.cache_ram_mib = 0
@@ -197,6 +208,8 @@ class _Sequence:
         """Tokens of the common memory that are kept for it."""
         self.is_cancelled = False
         self.error: MaasError | None = None
+        self.calls: CallReader | None = None
+        """Finds calls of tools in the text, if the engine does not."""
         self._context_length = context_length
         self._reason: str | None = None
         self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
@@ -218,9 +231,26 @@ class _Sequence:
             self._completion_tokens = chunk.usage.completion_tokens
         piece = chunk.piece(tokens, self.generation.logprobs or 0)
         if piece is not None:
-            self.sink(self.number, piece)
-        self._reason = chunk.finish_reason or self._reason
+            self._write(piece)
+        if chunk.finish_reason is not None:
+            self._reason = chunk.finish_reason
+            self._close_call()
         return self.is_cancelled and self._reason is None
+
+    def _write(self, piece: Piece) -> None:
+        if self.calls is not None and piece.text:
+            text, calls = self.calls.read(piece.text)
+            piece = replace(piece, text=text, tool_calls=calls)
+        self.sink(self.number, piece)
+
+    def _close_call(self) -> None:
+        if self.calls is None:
+            return
+        text, calls = self.calls.rest()
+        if text or calls:
+            self.sink(self.number, Piece(text, tool_calls=calls))
+        if self.calls.is_call and self._reason == "stop":
+            self._reason = "tool_calls"
 
     def _read(self, prompt_tokens: int, cached: int) -> bool:
         """The engine tells before it starts, and after each batch, how long the prompt is."""
@@ -246,15 +276,17 @@ class _Sequence:
         return Ending(reason, self._prompt_tokens, self._completion_tokens, self._cached_tokens)
 
 
-def _start(path: Path, parameters: Any) -> Any:
+def _start(name: str, parameters: Any) -> Any:
     """The running engine. Raises InvalidInput if it does not take the model."""
+    # An abort of the engine would start a debugger, which holds the dying process for seconds.
+    os.putenv("GGML_NO_BACKTRACE", "1")
     before = _log_size()
     with _closed_door(parameters), _own_signals():
         try:
             return xllamacpp.Server(parameters)
         except (RuntimeError, ValueError, MemoryError) as wrong:
             raise InvalidInput(
-                f"llama.cpp does not load {path.name}: {_logged_since(before) or wrong}"
+                f"llama.cpp does not load {name}: {_logged_since(before) or wrong}"
             ) from None
 
 
@@ -289,7 +321,7 @@ def _log_size() -> int | None:
         status = os.fstat(2)
     except OSError:
         return None
-    return status.st_size if os.path.isfile("/dev/fd/2") else None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _logged_since(size: int | None) -> str:
@@ -297,19 +329,19 @@ def _logged_since(size: int | None) -> str:
     if size is None:
         return ""
     try:
-        with open("/dev/fd/2", "rb") as stream:
+        with Path("/dev/fd/2").open("rb") as stream:
             stream.seek(size)
             lines = stream.read(65_536).decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return "; ".join(line.strip() for line in lines[:3] if line.strip())[:500]
+    said = [_LOG_PREFIX.sub("", line).strip() for line in lines]
+    return "; ".join(line for line in said if line)[:500]
 
 
-def _only_file(request: LoadRequest) -> Path:
+def _only_file(request: LoadRequest) -> tuple[str, Path]:
     if len(request.paths) != 1:
         raise InvalidInput(f"a GGUF variant has one file, not {len(request.paths)}")
-    (path,) = request.paths.values()
-    return path
+    return next(iter(request.paths.items()))
 
 
 def _check_signature(signature: Signature) -> None:

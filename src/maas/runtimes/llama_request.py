@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation
+from maas.runtimes.json_grammar import json_grammar
+from maas.runtimes.plain_tools import call_schema, chosen_tools, told_messages
 
 _SEEDS = 1 << 31
 """The engine takes so many; its largest number means a random one."""
 
 
-def request_body(generation: Generation) -> dict[str, Any]:
-    """What the engine is asked. Nothing in it is the caller's but what `Generation` can say."""
+def request_body(generation: Generation, knows_tools: bool = True) -> dict[str, Any]:
+    """What the engine is asked. Nothing in it is the caller's but what `Generation` can say.
+
+    `knows_tools`: whether the model's chat template does. Raises InvalidInput for what cannot be
+    enforced.
+    """
     g = generation
     body: dict[str, Any] = {
         "stream": True,
@@ -37,38 +42,24 @@ def request_body(generation: Generation) -> dict[str, Any]:
     if g.logprobs is not None:
         # The engine gives none at all for 0.
         body["n_probs"] = max(1, g.logprobs)
+    if g.response_format is not None:
+        body["grammar"] = json_grammar(g.response_format)
     if g.messages is None:
         body["prompt"] = g.prompt
-        if g.response_format is not None:
-            body["json_schema"] = _schema(g.response_format)
     else:
-        body |= _chat(g)
+        body |= _chat(g, knows_tools)
     return body
 
 
-def _chat(g: Generation) -> dict[str, Any]:
+def _chat(g: Generation, knows_tools: bool) -> dict[str, Any]:
+    tools, choice = chosen_tools(g)
     body: dict[str, Any] = {"messages": g.messages, "reasoning_format": "none"}
-    if g.response_format is not None:
-        schema = _schema(g.response_format)
-        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
-    if g.tools:
-        body["tools"], body["tool_choice"] = _tools(g)
+    if knows_tools and tools:
+        body |= {"tools": tools, "tool_choice": choice}
         body["parallel_tool_calls"] = g.parallel_tool_calls
+    elif not knows_tools:
+        body["messages"] = told_messages(g.messages or [], tools if choice != "none" else [])
+        if tools and choice == "required":
+            wanted = {"type": "json_schema", "schema": call_schema(tools)}
+            body["grammar"] = json_grammar(wanted)
     return body
-
-
-def _schema(response_format: dict[str, Any]) -> Any:
-    if response_format.get("type") == "json_object":
-        return {"type": "object"}
-    return response_format.get("schema", {})
-
-
-def _tools(g: Generation) -> tuple[list[dict[str, Any]], str]:
-    """A caller who names a function gets that one only, and must get it."""
-    if not isinstance(g.tool_choice, dict):
-        return g.tools, g.tool_choice or "auto"
-    name = g.tool_choice.get("function", {}).get("name")
-    named = [tool for tool in g.tools if tool.get("function", {}).get("name") == name]
-    if not named:
-        raise InvalidInput(f"tool_choice: there is no function {name!r}", field="tool_choice")
-    return named, "required"

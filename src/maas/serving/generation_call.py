@@ -61,9 +61,7 @@ class GenerationCall(Call):
     # -- for links and routes ---------------------------------------------------------------
 
     def packed(self) -> list[Buffer]:
-        return pack_encoded(
-            self.number, self.deadline, self.tenant, self.priority, self.columns[0]
-        )
+        return pack_encoded(self.number, self.deadline, self.tenant, self.priority, self.columns[0])
 
     def stepped(self, piece: Piece, ending: Ending | None) -> None:
         self.completion_tokens += piece.tokens

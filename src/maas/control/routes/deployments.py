@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Response
 
+from maas.control.plans import usual_scaling
 from maas.control.principal import Principal, guarded_router, needs
 from maas.control.routes import UseServices
 from maas.control.schemas import DeploymentBody
 from maas.control.services import Services
 from maas.control.views import deployment_view
-from maas.domain.deployments import Deployment, Scaling, Target
+from maas.domain.deployments import Deployment, Target
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.keys import Scope
 from maas.domain.names import checked_name
@@ -79,14 +79,17 @@ def _put(services: Services, name: str, body: DeploymentBody, actor: str) -> Dep
     checked_name(name, "deployment")
     checked_name(body.model, "model")
     present: Deployment | None = None
-    scaling, default = Scaling(), False
-    with contextlib.suppress(NotFound):
+    targets = _targets(services, body)
+    try:
         present = services.stores.deployments.get(name)
         scaling, default = present.scaling, present.default
+    except NotFound:
+        first = services.stores.versions.get(body.model, targets[0].version if targets else None)
+        scaling, default = usual_scaling(first.manifest.task), False
     wanted = Deployment(
         name=name,
         model=body.model,
-        targets=_targets(services, body),
+        targets=targets,
         scaling=body.scaling.over(scaling) if body.scaling else scaling,
         default=default if body.default is None else body.default,
     )

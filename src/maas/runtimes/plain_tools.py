@@ -1,0 +1,130 @@
+"""Tools for models whose chat template knows none.
+
+The functions are told as a system message, and a call is a JSON object with `name` and
+`arguments`. If the caller must get a call, a grammar makes sure of it; otherwise what begins like
+a call is taken for one. Histories with calls and results become plain messages.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from typing import Any
+
+from maas.domain.errors import InvalidInput
+from maas.domain.generation import Generation, ToolCallPiece
+
+_TOLD = (
+    "You may call one of these functions, given as JSON:\n{functions}\n"
+    'To call one, answer with nothing but {{"name": its name, "arguments": its arguments as an '
+    "object}}."
+)
+_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
+_LONGEST_HEAD = 400
+"""Characters after which what has not become a call is text."""
+
+
+def chosen_tools(generation: Generation) -> tuple[list[dict[str, Any]], str]:
+    """The functions that may be called, and `auto`, `none` or `required`: a caller who names one
+    gets that one only, and must get it. Raises InvalidInput if there is none of that name."""
+    choice = generation.tool_choice
+    if not isinstance(choice, dict):
+        return generation.tools, choice or "auto"
+    name = choice.get("function", {}).get("name")
+    named = [tool for tool in generation.tools if _function(tool).get("name") == name]
+    if not named:
+        raise InvalidInput(f"tool_choice: there is no function {name!r}", field="tool_choice")
+    return named, "required"
+
+
+def call_schema(tools: list[dict[str, Any]]) -> dict[str, Any]:
+    """A JSON schema for a call of one of `tools`."""
+    calls = []
+    for tool in tools:
+        function = _function(tool)
+        arguments = function.get("parameters") or {"type": "object"}
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": function.get("name")}, "arguments": arguments},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
+    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def told_messages(
+    messages: list[dict[str, Any]], tools: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """`messages` in words that every template knows, with `tools` in the system message."""
+    plain = [_plain(message) for message in messages]
+    if not tools:
+        return plain
+    functions = "\n".join(json.dumps(_function(tool)) for tool in tools)
+    told = _TOLD.format(functions=functions)
+    if plain and plain[0].get("role") == "system" and isinstance(plain[0].get("content"), str):
+        return [plain[0] | {"content": f"{plain[0]['content']}\n\n{told}"}, *plain[1:]]
+    return [{"role": "system", "content": told}, *plain]
+
+
+def _plain(message: dict[str, Any]) -> dict[str, Any]:
+    if message.get("role") == "tool":
+        return {"role": "user", "content": f"The function answered: {message.get('content')}"}
+    if message.get("tool_calls"):
+        calls = [_function(call) for call in message["tool_calls"]]
+        return {"role": "assistant", "content": "\n".join(json.dumps(call) for call in calls)}
+    return message
+
+
+def _function(tool: dict[str, Any]) -> dict[str, Any]:
+    function = tool.get("function")
+    return function if isinstance(function, dict) else {}
+
+
+class CallReader:
+    """Takes a call out of text that comes in pieces."""
+
+    def __init__(self) -> None:
+        self.is_call: bool | None = None
+        """None while it may become either."""
+        self._held = ""
+
+    def read(self, text: str) -> tuple[str, list[ToolCallPiece]]:
+        """What is text, and what is of a call, of all that has come so far and was not told."""
+        if self.is_call is False:
+            return text, []
+        self._held += text
+        if self.is_call is None:
+            head = _HEAD.match(self._held)
+            if head is None:
+                return self._still_open(), []
+            self.is_call = True
+            self._held = self._held[head.end() :]
+            call_id = f"call_{secrets.token_hex(12)}"
+            return "", [ToolCallPiece(0, call_id, json.loads(head[1])), *self._arguments()]
+        return "", self._arguments()
+
+    def rest(self) -> tuple[str, list[ToolCallPiece]]:
+        """What is left at the end. The last brace closes the call, not its arguments."""
+        held, self._held = self._held, ""
+        if self.is_call:
+            fragment = held.rstrip().removesuffix("}").rstrip()
+            return "", [ToolCallPiece(0, arguments=fragment)] if fragment else []
+        return held, []
+
+    def _still_open(self) -> str:
+        start = self._held.lstrip()[:1]
+        if start not in ("", "{") or len(self._held) > _LONGEST_HEAD:
+            self.is_call = False
+            text, self._held = self._held, ""
+            return text
+        return ""
+
+    def _arguments(self) -> list[ToolCallPiece]:
+        """All but what may be the call's own closing brace, with the blanks around it."""
+        kept = re.search(r"\s*\}?\s*$", self._held)
+        end = kept.start() if kept else len(self._held)
+        told, self._held = self._held[:end], self._held[end:]
+        return [ToolCallPiece(0, arguments=told)] if told else []

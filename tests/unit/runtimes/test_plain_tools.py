@@ -1,0 +1,87 @@
+"""Calls of tools in the text of a model that knows no tools."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from maas.domain.errors import InvalidInput
+from maas.domain.generation import Generation
+from maas.runtimes.plain_tools import CallReader, call_schema, chosen_tools, told_messages
+
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+OTHER = {"type": "function", "function": {"name": "other"}}
+CALL = '{"name": "add", "arguments": {"a": {"b": 1}, "c": "}"}}'
+
+
+def read(text: str, size: int) -> tuple[str, str, str]:
+    """Text, name and arguments, of `text` in pieces of `size` characters."""
+    reader = CallReader()
+    parts = [reader.read(text[at : at + size]) for at in range(0, len(text), size)]
+    parts.append(reader.rest())
+    calls = [call for _, of_part in parts for call in of_part]
+    assert all(call.index == 0 for call in calls) and sum(bool(call.id) for call in calls) <= 1
+    return (
+        "".join(told for told, _ in parts),
+        "".join(call.name for call in calls),
+        "".join(call.arguments for call in calls),
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_a_call_is_found_however_it_is_cut(size: int) -> None:
+    text, name, arguments = read(CALL, size)
+    assert (text, name) == ("", "add")
+    assert json.loads(arguments) == {"a": {"b": 1}, "c": "}"}
+    assert json.loads(read("\n " + CALL + "\n", size)[2]) == {"a": {"b": 1}, "c": "}"}
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize(
+    "text", ["Hello {you}", '{"other": 1}', "{" + "x" * 900, "", '{"name": 5, "arguments": {}}']
+)
+def test_everything_else_is_text(text: str, size: int) -> None:
+    assert read(text, size) == (text, "", "")
+
+
+def test_text_that_cannot_be_a_call_is_told_at_once() -> None:
+    reader = CallReader()
+    assert reader.read("H") == ("H", [])
+    assert reader.read('{"name"') == ('{"name"', [])
+
+
+def test_a_named_function_is_the_only_one_and_required() -> None:
+    named = {"type": "function", "function": {"name": "add"}}
+    generation = Generation([], tools=[OTHER, TOOL], tool_choice=named)
+    assert chosen_tools(generation) == ([TOOL], "required")
+    assert chosen_tools(Generation([], tools=[TOOL])) == ([TOOL], "auto")
+    with pytest.raises(InvalidInput, match="no function 'none'"):
+        named = {"type": "function", "function": {"name": "none"}}
+        chosen_tools(Generation([], tools=[TOOL], tool_choice=named))
+
+
+def test_the_schema_of_a_call_names_the_function_and_holds_its_arguments() -> None:
+    schema = call_schema([TOOL])
+    assert schema["properties"] == {"name": {"const": "add"}, "arguments": {"type": "object"}}
+    assert [s["properties"]["name"] for s in call_schema([TOOL, OTHER])["anyOf"]] == [
+        {"const": "add"},
+        {"const": "other"},
+    ]
+
+
+def test_functions_are_told_in_the_system_message_and_results_by_the_user() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    history: list[dict[str, Any]] = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "2"},
+    ]
+    told = told_messages(history, [TOOL])
+    assert told[0]["content"].startswith("Be kind.\n\n") and '"add"' in told[0]["content"]
+    assert told[2] == {"role": "assistant", "content": '{"name": "add", "arguments": "{}"}'}
+    assert told[3] == {"role": "user", "content": "The function answered: 2"}
+    assert told_messages(history[1:2], [TOOL])[0]["role"] == "system"
+    assert told_messages(history[:2], []) == history[:2]

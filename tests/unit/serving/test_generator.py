@@ -1,0 +1,350 @@
+"""A generating replica's server with an engine of the test's own, over a real unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from maas.domain.deployments import Scaling
+from maas.domain.errors import DeadlineExceeded, InferenceFailed, Overloaded
+from maas.domain.generation import Ending, Piece, TokenLogprob
+from maas.serving.codec import bytes_elements
+from maas.serving.dispatch import ReplicaLink
+from maas.serving.generation_frames import unpack_pieces
+from maas.serving.generator import GeneratorServer
+from maas.serving.messages import FrameKind, Priority
+from maas.serving.tensors import Tensor
+from tests.generations import TEXT_TO_TEXT, Scripted, Written, generator_spec, wrote
+from tests.replica_peer import until
+
+DONE = Ending("stop", 5, 2)
+
+
+class CountingLink(ReplicaLink):
+    """Also notes how many steps each frame of pieces had."""
+
+    def frame_received(self, kind: int, body: memoryview) -> None:
+        if kind == FrameKind.PIECES:
+            FRAMES.append(len(unpack_pieces(body)))
+        super().frame_received(kind, body)
+
+
+FRAMES: list[int] = []
+
+
+def run(
+    work: Callable[[ReplicaLink, Scripted, GeneratorServer], Awaitable[None]],
+    engine: Scripted | None = None,
+    scaling: Scaling | None = None,
+) -> Scripted:
+    used = engine or Scripted()
+
+    async def main() -> None:
+        with tempfile.TemporaryDirectory(prefix="r") as home:
+            server = GeneratorServer(generator_spec(str(Path(home) / "s"), scaling), used)
+            await server.listen()
+            link = await CountingLink.connect(str(Path(home) / "s"))
+            await work(link, used, server)
+            link.close()
+            await server.drain()
+
+    FRAMES.clear()
+    uvloop.run(main())
+    return used
+
+
+async def ask(link: ReplicaLink, *texts: str, priority: Priority = Priority.NORMAL) -> list[str]:
+    data = b"".join(len(t.encode()).to_bytes(4, "little") + t.encode() for t in texts)
+    tensor = Tensor("BYTES", (len(texts),), data)
+    deadline = time.monotonic() + 5
+    answer = await link.predict(TEXT_TO_TEXT, {"prompt": tensor}, len(texts), deadline, priority)
+    return [text.decode() for text in bytes_elements(answer["text"].data)]
+
+
+def test_text_comes_in_pieces_and_ends_with_the_engines_counts() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        call = Written("Hi", max_tokens=7, stop=["\n"], logit_bias={5: -1.5}, logprobs=1)
+        link.submit(call)
+        await until(lambda: engine.started)
+        assert engine.generations[1].messages == [{"role": "user", "content": "Hi"}]
+        assert engine.generations[1].logit_bias == {5: -1.5}
+        likely = [TokenLogprob("He", -0.1, [72, 101], [TokenLogprob("Wo", -2.0)])]
+        engine.say(1, Piece("He", 1, likely))
+        await until(wrote(call))
+        engine.say(1, Piece("llo", 1))
+        engine.say(1, DONE)
+        await call.over()
+        assert call.text == "Hello" and call.ending == call.used == DONE
+        assert call.pieces[0] == Piece("He", 1, likely)
+        assert server.stats()["completion_tokens"] == 2 and server.stats()["prompt_tokens"] == 5
+
+    run(work)
+
+
+def test_what_all_sequences_wrote_in_a_step_goes_out_in_one_frame() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        calls = [Written() for _ in range(3)]
+        for call in calls:
+            link.submit(call)
+        await until(lambda: len(engine.started) == 3)
+
+        def step() -> None:
+            for key in engine.started:
+                engine.say(key, Piece("x", 1))
+                time.sleep(0.002)  # as an engine samples one sequence after the other
+
+        for steps in range(1, 4):
+            thread = threading.Thread(target=step)
+            thread.start()
+            await until(lambda n=steps: all(len(c.pieces) == n for c in calls))  # type: ignore[misc]
+            thread.join()
+        assert FRAMES == [3, 3, 3]
+
+    run(work, Scripted(slots=3))
+
+
+def test_pieces_of_one_sequence_that_come_together_are_joined() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        call = Written()
+        link.submit(call)
+        await until(lambda: engine.started)
+        for text in "abc":
+            engine.say(1, Piece(text, 1))
+        engine.say(1, DONE)
+        await call.over()
+        assert call.pieces == [Piece("abc", 3)]
+
+    run(work)
+
+
+def test_no_more_are_started_than_the_engine_has_slots() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        calls = [Written() for _ in range(5)]
+        for call in calls:
+            link.submit(call)
+        await until(lambda: len(engine.started) == 2)
+        assert server.stats()["running"] == 2 and server.stats()["queued"] == 3
+        for key in (1, 2, 3, 4, 5):
+            await until(lambda k=key: k in engine.sinks)  # type: ignore[misc]
+            assert len(engine.sinks) <= 2
+            engine.say(key, DONE)
+        for call in calls:
+            assert (await call.over()).ending == DONE
+
+    run(work)
+
+
+def test_a_sequence_waits_until_the_engines_memory_has_room_for_it() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        first, second, third = Written(max_tokens=60), Written(max_tokens=50), Written(max_tokens=1)
+        for call in (first, second, third):
+            link.submit(call)
+        await until(lambda: engine.started)
+        await asyncio.sleep(0.03)
+        assert engine.started == [1]  # the third does not overtake the second
+        engine.say(1, DONE)
+        await until(lambda: engine.started == [1, 2, 3])
+        engine.say(2, DONE)
+        engine.say(3, DONE)
+        await third.over()
+
+    run(work, Scripted(slots=8, room=100))
+
+
+def test_tenants_take_turns() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        calls = [Written(str(n), tenant=1) for n in range(6)] + [Written("other", tenant=2)]
+        for call in calls:
+            link.submit(call)
+        await until(lambda: len(engine.started) == 1)
+        for _ in range(7):
+            (key,) = engine.sinks
+            engine.say(key, DONE)
+            await until(lambda k=key: not engine.sinks or k not in engine.sinks)  # type: ignore[misc]
+            await asyncio.sleep(0.005)
+        order = [
+            str((engine.generations[k].messages or [{}])[0]["content"]) for k in engine.started
+        ]
+        assert order.index("other") <= 2
+
+    run(work, Scripted(slots=1))
+
+
+def test_a_cancelled_sequence_frees_its_slot_and_tells_what_it_took() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        call, waiting = Written(), Written("next")
+        link.submit(call)
+        link.submit(waiting)
+        await until(lambda: engine.started == [1])
+        engine.say(1, Piece("a", 1))
+        await until(wrote(call))
+        assert call.stop()
+        await call.over()
+        assert call.ending == Ending("cancelled", 3, 1)
+        await until(lambda: engine.started == [1, 2])
+        assert waiting.stop()
+        assert (await waiting.over()).ending.reason == "cancelled"
+
+    engine = run(work, Scripted(slots=1))
+    assert engine.cancelled == [1, 2]
+
+
+def test_a_cancelled_sequence_that_waits_never_starts() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        first, second, third = Written(max_tokens=90), Written(max_tokens=90), Written()
+        for call in (first, second, third):
+            link.submit(call)
+        await until(lambda: engine.started == [1])
+        assert second.stop() and third.stop()
+        assert (await second.over()).ending == Ending("cancelled", 0, 0)
+        assert (await third.over()).ending == Ending("cancelled", 0, 0)
+        engine.say(1, DONE)
+        await first.over()
+        assert engine.started == [1] and not server.is_busy
+
+    run(work, Scripted(slots=8, room=100))
+
+
+def test_a_caller_whose_connection_breaks_is_not_written_for() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        for _ in range(3):
+            link.submit(Written())
+        await until(lambda: len(engine.started) == 2)
+        link.abort()
+        await until(lambda: engine.cancelled == [1, 2])
+        await until(lambda: not server.is_busy)
+        assert engine.started == [1, 2]
+
+    run(work)
+
+
+def test_more_than_may_wait_are_refused_with_a_time() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        calls = [Written() for _ in range(6)]
+        for call in calls:
+            link.submit(call)
+        await until(lambda: len(engine.started) == 2)
+        await until(lambda: sum(bool(c.ends) for c in calls) == 3)
+        error = calls[-1].error
+        assert isinstance(error, Overloaded) and (error.retry_after or 0) >= 1
+
+    run(work, scaling=Scaling(queue_limit=3))
+
+
+def test_who_is_past_its_deadline_in_the_queue_is_told_so() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        first, late = Written(), Written(seconds=0.05)
+        link.submit(first)
+        link.submit(late)
+        await until(lambda: engine.started == [1])
+        await asyncio.sleep(0.06)
+        engine.say(1, DONE)
+        assert isinstance((await late.over()).error, DeadlineExceeded)
+        assert engine.started == [1]
+
+    run(work, Scripted(slots=1))
+
+
+def test_busy_seconds_grow_while_the_engine_is_silent_and_not_while_it_writes() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        assert server.stats()["busy_s"] == 0
+        call = Written()
+        link.submit(call)
+        await until(lambda: engine.started)
+        await asyncio.sleep(0.1)
+        assert (await link.ping(1.0))["busy_s"] >= 0.1
+        engine.say(1, Piece())  # a long prompt gets on
+        await until(lambda: server.stats()["busy_s"] < 0.05)
+        engine.say(1, DONE)
+        await call.over()
+        assert not call.pieces and (await link.ping(1.0))["busy_s"] == 0
+
+    run(work)
+
+
+def test_an_engine_that_gets_no_processor_is_not_taken_for_stuck(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        call = Written()
+        link.submit(call)
+        await until(lambda: engine.started)
+        server._last_step -= 20.0
+        started = time.process_time()
+        monkeypatch.setattr(time, "process_time", lambda: started + 4.0)
+        assert server.stats()["busy_s"] == pytest.approx(4.0, abs=0.5)
+        monkeypatch.setattr(time, "process_time", lambda: started + 0.1)
+        assert server.stats()["busy_s"] >= 20.0  # that little is no computing
+        engine.say(1, DONE)
+        await call.over()
+
+    run(work)
+
+
+def test_a_text_of_predict_is_answered_by_one_generation_per_row() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        asked = asyncio.ensure_future(ask(link, "eins", "zwei"))
+        await until(lambda: len(engine.started) == 2)
+        assert engine.generations[2].messages == [{"role": "user", "content": "zwei"}]
+        assert engine.generations[2].max_tokens == 256
+        engine.say(2, Piece("two", 1))
+        engine.say(1, Piece("o", 1))
+        engine.say(2, DONE)
+        engine.say(1, Piece("ne", 1))
+        engine.say(1, DONE)
+        assert await asked == ["one", "two"]
+        assert not server.is_busy
+
+    run(work)
+
+
+def test_a_row_that_fails_fails_its_request_and_ends_the_other_rows() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        asked = asyncio.ensure_future(ask(link, "a", "b", "c"))
+        await until(lambda: len(engine.started) == 2)
+        engine.say(1, InferenceFailed("no"))
+        with pytest.raises(InferenceFailed, match="no"):
+            await asked
+        await until(lambda: not server.is_busy)
+        assert engine.started == [1, 2] and engine.cancelled == [2]
+
+    run(work)
+
+
+def test_controls_proof_is_one_token_and_needs_no_free_slot() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        calls = [Written() for _ in range(5)]
+        for call in calls:
+            link.submit(call)
+        await until(lambda: len(engine.started) == 2)
+        proof = asyncio.ensure_future(ask(link, "Hello", priority=Priority.PROOF))
+        await until(lambda: len(engine.started) == 3)
+        key = engine.started[-1]
+        assert engine.generations[key].max_tokens == 1
+        engine.say(key, Piece("Hi", 1))
+        engine.say(key, DONE)
+        assert await proof == ["Hi"]
+
+    run(work)
+
+
+def test_draining_lets_what_was_accepted_end() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        call = Written()
+        link.submit(call)
+        await until(lambda: engine.started)
+        draining = asyncio.ensure_future(server.drain())
+        await asyncio.sleep(0.02)
+        assert not draining.done()
+        engine.say(1, DONE)
+        await asyncio.wait_for(draining, 1)
+        assert call.ending == DONE and engine.is_closed
+
+    run(work)
