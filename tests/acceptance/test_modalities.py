@@ -233,6 +233,23 @@ def test_one_long_text_does_not_cost_others_their_answers(stack: Stack, search: 
     assert statuses == [400 if n % 5 == 0 else 200 for n in range(20)]
 
 
+def test_a_tensor_client_may_leave_out_what_has_a_default(
+    stack: Stack, search: str, client: Any
+) -> None:
+    triton = pytest.importorskip("tritonclient.http", reason="a foreign client")
+    with triton.InferenceServerClient(f"127.0.0.1:{stack.port}") as other:
+        tensor = triton.InferInput("text", [2], "BYTES")
+        tensor.set_data_from_numpy(np.array([b"Hello world", "Größe".encode()], object))
+        headers = {"Authorization": f"Bearer {stack.token}"}
+        answer = other.infer("minilm", [tensor], headers=headers)
+        expected = embed(client, ["Hello world", "Größe"])
+        assert np.abs(answer.as_numpy("embedding") - expected).max() < 1e-6
+        with pytest.raises(triton.InferenceServerException, match="'text' is missing"):
+            flag = triton.InferInput("is_tokens", [1], "BOOL")
+            flag.set_data_from_numpy(np.array([True]))
+            other.infer("minilm", [flag], headers=headers)
+
+
 def test_rerank_puts_the_fitting_document_first(stack: Stack, search: str) -> None:
     documents: list[Any] = ["Bread is baked.", {"text": "Cats sleep a lot."}, "Rain falls."]
     body = {"model": "minilm", "query": "How long does a cat sleep?", "documents": documents}
@@ -462,3 +479,16 @@ def test_a_table_takes_no_bare_body(stack: Stack, tmp_path: Path) -> None:
     assert status == 200, body
     assert json.loads(body) == {"y": [1.0, 2.0]}
     assert math.isclose(json.loads(body)["y"][1], 2.0)
+
+
+def test_a_text_classifier_says_what_kind_of_text_it_is(stack: Stack, tmp_path: Path) -> None:
+    from tests.models import mood_model
+
+    mood_model(tmp_path)
+    with stack.client() as own:
+        pulled = own.pull(str(tmp_path), name="mood")
+        assert pulled.task == "text-classification"
+        own.deploy("mood")
+        found = own.predict("mood", text=["a great day", "awful"])
+    assert [labels[0] for labels in found["label"]] == ["good", "bad"]
+    assert found["score"][0][0] > 0.9

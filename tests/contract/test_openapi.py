@@ -17,6 +17,7 @@ from maas.control.principal import GuardedRoute, scope_of
 from maas.domain.keys import Scope
 from maas.domain.signatures import transcription
 from maas.gateway.app import Handlers, TextDoors, route_table
+from maas.gateway.modalities import Modalities
 from maas.gateway.routes import Access, Route
 from maas.settings import Server
 from tests.integration.control.home import manifest, sha256, tiny_onnx
@@ -88,7 +89,8 @@ def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
     blank: Any = Blank()
     ready = Route("GET", "/readyz", Access.PUBLIC, never)
     metrics = Route("GET", "/metrics", Scope.READ, never)
-    table = route_table(Handlers(blank, blank, TextDoors(blank), blank, ready, metrics, blank), Server())
+    handlers = Handlers(blank, blank, TextDoors(blank), blank, ready, metrics, Modalities(blank))
+    table = route_table(handlers, Server())
     own = [
         route
         for route in table.routes
@@ -246,10 +248,6 @@ def test_the_server_answers_as_the_contract_says(stack: Stack) -> None:
     assert call("get_file", sha256=digest) == file
     measured = {"kind": "metrics", "values": {"r2": 1.0}, "how": {"rows": 3}}
     call("add_evidence", measured, model="tiny", number=1)
-    lean = made["variants"][0] | {"name": "lean", "options": {"arena": False}}
-    for _ in range(2):
-        call("add_variant", lean, model="tiny", number=1)
-    call("add_variant", lean | {"options": {}}, expect=409, model="tiny", number=1)
     for listing in ("list_models", "list_deployments", "list_keys", "list_jobs", "get_openapi",
                     "livez", "readyz", "oip_server", "oip_live", "oip_ready"):  # fmt: skip
         call(listing)

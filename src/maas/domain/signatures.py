@@ -45,6 +45,18 @@ def embedding(size: int, nested: bool = False) -> Signature:
     )
 
 
+def text_classification(top: int) -> Signature:
+    """Text to its `top` likeliest labels."""
+    return Signature(
+        inputs=(TensorSpec("text", "BYTES"),),
+        outputs=(
+            TensorSpec("label", "BYTES", (top,), description="the likeliest first"),
+            TensorSpec("score", "FP32", (top,)),
+        ),
+        example={"text": "A small example."},
+    )
+
+
 def transcription() -> Signature:
     """Encoded sound to text."""
     return Signature(

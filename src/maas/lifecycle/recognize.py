@@ -57,7 +57,8 @@ def recognize(files: Files) -> Recognized:
     Raises UnsafeArtifact for weights that could run code, InvalidInput for files that no runtime
     of this version serves; the message says what would.
     """
-    for rule in (_gguf, _whisper, _translator, _sentence_encoder, _image_classifier):
+    rules = (_gguf, _whisper, _translator, _text_classifier, _sentence_encoder, _image_classifier)
+    for rule in rules:
         found = rule(files)
         if found is not None:
             return found
@@ -163,6 +164,39 @@ def _translator(files: Files) -> Recognized | None:
                 facts={"from": match[1], "to": match[2], "bytes": _bytes(files)},
             )
     return None
+
+
+def _text_classifier(files: Files) -> Recognized | None:
+    """An ONNX model that the Hub's `config.json` calls one, with its labels."""
+    if not {"model.onnx", "config.json", "tokenizer.json"} <= set(files):
+        return None
+    config = _json(files, "config.json")
+    architectures = [str(a) for a in config.get("architectures") or ()]
+    if not any(a.endswith("ForSequenceClassification") for a in architectures):
+        return None
+    labels = _labels(config)
+    is_multiple = config.get("problem_type") == "multi_label_classification"
+    taken = {name: files[name] for name in ("model.onnx", "config.json", "tokenizer.json")}
+    return Recognized(
+        "text_classifier",
+        Task.TEXT_CLASSIFICATION,
+        signatures.text_classification(min(TOP, len(labels))),
+        "onnx",
+        taken,
+        {"labels": labels, "scale": "independent" if is_multiple else "probabilities"},
+        {"architecture": architectures[0], "classes": len(labels), "bytes": _bytes(taken)},
+    )
+
+
+def _labels(config: dict[str, Any]) -> list[str]:
+    """Of `id2label`; raises InvalidInput if it has a gap."""
+    named = config.get("id2label")
+    if not isinstance(named, dict) or not named:
+        raise InvalidInput("config.json does not name the classes (id2label)")
+    try:
+        return [str(named[str(i)]) for i in range(len(named))]
+    except KeyError as missing:
+        raise InvalidInput(f"id2label of config.json lacks {missing}") from None
 
 
 def _sentence_encoder(files: Files) -> Recognized | None:

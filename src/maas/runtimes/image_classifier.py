@@ -24,6 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
 from maas.runtimes.base import Arrays, LoadRequest
+from maas.runtimes.labels import Labels, softmax
 from maas.runtimes.onnx import failed, open_session
 from maas.runtimes.options import number_of, one_of
 
@@ -41,10 +42,7 @@ class ImageClassifier:
     def load(self, request: LoadRequest) -> None:
         """Raises InvalidInput for other files, options or signatures than described above."""
         options = request.options
-        labels = options.get("labels")
-        if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
-            raise InvalidInput("option labels must be a list of names", field="labels")
-        self._labels = np.array(labels, object)
+        self._labels = Labels(request)
         self._size = int(number_of(options, "size", 224, 8, 4096))
         self._resize = int(number_of(options, "resize", self._size, self._size, 8192))
         self._max_pixels = int(number_of(options, "max_pixels", 50e6, 64, 1e9))
@@ -58,23 +56,11 @@ class ImageClassifier:
             raise InvalidInput("an image classifier takes one tensor of four dimensions")
         self._input = node.name
         self._channels_last = node.shape[3] == 3
-        self._top = _top(request, len(labels))
-        blank = np.zeros((1, self._size, self._size, 3), np.float32)
-        if self._scores(blank).shape != (1, len(labels)):
-            raise InvalidInput(
-                f"the model gives {list(self._scores(blank).shape[1:])} numbers for an image and "
-                f"there are {len(labels)} labels",
-                field="labels",
-            )
+        self._labels.check(self._scores(np.zeros((1, self._size, self._size, 3), np.float32)))
 
     def predict(self, inputs: Arrays) -> Arrays:
         pixels = np.stack([self._pixels(data) for data in inputs["image"]])
-        scores = self._scores(pixels)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, : self._top]
-        return {
-            "label": self._labels[best],
-            "score": np.take_along_axis(scores, best, 1).astype(np.float32),
-        }
+        return self._labels.best(self._scores(pixels))
 
     def _pixels(self, data: bytes) -> NDArray[np.float32]:
         """[size, size, 3], normalized."""
@@ -101,10 +87,7 @@ class ImageClassifier:
         except Exception as wrong:  # noqa: BLE001 - the library raises a dozen unrelated classes
             raise failed(wrong) from None
         scores: NDArray[np.float32] = found.astype(np.float32, copy=False)
-        if self._is_softmax:
-            powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            scores = powers / powers.sum(axis=-1, keepdims=True)
-        return scores
+        return softmax(scores) if self._is_softmax else scores
 
 
 def decoded(data: bytes, max_pixels: int) -> Image.Image:
@@ -158,15 +141,3 @@ def _channels(options: dict[str, Any], name: str, default: float) -> NDArray[np.
             field=name,
         )
     return np.array(values, np.float32)
-
-
-def _top(request: LoadRequest, classes: int) -> int:
-    """How many labels the signature asks for."""
-    shapes = {spec.name: spec.shape for spec in request.signature.outputs}
-    label, score = shapes.get("label"), shapes.get("score")
-    if label is None or label != score or len(label) != 1 or not 1 <= label[0] <= classes:
-        raise InvalidInput(
-            "the signature's outputs must be label BYTES [k] and score FP32 [k], with k from 1 "
-            f"to {classes}"
-        )
-    return label[0]

@@ -52,3 +52,11 @@ def parsed_json(files: dict[str, bytes], name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidInput(f"{name} must hold a JSON object", field="files")
     return value
+
+
+def flag_of(options: dict[str, Any], name: str, default: bool) -> bool:
+    """The option `name`; raises InvalidInput if it is neither true nor false."""
+    value = options.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"option {name} must be true or false; got {shown(value)}", field=name)
+    return value

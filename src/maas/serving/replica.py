@@ -59,6 +59,8 @@ class ReplicaServer(ReplicaSocket):
         """Requests that were cancelled since the last batch was taken from the queue."""
         self.answers_alone = any(s.datatype == "BYTES" for s in spec.signature.outputs)
         """True if BYTES outputs, whose rows differ in size, force one frame per answer."""
+        self._is_steady = not spec.signature.has_bytes
+        """False if one row may take a thousand times as long as another: text, images, sound."""
         self._seconds_per_row = 0.0
         self._served = 0
 
@@ -122,7 +124,8 @@ class ReplicaServer(ReplicaSocket):
         self._busy = True
         self._busy_since = time.monotonic()
         rows = sum(parcel.total_rows for parcel in batch)
-        if self._seconds_per_row and self._seconds_per_row * rows < INLINE_SECONDS:
+        expected = self._seconds_per_row * rows
+        if self._is_steady and 0 < expected < INLINE_SECONDS:
             self._finish(batch, *_attempt(self._batcher.run, batch))
             return
         future = self._loop.run_in_executor(self._thread, _attempt, self._batcher.run, batch)

@@ -191,11 +191,13 @@ def structural(layout: Layout, size: int) -> Iterator[Mutation]:
         yield f"{key} of nothing known", put(data, at, 77, 4), size
     for i, (key, _, at) in enumerate(layout.keys[:20]):
         yield f"type of {key}", put(data, at, (13, 255, 1 << 31, (1 << 32) - 1)[i % 4], 4), size
+    for key, at in layout.of_kind(7):
+        yield f"{key} is neither true nor false", put(data, at, 2, 1), size
     for key, at, _ in layout.keys[:8]:
         yield f"{key} is not UTF-8", put(data, at + 8, 0xFF, 1), size
     first = data[24 : layout.keys[1][1]]
     twice = data[:24] + first + data[24:]
-    yield "a key twice", put(twice, 16, layout.u64(16) + 1), size
+    yield "a key twice", put(twice, 16, layout.u64(16) + 1), size + 4096
     yield "another magic", b"GGML" + data[4:], size
     for version in (0, 1, 4, 3 << 24):
         yield f"version {version}", put(data, 4, version, 4), size
@@ -209,7 +211,8 @@ def alignments(layout: Layout, size: int) -> Iterator[Mutation]:
         width = 8 if kind in (8, 10) else 4
         key = struct.pack("<Q", len(name)) + name + struct.pack("<I", kind)
         data = layout.data[:24] + key + value.to_bytes(width, "little") + layout.data[24:]
-        yield f"alignment {value} of type {kind}", put(data, 16, layout.u64(16) + 1), size
+        grown = put(data, 16, layout.u64(16) + 1), size + 4096
+        yield f"alignment {value} of type {kind}", *grown
 
 
 def tensors(layout: Layout, size: int) -> Iterator[Mutation]:
@@ -226,6 +229,8 @@ def tensors(layout: Layout, size: int) -> Iterator[Mutation]:
         there = layout.u64(offset)
         moved = (there + 32, there - 32, there + 1, 0, 1 << 63, (1 << 64) - 32)[i]
         yield f"place of {name}", put(data, offset, moved), size
+    _, _, last = layout.tensors[-1]
+    yield "the last tensor is empty", put(data, last + 4, 0), size
     (name, at, _), (_, other, _) = layout.tensors[1], layout.tensors[10]
     same = data[at : at + 8 + len(name)]
     assert layout.u64(other) == len(name)  # so that nothing behind it moves

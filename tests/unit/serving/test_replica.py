@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 import time
 from array import array
 from collections.abc import Awaitable, Callable
@@ -250,6 +251,35 @@ def test_a_model_that_gets_on_with_a_long_batch_is_not_taken_for_stuck() -> None
         assert server.stats()["busy_s"] == 0
 
     run(echo, work)
+
+
+def test_rows_of_no_common_size_never_hold_up_the_loop() -> None:
+    """However quick the last ones were, the next sound may be an hour long."""
+    signature = Signature((TensorSpec("x", "BYTES"),), (TensorSpec("y", "FP32", (1,)),))
+    threads: list[str] = []
+
+    def look(inputs: Arrays) -> Arrays:
+        threads.append(threading.current_thread().name)
+        return {"y": np.zeros((1, 1), np.float32)}
+
+    async def main() -> None:
+        with tempfile.TemporaryDirectory(prefix="r") as home:
+            files = (LocalFile("f", "f", "0" * 64),)
+            spec = ReplicaSpec(
+                "r", "d", "m", 1, "v", "test", files, signature, Scaling(), str(Path(home) / "s")
+            )
+            server = ReplicaServer(spec, Batcher(Model(look), signature, 4))
+            await server.listen()
+            link = await ReplicaLink.connect(spec.socket)
+            for _ in range(5):
+                tensor = Tensor("BYTES", (1,), b"\1\0\0\0a")
+                deadline = time.monotonic() + 5
+                await link.predict(signature, {"x": tensor}, 1, deadline, Priority.NORMAL)
+            await server.drain()
+
+    uvloop.run(main())
+    assert len(threads) == 5
+    assert all(name.startswith("model") for name in threads)
 
 
 def test_encoded_images_come_as_bytes_and_text_as_text() -> None:
