@@ -49,5 +49,5 @@ class TextClassifier:
         if self._scale == "probabilities":
             return softmax(scores)
         if self._scale == "independent":
-            return 1 / (1 + np.exp(-scores))
+            return np.reciprocal(1 + np.exp(-scores))
         return scores
