@@ -174,6 +174,7 @@ class _Run:
 
     def judge_all(self, made: Mapping[str, Candidate]) -> tuple[Tried, ...]:
         """The original first, then every candidate in the order of the makers."""
+        self.watch.check()
         self.watch.say("asking the original")
         truth = self._answers(self.subject.original)
         original = self._judged(self.subject.original, truth)
@@ -199,6 +200,7 @@ class _Run:
         known = self.ledger.tried(candidate.name)
         if known is not None:
             return known
+        self.watch.check()
         self.watch.say(f"measuring {candidate.name}")
         answers = self._answers(candidate)
         rows, seed = self.subject.rows, self.request.seed
