@@ -238,6 +238,8 @@ def compare(given: argparse.Namespace) -> str:
                     for name in order:
                         got = measured(sides[name], concurrency, requests, first, given.tokens)
                         results.setdefault((name, concurrency), []).append(got)
+                        said = f"{got[0]:.1f} tokens/s, {got[2]:.2f} CPU s per 1,000"
+                        print(f"{concurrency} at once, {name}: {said}", file=sys.stderr)
                     first += requests
         finally:
             sides["bare"].close()
