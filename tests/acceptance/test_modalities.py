@@ -271,6 +271,12 @@ def test_rerank_puts_the_fitting_document_first(stack: Stack, search: str) -> No
         assert stack.request("POST", "/v1/rerank", body | wrong)[0] == 400
 
 
+def test_what_is_no_number_is_not_explained(stack: Stack, search: str) -> None:
+    status, _, body = stack.request("POST", "/explain/minilm", {"inputs": {"text": "a b c"}})
+    assert status == 422, body
+    assert "text" in json.loads(body)["detail"]
+
+
 # -- images -----------------------------------------------------------------------------------
 
 

@@ -320,7 +320,12 @@ def test_the_doors_to_embeddings_and_speech_answer_as_the_contract_says(
     call("rerank", {"model": "minilm"}, expect=400)
     sound = base64.b64decode(transcription().example["audio"]["b64"])
     for response_format in ("json", "text", "srt", "vtt", "verbose_json"):
-        fields = {"model": b"whisper", "response_format": response_format.encode(), "file": sound}
+        fields = {
+            "model": b"whisper",
+            "response_format": response_format.encode(),
+            "temperature": b"0.1",
+            "file": sound,
+        }
         body = b"".join(
             b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (n.encode(), v)
             for n, v in fields.items()

@@ -28,6 +28,12 @@ def shapley_values(
     signature: Signature, question: Question, ask: Ask, batch_rows: int
 ) -> dict[str, Any]:
     """`Explanation.to_dict()`. Raises InvalidInput that names the field at fault."""
+    needed = [spec for spec in signature.inputs if spec.default is None]
+    if all(spec.datatype == "BYTES" for spec in needed):
+        raise InvalidInput(
+            "what is explained are numbers; this model takes text, an image or sound",
+            field="inputs",
+        )
     row = _arrays(signature, question.inputs, "inputs")
     if any(len(values) != 1 for values in row.values()):
         raise InvalidInput("inputs must be one row; explain one answer at a time", field="inputs")

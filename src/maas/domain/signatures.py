@@ -81,7 +81,8 @@ def transcription() -> Signature:
             TensorSpec("language", "BYTES", description="two letters"),
             TensorSpec("duration", "FP32", units="s"),
         ),
-        example={"audio": {"b64": _silence()}},
+        # At one temperature: silence makes no sense at any, and would be tried at them all.
+        example={"audio": {"b64": _silence()}, "temperature": 0.1},
         # A sound at a time: it takes long, and others' in the same batch would wait for it.
         max_rows=1,
     )

@@ -169,7 +169,7 @@ def one_row(spec: TensorSpec, value: Any) -> Array:
     if spec.shape == (1,) and found.ndim == 0:
         found = found.reshape(1)
     if found.ndim == len(spec.shape) + 1 and len(found) == 1:
-        found = found[0]
+        found = found.reshape(found.shape[1:])  # indexing would make a text of an array of one
     if not _fits(found.shape, spec.shape):
         raise InvalidInput(
             f"{field} must be one row of shape {list(spec.shape)}; got {list(found.shape)}",

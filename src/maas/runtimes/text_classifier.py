@@ -49,5 +49,6 @@ class TextClassifier:
         if self._scale == "probabilities":
             return softmax(scores)
         if self._scale == "independent":
-            return np.reciprocal(1 + np.exp(-scores))
+            each: NDArray[np.float32] = np.reciprocal(1 + np.exp(-scores))
+            return each
         return scores

@@ -223,6 +223,7 @@ def test_inputs_of_several_kinds_are_explained_together() -> None:
             TensorSpec("age", "INT64", (1,), units="years"),
             TensorSpec("smokes", "BOOL", ()),
             TensorSpec("name", "BYTES", (1,)),
+            TensorSpec("city", "BYTES"),
             TensorSpec("blood", "FP32", (2,), labels=("iron", "sugar")),
         ),
         outputs=(
@@ -240,6 +241,7 @@ def test_inputs_of_several_kinds_are_explained_together() -> None:
         return {"label": (high > 5)[:, None] * 1, "risk": np.stack([-high, high], axis=1)}
 
     row = {"age": 50, "smokes": True, "name": ["Ada"], "blood": [1.0, 2.0]}
+    row = {**row, "city": np.array(["Oslo"], object)}  # as it comes from a body of JSON
     found = explain(ExplainRequest(several, row, target="high"), risk)
     assert {a.name: round(a.shapley, 6) for a in found.attributions} == {
         "age": 25.0,
