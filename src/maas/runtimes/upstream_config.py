@@ -6,7 +6,7 @@ OpenAI's API, at a URL or as a command that the replica starts.
     key_file = "/etc/maas/rented.key"
 
     [vllm]
-    command = ["/opt/vllm/bin/vllm", "serve", "{directory}", "--host", "127.0.0.1", "--port", "{port}"]
+    command = ["/opt/vllm/bin/vllm", "serve", "{directory}", "--port", "{port}"]
     environment = { VLLM_API_KEY = "{key}" }
     json_schema = true
 
