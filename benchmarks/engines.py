@@ -13,20 +13,19 @@ import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.generation import Replica, default_model, replica
+from benchmarks.generation import Replica, Result, default_model, measured, replica
 
 ENDS = {"llama_cpp": [0, 2], "openvino": [2]}
 """Tokens that end a text of SmolLM2, as each engine knows them; both are forbidden."""
 
 
 def compare(given: argparse.Namespace) -> str:
-    rates: dict[tuple[str, int], list[float]] = {}
-    waits: dict[tuple[str, int], list[float]] = {}
+    results: dict[tuple[str, int], list[Result]] = {}
     with contextlib.ExitStack() as stack:
         sides = {}
         for name in given.engines:
             options = argparse.Namespace(**vars(given) | {"no_end": ENDS[name]})
-            sides[name] = Replica(stack.enter_context(replica(given, name)), options)
+            sides[name] = Replica(*stack.enter_context(replica(given, name)), options)
         first = 0
         for side in sides.values():
             side.run(2, 2, first)  # a first answer finds pages and caches cold
@@ -34,21 +33,24 @@ def compare(given: argparse.Namespace) -> str:
             for concurrency in given.concurrency:
                 requests = max(2, given.per_caller * concurrency)
                 for name in list(sides)[:: 1 if turn % 2 else -1]:
-                    rate, wait = sides[name].run(concurrency, requests, first)
-                    rates.setdefault((name, concurrency), []).append(rate)
-                    waits.setdefault((name, concurrency), []).append(wait)
+                    got = measured(sides[name], concurrency, requests, first, given.tokens)
+                    results.setdefault((name, concurrency), []).append(got)
+                    print(name, concurrency, *got, file=sys.stderr)
                 first += requests
     lines = [
         f"{given.model.name}, {given.threads} threads, {given.tokens} tokens per answer, medians "
         f"of {given.rounds} interleaved rounds (smallest to largest)",
         "",
-        "| engine | at once | tokens/s | first token, ms |",
-        "|---|---|---|---|",
+        "| engine | at once | tokens/s | first token, ms | CPU s per 1,000 tokens |",
+        "|---|---|---|---|---|",
     ]
-    for (name, concurrency), got in sorted(rates.items()):
-        wait = statistics.median(waits[name, concurrency]) * 1000
-        spread = f"{statistics.median(got):.0f} ({min(got):.0f}-{max(got):.0f})"
-        lines.append(f"| {name} | {concurrency} | {spread} | {wait:.0f} |")
+    for (name, concurrency), of_rounds in sorted(results.items()):
+        rates, waits, work = zip(*of_rounds, strict=True)
+        spread = f"{statistics.median(rates):.0f} ({min(rates):.0f}-{max(rates):.0f})"
+        wait = f"{statistics.median(waits) * 1000:.0f}"
+        lines.append(
+            f"| {name} | {concurrency} | {spread} | {wait} | {statistics.median(work):.1f} |"
+        )
     return "\n".join(lines)
 
 
