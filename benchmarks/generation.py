@@ -166,14 +166,16 @@ class Asked(GenerationCall):
 
 
 @contextlib.contextmanager
-def replica(given: argparse.Namespace) -> Iterator[tuple[str, int]]:
+def replica(
+    given: argparse.Namespace, runtime: str = "llama_cpp"
+) -> Iterator[tuple[str, int]]:
     """The socket and the pid of a replica process with the model loaded."""
     with tempfile.TemporaryDirectory(prefix="b") as folder:
         socket = str(Path(folder) / "s")
         with given.model.open("rb") as stream:
             digest = file_digest(stream, "sha256").hexdigest()
         spec = ReplicaSpec(
-            "bench", "bench", "bench", 1, "gguf", "llama_cpp",
+            "bench", "bench", "bench", 1, "gguf", runtime,
             (LocalFile(given.model.name, str(given.model), digest),), SIGNATURE,
             Scaling(max_batch=given.slots, threads=given.threads), socket,
         )  # fmt: skip

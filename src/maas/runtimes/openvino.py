@@ -250,8 +250,7 @@ class OpenVino:
         told = []
         if sequence.generation.logprobs is not None:
             told = [
-                self._logprob(token, value)
-                for token, value in zip(tokens, logprobs, strict=False)
+                self._logprob(token, value) for token, value in zip(tokens, logprobs, strict=False)
             ]
         return Piece(text, len(tokens), told, calls)
 
