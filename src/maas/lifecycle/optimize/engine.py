@@ -233,7 +233,7 @@ def _asked(maker: Maker, work: Workshop) -> dict[str, Any]:
         return maker.make(work)
     except (MaasError, OSError):
         raise
-    except Exception as wrong:  # noqa: BLE001 - libraries raise all kinds for odd graphs
+    except Exception as wrong:
         text = " ".join(str(wrong).split())[:300]
         raise InferenceFailed(f"{type(wrong).__name__}: {text}") from wrong
 
