@@ -39,7 +39,7 @@ SIGNATURE = Signature(
     (TensorSpec("prompt", "BYTES"),), (TensorSpec("text", "BYTES"),), example={"prompt": "Hello"}
 )
 PATIENCE_S = 600.0
-WORDS = "river mountain copper window garden letter engine winter".split()
+WORDS = ["river", "mountain", "copper", "window", "garden", "letter", "engine", "winter"]
 
 
 def generation(number: int, tokens: int, no_end: Sequence[int]) -> Generation:

@@ -22,11 +22,13 @@ def smollm2() -> Path:
     return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def text_model(path: Path, name: str = "smollm2", **options: int) -> PreparedPublication:
+def text_model(
+    path: Path, name: str = "smollm2", options: dict[str, int] | None = None
+) -> PreparedPublication:
     """A GGUF file as a publication of its own."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     file = File(path.name, digest, path.stat().st_size)
-    variant = Variant("gguf", "llama_cpp", (file,), dict(options))
+    variant = Variant("gguf", "llama_cpp", (file,), options or {})
     manifest = Manifest(name, Task.TEXT_GENERATION, TEXT_TO_TEXT, (variant,))
     return PreparedPublication(manifest, ((path, file),), ())

@@ -202,8 +202,8 @@ def test_errors_have_the_classes_of_the_sdk(client: Any, served: Stack) -> None:
             chat(client, [{"role": "user", "content": "word " * 20_000}], **more)
         assert long.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError):
-        chat(client, [{"role": "user", "content": [
-            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}])  # fmt: skip
+        picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+        chat(client, [{"role": "user", "content": [picture]}])
 
 
 def test_the_queue_is_bounded_and_says_429(served: Stack, client: Any) -> None:
@@ -300,7 +300,8 @@ def test_langchain_streams_a_chain(served: Stack) -> None:
         base_url=f"{served.url}/v1", api_key=served.token, model=WRITER, temperature=0,
         max_tokens=8,
     )  # fmt: skip
-    prompt = prompts.ChatPromptTemplate.from_messages([("user", QUESTION.replace("France", "{land}"))])
+    question = ("user", QUESTION.replace("France", "{land}"))
+    prompt = prompts.ChatPromptTemplate.from_messages([question])
     chain = prompt | model | parsers.StrOutputParser()
     pieces = list(chain.stream({"land": "France"}))
     assert len(pieces) > 1
@@ -316,11 +317,11 @@ def test_the_npm_package(served: Stack) -> None:
         pytest.skip("the openai npm package is not installed")
     script = """
 const OpenAI = require('openai');
-const [baseURL, apiKey, model] = process.argv.slice(1);
+const [baseURL, apiKey, model, content] = process.argv.slice(1);
 const client = new OpenAI({baseURL, apiKey});
 (async () => {
   const asked = {model, temperature: 0, max_tokens: 8,
-                 messages: [{role: 'user', content: 'What is the capital of France? Answer with one word.'}]};
+                 messages: [{role: 'user', content}]};
   let text = '';
   for await (const chunk of await client.chat.completions.create({...asked, stream: true}))
     text += chunk.choices[0].delta.content ?? '';
@@ -330,7 +331,7 @@ const client = new OpenAI({baseURL, apiKey});
 })();
 """
     said = subprocess.run(
-        [node, "-e", script, f"{served.url}/v1", served.token, WRITER],
+        [node, "-e", script, f"{served.url}/v1", served.token, WRITER, QUESTION],
         capture_output=True, text=True, timeout=60, check=True,
     ).stdout  # fmt: skip
     assert "Paris" in said

@@ -14,7 +14,7 @@ import pytest
 from maas.control.app import create_app
 from maas.control.principal import GuardedRoute, scope_of
 from maas.domain.keys import Scope
-from maas.gateway.app import Handlers, route_table
+from maas.gateway.app import Handlers, TextDoors, route_table
 from maas.gateway.routes import Access, Route
 from maas.settings import Server
 from tests.integration.control.home import manifest, sha256, tiny_onnx
@@ -81,7 +81,7 @@ def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
     blank: Any = Blank()
     ready = Route("GET", "/readyz", Access.PUBLIC, never)
     metrics = Route("GET", "/metrics", Scope.READ, never)
-    table = route_table(Handlers(blank, blank, blank, blank, ready, metrics), Server())
+    table = route_table(Handlers(blank, blank, TextDoors(blank), blank, ready, metrics), Server())
     own = [
         route
         for route in table.routes

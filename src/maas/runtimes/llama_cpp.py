@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -54,6 +56,8 @@ OPTIONS = {
 }
 """What a variant may say about how it is loaded, each a whole number with these bounds."""
 
+_LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] ")
+
 
 class LlamaCpp:
     """One llama.cpp server with one model."""
@@ -72,10 +76,10 @@ class LlamaCpp:
         """Loads the one GGUF file of the variant; raises InvalidInput if it is none that llama.cpp
         loads."""
         _check_signature(request.signature)
-        path = _only_file(request)
-        summary = check_gguf(path, next(iter(request.paths)))
+        name, path = _only_file(request)
+        summary = check_gguf(path, name)
         self._settle_sizes(summary, request)
-        self._server = _start(path, self._parameters(path, summary, request))
+        self._server = _start(name, self._parameters(path, summary, request))
         # One more than callers get, so that control's proof never waits behind long answers.
         self._threads = ThreadPoolExecutor(self.slots + 1, thread_name_prefix="sequence")
 
@@ -177,6 +181,7 @@ class LlamaCpp:
         p.kv_unified = True
         p.kv_unified_per_slot = self.context_length
         p.ctx_shift = False
+        p.fit_params = False  # sizes are settled; to try others it would load the model twice
         p.n_batch = request.options.get("batch", max(LEAST_BATCH, min(batch, LARGEST_BATCH)))
         p.n_ubatch = p.n_batch
         p.cache_ram_mib = 0
@@ -271,7 +276,7 @@ class _Sequence:
         return Ending(reason, self._prompt_tokens, self._completion_tokens, self._cached_tokens)
 
 
-def _start(path: Path, parameters: Any) -> Any:
+def _start(name: str, parameters: Any) -> Any:
     """The running engine. Raises InvalidInput if it does not take the model."""
     # An abort of the engine would start a debugger, which holds the dying process for seconds.
     os.putenv("GGML_NO_BACKTRACE", "1")
@@ -281,7 +286,7 @@ def _start(path: Path, parameters: Any) -> Any:
             return xllamacpp.Server(parameters)
         except (RuntimeError, ValueError, MemoryError) as wrong:
             raise InvalidInput(
-                f"llama.cpp does not load {path.name}: {_logged_since(before) or wrong}"
+                f"llama.cpp does not load {name}: {_logged_since(before) or wrong}"
             ) from None
 
 
@@ -316,7 +321,7 @@ def _log_size() -> int | None:
         status = os.fstat(2)
     except OSError:
         return None
-    return status.st_size if os.path.isfile("/dev/fd/2") else None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _logged_since(size: int | None) -> str:
@@ -324,19 +329,19 @@ def _logged_since(size: int | None) -> str:
     if size is None:
         return ""
     try:
-        with open("/dev/fd/2", "rb") as stream:
+        with Path("/dev/fd/2").open("rb") as stream:
             stream.seek(size)
             lines = stream.read(65_536).decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return "; ".join(line.strip() for line in lines[:3] if line.strip())[:500]
+    said = [_LOG_PREFIX.sub("", line).strip() for line in lines]
+    return "; ".join(line for line in said if line)[:500]
 
 
-def _only_file(request: LoadRequest) -> Path:
+def _only_file(request: LoadRequest) -> tuple[str, Path]:
     if len(request.paths) != 1:
         raise InvalidInput(f"a GGUF variant has one file, not {len(request.paths)}")
-    (path,) = request.paths.values()
-    return path
+    return next(iter(request.paths.items()))
 
 
 def _check_signature(signature: Signature) -> None:

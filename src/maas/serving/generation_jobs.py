@@ -97,7 +97,8 @@ def _joined(first: Piece, second: Piece) -> Piece:
 
 @dataclass(frozen=True)
 class PlainPrompts:
-    """How a text without more, as /predict takes it, is made a generation."""
+    """How a text without more, as /predict takes it, is made a generation: with temperature 0, so
+    that the same question has the same answer, as with other models."""
 
     has_chat_template: bool
     max_tokens: int
@@ -127,8 +128,9 @@ class PlainPrompts:
     def generation(self, text: str, priority: Priority = Priority.NORMAL) -> Generation:
         max_tokens = 1 if priority is Priority.PROOF else self.max_tokens
         if self.has_chat_template:
-            return Generation([{"role": "user", "content": text}], max_tokens=max_tokens)
-        return Generation(prompt=text, max_tokens=max_tokens)
+            messages = [{"role": "user", "content": text}]
+            return Generation(messages, max_tokens=max_tokens, temperature=0.0)
+        return Generation(prompt=text, max_tokens=max_tokens, temperature=0.0)
 
 
 def _texts(data: Buffer) -> list[str]:

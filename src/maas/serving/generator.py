@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 LINGER_SECONDS = 0.02
 """How long what a sequence wrote may wait for the others of its step, so that all go out in one
 frame; when every one has said something nothing waits."""
+STUCK_SHARE = 0.02
+"""An engine that uses less of a processor than this does not compute slowly: it waits."""
 PREDICT_MAX_TOKENS = 256
 """Of an answer to /predict, unless the variant's option `predict_max_tokens` says otherwise."""
 
@@ -60,7 +62,7 @@ class GeneratorServer(ReplicaSocket):
         """What the engine's threads have said since it was last collected."""
         self._is_due = self._is_armed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._last_step = 0.0
+        self._last_step = self._cpu_at_step = 0.0
         self._seconds_per_job = 0.0
         """Moving average of a sequence's time in the engine, over those that shared it."""
         self._served = self._prompt_tokens = self._completion_tokens = 0
@@ -90,9 +92,15 @@ class GeneratorServer(ReplicaSocket):
             "running": len(self._running),
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._completion_tokens,
-            # A long answer is no hang: what counts is when the engine last got on.
-            "busy_s": time.monotonic() - self._last_step if self._running else 0.0,
+            "busy_s": self._busy_s() if self._running else 0.0,
         }
+
+    def _busy_s(self) -> float:
+        """Seconds since the engine last got on: a long answer is no hang. On a machine that has
+        no time for it, what counts is the time that it had."""
+        waited = time.monotonic() - self._last_step
+        computed = (time.process_time() - self._cpu_at_step) / self._spec.scaling.threads
+        return waited if computed < STUCK_SHARE * waited else min(waited, computed)
 
     # -- requests ---------------------------------------------------------------------------
 
@@ -156,7 +164,7 @@ class GeneratorServer(ReplicaSocket):
         if job.rows is not None and not job.rows.started:
             job.rows.started = job.started
         if not self._running:
-            self._last_step = job.started
+            self._got_on()
         self._running.add(job.key)
         self._generator.start(job.key, job.generation, self._take_down)
 
@@ -182,7 +190,7 @@ class GeneratorServer(ReplicaSocket):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._last_step = time.monotonic()
+        self._got_on()
         written: dict[int, Job] = {}
         steps: dict[Channel, list[Step]] = {}
         while self._said:
@@ -205,6 +213,9 @@ class GeneratorServer(ReplicaSocket):
         self._start_waiting()
         if not self._jobs:
             self.idle.set()
+
+    def _got_on(self) -> None:
+        self._last_step, self._cpu_at_step = time.monotonic(), time.process_time()
 
     def _finish(self, job: Job, said: Ending | MaasError, steps: dict[Channel, list[Step]]) -> None:
         at_once = len(self._running)

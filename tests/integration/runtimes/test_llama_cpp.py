@@ -226,10 +226,7 @@ def test_a_schema_that_cannot_be_compiled_is_refused(model: LlamaCpp, schema: An
     wanted = {"type": "json_schema", "schema": schema}
     with pytest.raises(InvalidInput):
         written(model, chat("Sing.", max_tokens=20, response_format=wanted))
-    assert (
-        "Paris"
-        in written(model, chat(FRANCE, temperature=0, max_tokens=32))[0]
-    )
+    assert "Paris" in written(model, chat(FRANCE, temperature=0, max_tokens=32))[0]
 
 
 def test_a_required_tool_is_called_with_arguments_that_fit(model: LlamaCpp) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_the_schema_of_a_call_names_the_function_and_holds_its_arguments() -> No
 
 def test_functions_are_told_in_the_system_message_and_results_by_the_user() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
-    history = [
+    history: list[dict[str, Any]] = [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "1+1?"},
         {"role": "assistant", "content": None, "tool_calls": [call]},

@@ -269,6 +269,25 @@ def test_busy_seconds_grow_while_the_engine_is_silent_and_not_while_it_writes() 
     run(work)
 
 
+def test_an_engine_that_gets_no_processor_is_not_taken_for_stuck(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        call = Written()
+        link.submit(call)
+        await until(lambda: engine.started)
+        server._last_step -= 20.0
+        started = time.process_time()
+        monkeypatch.setattr(time, "process_time", lambda: started + 4.0)
+        assert server.stats()["busy_s"] == pytest.approx(4.0, abs=0.5)
+        monkeypatch.setattr(time, "process_time", lambda: started + 0.1)
+        assert server.stats()["busy_s"] >= 20.0  # that little is no computing
+        engine.say(1, DONE)
+        await call.over()
+
+    run(work)
+
+
 def test_a_text_of_predict_is_answered_by_one_generation_per_row() -> None:
     async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
         asked = asyncio.ensure_future(ask(link, "eins", "zwei"))
