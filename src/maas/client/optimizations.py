@@ -86,8 +86,9 @@ def fetch_original(details: VersionDetails, target: Path) -> Flow[None]:
     variant = details.version.manifest.variants[0]
     if variant.runtime != "onnx" or len(variant.files) != 1:
         raise InvalidInput(
-            f"optimize takes versions whose first variant is one ONNX file; {details.version.model} "
-            f"has {variant.name}, {len(variant.files)} files for {variant.runtime}",
+            f"optimize takes versions whose first variant is one ONNX file; "
+            f"{details.version.model} has {variant.name}, {len(variant.files)} files for "
+            f"{variant.runtime}",
             field="model",
         )
     content: bytes = yield download(variant.files[0].sha256)

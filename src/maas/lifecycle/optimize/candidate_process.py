@@ -36,7 +36,7 @@ class CandidateProcess:
         """Raises InvalidInput or InferenceFailed with the reason if it does not load."""
         self.candidate = candidate
         self.limit_s = limit_s
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (close ends it)
         threads = str(candidate.threads)
         pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         self._process = subprocess.Popen(

@@ -38,8 +38,8 @@ def merit(objective: str, measurement: Measurement) -> Estimate:
         return Estimate(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
     if objective == "size":
         return Estimate(*(measurement.file_ratio,) * 3)
-    ratio = measurement.resident_ratio
-    return Estimate(ratio, ratio * (1 - MEMORY_NOISE), ratio * (1 + MEMORY_NOISE))
+    memory = measurement.resident_ratio
+    return Estimate(memory, memory * (1 - MEMORY_NOISE), memory * (1 + MEMORY_NOISE))
 
 
 def choose(objective: str, tried: Sequence[Tried]) -> tuple[str, str]:

@@ -91,7 +91,10 @@ def _classes(
     same = (original.predicted == candidate.predicted).astype(np.float64)
     agreement = share_difference("agreement", np.ones(len(rows)), same)
     if rows.y is None or rows.task not in CLASSIFIED:
-        groups = (*_by_answer(original, same), *_slices(rows, "agreement", np.ones(len(same)), same))
+        groups = (
+            *_by_answer(original, same),
+            *_slices(rows, "agreement", np.ones(len(same)), same),
+        )
         return Comparison(name, len(rows), (), groups, agreement=agreement, how=how)
     names = original.class_names or rows.class_names
     true = class_indices(class_indices_of(np.asarray(rows.y), names), "y", len(rows))
@@ -225,7 +228,9 @@ def _by_answer(original: Answers, same: Floats) -> Iterable[Group]:
 
 def _slices(rows: EvaluationRows, metric: str, before: Floats, after: Floats) -> Iterable[Group]:
     for name, own in _slice_rows(rows):
-        yield Group("slice", name, int(own.sum()), (share_difference(metric, before[own], after[own]),))
+        yield Group(
+            "slice", name, int(own.sum()), (share_difference(metric, before[own], after[own]),)
+        )
 
 
 def _slice_rows(rows: EvaluationRows) -> Iterable[tuple[str, Bools]]:

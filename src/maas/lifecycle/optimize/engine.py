@@ -174,6 +174,7 @@ class _Run:
 
     def judge_all(self, made: Mapping[str, Candidate]) -> tuple[Tried, ...]:
         """The original first, then every candidate in the order of the makers."""
+        self.watch.check()
         self.watch.say("asking the original")
         truth = self._answers(self.subject.original)
         original = self._judged(self.subject.original, truth)
@@ -199,6 +200,7 @@ class _Run:
         known = self.ledger.tried(candidate.name)
         if known is not None:
             return known
+        self.watch.check()
         self.watch.say(f"measuring {candidate.name}")
         answers = self._answers(candidate)
         rows, seed = self.subject.rows, self.request.seed
@@ -231,7 +233,7 @@ def _asked(maker: Maker, work: Workshop) -> dict[str, Any]:
         return maker.make(work)
     except (MaasError, OSError):
         raise
-    except Exception as wrong:  # noqa: BLE001 - libraries raise all kinds for odd graphs
+    except Exception as wrong:
         text = " ".join(str(wrong).split())[:300]
         raise InferenceFailed(f"{type(wrong).__name__}: {text}") from wrong
 

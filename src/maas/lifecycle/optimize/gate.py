@@ -121,19 +121,17 @@ def _parse_rule(text: str) -> Rule:
             field="gate",
         )
     kind = "relative" if percent else "difference" if sign or value == 0 else "level"
-    if metric in COSTS or metric == NAME:
-        if kind != "level" or (metric == NAME and value > 1):
-            raise InvalidInput(
-                f"{metric} takes a number above 0 without a sign or percent"
-                f"{', at most 1' if metric == NAME else ''}; got {shown(rule)}",
-                field="gate",
-            )
+    plain = kind == "level" and not (metric == NAME and value > 1)
+    if (metric in COSTS or metric == NAME) and not plain:
+        raise InvalidInput(
+            f"{metric} takes a number above 0 without a sign or percent"
+            f"{', at most 1' if metric == NAME else ''}; got {shown(rule)}",
+            field="gate",
+        )
     return Rule(metric, operator == ">=", value, kind, rule)
 
 
-def judge(
-    gate: Gate, comparison: Comparison, measurement: Measurement | None = None
-) -> Verdict:
+def judge(gate: Gate, comparison: Comparison, measurement: Measurement | None = None) -> Verdict:
     """Whether the gate lets this candidate through, with a sentence for every rule."""
     results = [_judge_rule(rule, comparison, measurement) for rule in gate.rules]
     guarded, worse = _guard(gate.class_loss, comparison.groups)
@@ -148,9 +146,7 @@ def judge(
     )
 
 
-def _judge_rule(
-    rule: Rule, comparison: Comparison, measurement: Measurement | None
-) -> RuleResult:
+def _judge_rule(rule: Rule, comparison: Comparison, measurement: Measurement | None) -> RuleResult:
     if rule.metric in COSTS:
         return _judge_cost(rule, measurement)
     found = comparison.difference(rule.metric)
@@ -171,10 +167,7 @@ def _judge_rule(
         return RuleResult(rule.text, False, why)
     needed = _rows_needed(rule, found, seen, bound)
     more = f"; needs about {needed:,}" if needed else ""
-    why = (
-        f"{_told(rule, seen, bound)}: {rule.text} cannot be shown with {found.rows:,} "
-        f"rows{more}"
-    )
+    why = f"{_told(rule, seen, bound)}: {rule.text} cannot be shown with {found.rows:,} rows{more}"
     return RuleResult(rule.text, False, why, needed)
 
 
@@ -232,9 +225,7 @@ def _judge_cost(rule: Rule, measurement: Measurement | None) -> RuleResult:
     return RuleResult(rule.text, held, told if held else f"{told}, which breaks {rule.text}")
 
 
-def _guard(
-    allowed: float, groups: Sequence[Group]
-) -> tuple[RuleResult | None, tuple[str, ...]]:
+def _guard(allowed: float, groups: Sequence[Group]) -> tuple[RuleResult | None, tuple[str, ...]]:
     """Refuses what lost significantly more than `allowed` of any class or slice.
 
     One-sided tests of every class and slice together keep their error to 5 % by Holm's method.

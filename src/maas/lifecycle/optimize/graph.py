@@ -56,11 +56,14 @@ def read_layers(path: Path) -> list[Layer]:
     """
     try:
         import onnx  # noqa: PLC0415  (0.3 s)
+        from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415
+            DecodeError,  # comes with onnx
+        )
     except ImportError:
         raise InvalidInput("a profile needs the package onnx: install openmaas[torch]") from None
     try:
         model = onnx.load(str(path))
-    except (OSError, ValueError, onnx.checker.ValidationError) as wrong:
+    except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as wrong:
         raise InvalidInput(f"{path.name} is no ONNX model: {wrong}", field="files") from None
     shapes = _shapes(onnx, model)
     layers = [Layer(node.name or node.output[0], node.op_type) for node in model.graph.node]
@@ -168,5 +171,5 @@ def _size(onnx: Any, tensor: Any) -> int:
     """Bytes of a tensor, also where several elements share a byte."""
     bits = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2}.get(tensor.data_type)
     if bits is None:
-        bits = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8
-    return math.prod(tensor.dims) * bits // 8
+        bits = int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize) * 8
+    return int(math.prod(tensor.dims)) * bits // 8

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +93,10 @@ def all_makers() -> tuple[Maker, ...]:
         Maker("onnx-pruned-20", lambda w: _structured(w, 0.2)),
         Maker("onnx-sparse-80", lambda w: _unstructured(w, 0.8)),
         Maker("onnx-distilled", lambda w: _distilled(w, 0.5)),
-        Maker("onnx-pruned-50-int8", lambda w: _static(w, "minmax", of="onnx-pruned-50")),
-        Maker("onnx-distilled-int8", lambda w: _static(w, "minmax", of="onnx-distilled")),
+        *(
+            Maker(f"{name}-int8", partial(_static, method="minmax", of=name), of=name)
+            for name in ("onnx-pruned-50", "onnx-distilled")
+        ),
     )
 
 

@@ -157,7 +157,9 @@ def _change_cell(
         good = (change > 0) == diagonal
         title = f"<title>{escaped(hint)}</title>"
         kind = "fill-main" if good else "fill-other"
-        parts.append(element("rect", title, class_=kind, fill_opacity=0.2 + 0.8 * abs(share), **box))
+        parts.append(
+            element("rect", title, class_=kind, fill_opacity=0.2 + 0.8 * abs(share), **box)
+        )
         if count <= MOST_NUMBERED:
             text = f"{'+' if change > 0 else '−'}{abs(change)}"
             on = "on" if abs(share) > 0.5 else None

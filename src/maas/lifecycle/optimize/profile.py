@@ -218,9 +218,7 @@ def _safetensors(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _of_measurement(
-    found: Profile, measurement: Measurement | None, price: Price | None
-) -> None:
+def _of_measurement(found: Profile, measurement: Measurement | None, price: Price | None) -> None:
     if measurement is None:
         why = "not measured; `maas optimize` does that"
         found.missing |= dict.fromkeys(("memory_bytes", "core_seconds_per_1000"), why)

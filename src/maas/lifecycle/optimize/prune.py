@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import warnings
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from maas.domain.errors import InvalidInput
@@ -67,7 +67,7 @@ def prune_structured(
     last = last_layer(smaller, example)
     if len(weights) < 2:
         raise NotApplicable("structured pruning needs a hidden layer, and this network has none")
-    before = _counted(tp, smaller, example)
+    before = multiply_adds(smaller, example), _parameters(smaller)
     round_to = 8 if min(_width(m) for m in weights if m is not last) >= WIDE else None
     pruner = tp.pruner.BasePruner(
         smaller,
@@ -84,7 +84,7 @@ def prune_structured(
         _prune_to(pruner, smaller, target)
         fine_tune(smaller)
         schedule.append({"parameters": _parameters(smaller) / before[1]})
-    after = _counted(tp, smaller.eval(), example)
+    after = multiply_adds(smaller.eval(), example), _parameters(smaller)
     if after[1] > before[1] * keep:
         raise NotApplicable(
             f"pruning left {after[1]} of {before[1]} parameters; {keep:.0%} cannot be reached"
@@ -140,21 +140,37 @@ def prune_unstructured(
 
 def last_layer(module: nn.Module, example: Tensor) -> nn.Module:
     """The convolution or linear layer that runs last: its width is the width of the answer."""
-    ran: list[nn.Module] = []
-    hooks = [
-        m.register_forward_hook(lambda layer, *_: ran.append(layer))
-        for m in module.modules()
-        if isinstance(m, nn.Conv2d | nn.Linear)
-    ]
+    ran = _ran(module, example)
+    if not ran:
+        raise NotApplicable("there is no convolution and no linear layer to prune")
+    return ran[-1][0]
+
+
+def multiply_adds(module: nn.Module, example: Tensor) -> int:
+    """Of convolutions and linear layers, for one row."""
+    return sum(
+        layer.weight.numel() * (math.prod(shape[2:]) if isinstance(layer, nn.Conv2d) else 1)
+        for layer, shape in _ran(module, example[:1])
+    )
+
+
+def _ran(module: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d | nn.Linear, Size]]:
+    """Convolutions and linear layers in the order in which they ran, with their outputs' shapes."""
+    ran: list[tuple[nn.Conv2d | nn.Linear, Size]] = []
+
+    def note(layer: nn.Module, _: object, output: Tensor) -> None:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            ran.append((layer, output.shape))
+
+    layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         with torch.no_grad():
             module(example)
     finally:
         for hook in hooks:
             hook.remove()
-    if not ran:
-        raise NotApplicable("there is no convolution and no linear layer to prune")
-    return ran[-1]
+    return ran
 
 
 def _prune_to(pruner: Any, module: nn.Module, target: float) -> None:
@@ -168,11 +184,3 @@ def _parameters(module: nn.Module) -> int:
 
 def _width(layer: nn.Module) -> int:
     return int(layer.weight.shape[0])  # type: ignore[index]
-
-
-def _counted(tp: Any, module: nn.Module, example: Tensor) -> tuple[int, int]:
-    """(multiply-adds for one row, parameters)"""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        operations, _ = tp.utils.count_ops_and_params(module, example[:1])
-    return int(operations), _parameters(module)

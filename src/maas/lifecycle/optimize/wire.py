@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -13,13 +13,13 @@ from maas.lifecycle.optimize.words import Array
 LARGEST = 1 << 31
 
 
-def send(stream: BinaryIO, message: Mapping[str, Any]) -> None:
+def send(stream: IO[bytes], message: Mapping[str, Any]) -> None:
     body = msgspec.msgpack.encode(message)
     stream.write(len(body).to_bytes(4, "big") + body)
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> dict[str, Any] | None:
+def receive(stream: IO[bytes]) -> dict[str, Any] | None:
     """The next message; None where the other side has ended."""
     head = stream.read(4)
     size = int.from_bytes(head, "big")

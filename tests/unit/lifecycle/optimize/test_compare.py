@@ -30,9 +30,7 @@ def classified(
         right = np.where(drawn.random(rows) < error, (y + 1) % 3, y)
         raw[np.arange(rows), right] += 1.0
         raw /= raw.sum(axis=1, keepdims=True)
-        found.append(
-            Answers(Task.MULTICLASS, raw.argmax(axis=1), raw if scores else None, NAMES)
-        )
+        found.append(Answers(Task.MULTICLASS, raw.argmax(axis=1), raw if scores else None, NAMES))
     given = EvaluationRows({"x": np.zeros((rows, 1))}, y, Task.MULTICLASS, NAMES)
     return given, found[0], found[1]
 
@@ -59,9 +57,7 @@ def test_every_value_is_what_evaluate_says_of_each_model() -> None:
         assert difference.low <= difference.value <= difference.high
         worse = difference.bound - difference.value
         assert worse > 0 if difference.lower_is_better else worse < 0
-    for group, one, two in zip(
-        found.groups, first["per_class"], second["per_class"], strict=True
-    ):
+    for group, one, two in zip(found.groups, first["per_class"], second["per_class"], strict=True):
         assert (group.name, group.rows) == (one["class"], one["rows"])
         for metric in ("recall", "precision", "f1"):
             told = group.difference(metric)
@@ -124,7 +120,7 @@ def test_bounds_of_averages_over_classes_hold_for_uneven_classes(metric: str) ->
     drawn = np.random.default_rng(11)
     passed = 0
     gate = Gate.parse(f"{metric}>=-0.02")
-    for seed in range(120):
+    for seed in range(60):
         y = drawn.choice(3, 400, p=(0.6, 0.3, 0.1))
         lost = drawn.random(400) < 0.025
         after = np.where(lost, (y + 1) % 3, y)
@@ -132,7 +128,7 @@ def test_bounds_of_averages_over_classes_hold_for_uneven_classes(metric: str) ->
         pair = [Answers(Task.MULTICLASS, p, None, NAMES) for p in (y, after)]
         found = compare("c", rows, pair[0], pair[1], seed=seed, resamples=300)
         passed += judge(gate, found).passed
-    assert passed <= 6
+    assert passed <= 3
 
 
 def numbers(rows: int = 400, seed: int = 0) -> tuple[EvaluationRows, Array, Array]:
@@ -195,9 +191,7 @@ def test_vectors_agree_by_their_angle() -> None:
     drawn = np.random.default_rng(0)
     before = drawn.normal(size=(500, 8))
     rows = EvaluationRows({"x": np.zeros((500, 1))}, None, Task.EMBEDDING)
-    near = compare(
-        "c", rows, Answers(Task.EMBEDDING, before), Answers(Task.EMBEDDING, before * 2)
-    )
+    near = compare("c", rows, Answers(Task.EMBEDDING, before), Answers(Task.EMBEDDING, before * 2))
     assert near.agreement is not None
     assert near.agreement.candidate == pytest.approx(1.0)
     assert 0.99 < near.agreement.level < 1
@@ -211,9 +205,7 @@ def test_texts_agree_where_they_are_the_same() -> None:
     rows = EvaluationRows({"x": np.zeros((4, 1))}, None, Task.TRANSLATION)
     before = np.array(["un", "deux", "trois", "quatre"], dtype=object)
     after = np.array(["un", "deux", "trois", "four"], dtype=object)
-    found = compare(
-        "c", rows, Answers(Task.TRANSLATION, before), Answers(Task.TRANSLATION, after)
-    )
+    found = compare("c", rows, Answers(Task.TRANSLATION, before), Answers(Task.TRANSLATION, after))
     assert found.agreement is not None
     assert found.agreement.candidate == 0.75
 

@@ -11,6 +11,7 @@ from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
 from maas.lifecycle.optimize.compare import compare
 from maas.lifecycle.optimize.gate import Gate, judge
+from maas.lifecycle.optimize.paired import share_difference
 from maas.lifecycle.optimize.words import (
     Answers,
     Array,
@@ -54,7 +55,8 @@ def test_a_rule_is_about_a_difference_a_share_or_the_candidate_itself(
     text: str, metric: str, value: float, kind: str
 ) -> None:
     (rule,) = Gate.parse(text).rules
-    assert (rule.metric, rule.value, rule.kind) == (metric, pytest.approx(value), kind)
+    assert (rule.metric, rule.kind) == (metric, kind)
+    assert rule.value == pytest.approx(value)
 
 
 def test_several_rules_and_the_guard_are_one_gate() -> None:
@@ -82,7 +84,7 @@ def test_several_rules_and_the_guard_are_one_gate() -> None:
     ],
 )
 def test_what_is_no_rule_is_refused_with_what_is_expected(text: str, told: str) -> None:
-    with pytest.raises(InvalidInput, match=".") as refused:
+    with pytest.raises(InvalidInput) as refused:
         Gate.parse(text)
     assert told in refused.value.message
     assert refused.value.details["field"] == "gate"
@@ -199,12 +201,12 @@ def test_without_any_loss_no_class_is_named_whatever_their_number() -> None:
     """The guard's error is 5 % for all classes together, not for each."""
     drawn = np.random.default_rng(3)
     named = 0
-    for _ in range(100):
+    for _ in range(30):
         y = drawn.integers(0, 5, 300)
         wrong = drawn.random((2, 300)) < 0.15
         before, after = (np.where(w, (y + 1) % 5, y) for w in wrong)
         named += bool(judged("", compared(y, before, after, 100)).worse_groups)
-    assert named <= 5
+    assert named <= 2
 
 
 def passes(lost: float, gained: float, rows: int, seed: int) -> int:
@@ -216,7 +218,9 @@ def passes(lost: float, gained: float, rows: int, seed: int) -> int:
         kind = drawn.choice(4, rows, p=(lost, gained, 0.05, 0.95 - lost - gained))
         before = np.where((kind == 1) | (kind == 2), (y + 1) % 5, y)
         after = np.where((kind == 0) | (kind == 2), (y + 1) % 5, y)
-        passed += judged("accuracy>=-0.01", compared(y, before, after, 50)).passed
+        right = [(p == y).astype(np.float64) for p in (before, after)]
+        found = Comparison("c", rows, (share_difference("accuracy", *right),))
+        passed += judged("accuracy>=-0.01", found).passed
     return passed
 
 
@@ -230,4 +234,4 @@ def test_over_200_repeats_a_worse_variant_passes_in_at_most_five_percent(
 
 def test_over_200_repeats_an_equal_variant_passes_as_often_as_the_power_says() -> None:
     """1 % lost and 1 % gained of 2,000 rows: the power is computed in test_bounds.py."""
-    assert 0.72 <= passes(0.01, 0.01, rows=2000, seed=1) / 200 <= 0.92
+    assert 0.85 <= passes(0.01, 0.01, rows=2000, seed=1) / 200 <= 0.97

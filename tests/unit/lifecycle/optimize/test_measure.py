@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,7 @@ from maas.lifecycle.optimize.words import Candidate, EvaluationRows, Measurement
 from tests.models import echo_model, echo_signature, slow_model
 
 QUICK = Plan(sittings=2, rounds=2, seconds=0.005, meter=Meter((), "none here"))
-ROWS = EvaluationRows(
-    {"x": np.arange(80, dtype=np.float32).reshape(40, 2)}, None, Task.OTHER
-)
+ROWS = EvaluationRows({"x": np.arange(80, dtype=np.float32).reshape(40, 2)}, None, Task.OTHER)
 
 
 def candidate(path: Path, name: str = "c") -> Candidate:
@@ -52,8 +51,6 @@ def test_a_slow_candidate_is_measured_as_slow_beside_the_original(tmp_path: Path
 
 
 def test_a_model_of_one_row_is_measured_with_one_row(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     only = candidate(echo_model(tmp_path / "echo.onnx"))
     signature = replace(echo_signature(), max_rows=1)
     found = measure(only, only, ROWS, signature, QUICK)

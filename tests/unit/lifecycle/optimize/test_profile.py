@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,9 @@ def test_a_quantized_graph_has_the_same_work_in_a_quarter_of_the_bytes(
     else:
         given = [{"x": rows(8).inputs["x"]}]
 
-        class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        base: Any = quantization.CalibrationDataReader
+
+        class Reader(base):  # type: ignore[misc]
             def get_next(self) -> object:
                 return given.pop() if given else None
 
@@ -103,7 +106,7 @@ def test_shares_of_the_time_are_of_nodes_that_ran(tmp_path: Path) -> None:
     timed = time_by_layer(convolution(tmp_path / "m.onnx"), rows().inputs, threads=1)
     assert sum(t.share for t in timed) == pytest.approx(1.0)
     assert timed == sorted(timed, key=lambda t: -t.share)
-    assert any("conv" in t.name for t in timed)
+    assert {"Conv", "Gemm"} <= {t.op for t in timed}
     assert all(t.ms >= 0 for t in timed)
 
 
@@ -116,9 +119,7 @@ def test_a_forest_has_its_nodes_as_parameters(tmp_path: Path) -> None:
     path = tmp_path / "f.onnx"
     path.write_bytes(convert.to_onnx(forest, x[:1]).SerializeToString())
     nodes = sum(tree.tree_.node_count for tree in forest.estimators_)
-    found = profile(
-        Candidate("f", "onnx", {"f": path}), EvaluationRows({"X": x}, None, Task.OTHER)
-    )
+    found = profile(Candidate("f", "onnx", {"f": path}), EvaluationRows({"X": x}, None, Task.OTHER))
     assert found.parameters is not None
     assert found.parameters >= nodes
     assert found.largest[0]["op"].startswith("TreeEnsemble")

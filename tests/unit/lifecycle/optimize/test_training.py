@@ -13,7 +13,12 @@ from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
 from maas.lifecycle.optimize.distill import distill, smaller
 from maas.lifecycle.optimize.fine_tune import FineTuner, taught
-from maas.lifecycle.optimize.prune import last_layer, prune_structured, prune_unstructured
+from maas.lifecycle.optimize.prune import (
+    last_layer,
+    multiply_adds,
+    prune_structured,
+    prune_unstructured,
+)
 from maas.lifecycle.optimize.subject import NotApplicable, Subject, Training
 from maas.lifecycle.spec import BuildCancelled, ModelSpec
 
@@ -142,3 +147,8 @@ def test_the_loss_against_the_teacher_is_least_where_both_say_the_same() -> None
     assert taught(other, said, Task.MULTICLASS).item() > 0.1
     # Shifted logits are the same distribution.
     assert taught(said + 5, said, Task.MULTICLASS).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_multiply_adds_are_those_of_the_formula() -> None:
+    # 8×8 outputs, kernels of 3×3: 1 → 32 and 32 → 32 channels; then 32 → 10.
+    assert multiply_adds(Residual(), EXAMPLE) == 64 * 9 * (32 + 32 * 32) + 320
