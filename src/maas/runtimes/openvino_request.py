@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import openvino_genai
 from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation
 from maas.runtimes.plain_tools import call_schema, chosen_tools, told_messages
-from maas.runtimes.schema_subset import checked_schema
+from maas.runtimes.schema_grammar import schema_grammar
 
 _DEFAULT_TEMPERATURE, _DEFAULT_TOP_P, _TOP_K = 0.8, 0.95, 40
 """Those of llama.cpp, so that the choice of an engine does not change how answers sound."""
@@ -27,7 +26,7 @@ class Asked:
 
     messages: list[dict[str, Any]]
     """None at all if the generation has a prompt."""
-    schema: dict[str, Any] | None
+    grammar: str | None
     """Of what must be written."""
     reads_calls: bool
     never_ends: bool
@@ -46,11 +45,11 @@ def asked(generation: Generation, ends: frozenset[int]) -> Asked:
             field="logprobs",
         )
     tools, choice = chosen_tools(g)
-    schema = checked_schema(g.response_format) if g.response_format is not None else None
+    grammar = schema_grammar(g.response_format) if g.response_format is not None else None
     if tools and choice == "required":
-        schema = checked_schema({"type": "json_schema", "schema": call_schema(tools)})
+        grammar = schema_grammar({"type": "json_schema", "schema": call_schema(tools)})
     told = told_messages(g.messages or [], tools if choice != "none" else [])
-    return Asked(told, schema, bool(tools) and choice != "none", never_ends)
+    return Asked(told, grammar, bool(tools) and choice != "none", never_ends)
 
 
 def configured(generation: Generation, wanted: Asked, limit: int) -> Any:
@@ -71,9 +70,9 @@ def configured(generation: Generation, wanted: Asked, limit: int) -> Any:
         config.rng_seed = secrets.randbits(32) if g.seed is None else g.seed % (1 << 63)
     if g.logprobs is not None:
         config.logprobs = 1
-    if wanted.schema is not None:
+    if wanted.grammar is not None:
         config.structured_output_config = openvino_genai.StructuredOutputConfig(
-            json_schema=json.dumps(wanted.schema)
+            grammar=wanted.grammar
         )
     try:
         config.validate()
