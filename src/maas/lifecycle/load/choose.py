@@ -76,7 +76,9 @@ def candidates(
         if library is None:
             continue
         present = base if runtime == base.runtime else _present(version, base, runtime)
-        variant = present or Variant(_free_name(version, base, runtime), runtime, base.files)
+        # Engines for the same files take the same options.
+        name = _free_name(version, base, runtime)
+        variant = present or Variant(name, runtime, base.files, base.options)
         text = version.manifest.task is Task.TEXT_GENERATION
         found += [
             Candidate(variant, threads, library, present is None)

@@ -30,7 +30,8 @@ def load_page(result: LoadResult) -> str:
         f'<header>\n<p class="kicker">{escaped(result.task)} · {escaped(made)}</p>\n'
         f"<h1>{escaped(title)}</h1>\n<p>{escaped(result.model)}, {escaped(served(result))}</p>\n"
         f"{stopped}{notes}</header>",
-        section("Figures", pair(*_figures(result)), _table(result)),
+        section("Pictures", pair(*_figures(result))),
+        section("Numbers", _table(result), note="Times in milliseconds, lengths in tokens."),
         section("How this was measured", facts(_facts(result), caption="How it was measured")),
         "<footer>Made by OpenMaaS. This file holds everything it shows.</footer>",
     ]

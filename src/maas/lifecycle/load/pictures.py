@@ -76,6 +76,7 @@ def _plot(panel: Panel, levels: Sequence[Figures]) -> Plot:
     last = len(levels) - 1
     plot = Plot(SIZE, (-0.3, max(last, 0) + 0.55), (0.0, top), margins=(26, 16, 44, 64))
     _axes(plot, panel, levels)
+    above = plot.height
     for (name, line), color in zip(panel.lines, ("main", "other"), strict=False):
         points = [(float(i), v) for i, v in enumerate(line) if v is not None]
         plot.line(points, f"line {color}")
@@ -84,7 +85,9 @@ def _plot(panel: Panel, levels: Sequence[Figures]) -> Plot:
             plot.dot(x, y, f"fill-{color}", 3.5, hint)
         if points and name:
             x, y = points[-1]
-            plot.text(plot.x(x) + 8, plot.y(y) + 4, name, kind=f"text-{color} halo")
+            # A name that would lie on the one before moves up.
+            above = min(plot.y(y) + 4, above - 13)
+            plot.text(plot.x(x) + 8, above, name, kind=f"text-{color} halo")
     return plot
 
 

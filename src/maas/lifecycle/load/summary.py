@@ -8,7 +8,7 @@ from maas.lifecycle.load.words import Figures, Spread
 from maas.lifecycle.svg import said
 
 TEXT_HEADINGS = (
-    "load", "requests", "errors", "ttft p50", "p99", "ms/token p50", "p99", "tokens/s",
+    "load", "requests", "errors", "ttft ms p50", "p99", "ms/token p50", "p99", "tokens/s",
     "prompt", "output", "cached",
 )  # fmt: skip
 ROW_HEADINGS = ("load", "requests", "errors", "ms p50", "p99", "requests/s")
