@@ -208,6 +208,7 @@ def test_a_cancelled_sequence_that_waits_never_starts() -> None:
         engine.say(1, DONE)
         await first.over()
         assert engine.started == [1] and not server.is_busy
+        assert server._queue.waiting == 0
 
     run(work, Scripted(slots=8, room=100))
 
