@@ -12,6 +12,7 @@ RUNTIMES = {
     "onnx": "maas.runtimes.onnx:OnnxRuntime",
     "llama_cpp": "maas.runtimes.llama_cpp:LlamaCpp",
     "sentence_encoder": "maas.runtimes.sentence_encoder:SentenceEncoder",
+    "text_classifier": "maas.runtimes.text_classifier:TextClassifier",
     "whisper": "maas.runtimes.whisper:WhisperRuntime",
     "translator": "maas.runtimes.translator:TranslatorRuntime",
     "image_classifier": "maas.runtimes.image_classifier:ImageClassifier",
@@ -19,6 +20,7 @@ RUNTIMES = {
 EXTRAS = {
     "llama_cpp": "llm",
     "sentence_encoder": "embeddings",
+    "text_classifier": "embeddings",
     "whisper": "speech",
     "translator": "translation",
     "image_classifier": "images",
