@@ -125,7 +125,7 @@ def test_over_https_with_its_digest(stack: Stack, tmp_path: Path) -> None:
 def encoder_archive(path: Path) -> bytes:
     """A sentence encoder in all but sense."""
     header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
-    config = {"architectures": ["BertModel"], "hidden_size": 2}
+    config = {"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 2}
     with zipfile.ZipFile(path, "w") as opened:
         opened.writestr("config.json", json.dumps(config))
         opened.writestr("tokenizer.json", "{}")

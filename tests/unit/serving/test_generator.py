@@ -205,6 +205,7 @@ def test_a_cancelled_sequence_that_waits_never_starts() -> None:
         assert second.stop() and third.stop()
         assert (await second.over()).ending == Ending("cancelled", 0, 0)
         assert (await third.over()).ending == Ending("cancelled", 0, 0)
+        assert server._queue.waiting == 0
         engine.say(1, DONE)
         await first.over()
         assert engine.started == [1] and not server.is_busy
