@@ -147,7 +147,8 @@ class Upstream:
             ids = ", ".join(str(e.get("id")) for e in known[:10])
             raise InvalidInput(f"the engine has no model {named!r}; it has {ids}", field="model")
         self._model = str(entry.get("id", ""))
-        meta = entry.get("meta") if isinstance(entry.get("meta"), dict) else {}
+        given = entry.get("meta")
+        meta: dict[str, Any] = given if isinstance(given, dict) else {}
         told = entry.get("max_model_len") or meta.get("n_ctx_train") or DEFAULT_CONTEXT
         context = sizes.get("context_length") or self._engine.context_length or told
         self.context_length = context if isinstance(context, int) else DEFAULT_CONTEXT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def model(engine: str) -> Iterator[Generator]:
 
 
 @pytest.fixture
-def endless(engine: str) -> dict[str, dict[int, float]]:
+def endless(engine: str) -> dict[str, Any]:
     return {"logit_bias": dict.fromkeys(ENDLESS[engine], -100.0)}
 
 
@@ -104,7 +105,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(model: Generato
 
 
 def test_it_ends_where_its_context_is_full(
-    model: Generator, endless: dict[str, dict[int, float]]
+    model: Generator, endless: dict[str, Any]
 ) -> None:
     prompt = Generation(prompt="la " * 480, temperature=0, **endless)
     _, ending = written(model, prompt)
@@ -184,7 +185,7 @@ def test_a_required_tool_is_called_with_arguments_that_fit(model: Generator) -> 
 
 
 def test_a_cancelled_sequence_ends_within_a_step_with_its_counts(
-    model: Generator, endless: dict[str, dict[int, float]]
+    model: Generator, endless: dict[str, Any]
 ) -> None:
     running = [Answer(model, chat("Write on.", temperature=0, **endless)) for _ in range(4)]
     for answer in running:
