@@ -148,12 +148,13 @@ def test_another_variant_of_the_same_name_is_refused(shell: Shell, found: Any) -
     assert shell.stack.request("POST", path, missing)[0] == 422
 
 
-def test_auto_without_an_optimization_says_what_to_do(shell: Shell) -> None:
-    (shell.directory / "other.toml").write_text(RECIPE.replace('"digits"\n', '"other"\n', 1))
-    job = shell.json("build", "other.toml")["id"]
-    shell.json("publish", "--job", job)
+def test_a_version_from_elsewhere_needs_rows_and_has_no_best_variant(shell: Shell) -> None:
+    (file,) = (shell.stack.home / "jobs").glob("build-*/publication/model.onnx")
+    shell.json("publish", str(file), "--name", "other")
     said = shell.maas("deploy", "other", "--variant", "auto")
     assert said.code == 5 and "`maas optimize other:1`" in said.err
+    said = shell.maas("optimize", "other", *QUICK)
+    assert said.code == 1 and "--data rows.npz" in said.err
 
 
 def test_a_killed_one_goes_on_where_it_was(shell: Shell, found: Any) -> None:
@@ -199,12 +200,3 @@ def test_a_full_disk_ends_it_and_nothing_is_half_stored(shell: Shell) -> None:
     (job,) = set(jobs(shell)) - before
     assert not (job / "work" / "staging").exists()
     assert not (job / "publication" / "optimization.json").exists()
-
-
-def test_a_version_from_elsewhere_needs_rows(shell: Shell, tmp_path: Path) -> None:
-    (shell.directory / "gone.toml").write_text(RECIPE.replace('"digits"\n', '"gone"\n', 1))
-    job = shell.json("build", "gone.toml")["id"]
-    shell.json("publish", "--job", job)
-    (shell.stack.home / "jobs" / job / "publication" / "publication.json").unlink()
-    said = shell.maas("optimize", "gone", *QUICK)
-    assert said.code == 1 and "--data rows.npz" in said.err
