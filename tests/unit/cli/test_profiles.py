@@ -40,7 +40,7 @@ def test_every_variant_has_its_line_and_its_layers(capsys: pytest.CaptureFixture
     told = capsys.readouterr().out
     assert "37,000" in told
     assert "1,250,000" in told
-    assert "66.8 MiB" in told
+    assert "67 MiB" in told
     # 0.36 core-seconds of 3,600 to the hour, at 0.05 for the hour.
     assert "5e-06" in told
     assert "71.5 %" in told
