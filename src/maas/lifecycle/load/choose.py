@@ -84,8 +84,8 @@ def candidates(
 
 
 def thread_counts(cores: int, task: Task) -> tuple[int, ...]:
-    """Worth trying. Of text half of the cores and all: memory is what limits it, and more threads than memory
-    feeds are slower. Of rows one and all: a small model is done before threads have met."""
+    """Worth trying. Of text half of the cores and all: memory limits it, and more threads than
+    memory feeds are slower. Of rows one and all: a small model is done before threads have met."""
     few = max(1, cores // 2) if task is Task.TEXT_GENERATION else 1
     return tuple(sorted({few, max(1, cores)}))
 
