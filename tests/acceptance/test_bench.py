@@ -83,8 +83,8 @@ def test_what_cannot_be_measured_has_a_reason(served: Stack) -> None:
     wrong = maas_cli(served, "bench", "echo", "-c", "0")
     assert wrong.returncode == 1 and "concurrency must be from 1 to 1024" in wrong.stderr
     assert maas_cli(served, "bench", "echo", "--report", "x.pdf").returncode == 1
-    both = maas_cli(served, "deploy", "echo", "--objective", "latency", "--threads", "1")
-    assert both.returncode == 1 and "--threads" in both.stderr
+    both = maas_cli(served, "deploy", "echo", "--objective", "latency", "--weight", "5")
+    assert both.returncode == 1 and "--weight" in both.stderr
     size = maas_cli(served, "deploy", "echo", "--objective", "size")
     assert size.returncode == 1 and "latency or throughput" in size.stderr
 
@@ -179,9 +179,9 @@ def test_text_is_measured_in_tokens_and_its_engines_compared(tmp_path_factory: A
         client = stack.client()
         client.publish_prepared(text_model(weights, options={"context_length": 512}))
         load = Load(concurrency=(1, 2), requests=2, prompt_tokens=24, output_tokens=8)
-        choice = choose(client, Wish("smollm2", "latency", "smollm2", load=load))
+        choice = choose(client, Wish("smollm2", "latency", "smollm2", threads=1, load=load))
         assert names(stack) == []
-        tried = {t.candidate.threads: t for t in choice.trials if not t.failed}
+        tried = {t.candidate.variant.runtime: t for t in choice.trials if not t.failed}
         assert tried and choice.kept in choice.trials
         for trial in tried.values():
             for level in trial.levels:
@@ -195,5 +195,5 @@ def test_text_is_measured_in_tokens_and_its_engines_compared(tmp_path_factory: A
         for trial in choice.trials:
             variant: Variant = trial.candidate.variant
             assert variant in client.models.version("smollm2").version.variants
-        known = choose(client, Wish("smollm2", "throughput", "smollm2", load=load))
+        known = choose(client, Wish("smollm2", "throughput", "smollm2", threads=1, load=load))
         assert all(t.is_known for t in known.trials if not t.failed)

@@ -14,6 +14,7 @@ NOT_COMMANDS = {
     "app",
     "common",
     "main",
+    "objective",
     "profiles",
     "server_home",
     "watching",

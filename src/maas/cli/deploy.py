@@ -70,11 +70,11 @@ def command(
         model = model or present.deployment.model
     found: dict[str, Any] = {}
     if objective is not None:
-        if weight is not None or threads is not None:
-            raise InvalidInput("--objective finds the threads, for all of the traffic: give "
-                               "neither --threads nor --weight")  # fmt: skip
+        if weight is not None:
+            raise InvalidInput("--objective chooses for all of the traffic; --weight shares it")
         ref = f"{model or name}:{version}" if version else model or name
-        wish = ObjectiveWish(name, objective, ref, variant, measure_seconds, measure_again)
+        again = measure_again
+        wish = ObjectiveWish(name, objective, ref, variant, threads, measure_seconds, again)
         version, variant, threads, found = measured(client, wish, output)
     given = {
         "replicas": replicas,

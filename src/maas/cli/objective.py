@@ -24,6 +24,7 @@ class ObjectiveWish(NamedTuple):
     objective: str
     ref: str
     variant: str | None
+    threads: int | None
     seconds: float
     again: bool
 
@@ -45,6 +46,7 @@ def measured(
         objective=wish.objective,
         ref=wish.ref,
         variant=wish.variant,
+        threads=wish.threads,
         load=usual_load(task, wish.seconds),
         again=wish.again,
     )

@@ -72,15 +72,7 @@ def bench(
     started_at = time.time()
     completed = yield Awaitable(run.run, lambda: _stopped(run))
     here = is_this_machine(address.host)
-    how = {
-        "method": f"{method}; {OPEN if load.rates else CLOSED}",
-        "prompts": _prompts(load) if asker.writes else "the same row each time",
-        "seed": load.seed,
-        "client": f"maas bench {__version__}, on "
-        + ("the server's machine" if here else "another machine than the server"),
-        "server": {k: server[k] for k in ("version", "machine") if k in server},
-        "started_at": started_at,
-    }
+    told = {k: server[k] for k in ("version", "machine") if k in server}
     return LoadResult(
         deployment=deployment,
         model=f"{manifest.model}:{target.version}",
@@ -88,7 +80,7 @@ def bench(
         task=str(manifest.task),
         load=load,
         levels=tuple(run.finished),
-        how=how,
+        how=_how(load, method, here, asker.writes) | {"server": told, "started_at": started_at},
         interrupted=completed is False,
         notes=tuple(notes(load, run.finished, same_machine=here)),
     )
@@ -106,6 +98,16 @@ def _stopped(run: LoadRun) -> bool:
     if not run.finished:
         raise KeyboardInterrupt
     return False
+
+
+def _how(load: Load, method: str, here: bool, writes: bool) -> dict[str, Any]:
+    where = "the server's machine" if here else "another machine than the server"
+    return {
+        "method": f"{method}; {OPEN if load.rates else CLOSED}",
+        "prompts": _prompts(load) if writes else "the same row each time",
+        "seed": load.seed,
+        "client": f"maas bench {__version__}, on {where}",
+    }
 
 
 def _prompts(load: Load) -> str:

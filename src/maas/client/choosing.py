@@ -36,6 +36,7 @@ from maas.lifecycle.load.choose import (
     check_objective,
     evidence_of,
     known,
+    thread_counts,
     usual_load,
 )
 from maas.lifecycle.load.words import Load, LoadResult
@@ -60,6 +61,8 @@ class Wish:
     """The model, or `MODEL:VERSION`."""
     variant: str | None = None
     """The variant whose files every engine gets; None: the version's first."""
+    threads: int | None = None
+    """So many only; None: few and all of the server's cores."""
     load: Load | None = None
     """None: that of the task, with one caller and with many."""
     again: bool = False
@@ -94,10 +97,12 @@ def choose(
     status = client.status()
     machine: dict[str, Any] = status["machine"]
     libraries = {r["name"]: r["library"] for r in status["runtimes"]}
-    load = wish.load or usual_load(details.version.manifest.task)
+    task = details.version.manifest.task
+    load = wish.load or usual_load(task)
+    threads = (wish.threads,) if wish.threads else thread_counts(int(machine["cores"]), task)
     _tell_leftovers(status, tell)
     trials = []
-    for candidate in candidates(details.version, base, libraries, int(machine["cores"])):
+    for candidate in candidates(details.version, base, libraries, threads):
         trial = None if wish.again else known(details.evidence, candidate, load, machine)
         if trial is None:
             tell(f"measuring {candidate.label} ({candidate.library})")

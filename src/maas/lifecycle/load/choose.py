@@ -66,10 +66,10 @@ def usual_load(task: Task, seconds: float = 10.0, seed: int = 0) -> Load:
 
 
 def candidates(
-    version: Version, base: Variant, libraries: Mapping[str, str | None], cores: int
+    version: Version, base: Variant, libraries: Mapping[str, str | None], threads: tuple[int, ...]
 ) -> list[Candidate]:
-    """Every engine whose library the server has and that loads the files of `base`, each with the
-    thread counts worth trying. `libraries` are by runtime."""
+    """Every engine whose library the server has and that loads the files of `base`, each with each
+    of `threads`. `libraries` are by runtime."""
     found = []
     for runtime in SAME_FILES.get(base.runtime, (base.runtime,)):
         library = libraries.get(runtime)
@@ -79,18 +79,14 @@ def candidates(
         # Engines for the same files take the same options.
         name = _free_name(version, base, runtime)
         variant = present or Variant(name, runtime, base.files, base.options)
-        text = version.manifest.task is Task.TEXT_GENERATION
-        found += [
-            Candidate(variant, threads, library, present is None)
-            for threads in thread_counts(cores, text=text)
-        ]
+        found += [Candidate(variant, count, library, present is None) for count in threads]
     return found
 
 
-def thread_counts(cores: int, *, text: bool) -> tuple[int, ...]:
-    """Of text half of the cores and all: memory is what limits it, and more threads than memory
-    feeds are slower. Of rows one and all: a small model is done before threads have met."""
-    few = max(1, cores // 2) if text else 1
+def thread_counts(cores: int, task: Task) -> tuple[int, ...]:
+    """Worth trying. Of text half of the cores and all: memory limits it, and more threads than
+    memory feeds are slower. Of rows one and all: a small model is done before threads have met."""
+    few = max(1, cores // 2) if task is Task.TEXT_GENERATION else 1
     return tuple(sorted({few, max(1, cores)}))
 
 

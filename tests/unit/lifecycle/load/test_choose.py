@@ -45,7 +45,7 @@ def trial(name: str, *levels: Figures, threads: int = 1, failed: str = "") -> Tr
 
 
 def test_every_engine_of_the_server_that_loads_the_files_is_tried() -> None:
-    found = candidates(version(), BASE, LIBRARIES, 2)
+    found = candidates(version(), BASE, LIBRARIES, (1, 2))
     assert [(c.variant.runtime, c.variant.name, c.threads, c.is_new) for c in found] == [
         ("llama_cpp", "gguf", 1, False), ("llama_cpp", "gguf", 2, False),
         ("openvino", "gguf-openvino", 1, True), ("openvino", "gguf-openvino", 2, True),
@@ -55,24 +55,24 @@ def test_every_engine_of_the_server_that_loads_the_files_is_tried() -> None:
 
 
 def test_what_is_not_installed_is_not_tried() -> None:
-    found = candidates(version(), BASE, LIBRARIES | {"openvino": None}, 1)
+    found = candidates(version(), BASE, LIBRARIES | {"openvino": None}, (1,))
     assert [(c.variant.runtime, c.threads) for c in found] == [("llama_cpp", 1)]
-    assert candidates(version(), BASE, {}, 2) == []
+    assert candidates(version(), BASE, {}, (1, 2)) == []
 
 
 def test_a_variant_that_has_the_files_already_is_taken() -> None:
     there = Variant("ov", "openvino", (FILE,), {"x": 1})
-    found = candidates(version(there), BASE, LIBRARIES, 1)
+    found = candidates(version(there), BASE, LIBRARIES, (1,))
     assert [(c.variant, c.is_new) for c in found] == [(BASE, False), (there, False)]
     other = Variant("gguf-openvino", "openvino", (replace(FILE, sha256="b" * 64),))
-    found = candidates(version(other), BASE, LIBRARIES, 1)
+    found = candidates(version(other), BASE, LIBRARIES, (1,))
     assert (found[1].variant.name, found[1].is_new) == ("gguf-openvino-2", True)
 
 
 def test_thread_counts() -> None:
-    assert thread_counts(1, text=True) == (1,)
-    assert thread_counts(8, text=True) == (4, 8)
-    assert thread_counts(8, text=False) == (1, 8)
+    assert thread_counts(1, Task.TEXT_GENERATION) == (1,)
+    assert thread_counts(8, Task.TEXT_GENERATION) == (4, 8)
+    assert thread_counts(8, Task.REGRESSION) == (1, 8)
 
 
 def test_latency_is_that_of_one_caller_and_throughput_that_of_many() -> None:
@@ -98,7 +98,7 @@ def test_failures_lose() -> None:
 
 def test_evidence_counts_for_the_same_machine_load_and_library_only() -> None:
     load = usual_load(Task.TEXT_GENERATION)
-    candidate = candidates(version(), BASE, LIBRARIES, 2)[0]
+    candidate = candidates(version(), BASE, LIBRARIES, (1, 2))[0]
     made = Trial(candidate, (level(1, 100, 90), level(32, 5, 6)))
     stored = Evidence.from_dict(evidence_of(made, load, {"machine": MACHINE}).to_dict())
     assert stored.variant == "gguf" and stored.kind == "latency"
@@ -120,7 +120,7 @@ def test_evidence_counts_for_the_same_machine_load_and_library_only() -> None:
 
 def test_a_failure_is_stored_and_tried_again() -> None:
     load = usual_load(Task.TEXT_GENERATION)
-    candidate = candidates(version(), BASE, LIBRARIES, 2)[0]
+    candidate = candidates(version(), BASE, LIBRARIES, (1, 2))[0]
     stored = evidence_of(Trial(candidate, failed="no memory"), load, {"machine": MACHINE})
     assert stored.values == {"threads": 1, "failed": "no memory"}
     assert known([stored], candidate, load, MACHINE) is None
