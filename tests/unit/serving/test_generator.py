@@ -15,8 +15,8 @@ import uvloop
 from maas.domain.deployments import Scaling
 from maas.domain.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from maas.domain.generation import Ending, Piece, TokenLogprob
-from maas.serving.codec import bytes_elements
 from maas.serving.dispatch import ReplicaLink
+from maas.serving.elements import bytes_elements
 from maas.serving.generation_frames import unpack_pieces
 from maas.serving.generator import GeneratorServer
 from maas.serving.messages import FrameKind, Priority
