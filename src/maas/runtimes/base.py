@@ -38,10 +38,11 @@ class LoadRequest:
 class Runtime(Protocol):
     """One loaded model. A runtime is used by one thread at a time.
 
-    Two attributes are there only where they say something else than usual:
+    Three attributes are there only where they say something else than usual:
     `takes_bytes = True`: BYTES inputs are encoded images or sound and come as `bytes`, not `str`.
     `last_progress`: when a predict that may take many seconds last got on, seconds on the
     monotonic clock; without it such a replica is taken for stuck.
+    `silent_seconds`: how long it may seem stuck, besides what any model may.
     """
 
     def load(self, request: LoadRequest) -> None:
@@ -62,6 +63,10 @@ def takes_bytes(runtime: Runtime) -> bool:
 
 def last_progress(runtime: Runtime) -> float:
     return float(getattr(runtime, "last_progress", 0.0))
+
+
+def silent_seconds(runtime: Runtime) -> float:
+    return float(getattr(runtime, "silent_seconds", 0.0))
 
 
 Said = Piece | Ending | MaasError

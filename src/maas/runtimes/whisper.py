@@ -40,6 +40,8 @@ _NEEDED = ("model.bin", "tokenizer.json")
 class WhisperRuntime:
     takes_bytes = True
     last_progress = 0.0
+    silent_seconds = 120.0
+    """For the half minute of sound that it hears at once, on a slow or busy machine."""
 
     def load(self, request: LoadRequest) -> None:
         """Raises InvalidInput for files that are no such model."""

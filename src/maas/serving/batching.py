@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.signature import Signature, TensorSpec
-from maas.runtimes.base import Arrays, Runtime, last_progress, numpy_dtype, takes_bytes
+from maas.runtimes.base import (
+    Arrays,
+    Runtime,
+    last_progress,
+    numpy_dtype,
+    silent_seconds,
+    takes_bytes,
+)
 from maas.serving.elements import bytes_elements, pack_elements
 from maas.serving.messages import Answers, Buffer, Column
 from maas.serving.queue import Parcel
@@ -26,6 +33,7 @@ class Batcher:
         self.max_rows = min(max_rows, signature.max_rows or max_rows)
         """Most rows that one call of the model gets."""
         self._is_text = not takes_bytes(runtime)
+        self.silent_seconds = silent_seconds(runtime)
         self._dtypes = [numpy_dtype(spec.datatype) for spec in signature.inputs]
 
     def run(self, parcels: list[Parcel]) -> Arrays:

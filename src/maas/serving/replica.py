@@ -88,10 +88,13 @@ class ReplicaServer(ReplicaSocket):
         }
 
     def _busy_s(self) -> float:
-        """Seconds since the model began its batch, or last showed that it gets on with it."""
+        """Seconds since the model began its batch, or last showed that it gets on with it, less
+        those that it may be silent for."""
         if not self._busy:
             return 0.0
-        return time.monotonic() - max(self._busy_since, self._batcher.last_progress)
+        batcher = self._batcher
+        since = max(self._busy_since, batcher.last_progress) + batcher.silent_seconds
+        return max(0.0, time.monotonic() - since)
 
     # -- requests ---------------------------------------------------------------------------
 

@@ -247,6 +247,12 @@ def test_a_model_that_gets_on_with_a_long_batch_is_not_taken_for_stuck() -> None
         assert server.stats()["busy_s"] > 59
         server._batcher._runtime.last_progress = time.monotonic() - 1  # type: ignore[attr-defined]
         assert server.stats()["busy_s"] < 30
+        server._batcher.silent_seconds = 120.0
+        server._batcher._runtime.last_progress = time.monotonic() - 60  # type: ignore[attr-defined]
+        assert server.stats()["busy_s"] == 0
+        server._batcher._runtime.last_progress = time.monotonic() - 150  # type: ignore[attr-defined]
+        server._busy_since = time.monotonic() - 150
+        assert 29 < server.stats()["busy_s"] < 60
         server._busy = False
         assert server.stats()["busy_s"] == 0
 
