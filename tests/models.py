@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,50 @@ def image_model(path: Path) -> Path:
         [helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["n"])],
     )
     return save(graph, path)
+
+
+def mood_model(folder: Path) -> None:
+    """A classifier of texts as the Hub has them: the sum of its words' scores for `bad`, `good`
+    and `neither`. Needs the package tokenizers."""
+    import tokenizers
+
+    words = ["[PAD]", "[UNK]", "great", "awful"]
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A [PAD]", special_tokens=[("[PAD]", 0)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "architectures": ["BertForSequenceClassification"],
+        "id2label": {"0": "bad", "1": "good", "2": "neither"},
+        "max_position_embeddings": 100,
+        "model_type": "bert",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    scores = np.array([[0, 0, 0], [0, 0, 0.1], [-4, 4, 0], [4, -4, 0]], np.float32)
+    scores[0, 2] = 0.1
+    nodes = [
+        helper.make_node("Gather", ["scores", "input_ids"], ["each"]),  # [n, t, 3]
+        helper.make_node("Cast", ["attention_mask"], ["there"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["there", "last"], ["weights"]),
+        helper.make_node("Mul", ["each", "weights"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "second"], ["logits"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mood",
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "t"])
+            for name in ("input_ids", "attention_mask")
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3])],
+        [
+            numpy_helper.from_array(scores, "scores"),
+            numpy_helper.from_array(np.array([2], np.int64), "last"),
+            numpy_helper.from_array(np.array([1], np.int64), "second"),
+        ],
+    )
+    save(graph, folder / "model.onnx")

@@ -44,6 +44,8 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Largest file that may be published."""
     request_timeout_s: Annotated[float, Meta(gt=0)] = 60.0
     """Longest that a request may take; a caller may ask for less."""
+    generation_timeout_s: Annotated[float, Meta(gt=0)] = 600.0
+    """Longest that writing a text may take; a caller may ask for less."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long accepted requests may take after SIGTERM."""
 

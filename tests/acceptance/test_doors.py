@@ -17,7 +17,8 @@ from fastapi.routing import APIRoute
 from maas.control.app import create_app
 from maas.control.principal import scope_of
 from maas.domain.keys import Scope
-from maas.gateway.app import Handlers, route_table
+from maas.gateway.app import Handlers, TextDoors, route_table
+from maas.gateway.modalities import Modalities
 from maas.gateway.routes import Access, Route
 from maas.settings import Server
 from tests import wire
@@ -88,7 +89,10 @@ def gateway_routes() -> list[Route]:
     nobody = cast(Any, _Anything())
     ready = Route("GET", "/readyz", Access.PUBLIC, nobody)
     metrics = Route("GET", "/metrics", Scope.READ, nobody)
-    return list(route_table(Handlers(nobody, nobody, nobody, ready, metrics), Server()).routes)
+    handlers = Handlers(
+        nobody, nobody, TextDoors(nobody), nobody, ready, metrics, Modalities(nobody)
+    )
+    return list(route_table(handlers, Server()).routes)
 
 
 class _Anything:

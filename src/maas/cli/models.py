@@ -100,7 +100,12 @@ def _print(details: VersionDetails) -> None:
     emit(f"{version.model}:{version.number}  {manifest.task}  {details.digest[:12]}")
     if manifest.description:
         emit(printable(manifest.description))
-    emit(f"published {when(version.created_at)} by {version.created_by or '-'}\n")
+    emit(f"published {when(version.created_at)} by {version.created_by or '-'}")
+    source = manifest.metadata.get("source")
+    if isinstance(source, dict) and "uri" in source:
+        told = f"from {source['uri']}, license {manifest.metadata.get('license', 'unknown')}"
+        emit(printable(told))
+    emit("")
     tensors = [("input", s) for s in manifest.signature.inputs]
     tensors += [("output", s) for s in manifest.signature.outputs]
     emit_table(
@@ -117,6 +122,8 @@ def _print(details: VersionDetails) -> None:
         ),
     )
     for item in details.evidence:
+        if item.kind == "source":
+            continue
         metrics = item.values.get("metrics") if item.kind == "metrics" else item.values
         found = metrics.items() if isinstance(metrics, dict) else ()
         numbers = {k: v for k, v in found if isinstance(v, int | float) and not isinstance(v, bool)}

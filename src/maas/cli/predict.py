@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from maas.client.client import Client
     from maas.domain.signature import Signature
 
-VALUES_HELP = "Inputs: '{\"x\": [1, 2]}', or x=[1,2] for each."
+VALUES_HELP = "Inputs: '{\"x\": [1, 2]}', or x=[1,2] for each; image=@photo.jpg is a file."
 FILE_HELP = "Inputs in a .json or .csv file (a header row names the columns); - is JSON on stdin."
 
 
@@ -70,6 +70,9 @@ def read_inputs(
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise InvalidInput(f"an input is NAME=VALUE or one JSON object; got {text!r}")
+        if value.startswith("@"):
+            inputs[key] = _bytes(Path(value[1:]))
+            continue
         try:
             inputs[key] = msgspec.json.decode(value)
         except msgspec.DecodeError:
@@ -92,6 +95,13 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as wrong:
         raise InvalidInput(f"{path}: {wrong}") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as wrong:
+        raise InvalidInput(f"{path}: {wrong.strerror or wrong}") from None
 
 
 def _signature(client: Client, name: str) -> Signature:

@@ -21,6 +21,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 JSON = "application/json"
+_OTHER_CODES = {"invalid_api_key": "unauthenticated", "rate_limit_exceeded": "overloaded"}
+"""What OpenAI's protocol calls some of our codes."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +95,24 @@ def error_of(reply: Reply) -> MaasError:
             problem = msgspec.json.decode(reply.body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             problem = None
-    if not isinstance(problem, dict) or "code" not in problem:
-        problem = {
-            "code": _code_of(reply.status),
-            "detail": f"the server answered {reply.status} without saying why",
-        }
-    error = error_from_problem(problem)
+    error = error_in(problem, reply.status)
     if error.retry_after is None:
         error.retry_after = retry_after(reply)
     return error
+
+
+def error_in(said: Any, status: int) -> MaasError:
+    """The error that a body describes: a problem document, or OpenAI's shape."""
+    if isinstance(said, dict) and isinstance(said.get("error"), dict):
+        inner = said["error"]
+        code = _OTHER_CODES.get(str(inner.get("code")), inner.get("code"))
+        said = {"code": code or _code_of(status), "detail": inner.get("message")}
+    if not isinstance(said, dict) or "code" not in said:
+        said = {
+            "code": _code_of(status),
+            "detail": f"the server answered {status} without saying why",
+        }
+    return error_from_problem(said)
 
 
 def retry_after(reply: Reply) -> float | None:

@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
 from maas import settings
 from maas.client import (
@@ -22,6 +22,9 @@ from maas.client import (
     registry,
 )
 from maas.client.calls import Call, Flow, Pause, Step
+from maas.client.chat import SECONDS as CHAT_SECONDS
+from maas.client.chat import AsyncChatStream, ChatAnswer, ChatStream, Messages
+from maas.client.chat import chat as chat_call
 from maas.client.retry import RetryPolicy
 from maas.client.transport import AsyncTransport, Connection, SyncTransport
 from maas.domain.errors import MaasError
@@ -186,6 +189,36 @@ class Client(_Blocking):
     status = _blocking(administration.status)
     logs = _blocking(administration.logs)
 
+    @overload
+    def chat(
+        self,
+        deployment: str,
+        messages: Messages,
+        *,
+        stream: Literal[False] = False,
+        timeout: float = CHAT_SECONDS,
+        **options: Any,
+    ) -> ChatAnswer: ...
+    @overload
+    def chat(
+        self,
+        deployment: str,
+        messages: Messages,
+        *,
+        stream: Literal[True],
+        timeout: float = CHAT_SECONDS,
+        **options: Any,
+    ) -> ChatStream: ...
+    def chat(
+        self, deployment: str, messages: Messages, *, stream: bool = False,
+        timeout: float = CHAT_SECONDS, **options: Any,
+    ) -> ChatAnswer | ChatStream:  # fmt: skip
+        """As `maas.client.chat.chat`; with `stream` the answer's pieces while they are written,
+        `timeout` seconds at most between two of them."""
+        if stream:
+            return ChatStream(self._transport, deployment, messages, timeout, options)
+        return self._run(chat_call(deployment, messages, timeout=timeout, **options))
+
     def close(self) -> None:
         self._transport.close()
 
@@ -267,6 +300,35 @@ class AsyncClient(_Awaited):
     usage = _awaited(administration.usage)
     status = _awaited(administration.status)
     logs = _awaited(administration.logs)
+
+    @overload
+    async def chat(
+        self,
+        deployment: str,
+        messages: Messages,
+        *,
+        stream: Literal[False] = False,
+        timeout: float = CHAT_SECONDS,
+        **options: Any,
+    ) -> ChatAnswer: ...
+    @overload
+    async def chat(
+        self,
+        deployment: str,
+        messages: Messages,
+        *,
+        stream: Literal[True],
+        timeout: float = CHAT_SECONDS,
+        **options: Any,
+    ) -> AsyncChatStream: ...
+    async def chat(
+        self, deployment: str, messages: Messages, *, stream: bool = False,
+        timeout: float = CHAT_SECONDS, **options: Any,
+    ) -> ChatAnswer | AsyncChatStream:  # fmt: skip
+        """As `Client.chat`; a stream is for `async for`."""
+        if stream:
+            return AsyncChatStream(self._transport, deployment, messages, timeout, options)
+        return await self._run(chat_call(deployment, messages, timeout=timeout, **options))
 
     async def close(self) -> None:
         await self._transport.close()

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
 
-from maas.client.calls import Call, Reply
+from maas.client.calls import Call, Reply, error_of
 from maas.client.errors import ServerUnavailable
 from maas.client.retry import RetryPolicy
 from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError
@@ -105,6 +105,23 @@ class SyncTransport:
             time.sleep(pause)
             attempt += 1
 
+    def lines(self, call: Call[Any]) -> Generator[str, None, None]:
+        """Lines of the answer while they come; closing this ends it. `call.timeout` is for the
+        silence before each. Raises as `send`; nothing is sent again."""
+        started = time.monotonic()
+        request = _streamed(self._http, self.connection, call)
+        try:
+            response = self._http.send(request, stream=True)
+            try:
+                if response.status_code >= 400:
+                    reply = Reply(response.status_code, dict(response.headers), response.read())
+                    raise error_of(reply)
+                yield from response.iter_lines()
+            finally:
+                response.close()
+        except httpx2.TransportError as error:
+            raise self.connection.lost(call, error, time.monotonic() - started) from error
+
     def close(self) -> None:
         self._http.close()
 
@@ -152,6 +169,25 @@ class AsyncTransport:
             await asyncio.sleep(pause)
             attempt += 1
 
+    async def lines(self, call: Call[Any]) -> AsyncGenerator[str, None]:
+        """As SyncTransport.lines."""
+        started = time.monotonic()
+        request = _streamed(self._http, self.connection, call)
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                if response.status_code >= 400:
+                    reply = Reply(
+                        response.status_code, dict(response.headers), await response.aread()
+                    )
+                    raise error_of(reply)
+                async for line in response.aiter_lines():
+                    yield line
+            finally:
+                await response.aclose()
+        except httpx2.TransportError as error:
+            raise self.connection.lost(call, error, time.monotonic() - started) from error
+
     async def close(self) -> None:
         await self._http.aclose()
 
@@ -192,6 +228,18 @@ def _finish(connection: Connection, call: Call[T], outcome: Outcome, started: fl
     if reply is None:
         raise MaasError("neither an answer nor a failure")
     return call.read(reply)
+
+
+def _streamed(
+    http: httpx2.Client | httpx2.AsyncClient, connection: Connection, call: Call[Any]
+) -> httpx2.Request:
+    return http.build_request(
+        call.method,
+        call.path,
+        content=call.body,
+        headers=_headers(call),
+        timeout=call.timeout or connection.timeout_s,
+    )
 
 
 def _headers(call: Call[Any]) -> dict[str, str]:

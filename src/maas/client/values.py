@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +13,9 @@ from maas.domain.errors import InvalidInput
 
 
 def encode_inputs(inputs: Mapping[str, Any]) -> bytes:
-    """The JSON object of `inputs`: lists, numbers, strings, numpy arrays, torch tensors, pandas
-    columns and frames. Raises InvalidInput that names the input which is none of these, or not
-    finite."""
+    """The JSON object of `inputs`: lists, numbers, strings, bytes (an image, a clip), numpy arrays,
+    torch tensors, pandas columns and frames. Raises InvalidInput that names the input which is
+    none of these, or not finite."""
     plain = plain_inputs(inputs)
     try:
         body = msgspec.json.encode(plain)
@@ -45,7 +46,9 @@ def as_arrays(outputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value] if any(map(_is_array, value)) else value
+        return [_plain(v) for v in value] if any(map(_is_special, value)) else value
+    if isinstance(value, (bytes, bytearray, memoryview)):  # an image, a clip
+        return {"b64": base64.b64encode(value).decode()}
     if not _is_array(value):
         return value
     if hasattr(value, "detach"):  # a torch tensor, which may have a gradient or be on a GPU
@@ -53,6 +56,10 @@ def _plain(value: Any) -> Any:
     elif hasattr(value, "to_numpy"):  # a pandas or polars column or frame
         value = value.to_numpy()
     return value.tolist()
+
+
+def _is_special(value: Any) -> bool:
+    return isinstance(value, (bytes, bytearray, memoryview)) or _is_array(value)
 
 
 def _is_array(value: Any) -> bool:

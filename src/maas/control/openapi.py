@@ -12,7 +12,24 @@ from typing import Any
 from fastapi import FastAPI
 
 from maas.control.api_schemas import NAME, SCHEMAS, SHA256, Schema, ref
+from maas.control.modality_schemas import (
+    FORMS,
+    MODALITY_ANSWERS,
+    MODALITY_OPERATIONS,
+    MODALITY_SCHEMAS,
+    file_content,
+    text_content,
+)
 from maas.control.principal import GuardedRoute, scope_of
+from maas.control.text_schemas import (
+    ANTHROPIC,
+    OPENAI,
+    STREAMED,
+    TEXT_ANSWERS,
+    TEXT_OPERATIONS,
+    TEXT_SCHEMAS,
+    stream_content,
+)
 
 # operation, status of success, what it answers; '' for an empty body.
 _ANSWERS: dict[str, tuple[tuple[int, str], ...]] = {
@@ -56,6 +73,8 @@ _ANSWERS: dict[str, tuple[tuple[int, str], ...]] = {
     "livez": ((200, "text"),),
     "readyz": ((200, "text"),),
     "metrics": ((200, "text"),),
+    **TEXT_ANSWERS,
+    **MODALITY_ANSWERS,
 }
 _STATUS_TEXT = {200: "Done", 201: "Made", 204: "Done; nothing to say"}
 _ALREADY = "It was there already"
@@ -63,6 +82,9 @@ _ALREADY = "It was there already"
 _MODEL = "/v2/models/{model}"
 _VERSION = _MODEL + "/versions/{version}"
 _OIP = "Open Inference Protocol v2"
+_ERRORS = {_OIP: "InferError", OPENAI: "OpenAIError", ANTHROPIC: "AnthropicError",
+           "rerank": "OpenAIError"}  # fmt: skip
+"""By tag, where errors keep their protocol's shape."""
 
 # path, method, operation, tag, scope ('' for none at all), summary, schema of the body
 _GATEWAY: tuple[tuple[str, str, str, str, str, str, str], ...] = (
@@ -84,6 +106,8 @@ _GATEWAY: tuple[tuple[str, str, str, str, str, str, str], ...] = (
     ("/livez", "get", "livez", "health", "", "Whether the gateway lives", ""),
     ("/readyz", "get", "readyz", "health", "", "Whether it knows keys and deployments", ""),
     ("/metrics", "get", "metrics", "health", "read", "Counters in Prometheus' text format", ""),
+    *TEXT_OPERATIONS,
+    *MODALITY_OPERATIONS,
 )  # fmt: skip
 _PARAMETERS: dict[str, Schema] = {
     "deployment": NAME,
@@ -112,8 +136,9 @@ _RENAMED = {
 _ABOUT = """\
 Every call needs a key, in `Authorization: Bearer KEY` or `X-API-Key: KEY`, but for `/livez` and
 `/readyz`. Each operation names the scope that the key must have; `admin` stands for all of
-them. Errors are problem documents (RFC 9457), except under `/v2`, which keeps its protocol's
-shape. `X-Request-ID` is echoed. `X-Request-Timeout-Ms` asks for an answer within that time.
+them. Errors are problem documents (RFC 9457), except under `/v1` and `/v2`, which keep their
+protocols' shapes. `X-Request-ID` is echoed. `X-Request-Timeout-Ms` asks for an answer within that
+time.
 """
 
 
@@ -143,7 +168,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
             made["requestBody"] = {"required": True, "content": _content(body)}
         if body == "InferRequest":
             made["requestBody"]["content"] |= _content("octets")
-        shape = "InferError" if tag == _OIP else "Problem"
+        if body == "Inputs":
+            made["requestBody"]["content"] |= file_content()
+        shape = _ERRORS.get(tag, "Problem")
         paths.setdefault(path, {})[method] = _operation(operation_id, path, scope, made, shape)
     return {
         "openapi": "3.1.0",
@@ -156,8 +183,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
         },
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": dict(sorted((schemas | SCHEMAS).items())),
-            "responses": {name: _error(name) for name in ("Problem", "InferError")},
+            "schemas": dict(sorted((schemas | SCHEMAS | TEXT_SCHEMAS | MODALITY_SCHEMAS).items())),
+            "responses": {name: _error(name) for name in ("Problem", *_ERRORS.values())},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -194,6 +221,10 @@ def _operation(
             said["content"] = _content(answer)
         if answer == "InferResponse":
             said["content"] |= _content("octets")
+        if operation_id in STREAMED:
+            said["content"] |= stream_content()
+        if answer == "Transcription":
+            said["content"] |= text_content()
         responses[str(status)] = said
     responses["default"] = {"$ref": f"#/components/responses/{error}"}
     operation = {"operationId": operation_id} | made
@@ -213,6 +244,8 @@ def _content(name: str) -> dict[str, Any]:
         return {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     if name == "text":
         return {"text/plain": {"schema": _TEXT}}
+    if name in FORMS:
+        return {"multipart/form-data": {"schema": ref(name)}}
     if name == "any":
         return {"application/json": {"schema": {"type": "object"}}}
     return {"application/json": {"schema": ref(name)}}

@@ -39,6 +39,8 @@ class TensorBody(Body):
     units: ShortText | None = None
     description: Text | None = None
     labels: list[ShortText] = []
+    default: ShortText | float | bool | None = None
+    nested: bool = False
 
 
 class SignatureBody(Body):

@@ -4,7 +4,7 @@ MaasError
 ├── BadRequest 400 ─ MalformedBody 400, ContextLengthExceeded 400
 ├── Unauthenticated 401
 ├── Forbidden 403
-├── NotFound 404
+├── NotFound 404 ─ ModelNotFound 404
 ├── MethodNotAllowed 405
 ├── RequestTimeout 408
 ├── Conflict 409
@@ -96,6 +96,12 @@ class NotFound(MaasError):
 
     code = "not_found"
     status = 404
+
+
+class ModelNotFound(NotFound):
+    """No deployment of this name can do what is asked here."""
+
+    code = "model_not_found"
 
 
 class MethodNotAllowed(MaasError):

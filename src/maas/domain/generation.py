@@ -83,3 +83,5 @@ class Ending:
     completion_tokens: int
     cached_tokens: int = 0
     """Of the prompt's tokens, those whose work was done before."""
+    stop: str = ""
+    """Of the asked stops, the one that ended it, if the engine says."""

@@ -60,6 +60,10 @@ class TensorSpec:
     description: str | None = None
     labels: tuple[str, ...] = ()
     """Names of the last dimension's entries (features or classes), if they have names."""
+    default: str | float | bool | None = None
+    """What an input without dimensions is for callers who leave it out; None: nobody may."""
+    nested: bool = False
+    """True for an embedding whose first so many numbers, scaled to length 1, are one, too."""
 
     def __post_init__(self) -> None:
         if not TENSOR_NAME.fullmatch(self.name):
@@ -78,6 +82,10 @@ class TensorSpec:
             )
         if math.prod(abs(d) for d in self.shape) > MAX_ELEMENTS:
             raise InvalidInput(f"{self.name}: more than {MAX_ELEMENTS} elements per row")
+        if self.default is not None and self.shape:
+            raise InvalidInput(
+                f"{self.name}: only an input without dimensions has a default", field="default"
+            )
 
     @property
     def dtype(self) -> DataType:
@@ -110,6 +118,10 @@ class TensorSpec:
             out["description"] = self.description
         if self.labels:
             out["labels"] = list(self.labels)
+        if self.default is not None:
+            out["default"] = self.default
+        if self.nested:
+            out["nested"] = True
         return out
 
     @classmethod
@@ -121,6 +133,8 @@ class TensorSpec:
             units=raw.get("units"),
             description=raw.get("description"),
             labels=tuple(str(x) for x in raw.get("labels", ())),
+            default=raw.get("default"),
+            nested=bool(raw.get("nested", False)),
         )
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from maas.domain.keys import Scope
+from maas.gateway.anthropic import MessagesDoor
+from maas.gateway.anthropic_shapes import anthropic_shape
 from maas.gateway.console import console_routes
+from maas.gateway.generation import GenerationDesk
 from maas.gateway.health import live
+from maas.gateway.modalities import Modalities, modality_routes
 from maas.gateway.oip import OCTETS, OipDoor
+from maas.gateway.openai_chat import ChatDoor
+from maas.gateway.openai_completions import CompletionsDoor
+from maas.gateway.openai_models import ModelsDoor
+from maas.gateway.openai_shapes import openai_shape
 from maas.gateway.predict import PredictDoor
+from maas.gateway.predict_bodies import PREDICT_TYPES
 from maas.gateway.proxy import ControlProxy
 from maas.gateway.request import oip_shape
 from maas.gateway.routes import JSON_ONLY, Access, Route, RouteTable
@@ -17,22 +27,27 @@ EXPLAIN_BODY_BYTES = 16 << 20
 V2 = "/v2/models/{model}"
 
 
+class TextDoors:
+    """Those under `/v1` that write text."""
+
+    def __init__(self, desk: GenerationDesk) -> None:
+        self.models = ModelsDoor(desk.router)
+        self.chat = ChatDoor(desk)
+        self.completions = CompletionsDoor(desk)
+        self.messages = MessagesDoor(desk)
+
+
+@dataclass(frozen=True)
 class Handlers:
     """What the routes lead to; made by the process, which knows the settings."""
 
-    def __init__(
-        self,
-        predict: PredictDoor,
-        oip: OipDoor,
-        proxy: ControlProxy,
-        ready: Route,
-        metrics: Route,
-    ) -> None:
-        self.predict = predict
-        self.oip = oip
-        self.proxy = proxy
-        self.ready = ready
-        self.metrics = metrics
+    predict: PredictDoor
+    oip: OipDoor
+    text: TextDoors
+    proxy: ControlProxy
+    ready: Route
+    metrics: Route
+    modalities: Modalities
 
 
 class Limits(Protocol):
@@ -48,16 +63,21 @@ class Limits(Protocol):
 
 def route_table(handlers: Handlers, limits: Limits) -> RouteTable:
     predict, oip, proxy = handlers.predict, handlers.oip, handlers.proxy
-    max_json = min(limits.max_json_bytes, limits.max_body_bytes)
+    max_body = limits.max_body_bytes
+    max_json = min(limits.max_json_bytes, max_body)
     call = Scope.CALL
     routes = [
         Route("GET", "/livez", Access.PUBLIC, live, while_draining=True),
         handlers.ready,
         handlers.metrics,
-        Route("POST", "/predict", call, predict.handle, max_json),
-        Route("POST", "/predict/{deployment}", call, predict.handle, max_json),
+        *(
+            Route("POST", path, call, predict.handle, max_body, PREDICT_TYPES, max_json=max_json)
+            for path in ("/predict", "/predict/{deployment}")
+        ),
+        *modality_routes(handlers.modalities, max_json, max_body),
         Route("POST", "/explain/{deployment}", call, proxy.explain, EXPLAIN_BODY_BYTES),
         *_oip_routes(oip, limits.max_body_bytes),
+        *_text_routes(handlers.text, max_json),
         Route("GET", "/openapi.json", Access.ANY_KEY, proxy.forward),
         *(
             Route(method, "/api/{*}", Access.ANY_KEY, proxy.forward,
@@ -89,4 +109,20 @@ def _oip_routes(oip: OipDoor, max_body: int) -> list[Route]:
         types = (*JSON_ONLY, OCTETS, b"")
         routes.append(Route("POST", pattern, Scope.CALL, oip.infer, max_body, types,
                             error_shape=oip_shape))  # fmt: skip
+    return routes
+
+
+def _text_routes(doors: TextDoors, max_json: int) -> list[Route]:
+    call, openai, anthropic = Scope.CALL, openai_shape, anthropic_shape
+    routes = [
+        Route("GET", "/v1/models", call, doors.models.list, error_shape=openai),
+        Route("GET", "/v1/models/{model}", call, doors.models.get, error_shape=openai),
+    ]
+    for path, handler, shape in (
+        ("/v1/chat/completions", doors.chat.handle, openai),
+        ("/v1/completions", doors.completions.handle, openai),
+        ("/v1/messages", doors.messages.create, anthropic),
+        ("/v1/messages/count_tokens", doors.messages.count, anthropic),
+    ):
+        routes.append(Route("POST", path, call, handler, max_json, error_shape=shape))
     return routes

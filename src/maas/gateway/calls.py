@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import ClassVar
 from zlib import crc32
 
 from maas.domain.errors import BadRequest, MaasError, Unauthenticated
@@ -27,6 +28,9 @@ class HttpCall(Call):
     """Carries an HTTP request to a replica and its answer back; one subclass per protocol."""
 
     __slots__ = ("meter", "request", "route")
+
+    operation: ClassVar[str] = "predict"
+    """What usage is recorded under."""
 
     def __init__(
         self, request: Request, route: LiveRoute, meter: Meter, decoded: Decoded, longest: float
@@ -68,12 +72,12 @@ class HttpCall(Call):
             self.failed(MaasError("an internal error; the server's log has it"))
             return
         key = key_of(request)
-        self.meter.answered(key, "predict", self.route, self.rows, request.received, answers)
+        self.meter.answered(key, self.operation, self.route, self.rows, request.received, answers)
         request.respond(200, body, content_type, headers)
 
     def failed(self, error: MaasError) -> None:
         route = self.route
-        self.meter.failed(self.request.key, "predict", route.deployment, route, error)
+        self.meter.failed(self.request.key, self.operation, route.deployment, route, error)
         self.request.fail(error)
 
 

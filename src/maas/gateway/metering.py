@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from maas.domain.errors import MaasError
@@ -15,7 +17,15 @@ from maas.domain.keys import Key
 from maas.serving.counter_file import CounterFile, read_counters
 from maas.serving.messages import Answers
 from maas.serving.routing import LiveRoute
-from maas.serving.usage_file import COMPUTE_US, ERRORS, REQUESTS, ROWS, UsageFile
+from maas.serving.usage_file import (
+    COMPLETION_TOKENS,
+    COMPUTE_US,
+    ERRORS,
+    PROMPT_TOKENS,
+    REQUESTS,
+    ROWS,
+    UsageFile,
+)
 
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the latency histogram's buckets, seconds; a last bucket holds the rest."""
@@ -23,14 +33,43 @@ COUNT, LATENCY_US, QUEUE_US, MODEL_US, BATCHES, BATCH_ROWS, FIRST_BUCKET = range
 """COUNT is of failures; answers are counted by their buckets."""
 WIDTH = FIRST_BUCKET + len(BOUNDS) + 1
 
+FIRST_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
+                7.5, 10.0)  # fmt: skip
+PER_TOKEN_BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+"""Of the time to the first token and per further token, in seconds: the buckets of OpenTelemetry's
+conventions for generative models."""
+PROMPT, COMPLETION, CACHED, FIRST_US, PER_TOKEN_US, FIRST_FIRST_BUCKET = range(6)
+FIRST_PER_TOKEN_BUCKET = FIRST_FIRST_BUCKET + len(FIRST_BOUNDS) + 1
+GENERATION_WIDTH = FIRST_PER_TOKEN_BUCKET + len(PER_TOKEN_BOUNDS) + 1
+GENERATIONS = "generations"
+"""The end of the names of files with these counters."""
+
+
+@dataclass
+class Written:
+    """What one request for text took, as the engine counted, and how long its parts."""
+
+    choices: int
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    first: list[float] = field(default_factory=list)
+    """Of each choice that wrote anything, seconds from the request's head to its first token."""
+    per_token: list[float] = field(default_factory=list)
+    """Of each choice with more than one token, mean seconds per further token."""
+
 
 class Meter:
     def __init__(self, usage_dir: Path, run_dir: Path, source: str) -> None:
         """`source` names this incarnation of this gateway and is never used again."""
         self._usage = UsageFile(usage_dir, source)
-        for old in run_dir.glob("*.metrics"):
-            _drop_if_dead(old)
+        for ending in ("metrics", GENERATIONS):
+            for old in run_dir.glob(f"*.{ending}"):
+                _drop_if_dead(old)
         self._metrics = CounterFile(run_dir / f"{source}.metrics", source, WIDTH)
+        self._generations = CounterFile(
+            run_dir / f"{source}.{GENERATIONS}", source, GENERATION_WIDTH
+        )
         self._run_dir = run_dir
 
     def answered(
@@ -77,14 +116,51 @@ class Meter:
         if route is not None:
             self._slot(route, error.code)[COUNT] += 1
 
-    def _slot(self, route: LiveRoute, outcome: str) -> memoryview:
-        label = "\t".join((route.deployment, str(route.version), route.variant, outcome))
-        return self._metrics.slot(label)
+    def wrote(
+        self, key: Key, operation: str, route: LiveRoute, received: float, written: Written
+    ) -> None:
+        """Count a request for text that was answered."""
+        self._usage.slot(key.id, route.deployment, operation)[REQUESTS] += 1
+        latency = time.monotonic() - received
+        slot = self._slot(route, "ok")
+        slot[LATENCY_US] += int(latency * 1e6)
+        slot[FIRST_BUCKET + bisect_left(BOUNDS, latency)] += 1
+        self._count_tokens(key, operation, route, written)
 
-    def totals(self) -> dict[str, tuple[int, ...]]:
+    def read(self, key: Key, operation: str, route: LiveRoute, tokens: int) -> None:
+        """Count the tokens of texts that were read and nothing was written to."""
+        self._usage.slot(key.id, route.deployment, operation)[PROMPT_TOKENS] += tokens
+        self._generations.slot(_label(route, operation))[PROMPT] += tokens
+
+    def stopped_writing(
+        self, key: Key, operation: str, route: LiveRoute, written: Written, error: MaasError | None
+    ) -> None:
+        """Count one that ended otherwise, with what was written until then; without an `error`
+        its client left."""
+        usage = self._usage.slot(key.id, route.deployment, operation)
+        usage[ERRORS if error is not None else REQUESTS] += 1
+        self._slot(route, error.code if error is not None else "cancelled")[COUNT] += 1
+        self._count_tokens(key, operation, route, written)
+
+    def _count_tokens(self, key: Key, operation: str, route: LiveRoute, written: Written) -> None:
+        usage = self._usage.slot(key.id, route.deployment, operation)
+        usage[ROWS] += written.choices
+        usage[PROMPT_TOKENS] += written.prompt_tokens
+        usage[COMPLETION_TOKENS] += written.completion_tokens
+        slot = self._generations.slot(_label(route, operation))
+        slot[PROMPT] += written.prompt_tokens
+        slot[COMPLETION] += written.completion_tokens
+        slot[CACHED] += written.cached_tokens
+        _observe(slot, FIRST_US, FIRST_FIRST_BUCKET, FIRST_BOUNDS, written.first)
+        _observe(slot, PER_TOKEN_US, FIRST_PER_TOKEN_BUCKET, PER_TOKEN_BOUNDS, written.per_token)
+
+    def _slot(self, route: LiveRoute, outcome: str) -> memoryview:
+        return self._metrics.slot(_label(route, outcome))
+
+    def totals(self, ending: str = "metrics") -> dict[str, tuple[int, ...]]:
         """Metrics of all gateway workers, added up by label."""
         out: dict[str, tuple[int, ...]] = {}
-        for path in self._run_dir.glob("*.metrics"):
+        for path in self._run_dir.glob(f"*.{ending}"):
             try:
                 _, totals, _ = read_counters(path)
             except (OSError, ValueError):
@@ -99,6 +175,19 @@ class Meter:
     def close(self) -> None:
         self._usage.close()
         self._metrics.close()
+        self._generations.close()
+
+
+def _label(route: LiveRoute, last: str) -> str:
+    return "\t".join((route.deployment, str(route.version), route.variant, last))
+
+
+def _observe(
+    slot: memoryview, total_us: int, buckets: int, bounds: Sequence[float], seconds: list[float]
+) -> None:
+    for one in seconds:
+        slot[total_us] += int(one * 1e6)
+        slot[buckets + bisect_left(bounds, one)] += 1
 
 
 def _drop_if_dead(path: Path) -> None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from maas.gateway.metering import (
     BATCH_ROWS,
     BATCHES,
     BOUNDS,
+    CACHED,
+    COMPLETION,
     COUNT,
+    FIRST_BOUNDS,
     FIRST_BUCKET,
+    FIRST_FIRST_BUCKET,
+    FIRST_PER_TOKEN_BUCKET,
+    FIRST_US,
+    GENERATIONS,
     LATENCY_US,
     MODEL_US,
+    PER_TOKEN_BOUNDS,
+    PER_TOKEN_US,
+    PROMPT,
     QUEUE_US,
     Meter,
 )
@@ -23,7 +33,8 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 def metrics_handler(meter: Meter, router: Router, version: str) -> Callable[[Request], None]:
     def handle(request: Request) -> None:
-        text = "\n".join(_lines(meter.totals(), router, version)) + "\n"
+        lines = [*_lines(meter.totals(), router, version), *_of_text(meter.totals(GENERATIONS))]
+        text = "\n".join(lines) + "\n"
         request.respond(200, text.encode(), CONTENT_TYPE)
 
     return handle
@@ -48,13 +59,13 @@ def _lines(totals: dict[str, tuple[int, ...]], router: Router, version: str) -> 
     yield "# HELP maas_inference_duration_seconds From the request's head to its answer."
     yield "# TYPE maas_inference_duration_seconds histogram"
     for labels, counters in answered:
-        total = 0
-        for bound, count in zip((*BOUNDS, "+Inf"), counters[FIRST_BUCKET:], strict=True):
-            total += count
-            yield f'maas_inference_duration_seconds_bucket{{{labels},le="{bound}"}} {total}'
-        seconds = counters[LATENCY_US] / 1e6
-        yield f"maas_inference_duration_seconds_sum{{{labels}}} {seconds}"
-        yield f"maas_inference_duration_seconds_count{{{labels}}} {total}"
+        yield from _histogram(
+            "maas_inference_duration_seconds",
+            labels,
+            BOUNDS,
+            counters[FIRST_BUCKET:],
+            counters[LATENCY_US],
+        )
     for name, place, scale, help_text in (
         ("queue_seconds", QUEUE_US, 1e-6, "Time that requests waited in a replica."),
         ("compute_seconds", MODEL_US, 1e-6, "Run time of the model."),
@@ -65,6 +76,46 @@ def _lines(totals: dict[str, tuple[int, ...]], router: Router, version: str) -> 
         yield f"# TYPE maas_inference_{name}_total counter"
         for labels, counters in answered:
             yield f"maas_inference_{name}_total{{{labels}}} {counters[place] * scale}"
+
+
+def _of_text(totals: dict[str, tuple[int, ...]]) -> Iterator[str]:
+    """Of generations: their tokens, and how long these took."""
+    series = []
+    for label, counters in sorted(totals.items()):
+        labels, operation = _labels(label)
+        series.append((f'{labels},operation="{operation}"', counters))
+    for name, place, help_text in (
+        ("prompt_tokens", PROMPT, "Tokens read, as the engine counts."),
+        ("cached_tokens", CACHED, "Of these, tokens whose work was done before."),
+        ("completion_tokens", COMPLETION, "Tokens written, as the engine counts."),
+    ):
+        yield f"# HELP maas_generation_{name}_total {help_text}"
+        yield f"# TYPE maas_generation_{name}_total counter"
+        for labels, counters in series:
+            yield f"maas_generation_{name}_total{{{labels}}} {counters[place]}"
+    for name, bounds, first, sum_at, help_text in (
+        ("time_to_first_token", FIRST_BOUNDS, FIRST_FIRST_BUCKET, FIRST_US,
+         "From the request's head to the first token of a choice."),
+        ("time_per_output_token", PER_TOKEN_BOUNDS, FIRST_PER_TOKEN_BUCKET, PER_TOKEN_US,
+         "Mean time per further token of a choice."),
+    ):  # fmt: skip
+        yield f"# HELP maas_generation_{name}_seconds {help_text}"
+        yield f"# TYPE maas_generation_{name}_seconds histogram"
+        for labels, counters in series:
+            buckets = counters[first : first + len(bounds) + 1]
+            name_in_full = f"maas_generation_{name}_seconds"
+            yield from _histogram(name_in_full, labels, bounds, buckets, counters[sum_at])
+
+
+def _histogram(
+    name: str, labels: str, bounds: Sequence[float], buckets: Sequence[int], sum_us: int
+) -> Iterator[str]:
+    total = 0
+    for bound, count in zip((*bounds, "+Inf"), buckets, strict=True):
+        total += count
+        yield f'{name}_bucket{{{labels},le="{bound}"}} {total}'
+    yield f"{name}_sum{{{labels}}} {sum_us / 1e6}"
+    yield f"{name}_count{{{labels}}} {total}"
 
 
 def _labels(label: str) -> tuple[str, str]:

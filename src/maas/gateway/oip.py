@@ -20,8 +20,9 @@ from maas.gateway.calls import Encoded, HttpCall
 from maas.gateway.metering import Meter
 from maas.gateway.oip_json import QuickOip
 from maas.gateway.request import JSON, Request
-from maas.serving.codec import Decoded, bytes_elements, flat_elements, pack, parse_json
+from maas.serving.codec import Decoded, default_tensor, flat_elements, pack, parse_json
 from maas.serving.dispatch import rows_of
+from maas.serving.elements import bytes_elements
 from maas.serving.messages import Answers, Buffer
 from maas.serving.routing import LiveDeployment, LiveRoute, Router
 
@@ -249,20 +250,26 @@ def _decoded(signature: Signature, asked: InferRequest, tail: memoryview) -> Dec
         at += size
     if at != len(tail):
         raise InvalidInput(f"{len(tail) - at} bytes follow the last binary tensor")
-    missing = [s.name for s in signature.inputs if s.name not in given]
-    if missing:
-        raise InvalidInput(f"input {missing[0]!r} is missing", field=missing[0])
-    ordered = [given[spec.name] for spec in signature.inputs]
-    rows = ordered[0][0].shape[0]
-    for tensor, _ in ordered:
+    missing = [s.name for s in signature.inputs if s.name not in given and s.default is None]
+    if missing or not given:
+        name = (missing or [signature.inputs[0].name])[0]
+        raise InvalidInput(f"input {name!r} is missing", field=name)
+    first = next(tensor for tensor, _ in given.values())
+    rows = first.shape[0]
+    for tensor, _ in given.values():
         if tensor.shape[0] != rows:
             raise InvalidInput(
-                f"input {tensor.name!r} has {tensor.shape[0]} rows and {ordered[0][0].name!r} "
+                f"input {tensor.name!r} has {tensor.shape[0]} rows and {first.name!r} "
                 f"has {rows}; all inputs must have as many",
                 field=tensor.name,
             )
-    shapes = tuple(tuple(t.shape[1:]) for t, _ in ordered)
-    return Decoded([data for _, data in ordered], shapes, rows)
+    columns: list[Buffer] = []
+    shapes: list[tuple[int, ...]] = []
+    for spec in signature.inputs:
+        found = given.get(spec.name)
+        columns.append(found[1] if found else default_tensor(spec, rows).data)
+        shapes.append(tuple(found[0].shape[1:]) if found else ())
+    return Decoded(columns, tuple(shapes), rows)
 
 
 def _check_tensor(spec: TensorSpec, tensor: Input) -> None:

@@ -1,10 +1,14 @@
-"""`POST /predict/{deployment}`: a JSON object of named inputs in, of named outputs out."""
+"""`POST /predict/{deployment}`: named inputs in, a JSON object of named outputs out.
+
+Inputs come as a JSON object, as nearly always, or as `predict_bodies` says.
+"""
 
 from __future__ import annotations
 
 from maas.domain.errors import MaasError
 from maas.gateway.calls import Encoded, HttpCall
 from maas.gateway.metering import Meter
+from maas.gateway.predict_bodies import decoded
 from maas.gateway.request import JSON, Request
 from maas.serving.codec import Decoded
 from maas.serving.messages import Answers
@@ -23,8 +27,11 @@ class PredictDoor:
         route = None
         try:
             route = deployment.pick()
-            decoded = route.codec.decode(request.body)
-            PredictCall(request, route, self._meter, decoded, self._timeout_s).submit()
+            if request.headers.get(b"content-type") == JSON:
+                found = route.codec.decode(request.body)
+            else:
+                found = decoded(request, route)
+            PredictCall(request, route, self._meter, found, self._timeout_s).submit()
         except MaasError as error:
             self._meter.failed(request.key, "predict", deployment.name, route, error)
             request.fail(error)

@@ -19,8 +19,8 @@ _BODILESS = (204, 304)
 _USUAL_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
 
 Headers = tuple[tuple[bytes, bytes], ...]
-ErrorShape = Callable[[MaasError, str], tuple[bytes, bytes]]
-"""An error and a request id → content type and body."""
+ErrorShape = Callable[[MaasError, str], tuple[int, bytes, bytes]]
+"""An error and a request id → status, content type and body."""
 
 
 class Door(Protocol):
@@ -185,13 +185,13 @@ class Request:
         extra: list[tuple[bytes, bytes]] = []
         if error.retry_after is not None:
             extra.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
-        if error.status == 401:
-            extra.append((b"www-authenticate", b'Bearer realm="maas"'))
-        if error.status == 405 and "allow" in error.details:
-            extra.append((b"allow", str(error.details["allow"]).encode()))
         request_id = self.head.request_id.decode("ascii", "replace")
-        content_type, body = self.head.error_shape(error, request_id)
-        self.respond(error.status, body, content_type, tuple(extra))
+        status, content_type, body = self.head.error_shape(error, request_id)
+        if status == 401:
+            extra.append((b"www-authenticate", b'Bearer realm="maas"'))
+        if status == 405 and "allow" in error.details:
+            extra.append((b"allow", str(error.details["allow"]).encode()))
+        self.respond(status, body, content_type, tuple(extra))
 
     async def stream(
         self, status: int, content_type: bytes, headers: Headers, length: int | None
@@ -305,6 +305,11 @@ def _set_once(future: Future[None]) -> None:
         future.set_result(None)
 
 
+def media_type(headers: dict[bytes, bytes]) -> bytes:
+    """Of a body, in lower case and without parameters; b"" if its sender does not say."""
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
 _STATUS_LINES: dict[int, bytes] = {}
 
 
@@ -319,11 +324,11 @@ def _status_line(status: int) -> bytes:
     return line
 
 
-def problem_shape(error: MaasError, request_id: str) -> tuple[bytes, bytes]:
+def problem_shape(error: MaasError, request_id: str) -> tuple[int, bytes, bytes]:
     """RFC 9457, for `/predict`, `/explain` and control."""
-    return PROBLEM, json.dumps(error.to_problem(request_id or None)).encode()
+    return error.status, PROBLEM, json.dumps(error.to_problem(request_id or None)).encode()
 
 
-def oip_shape(error: MaasError, request_id: str) -> tuple[bytes, bytes]:
+def oip_shape(error: MaasError, request_id: str) -> tuple[int, bytes, bytes]:
     """Open Inference Protocol v2: an object with one string."""
-    return JSON, json.dumps({"error": error.message}).encode()
+    return error.status, JSON, json.dumps({"error": error.message}).encode()

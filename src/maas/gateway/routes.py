@@ -35,7 +35,9 @@ class Route:
     handler: Callable[[Request], None]
     max_body: int = 0
     content_types: tuple[bytes, ...] = JSON_ONLY
-    """Of a body; empty: any."""
+    """Of a body; empty: any. `image/*` stands for all images."""
+    max_json: int | None = None
+    """Largest body if it is JSON, where that is less: while it is read, nobody else is served."""
     streams_body: bool = False
     error_shape: ErrorShape = problem_shape
     while_draining: bool = False

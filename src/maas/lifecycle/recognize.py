@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +10,26 @@ from typing import Any
 
 import msgspec
 
+from maas.domain import signatures
 from maas.domain.errors import InvalidInput, UnsafeArtifact
 from maas.domain.models import Task
-from maas.domain.signature import Signature, TensorSpec
+from maas.domain.signature import Signature
+from maas.runtimes.bert import TYPES as BERT_TYPES
 from maas.runtimes.gguf import GgufSummary, check_gguf
 from maas.runtimes.safetensors_header import check_safetensors
 
 MAX_CONFIG_BYTES = 16 << 20
+TOP = 5
+"""Labels that an image classifier answers with."""
 _CTRANSLATE2_WHISPER = b"WhisperSpec"
-_ENCODERS = ("BertModel", "RobertaModel", "XLMRobertaModel", "MPNetModel", "DistilBertModel")
+_ENCODERS = (
+    "BertModel",
+    "RobertaModel",
+    "XLMRobertaModel",
+    "CamembertModel",
+    "MPNetModel",
+    "DistilBertModel",
+)
 _NO_CHAT = ("bert", "nomic-bert", "jina-bert-v2", "clip", "t5encoder", "wavtokenizer-dec")
 _TRANSLATOR = re.compile(r"model\.([a-z]{2})([a-z]{2})\.[\w.]*bin")
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".joblib", ".h5")
@@ -48,7 +57,8 @@ def recognize(files: Files) -> Recognized:
     Raises UnsafeArtifact for weights that could run code, InvalidInput for files that no runtime
     of this version serves; the message says what would.
     """
-    for rule in (_gguf, _whisper, _translator, _sentence_encoder, _image_classifier):
+    rules = (_gguf, _whisper, _translator, _text_classifier, _sentence_encoder, _image_classifier)
+    for rule in rules:
         found = rule(files)
         if found is not None:
             return found
@@ -64,45 +74,6 @@ def recognize(files: Files) -> Recognized:
             "`maas publish FILE --example JSON`"
         )
     raise InvalidInput(f"no runtime serves these files: {', '.join(sorted(files))}")
-
-
-def text_generation() -> Signature:
-    return Signature(
-        (TensorSpec("prompt", "BYTES"),), (TensorSpec("text", "BYTES"),), {"prompt": "Hello"}
-    )
-
-
-def embedding(dimensions: int) -> Signature:
-    return Signature(
-        (TensorSpec("text", "BYTES"),),
-        (TensorSpec("embedding", "FP32", (dimensions,)),),
-        {"text": "Hello"},
-    )
-
-
-def transcription() -> Signature:
-    """Audio as an encoded file; the example is a fifth of a second of silence."""
-    return Signature(
-        (TensorSpec("audio", "BYTES", description="WAV, FLAC, MP3 or OGG"),),
-        (TensorSpec("text", "BYTES"), TensorSpec("segments", "BYTES", description="JSON")),
-        {"audio": base64.b64encode(_silence(0.2)).decode()},
-    )
-
-
-def translation() -> Signature:
-    return Signature(
-        (TensorSpec("text", "BYTES"),), (TensorSpec("translation", "BYTES"),), {"text": "Hello"}
-    )
-
-
-def image_classification(labels: tuple[str, ...], top: int = 5) -> Signature:
-    """An encoded JPEG or PNG; the example is a gray PNG of one pixel."""
-    count = min(top, len(labels)) or 1
-    return Signature(
-        (TensorSpec("image", "BYTES", description="JPEG or PNG"),),
-        (TensorSpec("label", "BYTES", (count,)), TensorSpec("score", "FP32", (count,))),
-        {"image": _GRAY_PIXEL},
-    )
 
 
 def _gguf(files: Files) -> Recognized | None:
@@ -128,7 +99,7 @@ def _gguf(files: Files) -> Recognized | None:
     return Recognized(
         "llama_cpp",
         Task.TEXT_GENERATION,
-        text_generation(),
+        signatures.text_generation(),
         f"gguf-{summary.quantization.lower().replace('_', '-')}",
         {found[0]: files[found[0]]},
         facts=gguf_facts(summary),
@@ -169,7 +140,12 @@ def _whisper(files: Files) -> Recognized | None:
     config = _json(files, "config.json")
     facts = {"multilingual": bool(config.get("lang_ids")), "bytes": _bytes(taken)}
     return Recognized(
-        "whisper", Task.TRANSCRIPTION, transcription(), "ctranslate2", taken, facts=facts
+        "whisper",
+        Task.TRANSCRIPTION,
+        signatures.transcription(),
+        "ctranslate2",
+        taken,
+        facts=facts,
     )
 
 
@@ -178,17 +154,49 @@ def _translator(files: Files) -> Recognized | None:
     for name in files:
         match = _TRANSLATOR.fullmatch(name)
         if match:
-            languages = {"source": match[1], "target": match[2]}
             return Recognized(
                 "translator",
                 Task.TRANSLATION,
-                translation(),
+                signatures.translation(),
                 "intgemm8",
                 files,
-                options=dict(languages),
-                facts=languages | {"bytes": _bytes(files)},
+                options={"direction": f"{match[1]}-{match[2]}"},
+                facts={"from": match[1], "to": match[2], "bytes": _bytes(files)},
             )
     return None
+
+
+def _text_classifier(files: Files) -> Recognized | None:
+    """An ONNX model that the Hub's `config.json` calls one, with its labels."""
+    if not {"model.onnx", "config.json", "tokenizer.json"} <= set(files):
+        return None
+    config = _json(files, "config.json")
+    architectures = [str(a) for a in config.get("architectures") or ()]
+    if not any(a.endswith("ForSequenceClassification") for a in architectures):
+        return None
+    labels = _labels(config)
+    is_multiple = config.get("problem_type") == "multi_label_classification"
+    taken = {name: files[name] for name in ("model.onnx", "config.json", "tokenizer.json")}
+    return Recognized(
+        "text_classifier",
+        Task.TEXT_CLASSIFICATION,
+        signatures.text_classification(min(TOP, len(labels))),
+        "onnx",
+        taken,
+        {"labels": labels, "scale": "independent" if is_multiple else "probabilities"},
+        {"architecture": architectures[0], "classes": len(labels), "bytes": _bytes(taken)},
+    )
+
+
+def _labels(config: dict[str, Any]) -> list[str]:
+    """Of `id2label`; raises InvalidInput if it has a gap."""
+    named = config.get("id2label")
+    if not isinstance(named, dict) or not named:
+        raise InvalidInput("config.json does not name the classes (id2label)")
+    try:
+        return [str(named[str(i)]) for i in range(len(named))]
+    except KeyError as missing:
+        raise InvalidInput(f"id2label of config.json lacks {missing}") from None
 
 
 def _sentence_encoder(files: Files) -> Recognized | None:
@@ -203,7 +211,8 @@ def _sentence_encoder(files: Files) -> Recognized | None:
     if shards:
         for name in shards:
             check_safetensors(files[name], name)
-    if not any(a in _ENCODERS for a in architectures) or weights is None:
+    is_served = weights == "model.onnx" or config.get("model_type") in BERT_TYPES
+    if not any(a in _ENCODERS for a in architectures) or weights is None or not is_served:
         raise InvalidInput(
             f"the architecture {', '.join(architectures) or 'of config.json'} is not served from "
             "these files; encoders are (BertModel and its relatives), and language models as GGUF"
@@ -219,7 +228,7 @@ def _sentence_encoder(files: Files) -> Recognized | None:
     return Recognized(
         "sentence_encoder",
         Task.EMBEDDING,
-        embedding(dimensions),
+        signatures.embedding(dimensions),
         variant,
         taken,
         options,
@@ -241,7 +250,7 @@ def _encoder_options(files: Files) -> dict[str, Any]:
         )
     most = _json(files, "sentence_bert_config.json").get("max_seq_length")
     if isinstance(most, int) and 0 < most <= 1 << 20:
-        options["max_length"] = most
+        options["max_tokens"] = most
     modules = _json(files, "modules.json", list)
     if modules:
         types = [str(m.get("type", "")) for m in modules if isinstance(m, dict)]
@@ -260,25 +269,32 @@ def _image_classifier(files: Files) -> Recognized | None:
         labels = tuple(str(named[str(i)]) for i in range(len(named)))
     except KeyError as missing:
         raise InvalidInput(f"id2label of config.json lacks {missing}") from None
-    steps = _json(files, "preprocessor_config.json")
-    size = steps.get("crop_size") or steps.get("size") or 224
-    if isinstance(size, dict):
-        size = size.get("height") or size.get("shortest_edge") or 224
-    options = {
-        "labels": list(labels),
-        "size": size,
-        "mean": steps.get("image_mean", [0.5] * 3),
-        "std": steps.get("image_std", [0.5] * 3),
-    }
+    options = {"labels": list(labels)} | _seen(_json(files, "preprocessor_config.json"))
     return Recognized(
         "image_classifier",
         Task.IMAGE_CLASSIFICATION,
-        image_classification(labels),
+        signatures.image_classification(min(TOP, len(labels))),
         "onnx",
         {"model.onnx": files["model.onnx"]},
         options,
         {"classes": len(labels), "bytes": _bytes({"model.onnx": files["model.onnx"]})},
     )
+
+
+def _seen(steps: dict[str, Any]) -> dict[str, Any]:
+    """The Hub's steps before an image classifier, as options of ours."""
+    crop, size = (_side(steps.get(name)) for name in ("crop_size", "size"))
+    options: dict[str, Any] = {"size": crop or size or 224}
+    if crop and size and size >= crop:
+        options["resize"] = size
+    named = {"image_mean": "mean", "image_std": "std"}
+    return options | {ours: steps[theirs] for theirs, ours in named.items() if theirs in steps}
+
+
+def _side(size: Any) -> int | None:
+    if isinstance(size, dict):
+        size = size.get("shortest_edge") or size.get("height")
+    return size if isinstance(size, int) and not isinstance(size, bool) else None
 
 
 def _json(files: Files, name: str, kind: type[Any] = dict) -> Any:
@@ -298,16 +314,3 @@ def _json(files: Files, name: str, kind: type[Any] = dict) -> Any:
 
 def _bytes(files: Files) -> int:
     return sum(path.stat().st_size for path in files.values())
-
-
-def _silence(seconds: float, rate: int = 8000) -> bytes:
-    """A WAV file with one channel of 8 bits, which takes the fewest bytes."""
-    samples = b"\x80" * int(seconds * rate)
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, rate, 1, 8)
-    data = struct.pack("<4sI", b"data", len(samples)) + samples
-    return struct.pack("<4sI4s", b"RIFF", 4 + len(form) + len(data), b"WAVE") + form + data
-
-
-_GRAY_PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
-)

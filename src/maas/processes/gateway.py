@@ -23,11 +23,14 @@ import uvloop
 
 from maas.domain.keys import Scope
 from maas.domain.snapshot import Snapshot
-from maas.gateway.app import Handlers, route_table
+from maas.gateway.app import Handlers, TextDoors, route_table
 from maas.gateway.auth import HostCheck, KeyRing
+from maas.gateway.generation import GenerationDesk
 from maas.gateway.health import ready_handler
 from maas.gateway.metering import Meter
 from maas.gateway.metrics import metrics_handler
+from maas.gateway.modalities import Modalities
+from maas.gateway.named_calls import NamedCalls
 from maas.gateway.oip import OipDoor
 from maas.gateway.predict import PredictDoor
 from maas.gateway.proxy import ControlProxy
@@ -43,6 +46,8 @@ from maas.version import __version__
 log = logging.getLogger(__name__)
 
 MAX_OPEN_FILES = 16384
+SETTLE_SECONDS = 1.0
+"""How long the end waits for what engines say that stopped generations took."""
 
 
 def main() -> int:
@@ -76,9 +81,11 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     keys = KeyRing()
 
     timeout = server_settings.request_timeout_s
+    desk = GenerationDesk(router, meter, server_settings.generation_timeout_s)
     handlers = Handlers(
         predict=PredictDoor(router, meter, timeout),
         oip=OipDoor(router, meter, timeout, __version__, server_settings.max_json_bytes),
+        text=TextDoors(desk),
         proxy=ControlProxy(settings.control_socket, meter, router),
         ready=Route(
             "GET",
@@ -88,6 +95,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
             while_draining=True,
         ),
         metrics=Route("GET", "/metrics", Scope.READ, metrics_handler(meter, router, __version__)),
+        modalities=Modalities(NamedCalls(router, meter, timeout)),
     )
     routes = route_table(handlers, server_settings)
     hosts = HostCheck((server_settings.host, *server_settings.allowed_hosts))
@@ -104,7 +112,8 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     gc.freeze()
     await stop.wait()
     log.info("draining")
-    await server.drain(server_settings.drain_s)
+    await server.drain(server_settings.drain_s, desk.stop_all)
+    await desk.settle(SETTLE_SECONDS)
     watch.close()
     router.close()
     meter.close()

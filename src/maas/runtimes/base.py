@@ -36,7 +36,13 @@ class LoadRequest:
 
 
 class Runtime(Protocol):
-    """One loaded model. A runtime is used by one thread at a time."""
+    """One loaded model. A runtime is used by one thread at a time.
+
+    Two attributes are there only where they say something else than usual:
+    `takes_bytes = True`: BYTES inputs are encoded images or sound and come as `bytes`, not `str`.
+    `last_progress`: when a predict that may take many seconds last got on, seconds on the
+    monotonic clock; without it such a replica is taken for stuck.
+    """
 
     def load(self, request: LoadRequest) -> None:
         """Raises InvalidInput if the files are not a model of this kind or do not match the
@@ -48,6 +54,14 @@ class Runtime(Protocol):
         Returns every output of the signature as `[n, …]`. Raises InferenceFailed if the model
         cannot answer for these inputs.
         """
+
+
+def takes_bytes(runtime: Runtime) -> bool:
+    return bool(getattr(runtime, "takes_bytes", False))
+
+
+def last_progress(runtime: Runtime) -> float:
+    return float(getattr(runtime, "last_progress", 0.0))
 
 
 Said = Piece | Ending | MaasError

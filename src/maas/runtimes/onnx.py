@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnxruntime as ort
 
-from maas.domain.errors import InferenceFailed, InvalidInput, Unavailable
+from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, Unavailable
 from maas.domain.signature import Signature, TensorSpec
 from maas.runtimes.base import Arrays, LoadRequest
 
@@ -32,29 +32,39 @@ class OnnxRuntime:
         """Loads the one file of the variant; raises InvalidInput if it is no such model."""
         if len(request.files) != 1:
             raise InvalidInput(f"an ONNX variant has one file, not {len(request.files)}")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = request.threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3
-        # Spinning threads take the core from the gateway and from other replicas.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         (model,) = request.files.values()
-        try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as wrong:  # noqa: BLE001 - the library raises a dozen unrelated classes
-            raise InvalidInput(f"not a model that ONNX Runtime loads: {wrong}") from None
+        self._session = open_session(model, request.threads)
         _check_signature(request.signature, self._session)
         self._outputs = [spec.name for spec in request.signature.outputs]
 
     def predict(self, inputs: Arrays) -> Arrays:
         try:
             answers = self._session.run(self._outputs, inputs)
-        except Exception as wrong:  # noqa: BLE001 - see load
-            if isinstance(wrong, MemoryError) or "allocate memory" in str(wrong):
-                raise Unavailable("not enough memory for this input", retry_after=1.0) from None
-            raise InferenceFailed(f"the model failed on this input: {wrong}") from None
+        except Exception as wrong:  # noqa: BLE001 - see open_session
+            raise failed(wrong) from None
         return dict(zip(self._outputs, answers, strict=True))
+
+
+def open_session(model: bytes, threads: int) -> ort.InferenceSession:
+    """A session on the CPU; raises InvalidInput if it is no such model."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    # Spinning threads take the core from the gateway and from other replicas.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as wrong:  # noqa: BLE001 - the library raises a dozen unrelated classes
+        raise InvalidInput(f"not a model that ONNX Runtime loads: {wrong}") from None
+
+
+def failed(wrong: Exception) -> MaasError:
+    """What a session raised while it ran, in our words."""
+    if isinstance(wrong, MemoryError) or "allocate memory" in str(wrong):
+        return Unavailable("not enough memory for this input", retry_after=1.0)
+    return InferenceFailed(f"the model failed on this input: {wrong}")
 
 
 def _check_signature(signature: Signature, session: ort.InferenceSession) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from array import array
 from typing import Any
 
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 
 from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.signature import Signature, TensorSpec
-from maas.runtimes.base import Arrays, Runtime, numpy_dtype
-from maas.serving.codec import bytes_elements
+from maas.runtimes.base import Arrays, Runtime, last_progress, numpy_dtype, takes_bytes
+from maas.serving.elements import bytes_elements, pack_elements
 from maas.serving.messages import Answers, Buffer, Column
 from maas.serving.queue import Parcel
 
@@ -24,7 +23,9 @@ class Batcher:
     def __init__(self, runtime: Runtime, signature: Signature, max_rows: int) -> None:
         self._runtime = runtime
         self._signature = signature
-        self._max_rows = min(max_rows, signature.max_rows or max_rows)
+        self.max_rows = min(max_rows, signature.max_rows or max_rows)
+        """Most rows that one call of the model gets."""
+        self._is_text = not takes_bytes(runtime)
         self._dtypes = [numpy_dtype(spec.datatype) for spec in signature.inputs]
 
     def run(self, parcels: list[Parcel]) -> Arrays:
@@ -36,23 +37,30 @@ class Batcher:
         ):
             parts = [parcel.columns[number] for parcel in parcels]
             data = parts[0] if len(parts) == 1 else b"".join(parts)
-            inputs[spec.name] = from_buffer(data, dtype, (rows, *parcels[0].shapes[number]))
-        if rows <= self._max_rows:
+            shape = (rows, *parcels[0].shapes[number])
+            inputs[spec.name] = from_buffer(data, dtype, shape, self._is_text)
+        most = self.max_rows
+        if rows <= most:
             return self._checked(self._runtime.predict(inputs), rows)
         pieces = [
             self._checked(
-                self._runtime.predict({k: v[at : at + self._max_rows] for k, v in inputs.items()}),
-                min(self._max_rows, rows - at),
+                self._runtime.predict({k: v[at : at + most] for k, v in inputs.items()}),
+                min(most, rows - at),
             )
-            for at in range(0, rows, self._max_rows)
+            for at in range(0, rows, most)
         ]
         try:
             return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
         except ValueError:
             raise InferenceFailed(
-                f"outputs of different sizes for different rows; at most {self._max_rows} rows "
+                f"outputs of different sizes for different rows; at most {most} rows "
                 "at once can be answered"
             ) from None
+
+    @property
+    def last_progress(self) -> float:
+        """When the model last showed that it is not stuck, seconds on the monotonic clock."""
+        return last_progress(self._runtime)
 
     def _checked(self, outputs: Arrays, rows: int) -> Arrays:
         for spec in self._signature.outputs:
@@ -109,15 +117,20 @@ class Timing:
         return min(max(0, int((self.started - parcel.arrived) * 1e6)), _LONGEST_WAIT_US)
 
 
-def from_buffer(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """An array over `data`; BYTES (object) elements become `str`. Raises InvalidInput."""
+def from_buffer(
+    data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], is_text: bool = True
+) -> NDArray[Any]:
+    """An array over `data`; BYTES (object) elements become `str`, or `bytes` if they are no text.
+    Raises InvalidInput."""
     if not dtype.hasobject:
         try:
             return np.frombuffer(data, dtype).reshape(shape)
         except ValueError:
             raise InvalidInput(f"{len(data)} bytes are not a {dtype} tensor {shape}") from None
+    elements: list[Any] = bytes_elements(data)
     try:
-        elements = [text.decode() for text in bytes_elements(data)]
+        if is_text:
+            elements = [text.decode() for text in elements]
     except UnicodeDecodeError as wrong:
         raise InvalidInput(f"a BYTES element is not UTF-8: {wrong}") from None
     if len(elements) != math.prod(shape):
@@ -131,7 +144,6 @@ def to_column(spec: TensorSpec, rows: NDArray[Any]) -> Column:
     """`rows` as the signature says it: its datatype, row-major, little-endian."""
     if spec.datatype == "BYTES":
         texts = [t if isinstance(t, bytes) else str(t).encode() for t in rows.ravel()]
-        data = b"".join(struct.pack("<I", len(t)) + t for t in texts)
-        return Column(tuple(rows.shape[1:]), data)
+        return Column(tuple(rows.shape[1:]), pack_elements(texts))
     wanted = numpy_dtype(spec.datatype)
     return Column(tuple(rows.shape[1:]), rows.astype(wanted, copy=False).tobytes())

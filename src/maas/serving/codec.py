@@ -21,6 +21,7 @@ import msgspec
 from maas.domain.errors import InvalidInput, MalformedBody
 from maas.domain.names import shown
 from maas.domain.signature import Signature, TensorSpec
+from maas.serving.elements import bytes_elements, element_bytes, pack_elements
 from maas.serving.messages import Buffer, Column
 from maas.serving.tensors import Tensor, Tensors
 
@@ -238,7 +239,11 @@ def json_to_tensors(signature: Signature, value: Any) -> tuple[Tensors, int, boo
             )
     tensors: Tensors = {}
     first: tuple[str, int, bool] | None = None
+    left_out: list[TensorSpec] = []
     for spec in signature.inputs:
+        if spec.name not in value and spec.default is not None:
+            left_out.append(spec)
+            continue
         if spec.name not in value:
             raise InvalidInput(
                 f"field {spec.name!r} is missing; expected shape {spec.expected_shape()}",
@@ -258,8 +263,15 @@ def json_to_tensors(signature: Signature, value: Any) -> tuple[Tensors, int, boo
         row_shape = tuple(shape) if single else tuple(shape[1:])
         tensors[spec.name] = Tensor(spec.datatype, (rows, *row_shape), pack(spec, flat))
     if first is None:
-        raise InvalidInput("the signature has no inputs")
+        raise InvalidInput(f"the body names none of the inputs {_names(signature)}")
+    for spec in left_out:
+        tensors[spec.name] = default_tensor(spec, first[1])
     return tensors, first[1], first[2]
+
+
+def default_tensor(spec: TensorSpec, rows: int) -> Tensor:
+    """What an input is whose caller left it out, for so many rows."""
+    return Tensor(spec.datatype, (rows,), pack(spec, [spec.default]) * rows)
 
 
 def _rows(rows: int, single: bool) -> str:
@@ -314,6 +326,8 @@ def _flatten(spec: TensorSpec, value: Any) -> tuple[list[int], list[Any]]:
 
 def pack(spec: TensorSpec, flat: list[Any]) -> bytes:
     """Elements → bytes; raises InvalidInput for one that is not of the datatype."""
+    if spec.datatype == "BYTES":
+        return pack_elements([element_bytes(spec, value, at) for at, value in enumerate(flat)])
     kind = JSON_TYPES.get(spec.datatype, int)
     good = {kind, int} if kind is float else {kind}
     # Sets and extremes first, which are quick for a million elements; then the words.
@@ -321,14 +335,9 @@ def pack(spec: TensorSpec, flat: list[Any]) -> bytes:
         at, element = next((at, e) for at, e in enumerate(flat) if type(e) not in good)
         raise InvalidInput(
             f"field {spec.name!r}: expected {spec.datatype} numbers, got "
-            f"{shown(element)} at element {at}"
-            if kind is not str
-            else f"field {spec.name!r}: expected strings, got {shown(element)} at {at}",
+            f"{shown(element)} at element {at}",
             field=spec.name,
         )
-    if kind is str:
-        texts = [_utf8(spec, text) for text in flat]
-        return b"".join(struct.pack("<I", len(text)) + text for text in texts)
     if kind is int:
         low, high = _INTEGER_RANGES[spec.datatype]
         outside = _outside(flat, low, high)
@@ -356,15 +365,6 @@ def _outside(flat: list[Any], low: float, high: float) -> Any:
     return next((e for e in flat if not low <= e <= high), None)
 
 
-def _utf8(spec: TensorSpec, text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise InvalidInput(
-            f"field {spec.name!r}: {shown(text)} has half of a surrogate pair", field=spec.name
-        ) from None
-
-
 def flat_elements(datatype: str, data: Buffer) -> list[Any]:
     """The elements of a tensor's bytes; BYTES become `str`."""
     if datatype == "BYTES":
@@ -376,21 +376,6 @@ def flat_elements(datatype: str, data: Buffer) -> list[Any]:
     elements = array(code)
     elements.frombytes(data)
     return elements.tolist()
-
-
-def bytes_elements(data: Buffer) -> list[bytes]:
-    """The elements of a BYTES tensor: each a little-endian u32 length and that many bytes.
-
-    Raises InvalidInput if the data ends early.
-    """
-    view, at, out = memoryview(data), 0, []
-    while at < len(view):
-        size = int.from_bytes(view[at : at + 4], "little")
-        if at + 4 + size > len(view):
-            raise InvalidInput("a BYTES tensor ends within an element")
-        out.append(bytes(view[at + 4 : at + 4 + size]))
-        at += 4 + size
-    return out
 
 
 def to_lists(datatype: str, shape: tuple[int, ...], data: Buffer) -> Any:

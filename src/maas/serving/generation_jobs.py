@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation, Piece
 from maas.serving.channel import Channel
-from maas.serving.codec import bytes_elements
+from maas.serving.elements import bytes_elements
 from maas.serving.messages import Answers, Buffer, Column, Infer, Priority, ProtocolViolation
 
 _NOTHING = Piece()

@@ -59,6 +59,8 @@ class ReplicaServer(ReplicaSocket):
         """Requests that were cancelled since the last batch was taken from the queue."""
         self.answers_alone = any(s.datatype == "BYTES" for s in spec.signature.outputs)
         """True if BYTES outputs, whose rows differ in size, force one frame per answer."""
+        self._is_steady = not spec.signature.has_bytes
+        """False if one row may take a thousand times as long as another: text, images, sound."""
         self._seconds_per_row = 0.0
         self._served = 0
 
@@ -82,8 +84,14 @@ class ReplicaServer(ReplicaSocket):
         return super().stats() | {
             "served": self._served,
             "queued": self._queue.waiting,
-            "busy_s": time.monotonic() - self._busy_since if self._busy else 0.0,
+            "busy_s": self._busy_s(),
         }
+
+    def _busy_s(self) -> float:
+        """Seconds since the model began its batch, or last showed that it gets on with it."""
+        if not self._busy:
+            return 0.0
+        return time.monotonic() - max(self._busy_since, self._batcher.last_progress)
 
     # -- requests ---------------------------------------------------------------------------
 
@@ -116,7 +124,8 @@ class ReplicaServer(ReplicaSocket):
         self._busy = True
         self._busy_since = time.monotonic()
         rows = sum(parcel.total_rows for parcel in batch)
-        if self._seconds_per_row and self._seconds_per_row * rows < INLINE_SECONDS:
+        expected = self._seconds_per_row * rows
+        if self._is_steady and 0 < expected < INLINE_SECONDS:
             self._finish(batch, *_attempt(self._batcher.run, batch))
             return
         future = self._loop.run_in_executor(self._thread, _attempt, self._batcher.run, batch)
@@ -133,7 +142,7 @@ class ReplicaServer(ReplicaSocket):
                 ]
             else:
                 self._unwanted.clear()
-                batch = self._queue.take(self._spec.scaling.max_batch, LOW_PRIORITY_ROWS)
+                batch = self._queue.take(self._batcher.max_rows, LOW_PRIORITY_ROWS)
                 if not batch:
                     return []
             now = time.monotonic()

@@ -54,6 +54,8 @@ class LiveRoute:
         self.signature: Signature = route.signature
         self.codec = JsonCodec(route.signature)
         self.travels_alone = route.signature.has_bytes
+        self.task = route.task
+        self.published_at = route.published_at
         self.weight = route.weight
         self.queue_limit = queue_limit
         self.reason = ""

@@ -81,3 +81,8 @@ def test_outputs_as_arrays() -> None:
     arrays = as_arrays({"y": [[1.0], [2.0]], "label": 3})
     assert arrays["y"].shape == (2, 1)
     assert arrays["label"].dtype == np.int64
+
+
+def test_bytes_are_written_as_base64_and_keep_their_rows() -> None:
+    sent = json.loads(encode_inputs({"image": b"\xff\0", "many": [b"a", bytearray(b"b")]}))
+    assert sent == {"image": {"b64": "/wA="}, "many": [{"b64": "YQ=="}, {"b64": "Yg=="}]}

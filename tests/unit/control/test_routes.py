@@ -13,7 +13,8 @@ from maas.control.openapi import describe
 from maas.control.principal import GuardedRoute, guarded_router, needs, scope_of
 from maas.control.problems import add_error_handlers
 from maas.domain.keys import Scope
-from maas.gateway.app import Handlers, route_table
+from maas.gateway.app import Handlers, TextDoors, route_table
+from maas.gateway.modalities import Modalities
 from maas.gateway.routes import Access, Route
 from maas.settings import Server
 
@@ -82,7 +83,8 @@ def test_the_description_has_what_the_gateway_answers_itself() -> None:
     blank = MagicMock()  # the table is read, and never called
     ready = Route("GET", "/readyz", Access.PUBLIC, blank)
     metrics = Route("GET", "/metrics", Scope.READ, blank)
-    table = route_table(Handlers(blank, blank, blank, ready, metrics), Server())
+    handlers = Handlers(blank, blank, TextDoors(blank), blank, ready, metrics, Modalities(blank))
+    table = route_table(handlers, Server())
     answered = {
         (route.pattern, route.method)
         for route in table.routes

@@ -94,6 +94,9 @@ def test_pieces_and_endings_of_many_share_a_frame_and_find_their_calls(tmp_path:
             await call.over()
             assert call.text == f"to {number}!" and call.ending == DONE
             assert call.completion_tokens == 2
+            live.cancel_generation(call)  # its caller hangs up at the very end
+        await asyncio.sleep(0.01)
+        assert [len(call.ends) for call in calls] == [1, 1, 1]
         assert live._least_busy().in_flight == 0  # type: ignore[union-attr]
 
     run(tmp_path, use)

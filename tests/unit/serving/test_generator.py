@@ -15,8 +15,8 @@ import uvloop
 from maas.domain.deployments import Scaling
 from maas.domain.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from maas.domain.generation import Ending, Piece, TokenLogprob
-from maas.serving.codec import bytes_elements
 from maas.serving.dispatch import ReplicaLink
+from maas.serving.elements import bytes_elements
 from maas.serving.generation_frames import unpack_pieces
 from maas.serving.generator import GeneratorServer
 from maas.serving.messages import FrameKind, Priority
@@ -205,6 +205,7 @@ def test_a_cancelled_sequence_that_waits_never_starts() -> None:
         assert second.stop() and third.stop()
         assert (await second.over()).ending == Ending("cancelled", 0, 0)
         assert (await third.over()).ending == Ending("cancelled", 0, 0)
+        assert server._queue.waiting == 0
         engine.say(1, DONE)
         await first.over()
         assert engine.started == [1] and not server.is_busy

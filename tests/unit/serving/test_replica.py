@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 import time
+from array import array
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -13,12 +15,13 @@ import pytest
 import uvloop
 
 from maas.domain.deployments import LocalFile, ReplicaSpec, Scaling
-from maas.domain.errors import DeadlineExceeded, InferenceFailed, MaasError
+from maas.domain.errors import DeadlineExceeded, InferenceFailed, InvalidInput, MaasError
 from maas.domain.signature import Signature, TensorSpec
 from maas.runtimes.base import Arrays, LoadRequest
 from maas.serving.batching import Batcher
 from maas.serving.dispatch import ReplicaLink
 from maas.serving.messages import Priority
+from maas.serving.queue import Parcel
 from maas.serving.replica import ReplicaServer
 from maas.serving.tensors import Tensor
 
@@ -43,6 +46,12 @@ class Model:
 
 def echo(inputs: Arrays) -> Arrays:
     return {"y": inputs["x"]}
+
+
+def _parcel(column: bytes) -> Parcel:
+    """One row of one BYTES input."""
+    return Parcel(array("Q", [1]), array("I", [1]), array("d", [0.0]), 0, Priority.NORMAL, ((),),
+                  [column], None, 0.0, 1)  # fmt: skip
 
 
 async def ask(link: ReplicaLink, *values: float, seconds: float = 5.0) -> list[float]:
@@ -221,3 +230,73 @@ def test_draining_answers_what_was_accepted_and_then_lets_go() -> None:
         assert not link.is_open
 
     run(slow, work, Scaling(max_batch=1))
+
+
+def test_a_model_that_gets_on_with_a_long_batch_is_not_taken_for_stuck() -> None:
+    class Slow(Model):
+        last_progress = 0.0
+
+    model = Slow(echo)
+    batcher = Batcher(model, SIGNATURE, 4)
+    assert batcher.last_progress == 0.0
+    model.last_progress = 7.0
+    assert batcher.last_progress == 7.0
+
+    async def work(link: ReplicaLink, _: Model, server: ReplicaServer) -> None:
+        server._busy, server._busy_since = True, time.monotonic() - 60
+        assert server.stats()["busy_s"] > 59
+        server._batcher._runtime.last_progress = time.monotonic() - 1  # type: ignore[attr-defined]
+        assert server.stats()["busy_s"] < 30
+        server._busy = False
+        assert server.stats()["busy_s"] == 0
+
+    run(echo, work)
+
+
+def test_rows_of_no_common_size_never_hold_up_the_loop() -> None:
+    """However quick the last ones were, the next sound may be an hour long."""
+    signature = Signature((TensorSpec("x", "BYTES"),), (TensorSpec("y", "FP32", (1,)),))
+    threads: list[str] = []
+
+    def look(inputs: Arrays) -> Arrays:
+        threads.append(threading.current_thread().name)
+        return {"y": np.zeros((1, 1), np.float32)}
+
+    async def main() -> None:
+        with tempfile.TemporaryDirectory(prefix="r") as home:
+            files = (LocalFile("f", "f", "0" * 64),)
+            spec = ReplicaSpec(
+                "r", "d", "m", 1, "v", "test", files, signature, Scaling(), str(Path(home) / "s")
+            )
+            server = ReplicaServer(spec, Batcher(Model(look), signature, 4))
+            await server.listen()
+            link = await ReplicaLink.connect(spec.socket)
+            for _ in range(5):
+                tensor = Tensor("BYTES", (1,), b"\1\0\0\0a")
+                deadline = time.monotonic() + 5
+                await link.predict(signature, {"x": tensor}, 1, deadline, Priority.NORMAL)
+            await server.drain()
+
+    uvloop.run(main())
+    assert len(threads) == 5
+    assert all(name.startswith("model") for name in threads)
+
+
+def test_encoded_images_come_as_bytes_and_text_as_text() -> None:
+    signature = Signature((TensorSpec("x", "BYTES"),), (TensorSpec("y", "FP32", (1,)),))
+    seen: list[object] = []
+
+    def look(inputs: Arrays) -> Arrays:
+        seen.extend(inputs["x"].tolist())
+        return {"y": np.zeros((len(inputs["x"]), 1), np.float32)}
+
+    class Images(Model):
+        takes_bytes = True
+
+    for kind, data in ((Images, b"\xff"), (Model, b"a")):
+        column = len(data).to_bytes(4, "little") + data
+        batcher = Batcher(kind(look), signature, 4)
+        batcher.run([_parcel(column)])
+    assert seen == [b"\xff", "a"]
+    with pytest.raises(InvalidInput, match="UTF-8"):
+        Batcher(Model(look), signature, 4).run([_parcel(b"\1\0\0\0\xff")])

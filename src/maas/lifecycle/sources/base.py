@@ -73,7 +73,8 @@ class Fetched:
     files: dict[str, Path]
     """Where each is, by the name that it has in the manifest."""
     origin: dict[str, Any]
-    """Where they came from, as JSON; without secrets and without paths of this machine."""
+    """Where they came from, as JSON: `kind`, `uri` and what pins it. Without secrets, and without
+    paths of this machine."""
     license: str = ""
     """As the source says it; empty if it does not."""
 

@@ -13,7 +13,7 @@ from maas.domain.names import shown
 from maas.lifecycle.sources.base import Fetched, Request, checked_file_name
 from maas.lifecycle.sources.download import Download, download
 from maas.lifecycle.sources.local import from_path
-from maas.lifecycle.sources.workspace import Digest, Partial
+from maas.lifecycle.sources.workspace import Digest, Partial, is_whole
 
 
 def fetch(request: Request, folder: Path) -> Fetched:
@@ -26,13 +26,13 @@ def fetch(request: Request, folder: Path) -> Fetched:
         )
     url = _checked_url(request.source)
     target = folder / checked_file_name(request.file or unquote(url.path))
-    if not target.exists():
-        digest = Digest(request.sha256)
+    digest = Digest(request.sha256)
+    if not is_whole(target, digest):
         wanted = Download(url, digest, headers={"user-agent": "openmaas"})
         download(wanted, Partial(target, request.sha256), request.access, request.progress)
     # A query may be a signature that lets whoever has it download.
     address = str(url.copy_with(query=None, fragment=None))
-    origin = {"kind": "https", "url": address, "sha256": request.sha256}
+    origin = {"kind": "https", "uri": address, "sha256": request.sha256}
     return from_path(target, replace(request, file=None), folder, origin)
 
 

@@ -17,7 +17,7 @@ from maas.domain.errors import Forbidden, InvalidInput, NotFound, StorageFailed,
 from maas.domain.names import shown
 from maas.lifecycle.sources.base import Entry, Fetched, Request, choose, named
 from maas.lifecycle.sources.download import Download, download
-from maas.lifecycle.sources.workspace import Digest, Partial
+from maas.lifecycle.sources.workspace import Digest, Partial, is_whole
 
 TIMEOUT_S = 30.0
 _SOURCE = re.compile(
@@ -44,14 +44,14 @@ def fetch(request: Request, folder: Path) -> Fetched:
     files: dict[str, Path] = {}
     for entry in choose(entries, request.file, request.source):
         target = folder / commit / named(entry.path)
-        if not target.exists():
+        digest = _digest(siblings[entry.path])
+        if not is_whole(target, digest):
             target.parent.mkdir(exist_ok=True)
-            digest = _digest(siblings[entry.path])
             wanted = _download(repository, entry, commit, digest, request.access.hf_endpoint)
             partial = Partial(target, digest.value)
             download(wanted, partial, request.access, request.progress)
         files[target.name] = target
-    origin = {"kind": "hf", "repository": repository, "commit": commit}
+    origin = {"kind": "hf", "uri": f"hf://{repository}@{commit}", "commit": commit}
     if match["revision"] not in (None, commit):
         origin["revision"] = match["revision"]
     return Fetched(files, origin, _license(info))

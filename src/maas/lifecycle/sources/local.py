@@ -16,7 +16,7 @@ MAX_SEEN = 10_000
 def fetch(request: Request, folder: Path) -> Fetched:
     """`PATH` or `file:///PATH` of a weights file, a zip archive, or a folder with a model in it."""
     path = Path(request.source.removeprefix("file://")).expanduser()
-    return from_path(path, request, folder, {"kind": "file", "name": path.resolve().name})
+    return from_path(path, request, folder, {"kind": "file", "uri": f"file:{path.resolve().name}"})
 
 
 def from_path(path: Path, request: Request, scratch: Path, origin: dict[str, Any]) -> Fetched:

@@ -58,7 +58,7 @@ def fetch(request: Request, folder: Path) -> Fetched:
         raise InvalidInput(f"a source in a bucket is s3://bucket/key{got}", field="source")
     scheme, bucket, key = match.groups()
     store = _Bucket(f"{scheme}://{bucket}", _open(scheme, bucket, request.access.stores))
-    origin: dict[str, Any] = {"kind": scheme, "bucket": bucket, "key": key}
+    origin: dict[str, Any] = {"kind": scheme, "uri": request.source}
     if not key.endswith("/"):
         target = folder / checked_file_name(request.file or key)
         origin["sha256"] = _download(store, key, target, request)

@@ -6,6 +6,7 @@ import re
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.names import shown
@@ -18,23 +19,30 @@ _PACKAGE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 def fetch(request: Request, folder: Path) -> Fetched:
     """`package://PACKAGE/FILE`: PACKAGE is what Python imports; FILE a weights file, a zip archive
     or a folder in it."""
-    package, _, inside = request.source.removeprefix("package://").partition("/")
+    path, origin = locate(request.source)
+    found = from_path(path, request, folder, origin)
+    package = request.source.removeprefix("package://").partition("/")[0]
+    return Fetched(found.files, found.origin, _license(_distribution(package)))
+
+
+def locate(source: str) -> tuple[Path, dict[str, Any]]:
+    """Where FILE is, and what is to be said of its origin. Raises NotFound, InvalidInput."""
+    package, _, inside = source.removeprefix("package://").partition("/")
     root = _root(package)
     path = (root / inside).resolve()
     if not path.is_relative_to(root):
         raise InvalidInput(f"{shown(inside)} leads out of the package {package}", field="source")
     if not inside or not path.exists():
         raise NotFound(f"the package {package} has no {shown(inside)}; it has {_contents(root)}")
+    origin: dict[str, Any] = {"kind": "package", "uri": f"package://{package}/{inside}"}
     distribution = _distribution(package)
-    origin = {"kind": "package", "package": package, "file": inside}
     if distribution is not None:
         origin |= {"distribution": distribution.name, "version": distribution.version}
-    found = from_path(path, request, folder, origin)
-    return Fetched(found.files, found.origin, _license(distribution))
+    return path, origin
 
 
 def _root(package: str) -> Path:
-    """The folder of the package. Of a dotted name the parents would be imported, so none is taken."""
+    """The folder of the package. Python would import the parents of a dotted name."""
     if not _PACKAGE.fullmatch(package):
         raise InvalidInput(
             f"package://PACKAGE/FILE needs the name of a top-level package; got {shown(package)}",
@@ -46,10 +54,7 @@ def _root(package: str) -> Path:
         spec = None
     places = list(spec.submodule_search_locations or ()) if spec else []
     if not places:
-        raise NotFound(
-            f"no package {package} is installed beside OpenMaaS; install it with pip (often with "
-            "--no-deps: only its files are needed)"
-        )
+        raise NotFound(f"no package {package} is installed beside OpenMaaS")
     return Path(places[0]).resolve()
 
 
@@ -63,14 +68,15 @@ def _license(distribution: metadata.Distribution | None) -> str:
     """As the package's metadata say it, which is about the package and mostly its weights, too."""
     if distribution is None:
         return ""
-    told = distribution.metadata
-    for key in ("License-Expression", "License"):
+    told = distribution.metadata.json
+    for key in ("license_expression", "license"):
         said = " ".join(str(told.get(key) or "").split())
         if said and said.upper() != "UNKNOWN" and len(said) <= 100:
             return said
     prefix = "License :: OSI Approved :: "
-    said = [c for c in told.get_all("Classifier") or [] if c.startswith(prefix)]
-    return said[0].removeprefix(prefix) if said else ""
+    return next(
+        (c.removeprefix(prefix) for c in told.get("classifier", ()) if c.startswith(prefix)), ""
+    )
 
 
 def _contents(root: Path, most: int = 20) -> str:

@@ -1,4 +1,4 @@
-"""The folder of one source's unfinished downloads, and files in it that grow until they are whole."""
+"""The folder of one source's unfinished downloads, and files that grow until they are whole."""
 
 from __future__ import annotations
 
@@ -61,6 +61,12 @@ class Digest:
             return hasher.hexdigest()
 
 
+def is_whole(target: Path, digest: Digest) -> bool:
+    """Whether an earlier run finished this file; what somebody changed since is no such file."""
+    with in_our_words(f"read {target}"):
+        return target.is_file() and digest.of(target) == digest.value
+
+
 class Partial:
     """A file that is downloaded, possibly over several runs of the program."""
 
@@ -90,15 +96,15 @@ class Partial:
         """Writes `chunks` from byte `start` on. Raises OutOfSpace, BodyTooLarge."""
         done = start
         limits.check_total(self._data.parent, done)
-        with in_our_words(f"write {self._data}"):
-            with self._data.open("r+b" if self._data.exists() else "wb") as file:
-                file.truncate(start)
-                file.seek(start)
-                for chunk in chunks:
-                    done += len(chunk)
-                    limits.check(done)
-                    file.write(chunk)
-                    limits.progress(self.target.name, done, limits.total)
+        mode = "r+b" if self._data.exists() else "wb"
+        with in_our_words(f"write {self._data}"), self._data.open(mode) as file:
+            file.truncate(start)
+            file.seek(start)
+            for chunk in chunks:
+                done += len(chunk)
+                limits.check(done)
+                file.write(chunk)
+                limits.progress(self.target.name, done, limits.total)
 
     def finish(self, digest: Digest | None) -> None:
         """Gives the file its name. Raises InvalidInput and forgets it if it is not what the digest

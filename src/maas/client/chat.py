@@ -1,0 +1,236 @@
+"""chat: text from a deployment that writes it, whole or while it is written."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from maas.client.calls import Call, Reply, encode, error_in
+from maas.client.transport import AsyncTransport, SyncTransport
+from maas.domain.errors import InvalidInput, MaasError
+from maas.domain.names import checked_name
+
+PATH = "/v1/chat/completions"
+SECONDS = 600.0
+"""As long as the server takes unless it is told otherwise."""
+Messages = str | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class ChatAnswer:
+    """What a model wrote for one choice."""
+
+    text: str
+    finish_reason: str
+    """stop | length | tool_calls"""
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    """Functions that it calls, in OpenAI's shape."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """To be appended to the messages of the next question."""
+        said: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.tool_calls:
+            said["tool_calls"] = self.tool_calls
+        return said
+
+
+def chat(
+    deployment: str,
+    messages: Messages,
+    *,
+    timeout: float = SECONDS,
+    **options: Any,
+) -> Call[ChatAnswer]:
+    """What the model answers to `messages`: a text, or messages with `role` and `content`.
+
+    `options` are those of OpenAI's chat: `max_tokens`, `temperature`, `seed`, `stop`, `tools`,
+    `response_format` and so on, but `n`. `timeout` is in seconds. Raises InvalidInput, NotFound,
+    ContextLengthExceeded, Overloaded, DeadlineExceeded, ServerUnavailable.
+    """
+    return Call("POST", PATH, _answer, body=_body(deployment, messages, options), timeout=timeout)
+
+
+def _body(deployment: str, messages: Messages, options: dict[str, Any]) -> bytes:
+    if options.get("n", 1) != 1:
+        raise InvalidInput("n: one answer is what this gives; ask again for more", field="n")
+    asked = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+    return encode(
+        {"model": checked_name(deployment, "deployment"), "messages": list(asked), **options}
+    )
+
+
+def _answer(reply: Reply) -> ChatAnswer:
+    said = reply.json()
+    (choice,) = said["choices"]
+    message, usage = choice["message"], said["usage"]
+    return ChatAnswer(
+        message["content"] or "",
+        choice["finish_reason"],
+        message.get("tool_calls") or [],
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+    )
+
+
+class _Reader:
+    """Makes texts, and in the end an answer, of the lines of an event stream."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._texts: list[str] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._reason = ""
+        self._usage: dict[str, int] = {}
+
+    def text_in(self, line: str) -> str:
+        """The text that a line brings, if any; raises the error that it brings."""
+        if not line.startswith("data:"):
+            return ""
+        data = line[5:].strip()
+        if data == "[DONE]":
+            self.is_over = True
+            return ""
+        chunk = msgspec.json.decode(data)
+        if "error" in chunk:
+            raise error_in(chunk, 500)
+        self._usage = chunk.get("usage") or self._usage
+        text = ""
+        for choice in chunk["choices"]:
+            self._reason = choice["finish_reason"] or self._reason
+            delta = choice["delta"]
+            text += delta.get("content") or ""
+            for part in delta.get("tool_calls", ()):
+                self._add_call(part)
+        self._texts.append(text)
+        return text
+
+    def _add_call(self, part: dict[str, Any]) -> None:
+        function = part["function"]
+        call = self._calls.get(part["index"])
+        if call is None:
+            self._calls[part["index"]] = {
+                "id": part["id"], "type": "function", "function": dict(function),
+            }  # fmt: skip
+        else:
+            call["function"]["arguments"] += function["arguments"]
+
+    def answer(self) -> ChatAnswer:
+        """What was written so far."""
+        return ChatAnswer(
+            "".join(self._texts),
+            self._reason,
+            [call for _, call in sorted(self._calls.items())],
+            self._usage.get("prompt_tokens", 0),
+            self._usage.get("completion_tokens", 0),
+        )
+
+
+def _stream_call(deployment: str, messages: Messages, timeout: float, options: Any) -> Call[Any]:
+    asked = {**options, "stream": True, "stream_options": {"include_usage": True}}
+    body = _body(deployment, messages, asked)
+    return Call("POST", PATH, Reply.json, body=body, timeout=timeout)
+
+
+_BROKEN = "the stream ended before the answer did"
+
+
+class ChatStream:
+    """Pieces of text while they are written: iterate once. `answer` is what came so far, and all
+    of it afterwards. `close`, or leaving the `with` block, stops the writing.
+
+    Raises as `chat`, also within."""
+
+    def __init__(
+        self,
+        transport: SyncTransport,
+        deployment: str,
+        messages: Messages,
+        timeout: float,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._reader = _Reader()
+        call = _stream_call(deployment, messages, timeout, options)
+        self._lines = transport.lines(call)
+        self._pieces = self._read()
+
+    @property
+    def answer(self) -> ChatAnswer:
+        return self._reader.answer()
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+    def _read(self) -> Iterator[str]:
+        try:
+            for line in self._lines:
+                text = self._reader.text_in(line)
+                if text:
+                    yield text
+                if self._reader.is_over:
+                    return
+            raise MaasError(_BROKEN)
+        finally:
+            self._lines.close()
+
+    def close(self) -> None:
+        self._lines.close()
+
+    def __enter__(self) -> ChatStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncChatStream:
+    """As `ChatStream`, for `async for`."""
+
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        deployment: str,
+        messages: Messages,
+        timeout: float,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._reader = _Reader()
+        call = _stream_call(deployment, messages, timeout, options)
+        self._lines = transport.lines(call)
+        self._pieces = self._read()
+
+    @property
+    def answer(self) -> ChatAnswer:
+        return self._reader.answer()
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self._pieces
+
+    async def _read(self) -> AsyncIterator[str]:
+        try:
+            async for line in self._lines:
+                text = self._reader.text_in(line)
+                if text:
+                    yield text
+                if self._reader.is_over:
+                    return
+            raise MaasError(_BROKEN)
+        finally:
+            await self._lines.aclose()
+
+    async def close(self) -> None:
+        await self._lines.aclose()
+
+    async def __aenter__(self) -> AsyncChatStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

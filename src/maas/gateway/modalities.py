@@ -1,0 +1,41 @@
+"""The doors to embeddings, speech and rerank, and their routes."""
+
+from __future__ import annotations
+
+from maas.domain.keys import Scope
+from maas.gateway.forms import FORM
+from maas.gateway.named_calls import NamedCalls
+from maas.gateway.openai_audio import AudioDoor
+from maas.gateway.openai_embeddings import EmbeddingsDoor
+from maas.gateway.openai_shapes import openai_shape
+from maas.gateway.rerank import RerankDoor
+from maas.gateway.routes import Route
+
+
+class Modalities:
+    def __init__(self, calls: NamedCalls) -> None:
+        self.embeddings = EmbeddingsDoor(calls)
+        self.rerank = RerankDoor(calls)
+        self.audio = AudioDoor(calls)
+
+
+def modality_routes(doors: Modalities, max_json: int, max_body: int) -> list[Route]:
+    json = (
+        ("/v1/embeddings", doors.embeddings.handle),
+        ("/v1/rerank", doors.rerank.handle),
+        ("/rerank", doors.rerank.handle),
+    )
+    forms = (
+        ("/v1/audio/transcriptions", doors.audio.transcribe),
+        ("/v1/audio/translations", doors.audio.translate),
+    )
+    return [
+        *(
+            Route("POST", path, Scope.CALL, handler, max_json, error_shape=openai_shape)
+            for path, handler in json
+        ),
+        *(
+            Route("POST", path, Scope.CALL, handler, max_body, (FORM,), error_shape=openai_shape)
+            for path, handler in forms
+        ),
+    ]

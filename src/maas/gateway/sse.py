@@ -1,0 +1,108 @@
+"""An answer as server-sent events: written as they come, at the pace of whoever reads.
+
+All events of one tick leave in one write. A reader that is slow has a bounded backlog; it never
+slows whoever writes the events, because writing them only appends here.
+Format: WHATWG HTML, "Server-sent events".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from maas.domain.errors import Unavailable
+from maas.gateway.request import Request
+
+MAX_BACKLOG_BYTES = 256 << 10
+EVENTS = b"text/event-stream; charset=utf-8"
+_HEADERS = (
+    (b"cache-control", b"no-cache"),
+    # Proxies that collect answers would hold the words back.
+    (b"x-accel-buffering", b"no"),
+)
+
+
+def event(data: bytes, name: bytes = b"") -> bytes:
+    """`data` must be of one line, as JSON is."""
+    if name:
+        return b"event: %b\ndata: %b\n\n" % (name, data)
+    return b"data: %b\n\n" % data
+
+
+class EventStream:
+    """Begins its answer with the first events, so that what fails before them has its status."""
+
+    def __init__(
+        self, request: Request, gone: Callable[[], None], fell_behind: Callable[[], None]
+    ) -> None:
+        """`gone`: the client left before the end. `fell_behind`: it reads so slowly that
+        MAX_BACKLOG_BYTES wait for it; only an `end` is taken after that."""
+        self._request = request
+        self._gone = gone
+        self._fell_behind = fell_behind
+        self._backlog: list[bytes] = []
+        self._backlog_bytes = 0
+        self._ended = False
+        self._is_full = False
+        self._awaited: asyncio.Future[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        return self._writing is not None
+
+    def send(self, events: bytes) -> None:
+        if self._ended or self._is_full or not events:
+            return
+        if self._backlog_bytes + len(events) > MAX_BACKLOG_BYTES:
+            self._is_full = True
+            self._fell_behind()
+            return
+        self._append(events)
+
+    def end(self, events: bytes = b"") -> None:
+        """The last events; what comes later is dropped."""
+        if not self._ended:
+            self._ended = True
+            self._append(events)
+
+    def abandon(self) -> None:
+        """Nobody reads any more."""
+        self._ended = True
+        self._backlog.clear()
+        self._wake()
+
+    def _append(self, events: bytes) -> None:
+        self._backlog.append(events)
+        self._backlog_bytes += len(events)
+        if self._writing is None:
+            self._writing = asyncio.ensure_future(self._write())
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
+
+    async def _write(self) -> None:
+        try:
+            send = await self._request.stream(200, EVENTS, _HEADERS, None)
+            # From here on the request itself has no more use for it.
+            self._request.on_disconnect = self._left
+            while True:
+                if self._backlog:
+                    events, self._backlog = b"".join(self._backlog), []
+                    self._backlog_bytes = 0
+                    await send(events)
+                elif self._ended:
+                    break
+                else:
+                    self._awaited = self._request.wire.door.loop.create_future()
+                    await self._awaited
+            self._request.on_disconnect = None
+            await send(b"")
+        except Unavailable:
+            self._left()
+
+    def _left(self) -> None:
+        self.abandon()
+        self._gone()

@@ -1,0 +1,80 @@
+"""How near a text is to the one that was expected: translations and transcripts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from maas.domain.errors import InvalidInput
+
+ORDER = 6
+"""Longest character n-gram of chrF."""
+BETA = 2.0
+"""How much more recall weighs than precision in it."""
+
+
+def chrf(said: Sequence[str], expected: Sequence[str]) -> float:
+    """The F-score of character n-grams over all pairs, from 0 to 100, as sacreBLEU gives it.
+
+    Source: Popović, chrF: character n-gram F-score for automatic MT evaluation, 2015; n-grams of 1
+    to 6 characters without white space, β = 2, counts added up over the texts.
+    """
+    pairs = _pairs(said, expected)
+    matches, in_said, in_expected = [0] * ORDER, [0] * ORDER, [0] * ORDER
+    for one, other in pairs:
+        for n in range(ORDER):
+            a, b = _grams(one, n + 1), _grams(other, n + 1)
+            matches[n] += (a & b).total()
+            in_said[n] += a.total()
+            in_expected[n] += b.total()
+    orders = [n for n in range(ORDER) if in_said[n] and in_expected[n]]
+    if not orders:
+        return 0.0
+    precision = sum(matches[n] / in_said[n] for n in orders) / len(orders)
+    recall = sum(matches[n] / in_expected[n] for n in orders) / len(orders)
+    if not precision + recall:
+        return 0.0
+    return 100 * (1 + BETA**2) * precision * recall / (BETA**2 * precision + recall)
+
+
+def word_error_rate(said: Sequence[str], expected: Sequence[str]) -> float:
+    """Words put in, left out or changed per word expected, over all pairs; 0 is best, and it may
+    exceed 1. Case and punctuation do not count.
+
+    Source: the edit distance of Levenshtein, 1966, over words.
+    """
+    errors = words = 0
+    for one, other in _pairs(said, expected):
+        a, b = _words(one), _words(other)
+        errors += _distance(a, b)
+        words += len(b)
+    if not words:
+        raise InvalidInput("no word is expected", field="expected")
+    return errors / words
+
+
+def _pairs(said: Sequence[str], expected: Sequence[str]) -> list[tuple[str, str]]:
+    if isinstance(said, str) or isinstance(expected, str) or len(said) != len(expected):
+        raise InvalidInput("give two lists of as many texts", field="said")
+    return list(zip(said, expected, strict=True))
+
+
+def _grams(text: str, size: int) -> Counter[str]:
+    joined = "".join(text.split())
+    return Counter(joined[at : at + size] for at in range(len(joined) - size + 1))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[\w']+", text.lower())
+
+
+def _distance(a: list[str], b: list[str]) -> int:
+    row = list(range(len(b) + 1))
+    for i, one in enumerate(a, 1):
+        previous, row[0] = row[0], i
+        for j, other in enumerate(b, 1):
+            kept = previous if one == other else previous + 1
+            previous = row[j]
+            row[j] = min(kept, row[j] + 1, row[j - 1] + 1)
+    return row[-1]

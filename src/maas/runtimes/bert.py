@@ -1,0 +1,190 @@
+"""BERT as an ONNX graph, written from config.json and model.safetensors.
+
+So an encoder as its publisher gives it is served by ONNX Runtime, and needs neither torch nor a
+conversion on the way. Source: Devlin et al., BERT, 2018; RoBERTa (Liu et al., 2019) differs in
+where its positions begin. Weights are named as the Hugging Face library names them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maas.domain.errors import InvalidInput
+from maas.domain.names import shown
+
+Weights = dict[str, NDArray[np.float32]]
+
+OPSET = 20
+TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
+_ACTIVATIONS = {
+    "gelu": ("Gelu", {"approximate": "none"}),
+    "gelu_new": ("Gelu", {"approximate": "tanh"}),
+    "gelu_pytorch_tanh": ("Gelu", {"approximate": "tanh"}),
+    "relu": ("Relu", {}),
+}
+
+
+def bert_graph(config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> bytes:
+    """The serialized model: `input_ids` and `attention_mask`, INT64 [n, t], to
+    `last_hidden_state`, FP32 [n, t, hidden].
+
+    Raises InvalidInput if it is another architecture or a weight is missing.
+    """
+    return _Writer(config, tensors).write()
+
+
+class _Writer:
+    def __init__(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+        # Only needed for the encoders that come as safetensors.
+        from onnx import helper, numpy_helper  # noqa: PLC0415
+
+        self._onnx = helper
+        self._to_tensor = numpy_helper.from_array
+        self._type = config.get("model_type")
+        if self._type not in TYPES or config.get("position_embedding_type") not in (
+            None,
+            "absolute",
+        ):
+            raise InvalidInput(
+                f"config.json says model_type {shown(self._type)}; encoders of the types "
+                f"{', '.join(TYPES)} with absolute positions are served from model.safetensors, "
+                "all others from model.onnx",
+                field="files",
+            )
+        self._hidden = _size(config, "hidden_size")
+        self._heads = _size(config, "num_attention_heads")
+        self._layers = _size(config, "num_hidden_layers")
+        self._epsilon = float(config.get("layer_norm_eps", 1e-12))
+        self._pad = int(config.get("pad_token_id") or 0)
+        activation = str(config.get("hidden_act", "gelu"))
+        if activation not in _ACTIVATIONS or self._hidden % self._heads:
+            raise InvalidInput(f"config.json: hidden_act {shown(activation)} is not known")
+        self._activation = _ACTIVATIONS[activation]
+        self._prefix = next(
+            (p for p in ("", "bert.", "roberta.") if f"{p}embeddings.LayerNorm.weight" in tensors),
+            "",
+        )
+        self._tensors = tensors
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+
+    def write(self) -> bytes:
+        helper = self._onnx
+        self._ints("heads_apart", [0, 0, self._heads, self._hidden // self._heads])
+        self._ints("heads_joined", [0, 0, self._hidden])
+        state = self._embedded()
+        self._masked()
+        for layer in range(self._layers):
+            state = self._layer(state, layer)
+        self._node("Identity", [state], "last_hidden_state")
+        from onnx import TensorProto  # noqa: PLC0415
+
+        ids = [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "t"])
+            for name in ("input_ids", "attention_mask")
+        ]
+        out = helper.make_tensor_value_info(
+            "last_hidden_state", TensorProto.FLOAT, ["n", "t", self._hidden]
+        )
+        graph = helper.make_graph(self._nodes, "bert", ids, [out], self._constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+        model.ir_version = 9
+        written: bytes = model.SerializeToString()
+        return written
+
+    def _embedded(self) -> str:
+        words = self._weight("embeddings.word_embeddings.weight")
+        # Which kind of text it is makes no difference here: it is always the first.
+        kind = self._raw("embeddings.token_type_embeddings.weight")[0]
+        first = 0 if self._type == "bert" else self._pad + 1
+        places = self._raw("embeddings.position_embeddings.weight")[first:] + kind
+        self._constant("places", places)
+        self._ints("zero", [0])
+        self._node("Gather", [words, "input_ids"], "words_there")
+        self._node("Shape", ["input_ids"], "length", start=1, end=2)
+        self._node("Slice", ["places", "zero", "length"], "places_there")
+        self._node("Add", ["words_there", "places_there"], "embedded")
+        return self._normed("embedded", "embeddings.LayerNorm")
+
+    def _masked(self) -> None:
+        """What is added to the scores: a very negative number where there is no token."""
+        from onnx import TensorProto  # noqa: PLC0415
+
+        self._constant("one", np.float32(1.0))
+        self._constant("far_below", np.float32(-1e9))
+        self._ints("over_heads", [1, 2])
+        self._node("Cast", ["attention_mask"], "is_there", to=TensorProto.FLOAT)
+        self._node("Sub", ["one", "is_there"], "is_padding")
+        self._node("Mul", ["is_padding", "far_below"], "lowered")
+        self._node("Unsqueeze", ["lowered", "over_heads"], "mask")
+
+    def _layer(self, state: str, layer: int) -> str:
+        at = f"encoder.layer.{layer}."
+        scale = 1 / math.sqrt(self._hidden // self._heads)
+        query = self._in_heads(state, at + "attention.self.query", [0, 2, 1, 3], scale)
+        key = self._in_heads(state, at + "attention.self.key", [0, 2, 3, 1])
+        value = self._in_heads(state, at + "attention.self.value", [0, 2, 1, 3])
+        self._node("MatMul", [query, key], at + "scores")
+        self._node("Add", [at + "scores", "mask"], at + "masked")
+        self._node("Softmax", [at + "masked"], at + "shares", axis=-1)
+        self._node("MatMul", [at + "shares", value], at + "context")
+        self._node("Transpose", [at + "context"], at + "turned", perm=[0, 2, 1, 3])
+        self._node("Reshape", [at + "turned", "heads_joined"], at + "joined")
+        said = self._linear(at + "joined", at + "attention.output.dense")
+        self._node("Add", [said, state], at + "attended")
+        state = self._normed(at + "attended", at + "attention.output.LayerNorm")
+        wide = self._linear(state, at + "intermediate.dense")
+        kind, attributes = self._activation
+        self._node(kind, [wide], at + "active", **attributes)
+        narrow = self._linear(at + "active", at + "output.dense")
+        self._node("Add", [narrow, state], at + "sum")
+        return self._normed(at + "sum", at + "output.LayerNorm")
+
+    def _in_heads(self, state: str, name: str, order: list[int], scale: float = 1.0) -> str:
+        flat = self._linear(state, name, scale)
+        self._node("Reshape", [flat, "heads_apart"], name + ".apart")
+        self._node("Transpose", [name + ".apart"], name + ".heads", perm=order)
+        return name + ".heads"
+
+    def _linear(self, state: str, name: str, scale: float = 1.0) -> str:
+        weight = np.ascontiguousarray(self._raw(name + ".weight").T) * np.float32(scale)
+        self._constant(name + ".weight", weight)
+        self._constant(name + ".bias", self._raw(name + ".bias") * np.float32(scale))
+        self._node("MatMul", [state, name + ".weight"], name + ".product")
+        self._node("Add", [name + ".product", name + ".bias"], name)
+        return name
+
+    def _normed(self, state: str, name: str) -> str:
+        inputs = [state, self._weight(name + ".weight"), self._weight(name + ".bias")]
+        self._node("LayerNormalization", inputs, name, axis=-1, epsilon=self._epsilon)
+        return name
+
+    def _raw(self, name: str) -> NDArray[Any]:
+        try:
+            return self._tensors[self._prefix + name].astype(np.float32, copy=False)
+        except KeyError:
+            raise InvalidInput(f"model.safetensors lacks {self._prefix + name}") from None
+
+    def _weight(self, name: str) -> str:
+        self._constant(name, self._raw(name))
+        return name
+
+    def _constant(self, name: str, value: Any) -> None:
+        self._constants.append(self._to_tensor(np.asarray(value), name))
+
+    def _ints(self, name: str, values: list[int]) -> None:
+        self._constant(name, np.array(values, np.int64))
+
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        self._nodes.append(self._onnx.make_node(kind, inputs, [output], **attributes))
+
+
+def _size(config: dict[str, Any], name: str) -> int:
+    value = config.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 20:
+        raise InvalidInput(f"config.json: {name} must be a whole number from 1; got {shown(value)}")
+    return value

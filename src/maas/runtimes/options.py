@@ -1,0 +1,62 @@
+"""What a variant's options and files say, checked; and outputs that are text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maas.domain.errors import InvalidInput
+from maas.domain.names import shown
+
+
+def one_of(options: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
+    """The option `name`, by default the first that is known; raises InvalidInput for others."""
+    value = options.get(name, known[0])
+    if value not in known:
+        raise InvalidInput(
+            f"option {name} must be one of {', '.join(known)}; got {shown(value)}", field=name
+        )
+    return str(value)
+
+
+def number_of(options: dict[str, Any], name: str, default: float, low: float, high: float) -> float:
+    """The option `name` as a number from `low` to `high`; raises InvalidInput."""
+    value = options.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InvalidInput(
+            f"option {name} must be a number from {low:g} to {high:g}; got {shown(value)}",
+            field=name,
+        )
+    return value
+
+
+def texts(elements: Sequence[object]) -> NDArray[Any]:
+    """A BYTES output of one element per row."""
+    out = np.empty(len(elements), object)
+    out[:] = elements
+    return out
+
+
+def parsed_json(files: dict[str, bytes], name: str) -> dict[str, Any]:
+    """The object in the file `name`; raises InvalidInput if there is none."""
+    try:
+        value = json.loads(files[name])
+    except KeyError:
+        raise InvalidInput(f"the variant lacks {name}", field="files") from None
+    except (ValueError, RecursionError) as wrong:
+        raise InvalidInput(f"{name} is not JSON: {wrong}", field="files") from None
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{name} must hold a JSON object", field="files")
+    return value
+
+
+def flag_of(options: dict[str, Any], name: str, default: bool) -> bool:
+    """The option `name`; raises InvalidInput if it is neither true nor false."""
+    value = options.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"option {name} must be true or false; got {shown(value)}", field=name)
+    return value

@@ -1,0 +1,146 @@
+"""The Hub, played by a small server that speaks its API; the real huggingface_hub asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from maas.domain.errors import Forbidden, InvalidInput, MaasError, NotFound, Unavailable
+from maas.lifecycle.sources import download
+from maas.lifecycle.sources.base import Access, Fetched, Request
+from maas.lifecycle.sources.kinds import fetch
+from maas.lifecycle.sources.workspace import workspace
+from tests.downloads import DownloadServer, Turn, download_server
+
+pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
+
+COMMIT = "c" * 40
+REPOSITORY = "tester/tiny-encoder"
+FILES = {
+    "README.md": b"# Tiny",
+    "config.json": b'{"hidden_size": 2}',
+    "tokenizer.json": b"{}",
+    "model.safetensors": bytes(range(256)) * 8000,
+    "pytorch_model.bin": b"\x80\x02" * 4000,
+    "onnx/model.onnx": b"o" * 5000,
+    "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
+}
+LARGE = f"/{REPOSITORY}/resolve/{COMMIT}/model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "PAUSE_S", 0.001)
+
+
+@pytest.fixture
+def hub() -> Iterator[DownloadServer]:
+    with download_server() as server:
+        server.add_hub_repository(REPOSITORY, COMMIT, FILES, {"license": "apache-2.0"})
+        yield server
+
+
+@pytest.fixture
+def request_(hub: DownloadServer, tmp_path: Path) -> Request:
+    return Request(f"hf://{REPOSITORY}", Access(tmp_path / "pulls", hf_endpoint=hub.url))
+
+
+def pull(request: Request) -> Fetched:
+    with workspace(request) as folder:
+        return fetch(request, folder)
+
+
+def test_a_repository_is_pinned_to_its_commit(request_: Request, hub: DownloadServer) -> None:
+    fetched = pull(replace(request_, source=request_.source + "@main"))
+    assert {name: path.read_bytes() for name, path in fetched.files.items()} == {
+        "config.json": FILES["config.json"],
+        "tokenizer.json": FILES["tokenizer.json"],
+        "model.safetensors": FILES["model.safetensors"],
+        "1_Pooling.config.json": FILES["1_Pooling/config.json"],
+    }
+    assert fetched.license == "apache-2.0"
+    assert fetched.origin == {
+        "kind": "hf",
+        "uri": f"hf://{REPOSITORY}@{COMMIT}",
+        "commit": COMMIT,
+        "revision": "main",
+    }
+    assert not [path for path, _, _ in hub.asked if "pytorch_model" in path]
+
+
+def test_it_goes_on_after_a_break(request_: Request, hub: DownloadServer) -> None:
+    hub.turns[LARGE] += [Turn(cut=1_000_000)] + [Turn(status=503)] * download.ATTEMPTS
+    with pytest.raises(Unavailable, match="goes on after"):
+        pull(request_)
+    fetched = pull(request_)
+    assert fetched.files["model.safetensors"].read_bytes() == FILES["model.safetensors"]
+    assert hub.ranges(LARGE)[-1] != ""
+
+
+@pytest.mark.parametrize("path", ["model.safetensors", "config.json"])
+def test_other_bytes_than_the_commit_has_are_refused(
+    request_: Request, hub: DownloadServer, path: str
+) -> None:
+    """Large files are held against their SHA-256, small ones against git's object id."""
+    content = FILES[path]
+    hub.files[f"/{REPOSITORY}/resolve/{COMMIT}/{path}"] = content[:-1] + b"!"
+    with pytest.raises(InvalidInput, match=f"{path} should have the"):
+        pull(request_)
+
+
+def test_which_of_many(request_: Request, hub: DownloadServer) -> None:
+    files = {"a-q4.gguf": b"a" * 2000, "a-q8.gguf": b"b" * 3000, "config.json": b"{}"}
+    hub.add_hub_repository("tester/many", COMMIT, files)
+    wanted = replace(request_, source="hf://tester/many")
+    with pytest.raises(InvalidInput, match=r"several models.*--file: a-q4\.gguf, a-q8\.gguf"):
+        pull(wanted)
+    assert list(pull(replace(wanted, file="a-q8.gguf")).files) == ["a-q8.gguf"]
+    with pytest.raises(InvalidInput, match=r"has no file 'b\.gguf'; it has a-q4\.gguf, "):
+        pull(replace(wanted, file="b.gguf"))
+
+
+def test_only_pickles(request_: Request, hub: DownloadServer) -> None:
+    hub.add_hub_repository("tester/old", COMMIT, {"pytorch_model.bin": b"x", "config.json": b"{}"})
+    with pytest.raises(InvalidInput, match="no weights in GGUF, safetensors, ONNX or CTranslate2"):
+        pull(replace(request_, source="hf://tester/old"))
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind", "said"),
+    [
+        (404, {"X-Error-Code": "RepoNotFound"}, NotFound, "no model tester/tiny-encoder"),
+        (404, {"X-Error-Code": "RevisionNotFound"}, NotFound, "no revision 'v2'"),
+        (403, {"X-Error-Code": "GatedRepo"}, Forbidden, "accepted its terms"),
+        (500, {}, Unavailable, "answers 500"),
+    ],
+)
+def test_what_the_hub_refuses(
+    request_: Request,
+    hub: DownloadServer,
+    status: int,
+    headers: dict[str, str],
+    kind: type[MaasError],
+    said: str,
+) -> None:
+    path = f"/api/models/{REPOSITORY}/revision/v2"
+    hub.files[path] = b"{}"
+    hub.turns[path] += [Turn(status=status, headers=headers)] * 20
+    with pytest.raises(kind, match=said):
+        pull(replace(request_, source=request_.source + "@v2"))
+
+
+def test_nobody_there(request_: Request) -> None:
+    access = replace(request_.access, hf_endpoint="http://127.0.0.1:9")
+    with pytest.raises(Unavailable, match="cannot be asked about"):
+        pull(replace(request_, access=access))
+
+
+@pytest.mark.parametrize(
+    "source", ["hf://one", "hf://a/b/c", "hf://a/../b", "hf://a/b@../x", "hf://"]
+)
+def test_names_that_are_none(request_: Request, source: str) -> None:
+    with pytest.raises(InvalidInput, match="hf://org/repository"):
+        pull(replace(request_, source=source))
