@@ -166,9 +166,7 @@ class Asked(GenerationCall):
 
 
 @contextlib.contextmanager
-def replica(
-    given: argparse.Namespace, runtime: str = "llama_cpp"
-) -> Iterator[tuple[str, int]]:
+def replica(given: argparse.Namespace, runtime: str = "llama_cpp") -> Iterator[tuple[str, int]]:
     """The socket and the pid of a replica process with the model loaded."""
     with tempfile.TemporaryDirectory(prefix="b") as folder:
         socket = str(Path(folder) / "s")

@@ -104,9 +104,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(model: Generato
     assert refused.value.details["prompt_tokens"] > 600
 
 
-def test_it_ends_where_its_context_is_full(
-    model: Generator, endless: dict[str, Any]
-) -> None:
+def test_it_ends_where_its_context_is_full(model: Generator, endless: dict[str, Any]) -> None:
     prompt = Generation(prompt="la " * 480, temperature=0, **endless)
     _, ending = written(model, prompt)
     assert ending.reason == "length"
