@@ -68,7 +68,12 @@ def resumed(settings: Settings, job_id: str) -> JobFolder:
     if not job.state.is_final:
         return folder
     fresh = JobFolder.create(
-        settings.jobs_dir, spec.kind, spec.name, recipe=spec.recipe, directory=spec.directory
+        settings.jobs_dir,
+        spec.kind,
+        spec.name,
+        recipe=spec.recipe,
+        directory=spec.directory,
+        options=spec.options,
     )
     if folder.work.is_dir():
         fresh.work.rmdir()

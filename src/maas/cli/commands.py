@@ -19,12 +19,15 @@ COMMANDS = {
     "status": Command("Server", "Show what shall run, what runs, and why the two differ."),
     "logs": Command("Server", "Show the log of a deployment, a replica, control or gateway."),
     "doctor": Command("Server", "Check this machine and the server, and say what to do."),
-    "run": Command("Models", "Run a recipe: build, evaluate, publish, deploy, call, explain."),
+    "run": Command(
+        "Models", "Run a recipe: build, evaluate, publish, optimize, deploy, call, explain."
+    ),
     "build": Command("Models", "Train the model of a recipe."),
     "evaluate": Command("Models", "Measure a built model, and check the recipe's gates."),
     "publish": Command("Models", "Publish a built model or an ONNX file as a new version."),
+    "optimize": Command("Models", "Make smaller or faster variants that pass a gate."),
     "models": Command("Models", "List models, or show a version with its evidence."),
-    "jobs": Command("Models", "List, show or cancel builds and evaluations."),
+    "jobs": Command("Models", "List, show or cancel builds, evaluations and optimizations."),
     "deploy": Command("Deployments", "Make a model answer under a name."),
     "rollback": Command("Deployments", "Put back what a deployment was before."),
     "predict": Command("Deployments", "Call a deployment."),
@@ -41,7 +44,7 @@ def help_text() -> str:
     lines = [
         "Usage: maas [--home DIR] [--base-url URL] COMMAND …",
         "",
-        "Turn a model into a service: build, evaluate, publish, deploy, call, explain.",
+        "Turn a model into a service: build, evaluate, optimize, publish, deploy, call, explain.",
     ]
     group = ""
     for name, command in COMMANDS.items():

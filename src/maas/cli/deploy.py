@@ -10,6 +10,7 @@ import typer
 from maas.cli.common import Format, OutputOption, client_of, emit_json, emit_table, say
 from maas.domain.deployments import Target
 from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError, NotFound
+from maas.domain.models import AUTO, best_variant
 
 if TYPE_CHECKING:
     from maas.client.answers import DeploymentView
@@ -23,7 +24,13 @@ def command(
     name: Annotated[str, typer.Argument(help="Deployment: the name that callers use.")],
     model: Annotated[str | None, typer.Option(help="Model; default: of the same name.")] = None,
     version: Annotated[int | None, typer.Option(help="Default: the newest.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Default: the version's first.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="auto: the best that was found; default: the first.")
+    ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(metavar="RULE", help="What a variant's evidence must show; '': nothing."),
+    ] = None,
     weight: Annotated[
         int | None,
         typer.Option(
@@ -76,6 +83,7 @@ def command(
             variant=variant,
             targets=targets,
             default=default,
+            gate=gate,
             wait_s=wait,
             watch=watch,
             **scaling,
@@ -162,6 +170,9 @@ def _present(client: Client, name: str) -> DeploymentView | None:
 
 def _new_target(client: Client, model: str, version: int | None, variant: str | None) -> Target:
     details = client.models.version(model if version is None else f"{model}:{version}")
+    if variant == AUTO:
+        best, _ = best_variant(details.version, details.evidence)
+        return Target(details.version.number, best.name)
     return Target(details.version.number, details.version.variant(variant).name)
 
 

@@ -1,4 +1,4 @@
-"""maas jobs: builds and evaluations, of this machine and those that the server knows."""
+"""maas jobs: builds, evaluations and optimizations of this machine, and those the server knows."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from maas.cli.watching import metrics_line
 from maas.domain.errors import MaasError, NotFound, Unavailable
 from maas.domain.jobs import Job
 
-group = typer.Typer(help="List, show or cancel builds and evaluations.")
+group = typer.Typer(help="List, show or cancel builds, evaluations and optimizations.")
 
 
 @group.callback(invoke_without_command=True)
 def main(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
-    """List, show or cancel builds and evaluations."""
+    """List, show or cancel builds, evaluations and optimizations."""
     if ctx.invoked_subcommand is None:
         _list(ctx, output)
 

@@ -12,6 +12,7 @@ from maas.cli.build import new_build
 from maas.cli.common import Format, OutputOption, client_of, emit, emit_json, say, settings_of
 from maas.cli.deploy import deployed_view
 from maas.cli.explain import show_explanation, write_picture
+from maas.cli.optimize import new_optimization, send
 from maas.cli.predict import print_outputs
 from maas.cli.publish import publish_folder
 from maas.cli.watching import check_gates, metrics_line, start, watch
@@ -19,7 +20,7 @@ from maas.cli.watching import check_gates, metrics_line, start, watch
 if TYPE_CHECKING:
     from maas.client.answers import DeploymentView, Published
     from maas.client.client import Client
-    from maas.lifecycle.recipe import DeployStep, ExplainStep, Recipe
+    from maas.lifecycle.recipe import DeployStep, ExplainStep, OptimizeStep, Recipe
 
 
 def command(
@@ -27,7 +28,7 @@ def command(
     recipe: Annotated[Path, typer.Argument(help="TOML file.")],
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Run a recipe: build, evaluate, publish, deploy, call, explain.
+    """Run a recipe: build, evaluate, publish, optimize, deploy, call, explain.
 
     A step that the recipe does not have is left out. Nothing is published unless every gate holds.
     """
@@ -47,6 +48,8 @@ def command(
     published = publish_folder(ctx, folder.publication)
     say(f"published {published}{'' if published.created else ' (it was there already)'}")
     done: dict[str, Any] = {"job": job.to_dict(), "published": published.to_dict()}
+    if wanted.optimize is not None:
+        done["optimization"] = _optimize(ctx, wanted.optimize, published)
     if wanted.deploy is not None:
         view = deploy_step(client, wanted, wanted.deploy, published)
         say(f"deployed {published} as {view.name}")
@@ -62,6 +65,17 @@ def command(
         say(f"call it: POST {client.base_url}/predict/{view.name}, or `maas predict {view.name} …`")
 
 
+def _optimize(ctx: typer.Context, step: OptimizeStep, published: Published) -> dict[str, Any]:
+    settings = settings_of(ctx)
+    client = client_of(ctx, timeout=300)
+    folder = new_optimization(client, settings, str(published), step.to_dict())
+    say(f"optimize {published} (job {folder.path.name})")
+    watch(folder, start(folder, settings))
+    found = send(client, folder)
+    say(f"chosen for {found['objective']}: {found['chosen']}: {found['chosen_why']}")
+    return found
+
+
 def deploy_step(
     client: Client, recipe: Recipe, step: DeployStep, published: Published
 ) -> DeploymentView:
@@ -74,6 +88,8 @@ def deploy_step(
             name,
             model=recipe.name,
             version=published.number,
+            variant=step.variant or None,
+            gate=step.gate or None,
             default=step.default or None,
             watch=watch,
             replicas=scaling.replicas,

@@ -65,7 +65,7 @@ def watch(folder: JobFolder, process: subprocess.Popen[bytes]) -> Job:
                     raise
                 asked = True
                 folder.request_cancel()
-                say("stopping after this epoch; Ctrl-C again does not wait")
+                say("stopping at the next step; Ctrl-C again does not wait")
     return finished(folder)
 
 
@@ -73,8 +73,8 @@ def finished(folder: JobFolder) -> Job:
     job = folder.job()
     if job.state is JobState.SUCCEEDED:
         return job
-    again = f"`maas build --resume {job.id}` goes on from its checkpoint"
-    if job.kind != "build":
+    again = f"`maas {job.kind} --resume {job.id}` goes on from what is finished"
+    if job.kind == "evaluate":
         again = "start it again"
     if job.state is JobState.CANCELLED:
         say(f"job {job.id} is cancelled; {again}")

@@ -8,7 +8,7 @@ from typing import Any
 from maas.domain.deployments import Deployment, Scaling, Target
 from maas.domain.jobs import Job, JobState, Progress
 from maas.domain.keys import Key, Scope
-from maas.domain.models import Evidence, Manifest, Version
+from maas.domain.models import Evidence, Manifest, Variant, Version
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,22 @@ class VersionDetails:
             "created_at": self.version.created_at,
             "created_by": self.version.created_by,
             "manifest": self.version.manifest.to_dict(),
+            "variants": [v.to_dict() for v in self.version.variants],
             "evidence": [e.to_dict() for e in self.evidence],
         }
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> VersionDetails:
+        manifest = Manifest.from_dict(raw["manifest"])
+        published = {v.name for v in manifest.variants}
+        variants = [Variant.from_dict(v) for v in raw.get("variants", ())]
         version = Version(
             model=str(raw["model"]),
             number=int(raw["number"]),
-            manifest=Manifest.from_dict(raw["manifest"]),
+            manifest=manifest,
             created_at=float(raw.get("created_at", 0.0)),
             created_by=str(raw.get("created_by", "")),
+            added=tuple(v for v in variants if v.name not in published),
         )
         evidence = tuple(Evidence.from_dict(e) for e in raw.get("evidence", ()))
         return cls(version, str(raw.get("digest", "")), evidence)
@@ -93,6 +98,7 @@ class DeploymentView:
             targets=tuple(Target(**_known(Target, t)) for t in raw["targets"]),
             scaling=Scaling(**_known(Scaling, raw.get("scaling", {}))),
             default=bool(raw.get("default", False)),
+            gate=str(raw.get("gate", "")),
             revision=int(raw.get("revision", 1)),
         )
         return cls(

@@ -13,7 +13,14 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from maas import settings
-from maas.client import administration, deployments, predictions, publications, registry
+from maas.client import (
+    administration,
+    deployments,
+    optimizations,
+    predictions,
+    publications,
+    registry,
+)
 from maas.client.calls import Call, Flow, Pause, Step
 from maas.client.retry import RetryPolicy
 from maas.client.transport import AsyncTransport, Connection, SyncTransport
@@ -170,10 +177,14 @@ class Client(_Blocking):
     explain = _blocking(predictions.explain)
     publish = _blocking(publications.publish)
     publish_prepared = _blocking(publications.publish_prepared)
+    optimize = _blocking(optimizations.optimize)
+    fetch_original = _blocking(optimizations.fetch_original)
+    send_optimization = _blocking(optimizations.send_optimization)
     deploy = _blocking(deployments.deploy)
     rollback = _blocking(deployments.rollback)
     evidence = _blocking(registry.evidence)
     add_evidence = _blocking(registry.add_evidence)
+    add_variant = _blocking(registry.add_variant)
     usage = _blocking(administration.usage)
     status = _blocking(administration.status)
     logs = _blocking(administration.logs)
@@ -251,10 +262,14 @@ class AsyncClient(_Awaited):
     explain = _awaited(predictions.explain)
     publish = _awaited(publications.publish)
     publish_prepared = _awaited(publications.publish_prepared)
+    optimize = _awaited(optimizations.optimize)
+    fetch_original = _awaited(optimizations.fetch_original)
+    send_optimization = _awaited(optimizations.send_optimization)
     deploy = _awaited(deployments.deploy)
     rollback = _awaited(deployments.rollback)
     evidence = _awaited(registry.evidence)
     add_evidence = _awaited(registry.add_evidence)
+    add_variant = _awaited(registry.add_variant)
     usage = _awaited(administration.usage)
     status = _awaited(administration.status)
     logs = _awaited(administration.logs)

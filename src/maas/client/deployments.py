@@ -26,7 +26,8 @@ class DeploymentFailed(MaasError):
 class Change:
     """What a deployment shall become; None and empty leave it to the server.
 
-    Without `version` the model's newest is taken, without `variant` the version's first.
+    Without `version` the model's newest is taken, without `variant` the version's first; `auto` is
+    the one that the newest optimization found best.
     `targets` splits the traffic instead of these two.
     """
 
@@ -36,6 +37,7 @@ class Change:
     targets: Sequence[Target] = ()
     scaling: Scaling | None = None
     default: bool | None = None
+    gate: str | None = None
 
     def body(self) -> dict[str, Any]:
         out: dict[str, Any] = {"model": checked_name(self.model, "model")}
@@ -57,6 +59,8 @@ class Change:
             }
         if self.default is not None:
             out["default"] = self.default
+        if self.gate is not None:
+            out["gate"] = self.gate
         return out
 
 
@@ -88,19 +92,21 @@ def deploy(
     variant: str | None = None,
     targets: Sequence[Target] = (),
     default: bool | None = None,
+    gate: str | None = None,
     wait_s: float = 300.0,
     watch: Callable[[DeploymentView], None] | None = None,
     **scaling: int,
 ) -> Flow[DeploymentView]:
     """Makes `model` (default: of the same name) answer as `name`, and waits until it does.
 
-    `scaling` may hold `replicas`, `max_batch`, `queue_limit` and `threads`. `wait_s` 0 does not
-    wait. `watch` is called with the state while waiting. Raises DeploymentFailed with the reason,
-    DeadlineExceeded if it is not ready after `wait_s` seconds.
+    `variant` "auto" is the one that the newest optimization found best. `gate`: a rule over
+    evidence that every target must satisfy, now and when the deployment is changed; "" takes it
+    away. `scaling` may hold `replicas`, `max_batch`, `queue_limit` and `threads`. `wait_s` 0 does
+    not wait. `watch` is called with the state while waiting. Raises DeploymentFailed with the
+    reason, DeadlineExceeded if it is not ready after `wait_s` seconds.
     """
-    change = Change(
-        model or name, version, variant, targets, Scaling(**scaling) if scaling else None, default
-    )
+    size = Scaling(**scaling) if scaling else None
+    change = Change(model or name, version, variant, targets, size, default, gate)
     view: DeploymentView = yield put(name, change)
     return (yield from wait_until_ready(view, wait_s, watch))
 

@@ -9,7 +9,7 @@ from typing import Any
 from maas.client.answers import Published, VersionDetails
 from maas.client.calls import Call, Flow, Reply, Work, encode, path
 from maas.domain.errors import ArtifactCorrupt, InvalidInput
-from maas.domain.models import Evidence, File, Manifest
+from maas.domain.models import Evidence, File, Manifest, Variant
 from maas.domain.names import ModelRef, checked_name, checked_sha256
 
 UPLOAD_TIMEOUT_S = 24 * 3600.0
@@ -41,6 +41,18 @@ def add_evidence(ref: str, item: Evidence) -> Call[None]:
     """Adds something measured to a version; its file, if it has one, must be stored already."""
     return Call(
         "POST", _version_path(ref) + "/evidence", lambda _: None, body=encode(item.to_dict())
+    )
+
+
+def add_variant(ref: str, variant: Variant) -> Call[Variant]:
+    """Adds a servable form to a version; its files must be stored already. The same again changes
+    nothing, so this may be sent twice."""
+    return Call(
+        "POST",
+        _version_path(ref) + "/variants",
+        lambda reply: Variant.from_dict(reply.json()),
+        safe=True,
+        body=encode(variant.to_dict()),
     )
 
 

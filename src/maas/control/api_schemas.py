@@ -219,6 +219,7 @@ SCHEMAS: dict[str, Schema] = {
         **_IDENTITY,
         created_by=says(TEXT, "Name of the key that published it"),
         manifest=ref("Manifest"),
+        variants=many(ref("Variant")),
         evidence=many(ref("Evidence")),
     ),
     "StoredFile": thing("", sha256=SHA256, size=whole()),

@@ -21,6 +21,7 @@ _ANSWERS: dict[str, tuple[tuple[int, str], ...]] = {
     "get_version": ((200, "Version"),),
     "publish_version": ((201, "Published"), (200, "Published")),
     "add_evidence": ((201, "Evidence"),),
+    "add_variant": ((201, "Variant"), (200, "Variant")),
     "get_file": ((200, "octets"),),
     "head_file": ((200, ""),),
     "put_file": ((201, "StoredFile"), (200, "StoredFile")),

@@ -36,7 +36,8 @@ class Plan:
 
 
 class Planner:
-    """Blocks on the database for versions that it has not seen; they never change."""
+    """Blocks on the database for versions and variants that it has not seen; what it has seen
+    never changes."""
 
     def __init__(self, versions: Versions, drain_s: float) -> None:
         self._versions = versions
@@ -54,7 +55,9 @@ class Planner:
 
     def _group(self, deployment: Deployment, target: Target) -> Group:
         place = (deployment.model, target.version)
-        if place not in self._known:
+        known = self._known.get(place)
+        if known is None or target.variant not in (v.name for v in known.variants):
+            # A version may have got this variant since.
             self._known[place] = self._versions.get(*place)
         version = self._known[place]
         variant = version.variant(target.variant)

@@ -13,7 +13,7 @@ from pathlib import Path
 from maas.control.onnx_check import check_onnx
 from maas.control.unsafe_files import refuse_unsafe
 from maas.domain.errors import BodyTooLarge, Conflict, InvalidInput
-from maas.domain.models import Evidence, File, Manifest, Version
+from maas.domain.models import Evidence, File, Manifest, Variant, Version
 from maas.domain.names import checked_sha256, shown
 from maas.domain.signature import Signature
 from maas.serving.codec import json_to_tensors
@@ -22,6 +22,9 @@ from maas.storage.versions import Versions
 
 MAX_EVIDENCE_BYTES = 8 << 20
 """Of one version, as JSON: everybody who looks at the version reads all of it."""
+
+MAX_VARIANTS = 64
+"""Of one version."""
 
 
 class Publisher:
@@ -50,15 +53,20 @@ class Publisher:
         """The version, and whether it is new. Raises InvalidInput if a file is missing or the
         example does not fit, UnsafeArtifact."""
         check_example(manifest.signature)
-        _check_runtimes(manifest)
-        for file in manifest.files():
-            self._check_stored(file)
         for variant in manifest.variants:
-            if variant.runtime == "onnx":
-                for file in variant.files:
-                    # The same copy that a replica on this machine will load.
-                    check_onnx(self._artifacts.fetch(file.sha256, self._cache_dir), file.name)
+            self._check_variant(variant)
         return self._versions.publish(manifest, created_by)
+
+    def add_variant(
+        self, model: str, number: int, variant: Variant, created_by: str
+    ) -> tuple[Version, bool]:
+        """The version with one variant more, and whether it is new. Raises NotFound, Conflict if
+        another variant has its name, InvalidInput, UnsafeArtifact."""
+        version = self._versions.get(model, number)
+        if len(version.variants) >= MAX_VARIANTS:
+            raise Conflict(f"a version has at most {MAX_VARIANTS} variants")
+        self._check_variant(variant)
+        return self._versions.add_variant(model, number, variant, created_by)
 
     def add_evidence(self, model: str, number: int, evidence: Evidence) -> None:
         """Raises NotFound, or InvalidInput if its file or its variant is not there."""
@@ -74,6 +82,15 @@ class Publisher:
                 "put what is large into a file of the evidence"
             )
         self._versions.add_evidence(model, number, evidence)
+
+    def _check_variant(self, variant: Variant) -> None:
+        _check_runtime(variant)
+        for file in variant.files:
+            self._check_stored(file)
+        if variant.runtime == "onnx":
+            for file in variant.files:
+                # The same copy that a replica on this machine will load.
+                check_onnx(self._artifacts.fetch(file.sha256, self._cache_dir), file.name)
 
     def _check_stored(self, file: File) -> None:
         size = self._artifacts.size(file.sha256)
@@ -101,16 +118,15 @@ class Publisher:
             yield chunk
 
 
-def _check_runtimes(manifest: Manifest) -> None:
+def _check_runtime(variant: Variant) -> None:
     # The catalog brings NumPy, which a start of control need not wait for.
     known = import_module("maas.runtimes.catalog").RUNTIMES
-    for variant in manifest.variants:
-        if variant.runtime not in known:
-            raise InvalidInput(
-                f"variant {variant.name}: there is no runtime {shown(variant.runtime)}; "
-                f"known are {', '.join(known)}",
-                field="variants.runtime",
-            )
+    if variant.runtime not in known:
+        raise InvalidInput(
+            f"variant {variant.name}: there is no runtime {shown(variant.runtime)}; "
+            f"known are {', '.join(known)}",
+            field="variants.runtime",
+        )
 
 
 def check_example(signature: Signature) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from maas.domain.deployments import Scaling
 from maas.domain.jobs import Job, JobState, Progress
 from maas.domain.keys import Scope
-from maas.domain.models import Evidence, Manifest
+from maas.domain.models import Evidence, Manifest, Variant
 from maas.domain.signature import MAX_ELEMENTS
 
 ScopeName = Literal["call", "read", "write", "admin"]
@@ -59,6 +59,9 @@ class VariantBody(Body):
     runtime: ShortText
     files: Annotated[list[FileBody], Field(max_length=256)]
     options: dict[str, Any] = {}
+
+    def to_domain(self) -> Variant:
+        return Variant.from_dict(self.model_dump())
 
 
 class ManifestBody(Body):
@@ -122,9 +125,12 @@ class DeploymentBody(Body):
     model: str
     version: VersionNumber | None = None
     variant: str | None = None
+    """Left out: the version's first. `auto`: what the newest optimization found best."""
     targets: Annotated[list[TargetBody], Field(max_length=64)] | None = None
     scaling: ScalingBody | None = None
     default: bool | None = None
+    gate: ShortText | None = None
+    """Rule over evidence that every target must satisfy, as `accuracy>=-0.01`; empty: none."""
 
 
 class KeyBody(Body):

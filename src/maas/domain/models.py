@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import Conflict, InvalidInput
 from maas.domain.names import FILE_NAME, checked_name, checked_sha256, shown
 from maas.domain.signature import Signature
+
+AUTO = "auto"
+"""Stands for the variant that an optimization found best; no variant has this name."""
 
 
 class Task(StrEnum):
@@ -58,6 +62,8 @@ class Variant:
 
     def __post_init__(self) -> None:
         checked_name(self.name, "variant")
+        if self.name == AUTO:
+            raise InvalidInput(f"no variant is called {AUTO}: it means the best", field="variant")
         if not self.files:
             raise InvalidInput(f"variant {self.name} has no files", field="variants.files")
 
@@ -150,15 +156,22 @@ class Version:
     created_at: float
     """Seconds since the epoch, UTC."""
     created_by: str = ""
+    added: tuple[Variant, ...] = ()
+    """Variants that it got after its publication; the manifest stays as it was published."""
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Those of the manifest, the first of which is the original, and those added since."""
+        return (*self.manifest.variants, *self.added)
 
     def variant(self, name: str | None = None) -> Variant:
         """The named variant, or the first one. Raises InvalidInput for an unknown name."""
         if name is None:
             return self.manifest.variants[0]
-        for variant in self.manifest.variants:
+        for variant in self.variants:
             if variant.name == name:
                 return variant
-        known = ", ".join(v.name for v in self.manifest.variants)
+        known = ", ".join(v.name for v in self.variants)
         raise InvalidInput(
             f"{self.model}:{self.number} has no variant {shown(name)}; it has {known}",
             field="variant",
@@ -170,7 +183,8 @@ class Evidence:
     """Something measured about a version, with how it was obtained."""
 
     kind: str
-    """metrics | parity | training | latency | explanation | report"""
+    """metrics | parity | training | explanation | report; of an optimization: optimization,
+    comparison (with the first variant) and measurement (of cost)"""
     values: dict[str, Any]
     how: dict[str, Any]
     """Data digest, sample size, machine, command, seed: what is needed to get it again."""
@@ -207,3 +221,19 @@ class Evidence:
             raise InvalidInput(f"the evidence lacks {missing}") from None
         except (TypeError, ValueError) as wrong:
             raise InvalidInput(f"the evidence cannot be read: {wrong}") from None
+
+
+def best_variant(version: Version, evidence: Iterable[Evidence]) -> tuple[Variant, int | None]:
+    """The variant that the newest optimization marked best for its objective, and the threads
+    that it was measured with. Raises Conflict if there was no optimization."""
+    found = [e for e in evidence if e.kind == "optimization" and "chosen" in e.values]
+    if not found:
+        raise Conflict(
+            f"{version.model}:{version.number} has no variant that is marked best; "
+            f"`maas optimize {version.model}:{version.number}` finds one",
+            field="variant",
+        )
+    newest = max(found, key=lambda e: e.created_at)
+    threads = newest.values.get("threads")
+    variant = version.variant(str(newest.values["chosen"]))
+    return variant, threads if isinstance(threads, int) else None

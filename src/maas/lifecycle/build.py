@@ -123,20 +123,25 @@ def _train(
     report: Callable[[Progress], None],
     cancelled: Callable[[], bool],
 ) -> tuple[Any, dict[str, Any]]:
-    import torch  # noqa: PLC0415  (2 s)
-
-    from maas.lifecycle.training import Trainer  # noqa: PLC0415
+    from maas.lifecycle.training import Trainer  # noqa: PLC0415  (torch: 2 s)
 
     trainer = Trainer(spec.model, spec.training, parts, workdir / "checkpoint.pt")
+    fingerprint = fingerprint_of(spec, parts)
+    trained = trainer.run(fingerprint, report, cancelled)
+    return trained.model, trained.summary
+
+
+def fingerprint_of(spec: BuildSpec, parts: Split) -> str:
+    """What a network's checkpoint is of: the same spec, rows, code and torch."""
+    import torch  # noqa: PLC0415  (2 s)
+
     own = (
         load_entry(spec.model.module, spec.model.directory, "model.module")
         if (spec.model.module)
         else None
     )
     known = [spec.digest, parts.train.digest, parts.validation.digest, torch.__version__]
-    fingerprint = hashlib.sha256("\n".join([*known, entry_digest(own)]).encode()).hexdigest()
-    trained = trainer.run(fingerprint, report, cancelled)
-    return trained.model, trained.summary
+    return hashlib.sha256("\n".join([*known, entry_digest(own)]).encode()).hexdigest()
 
 
 def _fit(

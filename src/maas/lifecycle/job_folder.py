@@ -5,8 +5,8 @@ job.json       state, progress, result or error; replaced whole
 cancel         is there once somebody asked the job to stop
 lock           held by the job's process while it lives, so that a killed one is noticed
 log            everything that the process printed
-work/          checkpoints; what a resumed job goes on from
-publication/   what a finished build has for the server
+work/          checkpoints and finished candidates; what a resumed job goes on from
+publication/   what a finished job has for the server
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class JobSpec:
 
     id: str
     kind: str
-    """build | evaluate"""
+    """build | evaluate | optimize"""
     name: str
     """The model it is about."""
     recipe: dict[str, Any]
@@ -42,6 +42,8 @@ class JobSpec:
     """Where the recipe's relative paths start."""
     publication: str = ""
     """evaluate: the `publication/` of the build to measure."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """optimize: the version and what is wanted of it."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -51,6 +53,7 @@ class JobSpec:
             "recipe": self.recipe,
             "directory": self.directory,
             "publication": self.publication,
+            "options": self.options,
         }
 
 

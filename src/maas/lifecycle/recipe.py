@@ -3,6 +3,7 @@
 name = "digits"                     # the model
 [data] [split] [model] [training]   # what to build: maas/lifecycle/spec.py
 [evaluate]                          # gates that must hold before anything is published
+[optimize]                          # smaller or faster variants, and what they may lose
 [deploy]                            # under which name, how many replicas
 [call]                              # inputs of a first call; default: the model's own example
 [explain]                           # how to explain that call's answer
@@ -17,7 +18,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -110,9 +111,47 @@ class EvaluateStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(Gate.parse(g) for g in self.gates)
 
 
+class OptimizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    objective: Literal["latency", "throughput", "size", "memory"] = "throughput"
+    gate: str = ""
+    """What a variant may lose, as `accuracy>=-0.01`; empty: one point, or one percent."""
+    candidates: tuple[str, ...] = ()
+    """Names to try; empty: all."""
+    seconds: float = 0.05
+    """Of a turn: candidate and original are measured in turns, at every batch size."""
+    sittings: int = 5
+    """Fresh processes of each that are measured; more give narrower intervals."""
+    seed: int = 0
+    epochs: int = 0
+    """Of fine-tuning and distillation; 0: as many as the build had."""
+
+    def __post_init__(self) -> None:
+        limits = {
+            "seconds": (0.001, 60),
+            "sittings": (2, 100),
+            "seed": (0, 2**32 - 1),
+            "epochs": (0, 10_000),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InvalidInput(
+                    f"optimize.{name} must be from {low:g} to {high:g}; got {value}",
+                    field=f"optimize.{name}",
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
+
+
 class DeployStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     """Empty: the model's name."""
+    variant: str = ""
+    """Empty: the version's first; `auto`: what `[optimize]` found best."""
+    gate: str = ""
+    """Rule over evidence that the variant must satisfy, now and later."""
     replicas: int = 1
     max_batch: int = 64
     queue_limit: int = 256
@@ -157,6 +196,7 @@ class Recipe:
     """Where relative paths start: the recipe's own directory."""
     build: BuildSpec
     evaluate: EvaluateStep
+    optimize: OptimizeStep | None
     deploy: DeployStep | None
     call: dict[str, Any] | None
     """Inputs of a first call; empty: the signature's example."""
@@ -179,7 +219,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], directory: Path) -> Recipe:
-        tables = (*BUILD_TABLES, "evaluate", "deploy", "call", "explain")
+        tables = (*BUILD_TABLES, "evaluate", "optimize", "deploy", "call", "explain")
         for key, value in raw.items():
             if key not in ("name", "description", *tables):
                 raise InvalidInput(
@@ -205,11 +245,18 @@ class Recipe:
             directory=directory,
             build=BuildSpec.from_dict(wanted, str(directory)),
             evaluate=evaluate,
+            optimize=_step(OptimizeStep, "optimize", raw),
             deploy=deploy,
             call=dict(raw["call"]) if "call" in raw else None,
             explain=_step(ExplainStep, "explain", raw),
             raw=raw,
         )
+
+
+def optimize_step(told: dict[str, Any]) -> OptimizeStep:
+    """What is wanted of an optimization, as a recipe's `[optimize]` says it. Raises InvalidInput
+    that names the key and what was expected."""
+    return _step(OptimizeStep, "optimize", {"optimize": told}) or OptimizeStep()
 
 
 def _step(kind: type[S], table: str, raw: dict[str, Any]) -> S | None:

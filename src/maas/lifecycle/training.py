@@ -104,7 +104,7 @@ class Trainer:
 
         Raises InvalidInput if the loss is no longer finite, BuildCancelled between batches.
         """
-        with _reproducible(self._threads()):
+        with reproducible(self._threads()):
             self._resume(fingerprint)
             clock = _Clock(self.state, self.batches, self.spec.epochs, report)
             while not self.state.stopped:
@@ -291,7 +291,8 @@ class _Clock:
 
 
 @contextmanager
-def _reproducible(threads: int) -> Iterator[None]:
+def reproducible(threads: int) -> Iterator[None]:
+    """Within it torch computes the same again with the same seed, on so many threads."""
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     torch.set_num_threads(threads)
     # As use_deterministic_algorithms(True), which loads a compiler that is not needed (2 s).

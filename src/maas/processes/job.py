@@ -1,4 +1,4 @@
-"""A job: one build or evaluation, in a process of its own on its owner's side.
+"""A job: one build, evaluation or optimization, in a process of its own on its owner's side.
 
     python -m maas.processes.job PATH/spec.json
 
@@ -61,7 +61,8 @@ class Tracker:
     def report(self, progress: Progress) -> None:
         self._job = replace(self._job, progress=progress)
         if time.monotonic() - self._saved_at >= SAVE_EVERY_S or progress.done == progress.total:
-            self._save()
+            with suppress(OSError):  # on a full disk the work itself says so
+                self._save()
 
     def cancelled(self) -> bool:
         return self._stop.is_set() or self.folder.cancel_requested
@@ -170,9 +171,26 @@ def run_evaluation(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[s
     }
 
 
+def run_optimization(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[str, Any]:
+    """Makes, measures and judges candidates, and leaves those that passed in the folder."""
+    # Brings what compares and draws, which a build does not need.
+    from maas.lifecycle.optimize.engine import Watch  # noqa: PLC0415
+    from maas.lifecycle.optimize.ledger import space  # noqa: PLC0415
+    from maas.lifecycle.optimize.run import Order, run_order  # noqa: PLC0415
+
+    tracker.report(Progress(message="loading"))
+    order = Order.of_job(spec.options, folder.work / "original.onnx")
+    watch = Watch(tracker.report, tracker.cancelled)
+    prepared = run_order(order, folder.path.parent, folder.work, watch)
+    with space(folder.path):
+        prepared.save(folder.publication)
+    return prepared.summary | {"publication": str(folder.publication)}
+
+
 KINDS: dict[str, Callable[[JobFolder, JobSpec, Tracker], dict[str, Any]]] = {
     "build": run_build,
     "evaluate": run_evaluation,
+    "optimize": run_optimization,
 }
 
 

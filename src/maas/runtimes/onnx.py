@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnxruntime as ort
 
 from maas.domain.errors import InferenceFailed, InvalidInput, Unavailable
+from maas.domain.names import shown
 from maas.domain.signature import Signature, TensorSpec
 from maas.runtimes.base import Arrays, LoadRequest
 
@@ -24,6 +27,12 @@ _DATATYPES = {
     "tensor(string)": "BYTES",
 }
 
+SWITCHES = {
+    "spinning": "whether threads wait for work by turning in circles",
+    "arena": "whether memory of former calls is kept for the next ones",
+    "prepacking": "whether weights are copied into the order that is fastest to compute with",
+}
+
 
 class OnnxRuntime:
     """One ONNX Runtime session."""
@@ -37,8 +46,7 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
-        # Spinning threads take the core from the gateway and from other replicas.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        _set_engine(options, request.options)
         (model,) = request.files.values()
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -55,6 +63,24 @@ class OnnxRuntime:
                 raise Unavailable("not enough memory for this input", retry_after=1.0) from None
             raise InferenceFailed(f"the model failed on this input: {wrong}") from None
         return dict(zip(self._outputs, answers, strict=True))
+
+
+def _set_engine(options: ort.SessionOptions, wanted: dict[str, Any]) -> None:
+    """A variant's own options; see `SWITCHES`. Raises InvalidInput for any other."""
+    for name, value in wanted.items():
+        if name not in SWITCHES:
+            raise InvalidInput(
+                f"an ONNX variant has no option {shown(name)}; known are {', '.join(SWITCHES)}",
+                field="options",
+            )
+        if not isinstance(value, bool):
+            raise InvalidInput(f"{name} must be true or false; got {shown(value)}", field="options")
+    # Spinning threads take the core from the gateway and from other replicas.
+    spinning = wanted.get("spinning", False)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "01"[spinning])
+    options.enable_cpu_mem_arena = wanted.get("arena", True)
+    if not wanted.get("prepacking", True):
+        options.add_session_config_entry("session.disable_prepacking", "1")
 
 
 def _check_signature(signature: Signature, session: ort.InferenceSession) -> None:

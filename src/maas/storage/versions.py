@@ -10,12 +10,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
-from maas.domain.errors import NotFound
-from maas.domain.models import Evidence, File, Manifest, Version
+from maas.domain.errors import Conflict, NotFound
+from maas.domain.models import Evidence, File, Manifest, Variant, Version
 from maas.domain.names import shown
 from maas.storage.database import Database
 from maas.storage.schema import evidence as evidence_table
-from maas.storage.schema import file_uses, models, to_json, versions
+from maas.storage.schema import file_uses, models, to_json, variants, versions
 from maas.storage.upsert import upsert
 
 
@@ -45,7 +45,7 @@ class Versions:
                 select(versions).where(of_model, versions.c.digest == digest)
             ).one_or_none()
             if same is not None:
-                return _version(same), False
+                return _version(same, self._added(connection, same.model, same.number)), False
             newest = connection.scalar(select(func.max(versions.c.number)).where(of_model)) or 0
             version = Version(manifest.model, newest + 1, manifest, now, created_by)
             connection.execute(
@@ -77,10 +77,47 @@ class Versions:
             row = connection.execute(
                 wanted.order_by(versions.c.number.desc()).limit(1)
             ).one_or_none()
+            added = self._added(connection, model, row.number) if row is not None else {}
         if row is None:
             what = shown(model) if number is None else f"{shown(model)} version {number}"
             raise NotFound(f"there is no model {what}")
-        return _version(row)
+        return _version(row, added)
+
+    def add_variant(
+        self, model: str, number: int, variant: Variant, created_by: str = ""
+    ) -> tuple[Version, bool]:
+        """The version with this variant, and whether it is new. Durable on return.
+
+        The same variant again changes nothing. Raises NotFound for the version, Conflict if
+        another variant has that name.
+        """
+
+        def work(connection: Connection) -> bool:
+            self._lock(connection, model)
+            version = self.get(model, number)
+            same = next((v for v in version.variants if v.name == variant.name), None)
+            if same is not None:
+                if same == variant:
+                    return False
+                raise Conflict(
+                    f"{model}:{number} has another variant {variant.name}; variants never change, "
+                    "so give this one another name",
+                    field="name",
+                )
+            row = {
+                "model": model,
+                "number": number,
+                "name": variant.name,
+                "document": to_json(variant.to_dict(), "variant"),
+                "created_at": self._db.now(),
+                "created_by": created_by,
+            }
+            connection.execute(insert(variants), row)
+            self._note_files(connection, version, variant.files)
+            return True
+
+        is_new = self._db.retry(work)
+        return self.get(model, number), is_new
 
     def models(self) -> list[dict[str, Any]]:
         """One dict per model: name, task (of its newest version), versions (how many), latest
@@ -163,9 +200,28 @@ class Versions:
         """All versions of a model, oldest first. Raises NotFound for an unknown model."""
         query = select(versions).where(versions.c.model == model).order_by(versions.c.number)
         with self._db.read() as connection:
-            found = [_version(row) for row in connection.execute(query)]
+            added = self._added(connection, model)
+            found = [_version(row, added) for row in connection.execute(query)]
         if not found:
             raise NotFound(f"there is no model {shown(model)}")
+        return found
+
+    def _lock(self, connection: Connection, model: str) -> None:
+        """Whoever writes the model's row first holds it to the end."""
+        now = self._db.now()
+        connection.execute(update(models).where(models.c.name == model).values(updated_at=now))
+
+    def _added(
+        self, connection: Connection, model: str, number: int | None = None
+    ) -> dict[int, tuple[Variant, ...]]:
+        """Variants that versions got after their publication, by number, oldest first."""
+        query = select(variants.c.number, variants.c.document).where(variants.c.model == model)
+        if number is not None:
+            query = query.where(variants.c.number == number)
+        found: dict[int, tuple[Variant, ...]] = {}
+        for row in connection.execute(query.order_by(variants.c.created_at, variants.c.name)):
+            variant = Variant.from_dict(json.loads(row.document))
+            found[row.number] = (*found.get(row.number, ()), variant)
         return found
 
     def _note_files(self, connection: Connection, version: Version, files: Iterable[File]) -> None:
@@ -181,11 +237,12 @@ class Versions:
         )
 
 
-def _version(row: Row[Any]) -> Version:
+def _version(row: Row[Any], added: dict[int, tuple[Variant, ...]] | None = None) -> Version:
     return Version(
         model=row.model,
         number=row.number,
         manifest=Manifest.from_dict(json.loads(row.manifest)),
         created_at=row.created_at,
         created_by=row.created_by,
+        added=(added or {}).get(row.number, ()),
     )

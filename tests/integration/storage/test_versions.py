@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from maas.domain.errors import InvalidInput, NotFound
-from maas.domain.models import Evidence, File, Task
+from maas.domain.errors import Conflict, InvalidInput, NotFound
+from maas.domain.models import Evidence, File, Task, Variant
 from maas.storage.database import Database
 from maas.storage.versions import Versions
 from tests.integration.storage.conftest import Clock
@@ -144,3 +144,33 @@ def test_publishes_at_one_time_get_different_numbers(db: Database) -> None:
     assert sorted(version.number for version, _ in results) == list(range(1, 25))
     stored = {v.number: v.manifest for v in versions.list("digits")}
     assert all(stored[version.number] == version.manifest for version, _ in results)
+
+
+def test_a_variant_is_added_once_and_found_with_the_published_ones(db: Database) -> None:
+    versions = Versions(db)
+    version, _ = versions.publish(manifest())
+    small = Variant(
+        "onnx-int8", "onnx", (File("model.onnx", digest_of(b"b"), 1),), {"arena": False}
+    )
+    assert versions.add_variant("digits", 1, small, "me")[1] is True
+    found, is_new = versions.add_variant("digits", 1, small, "you")
+    assert is_new is False and found.added == (small,)
+    assert found.manifest == version.manifest
+    assert [v.name for v in versions.get("digits").variants] == ["onnx", "onnx-int8"]
+    assert [v.added for v in versions.list("digits")] == [(small,)]
+    assert versions.uses_file(digest_of(b"b"))
+    versions.add_evidence("digits", 1, Evidence("comparison", {}, {}, "onnx-int8"))
+
+
+def test_a_variant_never_changes(db: Database) -> None:
+    versions = Versions(db)
+    versions.publish(manifest())
+    small = Variant("onnx-int8", "onnx", (File("model.onnx", digest_of(b"b"), 1),))
+    versions.add_variant("digits", 1, small)
+    for name in ("onnx-int8", "onnx"):
+        other = replace(small, name=name, options={"arena": False})
+        with pytest.raises(Conflict, match=f"another variant {name}"):
+            versions.add_variant("digits", 1, other)
+    with pytest.raises(NotFound):
+        versions.add_variant("digits", 2, small)
+    assert versions.get("digits").added == (small,)

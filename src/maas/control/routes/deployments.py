@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import Response
 
+from maas.control.gating import check_gate
 from maas.control.principal import Principal, guarded_router, needs
 from maas.control.routes import UseServices
 from maas.control.schemas import DeploymentBody
@@ -17,6 +18,7 @@ from maas.control.views import deployment_view
 from maas.domain.deployments import Deployment, Scaling, Target
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.keys import Scope
+from maas.domain.models import AUTO, Version, best_variant
 from maas.domain.names import checked_name
 
 router = guarded_router("deployments")
@@ -79,32 +81,60 @@ def _put(services: Services, name: str, body: DeploymentBody, actor: str) -> Dep
     checked_name(name, "deployment")
     checked_name(body.model, "model")
     present: Deployment | None = None
-    scaling, default = Scaling(), False
+    scaling, default, gate = Scaling(), False, ""
     with contextlib.suppress(NotFound):
         present = services.stores.deployments.get(name)
-        scaling, default = present.scaling, present.default
+        scaling, default, gate = present.scaling, present.default, present.gate
+    gate = gate if body.gate is None else body.gate.strip()
+    targets, threads = _targets(services, body)
+    if threads is not None:
+        scaling = replace(scaling, threads=threads)
     wanted = Deployment(
         name=name,
         model=body.model,
-        targets=_targets(services, body),
+        targets=targets,
         scaling=body.scaling.over(scaling) if body.scaling else scaling,
         default=default if body.default is None else body.default,
+        gate=gate,
     )
+    if gate:
+        _hold_gate(services, wanted)
     if present is not None and wanted == replace(present, revision=wanted.revision):
         # A retry, or a wish that is fulfilled: a rollback must find what was before it.
         return present
     return services.stores.deployments.put(wanted, actor)
 
 
-def _targets(services: Services, body: DeploymentBody) -> tuple[Target, ...]:
-    """Every target names a version and a variant that are there."""
+def _targets(services: Services, body: DeploymentBody) -> tuple[tuple[Target, ...], int | None]:
+    """Every target names a version and a variant that are there. With them the threads that the
+    best variant was measured with, if it is the one that is asked for."""
     versions = services.stores.versions
     if body.targets is None:
         version = versions.get(body.model, body.version)
-        return (Target(version.number, version.variant(body.variant).name),)
+        name, threads = _variant(services, version, body.variant)
+        return (Target(version.number, name),), threads
     if body.version is not None or body.variant is not None:
         raise InvalidInput("give either targets, or version and variant; got both", field="targets")
-    return tuple(
-        Target(t.version, versions.get(body.model, t.version).variant(t.variant).name, t.weight)
-        for t in body.targets
-    )
+    found = []
+    for target in body.targets:
+        version = versions.get(body.model, target.version)
+        name, _ = _variant(services, version, target.variant)
+        found.append(Target(target.version, name, target.weight))
+    return tuple(found), None
+
+
+def _variant(services: Services, version: Version, name: str | None) -> tuple[str, int | None]:
+    if name != AUTO:
+        return version.variant(name).name, None
+    evidence = services.stores.versions.evidence(version.model, version.number)
+    variant, threads = best_variant(version, evidence)
+    return variant.name, threads
+
+
+def _hold_gate(services: Services, wanted: Deployment) -> None:
+    """Raises Conflict with the reason if a target's evidence does not satisfy the gate."""
+    versions = services.stores.versions
+    for target in wanted.targets:
+        version = versions.get(wanted.model, target.version)
+        evidence = versions.evidence(wanted.model, target.version)
+        check_gate(wanted.gate, version, version.variant(target.variant), evidence)

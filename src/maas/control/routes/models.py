@@ -8,7 +8,7 @@ from fastapi import Response
 
 from maas.control.principal import Principal, guarded_router, needs
 from maas.control.routes import UseServices
-from maas.control.schemas import EvidenceBody, ManifestBody
+from maas.control.schemas import EvidenceBody, ManifestBody, VariantBody
 from maas.control.services import Services
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.keys import Scope
@@ -41,6 +41,7 @@ def get_version(model: str, number: str, services: UseServices) -> dict[str, Any
     return _identity(version) | {
         "created_by": version.created_by,
         "manifest": version.manifest.to_dict(),
+        "variants": [variant.to_dict() for variant in version.variants],
         "evidence": [item.to_dict() for item in evidence],
     }
 
@@ -63,6 +64,26 @@ def publish_version(
     version, is_new = services.publisher.publish(manifest, principal.key_name)
     response.status_code = 201 if is_new else 200
     return _identity(version)
+
+
+@router.post("/api/v1/models/{model}/versions/{number}/variants", status_code=201)
+def add_variant(
+    model: str,
+    number: str,
+    body: VariantBody,
+    response: Response,
+    services: UseServices,
+    principal: Annotated[Principal, needs(Scope.WRITE)],
+) -> dict[str, Any]:
+    """Adds a servable form to a version, whose files are stored: 201 if it is new, 200 if it was
+    there. The manifest stays as it was published."""
+    version = _find(services, model, number)
+    variant = body.to_domain()
+    _, is_new = services.publisher.add_variant(
+        version.model, version.number, variant, principal.key_name
+    )
+    response.status_code = 201 if is_new else 200
+    return variant.to_dict()
 
 
 @router.post(
@@ -101,5 +122,5 @@ def _line(version: Version) -> dict[str, Any]:
         "created_by": version.created_by,
         "digest": version.manifest.digest,
         "task": str(version.manifest.task),
-        "variants": [variant.name for variant in version.manifest.variants],
+        "variants": [variant.name for variant in version.variants],
     }

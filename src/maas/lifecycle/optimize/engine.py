@@ -1,0 +1,281 @@
+"""Optimize: make candidates, measure and judge each beside the original, choose the best.
+
+Everything that is finished is kept in the work folder, so that a killed run goes on where it was:
+a candidate is made once, measured once and judged once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, OutOfSpace
+from maas.domain.jobs import Progress
+from maas.lifecycle.measure import sha256_of
+from maas.lifecycle.optimize.answers import read_answers
+from maas.lifecycle.optimize.choose import checked_objective, choose
+from maas.lifecycle.optimize.compare import compare
+from maas.lifecycle.optimize.gate import Gate, judge
+from maas.lifecycle.optimize.ledger import Ledger
+from maas.lifecycle.optimize.libraries import versions
+from maas.lifecycle.optimize.loaded import outputs_of
+from maas.lifecycle.optimize.makers import FILE, Maker, Workshop, all_makers, left_out
+from maas.lifecycle.optimize.measure import Plan, measure
+from maas.lifecycle.optimize.profile import profile
+from maas.lifecycle.optimize.subject import NotApplicable, Subject
+from maas.lifecycle.optimize.words import Answers, Candidate, Optimization, Tried
+from maas.lifecycle.spec import BuildCancelled
+
+Objective = Literal["latency", "throughput", "size", "memory"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of an optimization."""
+
+    model: str
+    """MODEL:VERSION"""
+    objective: Objective = "throughput"
+    gate: str = ""
+    candidates: tuple[str, ...] = ()
+    """Names to try; empty: all."""
+    seconds: float = 0.05
+    """Of a turn of the measurement."""
+    sittings: int = 5
+    """Fresh processes of each side that are measured."""
+    seed: int = 0
+    epochs: int = 0
+    """Of fine-tuning and distillation; 0: as many as the build had."""
+    command: str = ""
+    """That asks for the same."""
+
+
+@dataclass(frozen=True)
+class Optimized:
+    optimization: Optimization
+    candidates: Mapping[str, Candidate]
+    """Those that could be made, by name; the original is one."""
+
+
+@dataclass
+class Watch:
+    """Who is told how far it is, and who may stop it."""
+
+    report: Callable[[Progress], None] = lambda progress: None
+    cancelled: Callable[[], bool] = lambda: False
+    done: int = 0
+    total: int = 0
+
+    def say(self, message: str, values: dict[str, float] | None = None) -> None:
+        self.report(Progress(self.done, self.total, message, values or {}))
+
+    def check(self) -> None:
+        if self.cancelled():
+            raise BuildCancelled("cancelled; --resume goes on with what is not finished")
+
+
+def optimize(
+    subject: Subject, request: Request, workdir: Path, watch: Watch | None = None
+) -> Optimized:
+    """Tries every maker on `subject`. What is in `workdir` from a former run is not done again.
+
+    Raises InvalidInput for a request that cannot be understood, OutOfSpace if nothing more can
+    be written (what is finished stays), BuildCancelled.
+    """
+    watch = watch or Watch()
+    run = _Run(subject, request, workdir, watch)
+    made = run.make_all()
+    tried = run.judge_all(made)
+    chosen, why = choose(request.objective, tried)
+    optimization = Optimization(
+        model=request.model,
+        task=subject.rows.task,
+        objective=request.objective,
+        gate=run.gate.text,
+        tried=tried,
+        chosen=chosen,
+        chosen_why=why,
+        command=request.command,
+        how=_how(subject, request),
+        created_at=time.time(),
+    )
+    return Optimized(optimization, {subject.original.name: subject.original, **made})
+
+
+@dataclass
+class _Run:
+    subject: Subject
+    request: Request
+    workdir: Path
+    watch: Watch
+    gate: Gate = field(init=False)
+    makers: tuple[Maker, ...] = field(init=False)
+    ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        checked_objective(self.request.objective)
+        self.gate = Gate.parse(self.request.gate)
+        self.makers = wanted(self.request.candidates)
+        self.ledger = Ledger(self.workdir, _fingerprint(self.subject, self.request))
+        self.watch.total = 2 * len(self.makers) + 1
+
+    def make_all(self) -> dict[str, Candidate]:
+        made: dict[str, Candidate] = {}
+        for maker in self.makers:
+            self.watch.check()
+            candidate = self.ledger.candidate(maker.name)
+            if candidate is None and self.ledger.left_out(maker.name) is None:
+                self.watch.say(f"making {maker.name}")
+                candidate = self._make(maker, made)
+            if candidate is not None:
+                made[maker.name] = candidate
+            self.watch.done += 1
+        return made
+
+    def _make(self, maker: Maker, made: Mapping[str, Candidate]) -> Candidate | None:
+        try:
+            with self.ledger.stage() as folder:
+                work = Workshop(
+                    subject=self.subject,
+                    folder=folder,
+                    made=made,
+                    seed=self.request.seed,
+                    epochs=self.request.epochs,
+                    report=lambda text: self.watch.say(f"making {maker.name}: {text}"),
+                    cancelled=self.watch.cancelled,
+                )
+                how = _asked(maker, work)
+                candidate = Candidate(
+                    name=maker.name,
+                    runtime="onnx",
+                    files={FILE: work.target},
+                    options=dict(maker.options),
+                    how=how,
+                    threads=maker.threads,
+                )
+                # A file that does not answer, or was cut off by a full disk, is no candidate.
+                rows = {name: values[:2] for name, values in self.subject.rows.inputs.items()}
+                outputs_of(candidate, self.subject.signature, rows)
+                return self.ledger.finish(candidate)
+        except (OutOfSpace, BuildCancelled):
+            raise
+        except NotApplicable as wrong:
+            self.ledger.leave_out(maker.name, wrong.message)
+        except MaasError as wrong:
+            self.ledger.leave_out(maker.name, f"it could not be made: {wrong.message}")
+        return None
+
+    def judge_all(self, made: Mapping[str, Candidate]) -> tuple[Tried, ...]:
+        """The original first, then every candidate in the order of the makers."""
+        self.watch.check()
+        self.watch.say("asking the original")
+        truth = self._answers(self.subject.original)
+        original = self._judged(self.subject.original, truth)
+        self.watch.done += 1
+        found = [original]
+        for maker in self.makers:
+            self.watch.check()
+            candidate = made.get(maker.name)
+            if candidate is None:
+                why = self.ledger.left_out(maker.name) or "it could not be made"
+                found.append(Tried(maker.name, "onnx", {"left_out": why}, failed=why))
+            else:
+                found.append(self._judged(candidate, truth))
+            self.watch.done += 1
+        found += [
+            Tried(name, "torch", {"left_out": why}, failed=why)
+            for name, why in left_out().items()
+            if not self.request.candidates
+        ]
+        return tuple(found)
+
+    def _judged(self, candidate: Candidate, truth: Answers) -> Tried:
+        known = self.ledger.tried(candidate.name)
+        if known is not None:
+            return known
+        self.watch.check()
+        self.watch.say(f"measuring {candidate.name}")
+        answers = self._answers(candidate)
+        rows, seed = self.subject.rows, self.request.seed
+        comparison = compare(candidate.name, rows, truth, answers, seed=seed)
+        original, signature = self.subject.original, self.subject.signature
+        plan = Plan(seconds=self.request.seconds, sittings=self.request.sittings)
+        measurement = measure(candidate, original, rows, signature, plan)
+        tried = Tried(
+            name=candidate.name,
+            runtime=candidate.runtime,
+            how=dict(candidate.how),
+            threads=candidate.threads,
+            batch=candidate.batch,
+            measurement=measurement,
+            comparison=comparison,
+            verdict=judge(self.gate, comparison, measurement),
+            profile=profile(candidate, rows, measurement).to_dict(),
+        )
+        self.ledger.judged(tried)
+        return tried
+
+    def _answers(self, candidate: Candidate) -> Answers:
+        rows = self.subject.rows
+        outputs = outputs_of(candidate, self.subject.signature, rows.inputs)
+        return read_answers(outputs, self.subject.signature, rows)
+
+
+def _asked(maker: Maker, work: Workshop) -> dict[str, Any]:
+    try:
+        return maker.make(work)
+    except (MaasError, OSError):
+        raise
+    except Exception as wrong:
+        text = " ".join(str(wrong).split())[:300]
+        raise InferenceFailed(f"{type(wrong).__name__}: {text}") from wrong
+
+
+def wanted(names: tuple[str, ...]) -> tuple[Maker, ...]:
+    """The makers of these names and of what they are made of. Raises InvalidInput."""
+    known = {maker.name: maker for maker in all_makers()}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InvalidInput(
+            f"there is no candidate {unknown[0]!r}; known are {', '.join(known)}",
+            field="candidates",
+        )
+    needed = {*names, *(known[name].of for name in names)} or known.keys()
+    return tuple(maker for maker in known.values() if maker.name in needed)
+
+
+def _fingerprint(subject: Subject, request: Request) -> str:
+    """Equal where a former run's candidates and figures may be taken over."""
+    told = {
+        "original": sha256_of(subject.model_path),
+        "rows": subject.rows.digest,
+        "gate": request.gate,
+        "seed": request.seed,
+        "seconds": request.seconds,
+        "sittings": request.sittings,
+        "epochs": request.epochs,
+        "libraries": _libraries(),
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _libraries() -> dict[str, str]:
+    return versions("openmaas", "onnxruntime", "onnx", "torch", "torch-pruning", "numpy")
+
+
+def _how(subject: Subject, request: Request) -> dict[str, Any]:
+    return {
+        **subject.how,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "libraries": _libraries(),
+        "seed": request.seed,
+        "seconds": request.seconds,
+        "sittings": request.sittings,
+    }

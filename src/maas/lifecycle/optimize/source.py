@@ -1,0 +1,156 @@
+"""Where a version's data are: the job on this machine that built it, found by its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from maas.domain.errors import InvalidInput, MaasError
+from maas.domain.jobs import JobState, Progress
+from maas.domain.models import Manifest
+from maas.lifecycle.data import load_dataset, split
+from maas.lifecycle.job_folder import JobFolder
+from maas.lifecycle.measure import named_rows
+from maas.lifecycle.optimize.subject import (
+    Subject,
+    Training,
+    calibration_rows,
+    read_rows,
+    subject_of_rows,
+)
+from maas.lifecycle.optimize.words import Candidate, EvaluationRows
+from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.recipe import Recipe
+
+ORIGINAL = "model.onnx"
+
+
+def find_build(jobs_dir: Path, digest: str) -> JobFolder | None:
+    """The newest finished build on this machine whose publication is the version."""
+    for folder in JobFolder.all(jobs_dir):
+        if folder.spec().kind != "build" or folder.job().state is not JobState.SUCCEEDED:
+            continue
+        try:
+            if PreparedPublication.load(folder.publication).manifest.digest == digest:
+                return folder
+        except MaasError:
+            continue
+    return None
+
+
+def original_of(manifest: Manifest, file: Path) -> Candidate:
+    """The version's first variant, whose one file is `file`. Raises InvalidInput."""
+    variant = manifest.variants[0]
+    if variant.runtime != "onnx" or len(variant.files) != 1:
+        raise InvalidInput(
+            f"{manifest.model}: optimize takes versions whose first variant is one ONNX file; "
+            f"{variant.name} is {len(variant.files)} for {variant.runtime}",
+            field="model",
+        )
+    return Candidate(
+        name=variant.name,
+        runtime=variant.runtime,
+        files={variant.files[0].name: file},
+        options=variant.options,
+        how={"by": "published"},
+    )
+
+
+def subject_of_data(manifest: Manifest, original: Path, data: Path) -> Subject:
+    """For a version without a build here: rows from an NPZ file, X and y or X alone."""
+    names = next((s.labels for s in manifest.signature.outputs if s.labels), ())
+    return subject_of_rows(
+        original_of(manifest, original),
+        manifest.signature,
+        manifest.task,
+        read_rows(data),
+        tuple(names),
+    )
+
+
+def subject_of_build(
+    manifest: Manifest,
+    original: Path,
+    build: JobFolder,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Subject:
+    """With the rows of the build, in the same parts, and its trained network or its estimator."""
+    spec = build.spec()
+    recipe = Recipe.from_dict(spec.recipe, Path(spec.directory))
+    report(Progress(message="reading the build's data"))
+    data = load_dataset(recipe.build.data)
+    known = manifest.metadata.get("data_digest")
+    if known and known != data.digest:
+        raise InvalidInput(
+            f"{recipe.build.data.source} has other rows than {manifest.model} was built from: "
+            f"their digest is {data.digest[:12]}, not {str(known)[:12]}. Give rows with --data",
+            field="data",
+        )
+    parts = split(data, recipe.build.split)
+    if not len(parts.test):
+        raise InvalidInput(
+            "the build held no test rows back, on which candidates could be judged; set "
+            "split.test in the recipe, or give rows with --data",
+            field="split.test",
+        )
+    training = _training(recipe, parts, build) if not recipe.build.model.estimator else None
+    return Subject(
+        original=original_of(manifest, original),
+        signature=manifest.signature,
+        rows=EvaluationRows(
+            inputs=named_rows(manifest.signature, parts.test.x),
+            y=parts.test.y,
+            task=parts.test.task,
+            class_names=parts.test.class_names,
+            slices=parts.test.slices,
+            digest=parts.test.digest,
+        ),
+        calibration=calibration_rows(manifest.signature, parts),
+        training=training,
+        estimator=_estimator(recipe, parts) if recipe.build.model.estimator else None,
+        how=_how(recipe, parts, data.digest, build),
+    )
+
+
+def _training(recipe: Recipe, parts: Any, build: JobFolder) -> Training | None:
+    """The network as the build left it: its weights are in the checkpoint."""
+    from maas.lifecycle.build import fingerprint_of  # noqa: PLC0415  (torch: 2 s)
+    from maas.lifecycle.checkpoints import load_checkpoint  # noqa: PLC0415
+    from maas.lifecycle.training import Trainer  # noqa: PLC0415
+
+    trainer = Trainer(recipe.build.model, recipe.build.training, parts, build.work / "unused")
+    state = load_checkpoint(build.work / "checkpoint.pt", fingerprint_of(recipe.build, parts))
+    if state is None:
+        return None
+    trainer.served.load_state_dict(state["best"] or state["model"])
+    trainer.served.eval()
+    return Training(trainer.served, recipe.build, parts)
+
+
+def _estimator(recipe: Recipe, parts: Any) -> Any:
+    """Fitted again: the same rows, arguments and seed give the same estimator."""
+    from maas.lifecycle.estimators import fit_estimator, make_estimator  # noqa: PLC0415
+
+    made = make_estimator(recipe.build.model, parts.train.task, recipe.build.training.seed)
+    return fit_estimator(made, parts.train)[0]
+
+
+def _how(recipe: Recipe, parts: Any, digest: str, build: JobFolder) -> dict[str, Any]:
+    left_out = (
+        "an estimator is neither pruned nor fine-tuned"
+        if recipe.build.model.estimator
+        else "the build's checkpoint is gone or of another torch"
+    )
+    return {
+        "data": recipe.build.data.source,
+        "data_digest": digest,
+        "rows": {
+            "train": len(parts.train),
+            "validation": len(parts.validation),
+            "test": len(parts.test),
+        },
+        "labels": "the build's own test rows",
+        "build": build.path.name,
+        "left_out": left_out,
+    }

@@ -1,0 +1,80 @@
+"""What is finished stays, what is not leaves no trace, and a full disk is told as such."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from maas.domain.errors import InferenceFailed, OutOfSpace
+from maas.lifecycle.optimize.ledger import Ledger
+from maas.lifecycle.optimize.words import Candidate, Tried
+
+
+def finished(ledger: Ledger, name: str = "small") -> Candidate:
+    with ledger.stage() as folder:
+        file = folder / "model.onnx"
+        file.write_bytes(b"graph")
+        made = Candidate(name, "onnx", {"model.onnx": file}, {"arena": False}, {"by": "us"}, 2)
+        return ledger.finish(made)
+
+
+def test_a_finished_candidate_is_found_again(tmp_path: Path) -> None:
+    made = finished(Ledger(tmp_path, "a"))
+    again = Ledger(tmp_path, "a").candidate("small")
+    assert again == made
+    assert made.files["model.onnx"].read_bytes() == b"graph"
+    assert made.threads == 2 and made.options == {"arena": False}
+
+
+def test_an_unfinished_one_is_not(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "a")
+    with pytest.raises(RuntimeError), ledger.stage() as folder:
+        (folder / "model.onnx").write_bytes(b"half")
+        raise RuntimeError("killed")
+    assert ledger.candidate("small") is None
+    assert not (tmp_path / "staging").exists()
+
+
+def test_another_model_starts_over(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "a")
+    finished(ledger)
+    ledger.leave_out("other", "no reason")
+    ledger.judged(Tried("small", "onnx", {}))
+    fresh = Ledger(tmp_path, "b")
+    assert fresh.candidate("small") is None
+    assert fresh.left_out("other") is None
+    assert fresh.tried("small") is None
+
+
+def test_reasons_and_judgements_are_kept(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "a")
+    ledger.leave_out("other", "no products")
+    ledger.judged(Tried("small", "onnx", {"by": "us"}, threads=2))
+    assert Ledger(tmp_path, "a").left_out("other") == "no products"
+    assert Ledger(tmp_path, "a").tried("small") == Tried("small", "onnx", {"by": "us"}, threads=2)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_out_of_space_and_leaves_nothing(tmp_path: Path, number: int) -> None:
+    ledger = Ledger(tmp_path, "a")
+    with pytest.raises(OutOfSpace, match="--resume"), ledger.stage() as folder:
+        (folder / "model.onnx").write_bytes(b"half")
+        raise OSError(number, "full")
+    assert not (tmp_path / "staging").exists()
+
+
+def test_a_library_that_hides_a_full_disk_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path, "a")
+    with pytest.raises(InferenceFailed), ledger.stage():
+        raise InferenceFailed("there is room, so it is something else")
+    monkeypatch.setattr("maas.lifecycle.optimize.ledger.os.fsync", _full)
+    with pytest.raises(OutOfSpace), ledger.stage():
+        raise InferenceFailed("file write failed")
+
+
+def _full(handle: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
