@@ -11,7 +11,11 @@ from maas.lifecycle.names import LOWER_IS_BETTER, named
 from maas.lifecycle.optimize.choose import MEMORY_NOISE, merit
 from maas.lifecycle.optimize.gate import Gate, Rule
 from maas.lifecycle.optimize.pictures import Point, pareto_svg
-from maas.lifecycle.optimize.report_parts import candidate_details, profile_details
+from maas.lifecycle.optimize.report_parts import (
+    beside_estimator,
+    candidate_details,
+    profile_details,
+)
 from maas.lifecycle.optimize.words import (
     Comparison,
     Difference,
@@ -40,6 +44,8 @@ def render_optimization(found: Optimization) -> str:
         section("What was tried", _tried(found), note=_gate_note(found)),
         section("What each costs", _costs(found), note=COST_NOTE),
     ]
+    if found.how.get("estimator"):
+        content.append(beside_estimator(found.how["estimator"]))
     detailed = [t for t in found.tried[1:] if t.comparison is not None]
     # The chosen one first, then those that were refused: there a reader wants to know why.
     detailed.sort(key=lambda t: (t.name != found.chosen, t.passed))

@@ -130,6 +130,25 @@ def _confusion(comparison: Comparison) -> str:
     return figure("Change of the confusion matrix", drawing, caption, numbers)
 
 
+def beside_estimator(told: Mapping[str, Any]) -> str:
+    """The scikit-learn estimator and its ONNX forms on the same rows."""
+    batches = next((list(c["rows_per_s_ratio"]) for c in told["candidates"].values()), [])
+    rows = [
+        [name, *(number(said(v, 3)) for v in (c["max_abs_diff"], *c["rows_per_s_ratio"].values()))]
+        for name, c in told["candidates"].items()
+    ]
+    head = [
+        "candidate",
+        number("largest difference"),
+        *(number(f"rows/s × ({b})") for b in batches),
+    ]
+    note = (
+        f"{told['estimator']} itself answered the same {told['rows']:,} test rows. The difference "
+        f"is of {told['output']}; the ratio is ONNX over scikit-learn, for calls of so many rows."
+    )
+    return section("Beside scikit-learn", table(head, rows), note=note)
+
+
 def profile_details(tried: Tried) -> str:
     """What a candidate consists of, and where its time goes."""
     profile = tried.profile or {}

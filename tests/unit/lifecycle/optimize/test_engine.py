@@ -21,6 +21,7 @@ from maas.lifecycle.optimize.engine import Optimized, Request, Watch, optimize
 from maas.lifecycle.optimize.makers import Maker, Workshop
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.publication import PreparedOptimization
+from maas.lifecycle.optimize.report import render_optimization
 from maas.lifecycle.optimize.subject import NotApplicable, Subject, subject_of_rows
 from maas.lifecycle.optimize.words import Candidate, Estimate, Measurement, Speed
 from maas.lifecycle.spec import BuildCancelled
@@ -222,6 +223,9 @@ def test_trees_answer_as_scikit_learn_does(tmp_path: Path, kind: str) -> None:
         assert told["max_abs_diff"] < 1e-5
         assert set(told["rows_per_s_ratio"]) == {"1", "32"}
     assert "this graph has none" in tried(found, "onnx-int8-static").why
+    how = {**found.optimization.how, "estimator": beside}
+    page = render_optimization(replace(found.optimization, how=how))
+    assert "Beside scikit-learn" in page and kind.partition(":")[2] in page
 
 
 def test_another_option_of_the_engine_is_measured_with_the_same_file(
