@@ -20,7 +20,7 @@ from maas.cli.common import (
     when,
 )
 from maas.cli.profiles import emit_profiles
-from maas.domain.errors import InvalidInput, NotFound
+from maas.domain.errors import NotFound
 
 if TYPE_CHECKING:
     from maas.client.answers import VersionDetails
@@ -54,15 +54,11 @@ def show(
     report: Annotated[Path | None, typer.Option(help="Write its HTML report to this file.")] = None,
     core_hour: Annotated[
         float | None,
-        typer.Option(metavar="PRICE", help="Of one core, for the cost of 1,000 answers."),
+        typer.Option(metavar="PRICE", min=0.0, help="Of one core, for the cost of 1,000 answers."),
     ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Show a version: signature, variants, files, profiles and what was measured."""
-    if core_hour is not None and not 0 <= core_hour < float("inf"):
-        raise InvalidInput(
-            f"--core-hour must be a price of 0 or more; got {core_hour}", field="core_hour"
-        )
     client = client_of(ctx)
     details = client.models.version(ref)
     if report is not None:

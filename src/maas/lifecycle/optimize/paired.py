@@ -24,7 +24,7 @@ WORSE_WITHOUT_LIMIT = {"perplexity"} | LOWER_IS_BETTER
 ONE_SIDE = 1 - CONFIDENCE
 BOTH_SIDES = ONE_SIDE / 2
 CHUNK = 2_000_000
-BUDGET = 400_000_000
+BUDGET = 100_000_000
 FEWEST = 400
 
 EXACT = "Dirichlet weights with one unseen row that is lost (Gaffke 2005), of counts"

@@ -182,3 +182,41 @@ def test_the_bound_of_a_mean_holds_for_rare_large_losses() -> None:
         assert low <= values.mean() <= high
         missed += low > truth
     assert missed <= 10
+
+
+def score_passes(lost: int, gained: int, rows: int, threshold: float) -> bool:
+    """Tango 1998, Statistics in Medicine 17: the score test of a paired difference."""
+    a = 2 * rows
+    b = -gained - lost + (2 * rows - gained + lost) * threshold
+    c = -lost * threshold * (1 - threshold)
+    share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+    spread = math.sqrt(rows * (2 * share + threshold - threshold**2))
+    return gained - lost - rows * threshold > 1.6448536 * spread
+
+
+def bootstrap_passes(lost: int, gained: int, rows: int, threshold: float) -> bool:
+    """The lower end of the percentile bootstrap."""
+    shares = [lost / rows, gained / rows, 1 - (lost + gained) / rows]
+    drawn = np.random.default_rng(0).multinomial(rows, shares, 1000)
+    means = (drawn[:, 1] - drawn[:, 0]) / rows
+    return bool(np.quantile(means, 0.05) >= threshold - 1e-12)
+
+
+def test_errors_and_power_of_other_bounds_are_what_the_decision_says() -> None:
+    """docs/decisions/0011-gate-bounds.md: 360 rows, one point allowed; exact over all counts."""
+
+    def chances(lose: float, gain: float) -> list[float]:
+        found = [0.0, 0.0, 0.0]
+        for lost in range(25):
+            for gained in range(25):
+                same = 360 - lost - gained
+                ways = math.comb(360, lost) * math.comb(360 - lost, gained)
+                chance = ways * lose**lost * gain**gained * (1 - lose - gain) ** same
+                counts = (lost, gained, 360, -0.01)
+                found[0] += chance * (chance_below(*counts) <= 0.05)
+                found[1] += chance * score_passes(*counts)
+                found[2] += chance * bootstrap_passes(*counts)
+        return found
+
+    assert chances(0.015, 0.005) == pytest.approx([0.026, 0.047, 0.078], abs=0.004)
+    assert chances(0.010, 0.010) == pytest.approx([0.248, 0.327, 0.418], abs=0.01)

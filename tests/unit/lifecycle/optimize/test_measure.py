@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from maas.domain.models import Task
 from maas.lifecycle.optimize.candidate_process import CandidateProcess
 from maas.lifecycle.optimize.energy import Meter
 from maas.lifecycle.optimize.measure import Plan, measure, repeat_interval
+from maas.lifecycle.optimize.wire import packed, receive, send, unpacked
 from maas.lifecycle.optimize.words import Candidate, EvaluationRows, Measurement, from_json, to_json
 from tests.models import echo_model, echo_signature, slow_model
 
@@ -92,6 +94,24 @@ def test_a_candidate_that_does_not_answer_in_time_is_ended(tmp_path: Path) -> No
         process.limit_s = 0.2
         with pytest.raises(InferenceFailed, match="took over 0 s"):
             process.turn(1, 30.0, 1)
+
+
+def test_rows_arrive_as_they_were_sent() -> None:
+    given = {
+        "x": np.arange(6, dtype=np.float32).reshape(3, 2),
+        "text": np.array(["a", "ü", ""], dtype=object),
+        "image": np.array([b"\xff\x00", b"", b"x"], dtype=object),
+    }
+    stream = io.BytesIO()
+    send(stream, {"inputs": packed(given)})
+    stream.seek(0)
+    message = receive(stream)
+    assert message is not None
+    for name, array in unpacked(message["inputs"]).items():
+        assert array.dtype == given[name].dtype
+        assert array.tolist() == given[name].tolist()
+    assert receive(stream) is None
+    assert receive(io.BytesIO(b"\x00\x00\x00\x09half")) is None
 
 
 def test_a_repeat_falls_into_the_interval_of_the_first_in_95_of_100_cases() -> None:
