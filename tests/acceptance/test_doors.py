@@ -120,7 +120,7 @@ def promised(method: str, path: str) -> Scope:
     """The scope that the documentation says a path needs, written down a second time."""
     if path.startswith(("/api/v1/keys", "/api/v1/logs")):
         return Scope.ADMIN
-    if path.startswith(("/predict", "/explain", "/v2")):
+    if path.startswith(("/predict", "/explain", "/v1", "/v2", "/rerank")):
         return Scope.CALL
     return Scope.READ if method in ("GET", "HEAD") else Scope.WRITE
 
