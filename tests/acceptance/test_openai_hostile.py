@@ -267,11 +267,10 @@ def test_prompts_that_are_too_long(served: Stack) -> None:
 
 def test_templates_in_messages_are_texts(served: Stack) -> None:
     for text in SSTI:
-        for role in ("user", "system", "assistant"):
-            messages = [{"role": role, "content": text}, *SAID]
-            status, _, answer = served.request("POST", CHAT, GOOD[CHAT] | {"messages": messages})
-            assert status == 200, (text, answer)
-            assert b"uid=" not in answer
+        said = [{"role": role, "content": text} for role in ("system", "user", "assistant")]
+        status, _, answer = served.request("POST", CHAT, GOOD[CHAT] | {"messages": said + SAID})
+        assert status == 200, (text, answer)
+        assert b"uid=" not in answer
         counted = GOOD[COUNT] | {"messages": [{"role": "user", "content": text}]}
         status, _, answer = served.request("POST", COUNT, counted)
         # A text that a template had worked on would have another length than it has.

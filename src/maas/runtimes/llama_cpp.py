@@ -42,6 +42,8 @@ DEFAULT_CONTEXT = 8192
 """Tokens, of models that could do more: what they remember costs memory."""
 DEFAULT_POOL = 16_384
 """Tokens that all sequences share."""
+PROOF_TOKENS = 512
+"""Of the same memory, for control's proof, which is started without asking for room."""
 UNKNOWN_CONTEXT = 2048
 BATCH_BYTES_PER_THREAD = 12_500_000_000
 """Bytes of weights times tokens that a thread computes within about half a second. A batch of a
@@ -78,6 +80,8 @@ class LlamaCpp:
         _check_signature(request.signature)
         name, path = _only_file(request)
         summary = check_gguf(path, name)
+        if summary.splits > 1:
+            raise InvalidInput(f"{name} is one of {summary.splits} parts; give one whole file")
         self._settle_sizes(summary, request)
         self._server = _start(name, self._parameters(path, summary, request))
         # One more than callers get, so that control's proof never waits behind long answers.
@@ -176,7 +180,7 @@ class LlamaCpp:
         batch = BATCH_BYTES_PER_THREAD * threads // max(1, summary.size)
         p = xllamacpp.CommonParams()
         p.model.path = str(path)
-        p.n_ctx = self._pool
+        p.n_ctx = self._pool + min(self.context_length, PROOF_TOKENS)
         p.n_parallel = self.slots + 1
         p.kv_unified = True
         p.kv_unified_per_slot = self.context_length

@@ -88,12 +88,13 @@ def test_usual_schemas_are_taken(schema: Any) -> None:
 )
 def test_patterns_that_multiply_are_refused_wherever_they_are(pattern: str) -> None:
     inner = {"type": "string", "pattern": pattern}
-    for schema in (
+    schemas: list[dict[str, Any]] = [
         inner,
         {"items": inner},
         {"properties": {"a": {"anyOf": [{"type": "null"}, inner]}}},
         {"patternProperties": {pattern: {}}},
         {"$defs": {"a": {"additionalProperties": inner}}},
-    ):
+    ]
+    for schema in schemas:
         with pytest.raises(InvalidInput, match="schema: pattern"):
             check_schema(schema, "schema")
