@@ -8,9 +8,16 @@ from pathlib import Path
 from maas.cli.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_COMMANDS = {"commands", "__init__", "app", "common", "main", "server_home", "watching"} | {
+NOT_COMMANDS = {
+    "commands",
+    "__init__",
+    "app",
+    "common",
+    "main",
     "objective",
     "profiles",
+    "server_home",
+    "watching",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ from maas.cli.common import (
     settings_of,
 )
 from maas.cli.watching import finished, start, watch
-from maas.domain.errors import Conflict, InvalidInput
+from maas.domain.errors import Conflict, InvalidInput, MaasError
 from maas.domain.jobs import JobState
 
 if TYPE_CHECKING:
@@ -121,7 +122,11 @@ def new_optimization(
             "data": str(data.resolve()) if data is not None else "",
         },
     )
-    client.fetch_original(details, folder.work / "original.onnx")
+    try:
+        client.fetch_original(details, folder.work / "original.onnx")
+    except MaasError:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
     return folder
 
 

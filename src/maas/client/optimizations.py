@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,10 +13,12 @@ from maas import settings
 from maas.client.answers import VersionDetails
 from maas.client.calls import Flow, Work
 from maas.client.registry import add_evidence, add_variant, download, upload, version
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import InvalidInput, OutOfSpace
 
 if TYPE_CHECKING:
     from maas.lifecycle.optimize.publication import PreparedOptimization
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def optimize(
@@ -92,10 +95,16 @@ def fetch_original(details: VersionDetails, target: Path) -> Flow[None]:
             field="model",
         )
     content: bytes = yield download(variant.files[0].sha256)
-    target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(target.name + ".new")
-    staged.write_bytes(content)
-    staged.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_bytes(content)
+        staged.replace(target)
+    except OSError as wrong:
+        staged.unlink(missing_ok=True)
+        if wrong.errno not in FULL:
+            raise
+        raise OutOfSpace(f"no space is left to write {target}: {wrong.strerror}") from wrong
 
 
 def send_optimization(prepared: PreparedOptimization) -> Flow[dict[str, Any]]:

@@ -16,6 +16,7 @@ from maas.lifecycle.metrics import Bools, Classified, Floats, Ints
 from maas.lifecycle.optimize.bounds import mcnemar_p, mean_bounds
 from maas.lifecycle.optimize.paired import (
     DRAWN,
+    FEWEST,
     ONE_SIDE,
     WORST_SEEN,
     Pair,
@@ -34,9 +35,10 @@ from maas.lifecycle.optimize.words import (
     Group,
 )
 
-RESAMPLES = 4000
+RESAMPLES = 2000
+MOST_RANKED = 4_000_000
+"""Rows times draws times classes of the metrics that sort rows; beyond it there are fewer draws."""
 MOST_GROUPS = 50
-MOST_CLASSES_RANKED = 20
 MOST_CLASSES_SHOWN = 100
 PER_CLASS = ("precision", "f1")
 CLASSIFIED = (
@@ -92,7 +94,7 @@ def _classes(
     agreement = share_difference("agreement", np.ones(len(rows)), same)
     if rows.y is None or rows.task not in CLASSIFIED:
         groups = (
-            *_by_answer(original, same),
+            *_by_answer(original, candidate),
             *_slices(rows, "agreement", np.ones(len(same)), same),
         )
         return Comparison(name, len(rows), (), groups, agreement=agreement, how=how)
@@ -110,7 +112,8 @@ def _classes(
     differences = [accuracy, *_overall(found, len(rows), DRAWN, skip="accuracy")]
     scored = _scored(before, after)
     if scored is not None:
-        differences += _overall(spread(scored, seed, draws), len(rows), WORST_SEEN)
+        fewer = min(draws, max(FEWEST, MOST_RANKED // (len(rows) * classes)))
+        differences += _overall(spread(scored, seed, fewer), len(rows), WORST_SEEN)
     lost, gained = int(accuracy.lost or 0), int(accuracy.gained or 0)
     ones = np.ones(len(rows))
     few = classes <= MOST_CLASSES_SHOWN
@@ -119,7 +122,7 @@ def _classes(
         rows=len(rows),
         differences=tuple(differences),
         groups=(
-            *_by_class(true, right[0], right[1], found, names),
+            *_by_class(before, after, found, names),
             *_slices(rows, "accuracy", *right),
         ),
         mcnemar={"lost": lost, "gained": gained, "p": mcnemar_p(lost, gained)},
@@ -176,9 +179,8 @@ def _scored(before: Classified, after: Classified) -> Pair | None:
 
     def statistic(rows: Classified, weights: Floats) -> dict[str, Floats]:
         found = metrics.likelihood(rows, weights)
-        if rows.classes <= MOST_CLASSES_RANKED:
-            found |= metrics.ranking(rows, weights)
-        return found
+        ranked = metrics.ranking(rows, weights) if rows.classes <= MOST_CLASSES_SHOWN else {}
+        return found | {k: v for k, v in ranked.items() if not k.endswith("_per_class")}
 
     return Pair(
         lambda weights: statistic(first, weights),
@@ -199,21 +201,30 @@ def _overall(
 
 
 def _by_class(
-    true: Ints, before: Floats, after: Floats, found: dict[str, Spread], names: tuple[str, ...]
+    before: Classified, after: Classified, found: dict[str, Spread], names: tuple[str, ...]
 ) -> Iterable[Group]:
     for index, name in enumerate(names):
-        own = true == index
+        own = before.true == index
         count = int(own.sum())
         if count == 0:
             continue
-        told = [share_difference("recall", before[own], after[own])]
+        here = [(c.predicted == index).astype(np.float64) for c in (before, after)]
+        told = [share_difference("recall", here[0][own], here[1][own])]
+        told += _specificity(own, here[0], here[1])
         for metric in PER_CLASS:
             more = difference_of(metric, found[f"{metric}_per_class"], count, DRAWN, index)
             told += [more] if more is not None else []
         yield Group("class", name, count, tuple(told))
 
 
-def _by_answer(original: Answers, same: Floats) -> Iterable[Group]:
+def _specificity(own: Bools, before: Floats, after: Floats) -> list[Difference]:
+    """Of the rows of other classes, the share that is not taken for this class."""
+    if own.all():
+        return []
+    return [share_difference("specificity", 1 - before[~own], 1 - after[~own])]
+
+
+def _by_answer(original: Answers, candidate: Answers) -> Iterable[Group]:
     """Without labels, the rows of a class are those that the original gives to it."""
     if original.task not in CLASSIFIED:
         return
@@ -222,8 +233,10 @@ def _by_answer(original: Answers, same: Floats) -> Iterable[Group]:
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
         own = original.predicted == value
         name = names[value] if isinstance(value, int) and names else str(value)
-        told = share_difference("agreement", np.ones(count), same[own])
-        yield Group("class", name, count, (told,))
+        here = [(a.predicted == value).astype(np.float64) for a in (original, candidate)]
+        told = [share_difference("agreement", np.ones(count), here[1][own])]
+        told += _specificity(own, here[0], here[1])
+        yield Group("class", name, count, tuple(told))
 
 
 def _slices(rows: EvaluationRows, metric: str, before: Floats, after: Floats) -> Iterable[Group]:

@@ -226,33 +226,63 @@ def _judge_cost(rule: Rule, measurement: Measurement | None) -> RuleResult:
 
 
 def _guard(allowed: float, groups: Sequence[Group]) -> tuple[RuleResult | None, tuple[str, ...]]:
-    """Refuses what lost significantly more than `allowed` of any class or slice.
+    """Refuses what lost significantly more than `allowed` of the rows of any class or slice, and
+    what takes more than that for a class that they are not of.
 
-    One-sided tests of every class and slice together keep their error to 5 % by Holm's method.
+    One-sided tests of all of them together keep their error to 5 % by Holm's method.
     """
-    known = [(g, g.differences[0]) for g in groups if g.differences]
-    counted = [(g, d, d.lost, d.gained) for g, d in known if d.lost is not None]
-    if not counted:
+    losses = [loss for group in groups for loss in _losses(group)]
+    if not losses:
         return None, ()
-    p_values = [
-        share_loss_p(lost, int(gained or 0), d.rows, allowed) if -d.value > allowed else 1.0
-        for _, d, lost, gained in counted
-    ]
-    fallen = holm(p_values, 1 - CONFIDENCE)
-    worse = [(g, d) for (g, d, *_), fell in zip(counted, fallen, strict=True) if fell]
-    worse.sort(key=lambda pair: pair[1].value)
+    fallen = holm([loss.p(allowed) for loss in losses], 1 - CONFIDENCE)
+    worse = [loss for loss, fell in zip(losses, fallen, strict=True) if fell]
+    worse.sort(key=lambda loss: (-loss.share, loss.takes_in))
     rule = f"{NAME}<={allowed:g}"
     if not worse:
         why = (
-            f"none of {len(counted)} classes and slices lost significantly more than "
+            f"none of {len(groups)} classes and slices lost significantly more than "
             f"{said(allowed * 100)} % of its rows"
         )
         return RuleResult(rule, True, why), ()
-    named = [
-        f"{g.kind} {g.name} lost {said(-d.value * 100)} % of its {d.rows:,} rows ({d.metric} "
-        f"{said(d.original)} → {said(d.candidate)})"
-        for g, d in worse[:MOST_NAMED]
-    ]
+    named = [loss.told() for loss in worse[:MOST_NAMED]]
     more = f" and {len(worse) - MOST_NAMED} more" if len(worse) > MOST_NAMED else ""
     why = f"{', '.join(named)}{more}; {said(allowed * 100)} % is allowed"
-    return RuleResult(rule, False, why), tuple(f"{g.kind} {g.name}" for g, _ in worse)
+    names = dict.fromkeys(f"{loss.group.kind} {loss.group.name}" for loss in worse)
+    return RuleResult(rule, False, why), tuple(names)
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """What a class or a slice lost of its own rows, or a class took in of others' rows."""
+
+    group: Group
+    found: Difference
+    takes_in: bool
+
+    @property
+    def share(self) -> float:
+        """In shares of the group's own rows."""
+        return -self.found.value * self.found.rows / self.group.rows
+
+    def p(self, allowed: float) -> float:
+        if self.share <= allowed:
+            return 1.0
+        lost, gained = int(self.found.lost or 0), int(self.found.gained or 0)
+        scaled = allowed * self.group.rows / self.found.rows
+        return share_loss_p(lost, gained, self.found.rows, scaled)
+
+    def told(self) -> str:
+        name = f"{self.group.kind} {self.group.name}"
+        if self.takes_in:
+            more = int(self.found.lost or 0) - int(self.found.gained or 0)
+            return f"{more:,} more rows of others are taken for {name} ({self.group.rows:,} rows)"
+        return (
+            f"{name} lost {said(self.share * 100)} % of its {self.group.rows:,} rows "
+            f"({self.found.metric} {said(self.found.original)} → {said(self.found.candidate)})"
+        )
+
+
+def _losses(group: Group) -> list[_Loss]:
+    own = [_Loss(group, d, False) for d in group.differences[:1] if d.lost is not None]
+    others = group.difference("specificity")
+    return own + ([_Loss(group, others, True)] if others is not None else [])

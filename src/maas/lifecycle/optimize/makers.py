@@ -170,8 +170,8 @@ def _structured(work: Workshop, keep: float) -> dict[str, Any]:
     _export(work, served, training)
     return {
         **pruned.how,
-        "parameters": pruned.parameters,
-        "multiply_adds": pruned.multiply_adds,
+        "parameters": list(pruned.parameters),
+        "multiply_adds": list(pruned.multiply_adds),
         "schedule": pruned.schedule,
         "fine_tuning": {"epochs": STEPS * epochs, "seed": work.seed},
     }
@@ -191,7 +191,7 @@ def _unstructured(work: Workshop, sparsity: float) -> dict[str, Any]:
     pruned = prune_unstructured(served.network, sparsity, steps=STEPS, fine_tune=recover)
     served.network = pruned.module
     _export(work, served, training)
-    how = {"schedule": pruned.schedule, "parameters": pruned.parameters}
+    how = {"schedule": pruned.schedule, "parameters": list(pruned.parameters)}
     return {**pruned.how, **how, "fine_tuning": {"epochs": STEPS * epochs, "seed": work.seed}}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from maas.lifecycle.optimize.words import Estimate
 from maas.lifecycle.svg import GLYPH, Plot, clipped, element, escaped, label, picture, said
@@ -25,6 +25,19 @@ class Point:
     kind: str
     """original | kept | dropped"""
     chosen: bool = False
+    hint: str = ""
+    outside: bool = False
+    """It is drawn at the edge, because it is far beyond."""
+
+    def told(self) -> str:
+        """All of it, for whoever points at it."""
+        state = "the original" if self.kind == "original" else self.kind
+        cost, quality = self.cost, self.quality
+        return (
+            f"{self.name}, {state}: cost {said(cost.value)} ({said(cost.low)} to "
+            f"{said(cost.high)}), quality {said(quality.value, 4)} ({said(quality.low, 4)} to "
+            f"{said(quality.high, 4)})"
+        )
 
 
 def frontier(points: Sequence[Point], higher_is_better: bool) -> list[Point]:
@@ -48,6 +61,7 @@ def pareto_svg(
 
     `labels` are those of cost and quality; `threshold` is the gate's, dashed.
     """
+    points = _within(points, threshold, higher_is_better)
     costs = [v for p in points for v in (p.cost.value, p.cost.low, p.cost.high)]
     heights = [v for p in points for v in (p.quality.value, p.quality.low, p.quality.high)]
     heights += [] if threshold is None else [threshold]
@@ -72,17 +86,41 @@ def pareto_svg(
     return plot.draw("Quality against cost of every candidate")
 
 
+def _within(
+    points: Sequence[Point], threshold: float | None, higher_is_better: bool
+) -> list[Point]:
+    """Far worse ones moved to the edge, so that those that matter can be told apart; the numbers
+    below the picture and the hint at the point keep what was measured."""
+    sign = 1 if higher_is_better else -1
+    kept = [p for p in points if p.kind != "dropped"]
+    goods = [sign * v for p in kept for v in (p.quality.low, p.quality.value, p.quality.high)]
+    goods += [] if threshold is None else [sign * threshold]
+    span = max(goods) - min(goods) or 0.01
+    floor = min(goods) - 2 * span
+    most = max(2.0, 1.5 * max((p.cost.value for p in kept if p.cost.value <= 2), default=1.0))
+
+    def held(value: float) -> float:
+        return sign * max(sign * value, floor)
+
+    return [
+        replace(
+            p,
+            cost=Estimate(*(min(v, most) for v in (p.cost.value, p.cost.low, p.cost.high))),
+            quality=Estimate(*(held(v) for v in (p.quality.value, p.quality.low, p.quality.high))),
+            hint=p.told(),
+            outside=p.cost.value > most or sign * p.quality.value < floor,
+        )
+        for p in points
+    ]
+
+
 def _point(plot: Plot, point: Point) -> None:
     dropped = point.kind == "dropped"
     color = "other" if dropped else "main"
     cost, quality = point.cost, point.quality
     plot.line([(cost.low, quality.value), (cost.high, quality.value)], f"thin {color}")
     plot.line([(cost.value, quality.low), (cost.value, quality.high)], f"thin {color}")
-    state = "the original" if point.kind == "original" else point.kind
-    hint = (
-        f"{point.name}, {state}: cost {said(cost.value)} ({said(cost.low)} to {said(cost.high)}), "
-        f"quality {said(quality.value, 4)} ({said(quality.low, 4)} to {said(quality.high, 4)})"
-    )
+    hint = point.hint or point.told()
     if point.chosen:
         at = {"cx": plot.x(cost.value), "cy": plot.y(quality.value), "r": 9.0}
         plot.parts.append(element("circle", None, class_="line main", **at))
@@ -103,7 +141,10 @@ def _numbers(plot: Plot, points: Sequence[Point]) -> None:
         while any(abs(x - a) < 16 and abs(y - b) < 13 for a, b in taken) and y > plot.top:
             y -= 13
         taken.append((x, y))
-        plot.text(x, y, str(point.number), kind="strong halo" if point.chosen else "halo")
+        text = f"{point.number} (far beyond)" if point.outside else str(point.number)
+        if point.outside and x > plot.right - 80:
+            x -= 100
+        plot.text(x, y, text, kind="strong halo" if point.chosen else "halo")
 
 
 def confusion_change_svg(

@@ -8,7 +8,7 @@ from typing import Any
 
 from maas.domain.errors import InvalidInput
 from maas.lifecycle.names import LOWER_IS_BETTER, named
-from maas.lifecycle.optimize.choose import merit
+from maas.lifecycle.optimize.choose import MEMORY_NOISE, merit
 from maas.lifecycle.optimize.gate import Gate, Rule
 from maas.lifecycle.optimize.pictures import Point, pareto_svg
 from maas.lifecycle.optimize.report_parts import candidate_details, profile_details
@@ -56,7 +56,9 @@ def render_optimization(found: Optimization) -> str:
 COST_NOTE = (
     "Each candidate ran in turns with the original, in fresh processes on the same cores. Ratios "
     "are candidate over original. An interval is where 95 % of repeats of the measurement fall. "
-    "Figures without × depend on what else the machine did at that time; ratios hardly do."
+    "Figures without × depend on what else the machine did at that time; ratios hardly do. "
+    f"Memory differs by up to {MEMORY_NOISE * 100:.0f} % from start to start. Columns name the "
+    "rows of a call; p50 and p99 are in ms."
 )
 
 
@@ -222,9 +224,9 @@ def _costs(found: Optimization) -> str:
         return ""
     batches = [speed.batch for speed in known[0][1].speeds]
     head: list[Cell] = ["Candidate"]
-    head += [number(f"p50, {b}") for b in batches] + [number(f"p99, {b}") for b in batches]
-    head += [number(f"rows/s, {b}") for b in batches]
-    head += [number(h) for h in ("Size, MB", "Memory, MB", "Core-s per 1,000", "J per 1,000")]
+    head += [number(h) for h in ("Size, MB", "Memory, MB")]
+    head += [number(f"{what}, {b}") for what in ("rows/s", "p50", "p99") for b in batches]
+    head += [number(h) for h in ("Core-s per 1,000", "J per 1,000")]
     rows = [_cost_line(f"{i}. {escaped(m.candidate)}", m) for i, m in known]
     notes = [
         f"{m.candidate}: {note}" for _, m in known for note in m.notes
@@ -238,11 +240,11 @@ def _costs(found: Optimization) -> str:
 def _cost_line(name: str, measured: Measurement) -> list[Cell]:
     line: list[Cell] = [name]
     speeds = measured.speeds
-    line += [_pair(s.p50_ms, s.p50_ratio) for s in speeds]
-    line += [_pair(s.p99_ms, s.p99_ratio) for s in speeds]
-    line += [_pair(s.rows_per_s, s.rows_per_s_ratio) for s in speeds]
     line.append(number(f"{said(measured.file_bytes / 1e6)}{_ratio(measured.file_ratio)}"))
     line.append(number(f"{said(measured.resident_bytes / 1e6)}{_ratio(measured.resident_ratio)}"))
+    line += [_pair(s.rows_per_s, s.rows_per_s_ratio) for s in speeds]
+    line += [_pair(s.p50_ms, s.p50_ratio) for s in speeds]
+    line += [_pair(s.p99_ms, s.p99_ratio) for s in speeds]
     work = measured.core_seconds_per_1000
     line.append(number(f"{said(work.value)}<br><small>{escaped(_between(work))}</small>"))
     line.append(number(said(measured.joules_per_1000)))

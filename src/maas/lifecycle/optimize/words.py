@@ -167,7 +167,8 @@ class Group:
     """Of the class, or `slice=value`."""
     rows: int
     differences: tuple[Difference, ...]
-    """Class: recall, precision, f1. Slice: accuracy, or mae and rmse."""
+    """Class: recall (without labels agreement), specificity, precision, f1. Slice: accuracy, or
+    mae, rmse and r2. The first one is what the group itself may lose."""
 
     def difference(self, metric: str) -> Difference | None:
         return next((d for d in self.differences if d.metric == metric), None)

@@ -120,7 +120,7 @@ def test_bounds_of_averages_over_classes_hold_for_uneven_classes(metric: str) ->
     drawn = np.random.default_rng(11)
     passed = 0
     gate = Gate.parse(f"{metric}>=-0.02")
-    for seed in range(60):
+    for seed in range(40):
         y = drawn.choice(3, 400, p=(0.6, 0.3, 0.1))
         lost = drawn.random(400) < 0.025
         after = np.where(lost, (y + 1) % 3, y)
@@ -128,7 +128,7 @@ def test_bounds_of_averages_over_classes_hold_for_uneven_classes(metric: str) ->
         pair = [Answers(Task.MULTICLASS, p, None, NAMES) for p in (y, after)]
         found = compare("c", rows, pair[0], pair[1], seed=seed, resamples=300)
         passed += judge(gate, found).passed
-    assert passed <= 3
+    assert passed <= 2
 
 
 def numbers(rows: int = 400, seed: int = 0) -> tuple[EvaluationRows, Array, Array]:
@@ -182,7 +182,7 @@ def test_without_labels_the_answers_are_compared_with_each_other_class_by_class(
     assert found.agreement is not None
     assert found.agreement.candidate == pytest.approx(5 / 6)
     verdict = judge(Gate.parse("agreement>=0.5"), found)
-    assert verdict.worse_groups == ("class c",)
+    assert verdict.worse_groups == ("class c", "class a")
     same = compare("c", rows, pair[0], pair[0], resamples=100)
     assert judge(Gate.parse("agreement>=0.99"), same).passed
 

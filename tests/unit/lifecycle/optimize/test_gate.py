@@ -181,6 +181,17 @@ def test_a_variant_that_keeps_the_average_and_loses_a_class_is_refused() -> None
     assert judged("accuracy>=-0.02, class_loss<=1", found).passed
 
 
+def test_a_class_that_takes_the_rows_of_others_is_named_first() -> None:
+    """Its own recall is better than before; what it does shows in the others."""
+    y = np.arange(1000) % 5
+    after = np.where(np.arange(1000) % 3 == 0, 2, y)
+    verdict = judged("accuracy>=-0.5", compared(y, y, after))
+    assert verdict.worse_groups[0] == "class c"
+    assert "268 more rows of others are taken for class c (200 rows)" in verdict.why
+    few = np.where(np.arange(1000) < 10, 2, y)
+    assert judged("accuracy>=-0.05", compared(y, y, few)).worse_groups == ()
+
+
 def test_a_lost_slice_is_found_as_a_lost_class_is() -> None:
     y = np.arange(1000) % 5
     night = np.arange(1000) >= 970
@@ -201,12 +212,12 @@ def test_without_any_loss_no_class_is_named_whatever_their_number() -> None:
     """The guard's error is 5 % for all classes together, not for each."""
     drawn = np.random.default_rng(3)
     named = 0
-    for _ in range(30):
+    for _ in range(20):
         y = drawn.integers(0, 5, 300)
         wrong = drawn.random((2, 300)) < 0.15
         before, after = (np.where(w, (y + 1) % 5, y) for w in wrong)
         named += bool(judged("", compared(y, before, after, 100)).worse_groups)
-    assert named <= 2
+    assert named <= 1
 
 
 def passes(lost: float, gained: float, rows: int, seed: int) -> int:

@@ -12,7 +12,7 @@ from maas.domain.models import Task
 from maas.lifecycle.optimize.choose import choose
 from maas.lifecycle.optimize.compare import compare
 from maas.lifecycle.optimize.gate import Gate, judge
-from maas.lifecycle.optimize.pictures import Point, frontier
+from maas.lifecycle.optimize.pictures import Point, frontier, pareto_svg
 from maas.lifecycle.optimize.report import render_optimization
 from maas.lifecycle.optimize.report_parts import profile_lines
 from maas.lifecycle.optimize.summary import HEADINGS, summary, terminal_rows
@@ -189,6 +189,28 @@ def test_the_frontier_is_what_nobody_beats_in_both() -> None:
     names = [p.name for p in frontier(points, higher_is_better=True)]
     assert names == ["cheapest", "between", "best quality"]
     assert [p.name for p in frontier(points, higher_is_better=False)] == ["cheapest"]
+
+
+def test_what_is_far_beyond_is_at_the_edge_and_keeps_its_figures() -> None:
+    """One useless candidate must not press the others into a corner."""
+
+    def point(number: int, cost: float, quality: float, kind: str) -> Point:
+        return Point(
+            number, f"c{number}", Estimate(cost, cost, cost),
+            Estimate(quality, quality - 0.002, quality + 0.002), kind,
+        )  # fmt: skip
+
+    points = [
+        point(1, 1.0, 0.98, "original"),
+        point(2, 0.5, 0.975, "kept"),
+        point(3, 0.4, 0.1, "dropped"),
+        point(4, 60.0, 0.98, "kept"),
+    ]
+    drawn = pareto_svg(points, ("cost", "quality"), threshold=0.97)
+    assert drawn.count("(far beyond)") == 2
+    assert "c3, dropped: cost 0.400 (0.400 to 0.400), quality 0.1000" in drawn
+    heights = [float(v) for v in re.findall(r'cy="([\d.]+)"', drawn)]
+    assert max(heights) - min(heights) > 20
 
 
 def test_a_profile_says_what_is_missing_and_survives_what_anybody_sent() -> None:
