@@ -166,14 +166,16 @@ class Asked(GenerationCall):
 
 
 @contextlib.contextmanager
-def replica(given: argparse.Namespace) -> Iterator[tuple[str, int]]:
+def replica(
+    given: argparse.Namespace, runtime: str = "llama_cpp"
+) -> Iterator[tuple[str, int]]:
     """The socket and the pid of a replica process with the model loaded."""
     with tempfile.TemporaryDirectory(prefix="b") as folder:
         socket = str(Path(folder) / "s")
         with given.model.open("rb") as stream:
             digest = file_digest(stream, "sha256").hexdigest()
         spec = ReplicaSpec(
-            "bench", "bench", "bench", 1, "gguf", "llama_cpp",
+            "bench", "bench", "bench", 1, "gguf", runtime,
             (LocalFile(given.model.name, str(given.model), digest),), SIGNATURE,
             Scaling(max_batch=given.slots, threads=given.threads), socket,
         )  # fmt: skip
@@ -238,6 +240,8 @@ def compare(given: argparse.Namespace) -> str:
                     for name in order:
                         got = measured(sides[name], concurrency, requests, first, given.tokens)
                         results.setdefault((name, concurrency), []).append(got)
+                        said = f"{got[0]:.1f} tokens/s, {got[2]:.2f} CPU s per 1,000"
+                        print(f"{concurrency} at once, {name}: {said}", file=sys.stderr)
                     first += requests
         finally:
             sides["bare"].close()

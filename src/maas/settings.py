@@ -72,6 +72,8 @@ class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A replica that makes no progress for this long while it has work is replaced."""
     crash_backoff_s: Annotated[float, Meta(ge=0)] = 0.25
     """Pause before a crashed replica's replacement; doubles with each crash up to a minute."""
+    engines_file: str = ""
+    """TOML file that names engines of others for the runtime `upstream`; empty: there are none."""
 
 
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

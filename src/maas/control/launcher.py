@@ -91,6 +91,7 @@ class LocalLauncher:
         cache_dir: Path,
         artifacts: ArtifactStore,
         lifeline: int | None = None,
+        engines_file: str = "",
     ) -> None:
         self._run_dir = run_dir
         self._specs = run_dir / "replicas"
@@ -98,6 +99,7 @@ class LocalLauncher:
         self._cache_dir = cache_dir
         self._artifacts = artifacts
         self._lifeline = lifeline
+        self._engines_file = engines_file
         self._specs.mkdir(mode=0o700, parents=True, exist_ok=True)
         log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -112,6 +114,8 @@ class LocalLauncher:
     def _launch(self, spec: ReplicaSpec) -> Launched:
         command = [sys.executable, "-m", "maas.processes.replica", str(self._spec_file(spec.id))]
         inherited: tuple[int, ...] = ()
+        if self._engines_file:
+            command += ["--engines", self._engines_file]
         if self._lifeline is not None:
             command += ["--lifeline", str(self._lifeline)]
             inherited = (self._lifeline,)

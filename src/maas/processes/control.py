@@ -154,8 +154,9 @@ class Control:
     def _reconciler(self) -> Reconciler:
         settings = self._settings
         launcher = LocalLauncher(
-            settings.run_dir, settings.log_dir, settings.cache_dir, self._artifacts, self._lifeline
-        )
+            settings.run_dir, settings.log_dir, settings.cache_dir, self._artifacts,
+            self._lifeline, settings.serving.engines_file,
+        )  # fmt: skip
         pace = Pace(
             ready_s=settings.serving.ready_timeout_s,
             hang_s=settings.serving.hang_timeout_s,

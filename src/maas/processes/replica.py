@@ -1,6 +1,6 @@
 """The replica process: load one variant, prove that it answers, then serve it.
 
-    python -m maas.processes.replica SPEC.json [--lifeline FD]
+    python -m maas.processes.replica SPEC.json [--lifeline FD] [--engines FILE]
 
 It exits 0 when told to (SIGTERM, or the end of the lifeline) after answering all it accepted, and
 1 if it cannot load; then SPEC.error beside the spec holds the problem document.
@@ -16,6 +16,7 @@ import logging
 import sys
 from array import array
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -45,11 +46,12 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("spec", type=Path)
     parser.add_argument("--lifeline", type=int, default=None)
+    parser.add_argument("--engines", type=Path, default=None)
     arguments = parser.parse_args()
     log_as_json("replica")
     spec = ReplicaSpec.from_dict(json.loads(arguments.spec.read_text()))
     try:
-        create_server = loaded(spec)
+        create_server = loaded(spec, arguments.engines)
     except MaasError as error:
         arguments.spec.with_suffix(".error").write_text(json.dumps(error.to_problem()))
         log.error("cannot serve: %s: %s", error.code, error.message)
@@ -58,11 +60,11 @@ def main() -> int:
     return 0
 
 
-def loaded(spec: ReplicaSpec) -> Callable[[], ReplicaSocket]:
+def loaded(spec: ReplicaSpec, engines: Path | None = None) -> Callable[[], ReplicaSocket]:
     """Makes the server of a model that is loaded and has answered once. Raises MaasError."""
     if spec.runtime in GENERATORS:
         generator = create_generator(spec.runtime)
-        generator.load(load_request(spec))
+        generator.load(replace(load_request(spec), engines_file=engines))
         prove(generator, spec)
         return partial(GeneratorServer, spec, generator)
     batcher = Batcher(load(spec), spec.signature, spec.scaling.max_batch)

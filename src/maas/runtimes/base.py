@@ -31,6 +31,8 @@ class LoadRequest:
     `files` is empty for those. Nobody but this user can change them between check and use."""
     max_batch: int = 64
     """Most rows, or sequences, that the model gets at once."""
+    engines_file: Path | None = None
+    """Where the operator names engines of others, for the runtime `upstream`."""
 
 
 class Runtime(Protocol):

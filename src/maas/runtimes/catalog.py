@@ -12,6 +12,7 @@ RUNTIMES = {
     "onnx": "maas.runtimes.onnx:OnnxRuntime",
     "llama_cpp": "maas.runtimes.llama_cpp:LlamaCpp",
     "openvino": "maas.runtimes.openvino:OpenVino",
+    "upstream": "maas.runtimes.upstream:Upstream",
     "sentence_encoder": "maas.runtimes.sentence_encoder:SentenceEncoder",
     "whisper": "maas.runtimes.whisper:WhisperRuntime",
     "translator": "maas.runtimes.translator:TranslatorRuntime",
@@ -39,7 +40,7 @@ LIBRARIES = {
 """The installed distribution without which a runtime cannot load anything."""
 
 
-GENERATORS = frozenset({"llama_cpp", "openvino"})
+GENERATORS = frozenset({"llama_cpp", "openvino", "upstream"})
 """Those that write text in pieces."""
 FROM_PATHS = GENERATORS
 """Those whose library opens the files itself."""

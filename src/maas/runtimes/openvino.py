@@ -21,7 +21,7 @@ import openvino
 import openvino_genai
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, Unavailable
-from maas.domain.generation import Ending, Generation, Piece, TokenLogprob
+from maas.domain.generation import Ending, Generation, Piece, TokenLogprob, ToolCallPiece
 from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.chat_template import ChatTemplate
 from maas.runtimes.gguf import check_gguf
@@ -241,7 +241,7 @@ class OpenVino:
             text = sequence.text.push(tokens)
             if reason is not None:
                 text += sequence.text.rest()
-        calls = []
+        calls: list[ToolCallPiece] = []
         if sequence.calls is not None:
             text, calls = sequence.calls.read(text) if text else ("", [])
             if reason is not None:
@@ -250,8 +250,7 @@ class OpenVino:
         told = []
         if sequence.generation.logprobs is not None:
             told = [
-                self._logprob(token, value)
-                for token, value in zip(tokens, logprobs, strict=False)
+                self._logprob(token, value) for token, value in zip(tokens, logprobs, strict=False)
             ]
         return Piece(text, len(tokens), told, calls)
 

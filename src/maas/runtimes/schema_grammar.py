@@ -96,7 +96,7 @@ class _Grammar:
                 return self._alone(keyword, schema, depth)
         kinds = schema.get("type", [])
         kinds = [kinds] if isinstance(kinds, str) else _listed(kinds, "type")
-        unknown = [kind for kind in kinds if kind not in _OF_TYPES]
+        unknown = [kind for kind in kinds if not isinstance(kind, str) or kind not in _OF_TYPES]
         if unknown:
             raise _wrong(f"there is no type {shown(unknown[0])}")
         _refuse_others(limits, {"type"}.union(*(_OF_TYPES[kind] for kind in kinds)))

@@ -31,8 +31,11 @@ class WrittenText:
         """What can be told after `tokens`; from a stop text on there is no more."""
         if self.is_stopped:
             return ""
-        self._new += tokens
-        return self._without_stop(self._decoded(is_last=False))
+        text = ""
+        for token in tokens:
+            self._new.append(token)
+            text += self._decoded(is_last=False)
+        return self._without_stop(text)
 
     def rest(self) -> str:
         """What is left at the end."""
