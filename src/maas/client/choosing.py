@@ -114,8 +114,8 @@ def choose(
         trials.append(trial)
     if not trials:
         raise Conflict(
-            f"there is nothing to measure: the server has no library for {base.runtime}, or another "
-            "server writes for it"
+            f"there is nothing to measure: the server has no library for {base.runtime}, or "
+            "another server writes for it"
         )
     kept = best(trials, wish.objective)
     if kept is None:
