@@ -113,7 +113,10 @@ def choose(
             tell(f"{candidate.label} does not serve: {trial.failed}")
         trials.append(trial)
     if not trials:
-        raise Conflict(f"the server has no library for the runtime {base.runtime}")
+        raise Conflict(
+            f"there is nothing to measure: the server has no library for {base.runtime}, or "
+            "another server writes for it"
+        )
     kept = best(trials, wish.objective)
     if kept is None:
         raise Conflict(f"no engine serves {wish.ref}: {trials[0].failed or 'nothing was answered'}")
