@@ -248,6 +248,10 @@ def test_the_server_answers_as_the_contract_says(stack: Stack) -> None:
     assert call("get_file", sha256=digest) == file
     measured = {"kind": "metrics", "values": {"r2": 1.0}, "how": {"rows": 3}}
     call("add_evidence", measured, model="tiny", number=1)
+    lean = made["variants"][0] | {"name": "lean", "options": {"arena": False}}
+    for _ in range(2):
+        call("add_variant", lean, model="tiny", number=1)
+    call("add_variant", lean | {"options": {}}, expect=409, model="tiny", number=1)
     for listing in ("list_models", "list_deployments", "list_keys", "list_jobs", "get_openapi",
                     "livez", "readyz", "oip_server", "oip_live", "oip_ready"):  # fmt: skip
         call(listing)
