@@ -25,6 +25,7 @@ from maas.gateway.app import Handlers, TextDoors, route_table
 from maas.gateway.auth import HostCheck, KeyRing
 from maas.gateway.generation import GenerationDesk
 from maas.gateway.metering import Meter
+from maas.gateway.modalities import Modalities
 from maas.gateway.routes import Access
 from maas.gateway.routes import Route as HttpRoute
 from maas.gateway.server import HttpServer
@@ -216,7 +217,7 @@ async def _serve(directory: Path, box: list[Doors], ready: threading.Event, long
         proxy=blank,
         ready=nothing,
         metrics=metrics,
-        modalities=blank,
+        modalities=Modalities(blank),
     )
     server = HttpServer(route_table(handlers, Server()), keys, HostCheck(()))
     listening = socket.create_server(("127.0.0.1", 0))
