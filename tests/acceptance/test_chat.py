@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import Stack, running
+from tests.stack import Stack, running, wait_until
 from tests.writer import WRITER, deploy_writer
 
 FRANCE = "What is the capital of France? Answer with one word."
@@ -29,6 +29,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "maas.cli.main", "chat", *arguments]
+
+
+def prompt_tokens(stack: Stack, *arguments: str) -> int:
+    """Those of one chat, as the ledger has them."""
+
+    def counted() -> int:
+        return sum(u["prompt_tokens"] for u in stack.client().usage(deployment=WRITER))
+
+    time.sleep(1.5)  # until what came before is in the ledger
+    before = counted()
+    assert chat(stack, *arguments).returncode == 0
+    return int(wait_until(lambda: counted() - before))
 
 
 def environment(stack: Stack) -> dict[str, str]:
@@ -49,8 +61,9 @@ def test_a_pipe_and_a_message_are_answered(served: Stack) -> None:
     assert (piped.returncode, piped.stderr) == (0, "")
     assert "Paris" in piped.stdout
     assert chat(served, WRITER, FRANCE, *short).stdout == piped.stdout
-    system = chat(served, WRITER, FRANCE, *short, "--system", "Answer in Portuguese.")
-    assert system.stdout != piped.stdout
+    plain = prompt_tokens(served, WRITER, FRANCE, *short)
+    # What a small model makes of it is its own; that it was told is in the count.
+    assert prompt_tokens(served, WRITER, FRANCE, *short, "--system", "Be brief.") != plain
 
 
 def test_failures_have_their_exit_codes(served: Stack) -> None:
