@@ -38,7 +38,7 @@ class Answer:
         return self
 
     def _next(self) -> Ending | MaasError | None:
-        said = self.said.get(timeout=120)
+        said = self.said.get(timeout=60)
         if isinstance(said, Piece):
             self.pieces.append(said)
             return None

@@ -27,36 +27,25 @@ import xllamacpp
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
 from maas.domain.generation import Ending, Generation, Piece
-from maas.domain.names import shown
-from maas.domain.signature import Signature
 from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.gguf import GgufSummary, check_gguf
 from maas.runtimes.llama_chunks import decode_chunk, too_long
 from maas.runtimes.llama_request import request_body
 from maas.runtimes.plain_tools import CallReader
+from maas.runtimes.text_options import (
+    batch_size,
+    check_text_signature,
+    checked_options,
+    cores,
+    most_tokens,
+    settled_sizes,
+)
 
 log = logging.getLogger(__name__)
 
-DEFAULT_SLOTS = 32
-DEFAULT_CONTEXT = 8192
-"""Tokens, of models that could do more: what they remember costs memory."""
-DEFAULT_POOL = 16_384
-"""Tokens that all sequences share."""
 PROOF_TOKENS = 512
-"""Of the same memory, for control's proof, which is started without asking for room."""
-UNKNOWN_CONTEXT = 2048
-BATCH_BYTES_PER_THREAD = 12_500_000_000
-"""Bytes of weights times tokens that a thread computes within about half a second. A batch of a
-prompt is what must end before a cancellation counts and others get their next token."""
-LEAST_BATCH, LARGEST_BATCH = 32, 512
-OPTIONS = {
-    "slots": (1, 128),
-    "context_length": (16, 1 << 20),
-    "cache_tokens": (16, 1 << 24),
-    "batch": (LEAST_BATCH, 4096),
-    "predict_max_tokens": (1, 1 << 20),
-}
-"""What a variant may say about how it is loaded, each a whole number with these bounds."""
+"""Of the memory that all sequences share, for control's proof, which is started without asking for
+room."""
 
 _LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] ")
 
@@ -77,7 +66,7 @@ class LlamaCpp:
     def load(self, request: LoadRequest) -> None:
         """Loads the one GGUF file of the variant; raises InvalidInput if it is none that llama.cpp
         loads."""
-        _check_signature(request.signature)
+        check_text_signature(request.signature)
         name, path = _only_file(request)
         summary = check_gguf(path, name)
         if summary.splits > 1:
@@ -89,11 +78,11 @@ class LlamaCpp:
 
     def has_room(self, generation: Generation) -> bool:
         taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
-        return taken + self._most_tokens(generation) <= self._pool
+        return taken + most_tokens(generation, self.context_length) <= self._pool
 
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
         sequence = _Sequence(number, generation, sink, self.context_length)
-        sequence.reserved = self._most_tokens(generation)
+        sequence.reserved = most_tokens(generation, self.context_length)
         if generation.tools and not self._knows_tools and generation.tool_choice != "none":
             sequence.calls = CallReader()
         self._sequences[number] = sequence
@@ -150,34 +139,18 @@ class LlamaCpp:
                 field="logit_bias",
             )
 
-    def _most_tokens(self, generation: Generation) -> int:
-        """What a sequence may need of the memory that all share; no text has more tokens than
-        bytes."""
-        if isinstance(generation.prompt, list):
-            prompt = len(generation.prompt)
-        elif generation.prompt is not None:
-            prompt = len(generation.prompt.encode()) + 16
-        else:
-            prompt = len(msgspec.json.encode([generation.messages, generation.tools])) + 1024
-        written = self.context_length if generation.max_tokens is None else generation.max_tokens
-        return min(self.context_length, prompt + written)
-
     # -- loading ----------------------------------------------------------------------------
 
     def _settle_sizes(self, summary: GgufSummary, request: LoadRequest) -> None:
-        options = _checked(request.options)
-        trained = summary.context_length or UNKNOWN_CONTEXT
-        context = min(trained, options.get("context_length", DEFAULT_CONTEXT))
-        self.slots = options.get("slots", min(request.max_batch, DEFAULT_SLOTS))
-        self._pool = options.get("cache_tokens", max(DEFAULT_POOL, context))
-        self.context_length = min(context, self._pool)
+        options = checked_options(request.options)
+        sizes = settled_sizes(summary.context_length, options, request.max_batch)
+        self.context_length, self.slots, self._pool = sizes.context, sizes.slots, sizes.pool
         self.has_chat_template = summary.chat_template
         self._knows_tools = summary.template_tools
         self._vocabulary = summary.vocabulary
 
     def _parameters(self, path: Path, summary: GgufSummary, request: LoadRequest) -> Any:
-        threads = min(request.threads, _cores())
-        batch = BATCH_BYTES_PER_THREAD * threads // max(1, summary.size)
+        threads = min(request.threads, cores())
         p = xllamacpp.CommonParams()
         p.model.path = str(path)
         p.n_ctx = self._pool + min(self.context_length, PROOF_TOKENS)
@@ -186,7 +159,7 @@ class LlamaCpp:
         p.kv_unified_per_slot = self.context_length
         p.ctx_shift = False
         p.fit_params = False  # sizes are settled; to try others it would load the model twice
-        p.n_batch = request.options.get("batch", max(LEAST_BATCH, min(batch, LARGEST_BATCH)))
+        p.n_batch = request.options.get("batch", batch_size(threads, summary.size))
         p.n_ubatch = p.n_batch
         p.cache_ram_mib = 0
         p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
@@ -346,30 +319,3 @@ def _only_file(request: LoadRequest) -> tuple[str, Path]:
     if len(request.paths) != 1:
         raise InvalidInput(f"a GGUF variant has one file, not {len(request.paths)}")
     return next(iter(request.paths.items()))
-
-
-def _check_signature(signature: Signature) -> None:
-    for side, specs in (("input", signature.inputs), ("output", signature.outputs)):
-        if len(specs) != 1 or specs[0].datatype != "BYTES" or specs[0].shape:
-            raise InvalidInput(f"text generation has one {side} of datatype BYTES and shape []")
-
-
-def _checked(options: dict[str, Any]) -> dict[str, int]:
-    for name, value in options.items():
-        if name not in OPTIONS:
-            raise InvalidInput(
-                f"there is no option {shown(name)}; known are {', '.join(OPTIONS)}", field=name
-            )
-        low, high = OPTIONS[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InvalidInput(
-                f"option {name} must be a whole number from {low} to {high}; got {shown(value)}",
-                field=name,
-            )
-    return options
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

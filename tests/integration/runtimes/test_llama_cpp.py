@@ -7,15 +7,15 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import psutil
 import pytest
 
-from maas.domain.errors import ContextLengthExceeded, InvalidInput, MaasError
-from maas.domain.generation import Ending, Generation, Piece, TokenLogprob
-from maas.runtimes.base import LoadRequest, Said
+from maas.domain.errors import ContextLengthExceeded, InvalidInput
+from maas.domain.generation import Generation
+from maas.runtimes.base import LoadRequest
+from tests.engines import Answer, chat, written
 from tests.generations import TEXT_TO_TEXT
 from tests.weights import smollm2
 
@@ -38,64 +38,6 @@ def model() -> Iterator[LlamaCpp]:
     loaded.load(request(smollm2(), context_length=CONTEXT, cache_tokens=4 * CONTEXT))
     yield loaded
     loaded.close()
-
-
-class Answer:
-    """What a generation wrote, and how it ended."""
-
-    _last = 0
-
-    def __init__(self, model: LlamaCpp, generation: Generation) -> None:
-        Answer._last += 1
-        self.number = Answer._last
-        self.model = model
-        self.said: SimpleQueue[Said] = SimpleQueue()
-        self.pieces: list[Piece] = []
-        model.start(self.number, generation, lambda _, said: self.said.put(said))
-
-    def first(self) -> Answer:
-        """Waits for the first text."""
-        while not self.text:
-            self._next()
-        return self
-
-    def _next(self) -> Ending | MaasError | None:
-        said = self.said.get(timeout=60)
-        if isinstance(said, Piece):
-            self.pieces.append(said)
-            return None
-        return said
-
-    def end(self) -> Ending:
-        """Waits for the ending; raises what it failed with."""
-        while (said := self._next()) is None:
-            pass
-        if isinstance(said, MaasError):
-            raise said
-        return said
-
-    @property
-    def text(self) -> str:
-        return "".join(piece.text for piece in self.pieces)
-
-    @property
-    def tokens(self) -> int:
-        return sum(piece.tokens for piece in self.pieces)
-
-    @property
-    def logprobs(self) -> list[TokenLogprob]:
-        return [entry for piece in self.pieces for entry in piece.logprobs]
-
-
-def chat(text: str, **fields: Any) -> Generation:
-    return Generation([{"role": "user", "content": text}], **fields)
-
-
-def written(model: LlamaCpp, generation: Generation) -> tuple[str, Ending]:
-    answer = Answer(model, generation)
-    ending = answer.end()
-    assert answer.tokens == ending.completion_tokens
-    return answer.text, ending
 
 
 def test_it_knows_the_capital_of_france(model: LlamaCpp) -> None:
