@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import os
 import statistics
 import sys
 import time
@@ -52,6 +53,8 @@ class Sample:
     tokens_per_s: float
     cpu_s: float
     """Per 1,000 tokens, of all processes of the side."""
+    others: float
+    """Share of the machine that had nothing to do with it, the hypervisor's included."""
 
 
 @dataclass(frozen=True)
@@ -109,17 +112,27 @@ def _order(turn: int, sides: list[str]) -> list[str]:
 
 def _sample(
     side: Side, concurrency: int, number: int, given: argparse.Namespace
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
     requests = max(given.least, concurrency)
-    before = _cpu(side)
+    busy, asking, working = _busy(), time.process_time(), _cpu(side)
     told = side.run(Asked(concurrency, requests, number, given.tokens))
+    worked = _cpu(side) - working
+    others = _busy() - busy - worked - (time.process_time() - asking)
     written = requests * given.tokens
-    return written / told.seconds, (_cpu(side) - before) / written * 1000
+    cores = os.cpu_count() or 1
+    share = max(0.0, others / told.seconds / cores)
+    return written / told.seconds, worked / written * 1000, share
 
 
 def _cpu(side: Side) -> float:
     times = [psutil.Process(pid).cpu_times() for pid in side.pids]
     return sum(t.user + t.system for t in times)
+
+
+def _busy() -> float:
+    """Seconds of all cores that somebody used, since boot."""
+    times = [machine.core_times(core) for core in range(os.cpu_count() or 1)]
+    return sum(t.busy + t.steal for t in times)
 
 
 def _waits(sides: dict[str, Side], number: int, at: int) -> dict[str, float]:
@@ -132,7 +145,8 @@ def _waits(sides: dict[str, Side], number: int, at: int) -> dict[str, float]:
 def _said(sample: Sample) -> str:
     return (
         f"{sample.engine}, {sample.concurrency} at once, {sample.side}: "
-        f"{sample.tokens_per_s:.1f} tokens/s, {sample.cpu_s:.2f} CPU s per 1,000"
+        f"{sample.tokens_per_s:.1f} tokens/s, {sample.cpu_s:.2f} CPU s per 1,000, others had "
+        f"{sample.others:.0%} of the machine"
     )
 
 
@@ -180,13 +194,16 @@ def _cell(found: Spread | None, digits: int) -> str:
     return f"{found.median:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
-def _explained(given: argparse.Namespace, rounds: int) -> str:
+def _explained(given: argparse.Namespace, samples: list[Sample]) -> str:
     here = machine.description()
+    rounds = len({(s.run, s.round) for s in samples})
+    others = [s.others for s in samples]
     return (
         f"{given.model.name}, {given.threads} threads, {SLOTS} slots, {given.tokens} tokens per "
         f"answer; {rounds} rounds. {here['processor']}, {here['cores']} cores. Rates and CPU: "
         "median [least, most]; ratios and differences: median [95 % bootstrap interval] over "
-        "rounds, or over pairs of requests."
+        "rounds, or over pairs of requests. Others had "
+        f"{statistics.median(others):.0%} of the machine, at most {max(others):.0%}."
     )
 
 
@@ -203,8 +220,10 @@ def main() -> int:
     if given.rounds:
         more = measure(given)
         samples, waits = samples + more[0], waits + more[1]
-    rounds = len({(s.run, s.round) for s in samples})
-    text = f"{_explained(given, rounds)}\n\n{table(samples, waits)}"
+    if not samples:
+        print("nothing was measured", file=sys.stderr)
+        return 1
+    text = f"{_explained(given, samples)}\n\n{table(samples, waits)}"
     print(text)
     if given.keep is not None:
         kept = {
