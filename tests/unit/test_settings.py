@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from maas.settings import ConfigurationError, load
+from maas.settings import GOMP_SPINS, ConfigurationError, child_environment, load
 
 
 def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
@@ -50,3 +50,15 @@ def test_a_client_talks_to_the_server_that_runs_for_its_home(tmp_path: Path) -> 
 def test_settings_travel_as_json(tmp_path: Path) -> None:
     settings = load({"home": str(tmp_path), "server.port": 4444}, {})
     assert type(settings).from_json(settings.to_json()) == settings
+
+
+def test_threads_of_openmp_sleep_soon_unless_the_operator_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert child_environment()["GOMP_SPINCOUNT"] == GOMP_SPINS
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "GOMP_SPINCOUNT" not in child_environment()
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert child_environment()["GOMP_SPINCOUNT"] == "7"
