@@ -124,15 +124,17 @@ def _translate(
     opset: int,
 ) -> torch.onnx.ONNXProgram:
     """The rest of torch.onnx._internal.exporter._core.export."""
-    import torch.fx.experimental._config as symbolic  # noqa: PLC0415
-    from torch.onnx._internal._lazy_import import onnxscript_apis  # noqa: PLC0415
+    from torch.fx.experimental import _config  # noqa: PLC0415
+    from torch.onnx._internal import _lazy_import  # noqa: PLC0415
     from torch.onnx._internal.exporter import _core, _fx_passes, _ir_passes  # noqa: PLC0415
 
+    symbolic: Any = _config
+    scripts: Any = _lazy_import
     with symbolic.patch(backed_size_oblivious=True):
         _fx_passes.insert_type_promotion_nodes(graph.graph_module)
         graph._graph_module = _fx_passes.remove_assertion_nodes(graph.graph_module)
     program = _core._exported_program_to_onnx_program(graph, registry=table)
-    program.model = onnxscript_apis.convert_version(program.model, opset)
+    program.model = scripts.onnxscript_apis.convert_version(program.model, opset)
     program.optimize()
     _ir_passes.rename_inputs(program.model, names[0])
     _ir_passes.rename_outputs(program.model, names[1])
