@@ -21,7 +21,8 @@ _SHARE = 0.125
 class Attention:
     """Looks for requests for `longest` seconds after an answer, if that is what callers take."""
 
-    __slots__ = ("_answered", "_is_looking", "_is_working", "_longest", "_loop", "_pause")
+    __slots__ = ("_answered", "_is_first", "_is_looking", "_is_scheduled", "_is_working",
+                 "_longest", "_loop", "_pause")  # fmt: skip
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, longest: float, is_working: Callable[[], bool]
@@ -34,7 +35,7 @@ class Attention:
         self._pause = 2 * longest
         """Moving average of the time from an answer to the next request; what is longer than
         twice the longest counts as that."""
-        self._is_looking = False
+        self._is_looking = self._is_first = self._is_scheduled = False
 
     def asked(self, now: float) -> None:
         """A request begins."""
@@ -45,21 +46,24 @@ class Attention:
     def answered(self, now: float) -> None:
         """An answer leaves."""
         self._answered = now
-        if self._pause < self._longest and not self._is_looking:
-            self._is_looking = True
-            self._loop.call_soon(self._begin)
+        if self._pause < self._longest:
+            self._is_looking = self._is_first = True
+            if not self._is_scheduled:
+                self._schedule()
 
-    def _begin(self) -> None:
-        if self._is_looking and self._is_working():
-            self._is_looking = False
-        self._look()
+    def _schedule(self) -> None:
+        self._is_scheduled = True
+        self._loop.call_soon(self._look)
 
     def _look(self) -> None:
         """Once per turn of the loop, which looks at its sockets without sleeping meanwhile."""
-        if not self._is_looking:
-            return
-        if monotonic() - self._answered > self._longest:
+        self._is_scheduled = False
+        if self._is_looking and self._is_first:
+            # Only requests give replicas work, and those are seen.
+            self._is_first = False
+            self._is_looking = not self._is_working()
+        if self._is_looking and monotonic() - self._answered <= self._longest:
+            os.sched_yield()
+            self._schedule()
+        else:
             self._is_looking = False
-            return
-        os.sched_yield()
-        self._loop.call_soon(self._look)

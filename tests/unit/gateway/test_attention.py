@@ -25,6 +25,7 @@ class _Loop:
         ends, turns = self.now + seconds, 0
         while self._soon and self.now < ends:
             soon, self._soon = self._soon, []
+            assert len(soon) == 1
             for call in soon:
                 call()
             turns += 1
