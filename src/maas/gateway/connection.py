@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Protocol, cast
 
 from maas.domain.errors import BadRequest, BodyTooLarge, MaasError, RequestTimeout, Unavailable
+from maas.gateway.attention import Attention
 from maas.gateway.pace import Pace, Pause, Reading
 from maas.gateway.reader import RequestReader
 from maas.gateway.request import BodyStream, Door, Head, Request
@@ -28,6 +29,8 @@ _NOT_REPEATABLE = {b"transfer-encoding", b"expect", b"upgrade"}
 
 class Server(Door, Protocol):
     """What a connection needs of its server."""
+
+    attention: Attention
 
     def opened(self, connection: Connection) -> None: ...
     def closed(self, connection: Connection) -> None: ...
@@ -118,6 +121,7 @@ class Connection(asyncio.Protocol):
     def _again(self, head: Head, body: bytes) -> None:
         """A whole request whose head was seen before: the parser need not see it again."""
         self._pace.since = now = monotonic()
+        self.server.attention.asked(now)
         request = Request(self, head, now, body)
         requests = self._turns.requests
         requests.append(request)
@@ -141,7 +145,8 @@ class Connection(asyncio.Protocol):
 
     def head_began(self) -> None:
         self._repeatable = None
-        self._pace.since = monotonic()
+        self._pace.since = now = monotonic()
+        self.server.attention.asked(now)
 
     def head_read(self, head: Head) -> None:
         if self._deaf or not self._turns.accepts_more:
@@ -246,7 +251,8 @@ class Connection(asyncio.Protocol):
             # Nobody before it, nobody after it: `_write_answers` would do the same.
             requests.popleft()
             transport.write(request.taken_answer())
-            self._pace.answered = monotonic()
+            self._pace.answered = now = monotonic()
+            self.server.attention.answered(now)
             return
         turns.forget_stream(request)
         self._write_answers()

@@ -69,6 +69,8 @@ class OipDoor:
         self._timeout_s = timeout_s
         self._version = version
         self._quick: WeakKeyDictionary[LiveRoute, QuickOip] = WeakKeyDictionary()
+        self._last: tuple[LiveRoute | None, QuickOip | None] = (None, None)
+        """Of the latest request, whose like is the next one's nearly always."""
 
     # -- about the server and its models ----------------------------------------------------
 
@@ -124,7 +126,7 @@ class OipDoor:
             route = deployment.pick(version)
             quick = self._quick_for(route)
             found = None
-            if HEADER_LENGTH not in request.headers and len(request.body) <= self._max_json:
+            if HEADER_LENGTH not in request.head.headers and len(request.body) <= self._max_json:
                 found = quick.decode(request.body)
             if found is not None:
                 decoded, identity = found
@@ -142,10 +144,14 @@ class OipDoor:
             request.fail(error)
 
     def _quick_for(self, route: LiveRoute) -> QuickOip:
+        known, latest = self._last
+        if latest is not None and known is route:
+            return latest
         quick = self._quick.get(route)
         if quick is None:
             quick = QuickOip(route.signature, route.deployment, route.version)
             self._quick[route] = quick
+        self._last = (route, quick)
         return quick
 
 

@@ -37,6 +37,7 @@ class QuickOip:
                 self._row_shapes = (spec.shape,)
                 self._row_size = math.prod(spec.shape)
                 self._code = spec.dtype.typecode
+                self._pack_row = struct.Struct(f"<{self._row_size}{self._code}").pack
                 self._decode = _decoder(JSON_TYPES.get(spec.datatype, int))
         self._head = None
         if len(signature.outputs) == 1:
@@ -45,6 +46,8 @@ class QuickOip:
                 self._out_code = out.dtype.typecode
                 self._out_shape = out.shape
                 self._out_size = math.prod(out.shape)
+                row = struct.Struct(f"<{self._out_size}{self._out_code}")
+                self._unpack_row, self._row_bytes = row.unpack_from, row.size
                 body = {"model_name": deployment, "model_version": str(version)}
                 tensor = {"name": out.name, "datatype": out.datatype}
                 self._head = b'%b,"outputs":[%b,"shape":[' % (
@@ -70,7 +73,10 @@ class QuickOip:
                 or tensor.datatype != self._datatype
             ):
                 return None
-            data = struct.pack(f"<{len(tensor.data)}{self._code}", *tensor.data)
+            if rows == 1:
+                data = self._pack_row(*tensor.data)
+            else:
+                data = struct.pack(f"<{len(tensor.data)}{self._code}", *tensor.data)
         except _NOT_QUICK:
             return None
         return Decoded([data], self._row_shapes, rows), asked.id
@@ -79,8 +85,11 @@ class QuickOip:
         column = answers.columns[0]
         if self._head is None or column.shape != self._out_shape:
             return None
-        data = rows_of(column, first_row, rows, answers.total_rows)
-        elements = struct.unpack(f"<{rows * self._out_size}{self._out_code}", data)
+        if rows == 1:
+            elements = self._unpack_row(column.data, first_row * self._row_bytes)
+        else:
+            data = rows_of(column, first_row, rows, answers.total_rows)
+            elements = struct.unpack(f"<{rows * self._out_size}{self._out_code}", data)
         said = b',"id":%b}' % msgspec.json.encode(identity) if identity else b"}"
         return (
             b'%b%d%b],"data":%b}]%b'

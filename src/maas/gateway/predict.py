@@ -10,9 +10,8 @@ from maas.gateway.calls import Encoded, HttpCall
 from maas.gateway.metering import Meter
 from maas.gateway.predict_bodies import decoded
 from maas.gateway.request import JSON, Request
-from maas.serving.codec import Decoded
 from maas.serving.messages import Answers
-from maas.serving.routing import LiveRoute, Router
+from maas.serving.routing import Router
 
 
 class PredictDoor:
@@ -23,11 +22,12 @@ class PredictDoor:
 
     def handle(self, request: Request) -> None:
         """Raises NotFound; other failures are counted and answered."""
-        deployment = self._router.get(request.params[0] if request.params else None)
+        head = request.head
+        deployment = self._router.get(head.params[0] if head.params else None)
         route = None
         try:
             route = deployment.pick()
-            if request.headers.get(b"content-type") == JSON:
+            if head.headers.get(b"content-type") == JSON:
                 found = route.codec.decode(request.body)
             else:
                 found = decoded(request, route)
@@ -38,13 +38,7 @@ class PredictDoor:
 
 
 class PredictCall(HttpCall):
-    __slots__ = ("single",)
-
-    def __init__(
-        self, request: Request, route: LiveRoute, meter: Meter, decoded: Decoded, longest: float
-    ) -> None:
-        super().__init__(request, route, meter, decoded, longest)
-        self.single = decoded.single
+    __slots__ = ()
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
         body = self.route.codec.encode(answers.columns, first_row, self.rows, self.single)

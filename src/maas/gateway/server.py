@@ -22,6 +22,7 @@ from maas.domain.errors import (
 )
 from maas.domain.keys import Scope
 from maas.domain.names import shown
+from maas.gateway.attention import Attention
 from maas.gateway.auth import HostCheck, KeyRing, require
 from maas.gateway.connection import Connection
 from maas.gateway.request import Head, Request, media_type
@@ -51,8 +52,15 @@ def max_connections() -> int:
 
 
 class HttpServer:
-    def __init__(self, routes: RouteTable, keys: KeyRing, hosts: HostCheck) -> None:
+    def __init__(
+        self,
+        routes: RouteTable,
+        keys: KeyRing,
+        hosts: HostCheck,
+        attention: Attention | None = None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
+        self.attention = attention or Attention(self.loop, 0.0, lambda: False)
         self.draining = False
         self.date_line = b""
         self._routes = routes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import gc
 import io
 import logging
 import warnings
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from maas.domain.errors import InvalidInput
+from maas.lifecycle.torch_translation import translated, whole_table
 
 OPSET = 20
 """What torch's exporter writes by default; every onnxruntime that we accept reads it."""
@@ -38,7 +39,7 @@ def export_torch(
     if size > LARGEST_FILE:
         raise InvalidInput(f"a model of at most {LARGEST_FILE} bytes fits an ONNX file; got {size}")
     batch = torch.export.Dim("batch", min=1)
-    with _quiet():
+    with _quiet(), _uncollected():
         try:
             graph = torch.export.export(
                 module, tuple(rows), dynamic_shapes=tuple({0: batch} for _ in rows), strict=False
@@ -54,10 +55,13 @@ def export_torch(
 def _translate(
     graph: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]
 ) -> torch.onnx.ONNXProgram:
-    """As torch.onnx.export(graph, dynamo=True), which builds its table of translations anew for
-    every call: 0.9 of 1.3 s for a small net. With a torch whose insides are different, or if it
-    reports an error, that is what is called."""
-    table = _translations()
+    """As torch.onnx.export(graph, dynamo=True), and as far as that goes without the steps that
+    are slow in it. With a torch whose insides are different, or if it reports an error, that is
+    what is called."""
+    program = translated(graph, inputs, outputs, OPSET)
+    if program is not None:
+        return program
+    table = whole_table(OPSET)
     if table is not None:
         from torch.onnx._internal.exporter import _core  # noqa: PLC0415
 
@@ -80,16 +84,6 @@ def _translate(
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     return program
-
-
-@functools.cache
-def _translations() -> Any:
-    try:
-        from torch.onnx._internal.exporter import _registration  # noqa: PLC0415
-
-        return _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
-    except (ImportError, AttributeError, TypeError):
-        return None
 
 
 def _forget_origin(model: Any) -> None:
@@ -131,6 +125,19 @@ def _why(module: torch.nn.Module, wrong: Exception) -> str:
             "x.shape[0]"
         )
     return f"torch cannot turn {name} into ONNX: {text[:600]}"
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's search for garbage: an exporter that is imported makes a million objects
+    that stay, and looking at them again and again takes a fifth of the first export's time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -24,6 +24,7 @@ import uvloop
 from maas.domain.keys import Scope
 from maas.domain.snapshot import Snapshot
 from maas.gateway.app import Handlers, TextDoors, route_table
+from maas.gateway.attention import Attention
 from maas.gateway.auth import HostCheck, KeyRing
 from maas.gateway.generation import GenerationDesk
 from maas.gateway.health import ready_handler
@@ -99,7 +100,10 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     )
     routes = route_table(handlers, server_settings)
     hosts = HostCheck((server_settings.host, *server_settings.allowed_hosts))
-    server = HttpServer(routes, keys, hosts)
+    attention = Attention(
+        asyncio.get_running_loop(), server_settings.busy_poll_us / 1e6, router.is_working
+    )
+    server = HttpServer(routes, keys, hosts, attention)
 
     def apply(snapshot: Snapshot) -> None:
         keys.replace(snapshot.keys)

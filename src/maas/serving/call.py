@@ -69,7 +69,7 @@ class Call:
         self.tenant = tenant
         self.priority = priority
         self.alone = alone
-        self.size = sum(map(len, columns))
+        self.size = len(columns[0]) if len(columns) == 1 else sum(map(len, columns))
         """Bytes of all columns."""
         self.attempts = 0
         self.link: Carrier | None = None

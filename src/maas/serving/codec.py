@@ -125,10 +125,13 @@ class _FastDecoder:
         self._decode = decoder("Row", kinds)
         self._decode_batch = decoder("Rows", [GenericAlias(list, (kind,)) for kind in kinds])
         self._packers = [_row_packer(spec) for spec in signature.inputs]
+        self._pack_only = self._packers[0] if len(self._packers) == 1 else None
 
     def decode(self, body: Buffer) -> list[Buffer] | None:
         try:
             row = self._decode(body)
+            if self._pack_only is not None:
+                return [self._pack_only(row.f0)]
             return [
                 pack(getattr(row, name))
                 for name, pack in zip(self._names, self._packers, strict=True)

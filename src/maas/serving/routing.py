@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable
 from random import choices
 
 from maas.domain.errors import (
@@ -102,6 +103,10 @@ class LiveRoute:
         if link.bytes_in_flight + call.size > BYTES_IN_FLIGHT:
             link = self._link_with_room(call)
         link.submit(call)
+
+    def links(self) -> Iterable[ReplicaLink]:
+        """To the replicas that the snapshot names."""
+        return self._links.values()
 
     def cancel(self, call: Call) -> None:
         """Nobody waits for `call` any more."""
@@ -393,6 +398,15 @@ class Router:
         if live is None:
             raise NotFound(f"there is no deployment {shown(name)}")
         return live
+
+    def is_working(self) -> bool:
+        """Whether any replica owes an answer."""
+        return any(
+            link.pending or link.outgoing
+            for live in self.deployments.values()
+            for route in live.routes
+            for link in route.links()
+        )
 
     def close(self) -> None:
         self._timer.cancel()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from maas.gateway.attention import Attention
 from maas.gateway.auth import HostCheck
 from maas.gateway.connection import Connection
 from maas.gateway.request import JSON, Head, Request
@@ -44,6 +45,7 @@ class Server:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.attention = Attention(loop, 0.0, lambda: False)
         self.later: list[Request] = []
         self.heads: dict[bytes, Head] = {}
 

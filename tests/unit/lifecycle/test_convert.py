@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 
 from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.models import Task
-from maas.lifecycle import torch_export
+from maas.lifecycle import torch_export, torch_translation
 from maas.lifecycle.convert import Names, signature_of_onnx, sklearn_to_onnx, torch_to_onnx
 from maas.lifecycle.onnx_files import open_session, run_session
 from maas.lifecycle.parity import check_parity
@@ -65,13 +66,47 @@ def test_equal_nets_are_equal_files_that_know_nothing_of_this_machine(tmp_path: 
         assert trace not in files[0].read_bytes()
 
 
-def test_without_the_kept_table_the_public_exporter_writes_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class _Images(nn.Module):
+    """With operators that torch takes apart before it translates them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 2, 3)
+        self.norm = nn.BatchNorm2d(2)
+        self.linear = nn.Linear(18, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = nn.functional.relu_(self.norm(self.convolution(x.reshape(-1, 1, 5, 5))))
+        return torch.softmax(self.linear(seen.flatten(1)), dim=1)
+
+
+def _plain() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 1))
+
+
+@pytest.mark.parametrize("kind", [_plain, _net, _Images])
+def test_the_short_ways_through_the_exporter_write_what_the_public_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[[], nn.Module]
 ) -> None:
-    torch_to_onnx(_net(), [ROWS], tmp_path / "a.onnx")
-    monkeypatch.setattr(torch_export, "_translations", lambda: None)
-    torch_to_onnx(_net(), [ROWS], tmp_path / "b.onnx")
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    module = kind().eval()
+    rows = np.random.default_rng(0).normal(size=(4, 25 if kind is _Images else 10))
+    written, short = [], []
+
+    def translated(*given: Any) -> Any:
+        short.append(torch_translation.translated(*given))
+        return short[-1]
+
+    monkeypatch.setattr(torch_export, "translated", translated)
+    for way in ("short", "whole table", "public"):
+        torch_to_onnx(module, [rows], tmp_path / "m.onnx")
+        written.append((tmp_path / "m.onnx").read_bytes())
+        if way == "short":
+            monkeypatch.setattr(torch_export, "translated", lambda *_: None)
+        else:
+            monkeypatch.setattr(torch_export, "whole_table", lambda _: None)
+    assert [found is not None for found in short] == [kind is _plain]
+    assert written[0] == written[1] == written[2]
 
 
 class _Two(nn.Module):
