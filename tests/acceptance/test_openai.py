@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 
 import maas
 from tests.models import echo_model
+from tests.npm_client import asked_by_npm
 from tests.stack import Stack, running
 from tests.writer import WRITER, deploy_writer
 
@@ -308,34 +307,32 @@ def test_langchain_streams_a_chain(served: Stack) -> None:
     assert "Paris" in "".join(pieces)
 
 
-def test_the_npm_package(served: Stack) -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed")
-    look = subprocess.run([node, "-e", "require.resolve('openai')"], capture_output=True)
-    if look.returncode:
-        pytest.skip("the openai npm package is not installed")
-    script = """
-const OpenAI = require('openai');
-const [baseURL, apiKey, model, content] = process.argv.slice(1);
-const client = new OpenAI({baseURL, apiKey});
-(async () => {
-  const asked = {model, temperature: 0, max_tokens: 8,
-                 messages: [{role: 'user', content}]};
-  let text = '';
-  for await (const chunk of await client.chat.completions.create({...asked, stream: true}))
-    text += chunk.choices[0].delta.content ?? '';
-  console.log(text);
-  try { await client.chat.completions.create({...asked, model: 'nobody'}); }
-  catch (error) { console.log(error.constructor.name, error.code); }
-})();
-"""
-    said = subprocess.run(
-        [node, "-e", script, f"{served.url}/v1", served.token, WRITER, QUESTION],
-        capture_output=True, text=True, timeout=60, check=True,
-    ).stdout  # fmt: skip
-    assert "Paris" in said
-    assert "NotFoundError model_not_found" in said
+def test_the_npm_package(served: Stack, client: Any) -> None:
+    said = asked_by_npm(served, "chat", WRITER)
+    whole = chat(client, logprobs=True, top_logprobs=2)
+    (choice,) = said["whole"]["choices"]
+    assert choice["message"]["content"] == whole.choices[0].message.content
+    assert "Paris" in choice["message"]["content"]
+    assert len(choice["logprobs"]["content"][0]["top_logprobs"]) == 2
+    *chunks, last = said["chunks"]
+    text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks)
+    assert text == choice["message"]["content"]
+    assert last["choices"] == [] and last["usage"]["total_tokens"] == whole.usage.total_tokens
+    for answer in (said["tools"], said["streamedTools"]):
+        (call,) = answer["choices"][0]["message"]["tool_calls"]
+        assert call["function"]["name"] == "get_weather"
+        jsonschema.validate(json.loads(call["function"]["arguments"]), WEATHER)
+        assert answer["choices"][0]["finish_reason"] == "tool_calls"
+    jsonschema.validate(json.loads(said["json"]["choices"][0]["message"]["content"]), WEATHER)
+    jsonschema.validate(json.loads(said["parsed"]), WEATHER)
+    assert said["completion"]["object"] == "text_completion"
+    assert said["models"] == [WRITER]
+    assert said["errors"] == {
+        "unknownKey": ["AuthenticationError", 401, "invalid_api_key", "authentication_error"],
+        "badValue": ["BadRequestError", 400, "invalid_input", "invalid_request_error"],
+        "noModel": ["NotFoundError", 404, "model_not_found", "invalid_request_error"],
+        "tooLong": ["BadRequestError", 400, "context_length_exceeded", "invalid_request_error"],
+    }
 
 
 def test_our_own_sdk(served: Stack) -> None:

@@ -243,7 +243,10 @@ class GeneratorServer(ReplicaSocket):
             rows.has_failed = True
             _fail(job, said)
             self.cancel(job.owner, job.number)
-        elif not rows.unfinished and job.owner.is_open:
+            return
+        rows.prompt_tokens += said.prompt_tokens
+        rows.completion_tokens += said.completion_tokens
+        if not rows.unfinished and job.owner.is_open:
             job.owner.send(pack_answers(rows.answers(job.number, at_once)))
 
     def _forget(self, job: Job) -> None:

@@ -188,7 +188,7 @@ def test_deploy_waits_until_ready_and_tells_the_states(fake: FakeServer, client:
         "model": "digits",
         "version": 2,
         "variant": "onnx",
-        "scaling": {"replicas": 2, "max_batch": 64, "queue_limit": 256, "threads": 1},
+        "scaling": {"replicas": 2},
     }
 
 
