@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -17,6 +21,7 @@ from maas.domain.generation import Ending
 from maas.gateway.snapshot_watch import SnapshotWatch
 from maas.serving.routing import LiveRoute, Router
 from tests.generations import Written, wrote
+from tests.models import echo_model
 from tests.replica_peer import until
 from tests.stack import Stack, running, wait_until
 from tests.weights import smollm2, text_model
@@ -62,12 +67,28 @@ def test_a_prompt_is_answered_in_words(stack: Stack) -> None:
     several = client.predict("smollm2", prompt=[QUESTION, "Say hello."])["text"]
     assert len(several) == 2 and "Paris" in several[0] and several[1]
 
+    async def use(route: LiveRoute) -> None:
+        link = route._least_busy()
+        assert link is not None
+        counted.append(await link.ping(5))
 
-def test_a_new_deployment_gets_the_machines_cores_and_as_many_slots_as_help(stack: Stack) -> None:
-    stack.request("PUT", "/api/v1/deployments/usual", {"model": "smollm2"})
-    scaling = stack.client().deployments.get("usual").deployment.scaling
+    def used() -> list[int]:
+        found = client.usage(deployment="smollm2")
+        return [sum(u[kind] for u in found) for kind in kinds]
+
+    counted: list[dict[str, Any]] = []
+    routed(stack, use)
+    kinds = ("prompt_tokens", "completion_tokens")
+    spent = [counted[0][kind] for kind in kinds]
+    wait_until(lambda: used() == spent, 30, f"every token of {spent} is in the ledger")
+    assert all(spent)
+
+
+def test_only_the_scaling_that_was_named_is_set(stack: Stack) -> None:
+    cores = len(os.sched_getaffinity(0))
+    view = stack.client().deploy("usual", model="smollm2", replicas=0, wait_s=0)
+    assert view.deployment.scaling == Scaling(replicas=0, max_batch=32, threads=cores)
     stack.client().deployments.delete("usual")
-    assert scaling == Scaling(replicas=1, max_batch=32, threads=len(os.sched_getaffinity(0)))
 
 
 def test_many_write_at_once_and_each_gets_its_own_words(stack: Stack) -> None:
@@ -146,6 +167,46 @@ def test_killed_while_it_writes_it_is_lost_at_once_and_comes_back(stack: Stack) 
     routed(stack, use)
     stack.wait_ready("smollm2")
     assert "Paris" in stack.client().predict("smollm2", prompt=QUESTION)["text"]
+
+
+def test_over_http_a_killed_engine_costs_its_streams_only(stack: Stack, tmp_path: Path) -> None:
+    client = stack.client()
+    client.publish(echo_model(tmp_path / "echo.onnx"), name="echo", example=[1.0, 2.0])
+    client.deploy("echo")
+    stack.wait_ready("echo")
+    asked = {
+        "model": "smollm2", "messages": [{"role": "user", "content": "Write on."}],
+        "stream": True, "max_tokens": 500, "logit_bias": {"0": -100, "2": -100},
+    }  # fmt: skip
+    headers = {"Authorization": f"Bearer {stack.token}", "Content-Type": "application/json"}
+    small = threading.Event()
+    answers: list[int] = []
+
+    def keep_asking() -> None:
+        while not small.is_set():
+            answers.append(stack.request("POST", "/predict/echo", {"x": [1.0, 2.0]})[0])
+
+    streams = []
+    for _ in range(4):
+        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
+        connection.request("POST", "/v1/chat/completions", json.dumps(asked), headers)
+        streams.append(connection.getresponse())
+    for stream in streams:
+        stream.readline()
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    (victim,) = stack.replica_pids("smollm2")
+    stack.kill(victim)
+    killed = time.monotonic()
+    for stream in streams:
+        *_, last = [line for line in stream.read().split(b"\n") if line.startswith(b"data:")]
+        assert b'"error"' in last, last
+    assert time.monotonic() - killed < 1.0
+    stack.wait_ready("smollm2")
+    assert stack.replica_pids("smollm2") != [victim]
+    small.set()
+    asking.join()
+    assert len(answers) > 10 and set(answers) == {200}
 
 
 def test_a_file_that_llama_cpp_does_not_load_says_why(stack: Stack, tmp_path: Path) -> None:

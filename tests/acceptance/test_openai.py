@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +114,49 @@ def test_stops_lengths_choices_and_biases(client: Any) -> None:
     assert "".join(t.token for t in tokens) == with_logprobs.choices[0].message.content
 
 
-def test_json_is_what_the_schema_says(client: Any) -> None:
-    schema = {"name": "city", "schema": CITY, "strict": True}
-    for seed in range(2):
+def of(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """An object with just these."""
+    return {"type": "object", "properties": properties, "required": list(properties),
+            "additionalProperties": False, **more}  # fmt: skip
+
+
+NAME = {"type": "string", "minLength": 1, "maxLength": 16}
+SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+SCHEMAS: list[dict[str, Any]] = [
+    CITY,
+    of({"person": of({"name": NAME, "home": of({"street": NAME, "number": {"type": "integer",
+        "minimum": 1, "maximum": 999}})})}),
+    of({"color": {"enum": ["red", "green", 7, None]}, "kind": {"const": "paint"},
+        "is_dry": {"type": "boolean"}}),
+    {"type": "array", "items": of({"word": NAME}), "minItems": 2, "maxItems": 3},
+    of({"share": SHARE, "shift": {"type": "number", "minimum": -2.5, "maximum": -0.5},
+        "row": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9},
+                "minItems": 3, "maxItems": 3}}),
+    of({"either": {"anyOf": [NAME, {"type": "null"}, {"type": "array", "items": {"type": "boolean"},
+        "maxItems": 2}]}, "id": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"}}),
+    of({"tree": {"$ref": "#/$defs/node"}}, **{"$defs": {"node": of({"name": NAME, "next": {
+        "anyOf": [of({"name": NAME}), {"type": "null"}]}})}}),
+]  # fmt: skip
+
+
+def test_json_is_what_the_schema_says(client: Any, full_size: bool) -> None:
+    """Also where the model would rather write something else, as it mostly would at this heat."""
+
+    def validated(seed: int) -> None:
+        wanted = SCHEMAS[seed % len(SCHEMAS)]
+        schema = {"name": "wanted", "schema": wanted, "strict": True}
         answer = chat(
-            client,
-            [{"role": "user", "content": "Name a city and how many people live there, as JSON."}],
+            client, [{"role": "user", "content": f"Tell me about number {seed}."}],
             response_format={"type": "json_schema", "json_schema": schema},
-            max_tokens=48, temperature=1, seed=seed,
+            max_tokens=200, temperature=1, seed=seed,
         )  # fmt: skip
         (choice,) = answer.choices
-        if choice.finish_reason == "stop":
-            jsonschema.validate(json.loads(choice.message.content), CITY)
+        assert choice.finish_reason == "stop", (seed, choice.message.content)
+        jsonschema.validate(json.loads(choice.message.content), wanted)
+
+    count = 200 if full_size else len(SCHEMAS)
+    with ThreadPoolExecutor(16) as pool:
+        assert len(list(pool.map(validated, range(count)))) == count
     answer = chat(client, response_format={"type": "json_object"}, max_tokens=32)
     if answer.choices[0].finish_reason == "stop":
         assert isinstance(json.loads(answer.choices[0].message.content), dict)
@@ -150,6 +182,13 @@ def test_tools_are_called(client: Any) -> None:
             arguments += part.function.arguments or ""
     assert names == ["get_weather"]
     jsonschema.validate(json.loads(arguments), WEATHER)
+    # One of several tools, as `allowed_tools` says it, and what is null says nothing.
+    other = {"type": "function", "function": {"name": "get_time", "parameters": CITY}}
+    named = [{"type": "function", "function": {"name": "get_weather"}}]
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": named}}
+    asked |= {"tools": [other, *asked["tools"]], "tool_choice": allowed, "n": None, "stop": None}
+    (again,) = chat(client, **asked).choices
+    assert [call.function.name for call in again.message.tool_calls] == ["get_weather"]
     history = [
         *asked["messages"],
         choice.message.model_dump(),
@@ -250,6 +289,18 @@ def test_a_message_is_streamed(claude: Any) -> None:
     assert final.usage.output_tokens == whole.usage.output_tokens
     assert final.usage.input_tokens == whole.usage.input_tokens
     assert final.stop_reason == whole.stop_reason
+
+
+def test_a_message_says_which_stop_sequence_ended_it(claude: Any) -> None:
+    asked: dict[str, Any] = {"messages": FRANCE, "max_tokens": 16, "stop_sequences": ["zz", "Par"]}
+    whole = message(claude, **asked)
+    assert (whole.stop_reason, whole.stop_sequence) == ("stop_sequence", "Par")
+    with claude.messages.stream(model=WRITER, **asked, **GREEDY) as stream:
+        final = stream.get_final_message()
+    assert (final.stop_reason, final.stop_sequence) == ("stop_sequence", "Par")
+    assert final.content == whole.content and "Par" not in whole.content[0].text
+    own = message(claude, max_tokens=32, stop_sequences=["zz"])
+    assert (own.stop_reason, own.stop_sequence) == ("end_turn", None)
 
 
 def test_tools_of_messages(claude: Any) -> None:

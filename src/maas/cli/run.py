@@ -80,7 +80,7 @@ def deploy_step(
     client: Client, recipe: Recipe, step: DeployStep, published: Published
 ) -> DeploymentView:
     name = step.name or recipe.name
-    scaling = step.scaling()
+    scaling: dict[str, Any] = step.scaling()
     return deployed_view(
         client,
         name,
