@@ -210,7 +210,7 @@ class _Sequence:
             self._completion_tokens = chunk.usage.completion_tokens
         piece = chunk.piece(tokens, self.generation.logprobs or 0)
         is_last = chunk.finish_reason is not None
-        if piece is not None or is_last:
+        if piece is not None or (is_last and self.generation.stop):
             self._write(piece or Piece(), is_last)
         if self._stops.found and self._reason is None:
             self._reason = "stop"
