@@ -61,11 +61,10 @@ def routed(stack: Stack, use: Callable[[LiveRoute], Awaitable[None]]) -> None:
 
 def test_a_prompt_is_answered_in_words(stack: Stack) -> None:
     client = stack.client()
-    assert "Paris" in client.predict("smollm2", prompt=QUESTION)["text"]
-    several = client.predict("smollm2", prompt=[QUESTION, "Say hello."])["text"]
-    assert len(several) == 2 and "Paris" in several[0] and several[1]
+    counted: list[dict[str, Any]] = []
+    kinds = ("prompt_tokens", "completion_tokens")
 
-    async def use(route: LiveRoute) -> None:
+    async def count(route: LiveRoute) -> None:
         link = route._least_busy()
         assert link is not None
         counted.append(await link.ping(5))
@@ -74,10 +73,13 @@ def test_a_prompt_is_answered_in_words(stack: Stack) -> None:
         found = client.usage(deployment="smollm2")
         return [sum(u[kind] for u in found) for kind in kinds]
 
-    counted: list[dict[str, Any]] = []
-    routed(stack, use)
-    kinds = ("prompt_tokens", "completion_tokens")
-    spent = [counted[0][kind] for kind in kinds]
+    routed(stack, count)
+    assert "Paris" in client.predict("smollm2", prompt=QUESTION)["text"]
+    several = client.predict("smollm2", prompt=[QUESTION, "Say hello."])["text"]
+    assert len(several) == 2 and "Paris" in several[0] and several[1]
+    routed(stack, count)
+    before, after = counted
+    spent = [after[kind] - before[kind] for kind in kinds]
     wait_until(lambda: used() == spent, 30, f"every token of {spent} is in the ledger")
     assert all(spent)
 
