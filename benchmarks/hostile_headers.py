@@ -36,8 +36,8 @@ def main() -> int:
     accepted, harmless = [], 0
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "hostile.gguf"
-        certain = [*structural(layout, size)]
-        for said, start, length in chain(certain, flipped(layout, size, 10_000)):
+        certain = sum(1 for _ in structural(layout, size))
+        for said, start, length in chain(structural(layout, size), flipped(layout, size, 10_000)):
             if len(taken) == FILES:
                 break
             with path.open("wb") as stream:
@@ -50,7 +50,7 @@ def main() -> int:
                 passed = time.perf_counter() - began
                 taken[said] = (passed * 1000, (time.process_time() - worked) * 1000)
             else:
-                if len(taken) + len(accepted) < len(certain):
+                if len(taken) + len(accepted) < certain:
                     accepted.append(said)
                 harmless += 1
     grown = (psutil.Process().memory_info().rss - before) >> 20
