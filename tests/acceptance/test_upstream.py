@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -142,11 +143,14 @@ def test_it_chats_streams_predicts_and_is_metered(served: Stack, name: str) -> N
     wait_until(lambda: used() == 3 * 42, 30, "every token is in the ledger")
 
 
-def engine_of(stack: Stack) -> psutil.Process:
-    """The process that the replica of `managed` started."""
-    (replica,) = stack.replica_pids("managed")
-    found = psutil.Process(replica).children(recursive=True)
-    return next(p for p in found if p.cmdline()[1:2] == [str(PROGRAM)])
+def engine_of(stack: Stack) -> psutil.Process | None:
+    """The process that the replica of `managed` started; None while there is none."""
+    with contextlib.suppress(psutil.Error):
+        for replica in stack.replica_pids("managed"):
+            for process in psutil.Process(replica).children(recursive=True):
+                if process.cmdline()[1:2] == [str(PROGRAM)]:
+                    return process
+    return None
 
 
 def test_a_managed_engine_that_is_killed_ends_its_streams_and_comes_back(served: Stack) -> None:
@@ -154,11 +158,12 @@ def test_a_managed_engine_that_is_killed_ends_its_streams_and_comes_back(served:
     for _ in range(4):
         stream.event()
     victim = engine_of(served)
+    assert victim is not None
     victim.kill()
     killed = time.monotonic()
     assert "error" in json.loads(stream.last())
     assert time.monotonic() - killed < 1.0
-    wait_until(lambda: served.replica_pids("managed") and engine_of(served) != victim, 60)
+    wait_until(lambda: engine_of(served) not in (None, victim), 60, "another engine")
     served.wait_ready("managed")
     assert "Paris" in capital(served, "managed")
     assert "Paris" in capital(served, "far")
@@ -181,5 +186,6 @@ def test_a_server_at_a_url_may_go_and_come_back(served: Stack, engine: Engine) -
 
 def test_nothing_of_an_engine_is_left_when_its_deployment_goes(served: Stack) -> None:
     process = engine_of(served)
+    assert process is not None
     served.client().deployments.delete("managed")
     wait_until(lambda: not process.is_running(), 30, "the engine has ended")
