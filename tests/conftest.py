@@ -1,8 +1,23 @@
-"""Engines that tests load in their own process wait as in a replica: threads of OpenMP sleep soon,
-else a test beside others on the same cores takes minutes."""
+from __future__ import annotations
 
 import os
 
+import pytest
+
 from maas.settings import GOMP_SPINS
 
+# Engines that tests load in their own process wait as in a replica: threads of OpenMP sleep soon,
+# else a test beside others on the same cores takes minutes.
 os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINS)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full-size", action="store_true",
+        help="as many rounds, requests and answers as the acceptance criteria ask for",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def full_size(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--full-size"))

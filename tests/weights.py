@@ -23,12 +23,15 @@ def smollm2() -> Path:
 
 
 def text_model(
-    path: Path, name: str = "smollm2", options: dict[str, int] | None = None
+    path: Path,
+    name: str = "smollm2",
+    options: dict[str, int] | None = None,
+    runtime: str = "llama_cpp",
 ) -> PreparedPublication:
     """A GGUF file as a publication of its own."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     file = File(path.name, digest, path.stat().st_size)
-    variant = Variant("gguf", "llama_cpp", (file,), options or {})
+    variant = Variant("gguf", runtime, (file,), options or {})
     manifest = Manifest(name, Task.TEXT_GENERATION, TEXT_TO_TEXT, (variant,))
     return PreparedPublication(manifest, ((path, file),), ())

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 
 from maas.domain.deployments import Scaling
-from maas.domain.errors import ReplicaLost, Unavailable
-from maas.domain.generation import Ending
 from maas.gateway.snapshot_watch import SnapshotWatch
 from maas.serving.routing import LiveRoute, Router
 from tests.generations import Written, wrote
+from tests.models import echo_model
 from tests.replica_peer import until
 from tests.stack import Stack, running, wait_until
 from tests.weights import smollm2, text_model
@@ -58,16 +61,34 @@ def routed(stack: Stack, use: Callable[[LiveRoute], Awaitable[None]]) -> None:
 
 def test_a_prompt_is_answered_in_words(stack: Stack) -> None:
     client = stack.client()
+    counted: list[dict[str, Any]] = []
+    kinds = ("prompt_tokens", "completion_tokens")
+
+    async def count(route: LiveRoute) -> None:
+        link = route._least_busy()
+        assert link is not None
+        counted.append(await link.ping(5))
+
+    def used() -> list[int]:
+        found = client.usage(deployment="smollm2")
+        return [sum(u[kind] for u in found) for kind in kinds]
+
+    routed(stack, count)
     assert "Paris" in client.predict("smollm2", prompt=QUESTION)["text"]
     several = client.predict("smollm2", prompt=[QUESTION, "Say hello."])["text"]
     assert len(several) == 2 and "Paris" in several[0] and several[1]
+    routed(stack, count)
+    before, after = counted
+    spent = [after[kind] - before[kind] for kind in kinds]
+    wait_until(lambda: used() == spent, 30, f"every token of {spent} is in the ledger")
+    assert all(spent)
 
 
-def test_a_new_deployment_gets_the_machines_cores_and_as_many_slots_as_help(stack: Stack) -> None:
-    stack.request("PUT", "/api/v1/deployments/usual", {"model": "smollm2"})
-    scaling = stack.client().deployments.get("usual").deployment.scaling
+def test_only_the_scaling_that_was_named_is_set(stack: Stack) -> None:
+    cores = len(os.sched_getaffinity(0))
+    view = stack.client().deploy("usual", model="smollm2", replicas=0, wait_s=0)
+    assert view.deployment.scaling == Scaling(replicas=0, max_batch=32, threads=cores)
     stack.client().deployments.delete("usual")
-    assert scaling == Scaling(replicas=1, max_batch=32, threads=len(os.sched_getaffinity(0)))
 
 
 def test_many_write_at_once_and_each_gets_its_own_words(stack: Stack) -> None:
@@ -125,27 +146,45 @@ def test_a_cancelled_answer_frees_its_slot_within_a_second(stack: Stack) -> None
     routed(stack, use)
 
 
-def test_killed_while_it_writes_it_is_lost_at_once_and_comes_back(stack: Stack) -> None:
-    async def use(route: LiveRoute) -> None:
-        call = Written("Write on and on.", logit_bias={0: -100.0, 2: -100.0}, max_tokens=500)
-        route.generate(call)
-        await until(wrote(call, 3), 30)
-        (victim,) = stack.replica_pids("smollm2")
-        reading = Written("word " * 300, seconds=60.0, max_tokens=2)
-        route.generate(reading)
-        await asyncio.sleep(0)
-        stack.kill(victim)
-        killed = time.monotonic()
-        await call.over(5)
-        assert isinstance(call.error, ReplicaLost)
-        assert time.monotonic() - killed < 1.0
-        await reading.over(60)
-        # Held for the next replica, for as long as calls are held.
-        assert isinstance(reading.ends[0], Ending | Unavailable)
+def test_over_http_a_killed_engine_costs_its_streams_only(stack: Stack, tmp_path: Path) -> None:
+    client = stack.client()
+    client.publish(echo_model(tmp_path / "echo.onnx"), name="echo", example=[1.0, 2.0])
+    client.deploy("echo")
+    stack.wait_ready("echo")
+    asked = {
+        "model": "smollm2", "messages": [{"role": "user", "content": "Write on."}],
+        "stream": True, "max_tokens": 500, "logit_bias": {"0": -100, "2": -100},
+    }  # fmt: skip
+    headers = {"Authorization": f"Bearer {stack.token}", "Content-Type": "application/json"}
+    small = threading.Event()
+    answers: list[int] = []
 
-    routed(stack, use)
+    def keep_asking() -> None:
+        while not small.is_set():
+            answers.append(stack.request("POST", "/predict/echo", {"x": [1.0, 2.0]})[0])
+
+    streams = []
+    for _ in range(4):
+        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
+        connection.request("POST", "/v1/chat/completions", json.dumps(asked), headers)
+        streams.append(connection.getresponse())
+    for stream in streams:
+        stream.readline()
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    (victim,) = stack.replica_pids("smollm2")
+    stack.kill(victim)
+    killed = time.monotonic()
+    for stream in streams:
+        *_, last = [line for line in stream.read().split(b"\n") if line.startswith(b"data:")]
+        assert b'"error"' in last, last
+    assert time.monotonic() - killed < 1.0
     stack.wait_ready("smollm2")
-    assert "Paris" in stack.client().predict("smollm2", prompt=QUESTION)["text"]
+    assert stack.replica_pids("smollm2") != [victim]
+    small.set()
+    asking.join()
+    assert len(answers) > 10 and set(answers) == {200}
+    assert "Paris" in client.predict("smollm2", prompt=QUESTION)["text"]
 
 
 def test_a_file_that_llama_cpp_does_not_load_says_why(stack: Stack, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from maas.lifecycle.text_metrics import chrf, word_error_rate
+from tests.npm_client import asked_by_npm
 from tests.stack import Stack, wait_until
 
 for name in (
@@ -378,6 +379,20 @@ def test_the_openai_client_transcribes_in_every_format(
     words = [word.word for word in verbose.words]
     assert word_error_rate([" ".join(words)], [BECKETT]) <= 0.05
     assert all(a.start <= b.start for a, b in zip(verbose.words, verbose.words[1:], strict=False))
+
+
+def test_the_npm_package_embeds_and_transcribes(
+    stack: Stack, search: str, transcript: str, client: Any
+) -> None:
+    said = asked_by_npm(stack, "media", "minilm", str(CLIP))
+    vectors = embed(client, ["The cat sits.", "Whales are large."])
+    assert np.allclose(said["floats"], vectors, atol=1e-6)
+    assert np.allclose(said["usual"], vectors, atol=1e-6)
+    for text in (said["transcription"]["text"], said["verbose"]["text"]):
+        assert word_error_rate([text], [BECKETT]) <= 0.05
+    assert said["vtt"].startswith("WEBVTT\n\n00:00:0")
+    assert said["verbose"]["segments"][0]["end"] > 0
+    assert said["error"][:2] == ["BadRequestError", 400]
 
 
 def test_what_a_speech_model_cannot_do_is_a_400(stack: Stack, transcript: str, client: Any) -> None:

@@ -83,9 +83,6 @@ def command(
         "threads": threads,
     }
     scaling = {k: v for k, v in given.items() if v is not None}
-    if present is not None:
-        kept = {k: getattr(present.deployment.scaling, k) for k in given}
-        scaling = kept | scaling if scaling else {}
     targets: Sequence[Target] = ()
     if weight is not None:
         if present is None:

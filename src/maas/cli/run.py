@@ -80,7 +80,7 @@ def deploy_step(
     client: Client, recipe: Recipe, step: DeployStep, published: Published
 ) -> DeploymentView:
     name = step.name or recipe.name
-    scaling = step.scaling()
+    scaling: dict[str, Any] = step.scaling()
     return deployed_view(
         client,
         name,
@@ -92,10 +92,7 @@ def deploy_step(
             gate=step.gate or None,
             default=step.default or None,
             watch=watch,
-            replicas=scaling.replicas,
-            max_batch=scaling.max_batch,
-            queue_limit=scaling.queue_limit,
-            threads=scaling.threads,
+            **scaling,
         ),
     )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from maas.client.calls import Call, Reply, encode, error_in
-from maas.client.transport import AsyncTransport, SyncTransport
 from maas.domain.errors import InvalidInput, MaasError
 from maas.domain.names import checked_name
 
@@ -134,7 +133,10 @@ class _Reader:
         )
 
 
-def _stream_call(deployment: str, messages: Messages, timeout: float, options: Any) -> Call[Any]:
+def stream_call(
+    deployment: str, messages: Messages, timeout: float, options: Mapping[str, Any]
+) -> Call[Any]:
+    """As `chat`, for the lines of an event stream."""
     asked = {**options, "stream": True, "stream_options": {"include_usage": True}}
     body = _body(deployment, messages, asked)
     return Call("POST", PATH, Reply.json, body=body, timeout=timeout)
@@ -143,28 +145,26 @@ def _stream_call(deployment: str, messages: Messages, timeout: float, options: A
 _BROKEN = "the stream ended before the answer did"
 
 
-class ChatStream:
+class _Stream:
+    def __init__(self) -> None:
+        self._reader = _Reader()
+
+    @property
+    def answer(self) -> ChatAnswer:
+        """What was written so far."""
+        return self._reader.answer()
+
+
+class ChatStream(_Stream):
     """Pieces of text while they are written: iterate once. `answer` is what came so far, and all
     of it afterwards. `close`, or leaving the `with` block, stops the writing.
 
     Raises as `chat`, also within."""
 
-    def __init__(
-        self,
-        transport: SyncTransport,
-        deployment: str,
-        messages: Messages,
-        timeout: float,
-        options: Mapping[str, Any],
-    ) -> None:
-        self._reader = _Reader()
-        call = _stream_call(deployment, messages, timeout, options)
-        self._lines = transport.lines(call)
+    def __init__(self, lines: Generator[str, None, None]) -> None:
+        super().__init__()
+        self._lines = lines
         self._pieces = self._read()
-
-    @property
-    def answer(self) -> ChatAnswer:
-        return self._reader.answer()
 
     def __iter__(self) -> Iterator[str]:
         return self._pieces
@@ -191,25 +191,13 @@ class ChatStream:
         self.close()
 
 
-class AsyncChatStream:
+class AsyncChatStream(_Stream):
     """As `ChatStream`, for `async for`."""
 
-    def __init__(
-        self,
-        transport: AsyncTransport,
-        deployment: str,
-        messages: Messages,
-        timeout: float,
-        options: Mapping[str, Any],
-    ) -> None:
-        self._reader = _Reader()
-        call = _stream_call(deployment, messages, timeout, options)
-        self._lines = transport.lines(call)
+    def __init__(self, lines: AsyncGenerator[str, None]) -> None:
+        super().__init__()
+        self._lines = lines
         self._pieces = self._read()
-
-    @property
-    def answer(self) -> ChatAnswer:
-        return self._reader.answer()
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self._pieces

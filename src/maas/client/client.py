@@ -20,49 +20,68 @@ from maas.client import (
 )
 from maas.client.bench import bench
 from maas.client.chat import SECONDS as CHAT_SECONDS
-from maas.client.chat import AsyncChatStream, ChatAnswer, ChatStream, Messages
+from maas.client.chat import AsyncChatStream, ChatAnswer, ChatStream, Messages, stream_call
 from maas.client.chat import chat as chat_call
-from maas.client.driving import Awaited, Blocking, awaited, blocking
+from maas.client.driving import Awaited, Blocking, D, Group, operation
 from maas.client.loading import Watch
 from maas.client.retry import RetryPolicy
 from maas.client.transport import AsyncTransport, Connection, SyncTransport
 from maas.lifecycle.load.words import Load, LoadResult
 
 
-class _Models(Blocking):
-    list = blocking(registry.models)
-    get = blocking(registry.model)
-    version = blocking(registry.version)
+class _Models(Group[D]):
+    list = operation(registry.models)
+    get = operation(registry.model)
+    version = operation(registry.version)
 
 
-class _Deployments(Blocking):
-    list = blocking(deployments.list_)
-    get = blocking(deployments.get)
-    put = blocking(deployments.put)
-    delete = blocking(deployments.delete)
+class _Deployments(Group[D]):
+    list = operation(deployments.list_)
+    get = operation(deployments.get)
+    put = operation(deployments.put)
+    delete = operation(deployments.delete)
 
 
-class _Keys(Blocking):
-    list = blocking(administration.keys)
-    create = blocking(administration.create_key)
-    revoke = blocking(administration.revoke_key)
+class _Keys(Group[D]):
+    list = operation(administration.keys)
+    create = operation(administration.create_key)
+    revoke = operation(administration.revoke_key)
 
 
-class _Jobs(Blocking):
-    list = blocking(administration.jobs)
-    get = blocking(administration.job)
-    create = blocking(administration.create_job)
-    update = blocking(administration.update_job)
-    cancel = blocking(administration.cancel_job)
+class _Jobs(Group[D]):
+    list = operation(administration.jobs)
+    get = operation(administration.job)
+    create = operation(administration.create_job)
+    update = operation(administration.update_job)
+    cancel = operation(administration.cancel_job)
 
 
-class _Files(Blocking):
-    size = blocking(registry.stored_size)
-    upload = blocking(registry.upload)
-    download = blocking(registry.download)
+class _Files(Group[D]):
+    size = operation(registry.stored_size)
+    upload = operation(registry.upload)
+    download = operation(registry.download)
 
 
-class Client(Blocking):
+class _Operations:
+    predict = operation(predictions.predict)
+    explain = operation(predictions.explain)
+    publish = operation(publications.publish)
+    publish_prepared = operation(publications.publish_prepared)
+    pull = operation(pulling.pull)
+    optimize = operation(optimizations.optimize)
+    fetch_original = operation(optimizations.fetch_original)
+    send_optimization = operation(optimizations.send_optimization)
+    deploy = operation(deployments.deploy)
+    rollback = operation(deployments.rollback)
+    evidence = operation(registry.evidence)
+    add_evidence = operation(registry.add_evidence)
+    add_variant = operation(registry.add_variant)
+    usage = operation(administration.usage)
+    status = operation(administration.status)
+    logs = operation(administration.logs)
+
+
+class Client(_Operations, Blocking):
     """A connection to an OpenMaaS server; may be shared between threads.
 
     `base_url` and `api_key` default to the settings (environment, `maas.toml`, then the server
@@ -78,11 +97,11 @@ class Client(Blocking):
         retries: int = 2,
     ) -> None:
         super().__init__(SyncTransport(_connection(base_url, api_key, timeout, retries)))
-        self.models = _Models(self._transport)
-        self.deployments = _Deployments(self._transport)
-        self.keys = _Keys(self._transport)
-        self.jobs = _Jobs(self._transport)
-        self.files = _Files(self._transport)
+        self.models = _Models(self)
+        self.deployments = _Deployments(self)
+        self.keys = _Keys(self)
+        self.jobs = _Jobs(self)
+        self.files = _Files(self)
 
     @property
     def base_url(self) -> str:
@@ -94,23 +113,6 @@ class Client(Blocking):
         """As `maas.client.bench.bench`. Ctrl-C ends it, and what is known is the result, with
         `interrupted`."""
         return self._run(bench(self._transport.connection, deployment, load, watch))
-
-    predict = blocking(predictions.predict)
-    explain = blocking(predictions.explain)
-    publish = blocking(publications.publish)
-    publish_prepared = blocking(publications.publish_prepared)
-    pull = blocking(pulling.pull)
-    optimize = blocking(optimizations.optimize)
-    fetch_original = blocking(optimizations.fetch_original)
-    send_optimization = blocking(optimizations.send_optimization)
-    deploy = blocking(deployments.deploy)
-    rollback = blocking(deployments.rollback)
-    evidence = blocking(registry.evidence)
-    add_evidence = blocking(registry.add_evidence)
-    add_variant = blocking(registry.add_variant)
-    usage = blocking(administration.usage)
-    status = blocking(administration.status)
-    logs = blocking(administration.logs)
 
     @overload
     def chat(
@@ -139,7 +141,8 @@ class Client(Blocking):
         """As `maas.client.chat.chat`; with `stream` the answer's pieces while they are written,
         `timeout` seconds at most between two of them."""
         if stream:
-            return ChatStream(self._transport, deployment, messages, timeout, options)
+            call = stream_call(deployment, messages, timeout, options)
+            return ChatStream(self._transport.lines(call))
         return self._run(chat_call(deployment, messages, timeout=timeout, **options))
 
     def close(self) -> None:
@@ -157,40 +160,7 @@ class Client(Blocking):
         self.close()
 
 
-class _AsyncModels(Awaited):
-    list = awaited(registry.models)
-    get = awaited(registry.model)
-    version = awaited(registry.version)
-
-
-class _AsyncDeployments(Awaited):
-    list = awaited(deployments.list_)
-    get = awaited(deployments.get)
-    put = awaited(deployments.put)
-    delete = awaited(deployments.delete)
-
-
-class _AsyncKeys(Awaited):
-    list = awaited(administration.keys)
-    create = awaited(administration.create_key)
-    revoke = awaited(administration.revoke_key)
-
-
-class _AsyncJobs(Awaited):
-    list = awaited(administration.jobs)
-    get = awaited(administration.job)
-    create = awaited(administration.create_job)
-    update = awaited(administration.update_job)
-    cancel = awaited(administration.cancel_job)
-
-
-class _AsyncFiles(Awaited):
-    size = awaited(registry.stored_size)
-    upload = awaited(registry.upload)
-    download = awaited(registry.download)
-
-
-class AsyncClient(Awaited):
+class AsyncClient(_Operations, Awaited):
     """As `Client`, with every method a coroutine; belongs to one event loop."""
 
     def __init__(
@@ -201,11 +171,11 @@ class AsyncClient(Awaited):
         retries: int = 2,
     ) -> None:
         super().__init__(AsyncTransport(_connection(base_url, api_key, timeout, retries)))
-        self.models = _AsyncModels(self._transport)
-        self.deployments = _AsyncDeployments(self._transport)
-        self.keys = _AsyncKeys(self._transport)
-        self.jobs = _AsyncJobs(self._transport)
-        self.files = _AsyncFiles(self._transport)
+        self.models = _Models(self)
+        self.deployments = _Deployments(self)
+        self.keys = _Keys(self)
+        self.jobs = _Jobs(self)
+        self.files = _Files(self)
 
     @property
     def base_url(self) -> str:
@@ -216,23 +186,6 @@ class AsyncClient(Awaited):
     ) -> LoadResult:
         """As `maas.client.bench.bench`, in the event loop of the caller."""
         return await self._run(bench(self._transport.connection, deployment, load, watch))
-
-    predict = awaited(predictions.predict)
-    explain = awaited(predictions.explain)
-    publish = awaited(publications.publish)
-    publish_prepared = awaited(publications.publish_prepared)
-    pull = awaited(pulling.pull)
-    optimize = awaited(optimizations.optimize)
-    fetch_original = awaited(optimizations.fetch_original)
-    send_optimization = awaited(optimizations.send_optimization)
-    deploy = awaited(deployments.deploy)
-    rollback = awaited(deployments.rollback)
-    evidence = awaited(registry.evidence)
-    add_evidence = awaited(registry.add_evidence)
-    add_variant = awaited(registry.add_variant)
-    usage = awaited(administration.usage)
-    status = awaited(administration.status)
-    logs = awaited(administration.logs)
 
     @overload
     async def chat(
@@ -260,7 +213,8 @@ class AsyncClient(Awaited):
     ) -> ChatAnswer | AsyncChatStream:  # fmt: skip
         """As `Client.chat`; a stream is for `async for`."""
         if stream:
-            return AsyncChatStream(self._transport, deployment, messages, timeout, options)
+            call = stream_call(deployment, messages, timeout, options)
+            return AsyncChatStream(self._transport.lines(call))
         return await self._run(chat_call(deployment, messages, timeout=timeout, **options))
 
     async def close(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from maas.client.answers import DeploymentView
@@ -35,7 +35,8 @@ class Change:
     version: int | None = None
     variant: str | None = None
     targets: Sequence[Target] = ()
-    scaling: Scaling | None = None
+    scaling: Mapping[str, int] = field(default_factory=dict)
+    """Any of `replicas`, `max_batch`, `queue_limit` and `threads`."""
     default: bool | None = None
     gate: str | None = None
 
@@ -50,13 +51,9 @@ class Change:
                 {"version": t.version, "variant": t.variant, "weight": t.weight}
                 for t in self.targets
             ]
-        if self.scaling is not None:
-            out["scaling"] = {
-                "replicas": self.scaling.replicas,
-                "max_batch": self.scaling.max_batch,
-                "queue_limit": self.scaling.queue_limit,
-                "threads": self.scaling.threads,
-            }
+        if self.scaling:
+            Scaling(**self.scaling)  # says what is wrong with it, before anything is sent
+            out["scaling"] = dict(self.scaling)
         if self.default is not None:
             out["default"] = self.default
         if self.gate is not None:
@@ -105,8 +102,7 @@ def deploy(
     not wait. `watch` is called with the state while waiting. Raises DeploymentFailed with the
     reason, DeadlineExceeded if it is not ready after `wait_s` seconds.
     """
-    size = Scaling(**scaling) if scaling else None
-    change = Change(model or name, version, variant, targets, size, default, gate)
+    change = Change(model or name, version, variant, targets, scaling, default, gate)
     view: DeploymentView = yield put(name, change)
     return (yield from wait_until_ready(view, wait_s, watch))
 

@@ -7,7 +7,8 @@ import functools
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from types import MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from maas.client.calls import Awaitable, Call, Flow, Pause, Step
 from maas.client.transport import AsyncTransport, SyncTransport
@@ -105,19 +106,38 @@ def _run_awaitable(step: Awaitable) -> Any:
         return pool.submit(run).result()
 
 
-def blocking(operation: Callable[P, Call[T] | Flow[T]]) -> Callable[Concatenate[Any, P], T]:
-    @functools.wraps(operation)
-    def method(self: Blocking, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._run(operation(*args, **kwargs))
-
-    return method
+D = TypeVar("D", bound=Blocking | Awaited, covariant=True)
 
 
-def awaited(
-    operation: Callable[P, Call[T] | Flow[T]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    @functools.wraps(operation)
-    async def method(self: Awaited, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(operation(*args, **kwargs))
+class Group(Generic[D]):
+    """Operations under a name of their own, run by `driver`."""
 
-    return method
+    def __init__(self, driver: D) -> None:
+        self._run = driver._run
+
+
+class operation(Generic[P, T]):  # noqa: N801 - used as `property` is
+    """An operation as a method: one that blocks where a `Blocking` runs it, else a coroutine."""
+
+    def __init__(self, make: Callable[P, Call[T] | Flow[T]]) -> None:
+        @functools.wraps(make)
+        def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+            return self._run(make(*args, **kwargs))
+
+        @functools.wraps(make)
+        async def coroutine(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+            return await self._run(make(*args, **kwargs))
+
+        self._method, self._coroutine = method, coroutine
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> Callable[Concatenate[Any, P], Any]: ...
+    @overload
+    def __get__(self, owner: Blocking | Group[Blocking], kind: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(
+        self, owner: Awaited | Group[Awaited], kind: type
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, owner: Any, kind: type) -> Any:
+        function = self._coroutine if issubclass(kind, Awaited) else self._method
+        return function if owner is None else MethodType(function, owner)

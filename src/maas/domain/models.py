@@ -13,6 +13,8 @@ from maas.domain.errors import Conflict, InvalidInput
 from maas.domain.names import FILE_NAME, checked_name, checked_sha256, shown
 from maas.domain.signature import Signature
 
+ELSEWHERE = "upstream"
+"""The runtime whose models may lie elsewhere, so that its variants need no files."""
 AUTO = "auto"
 """Stands for the variant that an optimization found best; no variant has this name."""
 
@@ -64,7 +66,7 @@ class Variant:
         checked_name(self.name, "variant")
         if self.name == AUTO:
             raise InvalidInput(f"no variant is called {AUTO}: it means the best", field="variant")
-        if not self.files:
+        if not self.files and self.runtime != ELSEWHERE:
             raise InvalidInput(f"variant {self.name} has no files", field="variants.files")
 
     def to_dict(self) -> dict[str, Any]:

@@ -99,6 +99,12 @@ class Meter:
         latency = time.monotonic() - received
         slot[LATENCY_US] += int(latency * 1e6)
         slot[FIRST_BUCKET + bisect_left(BOUNDS, latency)] += 1
+        if answers.prompt_tokens:
+            usage[PROMPT_TOKENS] += answers.prompt_tokens
+            usage[COMPLETION_TOKENS] += answers.completion_tokens
+            tokens = self._generations.slot(_label(route, operation))
+            tokens[PROMPT] += answers.prompt_tokens
+            tokens[COMPLETION] += answers.completion_tokens
 
     def used(self, key: Key, deployment: str, operation: str, rows: int) -> None:
         """Count an answer that did not come from a batch of this gateway."""

@@ -147,10 +147,7 @@ class AudioCall(HttpCall):
         if kind == "text":
             return f"{said['text']}\n".encode(), _TEXT, ()
         if kind == "json":
-            body: dict[str, Any] = {"text": said["text"]}
-            if "duration" in said:
-                seconds = math.ceil(said["duration"])
-                body["usage"] = {"type": "duration", "seconds": seconds}
+            body: dict[str, Any] = {"text": said["text"]} | _usage(said)
             return msgspec.json.encode(body), JSON, ()
         segments: list[dict[str, Any]] = msgspec.json.decode(said.get("segments", "[]"))
         if kind == "srt":
@@ -174,7 +171,7 @@ class AudioCall(HttpCall):
             "language": said.get("language", ""),
             "duration": said.get("duration", 0.0),
             "text": said["text"],
-        }
+        } | _usage(said)
         if self.form.wants_words:
             body["words"] = [
                 {"word": word["word"].strip(), "start": word["start"], "end": word["end"]}
@@ -187,6 +184,13 @@ class AudioCall(HttpCall):
                 for segment in segments
             ]
         return body
+
+
+def _usage(said: dict[str, Any]) -> dict[str, Any]:
+    """As models that count time and not tokens say it, if the runtime tells the time."""
+    if "duration" not in said:
+        return {}
+    return {"usage": {"type": "duration", "seconds": math.ceil(said["duration"])}}
 
 
 def _number(text: str) -> float:

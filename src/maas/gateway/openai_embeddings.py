@@ -17,7 +17,7 @@ from maas.gateway.calls import Encoded, HttpCall, key_of
 from maas.gateway.json_body import typed
 from maas.gateway.named_calls import NamedCalls, decoded, output, tokens_read
 from maas.gateway.openai_request import named_model
-from maas.gateway.openai_shapes import ModelName, TokenId, check_fields
+from maas.gateway.openai_shapes import ModelName, TokenId, check_fields, said_in
 from maas.gateway.request import JSON, Request
 from maas.serving.dispatch import rows_of
 from maas.serving.messages import Answers, Buffer
@@ -46,7 +46,7 @@ class EmbeddingsDoor:
         calls = self._calls
         try:
             check_fields(body, EmbeddingRequest.__struct_fields__)
-            asked = typed(EmbeddingRequest, body)
+            asked = typed(EmbeddingRequest, said_in(body))
             values = inputs_of(asked)
             route = calls.route(asked.model, Task.EMBEDDING)
             rows = len(values["text"])

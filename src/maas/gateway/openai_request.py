@@ -17,9 +17,11 @@ from maas.gateway.openai_shapes import (
     NamedTool,
     Part,
     Tool,
+    ToolsChoice,
     biases_of,
     check_fields,
     check_stream_options,
+    said_in,
     stops_of,
 )
 from maas.gateway.schema_limits import check_schema
@@ -39,7 +41,9 @@ class Asked(NamedTuple):
 def chat_of(body: dict[str, Any]) -> tuple[str, Asked]:
     """The deployment that is named, and what it shall write. Raises InvalidInput."""
     check_fields(body, ChatRequest.__struct_fields__)
+    body = said_in(body)
     asked = typed(ChatRequest, body)
+    tools, tool_choice = _chosen_tools(asked)
     if asked.top_logprobs is not None and not asked.logprobs:
         raise InvalidInput("top_logprobs needs logprobs: true", field="top_logprobs")
     generation = Generation(
@@ -59,8 +63,8 @@ def chat_of(body: dict[str, Any]) -> tuple[str, Asked]:
         stop=stops_of(asked),
         logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
         response_format=_response_format(asked),
-        tools=_tools(asked.tools),
-        tool_choice=_tool_choice(asked),
+        tools=_tools(tools),
+        tool_choice=tool_choice,
         parallel_tool_calls=asked.parallel_tool_calls,
     )
     usage = check_stream_options(asked)
@@ -70,7 +74,7 @@ def chat_of(body: dict[str, Any]) -> tuple[str, Asked]:
 def completions_of(body: dict[str, Any]) -> tuple[str, Asked, CompletionRequest]:
     """As `chat_of`, for text that is continued as it is."""
     check_fields(body, (*CompletionRequest.__struct_fields__,))
-    asked = typed(CompletionRequest, body)
+    asked = typed(CompletionRequest, said_in(body))
     prompts = _prompts(asked)
     if asked.echo and (asked.logprobs is not None or not isinstance(prompts[0], str)):
         raise InvalidInput(
@@ -228,17 +232,22 @@ def _tools(tools: list[Tool]) -> list[dict[str, Any]]:
     return out
 
 
-def _tool_choice(asked: ChatRequest) -> str | dict[str, Any] | None:
+def _chosen_tools(asked: ChatRequest) -> tuple[list[Tool], str | dict[str, Any] | None]:
+    """The tools that may be called, and whether one must be."""
     choice = asked.tool_choice
     if choice is None:
-        return None
+        return asked.tools, None
     if not asked.tools:
         if choice == "none":
-            return None
+            return [], None
         raise InvalidInput("tool_choice needs tools", field="tool_choice")
-    if not isinstance(choice, NamedTool):
-        return choice
-    name = choice.function.name
-    if all(tool.function.name != name for tool in asked.tools):
+    if not isinstance(choice, NamedTool | ToolsChoice):
+        return asked.tools, choice
+    named = [choice] if isinstance(choice, NamedTool) else choice.allowed_tools.tools
+    names = {tool.function.name for tool in named}
+    for name in sorted(names - {tool.function.name for tool in asked.tools}):
         raise InvalidInput(f"tool_choice: {name} is none of the tools", field="tool_choice")
-    return {"type": "function", "function": {"name": name}}
+    if isinstance(choice, NamedTool):
+        return asked.tools, {"type": "function", "function": {"name": choice.function.name}}
+    allowed = [tool for tool in asked.tools if tool.function.name in names]
+    return allowed, choice.allowed_tools.mode

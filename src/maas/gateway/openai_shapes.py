@@ -82,9 +82,17 @@ class NamedFunction(Struct, forbid_unknown_fields=True):
     name: FunctionName
 
 
-class NamedTool(Struct, forbid_unknown_fields=True):
-    type: Literal["function"]
+class NamedTool(Struct, forbid_unknown_fields=True, tag_field="type", tag="function"):
     function: NamedFunction
+
+
+class AllowedTools(Struct, forbid_unknown_fields=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Meta(min_length=1, max_length=MAX_TOOLS)]
+
+
+class ToolsChoice(Struct, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"):
+    allowed_tools: AllowedTools
 
 
 class JsonSchema(Struct, forbid_unknown_fields=True):
@@ -128,7 +136,7 @@ class ChatRequest(_Sampling, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] = []
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | ToolsChoice | None = None
     parallel_tool_calls: bool = True
 
 
@@ -170,6 +178,8 @@ def check_fields(body: dict[str, Any], known: tuple[str, ...]) -> None:
     for name, value in body.items():
         if name in known or name in IGNORED:
             continue
+        if value is None and (name in REFUSED or name in _ONLY):
+            continue
         if name in _ONLY:
             if type(value) is not type(_ONLY[name]) or value != _ONLY[name]:
                 raise InvalidInput(
@@ -180,6 +190,11 @@ def check_fields(body: dict[str, Any], known: tuple[str, ...]) -> None:
         why = REFUSED.get(name)
         said = f"{name} is not supported here: {why}" if why else f"unknown field {shown(name)}"
         raise InvalidInput(said, field=name[:200])
+
+
+def said_in(body: dict[str, Any]) -> dict[str, Any]:
+    """Without what is null, which in this protocol says as little as what is left out."""
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def check_stream_options(asked: _Sampling) -> bool:

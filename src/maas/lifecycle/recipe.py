@@ -145,6 +145,9 @@ class OptimizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
 
+SCALING = ("replicas", "max_batch", "queue_limit", "threads")
+
+
 class DeployStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     """Empty: the model's name."""
@@ -152,14 +155,19 @@ class DeployStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Empty: the version's first; `auto`: what `[optimize]` found best."""
     gate: str = ""
     """Rule over evidence that the variant must satisfy, now and later."""
-    replicas: int = 1
-    max_batch: int = 64
-    queue_limit: int = 256
-    threads: int = 1
+    replicas: int | None = None
+    """Left out, here and below: what a deployment has already, or what suits the model."""
+    max_batch: int | None = None
+    queue_limit: int | None = None
+    threads: int | None = None
     default: bool = False
 
-    def scaling(self) -> Scaling:
-        return Scaling(self.replicas, self.max_batch, self.queue_limit, self.threads)
+    def scaling(self) -> dict[str, int]:
+        """What is said of it. Raises InvalidInput."""
+        named = {name: getattr(self, name) for name in SCALING}
+        given = {name: value for name, value in named.items() if value is not None}
+        Scaling(**given)
+        return given
 
 
 class ExplainStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -45,6 +45,8 @@ class _Choice(msgspec.Struct):
     delta: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    """vLLM: the stop text that ended it, or a token's id."""
     logprobs: _Logprobs | None = None
 
 
@@ -110,6 +112,12 @@ class Chunk(msgspec.Struct):
     @property
     def finish_reason(self) -> str | None:
         return self.choices[0].finish_reason if self.choices else None
+
+    @property
+    def stop(self) -> str:
+        """The stop text that ended it, if the engine says."""
+        found = self.choices[0].stop_reason if self.choices else None
+        return found if isinstance(found, str) else ""
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode

@@ -40,6 +40,7 @@ from maas.runtimes.text_options import (
     most_tokens,
     settled_sizes,
 )
+from maas.runtimes.written_text import StopTexts
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +188,7 @@ class _Sequence:
         self.error: MaasError | None = None
         self.calls: CallReader | None = None
         """Finds calls of tools in the text, if the engine does not."""
+        self._stops = StopTexts(generation.stop)
         self._context_length = context_length
         self._reason: str | None = None
         self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
@@ -207,14 +209,23 @@ class _Sequence:
             self._prompt_tokens = chunk.usage.prompt_tokens
             self._completion_tokens = chunk.usage.completion_tokens
         piece = chunk.piece(tokens, self.generation.logprobs or 0)
-        if piece is not None:
-            self._write(piece)
-        if chunk.finish_reason is not None:
+        is_last = chunk.finish_reason is not None
+        if piece is not None or (is_last and self.generation.stop):
+            self._write(piece or Piece(), is_last)
+        if self._stops.found and self._reason is None:
+            self._reason = "stop"
+            self._close_call()
+            return True
+        if is_last:
             self._reason = chunk.finish_reason
             self._close_call()
         return self.is_cancelled and self._reason is None
 
-    def _write(self, piece: Piece) -> None:
+    def _write(self, piece: Piece, is_last: bool) -> None:
+        if self.generation.stop:
+            text = self._stops.push(piece.text) + (self._stops.rest() if is_last else "")
+            told = self._stops.logprobs(piece.logprobs, text, is_last)
+            piece = replace(piece, text=text, logprobs=told)
         if self.calls is not None and piece.text:
             text, calls = self.calls.read(piece.text)
             piece = replace(piece, text=text, tool_calls=calls)
@@ -250,7 +261,8 @@ class _Sequence:
             if not self.is_cancelled:
                 raise InferenceFailed("the engine stopped without saying why")
             reason = "cancelled"
-        return Ending(reason, self._prompt_tokens, self._completion_tokens, self._cached_tokens)
+        counts = (self._prompt_tokens, self._completion_tokens, self._cached_tokens)
+        return Ending(reason, *counts, stop=self._stops.found if reason == "stop" else "")
 
 
 def _start(name: str, parameters: Any) -> Any:

@@ -29,7 +29,6 @@ def request_body(generation: Generation, knows_tools: bool = True) -> dict[str, 
         "n_predict": -1 if g.max_tokens is None else g.max_tokens,
         "presence_penalty": g.presence_penalty,
         "frequency_penalty": g.frequency_penalty,
-        "stop": g.stop,
     }
     if g.temperature is not None:
         body["temperature"] = g.temperature

@@ -222,7 +222,8 @@ class OpenVino:
         if sequence.is_cancelled and reason is None:
             reason = "cancelled"
         piece = self._piece(sequence, tokens, logprobs, reason)
-        if sequence.text is not None and sequence.text.is_stopped and reason in (None, "length"):
+        stop = sequence.text.stops.found if sequence.text is not None else ""
+        if stop and reason in (None, "length"):
             sequence.handle.stop()
             reason = "stop"
         if reason == "stop" and sequence.calls is not None and sequence.calls.is_call:
@@ -230,28 +231,30 @@ class OpenVino:
         sequence.sink(sequence.number, piece)
         if reason is None:
             return False
-        self._end(sequence, Ending(reason, sequence.prompt_tokens, sequence.completion_tokens))
+        counts = (sequence.prompt_tokens, sequence.completion_tokens)
+        self._end(sequence, Ending(reason, *counts, stop=stop if reason == "stop" else ""))
         return True
 
     def _piece(
         self, sequence: _Sequence, tokens: list[int], logprobs: list[float], reason: str | None
     ) -> Piece:
+        told = []
+        if sequence.generation.logprobs is not None:
+            told = [
+                self._logprob(token, value) for token, value in zip(tokens, logprobs, strict=False)
+            ]
         text = ""
         if sequence.text is not None:
             text = sequence.text.push(tokens)
             if reason is not None:
                 text += sequence.text.rest()
+            told = sequence.text.stops.logprobs(told, text, reason is not None)
         calls: list[ToolCallPiece] = []
         if sequence.calls is not None:
             text, calls = sequence.calls.read(text) if text else ("", [])
             if reason is not None:
                 rest, more = sequence.calls.rest()
                 text, calls = text + rest, calls + more
-        told = []
-        if sequence.generation.logprobs is not None:
-            told = [
-                self._logprob(token, value) for token, value in zip(tokens, logprobs, strict=False)
-            ]
         return Piece(text, len(tokens), told, calls)
 
     def _logprob(self, token: int, value: float) -> TokenLogprob:

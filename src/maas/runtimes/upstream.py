@@ -209,6 +209,7 @@ class _Sequence:
         self.is_cancelled = False
         self.task: asyncio.Task[None] | None = None
         self.reason: str | None = None
+        self.stop = ""
         self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
         self._told_tokens = 0
         self._counts = False
@@ -237,6 +238,7 @@ class _Sequence:
         if piece is not None:
             self.sink(self.number, replace(piece, tokens=max(0, tokens)))
         self.reason = chunk.finish_reason or self.reason
+        self.stop = chunk.stop or self.stop
 
     def _count(self, chunk: Any, is_text: bool) -> None:
         if chunk.usage is not None:
@@ -256,7 +258,8 @@ class _Sequence:
     def ending(self, reason: str) -> Ending:
         if self.generation.max_tokens == 0:
             return Ending("length", self._prompt_tokens, 0, self._cached_tokens)
-        return Ending(reason, self._prompt_tokens, self._completion_tokens, self._cached_tokens)
+        counts = (self._prompt_tokens, self._completion_tokens, self._cached_tokens)
+        return Ending(reason, *counts, stop=self.stop if self.stop in self.generation.stop else "")
 
 
 async def _events(answer: httpx2.Response) -> AsyncIterator[bytes]:

@@ -1,12 +1,16 @@
 """Tokens as text while they are written: whole characters only, and no stop text.
 
-For engines that give token ids. A character may take several tokens, and what a token looks like
-may depend on the one before it; so the last few are decoded again with what is new, as vLLM does.
+`StopTexts` is for every engine of ours, since those that look for stop texts themselves do not say
+which one they found. `WrittenText` is for engines that give token ids: a character may take several
+tokens, and what a token looks like may depend on the one before it; so the last few are decoded
+again with what is new, as vLLM does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+
+from maas.domain.generation import TokenLogprob
 
 Decode = Callable[[Sequence[int]], str]
 _UNFINISHED = "\ufffd"
@@ -14,36 +18,79 @@ _LONGEST_CHARACTER = 4
 """Tokens; what has not become a character by then is none."""
 
 
+class StopTexts:
+    """Finds where a text that comes in pieces ends: before the stop text that is complete first,
+    the longest if several are at once. So it does not matter how the text was cut into pieces."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [text for text in stops if text]
+        self._held = ""
+        """What may become a stop text."""
+        self._logprobs: list[TokenLogprob] = []
+        """Of what is held."""
+        self._told = 0
+        """Characters that were told and whose logprobs were not."""
+        self.found = ""
+
+    def push(self, text: str) -> str:
+        """What can be told of all that came; once one is found, nothing."""
+        if self.found or not self._stops:
+            return "" if self.found else text
+        self._held += text
+        at = [(self._held.find(stop) + len(stop), -len(stop), stop)
+              for stop in self._stops if stop in self._held]  # fmt: skip
+        if at:
+            end, _, self.found = min(at)
+            cut = end - len(self.found)
+        else:
+            cut = len(self._held) - max(_overlap(self._held, stop) for stop in self._stops)
+        told, self._held = self._held[:cut], self._held[cut:]
+        return told
+
+    def rest(self) -> str:
+        """What is left when no more comes."""
+        held, self._held = self._held, ""
+        return "" if self.found else held
+
+    def logprobs(self, new: list[TokenLogprob], told: str, is_last: bool) -> list[TokenLogprob]:
+        """As many, with `new`, as belong to `told`, what is told now; nothing follows `is_last`."""
+        if not self._stops:
+            return new
+        self._logprobs += new
+        self._told += len(told)
+        count = len(self._logprobs) if is_last and not self.found else 0
+        for one in self._logprobs[count:]:
+            if len(one.token) > self._told:
+                break
+            self._told -= len(one.token)
+            count += 1
+        ready, self._logprobs = self._logprobs[:count], self._logprobs[count:]
+        return ready
+
+
 class WrittenText:
     """The text of one sequence."""
 
-    def __init__(self, decode: Decode, stop: Sequence[str]) -> None:
+    def __init__(self, decode: Decode, stops: Sequence[str]) -> None:
         self._decode = decode
-        self._stop = [text for text in stop if text]
+        self.stops = StopTexts(stops)
         self._before: list[int] = []
         """What was told last: context for what comes."""
         self._new: list[int] = []
-        self._held = ""
-        """What may become a stop text."""
-        self.is_stopped = False
 
     def push(self, tokens: Sequence[int]) -> str:
         """What can be told after `tokens`; from a stop text on there is no more."""
-        if self.is_stopped:
+        if self.stops.found:
             return ""
         text = ""
         for token in tokens:
             self._new.append(token)
             text += self._decoded(is_last=False)
-        return self._without_stop(text)
+        return self.stops.push(text)
 
     def rest(self) -> str:
         """What is left at the end."""
-        if self.is_stopped:
-            return ""
-        text = self._without_stop(self._decoded(is_last=True))
-        held, self._held = self._held, ""
-        return text + held
+        return self.stops.push(self._decoded(is_last=True)) + self.stops.rest()
 
     def _decoded(self, is_last: bool) -> str:
         if not self._new:
@@ -55,20 +102,6 @@ class WrittenText:
             return ""
         self._before, self._new = self._new, []
         return text[len(known) :]
-
-    def _without_stop(self, text: str) -> str:
-        if not self._stop:
-            return text
-        self._held += text
-        found = [at for at in map(self._held.find, self._stop) if at >= 0]
-        if found:
-            self.is_stopped = True
-            told, self._held = self._held[: min(found)], ""
-            return told
-        longest = max(_overlap(self._held, stop) for stop in self._stop)
-        cut = len(self._held) - longest
-        told, self._held = self._held[:cut], self._held[cut:]
-        return told
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -55,6 +55,8 @@ class Rows:
     started: float = 0.0
     """When its first row came into the engine."""
     unfinished: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     has_failed: bool = False
     texts: list[str] = field(default_factory=list)
 
@@ -75,6 +77,8 @@ class Rows:
             compute_us=_microseconds(now - self.started),
             batch_rows=self.count * max(1, at_once),
             columns=[Column((), data)],
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
         )
 
 

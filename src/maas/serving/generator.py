@@ -21,16 +21,12 @@ from maas.serving.messages import (
     FrameKind,
     Infer,
     Priority,
-    ProtocolViolation,
     pack_answers,
     pack_failure,
-    pack_json,
-    unpack_cancel,
     unpack_infer,
-    unpack_json,
 )
 from maas.serving.queue import FairQueue, Parcel
-from maas.serving.replica_socket import ReplicaSocket
+from maas.serving.replica_socket import ReplicaConnection, ReplicaSocket
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +239,10 @@ class GeneratorServer(ReplicaSocket):
             rows.has_failed = True
             _fail(job, said)
             self.cancel(job.owner, job.number)
-        elif not rows.unfinished and job.owner.is_open:
+            return
+        rows.prompt_tokens += said.prompt_tokens
+        rows.completion_tokens += said.completion_tokens
+        if not rows.unfinished and job.owner.is_open:
             job.owner.send(pack_answers(rows.answers(job.number, at_once)))
 
     def _forget(self, job: Job) -> None:
@@ -271,18 +270,10 @@ def _fail(job: Job, error: MaasError) -> None:
     job.owner.send(pack_failure(Failure(job.number, error)))
 
 
-class _Connection(Channel):
-    """One gateway, or control, connected to this replica."""
-
+class _Connection(ReplicaConnection):
     def __init__(self, server: GeneratorServer) -> None:
-        super().__init__()
+        super().__init__(server)
         self._server = server
-
-    def opened(self) -> None:
-        self._server.connected(self)
-
-    def closed(self, reason: Exception | None) -> None:
-        self._server.disconnected(self)
 
     def frame_received(self, kind: int, body: memoryview) -> None:
         if kind == FrameKind.GENERATE:
@@ -293,20 +284,15 @@ class _Connection(Channel):
             self._server.accept([job])
         elif kind == FrameKind.INFER:
             self._accept_rows(unpack_infer(body))
-        elif kind == FrameKind.CANCEL:
-            for number in unpack_cancel(body):
-                self._server.cancel(self, number)
-        elif kind == FrameKind.PING:
-            self.send(pack_json(FrameKind.PONG, unpack_json(body) | self._server.stats()))
         else:
-            raise ProtocolViolation(f"unexpected frame of kind {kind}")
+            super().frame_received(kind, body)
 
     def _accept_rows(self, message: Infer) -> None:
         try:
             jobs = self._server.prompts.jobs(self, message)
         except InvalidInput as error:
             for number in message.ids:
-                self.send(pack_failure(Failure(number, error)))
+                self.fail(number, error)
             return
         for number in message.ids:
             self._server.accept([job for job in jobs if job.number == number])

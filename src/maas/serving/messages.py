@@ -90,6 +90,9 @@ class Answers:
     columns: list[Column]
     total_rows: int = 0
     """Rows of these columns; for the receiver."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    """Of a model that writes text, whose answers travel alone."""
     counted: bool = False
     """For the receiver, who counts what concerns a batch once."""
 
@@ -105,6 +108,7 @@ class Failure:
 _HEAD = struct.Struct("<IB")
 _U32 = struct.Struct("<I")
 _ANSWERS = struct.Struct("<III")
+_TOKENS = struct.Struct("<II")
 _COLUMN = struct.Struct("<BQ")
 
 
@@ -145,6 +149,8 @@ def pack_answers(message: Answers) -> list[Buffer]:
         message.queue_us.tobytes(),
     ]
     _pack_columns(message.columns, parts)
+    if message.prompt_tokens or message.completion_tokens:
+        parts.append(_TOKENS.pack(message.prompt_tokens, message.completion_tokens))
     return frame(FrameKind.ANSWERS, parts)
 
 
@@ -218,7 +224,7 @@ def unpack_answers(body: memoryview) -> Answers:
     count, compute_us, batch_rows = _ANSWERS.unpack(reader.take(_ANSWERS.size))
     ids = reader.array("Q", count)
     rows = reader.array("I", count)
-    return Answers(
+    answers = Answers(
         ids=ids,
         rows=rows,
         queue_us=reader.array("I", count),
@@ -227,6 +233,10 @@ def unpack_answers(body: memoryview) -> Answers:
         columns=reader.columns(),
         total_rows=sum(rows),
     )
+    if reader.at < len(body):
+        tokens = _TOKENS.unpack(reader.take(_TOKENS.size))
+        answers.prompt_tokens, answers.completion_tokens = tokens
+    return answers
 
 
 def unpack_failure(body: memoryview) -> Failure:

@@ -15,20 +15,15 @@ from maas.runtimes.base import Arrays
 from maas.serving.batching import Batcher, Timing
 from maas.serving.channel import Channel
 from maas.serving.messages import (
-    Failure,
     FrameKind,
     Infer,
     Priority,
     ProtocolViolation,
     pack_answers,
-    pack_failure,
-    pack_json,
-    unpack_cancel,
     unpack_infer,
-    unpack_json,
 )
 from maas.serving.queue import FairQueue, Parcel
-from maas.serving.replica_socket import ReplicaSocket
+from maas.serving.replica_socket import ReplicaConnection, ReplicaSocket
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +50,7 @@ class ReplicaServer(ReplicaSocket):
         self._busy_since = 0.0
         self._suspects: deque[list[Parcel]] = deque()
         """Parts of batches that failed, to be tried by themselves."""
-        self._unwanted: set[tuple[_Connection, int]] = set()
+        self._unwanted: set[tuple[Channel, int]] = set()
         """Requests that were cancelled since the last batch was taken from the queue."""
         self.answers_alone = any(s.datatype == "BYTES" for s in spec.signature.outputs)
         """True if BYTES outputs, whose rows differ in size, force one frame per answer."""
@@ -113,7 +108,7 @@ class ReplicaServer(ReplicaSocket):
         if len(parcel):
             self._queue.put(parcel)
 
-    def cancel(self, connection: _Connection, number: int) -> None:
+    def cancel(self, connection: Channel, number: int) -> None:
         self._queue.cancel(connection, number)
         self._unwanted.add((connection, number))
 
@@ -244,21 +239,10 @@ def _attempt(
     return outcome, started, time.monotonic()
 
 
-class _Connection(Channel):
-    """One gateway, or control, connected to this replica."""
-
+class _Connection(ReplicaConnection):
     def __init__(self, server: ReplicaServer) -> None:
-        super().__init__()
+        super().__init__(server)
         self._server = server
-
-    def opened(self) -> None:
-        self._server.connected(self)
-
-    def closed(self, reason: Exception | None) -> None:
-        self._server.disconnected(self)
-
-    def fail(self, number: int, error: MaasError) -> None:
-        self.send(pack_failure(Failure(number, error)))
 
     def frame_received(self, kind: int, body: memoryview) -> None:
         if kind == FrameKind.INFER:
@@ -266,13 +250,8 @@ class _Connection(Channel):
                 self._server.accept(parcel)
             # Not now but at the end of the tick: other connections' frames may join the batch.
             self._loop.call_soon(self._server.work)
-        elif kind == FrameKind.CANCEL:
-            for number in unpack_cancel(body):
-                self._server.cancel(self, number)
-        elif kind == FrameKind.PING:
-            self.send(pack_json(FrameKind.PONG, unpack_json(body) | self._server.stats()))
         else:
-            raise ProtocolViolation(f"unexpected frame of kind {kind}")
+            super().frame_received(kind, body)
 
     def _parcels(self, message: Infer) -> list[Parcel]:
         """The requests of a frame, those of one tenant and priority together."""

@@ -10,8 +10,17 @@ from typing import Any
 import psutil
 
 from maas.domain.deployments import ReplicaSpec
+from maas.domain.errors import MaasError
 from maas.serving.channel import Channel
-from maas.serving.messages import FrameKind, pack_json
+from maas.serving.messages import (
+    Failure,
+    FrameKind,
+    ProtocolViolation,
+    pack_failure,
+    pack_json,
+    unpack_cancel,
+    unpack_json,
+)
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +28,8 @@ log = logging.getLogger(__name__)
 class ReplicaSocket:
     """The socket of one replica, and who is connected to it.
 
-    Subclasses implement `connection`, `abandoned` and `is_busy`, set `idle` whenever they have
-    become idle, and have their connections call `connected` and `disconnected`.
+    Subclasses implement `connection`, `cancel`, `abandoned` and `is_busy`, and set `idle` whenever
+    they have become idle.
     """
 
     def __init__(self, spec: ReplicaSpec) -> None:
@@ -40,6 +49,10 @@ class ReplicaSocket:
 
     def connection(self) -> Channel:
         """For somebody who has just connected."""
+        raise NotImplementedError
+
+    def cancel(self, connection: Channel, number: int) -> None:
+        """Nobody waits for this request of the connection any more."""
         raise NotImplementedError
 
     def abandoned(self, connection: Channel) -> None:
@@ -97,3 +110,30 @@ class ReplicaSocket:
         self._connections.discard(connection)
         self.abandoned(connection)
         self.idle.set()
+
+
+class ReplicaConnection(Channel):
+    """One gateway, or control, connected to a replica. Subclasses take the frames that ask for
+    something, and leave the others to this class."""
+
+    def __init__(self, server: ReplicaSocket) -> None:
+        super().__init__()
+        self._socket = server
+
+    def opened(self) -> None:
+        self._socket.connected(self)
+
+    def closed(self, reason: Exception | None) -> None:
+        self._socket.disconnected(self)
+
+    def fail(self, number: int, error: MaasError) -> None:
+        self.send(pack_failure(Failure(number, error)))
+
+    def frame_received(self, kind: int, body: memoryview) -> None:
+        if kind == FrameKind.CANCEL:
+            for number in unpack_cancel(body):
+                self._socket.cancel(self, number)
+        elif kind == FrameKind.PING:
+            self.send(pack_json(FrameKind.PONG, unpack_json(body) | self._socket.stats()))
+        else:
+            raise ProtocolViolation(f"unexpected frame of kind {kind}")

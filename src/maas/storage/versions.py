@@ -229,6 +229,8 @@ class Versions:
             {"sha256": sha256, "model": version.model, "number": version.number}
             for sha256 in sorted({file.sha256 for file in files})
         ]
+        if not rows:
+            return
         connection.execute(
             upsert(self._db, file_uses).on_conflict_do_nothing(
                 index_elements=["sha256", "model", "number"]

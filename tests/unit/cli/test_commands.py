@@ -231,7 +231,7 @@ def test_deploy_changes_only_what_is_asked_for(maas: Maas, fake: FakeServer) -> 
     put = next(a for a in fake.asked if a.method == "PUT")
     assert put.json() == {
         "model": "iris",
-        "scaling": {"replicas": 2, "max_batch": 8, "queue_limit": 16, "threads": 2},
+        "scaling": {"threads": 2},
     }
 
 

@@ -71,21 +71,22 @@ def published(fake: FakeServer, status: int) -> None:
 
 
 def test_both_clients_have_the_same_names_with_the_same_parameters() -> None:
-    for blocking, awaited in [
-        (Client, AsyncClient),
-        *(
-            (type(value), type(getattr(AsyncClient("http://x"), name)))
-            for name, value in vars(Client("http://x")).items()
-            if not name.startswith("_")
-        ),
-    ]:
-        names = {n for n in dir(blocking) if not n.startswith("_")}
-        assert names == {n for n in dir(awaited) if not n.startswith("_")}
-        for name in names - {"base_url", "close"}:
-            one, other = getattr(blocking, name), getattr(awaited, name)
-            assert inspect.signature(one).parameters == inspect.signature(other).parameters, name
-            assert inspect.iscoroutinefunction(other), name
-            assert (one.__doc__ or "").strip(), f"{name} says nothing"
+    names = {n for n in dir(Client) if not n.startswith("_")}
+    assert names == {n for n in dir(AsyncClient) if not n.startswith("_")}
+    for name in names - {"base_url", "close"}:
+        one, other = getattr(Client, name), getattr(AsyncClient, name)
+        assert inspect.signature(one).parameters == inspect.signature(other).parameters, name
+        assert inspect.iscoroutinefunction(other), name
+        assert not inspect.iscoroutinefunction(one), name
+        assert (one.__doc__ or "").strip(), f"{name} says nothing"
+    groups, same = (
+        {n: type(v) for n, v in vars(made).items() if not n.startswith("_")}
+        for made in (Client("http://x"), AsyncClient("http://x"))
+    )
+    assert groups == same and len(groups) == 5
+    for name, group in groups.items():
+        for verb in (n for n in dir(group) if not n.startswith("_")):
+            assert (getattr(group, verb).__doc__ or "").strip(), f"{name}.{verb} says nothing"
 
 
 def test_publish_sends_files_then_the_manifest_then_evidence(
@@ -188,7 +189,7 @@ def test_deploy_waits_until_ready_and_tells_the_states(fake: FakeServer, client:
         "model": "digits",
         "version": 2,
         "variant": "onnx",
-        "scaling": {"replicas": 2, "max_batch": 64, "queue_limit": 256, "threads": 1},
+        "scaling": {"replicas": 2},
     }
 
 

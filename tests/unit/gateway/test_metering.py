@@ -63,7 +63,12 @@ def test_answers_and_failures_are_counted_and_a_batch_once(tmp_path: Path) -> No
     assert totals["d\t1\tv\toverloaded"][COUNT] == 1
     _, (usage,), alive = UsageFile.read(tmp_path / "usage" / "g1.usage")
     assert alive and (usage.requests, usage.rows, usage.errors) == (2, 4, 1)
-    assert usage.compute_us == 800 * 4 // 8
+    assert usage.compute_us == 800 * 4 // 8 and usage.prompt_tokens == 0
+    answers.prompt_tokens, answers.completion_tokens = 10, 4
+    meter.answered(KEY, "predict", route, 4, time.monotonic(), answers)
+    _, (usage,), _ = UsageFile.read(tmp_path / "usage" / "g1.usage")
+    assert (usage.prompt_tokens, usage.completion_tokens) == (10, 4)
+    assert meter.totals("generations")["d\t1\tv\tpredict"][:2] == (10, 4)
     meter.close()
 
 

@@ -40,7 +40,7 @@ def test_steps_that_are_not_there_are_left_out() -> None:
     [
         ({"evalute": {}}, "no key 'evalute'; did you mean 'evaluate'"),
         ({"deploy": {"replica": 1}}, r"\[deploy\] has no key 'replica'; did you mean 'replicas'"),
-        ({"deploy": {"replicas": "two"}}, r"deploy\.replicas: Expected `int`, got `str`"),
+        ({"deploy": {"replicas": "two"}}, r"deploy\.replicas: Expected `int | null`, got `str`"),
         ({"deploy": {"replicas": -1}}, "replicas must be a whole number from 0"),
         ({"deploy": {"name": "A b"}}, "deploy.name must be 1 to 63"),
         ({"evaluate": {"gates": ["accuracy = 1"]}}, "a gate is METRIC >= NUMBER"),

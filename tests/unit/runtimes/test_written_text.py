@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from maas.runtimes.written_text import WrittenText
+from maas.domain.generation import TokenLogprob
+from maas.runtimes.written_text import StopTexts, WrittenText
 
 
 def decode(tokens: Sequence[int]) -> str:
@@ -53,7 +54,38 @@ def test_a_text_ends_before_its_first_stop(
     assert "".join(pieces(text, *stop, at_once=at_once)) == told
 
 
+@pytest.mark.parametrize(
+    ("text", "stop", "found"),
+    [
+        ("one two three", ["three", "two"], "two"),
+        ("abcd", ["bcd", "c"], "c"),
+        ("abcd", ["c", "bc"], "bc"),
+        ("abcd", ["x"], ""),
+        ("ab", ["abc"], ""),
+    ],
+)
+@pytest.mark.parametrize("at_once", [1, 2, 99])
+def test_it_says_which_stop_ended_it(text: str, stop: list[str], found: str, at_once: int) -> None:
+    written = WrittenText(decode, stop)
+    for n in range(0, len(text), at_once):
+        written.push(text[n : n + at_once].encode())
+    written.rest()
+    assert written.stops.found == found
+
+
+def test_the_logprobs_are_those_of_what_is_told() -> None:
+    stops = StopTexts(["END"])
+    told = []
+    for text in ("a", "E", "x", "E", "N", "D"):
+        said = stops.push(text)
+        told.append([p.token for p in stops.logprobs([TokenLogprob(text, -1.0)], said, False)])
+    assert told == [["a"], [], ["E", "x"], [], [], []]
+    rest = StopTexts(["END"])
+    assert rest.push("aE") == "a" and rest.rest() == "E"
+    assert len(rest.logprobs([TokenLogprob("aE", -1.0)], "aE", True)) == 1
+
+
 def test_what_cannot_be_a_stop_is_not_held_back() -> None:
     written = WrittenText(decode, ["END"])
     assert [written.push(b"a"), written.push(b"E"), written.push(b"x")] == ["a", "", "Ex"]
-    assert not written.is_stopped
+    assert not written.stops.found

@@ -18,8 +18,9 @@ from maas.domain.generation import Ending, Piece, TokenLogprob
 from maas.serving.dispatch import ReplicaLink
 from maas.serving.elements import bytes_elements
 from maas.serving.generation_frames import unpack_pieces
+from maas.serving.generation_jobs import Rows
 from maas.serving.generator import GeneratorServer
-from maas.serving.messages import FrameKind, Priority
+from maas.serving.messages import FrameKind, Priority, pack_answers, unpack_answers
 from maas.serving.tensors import Tensor
 from tests.generations import TEXT_TO_TEXT, Scripted, Written, generator_spec, wrote
 from tests.replica_peer import until
@@ -66,6 +67,19 @@ async def ask(link: ReplicaLink, *texts: str, priority: Priority = Priority.NORM
     deadline = time.monotonic() + 5
     answer = await link.predict(TEXT_TO_TEXT, {"prompt": tensor}, len(texts), deadline, priority)
     return [text.decode() for text in bytes_elements(answer["text"].data)]
+
+
+def test_an_answer_to_predict_has_the_tokens_of_all_its_rows() -> None:
+    rows = Rows(2)
+    rows.prompt_tokens, rows.completion_tokens = 10, 4
+    frame = b"".join(map(bytes, pack_answers(rows.answers(7, 1))))
+    answers = unpack_answers(memoryview(frame)[5:])
+    assert (answers.prompt_tokens, answers.completion_tokens) == (10, 4)
+    rows.prompt_tokens = rows.completion_tokens = 0
+    shorter = b"".join(map(bytes, pack_answers(rows.answers(7, 1))))
+    assert (
+        len(shorter) == len(frame) - 8 and not unpack_answers(memoryview(shorter)[5:]).prompt_tokens
+    )
 
 
 def test_text_comes_in_pieces_and_ends_with_the_engines_counts() -> None:

@@ -24,6 +24,7 @@ from maas.serving.messages import Priority
 from maas.serving.queue import Parcel
 from maas.serving.replica import ReplicaServer
 from maas.serving.tensors import Tensor
+from tests.replica_peer import until
 
 SIGNATURE = Signature(
     (TensorSpec("x", "FP32", (1,)),), (TensorSpec("y", "FP32", (1,)),), example={"x": [1.0]}
@@ -180,18 +181,25 @@ def test_who_cancels_while_it_runs_takes_nobodys_place() -> None:
 
 
 def test_who_cancels_while_it_waits_is_never_computed() -> None:
+    gate = threading.Event()
+    gate.set()
+
     def slow(inputs: Arrays) -> Arrays:
-        time.sleep(0.05)
+        gate.wait(5)
+        time.sleep(0.005)  # what takes less is not worth a thread
         return echo(inputs)
 
     async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
         await ask(link, 0.0)
+        gate.clear()
         first = asyncio.ensure_future(ask(link, 1.0))
-        await asyncio.sleep(0.01)
+        await until(lambda: len(model.calls) == 2)
         others = [asyncio.ensure_future(ask(link, 2.0)) for _ in range(5)]
-        await asyncio.sleep(0.01)
+        await until(lambda: server.stats()["queued"] == 5)
         for other in others:
             other.cancel()
+        await until(lambda: server.stats()["queued"] == 0)
+        gate.set()
         assert await first == [1.0]
         assert await ask(link, 3.0) == [3.0]
         assert len(model.calls) == 3
