@@ -88,14 +88,20 @@ def all_makers() -> tuple[Maker, ...]:
         Maker("onnx-int8-static", lambda w: _static(w, "minmax")),
         Maker("onnx-int8-entropy", lambda w: _static(w, "entropy")),
         Maker("onnx-int8-tensor", lambda w: _static(w, "minmax", per_channel=False)),
+        Maker("onnx-int8-fitted", partial(_static, method="minmax", rounding="fitted")),
         Maker("onnx-fp16", _half),
         Maker("onnx-pruned-50", lambda w: _structured(w, 0.5)),
+        Maker("onnx-pruned-35", lambda w: _structured(w, 0.35)),
         Maker("onnx-pruned-20", lambda w: _structured(w, 0.2)),
         Maker("onnx-sparse-80", lambda w: _unstructured(w, 0.8)),
         Maker("onnx-distilled", lambda w: _distilled(w, 0.5)),
         *(
-            Maker(f"{name}-int8", partial(_static, method="minmax", of=name), of=name)
-            for name in ("onnx-pruned-50", "onnx-distilled")
+            Maker(
+                f"{name}-int8",
+                partial(_static, method="minmax", rounding="fitted", of=name),
+                of=name,
+            )
+            for name in ("onnx-pruned-50", "onnx-pruned-35", "onnx-distilled")
         ),
     )
 
@@ -137,7 +143,12 @@ def _dynamic(work: Workshop) -> dict[str, Any]:
 
 
 def _static(
-    work: Workshop, method: quantize.Method, *, per_channel: bool = True, of: str = ""
+    work: Workshop,
+    method: quantize.Method,
+    *,
+    per_channel: bool = True,
+    rounding: quantize.Rounding = "nearest",
+    of: str = "",
 ) -> dict[str, Any]:
     how = quantize.int8_static(
         work.source(of),
@@ -145,6 +156,7 @@ def _static(
         work.subject.calibration,
         method=method,
         per_channel=per_channel,
+        rounding=rounding,
     )
     return {**how, "of": of} if of else how
 

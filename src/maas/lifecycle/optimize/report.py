@@ -61,7 +61,7 @@ def render_optimization(found: Optimization) -> str:
 
 COST_NOTE = (
     "Each candidate ran in turns with the original, in fresh processes on the same cores. Ratios "
-    "are candidate over original. An interval is where 95 % of repeats of the measurement fall. "
+    "are candidate over original. An interval is where 99 % of repeats of the measurement fall. "
     "Figures without × depend on what else the machine did at that time; ratios hardly do. "
     f"Memory differs by up to {MEMORY_NOISE * 100:.0f} % from start to start. Columns name the "
     "rows of a call; p50 and p99 are in ms."
@@ -163,11 +163,12 @@ def _pareto(found: Optimization) -> str:
     )
     caption = (
         "Dots passed the gate, crosses did not; numbers are lines of the table below, 1 is the "
-        "original. Thin lines are 95 % intervals, those of quality of the difference from the "
-        "original. A circle marks the chosen one. The gate asks for a bound, so a cross may be "
-        "above its line: it was not shown to stay there."
+        "original. Thin lines are intervals: of quality where the difference from the original is "
+        "with 95 % confidence, of cost where 99 % of repeats of the measurement fall. A circle "
+        "marks the chosen one. The gate asks for a bound, so a cross may be above its line: it was "
+        "not shown to stay there."
     )
-    head: list[Cell] = ["Candidate", *map(number, ("Cost", "95 %", escaped(named(metric)), "95 %"))]
+    head: list[Cell] = ["Candidate", *map(number, ("Cost", "99 %", escaped(named(metric)), "95 %"))]
     numbers = table(head, lines, caption="Quality and cost")
     return figure(f"{named(metric)} against {found.objective}", drawing, caption, numbers)
 

@@ -13,17 +13,19 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from maas.domain.errors import InvalidInput, OutOfSpace
+from maas.domain.errors import InferenceFailed, InvalidInput, OutOfSpace
 from maas.domain.jobs import Progress
+from maas.domain.signature import Signature
 from maas.lifecycle.optimize import engine
 from maas.lifecycle.optimize.beside_estimator import beside_estimator
 from maas.lifecycle.optimize.engine import Optimized, Request, Watch, optimize
+from maas.lifecycle.optimize.loaded import outputs_of
 from maas.lifecycle.optimize.makers import Maker, Workshop
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.publication import PreparedOptimization
 from maas.lifecycle.optimize.report import render_optimization
 from maas.lifecycle.optimize.subject import NotApplicable, Subject, subject_of_rows
-from maas.lifecycle.optimize.words import Candidate, Estimate, Measurement, Speed
+from maas.lifecycle.optimize.words import Candidate, Estimate, EvaluationRows, Measurement, Speed
 from maas.lifecycle.spec import BuildCancelled
 from tests.unit.lifecycle.optimize.subjects import digits_subject
 
@@ -83,8 +85,14 @@ def at_no_cost(
 
 
 @pytest.fixture(autouse=True)
-def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs in processes of its own has tests of its own; each takes a second to start."""
+
+    def said(candidate: Candidate, signature: Signature, rows: EvaluationRows) -> Any:
+        return outputs_of(candidate, signature, rows.inputs)
+
     monkeypatch.setattr(engine, "measure", at_no_cost)
+    monkeypatch.setattr(engine, "answers_of", said)
 
 
 def tried(found: Optimized, name: str) -> Any:
@@ -143,6 +151,22 @@ def test_a_file_that_does_not_answer_is_no_candidate(
     found = optimize(digits, request(), tmp_path)
     assert "could not be made" in tried(found, "broken").why
     assert found.optimization.chosen == "onnx"
+
+
+def test_one_that_crashes_is_told_and_the_others_are_judged(
+    digits: Subject, tmp_path: Path, making: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making(first=same, crashes=same)
+
+    def crash(candidate: Candidate, *rest: Any) -> Measurement:
+        if candidate.name == "crashes":
+            raise InferenceFailed("crashes: its process was ended by signal 11")
+        return at_no_cost(candidate, *rest)
+
+    monkeypatch.setattr(engine, "measure", crash)
+    found = optimize(digits, request(), tmp_path)
+    assert "signal 11" in tried(found, "crashes").why and not tried(found, "crashes").passed
+    assert tried(found, "first").passed
 
 
 def test_a_full_disk_ends_it(digits: Subject, tmp_path: Path, making: Callable[..., None]) -> None:
