@@ -151,7 +151,7 @@ class _Run:
                     report=lambda text: self.watch.say(f"making {maker.name}: {text}"),
                     cancelled=self.watch.cancelled,
                 )
-                how = _asked(maker, work)
+                how = {"what": maker.what, **_asked(maker, work)}
                 candidate = Candidate(
                     name=maker.name,
                     runtime="onnx",
@@ -184,7 +184,8 @@ class _Run:
             candidate = made.get(maker.name)
             if candidate is None:
                 why = self.ledger.left_out(maker.name) or "it could not be made"
-                found.append(Tried(maker.name, "onnx", {"left_out": why}, failed=why))
+                how = {"what": maker.what, "left_out": why}
+                found.append(Tried(maker.name, "onnx", how, failed=why))
             else:
                 found.append(self._tried(candidate, truth))
             self.watch.done += 1

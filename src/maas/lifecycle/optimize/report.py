@@ -34,6 +34,8 @@ COSTS = {
     "memory": "resident memory, original = 1",
 }
 MOST_DETAILED = 12
+SAID_ELSEWHERE = ("what", "libraries", "left_out")
+"""Of how a candidate was made."""
 
 
 def render_optimization(found: Optimization) -> str:
@@ -199,6 +201,8 @@ def _tried(found: Optimization) -> str:
     for index, tried in enumerate(found.tried, start=1):
         if tried is found.original:
             mark, why = "", "what the others are compared with"
+        elif "left_out" in tried.how:
+            mark, why = '<span class="soft">left out</span>', tried.failed
         elif tried.failed:
             mark, why = '<span class="bad">failed</span>', tried.failed
         elif tried.passed:
@@ -207,12 +211,26 @@ def _tried(found: Optimization) -> str:
             mark, why = '<span class="bad">dropped</span>', tried.why
         chosen = "<small>chosen</small>" if tried.name == found.chosen else ""
         name = f"{index}. {escaped(tried.name)}{chosen}"
-        rows.append([name, mark, escaped(why), (escaped(_how_made(tried)), "soft")])
-    return table(["Candidate", "", "Why", "How"], rows, caption="What was tried")
+        rows.append([name, mark, (escaped(_what(tried)), "soft"), escaped(why)])
+    made = [
+        [f"{index}. {escaped(tried.name)}", escaped(_how_made(tried))]
+        for index, tried in enumerate(found.tried, start=1)
+        if not tried.failed
+    ]
+    how = table(["Candidate", "Made by"], made, caption="How each was made")
+    return (
+        table(["Candidate", "", "What it is", "Why"], rows, caption="What was tried")
+        + f"<details><summary>How each was made</summary>{how}</details>"
+    )
+
+
+def _what(tried: Tried) -> str:
+    return str(tried.how.get("what") or "")
 
 
 def _how_made(tried: Tried) -> str:
-    said_ = [f"{key}: {_plain(value)}" for key, value in tried.how.items()]
+    told = {key: value for key, value in tried.how.items() if key not in SAID_ELSEWHERE}
+    said_ = [f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in told.items()]
     return "; ".join([*said_, f"threads: {tried.threads}"])
 
 
