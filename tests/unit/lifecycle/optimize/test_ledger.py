@@ -26,7 +26,8 @@ def test_a_finished_candidate_is_found_again(tmp_path: Path) -> None:
     again = Ledger(tmp_path, "a").candidate("small")
     assert again == made
     assert made.files["model.onnx"].read_bytes() == b"graph"
-    assert Ledger(tmp_path, "a").outputs("small") == {"y": pytest.approx(np.arange(3))}
+    outputs = Ledger(tmp_path, "a").outputs("small")
+    assert outputs is not None and outputs["y"].tolist() == [0, 1, 2]
     assert made.threads == 2 and made.options == {"arena": False}
 
 

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from maas.lifecycle.optimize.loaded import outputs_of
-from maas.lifecycle.optimize.quantize import int8_static
+from maas.lifecycle.optimize.quantize import Rounding, int8_static
 from maas.lifecycle.optimize.rounding import Layer, inputs_of, rounded
 from maas.lifecycle.optimize.subject import Subject
 from maas.lifecycle.optimize.words import Array, Candidate
@@ -81,13 +81,14 @@ def test_a_network_says_more_nearly_what_it_said(digits: Subject, tmp_path: Path
         return np.log(np.maximum(found, 1e-9))
 
     before, wrong, scales = said(digits.model_path), [], []
-    for rounding in ("nearest", "fitted"):
+    kinds: tuple[Rounding, ...] = ("nearest", "fitted")
+    for rounding in kinds:
         target = tmp_path / f"{rounding}.onnx"
         how = int8_static(
             digits.model_path,
             target,
             digits.calibration,
-            rounding=rounding,  # type: ignore[arg-type]
+            rounding=rounding,
         )
         assert how["settings"]["rounding"] == rounding
         wrong.append(float(np.mean((said(target) - before) ** 2)))
