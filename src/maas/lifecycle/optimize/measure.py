@@ -262,7 +262,7 @@ class _Watch:
             return []
         return [
             f"other processes used {others:.1f} of {psutil.cpu_count()} cores while this was "
-            "measured"
+            "measured: p99 may then come out beyond its interval"
         ]
 
 

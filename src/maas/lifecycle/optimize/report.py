@@ -73,15 +73,21 @@ COST_NOTE = (
 def _header(found: Optimization) -> str:
     made = time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(found.created_at))
     kicker = "Optimization" + (f" · {made}" if found.created_at else "")
-    passed = sum(t.passed for t in found.tried[1:])
+    compared = [t for t in found.tried[1:] if not t.failed]
+    passed = sum(t.passed for t in compared)
     text = (
-        f"{len(found.tried) - 1} candidates were tried for {found.objective}, {passed} passed the "
-        f"gate. Chosen: {found.chosen}, {found.chosen_why}."
+        f"{len(compared)} candidates were compared for {found.objective}, {passed} passed the gate"
+        f"{_left_out(found)}. Chosen: {found.chosen}, {found.chosen_why}."
     )
     return (
         f'<header>\n<p class="kicker">{escaped(kicker)}</p>\n<h1>{escaped(found.model)}</h1>\n'
         f"<p>{escaped(text)}</p>\n{_tiles(found)}</header>"
     )
+
+
+def _left_out(found: Optimization) -> str:
+    count = sum(bool(t.failed) for t in found.tried[1:])
+    return f"; {count} could not be made or are left out, with the reasons below" if count else ""
 
 
 def _tiles(found: Optimization) -> str:
