@@ -23,7 +23,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 SIDE = 224
-ROWS = 260
+ROWS = 520
 MEAN, SCALE = 127.0, 128.0
 
 

@@ -50,7 +50,7 @@ def command(
     ] = 0.05,
     sittings: Annotated[
         int, typer.Option(min=2, max=100, help="Fresh processes that are measured.")
-    ] = 5,
+    ] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of training and resampling.")] = 0,
     epochs: Annotated[
         int, typer.Option(min=0, help="Of fine-tuning; 0: as many as the build had.")

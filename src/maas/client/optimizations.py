@@ -29,7 +29,7 @@ def optimize(
     data: str | Path | None = None,
     candidates: Sequence[str] = (),
     seconds: float = 0.05,
-    sittings: int = 5,
+    sittings: int = 8,
     seed: int = 0,
     epochs: int = 0,
     workdir: str | Path | None = None,

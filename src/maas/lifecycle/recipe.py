@@ -119,7 +119,7 @@ class OptimizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Names to try; empty: all."""
     seconds: float = 0.05
     """Of a turn: candidate and original are measured in turns, at every batch size."""
-    sittings: int = 5
+    sittings: int = 8
     """Fresh processes of each that are measured; more give narrower intervals."""
     seed: int = 0
     epochs: int = 0

@@ -7,13 +7,16 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, error_from_problem
 from maas.domain.signature import Signature
-from maas.lifecycle.optimize.wire import packed, receive, send
-from maas.lifecycle.optimize.words import Candidate, EvaluationRows
+from maas.lifecycle.optimize.wire import packed, receive, send, unpacked
+from maas.lifecycle.optimize.words import Array, Candidate, EvaluationRows
 from maas.settings import child_environment
 
 LIMIT_S = 600.0
@@ -21,6 +24,8 @@ LIMIT_S = 600.0
 MOST_ROWS = 64
 """Two batches of the largest size; more would only fill the memory that is measured."""
 MOST_TOLD = 600
+BATCH_ROWS, BATCH_BYTES = 256, 16 << 20
+"""Most of one message when all rows are answered."""
 
 
 class CandidateProcess:
@@ -33,7 +38,8 @@ class CandidateProcess:
         rows: EvaluationRows,
         limit_s: float = LIMIT_S,
     ) -> None:
-        """Raises InvalidInput or InferenceFailed with the reason if it does not load."""
+        """Starts it and does not wait; the first question does, and raises InvalidInput or
+        InferenceFailed with the reason if it does not load."""
         self.candidate = candidate
         self.limit_s = limit_s
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (close ends it)
@@ -46,8 +52,9 @@ class CandidateProcess:
             stderr=self._errors,
             env=child_environment(**dict.fromkeys(pools, threads)),
         )
+        self._loading = False
         try:
-            self.ask(
+            self._begin(
                 {
                     "runtime": candidate.runtime,
                     "files": {n: str(p.resolve()) for n, p in candidate.files.items()},
@@ -69,6 +76,31 @@ class CandidateProcess:
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """The answer to a message. Raises the candidate's error, or InferenceFailed if its process
         ends or takes too long."""
+        if self._loading:
+            self._loading = False
+            self._answered(None)
+        return self._answered(message)
+
+    def answers(self, inputs: Mapping[str, Array], most: int = BATCH_ROWS) -> dict[str, Array]:
+        """What it answers for rows [n, …] of every input: every output as [n, …]."""
+        rows = len(next(iter(inputs.values())))
+        of_row = sum(values[:1].nbytes for values in inputs.values())
+        most = min(most, max(1, BATCH_BYTES // max(1, of_row)))
+        parts = []
+        for at in range(0, rows, most):
+            batch = packed({name: values[at : at + most] for name, values in inputs.items()})
+            parts.append(unpacked(self.ask({"do": "answer", "inputs": batch})["outputs"]))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _begin(self, message: dict[str, Any]) -> None:
+        self._loading = True
+        try:
+            if self._process.stdin is not None:
+                send(self._process.stdin, message)
+        except BrokenPipeError:
+            return  # it has ended; whoever asks is told why
+
+    def _answered(self, message: dict[str, Any] | None) -> dict[str, Any]:
         late = threading.Event()
 
         def end() -> None:
@@ -80,7 +112,8 @@ class CandidateProcess:
         try:
             if self._process.stdin is None or self._process.stdout is None:
                 raise InferenceFailed(f"{self.candidate.name}: its process has no pipes")
-            send(self._process.stdin, message)
+            if message is not None:
+                send(self._process.stdin, message)
             answer = receive(self._process.stdout)
         except BrokenPipeError:
             answer = None
@@ -134,6 +167,21 @@ class CandidateProcess:
         told = " ".join(self._errors.read().decode("utf-8", "replace").split())
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         return f"its process {how}{': ' + told if told else ''}"
+
+
+def answers_of(
+    candidate: Candidate, signature: Signature, rows: EvaluationRows
+) -> dict[str, Array]:
+    """What it says about every row, from a process of its own: every output as [n, …].
+
+    Raises InvalidInput if it does not load, InferenceFailed if it does not answer, or crashes.
+    """
+    few = EvaluationRows(
+        {name: values[:1] for name, values in rows.inputs.items()}, None, rows.task
+    )
+    most = min(signature.max_rows or BATCH_ROWS, BATCH_ROWS)
+    with CandidateProcess(candidate, signature, few) as process:
+        return process.answers(rows.inputs, most)
 
 
 def _cores(threads: int) -> list[int]:

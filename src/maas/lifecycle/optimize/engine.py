@@ -20,12 +20,12 @@ from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, OutOfSp
 from maas.domain.jobs import Progress
 from maas.lifecycle.measure import sha256_of
 from maas.lifecycle.optimize.answers import read_answers
+from maas.lifecycle.optimize.candidate_process import answers_of
 from maas.lifecycle.optimize.choose import checked_objective, choose
 from maas.lifecycle.optimize.compare import compare
 from maas.lifecycle.optimize.gate import Gate, judge
 from maas.lifecycle.optimize.ledger import Ledger
 from maas.lifecycle.optimize.libraries import versions
-from maas.lifecycle.optimize.loaded import outputs_of
 from maas.lifecycle.optimize.makers import FILE, Maker, Workshop, all_makers, left_out
 from maas.lifecycle.optimize.measure import Plan, measure
 from maas.lifecycle.optimize.profile import profile
@@ -48,7 +48,7 @@ class Request:
     """Names to try; empty: all."""
     seconds: float = 0.05
     """Of a turn of the measurement."""
-    sittings: int = 5
+    sittings: int = 8
     """Fresh processes of each side that are measured."""
     seed: int = 0
     epochs: int = 0
@@ -151,7 +151,7 @@ class _Run:
                     report=lambda text: self.watch.say(f"making {maker.name}: {text}"),
                     cancelled=self.watch.cancelled,
                 )
-                how = _asked(maker, work)
+                how = {"what": maker.what, **_asked(maker, work)}
                 candidate = Candidate(
                     name=maker.name,
                     runtime="onnx",
@@ -161,9 +161,8 @@ class _Run:
                     threads=maker.threads,
                 )
                 # A file that does not answer, or was cut off by a full disk, is no candidate.
-                rows = {name: values[:2] for name, values in self.subject.rows.inputs.items()}
-                outputs_of(candidate, self.subject.signature, rows)
-                return self.ledger.finish(candidate)
+                outputs = answers_of(candidate, self.subject.signature, self.subject.rows)
+                return self.ledger.finish(candidate, outputs)
         except (OutOfSpace, BuildCancelled):
             raise
         except NotApplicable as wrong:
@@ -185,9 +184,10 @@ class _Run:
             candidate = made.get(maker.name)
             if candidate is None:
                 why = self.ledger.left_out(maker.name) or "it could not be made"
-                found.append(Tried(maker.name, "onnx", {"left_out": why}, failed=why))
+                how = {"what": maker.what, "left_out": why}
+                found.append(Tried(maker.name, "onnx", how, failed=why))
             else:
-                found.append(self._judged(candidate, truth))
+                found.append(self._tried(candidate, truth))
             self.watch.done += 1
         found += [
             Tried(name, "torch", {"left_out": why}, failed=why)
@@ -195,6 +195,16 @@ class _Run:
             if not self.request.candidates
         ]
         return tuple(found)
+
+    def _tried(self, candidate: Candidate, truth: Answers) -> Tried:
+        """Judged, or why that is not possible: one that crashes takes nobody with it."""
+        try:
+            return self._judged(candidate, truth)
+        except (OutOfSpace, BuildCancelled):
+            raise
+        except MaasError as wrong:
+            why = f"it could not be measured: {wrong.message}"
+            return Tried(candidate.name, candidate.runtime, dict(candidate.how), failed=why)
 
     def _judged(self, candidate: Candidate, truth: Answers) -> Tried:
         known = self.ledger.tried(candidate.name)
@@ -224,7 +234,9 @@ class _Run:
 
     def _answers(self, candidate: Candidate) -> Answers:
         rows = self.subject.rows
-        outputs = outputs_of(candidate, self.subject.signature, rows.inputs)
+        outputs = self.ledger.outputs(candidate.name)
+        if outputs is None:
+            outputs = answers_of(candidate, self.subject.signature, rows)
         return read_answers(outputs, self.subject.signature, rows)
 
 

@@ -10,6 +10,7 @@ import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
 from maas.domain.models import Task
 from maas.lifecycle.checkpoints import seed_everything
@@ -55,19 +56,21 @@ class FineTuner:
         with reproducible(THREADS):
             seed_everything(self.seed)
             optimizer = make_optimizer(spec, served)
-            said = _raw(teacher, x)
             for epoch in range(epochs):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(spec, epoch, 0)
-                served.train()
+                _train_mode(served)
                 total = 0.0
                 for rows in torch.split(torch.randperm(len(x)), spec.batch_size):
                     if self.cancelled():
                         raise BuildCancelled("cancelled while a candidate was trained")
                     optimizer.zero_grad()
-                    raw = served.raw(x[rows])
-                    loss = (1 - TEACHER_SHARE) * objective(raw, y[rows])
-                    loss = loss + TEACHER_SHARE * taught(raw, said[rows], parts.train.task)
+                    between = mixed(x[rows])
+                    said = _raw(teacher, between)
+                    loss = (1 - TEACHER_SHARE) * objective(served.raw(x[rows]), y[rows])
+                    loss = loss + TEACHER_SHARE * taught(
+                        served.raw(between), said, parts.train.task
+                    )
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     total += loss.item() * len(rows)
@@ -104,6 +107,25 @@ def taught(raw: Tensor, teacher: Tensor, task: Task) -> Tensor:
     said = functional.log_softmax(raw / TEMPERATURE, dim=1)
     wanted = functional.softmax(teacher / TEMPERATURE, dim=1)
     return functional.kl_div(said, wanted, reduction="batchmean") * TEMPERATURE**2
+
+
+def _train_mode(served: Served) -> None:
+    """Without dropout: what is taught is one function, and the smaller network has no width to
+    spare."""
+    served.train()
+    for layer in served.modules():
+        if isinstance(layer, _Dropout):
+            layer.eval()
+
+
+def mixed(x: Tensor) -> Tensor:
+    """Rows between each of `x` [n, …] and another, at a random place of the way.
+
+    The teacher has an answer for every point, so its rows never run out: Beyer et al., "Knowledge
+    distillation: a good teacher is patient and consistent", arXiv:2106.05237, section 3.
+    """
+    way = torch.rand(len(x), *(1 for _ in x.shape[1:]))
+    return way * x + (1 - way) * x[torch.randperm(len(x))]
 
 
 @torch.no_grad()

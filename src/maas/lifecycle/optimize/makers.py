@@ -76,26 +76,89 @@ class Maker:
     """The candidate that it is made of; empty: the original."""
     options: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
+    what: str = ""
+    """One line for people who do not know the name."""
 
 
 def all_makers() -> tuple[Maker, ...]:
     """Cheap ones first, so that a job that is stopped early has tried what is likely to help."""
     return (
-        Maker("onnx-extended", lambda w: _graph(w, "extended")),
-        Maker("onnx-fused", lambda w: _graph(w, "all")),
+        *_graph_makers(),
         *_engine_makers(),
-        Maker("onnx-int8-dynamic", _dynamic),
-        Maker("onnx-int8-static", lambda w: _static(w, "minmax")),
-        Maker("onnx-int8-entropy", lambda w: _static(w, "entropy")),
-        Maker("onnx-int8-tensor", lambda w: _static(w, "minmax", per_channel=False)),
-        Maker("onnx-fp16", _half),
-        Maker("onnx-pruned-50", lambda w: _structured(w, 0.5)),
-        Maker("onnx-pruned-20", lambda w: _structured(w, 0.2)),
-        Maker("onnx-sparse-80", lambda w: _unstructured(w, 0.8)),
-        Maker("onnx-distilled", lambda w: _distilled(w, 0.5)),
+        *_number_makers(),
+        *_trained_makers(),
         *(
-            Maker(f"{name}-int8", partial(_static, method="minmax", of=name), of=name)
-            for name in ("onnx-pruned-50", "onnx-distilled")
+            Maker(
+                f"{name}-int8",
+                partial(_static, method="minmax", rounding="fitted", of=name),
+                of=name,
+                what=f"{name} with 8-bit weights and activations",
+            )
+            for name in ("onnx-pruned-50", "onnx-pruned-35", "onnx-distilled")
+        ),
+    )
+
+
+def _graph_makers() -> tuple[Maker, ...]:
+    """The same numbers in fewer steps."""
+    once = "the same graph, optimized once instead of at every load"
+    return (
+        Maker("onnx-extended", lambda w: _graph(w, "extended"), what=once),
+        Maker(
+            "onnx-fused", lambda w: _graph(w, "all"), what=f"{once}, with this processor's layouts"
+        ),
+    )
+
+
+def _number_makers() -> tuple[Maker, ...]:
+    """Fewer bits."""
+    both = "8-bit weights and activations"
+    return (
+        Maker("onnx-int8-dynamic", _dynamic, what="8-bit weights of matrix products"),
+        Maker(
+            "onnx-int8-static",
+            lambda w: _static(w, "minmax"),
+            what=f"{both}, ranges by least and greatest",
+        ),
+        Maker(
+            "onnx-int8-entropy",
+            lambda w: _static(w, "entropy"),
+            what=f"{both}, ranges that lose least information",
+        ),
+        Maker(
+            "onnx-int8-tensor",
+            lambda w: _static(w, "minmax", per_channel=False),
+            what=f"{both}, one scale for a whole tensor",
+        ),
+        Maker(
+            "onnx-int8-fitted",
+            partial(_static, method="minmax", rounding="fitted"),
+            what=f"{both}, rounded so that each layer's answers change least",
+        ),
+        Maker("onnx-fp16", _half, what="16-bit weights"),
+    )
+
+
+def _trained_makers() -> tuple[Maker, ...]:
+    """Smaller networks that learned from the original."""
+    return (
+        *(
+            Maker(
+                f"onnx-pruned-{percent}",
+                partial(_structured, keep=percent / 100),
+                what=f"whole channels removed: at most {percent} % of the parameters",
+            )
+            for percent in (50, 35, 20)
+        ),
+        Maker(
+            "onnx-sparse-80",
+            lambda w: _unstructured(w, 0.8),
+            what="80 % of the weights are 0: neither smaller nor faster",
+        ),
+        Maker(
+            "onnx-distilled",
+            lambda w: _distilled(w, 0.5),
+            what="half as wide a network, taught by the original",
         ),
     )
 
@@ -115,11 +178,22 @@ def _engine_makers() -> tuple[Maker, ...]:
     several = (2, 4, 8)
     return (
         *(
-            Maker(f"onnx-threads-{n}", _same, threads=n, options={"spinning": True})
+            Maker(
+                f"onnx-threads-{n}",
+                _same,
+                threads=n,
+                options={"spinning": True},
+                what=f"the same file on {n} threads",
+            )
             for n in several
             if n <= (cores or 1)
         ),
-        Maker("onnx-lean", _same, options={"arena": False, "prepacking": False}),
+        Maker(
+            "onnx-lean",
+            _same,
+            options={"arena": False, "prepacking": False},
+            what="the same file without kept memory and without repacked weights",
+        ),
     )
 
 
@@ -137,7 +211,12 @@ def _dynamic(work: Workshop) -> dict[str, Any]:
 
 
 def _static(
-    work: Workshop, method: quantize.Method, *, per_channel: bool = True, of: str = ""
+    work: Workshop,
+    method: quantize.Method,
+    *,
+    per_channel: bool = True,
+    rounding: quantize.Rounding = "nearest",
+    of: str = "",
 ) -> dict[str, Any]:
     how = quantize.int8_static(
         work.source(of),
@@ -145,6 +224,7 @@ def _static(
         work.subject.calibration,
         method=method,
         per_channel=per_channel,
+        rounding=rounding,
     )
     return {**how, "of": of} if of else how
 

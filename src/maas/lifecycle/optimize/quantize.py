@@ -16,14 +16,18 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from maas.lifecycle.optimize.libraries import versions
+from maas.lifecycle.optimize.rounding import round_weights
 from maas.lifecycle.optimize.subject import NotApplicable
 
 Method = Literal["minmax", "entropy", "percentile"]
+Rounding = Literal["nearest", "fitted"]
 
 CALIBRATION_BATCH = 16
 HISTOGRAM_NUMBERS = 2 << 20
 """Of the rows that entropy and percentile look at: they keep every activation of every layer."""
 
+FULL_RANGE, REDUCED_RANGE = 127, 64
+"""Largest integers of a weight, as onnxruntime.quantization has them."""
 COMPUTING = ("Conv", "MatMul", "Gemm")
 """What takes the time, and what 8-bit kernels exist for."""
 PASSING = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "Pad")
@@ -58,11 +62,13 @@ def int8_static(
     *,
     method: Method = "minmax",
     per_channel: bool = True,
+    rounding: Rounding = "nearest",
 ) -> dict[str, Any]:
     """Weights and activations as 8-bit integers, with ranges seen on the calibration rows.
 
-    `calibration`: by input name [n, …]. Softmax and what comes after stay FP32, because 256 steps
-    are too few for a probability. Returns how it was done.
+    `calibration`: by input name [n, …]. `rounding`: each weight to the nearest integer, or all of
+    a layer so that its answers change least (see `rounding.py`). Softmax and what comes after stay
+    FP32, because 256 steps are too few for a probability. Returns how it was done.
     """
     from onnxruntime.quantization import (  # noqa: PLC0415  (1 s)
         CalibrationMethod,
@@ -94,6 +100,9 @@ def int8_static(
             weight_type=QuantType.QInt8,
             calibrate_method=methods[method],
         )
+        if rounding == "fitted":
+            largest = REDUCED_RANGE if reduce_range else FULL_RANGE
+            round_weights(prepared, target, calibration, largest=largest)
     return _how(
         "quantize_static",
         format="QDQ",
@@ -101,6 +110,7 @@ def int8_static(
         calibration=method,
         calibration_rows=len(next(iter(rows.values()))),
         per_channel=per_channel,
+        rounding=rounding,
         reduce_range=reduce_range,
         activations="uint8",
         weights="int8",

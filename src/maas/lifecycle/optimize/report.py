@@ -34,6 +34,8 @@ COSTS = {
     "memory": "resident memory, original = 1",
 }
 MOST_DETAILED = 12
+SAID_ELSEWHERE = ("what", "libraries", "left_out")
+"""Of how a candidate was made."""
 
 
 def render_optimization(found: Optimization) -> str:
@@ -61,7 +63,7 @@ def render_optimization(found: Optimization) -> str:
 
 COST_NOTE = (
     "Each candidate ran in turns with the original, in fresh processes on the same cores. Ratios "
-    "are candidate over original. An interval is where 95 % of repeats of the measurement fall. "
+    "are candidate over original. An interval is where 99 % of repeats of the measurement fall. "
     "Figures without × depend on what else the machine did at that time; ratios hardly do. "
     f"Memory differs by up to {MEMORY_NOISE * 100:.0f} % from start to start. Columns name the "
     "rows of a call; p50 and p99 are in ms."
@@ -71,15 +73,21 @@ COST_NOTE = (
 def _header(found: Optimization) -> str:
     made = time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(found.created_at))
     kicker = "Optimization" + (f" · {made}" if found.created_at else "")
-    passed = sum(t.passed for t in found.tried[1:])
+    compared = [t for t in found.tried[1:] if not t.failed]
+    passed = sum(t.passed for t in compared)
     text = (
-        f"{len(found.tried) - 1} candidates were tried for {found.objective}, {passed} passed the "
-        f"gate. Chosen: {found.chosen}, {found.chosen_why}."
+        f"{len(compared)} candidates were compared for {found.objective}, {passed} passed the gate"
+        f"{_left_out(found)}. Chosen: {found.chosen}, {found.chosen_why}."
     )
     return (
         f'<header>\n<p class="kicker">{escaped(kicker)}</p>\n<h1>{escaped(found.model)}</h1>\n'
         f"<p>{escaped(text)}</p>\n{_tiles(found)}</header>"
     )
+
+
+def _left_out(found: Optimization) -> str:
+    count = sum(bool(t.failed) for t in found.tried[1:])
+    return f"; {count} could not be made or are left out, with the reasons below" if count else ""
 
 
 def _tiles(found: Optimization) -> str:
@@ -163,11 +171,12 @@ def _pareto(found: Optimization) -> str:
     )
     caption = (
         "Dots passed the gate, crosses did not; numbers are lines of the table below, 1 is the "
-        "original. Thin lines are 95 % intervals, those of quality of the difference from the "
-        "original. A circle marks the chosen one. The gate asks for a bound, so a cross may be "
-        "above its line: it was not shown to stay there."
+        "original. Thin lines are intervals: of quality where the difference from the original is "
+        "with 95 % confidence, of cost where 99 % of repeats of the measurement fall. A circle "
+        "marks the chosen one. The gate asks for a bound, so a cross may be above its line: it was "
+        "not shown to stay there."
     )
-    head: list[Cell] = ["Candidate", *map(number, ("Cost", "95 %", escaped(named(metric)), "95 %"))]
+    head: list[Cell] = ["Candidate", *map(number, ("Cost", "99 %", escaped(named(metric)), "95 %"))]
     numbers = table(head, lines, caption="Quality and cost")
     return figure(f"{named(metric)} against {found.objective}", drawing, caption, numbers)
 
@@ -198,6 +207,8 @@ def _tried(found: Optimization) -> str:
     for index, tried in enumerate(found.tried, start=1):
         if tried is found.original:
             mark, why = "", "what the others are compared with"
+        elif "left_out" in tried.how:
+            mark, why = '<span class="soft">left out</span>', tried.failed
         elif tried.failed:
             mark, why = '<span class="bad">failed</span>', tried.failed
         elif tried.passed:
@@ -206,12 +217,26 @@ def _tried(found: Optimization) -> str:
             mark, why = '<span class="bad">dropped</span>', tried.why
         chosen = "<small>chosen</small>" if tried.name == found.chosen else ""
         name = f"{index}. {escaped(tried.name)}{chosen}"
-        rows.append([name, mark, escaped(why), (escaped(_how_made(tried)), "soft")])
-    return table(["Candidate", "", "Why", "How"], rows, caption="What was tried")
+        rows.append([name, mark, (escaped(_what(tried)), "soft"), escaped(why)])
+    made = [
+        [f"{index}. {escaped(tried.name)}", escaped(_how_made(tried))]
+        for index, tried in enumerate(found.tried, start=1)
+        if not tried.failed
+    ]
+    how = table(["Candidate", "Made by"], made, caption="How each was made")
+    return (
+        table(["Candidate", "", "What it is", "Why"], rows, caption="What was tried")
+        + f"<details><summary>How each was made</summary>{how}</details>"
+    )
+
+
+def _what(tried: Tried) -> str:
+    return str(tried.how.get("what") or "")
 
 
 def _how_made(tried: Tried) -> str:
-    said_ = [f"{key}: {_plain(value)}" for key, value in tried.how.items()]
+    told = {key: value for key, value in tried.how.items() if key not in SAID_ELSEWHERE}
+    said_ = [f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in told.items()]
     return "; ".join([*said_, f"threads: {tried.threads}"])
 
 

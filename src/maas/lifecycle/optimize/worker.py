@@ -20,7 +20,7 @@ import psutil
 
 from maas.domain.errors import MaasError
 from maas.domain.signature import Signature
-from maas.lifecycle.optimize.wire import receive, send, unpacked
+from maas.lifecycle.optimize.wire import packed, receive, send, unpacked
 from maas.lifecycle.optimize.words import Array
 from maas.runtimes.base import LoadRequest, Runtime
 from maas.runtimes.catalog import create_runtime
@@ -36,8 +36,8 @@ class Loaded:
     def __init__(self, spec: dict[str, Any]) -> None:
         self.runtime: Runtime = create_runtime(spec["runtime"])
         files = {name: Path(path).read_bytes() for name, path in spec["files"].items()}
-        signature = Signature.from_dict(spec["signature"])
-        self.runtime.load(LoadRequest(files, signature, spec["threads"], spec["options"]))
+        self.signature = Signature.from_dict(spec["signature"])
+        self.runtime.load(LoadRequest(files, self.signature, spec["threads"], spec["options"]))
         self.as_bytes = bool(getattr(self.runtime, "takes_bytes", False))
         self.inputs = {n: self._elements(a) for n, a in unpacked(spec["inputs"]).items()}
         self.rows = len(next(iter(self.inputs.values())))
@@ -58,6 +58,12 @@ class Loaded:
             if now >= end and len(durations) >= least:
                 break
         return {"durations": durations, "cpu": time.process_time_ns() - cpu}
+
+    def answer(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Every output of the signature, [n, …], for rows that are no part of a measurement."""
+        given = {name: self._elements(array) for name, array in inputs.items()}
+        outputs = self.runtime.predict(given)
+        return {spec.name: outputs[spec.name] for spec in self.signature.outputs}
 
     def _rows(self, batch: int) -> dict[str, Array]:
         at = np.arange(self.next, self.next + batch) % self.rows
@@ -105,6 +111,8 @@ def main() -> int:
 def handle(loaded: Loaded, message: dict[str, Any]) -> dict[str, Any]:
     if message["do"] == "turn":
         return loaded.turn(message["batch"], message["seconds"], message["least"])
+    if message["do"] == "answer":
+        return {"outputs": packed(loaded.answer(unpacked(message["inputs"])))}
     # The rows are the measurement's, not the candidate's.
     rows = sum(array.nbytes for array in loaded.inputs.values())
     return {"resident": psutil.Process().memory_info().rss - rows, "cpu": time.process_time_ns()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from maas.domain.errors import InferenceFailed, OutOfSpace
@@ -17,7 +18,7 @@ def finished(ledger: Ledger, name: str = "small") -> Candidate:
         file = folder / "model.onnx"
         file.write_bytes(b"graph")
         made = Candidate(name, "onnx", {"model.onnx": file}, {"arena": False}, {"by": "us"}, 2)
-        return ledger.finish(made)
+        return ledger.finish(made, {"y": np.arange(3)})
 
 
 def test_a_finished_candidate_is_found_again(tmp_path: Path) -> None:
@@ -25,6 +26,8 @@ def test_a_finished_candidate_is_found_again(tmp_path: Path) -> None:
     again = Ledger(tmp_path, "a").candidate("small")
     assert again == made
     assert made.files["model.onnx"].read_bytes() == b"graph"
+    outputs = Ledger(tmp_path, "a").outputs("small")
+    assert outputs is not None and outputs["y"].tolist() == [0, 1, 2]
     assert made.threads == 2 and made.options == {"arena": False}
 
 

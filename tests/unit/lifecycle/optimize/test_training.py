@@ -126,7 +126,7 @@ def test_a_cancel_stops_the_training(digits: Subject) -> None:
 
 
 def test_a_student_is_smaller_and_learns_what_the_teacher_says(digits: Subject) -> None:
-    student, how = distill(training(digits), FineTuner(training(digits), seed=0), 0.5, 3)
+    student, how = distill(training(digits), FineTuner(training(digits), seed=0), 0.5, 6)
     teacher = training(digits).served
     assert sum(p.numel() for p in student.parameters()) < 0.5 * sum(
         p.numel() for p in teacher.parameters()
