@@ -36,11 +36,19 @@ def command(
         str, typer.Option(help="latency, throughput, size or memory.")
     ] = "throughput",
     gate: Annotated[
-        str, typer.Option(help="What a variant may lose; default: one point, or one percent.")
+        str,
+        typer.Option(
+            help="What a variant may lose; default: one point, one percent of an error, or five of a "
+            "perplexity."
+        ),
     ] = "",
     data: Annotated[
         Path | None,
         typer.Option(metavar="NPZ", help="Rows X, and y; default: those of the build."),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="To compare language models on; default: one of ours."),
     ] = None,
     candidate: Annotated[
         list[str] | None, typer.Option(help="Try only this one; may be repeated.")
@@ -80,7 +88,7 @@ def command(
             "seed": seed,
             "epochs": epochs,
         }
-        folder = new_optimization(client, settings, model or "", told, data)
+        folder = new_optimization(client, settings, model or "", told, data, text)
     if folder.job().state is not JobState.SUCCEEDED:
         process = start(folder, settings)
         say(f"job {folder.path.name}")
@@ -97,16 +105,23 @@ def command(
 
 
 def new_optimization(
-    client: Client, settings: Settings, ref: str, told: dict[str, Any], data: Path | None = None
+    client: Client,
+    settings: Settings,
+    ref: str,
+    told: dict[str, Any],
+    data: Path | None = None,
+    text: Path | None = None,
 ) -> JobFolder:
     """A job's folder with the version's first variant in it. Raises InvalidInput before anything
     runs if it cannot be understood."""
     from maas.lifecycle.job_folder import JobFolder
+    from maas.lifecycle.optimize.publication import ORIGINAL
     from maas.lifecycle.recipe import optimize_step
 
     step = optimize_step(told)
-    if data is not None and not data.is_file():
-        raise InvalidInput(f"there is no file {data}", field="data")
+    for name, file in (("data", data), ("text", text)):
+        if file is not None and not file.is_file():
+            raise InvalidInput(f"there is no file {file}", field=name)
     details = client.models.version(ref)
     version = details.version
     folder = JobFolder.create(
@@ -120,10 +135,11 @@ def new_optimization(
             "manifest": version.manifest.to_dict(),
             "step": step.to_dict(),
             "data": str(data.resolve()) if data is not None else "",
+            "text": str(text.resolve()) if text is not None else "",
         },
     )
     try:
-        client.fetch_original(details, folder.work / "original.onnx")
+        client.fetch_original(details, folder.work / ORIGINAL)
     except MaasError:
         shutil.rmtree(folder.path, ignore_errors=True)
         raise

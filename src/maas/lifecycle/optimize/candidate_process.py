@@ -23,39 +23,36 @@ MOST_ROWS = 64
 MOST_TOLD = 600
 
 
-class CandidateProcess:
-    """A fresh process with the candidate loaded; a context manager that ends it."""
+class LoadedProcess:
+    """A fresh process with a candidate loaded; a context manager that ends it."""
 
     def __init__(
-        self,
-        candidate: Candidate,
-        signature: Signature,
-        rows: EvaluationRows,
-        limit_s: float = LIMIT_S,
+        self, candidate: Candidate, module: str, told: dict[str, Any], limit_s: float = LIMIT_S
     ) -> None:
-        """Raises InvalidInput or InferenceFailed with the reason if it does not load."""
+        """`module` is what the process runs, `told` its first message besides the candidate.
+
+        Raises InvalidInput or InferenceFailed with the reason if it does not load."""
         self.candidate = candidate
         self.limit_s = limit_s
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (close ends it)
         threads = str(candidate.threads)
         pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "maas.lifecycle.optimize.worker"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=child_environment(**dict.fromkeys(pools, threads)),
         )
         try:
-            self.ask(
+            self.loaded = self.ask(
                 {
                     "runtime": candidate.runtime,
                     "files": {n: str(p.resolve()) for n, p in candidate.files.items()},
                     "options": dict(candidate.options),
                     "threads": candidate.threads,
                     "cpus": _cores(candidate.threads),
-                    "signature": signature.to_dict(),
-                    "inputs": packed({n: a[:MOST_ROWS] for n, a in rows.inputs.items()}),
+                    **told,
                 }
             )
         except BaseException:
@@ -91,10 +88,6 @@ class CandidateProcess:
         if "problem" in answer:
             raise _error(self.candidate.name, answer["problem"])
         return answer
-
-    def turn(self, batch: int, seconds: float, least: int) -> dict[str, Any]:
-        """{durations: nanoseconds of each call, cpu: nanoseconds of all}"""
-        return self.ask({"do": "turn", "batch": batch, "seconds": seconds, "least": least})
 
     def state(self) -> dict[str, Any]:
         """{resident: bytes, cpu: nanoseconds since it started}"""
@@ -134,6 +127,27 @@ class CandidateProcess:
         told = " ".join(self._errors.read().decode("utf-8", "replace").split())
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         return f"its process {how}{': ' + told if told else ''}"
+
+
+class CandidateProcess(LoadedProcess):
+    """That of a candidate that answers rows."""
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        signature: Signature,
+        rows: EvaluationRows,
+        limit_s: float = LIMIT_S,
+    ) -> None:
+        told = {
+            "signature": signature.to_dict(),
+            "inputs": packed({n: a[:MOST_ROWS] for n, a in rows.inputs.items()}),
+        }
+        super().__init__(candidate, "maas.lifecycle.optimize.worker", told, limit_s)
+
+    def turn(self, batch: int, seconds: float, least: int) -> dict[str, Any]:
+        """{durations: nanoseconds of each call, cpu: nanoseconds of all}"""
+        return self.ask({"do": "turn", "batch": batch, "seconds": seconds, "least": least})
 
 
 def _cores(threads: int) -> list[int]:
