@@ -38,8 +38,7 @@ def command(
     gate: Annotated[
         str,
         typer.Option(
-            help="What a variant may lose; default: one point, one percent of an error, or five of a "
-            "perplexity."
+            help="What a variant may lose; default: 1 point, 1 % of an error, 5 % of perplexity."
         ),
     ] = "",
     data: Annotated[
@@ -155,15 +154,19 @@ def send(client: Client, folder: JobFolder) -> dict[str, Any]:
 
 def print_optimization(found: dict[str, Any], folder: JobFolder, output: Format) -> None:
     from maas.lifecycle.optimize.publication import FIGURES
-    from maas.lifecycle.optimize.summary import HEADINGS, terminal_rows
+    from maas.lifecycle.optimize.summary import headings, terminal_rows
     from maas.lifecycle.optimize.words import Optimization, from_json
 
     if output is Format.JSON:
         emit_json(found)
         return
     figures = msgspec.json.decode((folder.work / FIGURES).read_bytes())
-    emit_table(HEADINGS, terminal_rows(from_json(figures, Optimization)))
+    optimization = from_json(figures, Optimization)
+    emit_table(headings(optimization), terminal_rows(optimization))
     say(f"chosen for {found['objective']}: {found['chosen']}: {found['chosen_why']}")
+    others = [f"{o} {name}" for o, name in optimization.best.items() if o != found["objective"]]
+    if others:
+        say(f"by other objectives it would be: {', '.join(others)}")
     if found["chosen"] != found["candidates"][0]["name"]:
         model, _, version = found["model"].partition(":")
         say(f"next: `maas deploy {model} --version {version} --variant auto`")

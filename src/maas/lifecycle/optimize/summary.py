@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from maas.lifecycle.optimize.labels import labels_of
 from maas.lifecycle.optimize.words import Estimate, Optimization, Tried, to_json
 
 _SPEEDS = (
@@ -12,7 +13,12 @@ _SPEEDS = (
     ("p50_ratio", "p50_ratio"), ("p99_ratio", "p99_ratio"), ("rate_ratio", "rows_per_s_ratio"),
     ("first_ratio", "first_ratio"),
 )  # fmt: skip
-HEADINGS = ("candidate", "passed", "quality", "p50", "rows/s", "size", "memory", "why")
+
+
+def headings(found: Optimization) -> tuple[str, ...]:
+    """Of `terminal_rows`."""
+    rate = labels_of(found.task).rate
+    return ("candidate", "passed", "quality", "p50", rate, "size", "memory", "why")
 
 
 def metrics_of(tried: Tried) -> dict[str, Any]:
@@ -88,7 +94,7 @@ def _candidate(tried: Tried, original: bool) -> dict[str, Any]:
 
 
 def terminal_rows(found: Optimization) -> list[Sequence[object]]:
-    """Rows below HEADINGS, the chosen one marked; ratios are to the original."""
+    """Rows below `headings`, the chosen one marked; ratios are to the original."""
     rows: list[Sequence[object]] = []
     for tried in found.tried:
         original = tried is found.original

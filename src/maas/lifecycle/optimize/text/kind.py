@@ -23,7 +23,7 @@ from maas.lifecycle.optimize.words import Candidate, Comparison, Measurement
 CHUNK_TOKENS = 96
 MOST_CHUNKS = 64
 LEAST_CHUNKS = 8
-ANSWER_TOKENS = 24
+ANSWER_TOKENS = 16
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from maas.lifecycle.optimize.words import Candidate, Estimate, Measurement, Spee
 
 AT_ONCE = (1, 16)
 ROUNDS = 2
-TOKENS = 32
+TOKENS = 24
 """Of every answer."""
 
 

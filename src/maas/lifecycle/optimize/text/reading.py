@@ -62,9 +62,10 @@ which open in one direction only. What a doctor hears through a stethoscope is n
 itself but the closing of these valves.
 
 Question: A train leaves at 9:15 and arrives at 11:40. How long does the journey take? Answer: \
-From 9:15 to 11:15 it is two hours, and from 11:15 to 11:40 it is another 25 minutes. The journey takes \
-two hours and 25 minutes. Question: A shirt costs 40 dollars and is reduced by 15 percent. What is \
-the new price? Answer: Fifteen percent of 40 dollars are 6 dollars. The new price is 34 dollars.
+From 9:15 to 11:15 it is two hours, and from 11:15 to 11:40 it is another 25 minutes. The journey \
+takes two hours and 25 minutes. Question: A shirt costs 40 dollars and is reduced by 15 percent. \
+What is the new price? Answer: Fifteen percent of 40 dollars are 6 dollars. The new price is \
+34 dollars.
 
 A good neighbor is worth more than a high fence. In our street there are eleven houses, and in \
 winter whoever wakes up first clears the snow from the whole pavement. There has never been a \
