@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,3 +63,53 @@ def _bytes() -> list[str]:
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(256, 512))
     return [chr(n) if n in plain else chr(next(others)) for n in range(256)]
+
+
+def in_transformers(path: Path) -> Any:
+    """The same llama as transformers computes it, with FP32 weights; skips without transformers."""
+    gguf, torch = pytest.importorskip("gguf"), pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    reader = gguf.GGUFReader(path)
+
+    def key(name: str) -> Any:
+        return reader.fields[f"llama.{name}"].contents()
+
+    heads, few = key("attention.head_count"), key("attention.head_count_kv")
+    width = key("embedding_length")
+    config = transformers.LlamaConfig(
+        vocab_size=len(reader.fields["tokenizer.ggml.tokens"].contents()),
+        hidden_size=width,
+        intermediate_size=key("feed_forward_length"),
+        num_hidden_layers=key("block_count"),
+        num_attention_heads=heads,
+        num_key_value_heads=few,
+        max_position_embeddings=key("context_length"),
+        rms_norm_eps=key("attention.layer_norm_rms_epsilon"),
+        rope_theta=key("rope.freq_base"),
+        tie_word_embeddings=True,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    weights = {}
+    for tensor in reader.tensors:
+        values = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy())
+        name = tensor.name.removesuffix(".weight")
+        for ours, theirs in _NAMES:
+            name = name.replace(ours, theirs)
+        if name.endswith(("q_proj", "k_proj")):
+            # llama.cpp turns neighbors, transformers turns halves: rows are in another order.
+            count = heads if name.endswith("q_proj") else few
+            half = len(values) // count // 2
+            values = values.reshape(count, half, 2, -1).swapaxes(1, 2).reshape(values.shape)
+        weights[f"model.{name}.weight"] = values
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    model.load_state_dict(weights)
+    return model
+
+
+_NAMES = (
+    ("blk.", "layers."), ("token_embd", "embed_tokens"), ("output_norm", "norm"),
+    ("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm"),
+    ("attn_output", "self_attn.o_proj"), ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"), ("attn_v", "self_attn.v_proj"),
+    ("ffn_gate", "mlp.gate_proj"), ("ffn_up", "mlp.up_proj"), ("ffn_down", "mlp.down_proj"),
+)  # fmt: skip

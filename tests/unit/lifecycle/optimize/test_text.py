@@ -27,7 +27,7 @@ from maas.lifecycle.optimize.text.subject import TextSubject
 from maas.lifecycle.optimize.words import Candidate, Estimate, Measurement, Speed
 from maas.runtimes.gguf import check_gguf
 from tests.generations import TEXT_TO_TEXT
-from tests.tiny_gguf import tiny_gguf
+from tests.tiny_gguf import in_transformers, tiny_gguf
 
 pytest.importorskip("xllamacpp", reason="needs the extra llm")
 
@@ -61,18 +61,14 @@ def at_no_cost(mine: Candidate, original: Candidate, *_: object) -> Measurement:
 
 def test_llama_cpp_scores_a_text_as_transformers_does(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     path = tiny_gguf(tmp_path / "exact.gguf", "F32")
     with TextProcess(candidate(path), TEXT_TO_TEXT, TEXT) as process:
         ids = process.ids()
         assert ids == list(TEXT.encode())
         ids = ids[:48]
         (mine,) = process.scores([ids])
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(
-        str(tmp_path), gguf_file=path.name, dtype=torch.float32
-    )
     with torch.no_grad():
-        likely = loaded.eval()(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        likely = in_transformers(path)(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
     theirs = likely[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].numpy()
     assert len(set(np.round(theirs, 2))) > 10, (
         "a model that says the same everywhere proves nothing"
