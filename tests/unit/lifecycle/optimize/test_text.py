@@ -74,7 +74,7 @@ def test_llama_cpp_scores_a_text_as_transformers_does(tmp_path: Path) -> None:
         "a model that says the same everywhere proves nothing"
     )
     assert np.abs(np.array(mine) - theirs).max() < 0.02  # kept keys and values have 16 bits
-    assert math.exp(-np.mean(mine)) == pytest.approx(math.exp(-theirs.mean()), rel=1e-3)
+    assert math.exp(-np.mean(mine)) == pytest.approx(math.exp(-theirs.mean()), rel=5e-3)
 
 
 def optimized(path: Path, workdir: Path, *names: str, gate: str = "perplexity<=+5%") -> Optimized:
