@@ -36,14 +36,7 @@ def requantize(source: Path, target: Path, weights: str, embedding: str) -> dict
         raise NotApplicable(f"the original's weights are {weights or embedding} already")
     architecture = reader.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(target, architecture)
-    for key, field in reader.fields.items():
-        if key in COUNTED:
-            continue
-        value = field.contents()
-        if key == "general.file_type" and weights in FILE_TYPES:
-            value = FILE_TYPES[weights]
-        inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(key, value, field.types[0], sub_type=inner)
+    _copy_keys(reader, writer, weights)
     for tensor, kind in plan:
         shape = tuple(int(n) for n in reversed(tensor.shape))
         if kind is tensor.tensor_type:
@@ -73,6 +66,19 @@ def requantize(source: Path, target: Path, weights: str, embedding: str) -> dict
         },
         "library": versions("gguf"),
     }
+
+
+def _copy_keys(reader: Any, writer: Any, weights: str) -> None:
+    import gguf  # noqa: PLC0415
+
+    for key, field in reader.fields.items():
+        if key in COUNTED:
+            continue
+        value = field.contents()
+        if key == "general.file_type" and weights in FILE_TYPES:
+            value = FILE_TYPES[weights]
+        inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(key, value, field.types[0], sub_type=inner)
 
 
 def _wanted(tensor: Any, weights: str, embedding: str) -> Any:
