@@ -69,13 +69,21 @@ def _emit_layers(name: str, profile: Mapping[str, Any]) -> None:
             line.get("name"),
             line.get("op"),
             size(_number(line, "bytes")),
+            _share(line) if "share" in line else None,
             _count(line, "parameters"),
             _count(line, "multiply_adds"),
         )
         for line in _lines(profile, "largest")
     ]
     if largest:
-        head = (f"{name}: largest layer", "operator", "size", "parameters", "multiply-adds")
+        head = (
+            f"{name}: largest layer",
+            "operator",
+            "size",
+            "share",
+            "parameters",
+            "multiply-adds",
+        )
         emit("")
         emit_table(head, largest)
 

@@ -14,6 +14,7 @@ from maas.client.answers import VersionDetails
 from maas.client.calls import Flow, Work
 from maas.client.registry import add_evidence, add_variant, download, upload, version
 from maas.domain.errors import InvalidInput, OutOfSpace
+from maas.lifecycle.optimize.publication import ORIGINAL
 
 if TYPE_CHECKING:
     from maas.lifecycle.optimize.publication import PreparedOptimization
@@ -27,6 +28,7 @@ def optimize(
     objective: str = "throughput",
     gate: str = "",
     data: str | Path | None = None,
+    text: str | Path | None = None,
     candidates: Sequence[str] = (),
     seconds: float = 0.05,
     sittings: int = 8,
@@ -40,7 +42,8 @@ def optimize(
     `objective`: latency, throughput, size or memory. `gate`: rules such as "accuracy>=-0.01";
     default: at most one point of accuracy, or one percent of an error. The rows are those of the
     build on this machine; for a version that was built elsewhere give `data`, an NPZ file with X
-    and, where there are labels, y. `candidates`: names to try; default: all. Each is measured in
+    and, where there are labels, y. A language model is compared on `text`, a file; default: a text
+    of this package. `candidates`: names to try; default: all. Each is measured in
     `sittings` fresh processes, in turns of `seconds` with the original. `epochs`: of each
     training; 0: as many as the build had. `workdir` is kept, and what is finished in it is not
     done again.
@@ -54,7 +57,7 @@ def optimize(
         else:
             place = str(workdir)
         folder = Path(place)
-        yield from fetch_original(details, folder / "original.onnx")
+        yield from fetch_original(details, folder / ORIGINAL)
 
         def run() -> PreparedOptimization:
             # Brings onnxruntime and torch, which nothing else in the SDK needs.
@@ -73,9 +76,10 @@ def optimize(
             order = Order(
                 ref=f"{details.version.model}:{details.version.number}",
                 manifest=details.version.manifest,
-                original=folder / "original.onnx",
+                original=folder / ORIGINAL,
                 step=optimize_step(told),
                 data=Path(data) if data else None,
+                text=Path(text) if text else None,
             )
             return run_order(order, settings.load().jobs_dir, folder)
 
@@ -85,11 +89,12 @@ def optimize(
 
 def fetch_original(details: VersionDetails, target: Path) -> Flow[None]:
     """Downloads the file of the version's first variant. Raises InvalidInput if that is not one
-    ONNX file."""
+    ONNX file, or one GGUF file."""
     variant = details.version.manifest.variants[0]
-    if variant.runtime != "onnx" or len(variant.files) != 1:
+    files = variant.files
+    if len(files) != 1 or not (variant.runtime == "onnx" or files[0].name.endswith(".gguf")):
         raise InvalidInput(
-            f"optimize takes versions whose first variant is one ONNX file; "
+            f"optimize takes versions whose first variant is one ONNX or GGUF file; "
             f"{details.version.model} has {variant.name}, {len(variant.files)} files for "
             f"{variant.runtime}",
             field="model",

@@ -73,6 +73,18 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True)
+class GgufTensor:
+    name: str
+    type: str
+    elements: int
+    bytes: int
+    offset: int
+    """From the start of the tensors' data."""
+    rank: int = 0
+    """Number of dimensions."""
+
+
+@dataclass(frozen=True)
 class GgufSummary:
     """What a header says, after all of it was checked."""
 
@@ -100,6 +112,8 @@ class GgufSummary:
     """Files over which the model is spread."""
     template_tools: bool = False
     """Whether the chat template has a place for tools."""
+
+    layers: tuple[GgufTensor, ...] = field(default=(), repr=False)
 
     @property
     def quantization(self) -> str:
@@ -148,6 +162,7 @@ def read_gguf(stream: Readable, size: int, name: str) -> GgufSummary:
         name=keys.text("general.name"),
         license=keys.text("general.license"),
         splits=max(keys.number("split.count") or 1, 1),
+        layers=tuple(tensors),
         template_tools="tools" in keys.text("tokenizer.chat_template"),
     )
 
@@ -168,16 +183,6 @@ class _Keys:
     def number(self, key: str) -> int | None:
         found = self.values.get(key)
         return found if isinstance(found, int) and not isinstance(found, bool) else None
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    name: str
-    type: str
-    elements: int
-    bytes: int
-    offset: int
-    """From the start of the tensors' data."""
 
 
 class _Header:
@@ -308,7 +313,7 @@ def _skip_array(header: _Header, key: str, keys: _Keys) -> int:
     return int(count)
 
 
-def _read_tensor(header: _Header) -> _Tensor:
+def _read_tensor(header: _Header) -> GgufTensor:
     name = header.text("the name of a tensor", MAX_TENSOR_NAME_BYTES)
     rank = header.take(_U32)
     if rank > MAX_DIMENSIONS:
@@ -325,7 +330,7 @@ def _read_tensor(header: _Header) -> _Tensor:
             f"rows of tensor {shown(name)} have {shape[0] if shape else 1} elements, which is no "
             f"multiple of the {block} in a block of {type_name}"
         )
-    return _Tensor(name, type_name, elements, elements // block * block_bytes, offset)
+    return GgufTensor(name, type_name, elements, elements // block * block_bytes, offset, rank)
 
 
 def _alignment(header: _Header, keys: _Keys) -> int:
@@ -338,7 +343,7 @@ def _alignment(header: _Header, keys: _Keys) -> int:
     return alignment
 
 
-def _check_places(header: _Header, tensors: list[_Tensor], alignment: int) -> dict[str, int]:
+def _check_places(header: _Header, tensors: list[GgufTensor], alignment: int) -> dict[str, int]:
     """Bytes per type. Tensors follow each other without gap or overlap and end in the file."""
     start = -(-header.at // alignment) * alignment
     expected = 0

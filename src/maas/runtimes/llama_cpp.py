@@ -16,7 +16,7 @@ import signal
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.gguf import GgufSummary, check_gguf
 from maas.runtimes.llama_chunks import decode_chunk, too_long
 from maas.runtimes.llama_request import request_body
+from maas.runtimes.options import one_of
 from maas.runtimes.plain_tools import CallReader
 from maas.runtimes.text_options import (
     batch_size,
@@ -47,6 +48,9 @@ log = logging.getLogger(__name__)
 PROOF_TOKENS = 512
 """Of the memory that all sequences share, for control's proof, which is started without asking for
 room."""
+
+CACHE_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+"""What the option `cache_type` may say: how keys and values of what was read are kept."""
 
 _LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] ")
 
@@ -73,7 +77,7 @@ class LlamaCpp:
         if summary.splits > 1:
             raise InvalidInput(f"{name} is one of {summary.splits} parts; give one whole file")
         self._settle_sizes(summary, request)
-        self._server = _start(name, self._parameters(path, summary, request))
+        self._server = _start(name, self._parameters(path, summary, request), self._inside)
         # One more than callers get, so that control's proof never waits behind long answers.
         self._threads = ThreadPoolExecutor(self.slots + 1, thread_name_prefix="sequence")
 
@@ -120,7 +124,7 @@ class LlamaCpp:
             return Ending("cancelled", 0, 0)
         generation = sequence.generation
         self._check_tokens(generation)
-        body = msgspec.json.encode(request_body(generation, self._knows_tools))
+        body = msgspec.json.encode(self._body(generation))
         ask = self._server.handle_completions
         if generation.messages is not None:
             ask = self._server.handle_chat_completions
@@ -129,6 +133,9 @@ class LlamaCpp:
         except (ValueError, RuntimeError) as wrong:
             return InvalidInput(f"the engine refuses this request: {wrong}")
         return sequence.error or sequence.ending()
+
+    def _body(self, generation: Generation) -> dict[str, Any]:
+        return request_body(generation, self._knows_tools)
 
     def _check_tokens(self, generation: Generation) -> None:
         """The engine leaves out a bias for a token that it does not know without a word."""
@@ -142,9 +149,12 @@ class LlamaCpp:
 
     # -- loading ----------------------------------------------------------------------------
 
+    def _inside(self, parameters: Any) -> None:
+        """Called once, when the engine has loaded and its own door is not closed yet."""
+
     def _settle_sizes(self, summary: GgufSummary, request: LoadRequest) -> None:
-        options = checked_options(request.options)
-        sizes = settled_sizes(summary.context_length, options, request.max_batch)
+        told = {k: v for k, v in request.options.items() if k != "cache_type"}
+        sizes = settled_sizes(summary.context_length, checked_options(told), request.max_batch)
         self.context_length, self.slots, self._pool = sizes.context, sizes.slots, sizes.pool
         self.has_chat_template = summary.chat_template
         self._knows_tools = summary.template_tools
@@ -163,6 +173,8 @@ class LlamaCpp:
         p.n_batch = request.options.get("batch", batch_size(threads, summary.size))
         p.n_ubatch = p.n_batch
         p.cache_ram_mib = 0
+        kept = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{_cache_type(request.options).upper()}")
+        p.cache_type_k = p.cache_type_v = kept
         p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
         # Threads that spin while they wait starve each other, and everything else here.
         p.cpuparams.poll = p.cpuparams_batch.poll = 0
@@ -265,18 +277,24 @@ class _Sequence:
         return Ending(reason, *counts, stop=self._stops.found if reason == "stop" else "")
 
 
-def _start(name: str, parameters: Any) -> Any:
+def _cache_type(options: dict[str, Any]) -> str:
+    return one_of(options, "cache_type", CACHE_TYPES)
+
+
+def _start(name: str, parameters: Any, inside: Callable[[Any], None]) -> Any:
     """The running engine. Raises InvalidInput if it does not take the model."""
     # An abort of the engine would start a debugger, which holds the dying process for seconds.
     os.putenv("GGML_NO_BACKTRACE", "1")
     before = _log_size()
     with _closed_door(parameters), _own_signals():
         try:
-            return xllamacpp.Server(parameters)
+            server = xllamacpp.Server(parameters)
         except (RuntimeError, ValueError, MemoryError) as wrong:
             raise InvalidInput(
                 f"llama.cpp does not load {name}: {_logged_since(before) or wrong}"
             ) from None
+        inside(parameters)
+        return server
 
 
 @contextlib.contextmanager

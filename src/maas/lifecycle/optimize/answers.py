@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from maas.domain.errors import InvalidInput
@@ -11,9 +13,23 @@ from maas.domain.models import Task
 from maas.domain.names import shown
 from maas.domain.signature import Signature
 from maas.lifecycle.measure import read_classes, read_numbers
-from maas.lifecycle.optimize.words import Answers, Array, EvaluationRows
+from maas.lifecycle.optimize.wire import packed, unpacked
+from maas.lifecycle.optimize.words import Answers, Array, Candidate, EvaluationRows
 
 CLASSES = (Task.BINARY, Task.MULTICLASS)
+KEPT = "answers"
+"""The file beside a candidate's own that holds what it said about the test rows."""
+
+
+def keep(folder: Path, outputs: Mapping[str, Array]) -> None:
+    """Writes outputs [n, …] by name."""
+    (folder / KEPT).write_bytes(msgspec.msgpack.encode(packed(outputs)))
+
+
+def kept(candidate: Candidate) -> dict[str, Array] | None:
+    """What was kept beside it; None if nothing was, as beside an original."""
+    path = next(iter(candidate.files.values())).parent / KEPT
+    return unpacked(msgspec.msgpack.decode(path.read_bytes())) if path.is_file() else None
 
 
 def read_answers(

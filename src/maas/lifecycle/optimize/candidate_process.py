@@ -28,17 +28,15 @@ BATCH_ROWS, BATCH_BYTES = 256, 16 << 20
 """Most of one message when all rows are answered."""
 
 
-class CandidateProcess:
-    """A fresh process with the candidate loaded; a context manager that ends it."""
+class LoadedProcess:
+    """A fresh process with a candidate loaded; a context manager that ends it."""
 
     def __init__(
-        self,
-        candidate: Candidate,
-        signature: Signature,
-        rows: EvaluationRows,
-        limit_s: float = LIMIT_S,
+        self, candidate: Candidate, module: str, told: dict[str, Any], limit_s: float = LIMIT_S
     ) -> None:
-        """Starts it and does not wait; the first question does, and raises InvalidInput or
+        """`module` is what the process runs, `told` its first message besides the candidate.
+
+        Starts it and does not wait; the first question does, and raises InvalidInput or
         InferenceFailed with the reason if it does not load."""
         self.candidate = candidate
         self.limit_s = limit_s
@@ -46,7 +44,7 @@ class CandidateProcess:
         threads = str(candidate.threads)
         pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "maas.lifecycle.optimize.worker"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -61,8 +59,7 @@ class CandidateProcess:
                     "options": dict(candidate.options),
                     "threads": candidate.threads,
                     "cpus": _cores(candidate.threads),
-                    "signature": signature.to_dict(),
-                    "inputs": packed({n: a[:MOST_ROWS] for n, a in rows.inputs.items()}),
+                    **told,
                 }
             )
         except BaseException:
@@ -80,17 +77,6 @@ class CandidateProcess:
             self._loading = False
             self._answered(None)
         return self._answered(message)
-
-    def answers(self, inputs: Mapping[str, Array], most: int = BATCH_ROWS) -> dict[str, Array]:
-        """What it answers for rows [n, …] of every input: every output as [n, …]."""
-        rows = len(next(iter(inputs.values())))
-        of_row = sum(values[:1].nbytes for values in inputs.values())
-        most = min(most, max(1, BATCH_BYTES // max(1, of_row)))
-        parts = []
-        for at in range(0, rows, most):
-            batch = packed({name: values[at : at + most] for name, values in inputs.items()})
-            parts.append(unpacked(self.ask({"do": "answer", "inputs": batch})["outputs"]))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _begin(self, message: dict[str, Any]) -> None:
         self._loading = True
@@ -124,10 +110,6 @@ class CandidateProcess:
         if "problem" in answer:
             raise _error(self.candidate.name, answer["problem"])
         return answer
-
-    def turn(self, batch: int, seconds: float, least: int) -> dict[str, Any]:
-        """{durations: nanoseconds of each call, cpu: nanoseconds of all}"""
-        return self.ask({"do": "turn", "batch": batch, "seconds": seconds, "least": least})
 
     def state(self) -> dict[str, Any]:
         """{resident: bytes, cpu: nanoseconds since it started}"""
@@ -167,6 +149,38 @@ class CandidateProcess:
         told = " ".join(self._errors.read().decode("utf-8", "replace").split())
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         return f"its process {how}{': ' + told if told else ''}"
+
+
+class CandidateProcess(LoadedProcess):
+    """That of a candidate that answers rows."""
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        signature: Signature,
+        rows: EvaluationRows,
+        limit_s: float = LIMIT_S,
+    ) -> None:
+        told = {
+            "signature": signature.to_dict(),
+            "inputs": packed({n: a[:MOST_ROWS] for n, a in rows.inputs.items()}),
+        }
+        super().__init__(candidate, "maas.lifecycle.optimize.worker", told, limit_s)
+
+    def turn(self, batch: int, seconds: float, least: int) -> dict[str, Any]:
+        """{durations: nanoseconds of each call, cpu: nanoseconds of all}"""
+        return self.ask({"do": "turn", "batch": batch, "seconds": seconds, "least": least})
+
+    def answers(self, inputs: Mapping[str, Array], most: int = BATCH_ROWS) -> dict[str, Array]:
+        """What it answers for rows [n, …] of every input: every output as [n, …]."""
+        rows = len(next(iter(inputs.values())))
+        of_row = sum(values[:1].nbytes for values in inputs.values())
+        most = min(most, max(1, BATCH_BYTES // max(1, of_row)))
+        parts = []
+        for at in range(0, rows, most):
+            batch = packed({name: values[at : at + most] for name, values in inputs.items()})
+            parts.append(unpacked(self.ask({"do": "answer", "inputs": batch})["outputs"]))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def answers_of(

@@ -13,24 +13,36 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, OutOfSpace
 from maas.domain.jobs import Progress
+from maas.domain.models import Task
 from maas.lifecycle.measure import sha256_of
-from maas.lifecycle.optimize.answers import read_answers
+from maas.lifecycle.optimize.answers import keep, kept, read_answers
 from maas.lifecycle.optimize.candidate_process import answers_of
-from maas.lifecycle.optimize.choose import checked_objective, choose
+from maas.lifecycle.optimize.choose import OBJECTIVES, checked_objective, choose
 from maas.lifecycle.optimize.compare import compare
 from maas.lifecycle.optimize.gate import Gate, judge
+from maas.lifecycle.optimize.kind import Kind, Named, Place
 from maas.lifecycle.optimize.ledger import Ledger
 from maas.lifecycle.optimize.libraries import versions
 from maas.lifecycle.optimize.makers import FILE, Maker, Workshop, all_makers, left_out
 from maas.lifecycle.optimize.measure import Plan, measure
 from maas.lifecycle.optimize.profile import profile
 from maas.lifecycle.optimize.subject import NotApplicable, Subject
-from maas.lifecycle.optimize.words import Answers, Candidate, Optimization, Tried
+from maas.lifecycle.optimize.text.kind import TextKind
+from maas.lifecycle.optimize.text.subject import TextSubject
+from maas.lifecycle.optimize.words import (
+    Answers,
+    Candidate,
+    Comparison,
+    Measurement,
+    Optimization,
+    Tried,
+)
 from maas.lifecycle.spec import BuildCancelled
 
 Objective = Literal["latency", "throughput", "size", "memory"]
@@ -82,7 +94,7 @@ class Watch:
 
 
 def optimize(
-    subject: Subject, request: Request, workdir: Path, watch: Watch | None = None
+    subject: Subject | TextSubject, request: Request, workdir: Path, watch: Watch | None = None
 ) -> Optimized:
     """Tries every maker on `subject`. What is in `workdir` from a former run is not done again.
 
@@ -90,40 +102,127 @@ def optimize(
     be written (what is finished stays), BuildCancelled.
     """
     watch = watch or Watch()
-    run = _Run(subject, request, workdir, watch)
+    kind = (
+        TextKind(subject, request.seed, request.sittings, request.seconds)
+        if (isinstance(subject, TextSubject))
+        else _Rows(subject, request)
+    )
+    run = _Run(kind, request, workdir, watch)
     made = run.make_all()
     tried = run.judge_all(made)
     chosen, why = choose(request.objective, tried)
     optimization = Optimization(
         model=request.model,
-        task=subject.rows.task,
+        task=kind.task,
         objective=request.objective,
         gate=run.gate.text,
         tried=tried,
         chosen=chosen,
         chosen_why=why,
         command=request.command,
-        how=_how(subject, request),
+        how=_how(kind, request),
         created_at=time.time(),
+        best={objective: choose(objective, tried)[0] for objective in OBJECTIVES},
     )
-    return Optimized(optimization, {subject.original.name: subject.original, **made})
+    return Optimized(optimization, {kind.original.name: kind.original, **made})
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Models that answer rows of tensors."""
+
+    subject: Subject
+    request: Request
+
+    @property
+    def original(self) -> Candidate:
+        return self.subject.original
+
+    @property
+    def task(self) -> Task:
+        return self.subject.rows.task
+
+    @property
+    def how(self) -> Mapping[str, Any]:
+        return self.subject.how
+
+    def makers(self) -> tuple[Maker, ...]:
+        return all_makers()
+
+    def left_out(self) -> dict[str, str]:
+        return left_out()
+
+    def make(self, maker: Maker, place: Place) -> Candidate:
+        work = Workshop(
+            subject=self.subject,
+            folder=place.folder,
+            made=place.made,
+            seed=self.request.seed,
+            epochs=self.request.epochs,
+            report=place.report,
+            cancelled=place.cancelled,
+        )
+        candidate = Candidate(
+            name=maker.name,
+            runtime="onnx",
+            files={FILE: work.target},
+            how={"what": maker.what, **maker.make(work)},
+            options=dict(maker.options),
+            threads=maker.threads,
+        )
+        # A file that does not answer, or was cut off by a full disk, is no candidate.
+        keep(place.folder, answers_of(candidate, self.subject.signature, self.subject.rows))
+        return candidate
+
+    def compare(self, candidate: Candidate) -> Comparison:
+        rows = self.subject.rows
+        return compare(
+            candidate.name,
+            rows,
+            self._truth,
+            self._answers(candidate),
+            seed=self.request.seed,
+        )
+
+    def measure(self, candidate: Candidate) -> Measurement:
+        subject = self.subject
+        plan = Plan(seconds=self.request.seconds, sittings=self.request.sittings)
+        return measure(candidate, subject.original, subject.rows, subject.signature, plan)
+
+    def profile(self, candidate: Candidate, measurement: Measurement) -> dict[str, Any]:
+        return profile(candidate, self.subject.rows, measurement).to_dict()
+
+    def told(self) -> dict[str, Any]:
+        return {"rows": self.subject.rows.digest, "epochs": self.request.epochs}
+
+    def libraries(self) -> dict[str, str]:
+        return versions("openmaas", "onnxruntime", "onnx", "torch", "torch-pruning", "numpy")
+
+    @cached_property
+    def _truth(self) -> Answers:
+        return self._answers(self.subject.original)
+
+    def _answers(self, candidate: Candidate) -> Answers:
+        rows = self.subject.rows
+        outputs = kept(candidate) or answers_of(candidate, self.subject.signature, rows)
+        return read_answers(outputs, self.subject.signature, rows)
 
 
 @dataclass
 class _Run:
-    subject: Subject
+    kind: Kind[Any]
     request: Request
     workdir: Path
     watch: Watch
     gate: Gate = field(init=False)
-    makers: tuple[Maker, ...] = field(init=False)
+    makers: tuple[Named, ...] = field(init=False)
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
         checked_objective(self.request.objective)
         self.gate = Gate.parse(self.request.gate)
-        self.makers = wanted(self.request.candidates)
-        self.ledger = Ledger(self.workdir, _fingerprint(self.subject, self.request))
+        self.makers = wanted(self.request.candidates, self.kind.makers())
+        self.ledger = Ledger(self.workdir, _fingerprint(self.kind, self.request))
         self.watch.total = 2 * len(self.makers) + 1
 
     def make_all(self) -> dict[str, Candidate]:
@@ -139,30 +238,16 @@ class _Run:
             self.watch.done += 1
         return made
 
-    def _make(self, maker: Maker, made: Mapping[str, Candidate]) -> Candidate | None:
+    def _make(self, maker: Named, made: Mapping[str, Candidate]) -> Candidate | None:
         try:
             with self.ledger.stage() as folder:
-                work = Workshop(
-                    subject=self.subject,
-                    folder=folder,
-                    made=made,
-                    seed=self.request.seed,
-                    epochs=self.request.epochs,
+                place = Place(
+                    folder,
+                    made,
                     report=lambda text: self.watch.say(f"making {maker.name}: {text}"),
                     cancelled=self.watch.cancelled,
                 )
-                how = {"what": maker.what, **_asked(maker, work)}
-                candidate = Candidate(
-                    name=maker.name,
-                    runtime="onnx",
-                    files={FILE: work.target},
-                    options=dict(maker.options),
-                    how=how,
-                    threads=maker.threads,
-                )
-                # A file that does not answer, or was cut off by a full disk, is no candidate.
-                outputs = answers_of(candidate, self.subject.signature, self.subject.rows)
-                return self.ledger.finish(candidate, outputs)
+                return self.ledger.finish(self._made(maker, place))
         except (OutOfSpace, BuildCancelled):
             raise
         except NotApplicable as wrong:
@@ -171,53 +256,58 @@ class _Run:
             self.ledger.leave_out(maker.name, f"it could not be made: {wrong.message}")
         return None
 
+    def _made(self, maker: Named, place: Place) -> Candidate:
+        try:
+            return self.kind.make(maker, place)
+        except (MaasError, OSError):
+            raise
+        except Exception as wrong:
+            text = " ".join(str(wrong).split())[:300]
+            raise InferenceFailed(f"{type(wrong).__name__}: {text}") from wrong
+
     def judge_all(self, made: Mapping[str, Candidate]) -> tuple[Tried, ...]:
         """The original first, then every candidate in the order of the makers."""
         self.watch.check()
         self.watch.say("asking the original")
-        truth = self._answers(self.subject.original)
-        original = self._judged(self.subject.original, truth)
+        original = self._judged(self.kind.original)
         self.watch.done += 1
-        found = [original]
+        found, runtime = [original], self.kind.original.runtime
         for maker in self.makers:
             self.watch.check()
             candidate = made.get(maker.name)
             if candidate is None:
                 why = self.ledger.left_out(maker.name) or "it could not be made"
                 how = {"what": maker.what, "left_out": why}
-                found.append(Tried(maker.name, "onnx", how, failed=why))
+                found.append(Tried(maker.name, runtime, how, failed=why))
             else:
-                found.append(self._tried(candidate, truth))
+                found.append(self._tried(candidate))
             self.watch.done += 1
         found += [
-            Tried(name, "torch", {"left_out": why}, failed=why)
-            for name, why in left_out().items()
+            Tried(name, "", {"left_out": why}, failed=why)
+            for name, why in self.kind.left_out().items()
             if not self.request.candidates
         ]
         return tuple(found)
 
-    def _tried(self, candidate: Candidate, truth: Answers) -> Tried:
+    def _tried(self, candidate: Candidate) -> Tried:
         """Judged, or why that is not possible: one that crashes takes nobody with it."""
         try:
-            return self._judged(candidate, truth)
+            return self._judged(candidate)
         except (OutOfSpace, BuildCancelled):
             raise
         except MaasError as wrong:
             why = f"it could not be measured: {wrong.message}"
             return Tried(candidate.name, candidate.runtime, dict(candidate.how), failed=why)
 
-    def _judged(self, candidate: Candidate, truth: Answers) -> Tried:
+    def _judged(self, candidate: Candidate) -> Tried:
         known = self.ledger.tried(candidate.name)
         if known is not None:
             return known
         self.watch.check()
         self.watch.say(f"measuring {candidate.name}")
-        answers = self._answers(candidate)
-        rows, seed = self.subject.rows, self.request.seed
-        comparison = compare(candidate.name, rows, truth, answers, seed=seed)
-        original, signature = self.subject.original, self.subject.signature
-        plan = Plan(seconds=self.request.seconds, sittings=self.request.sittings)
-        measurement = measure(candidate, original, rows, signature, plan)
+        comparison = self.kind.compare(candidate)
+        self.watch.check()
+        measurement = self.kind.measure(candidate)
         tried = Tried(
             name=candidate.name,
             runtime=candidate.runtime,
@@ -227,32 +317,15 @@ class _Run:
             measurement=measurement,
             comparison=comparison,
             verdict=judge(self.gate, comparison, measurement),
-            profile=profile(candidate, rows, measurement).to_dict(),
+            profile=self.kind.profile(candidate, measurement),
         )
         self.ledger.judged(tried)
         return tried
 
-    def _answers(self, candidate: Candidate) -> Answers:
-        rows = self.subject.rows
-        outputs = self.ledger.outputs(candidate.name)
-        if outputs is None:
-            outputs = answers_of(candidate, self.subject.signature, rows)
-        return read_answers(outputs, self.subject.signature, rows)
 
-
-def _asked(maker: Maker, work: Workshop) -> dict[str, Any]:
-    try:
-        return maker.make(work)
-    except (MaasError, OSError):
-        raise
-    except Exception as wrong:
-        text = " ".join(str(wrong).split())[:300]
-        raise InferenceFailed(f"{type(wrong).__name__}: {text}") from wrong
-
-
-def wanted(names: tuple[str, ...]) -> tuple[Maker, ...]:
+def wanted(names: tuple[str, ...], makers: tuple[Named, ...]) -> tuple[Named, ...]:
     """The makers of these names and of what they are made of. Raises InvalidInput."""
-    known = {maker.name: maker for maker in all_makers()}
+    known = {maker.name: maker for maker in makers}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InvalidInput(
@@ -263,30 +336,25 @@ def wanted(names: tuple[str, ...]) -> tuple[Maker, ...]:
     return tuple(maker for maker in known.values() if maker.name in needed)
 
 
-def _fingerprint(subject: Subject, request: Request) -> str:
+def _fingerprint(kind: Kind[Any], request: Request) -> str:
     """Equal where a former run's candidates and figures may be taken over."""
     told = {
-        "original": sha256_of(subject.model_path),
-        "rows": subject.rows.digest,
+        "original": [sha256_of(path) for path in kind.original.files.values()],
         "gate": request.gate,
         "seed": request.seed,
         "seconds": request.seconds,
         "sittings": request.sittings,
-        "epochs": request.epochs,
-        "libraries": _libraries(),
+        "libraries": kind.libraries(),
+        **kind.told(),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _libraries() -> dict[str, str]:
-    return versions("openmaas", "onnxruntime", "onnx", "torch", "torch-pruning", "numpy")
-
-
-def _how(subject: Subject, request: Request) -> dict[str, Any]:
+def _how(kind: Kind[Any], request: Request) -> dict[str, Any]:
     return {
-        **subject.how,
+        **kind.how,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-        "libraries": _libraries(),
+        "libraries": kind.libraries(),
         "seed": request.seed,
         "seconds": request.seconds,
         "sittings": request.sittings,

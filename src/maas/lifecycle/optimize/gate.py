@@ -43,17 +43,19 @@ HIGHER = (
     "roc_auc_weighted", "pr_auc", "pr_auc_macro", "pr_auc_weighted", "r2", "agreement",
 )  # fmt: skip
 LOWER = ("log_loss", "brier", "mae", "rmse", "perplexity")
-COSTS: Mapping[str, Callable[[Measurement], float]] = {
+COSTS: Mapping[str, Callable[[Measurement], float | None]] = {
     "file_mb": lambda m: m.file_bytes / 1e6,
     "memory_mb": lambda m: m.resident_bytes / 1e6,
     "p50_ms": lambda m: m.speeds[0].p50_ms.high,
     "p99_ms": lambda m: m.speeds[0].p99_ms.high,
-    "rows_per_s": lambda m: m.speeds[-1].rows_per_s.low,
+    "rows_per_s": lambda m: m.speeds[-1].rows_per_s.low if m.unit == "row" else None,
+    "tokens_per_s": lambda m: m.speeds[-1].rows_per_s.low if m.unit == "token" else None,
+    "first_token_ms": lambda m: m.speeds[0].first_ms.high if m.speeds[0].first_ms else None,
     "speedup": lambda m: m.speeds[-1].rows_per_s_ratio.low,
 }
 """The cautious end of what was measured: latency of the smallest batch, throughput of the largest,
 `speedup` over the original."""
-COSTS_HIGHER = ("rows_per_s", "speedup")
+COSTS_HIGHER = ("rows_per_s", "tokens_per_s", "speedup")
 
 _RULE = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(>=|<=)\s*([+\-−]?)(\d+\.?\d*|\.\d+)\s*(%?)\s*")
 
@@ -217,9 +219,9 @@ def _rounded(rows: float) -> int:
 
 
 def _judge_cost(rule: Rule, measurement: Measurement | None) -> RuleResult:
-    if measurement is None:
+    cautious = COSTS[rule.metric](measurement) if measurement is not None else None
+    if cautious is None:
         return RuleResult(rule.text, False, f"{rule.metric} was not measured")
-    cautious = COSTS[rule.metric](measurement)
     held = cautious >= rule.value if rule.at_least else cautious <= rule.value
     told = f"{rule.metric} is {'at least' if rule.at_least else 'at most'} {said(cautious, 4)}"
     return RuleResult(rule.text, held, told if held else f"{told}, which breaks {rule.text}")

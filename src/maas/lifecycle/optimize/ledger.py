@@ -1,7 +1,7 @@
 """What an optimization has finished, on disk, so that a killed one does not do it again.
 
 made/NAME/model.onnx       a candidate's file
-made/NAME/answers          what it says about the test rows
+made/NAME/answers          what it says about the test rows, if it is one that answers rows
 made/NAME/candidate.json   there when the candidate is complete
 judged/NAME.json           how it was measured and judged
 left/NAME.json             why a candidate could not be made
@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,7 @@ from typing import Any
 import msgspec
 
 from maas.domain.errors import MaasError, OutOfSpace
-from maas.lifecycle.optimize.wire import packed, unpacked
-from maas.lifecycle.optimize.words import Array, Candidate, Tried, from_json, to_json
+from maas.lifecycle.optimize.words import Candidate, Tried, from_json, to_json
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROBE_BYTES = 1 << 20
@@ -76,14 +75,9 @@ class Ledger:
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
 
-    def outputs(self, name: str) -> dict[str, Array] | None:
-        """What a finished candidate said about the test rows."""
-        path = self._root / "made" / name / "answers"
-        return unpacked(msgspec.msgpack.decode(path.read_bytes())) if path.is_file() else None
-
-    def finish(self, candidate: Candidate, outputs: Mapping[str, Array]) -> Candidate:
-        """The staged candidate, with what it answers, where it stays. After this it is never made
-        again."""
+    def finish(self, candidate: Candidate) -> Candidate:
+        """The staged candidate, with all that lies beside it, where it stays. After this it is
+        never made again."""
         record = {
             "name": candidate.name,
             "runtime": candidate.runtime,
@@ -93,9 +87,8 @@ class Ledger:
             "threads": candidate.threads,
             "batch": candidate.batch,
         }
-        for path in candidate.files.values():
+        for path in self._staging.iterdir():
             _sync(path)
-        _write(self._staging / "answers", msgspec.msgpack.encode(packed(outputs)))
         _write(self._staging / "candidate.json", msgspec.json.encode(record))
         target = self._root / "made" / candidate.name
         self._staging.rename(target)

@@ -106,7 +106,7 @@ def measure(
     batches = tuple(b for b in plan.batches if b <= (signature.max_rows or b))
     if not batches:
         raise InvalidInput("a batch size of 1 must be among those measured", field="batches")
-    watch = _Watch()
+    watch = OtherWork()
     sittings = []
     for _ in range(plan.sittings):
         with (
@@ -247,7 +247,7 @@ def _uneven(sittings: Sequence[Sitting], batch: int) -> list[str]:
     return [f"the original's own rounds differed by a factor of {ratio:.1f}"]
 
 
-class _Watch:
+class OtherWork:
     """Who else used the processor."""
 
     def __init__(self) -> None:

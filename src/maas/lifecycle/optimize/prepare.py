@@ -62,6 +62,7 @@ def _evidence(optimization: Optimization, page: File) -> Evidence:
             "chosen": optimization.chosen,
             "chosen_why": optimization.chosen_why,
             "threads": chosen.threads,
+            "best": dict(optimization.best),
             "tried": [
                 {"name": c["name"], "passed": c["passed"], "why": c["why"]}
                 for c in summary_of(optimization)["candidates"]

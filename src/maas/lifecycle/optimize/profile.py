@@ -104,7 +104,7 @@ def profile(
             found.missing["slowest"] = f"{candidate.runtime} prepares its inputs itself"
     else:
         _of_weights(found, candidate)
-    _of_measurement(found, measurement, price)
+    of_measurement(found, measurement, price)
     return found
 
 
@@ -218,7 +218,8 @@ def _safetensors(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _of_measurement(found: Profile, measurement: Measurement | None, price: Price | None) -> None:
+def of_measurement(found: Profile, measurement: Measurement | None, price: Price | None) -> None:
+    """Memory, work and cost, or why they are not known."""
     if measurement is None:
         why = "not measured; `maas optimize` does that"
         found.missing |= dict.fromkeys(("memory_bytes", "core_seconds_per_1000"), why)

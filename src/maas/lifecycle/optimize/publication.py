@@ -16,6 +16,8 @@ from maas.domain.errors import InvalidInput
 from maas.domain.models import Evidence, File, Variant
 
 CONTENT = "optimization.json"
+ORIGINAL = "original.model"
+"""The file of the version's first variant, in a job's folder."""
 REPORT = "optimization.html"
 FIGURES = "optimization-figures.json"
 """Every word of the Optimization, for programs."""

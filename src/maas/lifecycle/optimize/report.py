@@ -10,6 +10,7 @@ from maas.domain.errors import InvalidInput
 from maas.lifecycle.names import LOWER_IS_BETTER, named
 from maas.lifecycle.optimize.choose import MEMORY_NOISE, merit
 from maas.lifecycle.optimize.gate import Gate, Rule
+from maas.lifecycle.optimize.labels import labels_of
 from maas.lifecycle.optimize.pictures import Point, pareto_svg
 from maas.lifecycle.optimize.report_parts import (
     beside_estimator,
@@ -27,12 +28,6 @@ from maas.lifecycle.optimize.words import (
 from maas.lifecycle.page import Cell, facts, figure, number, page, section, table
 from maas.lifecycle.svg import escaped, said
 
-COSTS = {
-    "latency": "p50 of one row, original = 1",
-    "throughput": "time per row in the largest batch, original = 1",
-    "size": "bytes of the files, original = 1",
-    "memory": "resident memory, original = 1",
-}
 MOST_DETAILED = 12
 SAID_ELSEWHERE = ("what", "libraries", "left_out")
 """Of how a candidate was made."""
@@ -44,7 +39,7 @@ def render_optimization(found: Optimization) -> str:
         _header(found),
         section("Quality and cost", _pareto(found)),
         section("What was tried", _tried(found), note=_gate_note(found)),
-        section("What each costs", _costs(found), note=COST_NOTE),
+        section("What each costs", _costs(found), note=_cost_note(found)),
     ]
     if found.how.get("estimator"):
         content.append(beside_estimator(found.how["estimator"]))
@@ -61,13 +56,15 @@ def render_optimization(found: Optimization) -> str:
     return page(f"{found.model}: optimization", content)
 
 
-COST_NOTE = (
-    "Each candidate ran in turns with the original, in fresh processes on the same cores. Ratios "
-    "are candidate over original. An interval is where 99 % of repeats of the measurement fall. "
-    "Figures without × depend on what else the machine did at that time; ratios hardly do. "
-    f"Memory differs by up to {MEMORY_NOISE * 100:.0f} % from start to start. Columns name the "
-    "rows of a call; p50 and p99 are in ms."
-)
+def _cost_note(found: Optimization) -> str:
+    return (
+        "Each candidate ran in turns with the original, in fresh processes on the same cores. "
+        "Ratios are candidate over original. An interval is where "
+        f"{labels_of(found.task).repeats} of repeats of the measurement fall. "
+        "Figures without × depend on what else the machine did at that time; "
+        f"ratios hardly do. Memory differs by up to {MEMORY_NOISE * 100:.0f} % from start to "
+        f"start. {labels_of(found.task).columns}"
+    )
 
 
 def _header(found: Optimization) -> str:
@@ -79,6 +76,8 @@ def _header(found: Optimization) -> str:
         f"{len(compared)} candidates were compared for {found.objective}, {passed} passed the gate"
         f"{_left_out(found)}. Chosen: {found.chosen}, {found.chosen_why}."
     )
+    others = [f"{o} {name}" for o, name in found.best.items() if o != found.objective]
+    text += f" By other objectives it would be: {', '.join(others)}." if others else ""
     return (
         f'<header>\n<p class="kicker">{escaped(kicker)}</p>\n<h1>{escaped(found.model)}</h1>\n'
         f"<p>{escaped(text)}</p>\n{_tiles(found)}</header>"
@@ -94,11 +93,11 @@ def _tiles(found: Optimization) -> str:
     chosen = next((t for t in found.tried if t.name == found.chosen), None)
     if chosen is None or chosen.measurement is None:
         return ""
-    measured = chosen.measurement
+    measured, labels = chosen.measurement, labels_of(found.task)
     first, last = measured.speeds[0], measured.speeds[-1]
     lines = [
-        (f"Rows/s, batch {last.batch}", last.rows_per_s_ratio),
-        (f"p50, batch {first.batch}", first.p50_ratio),
+        (f"{labels.rate.capitalize()}, {labels.call.format(last.batch)}", last.rows_per_s_ratio),
+        (f"p50, {labels.call.format(first.batch)}", first.p50_ratio),
         ("File size", Estimate(*(measured.file_ratio,) * 3)),
         ("Memory", Estimate(*(measured.resident_ratio,) * 3)),
     ]
@@ -165,7 +164,10 @@ def _pareto(found: Optimization) -> str:
     lower = metric in LOWER_IS_BETTER or metric == "perplexity"
     drawing = pareto_svg(
         points,
-        (COSTS[found.objective], named(metric) + (" (lower is better)" if lower else "")),
+        (
+            labels_of(found.task).costs[found.objective],
+            named(metric) + (" (lower is better)" if lower else ""),
+        ),
         threshold=_threshold(rule, original),
         higher_is_better=not lower,
     )
@@ -196,9 +198,8 @@ def _threshold(rule: Rule | None, original: float) -> float | None:
 
 def _gate_note(found: Optimization) -> str:
     return (
-        f"Gate: {found.gate or 'none'}. A rule holds if its one-sided 95 % bound does, on rows "
-        "that no candidate was made with. No class and no slice may have lost significantly more "
-        "than the gate allows."
+        f"Gate: {found.gate or 'none'}. A rule holds if its one-sided 95 % bound does, "
+        f"{labels_of(found.task).judged}"
     )
 
 
@@ -254,9 +255,11 @@ def _costs(found: Optimization) -> str:
     if not known:
         return ""
     batches = [speed.batch for speed in known[0][1].speeds]
+    rate = labels_of(found.task).rate
+    first = ("first",) if known[0][1].speeds[0].first_ms else ()
     head: list[Cell] = ["Candidate"]
     head += [number(h) for h in ("Size, MB", "Memory, MB")]
-    head += [number(f"{what}, {b}") for what in ("rows/s", "p50", "p99") for b in batches]
+    head += [number(f"{what}, {b}") for what in (rate, "p50", "p99", *first) for b in batches]
     head += [number(h) for h in ("Core-s per 1,000", "J per 1,000")]
     rows = [_cost_line(f"{i}. {escaped(m.candidate)}", m) for i, m in known]
     notes = [
@@ -276,6 +279,7 @@ def _cost_line(name: str, measured: Measurement) -> list[Cell]:
     line += [_pair(s.rows_per_s, s.rows_per_s_ratio) for s in speeds]
     line += [_pair(s.p50_ms, s.p50_ratio) for s in speeds]
     line += [_pair(s.p99_ms, s.p99_ratio) for s in speeds]
+    line += [_pair(s.first_ms, s.first_ratio) for s in speeds if s.first_ms and s.first_ratio]
     work = measured.core_seconds_per_1000
     line.append(number(f"{said(work.value)}<br><small>{escaped(_between(work))}</small>"))
     line.append(number(said(measured.joules_per_1000)))
@@ -297,13 +301,13 @@ def _how(found: Optimization) -> str:
     rows = [("command", f'<span class="code">{escaped(found.command)}</span>')]
     rows += [(k.replace("_", " "), escaped(_plain(v))) for k, v in found.how.items()]
     compared = next((t.comparison for t in found.tried if t.comparison is not None), None)
-    rows += _compared(compared)
+    rows += _compared(compared, labels_of(found.task).compared)
     return facts(rows, caption="How this was obtained")
 
 
-def _compared(comparison: Comparison | None) -> list[tuple[str, str]]:
+def _compared(comparison: Comparison | None, what: str) -> list[tuple[str, str]]:
     if comparison is None:
         return []
     methods = sorted({d.method for d in comparison.differences if d.method})
-    rows = [("compared on", f"{comparison.rows:,} rows")]
+    rows = [("compared on", f"{comparison.rows:,} {what}")]
     return rows + [("bounds by", "<br>".join(escaped(m) for m in methods))] * bool(methods)

@@ -170,15 +170,16 @@ def profile_details(tried: Tried) -> str:
 def profile_lines(profile: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The main figures of a profile as (name, text); what is missing says why."""
     missing = profile.get("missing") or {}
-    currency = (profile.get("how") or {}).get("currency", "")
+    how = profile.get("how") or {}
+    currency, per = how.get("currency", ""), how.get("per", "answers")
     lines = []
     for key, name, unit in (
         ("parameters", "parameters", ""),
-        ("multiply_adds", "multiply-adds per row", ""),
+        ("multiply_adds", f"multiply-adds per {'token' if per == 'tokens' else 'row'}", ""),
         ("file_bytes", "size", " bytes"),
         ("memory_bytes", "memory of a process", " bytes"),
-        ("core_seconds_per_1000", "core-seconds per 1,000 answers", ""),
-        ("cost_per_1000", "cost per 1,000 answers", f" {currency}".rstrip()),
+        ("core_seconds_per_1000", f"core-seconds per 1,000 {per}", ""),
+        ("cost_per_1000", f"cost per 1,000 {per}", f" {currency}".rstrip()),
     ):
         value = profile.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):

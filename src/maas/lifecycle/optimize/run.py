@@ -17,6 +17,7 @@ from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.publication import PreparedOptimization
 from maas.lifecycle.optimize.source import find_build, subject_of_build, subject_of_data
 from maas.lifecycle.optimize.subject import Subject
+from maas.lifecycle.optimize.text.subject import TextSubject, text_subject, writes_text
 from maas.lifecycle.recipe import OptimizeStep, optimize_step
 
 
@@ -32,6 +33,8 @@ class Order:
     step: OptimizeStep
     data: Path | None = None
     """NPZ file with X and maybe y, for a version that was not built here."""
+    text: Path | None = None
+    """A text to compare language models on; None: the one of this package."""
 
     @classmethod
     def of_job(cls, options: dict[str, Any], original: Path) -> Order:
@@ -42,6 +45,7 @@ class Order:
             original=original,
             step=optimize_step(options["step"]),
             data=Path(options["data"]) if options["data"] else None,
+            text=Path(options["text"]) if options.get("text") else None,
         )
 
 
@@ -72,8 +76,11 @@ def run_order(
         return prepare_optimization(found, workdir)
 
 
-def default_gate(subject: Subject) -> str:
-    """What may be lost if nobody says: at most one point, or one percent of an error."""
+def default_gate(subject: Subject | TextSubject) -> str:
+    """What may be lost if nobody says: at most one point, one percent of an error, or five percent
+    of a perplexity."""
+    if isinstance(subject, TextSubject):
+        return "perplexity<=+5%"
     if subject.rows.y is None:
         return "agreement>=0.98"
     return "rmse<=+1%" if subject.rows.task is Task.REGRESSION else "accuracy>=-0.01"
@@ -89,12 +96,20 @@ def command_of(order: Order, gate: str) -> str:
         parts += ["--epochs", str(step.epochs)]
     if order.data is not None:
         parts += ["--data", str(order.data)]
+    if order.text is not None:
+        parts += ["--text", str(order.text)]
     for name in step.candidates:
         parts += ["--candidate", name]
     return shlex.join(parts)
 
 
-def _subject(order: Order, jobs_dir: Path, watch: Watch) -> Subject:
+def _subject(order: Order, jobs_dir: Path, watch: Watch) -> Subject | TextSubject:
+    if writes_text(order.manifest):
+        if order.data is not None:
+            raise InvalidInput("a language model is compared on a text: --text", field="data")
+        return text_subject(order.manifest, order.original, order.text)
+    if order.text is not None:
+        raise InvalidInput("a text is for language models; others need --data", field="text")
     if order.data is not None:
         return subject_of_data(order.manifest, order.original, order.data)
     build = find_build(jobs_dir, order.manifest.digest)
@@ -111,8 +126,10 @@ def _subject(order: Order, jobs_dir: Path, watch: Watch) -> Subject:
     return subject_of_build(order.manifest, order.original, build, report)
 
 
-def _with_estimator(subject: Subject, found: Optimized, request: Request) -> Optimized:
-    if subject.estimator is None:
+def _with_estimator(
+    subject: Subject | TextSubject, found: Optimized, request: Request
+) -> Optimized:
+    if isinstance(subject, TextSubject) or subject.estimator is None:
         return found
     seconds = request.seconds * request.sittings
     beside = beside_estimator(subject, found.candidates, seconds)

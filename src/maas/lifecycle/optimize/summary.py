@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from maas.lifecycle.optimize.labels import labels_of
 from maas.lifecycle.optimize.words import Estimate, Optimization, Tried, to_json
 
-HEADINGS = ("candidate", "passed", "quality", "p50", "rows/s", "size", "memory", "why")
+_SPEEDS = (
+    ("p50_ms", "p50_ms"), ("p99_ms", "p99_ms"), ("rate", "rows_per_s"), ("first_ms", "first_ms"),
+    ("p50_ratio", "p50_ratio"), ("p99_ratio", "p99_ratio"), ("rate_ratio", "rows_per_s_ratio"),
+    ("first_ratio", "first_ratio"),
+)  # fmt: skip
+
+
+def headings(found: Optimization) -> tuple[str, ...]:
+    """Of `terminal_rows`."""
+    rate = labels_of(found.task).rate
+    return ("candidate", "passed", "quality", "p50", rate, "size", "memory", "why")
 
 
 def metrics_of(tried: Tried) -> dict[str, Any]:
@@ -27,11 +38,14 @@ def metrics_of(tried: Tried) -> dict[str, Any]:
                 "high": difference.high,
             }
     if tried.measurement is not None:
+        token = tried.measurement.unit == "token"
+        where, rate = ("at", "tokens_per_s") if token else ("batch", "rows_per_s")
         for speed in tried.measurement.speeds:
-            for name in ("p50_ms", "p99_ms", "rows_per_s"):
-                found[f"{name}_batch_{speed.batch}"] = _interval(getattr(speed, name))
-            for name in ("p50_ratio", "p99_ratio", "rows_per_s_ratio"):
-                found[f"{name}_batch_{speed.batch}"] = _interval(getattr(speed, name))
+            for name, key in _SPEEDS:
+                estimate = getattr(speed, key)
+                if estimate is not None:
+                    named = name.replace("rate", rate)
+                    found[f"{named}_{where}_{speed.batch}"] = _interval(estimate)
         measured = tried.measurement
         found |= {
             "file_bytes": measured.file_bytes,
@@ -53,6 +67,7 @@ def summary(found: Optimization) -> dict[str, Any]:
         "gate": found.gate,
         "chosen": found.chosen,
         "chosen_why": found.chosen_why,
+        "best": dict(found.best),
         "command": found.command,
         "how": found.how,
         "created_at": found.created_at,
@@ -79,7 +94,7 @@ def _candidate(tried: Tried, original: bool) -> dict[str, Any]:
 
 
 def terminal_rows(found: Optimization) -> list[Sequence[object]]:
-    """Rows below HEADINGS, the chosen one marked; ratios are to the original."""
+    """Rows below `headings`, the chosen one marked; ratios are to the original."""
     rows: list[Sequence[object]] = []
     for tried in found.tried:
         original = tried is found.original

@@ -96,6 +96,9 @@ class Speed:
     p50_ratio: Estimate
     p99_ratio: Estimate
     rows_per_s_ratio: Estimate
+    first_ms: Estimate | None = None
+    """Of text: until an answer's first token is there, the median."""
+    first_ratio: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,9 @@ class Measurement:
     notes: tuple[str, ...] = ()
     """What disturbed the measuring."""
     how: dict[str, Any] = field(default_factory=dict)
+    unit: str = "row"
+    """row | token: what is counted per second and in 1,000. Of tokens, `batch` is how many answers
+    are written at once, and p50 and p99 are times of whole answers."""
 
     def at(self, batch: int) -> Speed:
         """The calls of this batch size; raises InvalidInput if there were none."""
@@ -273,6 +279,8 @@ class Optimization:
     how: dict[str, Any] = field(default_factory=dict)
     """Machine, libraries, data digest, rows, seed."""
     created_at: float = 0.0
+    best: dict[str, str] = field(default_factory=dict)
+    """By objective: the name of the one that would be chosen for it."""
 
     @property
     def original(self) -> Tried:

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,6 +85,13 @@ class Loaded:
 
 
 def main() -> int:
+    return serve(Loaded, handle)
+
+
+def serve(
+    load: Callable[[dict[str, Any]], Any], answer: Callable[[Any, dict[str, Any]], dict[str, Any]]
+) -> int:
+    """Loads what the first message says and answers the others, until there are none."""
     # Libraries write on stdout whatever they like; the messages go where they do not.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -94,10 +102,10 @@ def main() -> int:
     try:
         if first["cpus"] and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, first["cpus"])
-        loaded = Loaded(first)
+        loaded = load(first)
         send(answers, {"ready": True})
         while (message := receive(requests)) is not None:
-            send(answers, handle(loaded, message))
+            send(answers, answer(loaded, message))
     except MaasError as error:
         send(answers, {"problem": error.to_problem()})
         return 1

@@ -1,0 +1,107 @@
+"""Language models as a kind that can be optimized: how candidates are made, compared, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from maas.domain.errors import InvalidInput
+from maas.domain.models import Task
+from maas.lifecycle.optimize.kind import Place
+from maas.lifecycle.optimize.libraries import versions
+from maas.lifecycle.optimize.text.compare import Said, compare_text
+from maas.lifecycle.optimize.text.makers import Maker, text_makers
+from maas.lifecycle.optimize.text.measure import measure_text
+from maas.lifecycle.optimize.text.process import TextProcess
+from maas.lifecycle.optimize.text.profile import profile_text
+from maas.lifecycle.optimize.text.requantize import TYPES_LEFT_OUT
+from maas.lifecycle.optimize.text.subject import TextSubject
+from maas.lifecycle.optimize.words import Candidate, Comparison, Measurement
+
+CHUNK_TOKENS = 96
+MOST_CHUNKS = 64
+LEAST_CHUNKS = 8
+ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class TextKind:
+    subject: TextSubject
+    seed: int
+    sittings: int
+    seconds: float
+
+    @property
+    def original(self) -> Candidate:
+        return self.subject.original
+
+    @property
+    def task(self) -> Task:
+        return Task.TEXT_GENERATION
+
+    @property
+    def how(self) -> Mapping[str, Any]:
+        return self.subject.how
+
+    def makers(self) -> tuple[Maker, ...]:
+        return text_makers(self.subject.original)
+
+    def left_out(self) -> dict[str, str]:
+        return dict(TYPES_LEFT_OUT)
+
+    def make(self, maker: Maker, place: Place) -> Candidate:
+        source = place.made.get(maker.of, self.original)
+        candidate = maker.make(source, place.folder)
+        with TextProcess(candidate, self.subject.signature) as process:
+            process.answers(["Hello"], 2)
+        return candidate
+
+    def compare(self, candidate: Candidate) -> Comparison:
+        found = self._truth
+        if candidate is not self.original:
+            with TextProcess(candidate, self.subject.signature) as process:
+                found = self._said(process, self._chunks)
+        how = {"data_digest": self.subject.digest, "chunk_tokens": CHUNK_TOKENS}
+        return compare_text(candidate.name, self._truth, found, seed=self.seed, how=how)
+
+    def measure(self, candidate: Candidate) -> Measurement:
+        times = (self.sittings, self.seconds)
+        return measure_text(candidate, self.original, self.subject.signature, *times)
+
+    def profile(self, candidate: Candidate, measurement: Measurement) -> dict[str, Any]:
+        return profile_text(candidate, measurement).to_dict()
+
+    def told(self) -> dict[str, Any]:
+        return {"text": self.subject.digest, "options": dict(self.original.options)}
+
+    def libraries(self) -> dict[str, str]:
+        return versions("openmaas", "xllamacpp", "openvino-genai", "gguf", "numpy")
+
+    @cached_property
+    def _truth(self) -> Said:
+        return self._read[1]
+
+    @cached_property
+    def _chunks(self) -> list[list[int]]:
+        return self._read[0]
+
+    @cached_property
+    def _read(self) -> tuple[list[list[int]], Said]:
+        """The text as the original's own tokens, and what the original makes of it."""
+        with TextProcess(self.original, self.subject.signature, self.subject.text) as process:
+            ids = process.ids()
+            starts = range(0, len(ids) - CHUNK_TOKENS + 1, CHUNK_TOKENS)
+            chunks = [ids[at : at + CHUNK_TOKENS] for at in starts][:MOST_CHUNKS]
+            if len(chunks) < LEAST_CHUNKS:
+                raise InvalidInput(
+                    f"a text of at least {LEAST_CHUNKS * CHUNK_TOKENS} tokens is needed to "
+                    f"compare on; {self.subject.name} has {len(ids)}",
+                    field="text",
+                )
+            return chunks, self._said(process, chunks)
+
+    def _said(self, process: TextProcess, chunks: list[list[int]]) -> Said:
+        scores = process.scores(chunks)
+        return Said(scores, process.answers(list(self.subject.prompts), ANSWER_TOKENS))

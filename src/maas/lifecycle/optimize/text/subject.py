@@ -1,0 +1,72 @@
+"""A language model that is to be optimized, and the text to judge its candidates with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maas.domain.errors import InvalidInput
+from maas.domain.models import Manifest
+from maas.domain.signature import Signature
+from maas.lifecycle.optimize.text.reading import PROMPTS, TEXT
+from maas.lifecycle.optimize.words import Candidate
+from maas.runtimes.scores import SCORERS
+
+MOST_TEXT = 4 << 20
+"""Bytes that are read of a text; `kind.MOST_CHUNKS` says how much of it is scored."""
+
+
+@dataclass(frozen=True)
+class TextSubject:
+    """A version whose first variant is one GGUF file."""
+
+    original: Candidate
+    signature: Signature
+    text: str = TEXT
+    """Whose perplexity is compared."""
+    name: str = "the text that comes with OpenMaaS"
+    prompts: tuple[str, ...] = PROMPTS
+    """Whose greedy answers are compared."""
+
+    @property
+    def how(self) -> Mapping[str, Any]:
+        return {"text": self.name, "data_digest": self.digest, "prompts": len(self.prompts)}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of text and prompts."""
+        told = "\0".join([self.text, *self.prompts])
+        return hashlib.sha256(told.encode()).hexdigest()
+
+
+def writes_text(manifest: Manifest) -> bool:
+    """Whether the version's first variant is one GGUF file, for an engine that can be compared."""
+    variant = manifest.variants[0]
+    return (
+        variant.runtime in SCORERS
+        and len(variant.files) == 1
+        and variant.files[0].name.endswith(".gguf")
+    )
+
+
+def text_subject(manifest: Manifest, original: Path, text: Path | None = None) -> TextSubject:
+    """`original` is the file of the first variant; `text` is read as UTF-8. Raises InvalidInput."""
+    variant = manifest.variants[0]
+    candidate = Candidate(
+        name=variant.name,
+        runtime=variant.runtime,
+        files={variant.files[0].name: original},
+        options=variant.options,
+        how={"by": "published"},
+    )
+    if text is None:
+        return TextSubject(candidate, manifest.signature)
+    try:
+        with text.open("rb") as stream:
+            content = stream.read(MOST_TEXT).decode(errors="ignore")
+    except OSError as wrong:
+        raise InvalidInput(f"{text}: {wrong.strerror or wrong}", field="text") from None
+    return TextSubject(candidate, manifest.signature, content, str(text))
