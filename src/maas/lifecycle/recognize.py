@@ -64,7 +64,15 @@ def recognize(files: Files) -> Recognized:
     Raises UnsafeArtifact for weights that could run code, InvalidInput for files that no runtime
     of this version serves; the message says what would.
     """
-    rules = (_gguf, _whisper, _translator, _text_classifier, _causal, _sentence_encoder, _image_classifier)
+    rules = (
+        _gguf,
+        _whisper,
+        _translator,
+        _text_classifier,
+        _causal,
+        _sentence_encoder,
+        _image_classifier,
+    )
     for rule in rules:
         found = rule(files)
         if found is not None:

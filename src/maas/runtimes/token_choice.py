@@ -145,9 +145,7 @@ def _best(
     return found.indices.cpu().numpy(), found.values.double().cpu().numpy()
 
 
-def _logprobs(
-    raw: torch.Tensor, choosers: list[Chooser], tokens: list[int]
-) -> dict[int, Chosen]:
+def _logprobs(raw: torch.Tensor, choosers: list[Chooser], tokens: list[int]) -> dict[int, Chosen]:
     """By row, for those that asked."""
     rows = [row for row, chooser in enumerate(choosers) if chooser.logprobs is not None]
     if not rows:

@@ -29,6 +29,7 @@ from maas.runtimes.paged_batch import PagedBatch
 from maas.runtimes.plain_tools import CallReader, call_schema, chosen_tools, told_messages
 from maas.runtimes.text_options import (
     LARGEST_BATCH,
+    OPTIONS,
     batch_size,
     check_text_signature,
     checked_options,
@@ -81,7 +82,9 @@ class Transformers:
         dtype = chosen_dtype(options, device)
         folder = read_folder(request.paths)
         self._tokenizer = _tokenizer(request)
-        sizes = settled_sizes(folder.trained_context, common, request.max_batch)
+        # A GPU writes more at once than the usual slots; who deploys may ask for them.
+        slots = {"slots": min(request.max_batch, OPTIONS["slots"][1])}
+        sizes = settled_sizes(folder.trained_context, slots | common, request.max_batch)
         self.context_length, self.slots, self._pool = sizes.context, sizes.slots, sizes.pool
         threads = min(request.threads, cores())
         torch.set_num_threads(threads)
