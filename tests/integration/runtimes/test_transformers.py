@@ -90,8 +90,8 @@ def test_bias_and_penalties_change_what_is_written(model: Transformers) -> None:
     assert len(set(tokens(**forced))) == 1
     assert len(set(tokens(**forced, frequency_penalty=2.0, presence_penalty=2.0))) == 1
     weak = {"logit_bias": {504: 100.0, 505: 99.9}}
-    assert tokens(**weak, frequency_penalty=0.2) == tokens(**weak, frequency_penalty=0.2)
-    assert len(set(tokens(**weak, frequency_penalty=0.2))) == 2
+    assert len(set(tokens(**weak))) == 1
+    assert len(set(tokens(**weak, frequency_penalty=1.0))) == 2
     with pytest.raises(InvalidInput, match="logit_bias: there is no token"):
         written(model, prompt("x", logit_bias={10**6: 1.0}))
 
@@ -134,7 +134,7 @@ def changed(folder: Path, to: Path, name: str, **fields: Any) -> Path:
     [
         ({"model_type": "no-such-model"}, "does not load this model"),
         ({"num_hidden_layers": 3}, "9 are missing or of another shape"),
-        ({"intermediate_size": 64}, "missing or of another shape"),
+        ({"intermediate_size": 64}, "does not load|missing or of another shape"),
         ({"architectures": [], "model_type": "bert"}, "does not load|cannot batch|missing"),
     ],
 )
@@ -161,7 +161,7 @@ def test_damaged_weights_are_refused_before_a_library_reads_them(
         ({"device": "cuda:99"}, "this machine has"),
         ({"device": "tpu"}, "auto, cpu, cuda or cuda:N"),
         ({"dtype": "int8"}, "dtype must be one of"),
-        ({"colour": 1}, "no option 'colour'"),
+        ({"color": 1}, "no option 'color'"),
     ],
 )
 def test_options_that_are_none(folder: Path, options: dict[str, Any], said: str) -> None:
