@@ -138,6 +138,7 @@ def _best(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The likeliest tokens of each row, as many as anybody draws from, and their logits."""
     count = max(1 if c.is_greedy else c.top_k for c in choosers)
+    found: Any
     if count == 1:
         found = logits.max(dim=-1, keepdim=True)
     else:

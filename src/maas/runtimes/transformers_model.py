@@ -164,7 +164,7 @@ def load_model(folder: Folder, device: torch.device, dtype: torch.dtype) -> Any:
 
 def _index(weights: dict[str, Path]) -> dict[str, Any]:
     """Which file has which tensor. Written anew: one that came along could name any file."""
-    where = {}
+    where: dict[str, str] = {}
     for name, path in weights.items():
         try:
             with safe_open(path, "pt") as opened:
