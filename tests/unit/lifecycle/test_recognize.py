@@ -193,3 +193,39 @@ def test_an_image_classifier_of_the_hub(tmp_path: Path) -> None:
     assert found.options["labels"] == ["cat", "dog", "daisy"]
     assert found.signature.outputs[0].shape == (3,)
     assert set(found.files) == {"model.onnx"}
+
+
+def causal(folder: Path) -> Path:
+    """The files of a language model in two shards, as a hub has them."""
+    entry = {"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}
+    header = json.dumps(entry).encode()
+    for at in (1, 2):
+        data = len(header).to_bytes(8, "little") + header + b"\0" * 4
+        (folder / f"model-0000{at}-of-00002.safetensors").write_bytes(data)
+    config = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "modeling.py").write_text("raise SystemExit")
+    return folder
+
+
+def test_a_language_model_in_safetensors(tmp_path: Path, access: Access) -> None:
+    for found in pull(str(causal(tmp_path)), access):
+        (variant,) = found.publication.manifest.variants
+        assert (variant.runtime, variant.name) == ("transformers", "safetensors")
+        assert found.publication.manifest.task is Task.TEXT_GENERATION
+        named = {f.name for f in variant.files}
+        assert {"chat_template.jinja", "tokenizer.json", "config.json"} < named
+        assert len(named) == 5 and "modeling.py" not in named
+        said = found.publication.manifest.metadata
+        assert (said["parameters"], said["quantization"], said["context_length"]) == (4, "BF16", 64)
+        assert said["chat_template"] is True
+
+
+def test_a_language_model_without_the_tokenizer_that_is_read(
+    tmp_path: Path, access: Access
+) -> None:
+    (causal(tmp_path) / "tokenizer.json").unlink()
+    with pytest.raises(InvalidInput, match=r"has tokenizer\.json beside its weights"):
+        next(pull(str(tmp_path), access))

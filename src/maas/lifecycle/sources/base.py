@@ -94,7 +94,7 @@ _BESIDE = re.compile(
     r"(?:^|/)(?:config|tokenizer|tokenizer_config|special_tokens_map|preprocessor_config|"
     r"generation_config|modules|sentence_bert_config|config_sentence_transformers|vocabulary|"
     r"model_info|modelMeta|labels|added_tokens|1_Pooling/config)\.json$|"
-    r"(?:^|/)(?:vocabulary|vocab|labels|merges)\.txt$|\.spm$|\.ya?ml$"
+    r"(?:^|/)(?:vocabulary|vocab|labels|merges)\.txt$|(?:^|/)chat_template\.jinja$|\.spm$|\.ya?ml$"
 )
 _CTRANSLATE2 = re.compile(r"(?:^|/)model\.bin$")
 _TRANSLATOR = re.compile(r"(?:^|/)(?:model|lex)\.[\w.]+\.bin$")

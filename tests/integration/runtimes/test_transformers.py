@@ -1,0 +1,194 @@
+"""The engine transformers by itself, with a model of few random weights and SmolLM2's words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from maas.domain.errors import InvalidInput
+from maas.domain.generation import Generation
+from tests.engines import Answer, load_request, written
+from tests.safetensors_models import safetensors_folder
+from tests.weights import smollm2
+
+pytest.importorskip("transformers", reason="needs the extra transformers")
+pytest.importorskip("llguidance", reason="needs the extra transformers")
+
+from maas.runtimes.transformers import Transformers
+
+CONTEXT = 256
+END = 2
+ENDLESS: dict[str, Any] = {"logit_bias": {END: -100.0}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return safetensors_folder(tmp_path_factory.mktemp("tiny"), smollm2(), tiny=True)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Iterator[Transformers]:
+    loaded = Transformers()
+    loaded.load(load_request(folder, context_length=CONTEXT, cache_tokens=4 * CONTEXT, batch=32))
+    yield loaded
+    loaded.close()
+
+
+def prompt(text: str, **fields: Any) -> Generation:
+    return Generation(prompt=text, **(ENDLESS | {"temperature": 0, "max_tokens": 12} | fields))
+
+
+def test_who_is_in_the_batch_changes_nobody(model: Transformers) -> None:
+    """Prompts of different lengths, also longer than a step reads, alone and all at once."""
+    texts = ["one", "one two three " * 20, "x", "and so it goes on and on"]
+    alone = [written(model, prompt(text)) for text in texts]
+    running = [Answer(model, prompt(text)) for text in texts]
+    together = [(answer.text, ending) for answer in running for ending in [answer.end()]]
+    assert [(text, ending) for text, ending in together] == alone
+    assert len({text for text, _ in alone}) == 4
+
+
+def test_seeds_hold_beside_others(model: Transformers) -> None:
+    seeded = prompt("Once", temperature=1.5, seed=7)
+    alone = written(model, seeded)[0]
+    running = [Answer(model, prompt("Once", temperature=1.5)) for _ in range(3)]
+    again = Answer(model, seeded)
+    assert again.end().completion_tokens == 12 and again.text == alone
+    others = {answer.text for answer in running if answer.end()}
+    assert len(others | {alone}) == 4
+
+
+def test_logprobs_are_those_of_the_model(model: Transformers, folder: Path) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    ids = [504, 3575, 282]
+    asked = Generation(prompt=list(ids), temperature=0, max_tokens=1, logprobs=5)
+    answer = Answer(model, asked)
+    answer.end()
+    (told,) = answer.logprobs
+    with torch.no_grad():
+        logits = LlamaForCausalLM.from_pretrained(folder)(torch.tensor([ids])).logits[0, -1]
+    expected = torch.log_softmax(logits.double(), -1).topk(5).values.numpy()
+    assert np.allclose([entry.logprob for entry in told.top], expected, atol=1e-4)
+    assert told.logprob == told.top[0].logprob and bytes(told.bytes or []).decode() == answer.text
+
+
+def test_bias_and_penalties_change_what_is_written(model: Transformers) -> None:
+    def tokens(**fields: Any) -> list[str]:
+        answer = Answer(model, prompt("la la", logprobs=0, max_tokens=8, **fields))
+        answer.end()
+        return [entry.token for entry in answer.logprobs]
+
+    forced = {"logit_bias": {504: 100.0}}
+    assert len(set(tokens(**forced))) == 1
+    assert len(set(tokens(**forced, frequency_penalty=2.0, presence_penalty=2.0))) == 1
+    weak = {"logit_bias": {504: 100.0, 505: 98.0}}
+    assert len(set(tokens(**weak))) == 1
+    assert len(set(tokens(**weak, frequency_penalty=1.0))) == 2
+    with pytest.raises(InvalidInput, match="logit_bias: there is no token"):
+        written(model, prompt("x", logit_bias={10**6: 1.0}))
+
+
+def test_a_schema_holds_while_random_weights_write(model: Transformers) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "ok": {"type": "boolean"},
+            "word": {"type": "string", "pattern": "^[a-c]{2}$"},
+        },
+        "required": ["ok", "word"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "schema": schema}
+    asked = Generation(prompt="x", temperature=1.0, max_tokens=60, response_format=wanted)
+    running = [Answer(model, asked) for _ in range(4)]
+    for answer in running:
+        assert answer.end().reason == "stop"
+        value = json.loads(answer.text)
+        assert isinstance(value["ok"], bool) and set(value["word"]) <= set("abc")
+
+
+def test_a_cancelled_prompt_leaves_within_a_step(model: Transformers) -> None:
+    reading = Answer(model, prompt("word " * 200))
+    model.cancel(reading.number)
+    assert reading.end().reason == "cancelled"
+    assert written(model, prompt("x"))[1].completion_tokens == 12
+
+
+def changed(folder: Path, to: Path, name: str, **fields: Any) -> Path:
+    shutil.copytree(folder, to)
+    said = json.loads((to / name).read_text())
+    (to / name).write_text(json.dumps(said | fields))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"model_type": "no-such-model"}, "does not load this model"),
+        ({"num_hidden_layers": 3}, "9 are missing or of another shape"),
+        ({"intermediate_size": 64}, "does not load|missing or of another shape"),
+        ({"architectures": [], "model_type": "bert"}, "does not load|cannot batch|missing"),
+    ],
+)
+def test_files_that_are_no_whole_model(
+    folder: Path, tmp_path: Path, fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        Transformers().load(load_request(changed(folder, tmp_path / "m", "config.json", **fields)))
+
+
+def test_damaged_weights_are_refused_before_a_library_reads_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "m")
+    weights = tmp_path / "m" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(InvalidInput, match="is not a usable safetensors file"):
+        Transformers().load(load_request(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"device": "cuda:99"}, "this machine has"),
+        ({"device": "tpu"}, "auto, cpu, cuda or cuda:N"),
+        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"color": 1}, "no option 'color'"),
+    ],
+)
+def test_options_that_are_none(folder: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        Transformers().load(load_request(folder, **options))
+
+
+def test_shards_and_a_configuration_that_names_code(
+    folder: Path, tmp_path: Path, model: Transformers
+) -> None:
+    """`auto_map` would have transformers import a file beside it, which is never even linked."""
+    from safetensors.numpy import load_file, save_file
+
+    made = changed(
+        folder, tmp_path / "m", "config.json", auto_map={"AutoModelForCausalLM": "evil.M"}
+    )
+    (made / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass M: pass")
+    weights = load_file(made / "model.safetensors")
+    (made / "model.safetensors").unlink()
+    names = sorted(weights)
+    for at, part in enumerate((names[::2], names[1::2]), 1):
+        target = made / f"model-0000{at}-of-00002.safetensors"
+        save_file({name: weights[name] for name in part}, target, {"format": "pt"})
+    loaded = Transformers()
+    loaded.load(load_request(made, context_length=CONTEXT, dtype="float32", device="cpu"))
+    try:
+        assert written(loaded, prompt("one")) == written(model, prompt("one"))
+    finally:
+        loaded.close()
+    assert not (tmp_path / "ran").exists()
