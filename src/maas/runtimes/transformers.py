@@ -257,12 +257,11 @@ class Transformers:
         """What a sequence wrote in a step; empty if it got on with its prompt, or waited."""
         if one is None:
             return Piece()
-        text, calls = sequence.told(reason is not None)
         logprobs = []
         if sequence.generation.logprobs is not None:
             top = [self._logprob(token, value) for token, value in one.top]
             logprobs = [self._logprob(one.token, one.logprob, top)]
-        return Piece(text, 1, logprobs, calls)
+        return sequence.told(logprobs, reason is not None)
 
     def _logprob(
         self, token: int, value: float, top: list[TokenLogprob] | None = None
@@ -317,27 +316,29 @@ class _Sequence:
         if one.token in ends:
             return "stop"
         self._new = self.text.push([one.token])
-        if self.text.is_stopped or self.chooser.is_complete:
+        if self.text.stops.found or self.chooser.is_complete:
             return "stop"
         return "length" if self._written >= self.limit else None
 
-    def told(self, is_last: bool) -> tuple[str, list[ToolCallPiece]]:
-        """The text since the last time, and what is of a call."""
+    def told(self, logprobs: list[TokenLogprob], is_last: bool) -> Piece:
+        """The text since the last time, what is of a call, and the logprobs of what is told."""
         text, self._new = self._new, ""
         if is_last:
             text += self.text.rest()
-        if self.calls is None:
-            return text, []
-        text, calls = self.calls.read(text) if text else ("", [])
-        if is_last:
-            rest, more = self.calls.rest()
-            text, calls = text + rest, calls + more
-        return text, calls
+        logprobs = self.text.stops.logprobs(logprobs, text, is_last)
+        calls: list[ToolCallPiece] = []
+        if self.calls is not None:
+            text, calls = self.calls.read(text) if text else ("", [])
+            if is_last:
+                rest, more = self.calls.rest()
+                text, calls = text + rest, calls + more
+        return Piece(text, 1, logprobs, calls)
 
     def ending(self, reason: str) -> Ending:
         if reason == "stop" and self.calls is not None and self.calls.is_call:
             reason = "tool_calls"
-        return Ending(reason, len(self.prompt), self._written)
+        stop = self.text.stops.found if reason == "stop" else ""
+        return Ending(reason, len(self.prompt), self._written, stop=stop)
 
 
 def _tokenizer(request: LoadRequest) -> Any:

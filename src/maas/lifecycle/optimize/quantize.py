@@ -20,6 +20,8 @@ from maas.lifecycle.optimize.rounding import round_weights
 from maas.lifecycle.optimize.subject import NotApplicable
 
 Method = Literal["minmax", "entropy", "percentile"]
+METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+"""As onnxruntime names them."""
 Rounding = Literal["nearest", "fitted"]
 
 CALIBRATION_BATCH = 16
@@ -78,11 +80,6 @@ def int8_static(
     )
 
     _require(source, COMPUTING, "static int8")
-    methods = {
-        "minmax": CalibrationMethod.MinMax,
-        "entropy": CalibrationMethod.Entropy,
-        "percentile": CalibrationMethod.Percentile,
-    }
     rows = _few(calibration) if method != "minmax" else dict(calibration)
     # Without 8-bit dot products that accumulate in 32 bits, sums of full-range products overflow.
     reduce_range = not has_dot_products()
@@ -98,7 +95,7 @@ def int8_static(
             reduce_range=reduce_range,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            calibrate_method=methods[method],
+            calibrate_method=CalibrationMethod[METHODS[method]],
         )
         if rounding == "fitted":
             largest = REDUCED_RANGE if reduce_range else FULL_RANGE

@@ -145,10 +145,11 @@ def test_tokens_are_counted_and_timed_side_by_side(tiny: Path) -> None:
     assert one.first_ms and 0 < one.first_ms.value <= one.p50_ms.value <= one.p99_ms.value
     assert many.first_ms and many.first_ms.value <= many.p99_ms.value
     assert found.resident_ratio < 1 and found.core_seconds_per_1000.value > 0
-    # Two sittings of a busy machine bound nothing tightly; what is asked of the gate is that it knows
-    # these figures and says by which it refuses.
-    verdict = judge(Gate.parse("tokens_per_s>=1e-9, first_token_ms<=1e-6"), same_said(), found)
-    assert [result.passed for result in verdict.results] == [True, False]
+    # Two sittings bound nothing tightly. Asked is that the gate knows both figures.
+    verdict = judge(
+        Gate.parse("tokens_per_s>=0.000001, first_token_ms<=0.000001"), same_said(), found
+    )
+    assert [result.held for result in verdict.results] == [True, False]
     verdict = judge(Gate.parse("rows_per_s>=1"), same_said(), found)
     assert not verdict.passed and "rows_per_s was not measured" in verdict.why
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from maas.runtimes.scores import SCORERS
 FILE = "model.gguf"
 LEAN: Mapping[str, Any] = {"cache_tokens": 4096, "slots": 16}
 """A quarter of the usual memory for what was read, and half as many answers at once."""
+LEAN_SAID = "4,096 tokens for all answers together and 16 at once, not 16,384 and 32"
 NO_INFORMATION = "of the original's rounded weights: the wider type adds no information"
 
 
@@ -66,60 +67,39 @@ class Maker:
 def text_makers(original: Candidate) -> tuple[Maker, ...]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     several = [n for n in (2, 4, 8) if n <= (cores or 1)]
-    llama = original.runtime == "llama_cpp"
-    lean = "4,096 tokens for all answers together and 16 at once, not 16,384 and 32"
-    return (
-        *(Maker(f"gguf-threads-{n}", f"the same file on {n} threads", threads=n) for n in several),
-        Maker("gguf-lean", lean, options=LEAN),
-        Maker("gguf-batch-512", "512 tokens of a prompt at a time", options={"batch": 512}),
-        *(
-            Maker(
-                f"gguf-kv-{kept}",
-                f"keys and values kept as {kept.upper()}",
-                options={"cache_type": kept},
-            )
-            for kept in ("q8_0", "q4_0")
-            if llama
-        ),
-        *(
-            Maker(
-                f"gguf-{engine}{end}",
-                f"the same file, written by {engine}{on}",
-                runtime=engine,
-                threads=threads,
-            )
-            for engine in SCORERS
-            if engine != original.runtime
-            for end, on, threads in (
-                ("", "", 0),
-                *((f"-threads-{n}", f" on {n} threads", n) for n in several[-1:]),
-            )
-        ),
-        Maker("gguf-q4_0", "matrices as Q4_0", weights="Q4_0"),
-        Maker(
-            "gguf-q4_0-small",
-            "matrices and the embedding as Q4_0",
-            weights="Q4_0",
-            embedding="Q4_0",
-        ),
-        Maker("gguf-q5_0", f"matrices as Q5_0, {NO_INFORMATION}", weights="Q5_0"),
-        Maker("gguf-q8_0", f"matrices as Q8_0, {NO_INFORMATION}", weights="Q8_0"),
-        *(
-            Maker(
-                f"gguf-q4_0-threads-{n}",
-                f"matrices as Q4_0, on {n} threads",
-                of="gguf-q4_0",
-                threads=n,
-            )
-            for n in several[-1:]
-        ),
-        Maker(
-            "gguf-q4_0-small-lean",
-            f"matrices and the embedding as Q4_0; {lean}",
-            of="gguf-q4_0-small",
-            options=LEAN,
-        ),
-    )
+    return (*_loaded_otherwise(original, several), *_of_other_types(several))
+
+
+def _loaded_otherwise(original: Candidate, several: list[int]) -> Iterator[Maker]:
+    for n in several:
+        yield Maker(f"gguf-threads-{n}", f"the same file on {n} threads", threads=n)
+    yield Maker("gguf-lean", LEAN_SAID, options=LEAN)
+    yield Maker("gguf-batch-512", "512 tokens of a prompt at a time", options={"batch": 512})
+    if original.runtime == "llama_cpp":
+        for kept in ("q8_0", "q4_0"):
+            what = f"keys and values kept as {kept.upper()}"
+            yield Maker(f"gguf-kv-{kept}", what, options={"cache_type": kept})
+    for engine in SCORERS:
+        if engine == original.runtime:
+            continue
+        what = f"the same file, written by {engine}"
+        yield Maker(f"gguf-{engine}", what, runtime=engine)
+        for n in several[-1:]:
+            name = f"gguf-{engine}-threads-{n}"
+            yield Maker(name, f"{what} on {n} threads", runtime=engine, threads=n)
+
+
+def _of_other_types(several: list[int]) -> Iterator[Maker]:
+    whole = "matrices and the embedding as Q4_0"
+    yield Maker("gguf-q4_0", "matrices as Q4_0", weights="Q4_0")
+    yield Maker("gguf-q4_0-small", whole, weights="Q4_0", embedding="Q4_0")
+    yield Maker("gguf-q5_0", f"matrices as Q5_0, {NO_INFORMATION}", weights="Q5_0")
+    yield Maker("gguf-q8_0", f"matrices as Q8_0, {NO_INFORMATION}", weights="Q8_0")
+    for n in several[-1:]:
+        what = f"matrices as Q4_0, on {n} threads"
+        yield Maker(f"gguf-q4_0-threads-{n}", what, of="gguf-q4_0", threads=n)
+    what = f"{whole}; {LEAN_SAID}"
+    yield Maker("gguf-q4_0-small-lean", what, of="gguf-q4_0-small", options=LEAN)
 
 
 def _same(path: Path, target: Path) -> None:
