@@ -44,6 +44,7 @@ def up(site: Site, *, wait: bool = True) -> Server:
         "MAAS_HOME": str(site.folder / "home"),
         "MAAS_SERVER__PORT": str(site.port),
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        **{f"MAAS_SERVER__{name.upper()}": str(value) for name, value in site.options.items()},
     }
     server = Server([*maas_command(), "up"], core=site.core, log=site.log, environment=told)
     if wait:
@@ -130,7 +131,10 @@ OPENMAAS = OpenMaaS(
     package="openmaas",
     requirements=[],
     command=_no_command,
-    grid={"defaults; key check and usage counting on": {}},
+    grid={
+        "defaults; key check and usage counting on": {},
+        "as by default, but sleeping at once": {"busy_poll_us": 0},
+    },
     best=["defaults; key check and usage counting on"],
     doors=[
         Door("article", ARTICLE.dialect, "/predict/article"),
