@@ -31,8 +31,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Whole servers are timed in tests/acceptance, so those have the machine for themselves.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit tests/contract tests/integration
+	$(BIN)/python -m pytest tests/acceptance
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py

@@ -70,7 +70,9 @@ REAL = [
 ]
 
 
-@pytest.mark.parametrize(("source", "what", "files", "license_"), REAL, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("source", "what", "files", "license_"), REAL, ids=[case[0] for case in REAL]
+)
 def test_real_models(
     source: str,
     what: tuple[str, Task, str],
