@@ -100,6 +100,11 @@ class Meter:
         slot[LATENCY_US] += int(latency * 1e6)
         slot[FIRST_BUCKET + bisect_left(BOUNDS, latency)] += 1
 
+    def computed(self, key: Key, operation: str, route: LiveRoute, compute_us: int) -> None:
+        """Count what the model has done for a request that is not answered yet, or never will."""
+        self._usage.slot(key.id, route.deployment, operation)[COMPUTE_US] += compute_us
+        self._slot(route, "ok")[MODEL_US] += compute_us
+
     def used(self, key: Key, deployment: str, operation: str, rows: int) -> None:
         """Count an answer that did not come from a batch of this gateway."""
         usage = self._usage.slot(key.id, deployment, operation)
