@@ -15,6 +15,7 @@ from maas.domain.names import checked_name, shown
 from maas.lifecycle.catalog import CatalogEntry, find
 from maas.lifecycle.publication import PreparedPublication
 from maas.lifecycle.recognize import Recognized, recognize
+from maas.lifecycle.sources.archive import UNPACKED
 from maas.lifecycle.sources.base import Fetched, Progress, Request
 from maas.lifecycle.sources.kinds import fetch
 from maas.lifecycle.sources.workspace import discard, workspace
@@ -47,8 +48,9 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
     """The publication of what `request.source` has, whose files are there within the context.
 
     `request.source` may be the name of an entry of the catalog. Unfinished downloads stay for the
-    next try; all are removed when the context ends well. Raises InvalidInput, UnsafeArtifact,
-    NotFound, Forbidden, Unavailable, OutOfSpace, Conflict, StorageFailed.
+    next try; all are removed when the context ends well, or if no runtime serves what came. Raises
+    InvalidInput, UnsafeArtifact, NotFound, Forbidden, Unavailable, OutOfSpace, Conflict,
+    StorageFailed.
     """
     entry = find(request.source)
     if entry is not None:
@@ -57,9 +59,9 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
     if name is None:
         raise InvalidInput("say with --name what the model shall be called", field="name")
     checked_name(name, "model")
-    with workspace(request) as folder:
+    with workspace(request) as folder, _swept(folder):
         fetched = _fetched(request, entry, folder)
-        recognized = recognize(fetched.files)
+        recognized = _recognized(fetched, folder)
         files = {n: _file(n, p, request.progress) for n, p in recognized.files.items()}
         _check_digest(request, files)
         license_, license_from = _license(options, fetched, recognized, entry)
@@ -70,6 +72,24 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
         )
         yield found
         discard(folder)
+
+
+@contextmanager
+def _swept(folder: Path) -> Iterator[None]:
+    """What an archive was unpacked to does not outlive the try; the next one unpacks it again."""
+    try:
+        yield
+    finally:
+        discard(folder / UNPACKED)
+
+
+def _recognized(fetched: Fetched, folder: Path) -> Recognized:
+    try:
+        return recognize(fetched.files)
+    except InvalidInput:
+        # These bytes will be refused the next time, too.
+        discard(folder)
+        raise
 
 
 def _fetched(request: Request, entry: CatalogEntry | None, folder: Path) -> Fetched:

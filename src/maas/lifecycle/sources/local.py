@@ -7,7 +7,7 @@ from typing import Any
 
 from maas.domain.errors import BodyTooLarge, InvalidInput, NotFound
 from maas.domain.names import shown
-from maas.lifecycle.sources.archive import is_archive, unpack
+from maas.lifecycle.sources.archive import UNPACKED, is_archive, unpack
 from maas.lifecycle.sources.base import Entry, Fetched, Request, choose, named
 
 MAX_SEEN = 10_000
@@ -22,7 +22,7 @@ def fetch(request: Request, folder: Path) -> Fetched:
 def from_path(path: Path, request: Request, scratch: Path, origin: dict[str, Any]) -> Fetched:
     """The model at `path`. An archive is unpacked into `scratch`."""
     if is_archive(path):
-        path = unpack(path, scratch / "unpacked", request.access.max_bytes)
+        path = unpack(path, scratch / UNPACKED, request.access.max_bytes)
     if path.is_dir():
         found = {str(p.relative_to(path)): p for p in _files_below(path)}
         entries = [Entry(name, p.stat().st_size) for name, p in sorted(found.items())]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from maas.domain.errors import BodyTooLarge, InvalidInput, MaasError, NotFound
+from maas.lifecycle.pull import PullOptions, pulled
 from maas.lifecycle.sources.archive import unpack
 from maas.lifecycle.sources.base import Access, Entry, Fetched, Request, choose
 from maas.lifecycle.sources.kinds import fetch
@@ -157,6 +158,21 @@ def test_hostile_archives(
     with pytest.raises(kind):
         unpack(packed, tmp_path / "out", 1000)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["model.zip"]
+
+
+def test_an_archive_of_zeros_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    packed = archive(tmp_path, ("bomb.gguf", bytes(20 << 20)))
+    with pytest.raises(InvalidInput, match="times its size"):
+        unpack(packed, tmp_path / "out", 1 << 40)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_stays_of_what_is_refused(request_: Request, tmp_path: Path) -> None:
+    packed = archive(tmp_path, ("model.gguf", b"no weights"))
+    asked = replace(request_, source=str(packed))
+    with pytest.raises(InvalidInput), pulled(asked, PullOptions(name="it")):
+        pass
+    assert [p for p in (tmp_path / "pulls").rglob("*") if p.is_file()] == []
 
 
 def test_an_archive_that_lies_about_its_sizes(tmp_path: Path) -> None:
