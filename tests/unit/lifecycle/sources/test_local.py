@@ -54,6 +54,24 @@ def test_links_do_not_lead_out(request_: Request, tmp_path: Path) -> None:
     folder = write(tmp_path / "model", model__safetensors=b"w")
     (folder / "config.json").symlink_to(tmp_path / "secret" / "config.json")
     assert set(pull(request_).files) == {"model.safetensors"}
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InvalidInput, match=r"no files; links .* not followed: config\.json"):
+        pull(request_)
+
+
+def test_a_snapshot_of_the_hub_cache_links_to_its_own_blobs(
+    request_: Request, tmp_path: Path
+) -> None:
+    repository = tmp_path / "models--a--b"
+    blobs, snapshot = repository / "blobs", repository / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    write(blobs, aa=b"w")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/aa")
+    write(tmp_path / "secret", config__json=b"{}")
+    (snapshot / "config.json").symlink_to(tmp_path / "secret" / "config.json")
+    fetched = pull(replace(request_, source=str(snapshot)))
+    assert set(fetched.files) == {"model.safetensors"}
+    assert fetched.files["model.safetensors"].read_bytes() == b"w"
 
 
 def test_what_is_not_there(request_: Request) -> None:
