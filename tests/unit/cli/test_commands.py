@@ -255,6 +255,14 @@ def test_a_failed_deploy_shows_why_the_log_and_what_next(maas: Maas, fake: FakeS
         assert part in said.err
 
 
+def test_undeploy_ends_a_deployment(maas: Maas, fake: FakeServer) -> None:
+    fake.says("DELETE", "/api/v1/deployments/iris", status=204)
+    said = maas("undeploy", "iris")
+    assert (said.code, fake.count("DELETE", "/api/v1/deployments/iris")) == (0, 1)
+    assert "maas deploy iris" in said.err
+    assert maas("undeploy", "nosuch").code == 3
+
+
 def test_a_version_is_shown_with_its_evidence(maas: Maas, fake: FakeServer) -> None:
     serves_iris(fake)
     out = maas("models", "show", "iris").out
