@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.names import checked_name, shown
-from maas.lifecycle.catalog import CatalogEntry, find
+from maas.lifecycle.catalog import CATALOG, CatalogEntry, find
 from maas.lifecycle.publication import PreparedPublication
 from maas.lifecycle.recognize import Recognized, recognize
 from maas.lifecycle.sources.archive import UNPACKED
@@ -53,6 +54,8 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
     StorageFailed.
     """
     entry = find(request.source)
+    if entry is None:
+        _check_bare_name(request.source)
     if entry is not None:
         request = replace(request, source=entry.source, file=request.file or entry.file)
     name = options.name or (entry.name if entry else None)
@@ -72,6 +75,21 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
         )
         yield found
         discard(folder)
+
+
+def _check_bare_name(source: str) -> None:
+    """A source without a scheme that is no path either was meant for the catalog."""
+    if not source.strip():
+        raise InvalidInput("a source is a name of the catalog, an address or a path; got none",
+                           field="source")  # fmt: skip
+    if "/" in source or Path(source).expanduser().exists():
+        return
+    near = get_close_matches(source.lower(), [entry.name for entry in CATALOG], 3, 0.6)
+    meant = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise NotFound(
+        f"there is no file or folder {shown(source, 200)}, and the catalog has no such name{meant} "
+        "(`maas models --catalog` lists it)"
+    )
 
 
 @contextmanager

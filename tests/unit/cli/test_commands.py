@@ -12,7 +12,14 @@ import pytest
 
 from maas.cli.commands import COMMANDS
 from maas.cli.main import run
-from maas.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Overloaded
+from maas.domain.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    Unauthenticated,
+)
 from tests.fake_server import FakeServer
 
 
@@ -306,6 +313,14 @@ def test_doctor_works_without_a_server(maas: Maas, monkeypatch: pytest.MonkeyPat
     assert checks["server"]["advice"] == "maas up"
     assert checks["home"]["outcome"] == checks["clock"]["outcome"] == "ok"
     assert said.code == 1
+
+
+def test_status_of_a_home_whose_address_another_server_has(maas: Maas, fake: FakeServer) -> None:
+    fake.says("GET", "/api/v1/status", Unauthenticated().to_problem(), status=401)
+    said = maas("status")
+    assert said.code == 4
+    for part in (fake.url, "home, for which none runs", "MAAS_API_KEY"):
+        assert part in said.err
 
 
 def test_doctor_tries_the_key(maas: Maas, fake: FakeServer) -> None:
