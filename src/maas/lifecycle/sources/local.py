@@ -60,7 +60,8 @@ def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
     roots = [root]
     if root.parent.name == "snapshots":
         roots.append(root.parent.parent / "blobs")
-    found, leading_out = [], []
+    found: list[Path] = []
+    leading_out: list[Path] = []
     for seen, path in enumerate(folder.rglob("*")):
         if seen > MAX_SEEN:
             raise InvalidInput(f"{folder} has more than {MAX_SEEN} entries; name a folder in it")
