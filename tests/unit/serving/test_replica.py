@@ -155,7 +155,7 @@ def test_a_long_request_ends_between_its_parts(how: str) -> None:
         assert server.stats()["queued"] == 0
         assert sum(model.calls) < 200
         assert not link._in_parts  # its last part was told
-        assert long.compute_us > known
+        assert long.compute_us > known or how == "broken"  # nothing of a broken part counts
         assert (link.in_flight, link.rows_in_flight) == (0, 0)
 
     run(model_of, work, Scaling(max_batch=4))
