@@ -31,6 +31,7 @@ COMMANDS = {
     "jobs": Command("Models", "List, show or cancel builds, evaluations and optimizations."),
     "deploy": Command("Deployments", "Make a model answer under a name."),
     "rollback": Command("Deployments", "Put back what a deployment was before."),
+    "undeploy": Command("Deployments", "Stop a deployment and forget it; its model stays."),
     "predict": Command("Deployments", "Call a deployment."),
     "chat": Command("Deployments", "Talk with a deployment that writes text."),
     "bench": Command("Deployments", "Measure how fast a deployment answers under load."),

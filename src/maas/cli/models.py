@@ -96,7 +96,7 @@ def _catalog(output: Format) -> None:
             for e in CATALOG
         ),
     )
-    say("next: `maas pull NAME`; memory is the least that serving takes")
+    say("next: `maas pull NAME`; memory is about what one replica takes at rest")
 
 
 def _source(source: str, file: str | None) -> str:

@@ -6,13 +6,35 @@ from typing import Any
 
 import typer
 
-from maas.cli.common import Format, OutputOption, client_of, emit, emit_json, emit_table, say, size
+from maas.cli.common import (
+    Format,
+    OutputOption,
+    client_of,
+    emit,
+    emit_json,
+    emit_table,
+    say,
+    settings_of,
+    size,
+)
+from maas.cli.server_home import running_pid
+from maas.domain.errors import Unauthenticated
 
 
 def command(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
     """Show what shall run, what runs, and why the two differ."""
     client = client_of(ctx)
-    status = client.status()
+    try:
+        status = client.status()
+    except Unauthenticated as error:
+        settings = settings_of(ctx)
+        if running_pid(settings) is not None:
+            raise
+        raise Unauthenticated(
+            f"{error.message}. A server answers at {client.base_url}, and it is not the one of "
+            f"{settings.home}, for which none runs: set MAAS_API_KEY to a key of that server, or "
+            "--home to its home"
+        ) from None
     if output is Format.JSON:
         emit_json(status)
         return

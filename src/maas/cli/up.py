@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from maas.cli.common import emit, say, settings_of
 from maas.cli.server_home import probe, running_pid
 from maas.domain.errors import Conflict, DeadlineExceeded, MaasError
 from maas.settings import ConfigurationError, child_environment
+from maas.storage.files import make_own_dir
 
 if TYPE_CHECKING:
     from maas.settings import Settings
@@ -63,11 +65,11 @@ def start_detached(settings: Settings, wait_s: float) -> None:
     if pid is not None:
         raise Conflict(f"{settings.home} is already served by process {pid}; see `maas status`")
     try:
-        settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_own_dir(settings.log_dir)
     except OSError as wrong:
         raise ConfigurationError(f"cannot use {settings.log_dir}: {wrong.strerror}") from None
     log = settings.log_dir / "up.log"
-    with log.open("wb") as output:
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "maas.cli.up"],
             stdin=subprocess.PIPE,

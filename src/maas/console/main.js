@@ -15,24 +15,37 @@ function enter() {
   const places = { deployments: h("div"), models: h("div"), usage: h("div"), keys: h("div") };
   put(main, Object.values(places));
   const cards = new Map();
+  let seen = false;
   const poll = async () => {
     if (!document.hidden) {
       try {
         const status = await get("/api/v1/status");
         put(facts, `${status.version}, up ${duration(status.uptime_s)}`);
         deployments(places.deployments, cards, status.deployments);
+        if (!seen) {
+          seen = true;
+          fill(places.models, "Models", models);
+          fill(places.usage, "Usage", usage);
+          fill(places.keys, "Keys", keys);
+        }
       } catch (error) {
         if (error.status === 401) { leave("This key was revoked."); return; }
         put(facts, error.status === 403 ? "" : error.message);
-        if (error.status === 403) { put(places.deployments, refused("Deployments", error)); return; }
+        if (error.status === 403) { put(main, await onlyCalls()); return; }
       }
     }
     setTimeout(poll, POLL_MS);
   };
   poll();
-  fill(places.models, "Models", models);
-  fill(places.usage, "Usage", usage);
-  fill(places.keys, "Keys", keys);
+}
+
+/** For a key without the scope `read`: what it is for, and the names that it may be told. */
+async function onlyCalls() {
+  const listed = await get("/v1/models").catch(() => ({ data: [] }));
+  const names = listed.data.map((m) => m.id).join(", ");
+  return section("What this key may do", "", h("p", { class: "empty" },
+    "This key calls deployments and sees nothing else here: ask whoever made it for a deployment's name, and see ",
+    h("a", { href: "/docs" }, "/docs"), " for how to call it", names ? `. Under /v1 there are: ${names}.` : "."));
 }
 
 function leave(why) {

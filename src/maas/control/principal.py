@@ -38,6 +38,8 @@ class Needs:
     """The dependency: gives the Principal, or raises Unauthenticated or Forbidden."""
 
     scope: Scope
+    or_any: bool = False
+    """Whether any other scope does, too."""
 
     def __call__(self, request: Request) -> Principal:
         headers = request.headers
@@ -46,7 +48,7 @@ class Needs:
             raise Unauthenticated()
         scopes = frozenset(s.strip() for s in headers.get(SCOPES, "").split(",") if s.strip())
         principal = Principal(key_id, headers.get(KEY_NAME, ""), scopes)
-        if not principal.may(self.scope):
+        if not principal.may(self.scope) and not (self.or_any and scopes):
             raise Forbidden(
                 f"this needs the scope {str(self.scope)!r}; key {principal.key_name or key_id} "
                 f"has {', '.join(sorted(scopes)) or 'none'}",
@@ -60,14 +62,23 @@ def needs(scope: Scope) -> Any:
     return Depends(Needs(scope))
 
 
+def any_key() -> Any:
+    """As `needs` of the least scope, for what every key may see."""
+    return Depends(Needs(Scope.CALL, or_any=True))
+
+
 def scope_of(route: APIRoute) -> Scope:
     """The scope that `route` declares; a route without one is a mistake in the program."""
+    return _needs_of(route).scope
+
+
+def _needs_of(route: APIRoute) -> Needs:
     asked: list[Any] = [d.dependency for d in route.dependencies if _is_depends(d)]
     asked += [d.call for d in route.dependant.dependencies]
-    found = {a.scope for a in asked if isinstance(a, Needs)}
+    found = {a for a in asked if isinstance(a, Needs)}
     if len(found) != 1:
         raise RuntimeError(f"{route.methods} {route.path} must declare exactly one scope")
-    return Scope(found.pop())
+    return found.pop()
 
 
 def _is_depends(value: object) -> bool:
@@ -81,7 +92,7 @@ class GuardedRoute(APIRoute):
     max_json_bytes = MAX_JSON_BYTES
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        guard = Needs(scope_of(self))
+        guard = _needs_of(self)
         takes_json = self.body_field is not None
         limit = self.max_json_bytes
         inner = super().get_route_handler()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 from maas.domain.errors import BadRequest, Forbidden, Unauthenticated
@@ -15,6 +15,9 @@ _LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 class KeyRing:
     def __init__(self) -> None:
         self._by_hash: dict[str, Key] = {}
+        self.look_again: Callable[[], None] = _nothing
+        """Called before a key is refused as unknown: it may be newer than what we know, and
+        whoever made it has been told that it is there."""
 
     def replace(self, keys: Iterable[Key]) -> None:
         self._by_hash = {key.sha256: key for key in keys if key.revoked_at is None}
@@ -30,10 +33,18 @@ class KeyRing:
             scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
             if not token or scheme.lower() != b"bearer":
                 raise Unauthenticated()
-        key = self._by_hash.get(hash_token(token.strip().decode("latin-1")))
+        hashed = hash_token(token.strip().decode("latin-1"))
+        key = self._by_hash.get(hashed)
+        if key is None:
+            self.look_again()
+            key = self._by_hash.get(hashed)
         if key is None:
             raise Unauthenticated("this key is not known, or it was revoked")
         return key
+
+
+def _nothing() -> None:
+    pass
 
 
 def require(key: Key, scope: Scope) -> None:

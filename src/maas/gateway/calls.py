@@ -81,6 +81,9 @@ class HttpCall(Call):
         )
         request.respond(200, body, content_type, headers)
 
+    def computed(self, compute_us: int) -> None:
+        self.meter.computed(key_of(self.request), self.operation, self.route, compute_us)
+
     def failed(self, error: MaasError) -> None:
         route = self.route
         self.meter.failed(self.request.key, self.operation, route.deployment, route, error)

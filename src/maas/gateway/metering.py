@@ -106,6 +106,11 @@ class Meter:
             tokens[PROMPT] += answers.prompt_tokens
             tokens[COMPLETION] += answers.completion_tokens
 
+    def computed(self, key: Key, operation: str, route: LiveRoute, compute_us: int) -> None:
+        """Count what the model has done for a request that is not answered yet, or never will."""
+        self._usage.slot(key.id, route.deployment, operation)[COMPUTE_US] += compute_us
+        self._slot(route, "ok")[MODEL_US] += compute_us
+
     def used(self, key: Key, deployment: str, operation: str, rows: int) -> None:
         """Count an answer that did not come from a batch of this gateway."""
         usage = self._usage.slot(key.id, deployment, operation)

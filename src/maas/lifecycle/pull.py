@@ -6,15 +6,17 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.names import checked_name, shown
-from maas.lifecycle.catalog import CatalogEntry, find
+from maas.lifecycle.catalog import CATALOG, CatalogEntry, find
 from maas.lifecycle.publication import PreparedPublication
 from maas.lifecycle.recognize import Recognized, recognize
+from maas.lifecycle.sources.archive import UNPACKED
 from maas.lifecycle.sources.base import Fetched, Progress, Request
 from maas.lifecycle.sources.kinds import fetch
 from maas.lifecycle.sources.workspace import discard, workspace
@@ -47,19 +49,22 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
     """The publication of what `request.source` has, whose files are there within the context.
 
     `request.source` may be the name of an entry of the catalog. Unfinished downloads stay for the
-    next try; all are removed when the context ends well. Raises InvalidInput, UnsafeArtifact,
-    NotFound, Forbidden, Unavailable, OutOfSpace, Conflict, StorageFailed.
+    next try; all are removed when the context ends well, or if no runtime serves what came. Raises
+    InvalidInput, UnsafeArtifact, NotFound, Forbidden, Unavailable, OutOfSpace, Conflict,
+    StorageFailed.
     """
     entry = find(request.source)
+    if entry is None:
+        _check_bare_name(request.source)
     if entry is not None:
         request = replace(request, source=entry.source, file=request.file or entry.file)
     name = options.name or (entry.name if entry else None)
     if name is None:
         raise InvalidInput("say with --name what the model shall be called", field="name")
     checked_name(name, "model")
-    with workspace(request) as folder:
+    with workspace(request) as folder, _swept(folder):
         fetched = _fetched(request, entry, folder)
-        recognized = recognize(fetched.files)
+        recognized = _recognized(fetched, folder)
         files = {n: _file(n, p, request.progress) for n, p in recognized.files.items()}
         _check_digest(request, files)
         license_, license_from = _license(options, fetched, recognized, entry)
@@ -70,6 +75,39 @@ def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
         )
         yield found
         discard(folder)
+
+
+def _check_bare_name(source: str) -> None:
+    """A source without a scheme that is no path either was meant for the catalog."""
+    if not source.strip():
+        raise InvalidInput("a source is a name of the catalog, an address or a path; got none",
+                           field="source")  # fmt: skip
+    if "/" in source or Path(source).expanduser().exists():
+        return
+    near = get_close_matches(source.lower(), [entry.name for entry in CATALOG], 3, 0.6)
+    meant = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise NotFound(
+        f"there is no file or folder {shown(source, 200)}, and the catalog has no such name{meant} "
+        "(`maas models --catalog` lists it)"
+    )
+
+
+@contextmanager
+def _swept(folder: Path) -> Iterator[None]:
+    """What an archive was unpacked to does not outlive the try; the next one unpacks it again."""
+    try:
+        yield
+    finally:
+        discard(folder / UNPACKED)
+
+
+def _recognized(fetched: Fetched, folder: Path) -> Recognized:
+    try:
+        return recognize(fetched.files)
+    except InvalidInput:
+        # These bytes will be refused the next time, too.
+        discard(folder)
+        raise
 
 
 def _fetched(request: Request, entry: CatalogEntry | None, folder: Path) -> Fetched:

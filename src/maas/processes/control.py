@@ -37,6 +37,7 @@ from maas.settings import ConfigurationError, Settings
 from maas.storage.artifacts import S3Options, open_artifacts
 from maas.storage.database import Database
 from maas.storage.deployments import Deployments
+from maas.storage.files import make_own_dir
 from maas.storage.jobs import Jobs
 from maas.storage.keys import Keys
 from maas.storage.usage import UsageLedger
@@ -82,7 +83,7 @@ class Control:
         self._lifeline = lifeline
         check_socket_paths(settings.run_dir)
         for folder in (settings.run_dir, settings.log_dir, settings.usage_dir, settings.cache_dir):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_own_dir(folder)
         self._database = Database.open(settings.database_url)
         self._artifacts = open_artifacts(settings.artifacts_url, s3_options(settings))
         self._versions = Versions(self._database)

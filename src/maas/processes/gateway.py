@@ -111,6 +111,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
         router.apply(snapshot)
 
     watch = SnapshotWatch(settings.snapshot_file, apply)
+    keys.look_again = watch.look
     await server.listen(listening, _tls(settings))
     gc.collect()
     gc.freeze()

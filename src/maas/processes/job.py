@@ -9,6 +9,7 @@ when somebody asks the server to cancel it; without a server it works all the sa
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -199,6 +200,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m maas.processes.job PATH/spec.json", file=sys.stderr)  # noqa: T201
         return 2
+    os.umask(0o077)  # a recipe's data and what is made of them are their owner's
     folder = JobFolder(Path(arguments[0]).resolve().parent)
     spec = folder.spec()
     with folder.lock():

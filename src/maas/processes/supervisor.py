@@ -26,6 +26,7 @@ import psutil
 
 from maas.processes.socket_paths import check_socket_paths
 from maas.settings import ConfigurationError, Settings, child_environment
+from maas.storage.files import make_own_dir
 
 LOG_BYTES = 32 << 20
 BACKOFF_SECONDS = 5.0
@@ -278,9 +279,9 @@ def _adopt_orphans() -> None:
 
 
 def _make_directories(settings: Settings) -> None:
-    for path in (settings.home_path, settings.run_dir, settings.log_dir, settings.usage_dir):
+    for path in (settings.run_dir, settings.log_dir, settings.usage_dir):
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_own_dir(path)
         except OSError as wrong:
             raise ConfigurationError(f"cannot use {path}: {wrong.strerror}") from None
 

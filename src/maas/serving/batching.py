@@ -50,18 +50,26 @@ class Batcher:
         most = self.max_rows
         if rows <= most:
             return self._checked(self._runtime.predict(inputs), rows)
-        pieces = [
-            self._checked(
-                self._runtime.predict({k: v[at : at + most] for k, v in inputs.items()}),
-                min(most, rows - at),
-            )
-            for at in range(0, rows, most)
-        ]
+        return self.joined(
+            [
+                self._checked(
+                    self._runtime.predict({k: v[at : at + most] for k, v in inputs.items()}),
+                    min(most, rows - at),
+                )
+                for at in range(0, rows, most)
+            ]
+        )
+
+    def joined(self, pieces: list[Arrays]) -> Arrays:
+        """The outputs of one request whose rows were computed in `pieces`. Raises
+        InferenceFailed."""
+        if len(pieces) == 1:
+            return pieces[0]
         try:
             return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
         except ValueError:
             raise InferenceFailed(
-                f"outputs of different sizes for different rows; at most {most} rows "
+                f"outputs of different sizes for different rows; at most {self.max_rows} rows "
                 "at once can be answered"
             ) from None
 

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 Shapes = tuple[tuple[int, ...], ...]
 
 MAX_ATTEMPTS = 2
+FAIR_ROWS = 64
+"""A replica works through more rows of one call in parts, and through others' calls in between."""
 
 
 class Carrier(Protocol):
@@ -41,6 +43,7 @@ class Call:
         "columns",
         "deadline",
         "link",
+        "load",
         "number",
         "priority",
         "rows",
@@ -65,6 +68,8 @@ class Call:
         self.columns = columns
         self.shapes = shapes
         self.rows = rows
+        self.load = min(rows, FAIR_ROWS)
+        """The rows that others wait for at most before it is their turn."""
         self.deadline = deadline
         self.tenant = tenant
         self.priority = priority
@@ -86,6 +91,10 @@ class Call:
 
     def failed(self, error: MaasError) -> None:
         raise NotImplementedError
+
+    def computed(self, compute_us: int) -> None:
+        """The model has worked on it for so many microseconds more; it is not done yet, or never
+        will be, because it was given up."""
 
     def packed(self) -> list[Buffer]:
         """The frame of a generation."""

@@ -68,6 +68,9 @@ class ReplicaLink(Channel):
         """Moving average of the model's time per row; 0 until known."""
         self.outgoing: list[Call] = []
         self._next_id = 0
+        self._in_parts: dict[int, tuple[Call, int]] = {}
+        """Calls that a replica works through in parts, and the microseconds that these took. Those
+        that were cancelled stay until the replica has ended them, so that all of it is counted."""
         self._pings: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._on_closed = on_closed
         self._on_usable = on_usable
@@ -92,7 +95,7 @@ class ReplicaLink(Channel):
         call.attempts += 1
         call.link = self
         call.number = 0
-        self.rows_in_flight += call.rows
+        self.rows_in_flight += call.load
         self.bytes_in_flight += call.size
         if not self.outgoing:
             self._loop.call_soon(self._send_outgoing)
@@ -212,6 +215,8 @@ class ReplicaLink(Channel):
                 self._stepped(*step)
         elif kind == FrameKind.FAILURE:
             self._failure_received(unpack_failure(body))
+        elif kind == FrameKind.PROGRESS:
+            self._progress_received(unpack_json(body))
         elif kind == FrameKind.PONG:
             raw = unpack_json(body)
             future = self._pings.pop(raw.get("id", 0), None)
@@ -233,8 +238,10 @@ class ReplicaLink(Channel):
         for at, (number, rows) in enumerate(zip(answers.ids, answers.rows, strict=True)):
             call = pending.pop(number, None)
             if call is not None:
-                self.rows_in_flight -= call.rows
+                self.rows_in_flight -= call.load
                 self.bytes_in_flight -= call.size
+                if self._in_parts:
+                    answers.compute_us -= self._in_parts.pop(number, (call, 0))[1]
                 try:
                     call.answered(answers, at, first_row)
                 except Exception:
@@ -242,6 +249,15 @@ class ReplicaLink(Channel):
                     log.exception("an answer could not be handed over")
                     fail_call(call, MaasError("an internal error; the server's log has it"))
             first_row += rows
+
+    def _progress_received(self, raw: dict[str, Any]) -> None:
+        number, compute_us = int(raw["id"]), int(raw["compute_us"])
+        call, known = self._in_parts.pop(number, (self.pending.get(number), 0))
+        if call is None:
+            return
+        if not raw["is_last"]:
+            self._in_parts[number] = (call, known + compute_us)
+        call.computed(compute_us)
 
     def _stepped(self, number: int, piece: Piece, ending: Ending | None) -> None:
         call = self.pending.get(number)
@@ -259,13 +275,14 @@ class ReplicaLink(Channel):
 
     def _failure_received(self, failure: Failure) -> None:
         call = self.pending.pop(failure.id, None)
+        self._in_parts.pop(failure.id, None)
         if call is not None:
             self._forget(call)
             fail_call(call, failure.error)
 
     def _forget(self, call: Call) -> None:
         call.link = None
-        self.rows_in_flight -= call.rows
+        self.rows_in_flight -= call.load
         self.bytes_in_flight -= call.size
 
     def _close_if_done(self) -> None:
@@ -290,6 +307,7 @@ class ReplicaLink(Channel):
         self._judge()
         lost = [*self.pending.values(), *self.outgoing]
         self.pending.clear()
+        self._in_parts.clear()
         self.outgoing.clear()
         for future in self._pings.values():
             if not future.done():

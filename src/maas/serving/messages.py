@@ -34,6 +34,8 @@ class FrameKind(IntEnum):
     GOAWAY = 7
     GENERATE = 8
     PIECES = 9
+    PROGRESS = 10
+    """What a request has taken so far that is worked through in parts."""
 
 
 class Priority(IntEnum):

@@ -7,13 +7,46 @@ nothing of normal priority waits.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from maas.runtimes.base import Arrays
 from maas.serving.messages import Buffer, Priority
+
+
+class Parts:
+    """How far a request is that is worked through in parts, because it would hold up others."""
+
+    __slots__ = ("is_running", "next_rows", "outputs", "rows", "rows_done", "seconds", "started")
+
+    def __init__(self, rows: int, next_rows: int = 0) -> None:
+        self.rows = rows
+        """Of the whole request."""
+        self.next_rows = next_rows
+        """Of its next part; 0: as many as a batch has."""
+        self.rows_done = 0
+        self.outputs: list[Arrays] = []
+        """Of the parts that are done, in order."""
+        self.seconds = 0.0
+        """That the model took for them."""
+        self.started = 0.0
+        """When it began with the first, on the monotonic clock."""
+        self.is_running = False
+
+    def done(self, outputs: Arrays, rows: int, started: float, finished: float) -> None:
+        self.started = self.started or started
+        self.outputs.append(outputs)
+        self.seconds += finished - started
+        self.rows_done += rows
+
+    @property
+    def left(self) -> int:
+        """Rows that are still to be computed."""
+        return self.rows - self.rows_done
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +70,8 @@ class Parcel:
     """Whoever is to be told: the connection that it came over."""
     arrived: float
     total_rows: int
+    parts: Parts | None = None
+    """Of one request that is worked through in parts: what was done before these rows."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,6 +112,29 @@ class Parcel:
                 first = place
         return kept
 
+    def cut(self, rows: int, is_bytes: Sequence[bool]) -> tuple[Parcel, Parcel | None]:
+        """The first `rows` rows of one request, and the others; nothing is copied. `is_bytes`
+        says of every input whether it is BYTES, whose elements differ in length."""
+        if rows >= self.total_rows:
+            return self, None
+        first: list[Buffer] = []
+        others: list[Buffer] = []
+        for column, shape, has_lengths in zip(self.columns, self.shapes, is_bytes, strict=True):
+            view = memoryview(column)
+            if has_lengths:
+                end = 0
+                for _ in range(rows * math.prod(shape)):
+                    end += 4 + int.from_bytes(view[end : end + 4], "little")
+            else:
+                end = rows * (len(view) // self.total_rows)
+            first.append(view[:end])
+            others.append(view[end:])
+        left = self.total_rows - rows
+        return (
+            replace(self, rows=array("I", [rows]), columns=first, total_rows=rows),
+            replace(self, rows=array("I", [left]), columns=others, total_rows=left),
+        )
+
     def fitting(self, max_rows: int) -> int:
         """How many of its first requests have at most `max_rows` rows together."""
         if self.total_rows <= max_rows:
@@ -95,8 +153,10 @@ class Parcel:
 class FairQueue:
     """Parcels by priority and tenant; at most `limit` requests."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, is_bytes: Sequence[bool] = ()) -> None:
+        """`is_bytes` says of every input whether it is BYTES."""
         self.limit = limit
+        self._is_bytes = is_bytes
         self.waiting = 0
         """Requests that wait."""
         self._lines: tuple[tuple[dict[int, deque[Parcel]], deque[int]], ...] = tuple(
@@ -119,8 +179,9 @@ class FairQueue:
         line.append(parcel)
         self.waiting += len(parcel)
 
-    def cancel(self, owner: object, number: int) -> None:
-        """Request `number` of `owner` is not to be computed; nothing if it does not wait."""
+    def cancel(self, owner: object, number: int) -> Parcel | None:
+        """Request `number` of `owner` is not to be computed. The parcel that it was in; None if it
+        does not wait."""
         for line in self._all_lines():
             for place, parcel in enumerate(line):
                 if parcel.owner is owner and number in parcel.ids:
@@ -129,7 +190,8 @@ class FairQueue:
                     for part in reversed(kept):
                         line.insert(place, part)
                     self.waiting -= 1
-                    return
+                    return parcel
+        return None
 
     def cancel_all(self, owner: object) -> None:
         """Nothing of `owner` is to be computed: nobody is left to answer to."""
@@ -146,7 +208,8 @@ class FairQueue:
         """The next batch: requests of one priority and one shape, at most `max_rows` rows (of low
         priority `max_low_rows`).
 
-        One request alone may have more; whoever runs it then splits it.
+        A request that has more, or that is marked as long (`Parcel.parts`), comes in parts, each
+        a batch of its own. Its other rows wait behind its tenant's other requests.
         """
         for priority, (level, turns) in enumerate(self._lines):
             if turns:
@@ -156,8 +219,18 @@ class FairQueue:
                 batch = _take(level, turns, limit)
                 if batch:
                     self.waiting -= sum(map(len, batch))
-                    return batch
+                    return self._first_part(batch[0], limit) if batch[0].parts else batch
         return []
+
+    def _first_part(self, request: Parcel, limit: int) -> list[Parcel]:
+        parts = request.parts
+        rows = (parts and parts.next_rows) or limit
+        if request.priority == Priority.LOW:
+            rows = min(rows, limit)
+        part, others = request.cut(rows, self._is_bytes or [False] * len(request.columns))
+        if others is not None:
+            self.put(others)
+        return [part]
 
 
 def _take(level: dict[int, deque[Parcel]], turns: deque[int], max_rows: int) -> list[Parcel]:
@@ -175,11 +248,13 @@ def _take(level: dict[int, deque[Parcel]], turns: deque[int], max_rows: int) -> 
             continue
         head = line[0]
         alike = not batch or head.shapes == batch[0].shapes
-        count = (head.fitting(min(share, room)) or head.fitting(room)) if alike else 0
+        fits = alike and head.parts is None
+        count = (head.fitting(min(share, room)) or head.fitting(room)) if fits else 0
         if not count and batch:
             passed_over.append(turns.popleft())
             continue
-        count = max(1, count)  # a request that no batch has room for goes alone
+        is_long = not count
+        count = max(1, count)
         taken = head
         if count < len(head):
             taken, line[0] = head.split(count)
@@ -189,6 +264,9 @@ def _take(level: dict[int, deque[Parcel]], turns: deque[int], max_rows: int) -> 
         batch.append(taken)
         if len(turns) > 1:
             turns.rotate(-1)
+        if is_long:  # no batch has room for it: it goes alone, in parts
+            taken.parts = taken.parts or Parts(taken.total_rows)
+            break
     # Who did not fit keeps the place: the next batch begins with them, and fits them.
     turns.extendleft(reversed(passed_over))
     return batch

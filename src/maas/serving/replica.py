@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from maas.domain.deployments import ReplicaSpec
@@ -15,14 +17,16 @@ from maas.runtimes.base import Arrays
 from maas.serving.batching import Batcher, Timing
 from maas.serving.channel import Channel
 from maas.serving.messages import (
+    Buffer,
     FrameKind,
     Infer,
     Priority,
     ProtocolViolation,
     pack_answers,
+    pack_json,
     unpack_infer,
 )
-from maas.serving.queue import FairQueue, Parcel
+from maas.serving.queue import FairQueue, Parcel, Parts
 from maas.serving.replica_socket import ReplicaConnection, ReplicaSocket
 
 log = logging.getLogger(__name__)
@@ -32,7 +36,12 @@ INLINE_SECONDS = 0.002
 pings and taking cancellations; a shorter one is not worth the hand-over."""
 LOW_PRIORITY_ROWS = 32
 """Most rows of a low-priority batch, so that ordinary requests need not wait long behind one."""
-
+PART_SECONDS = 0.1
+"""About how long a part of a long request takes; others have their turn before the next."""
+FIRST_ROWS = 8
+"""Of the first part where a row may take any time; after it the request's own pace is known."""
+LONG_BYTES = 16_384
+"""Of text, images or sound: a request of more that has several rows is worked through in parts."""
 
 _PRIORITIES = (Priority.NORMAL, Priority.LOW, Priority.NORMAL)
 """By their numbers in frames: a proof waits its turn as everybody's requests do."""
@@ -44,7 +53,9 @@ class ReplicaServer(ReplicaSocket):
     def __init__(self, spec: ReplicaSpec, batcher: Batcher) -> None:
         super().__init__(spec)
         self._batcher = batcher
-        self._queue = FairQueue(spec.scaling.queue_limit)
+        self._queue = FairQueue(
+            spec.scaling.queue_limit, [s.datatype == "BYTES" for s in spec.signature.inputs]
+        )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._busy = False
         self._busy_since = 0.0
@@ -109,8 +120,17 @@ class ReplicaServer(ReplicaSocket):
             self._queue.put(parcel)
 
     def cancel(self, connection: Channel, number: int) -> None:
-        self._queue.cancel(connection, number)
+        found = self._queue.cancel(connection, number)
         self._unwanted.add((connection, number))
+        if found is not None and found.parts is not None and not found.parts.is_running:
+            connection.send(_progress(number, 0, is_last=True))
+
+    def parts_of(self, rows: int, columns: list[Buffer]) -> Parts | None:
+        """For one request: in which parts it is worked through; None if it fits a batch."""
+        size = sum(map(len, columns))
+        is_much = rows > self._batcher.max_rows or size > LONG_BYTES
+        may_be_cut = rows > FIRST_ROWS and not self._is_steady
+        return Parts(rows, FIRST_ROWS) if may_be_cut and is_much else None
 
     def work(self) -> None:
         """Start the next batch if the model is free."""
@@ -121,6 +141,8 @@ class ReplicaServer(ReplicaSocket):
             return
         self._busy = True
         self._busy_since = time.monotonic()
+        if batch[0].parts is not None:
+            batch[0].parts.is_running = True
         rows = sum(parcel.total_rows for parcel in batch)
         expected = self._seconds_per_row * rows
         if self._is_steady and 0 < expected < INLINE_SECONDS:
@@ -163,6 +185,8 @@ class ReplicaServer(ReplicaSocket):
         for place in late:
             passed = DeadlineExceeded("the request's deadline passed in the queue")
             parcel.owner.fail(parcel.ids[place], passed)
+            if parcel.parts is not None:
+                self._queue.cancel(parcel.owner, parcel.ids[place])
         return parcel.without(late)
 
     def _finish(
@@ -174,7 +198,9 @@ class ReplicaServer(ReplicaSocket):
         known = self._seconds_per_row
         self._seconds_per_row = latest if not known else known + 0.2 * (latest - known)
         try:
-            if not isinstance(outcome, MaasError):
+            if batch[0].parts is not None:
+                self._part_done(batch[0], batch[0].parts, (outcome, started, finished))
+            elif not isinstance(outcome, MaasError):
                 self._answer(batch, outcome, Timing(started, finished, rows))
             elif len(batch) == 1 and len(batch[0]) == 1:
                 batch[0].owner.fail(batch[0].ids[0], outcome)
@@ -196,6 +222,34 @@ class ReplicaServer(ReplicaSocket):
             elif self.is_draining:
                 self.idle.set()
 
+    def _part_done(
+        self, part: Parcel, parts: Parts, done: tuple[Arrays | MaasError, float, float]
+    ) -> None:
+        """Answer a request if this was its last part; otherwise tell what it has taken so far, so
+        that it is counted whatever becomes of it."""
+        outcome, started, finished = done
+        owner: _Connection = part.owner
+        number = part.ids[0]
+        parts.is_running = False
+        if isinstance(outcome, MaasError):
+            self._queue.cancel(owner, number)
+            owner.fail(number, outcome)
+            return
+        parts.done(outcome, part.total_rows, started, finished)
+        if (owner, number) in self._unwanted or parts.left:
+            took = int((finished - started) * 1e6)
+            parts.next_rows = max(1, int(PART_SECONDS * parts.rows_done / max(parts.seconds, 1e-9)))
+            owner.send(_progress(number, took, is_last=(owner, number) in self._unwanted))
+            return
+        try:
+            outputs = self._batcher.joined(parts.outputs)
+        except MaasError as error:
+            owner.fail(number, error)
+            return
+        whole = replace(part, rows=array("I", [parts.rows]), total_rows=parts.rows)
+        timing = Timing(parts.started, parts.started + parts.seconds, parts.rows)
+        self._answer([whole], outputs, timing)
+
     def _answer(self, batch: list[Parcel], outputs: Arrays, timing: Timing) -> None:
         """One frame per connection; runs of parcels of one connection own runs of rows."""
         if self.answers_alone:
@@ -212,6 +266,12 @@ class ReplicaServer(ReplicaSocket):
                 owner.send(pack_answers(self._batcher.answers(run, outputs, first_row, timing)))
             first_row += sum(parcel.total_rows for parcel in run)
             start = end
+
+
+def _progress(number: int, compute_us: int, is_last: bool) -> list[Buffer]:
+    """`is_last`: the request was cancelled, and there is no more to come."""
+    told = {"id": number, "compute_us": compute_us, "is_last": is_last}
+    return pack_json(FrameKind.PROGRESS, told)
 
 
 def _halves(batch: list[Parcel]) -> tuple[list[Parcel], list[Parcel]]:
@@ -277,6 +337,8 @@ class _Connection(ReplicaConnection):
             total_rows=total,
         )
         senders = list(zip(message.tenants, message.priorities, strict=True))
+        if count == 1:
+            whole.parts = self._server.parts_of(total, whole.columns)
         if senders.count(senders[0]) == count:
             return [whole]
         parcels = []

@@ -30,6 +30,14 @@ def make_private_dir(path: Path) -> None:
         sync_dir(folder.parent)
 
 
+def make_own_dir(path: Path) -> None:
+    """As `make_private_dir` for a folder of the home, which an earlier version, or somebody by
+    hand, may have made for others to read."""
+    make_private_dir(path)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o700)
+
+
 def sync_dir(path: Path) -> None:
     """Makes the names in a folder survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import date
 
 from sqlalchemy import ColumnElement, RowMapping, case, func, select
 
@@ -58,7 +59,7 @@ class UsageLedger:
         if deployment is not None:
             query = query.where(usage.c.deployment == deployment)
         if since is not None:
-            if not _DAY.fullmatch(since):
+            if not _is_day(since):
                 raise InvalidInput(
                     f"since must be a day, YYYY-MM-DD; got {shown(since)}", field="since"
                 )
@@ -67,6 +68,13 @@ class UsageLedger:
         with self._db.read() as connection:
             rows = connection.execute(query.order_by(*order)).mappings().all()
         return [_total(row) for row in rows]
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return _DAY.fullmatch(text) is not None and date.fromisoformat(text) is not None
+    except ValueError:  # the thirteenth month
+        return False
 
 
 def _total(row: RowMapping) -> Usage:

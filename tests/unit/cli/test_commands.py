@@ -12,7 +12,14 @@ import pytest
 
 from maas.cli.commands import COMMANDS
 from maas.cli.main import run
-from maas.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Overloaded
+from maas.domain.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    Unauthenticated,
+)
 from tests.fake_server import FakeServer
 
 
@@ -255,6 +262,14 @@ def test_a_failed_deploy_shows_why_the_log_and_what_next(maas: Maas, fake: FakeS
         assert part in said.err
 
 
+def test_undeploy_ends_a_deployment(maas: Maas, fake: FakeServer) -> None:
+    fake.says("DELETE", "/api/v1/deployments/iris", status=204)
+    said = maas("undeploy", "iris")
+    assert (said.code, fake.count("DELETE", "/api/v1/deployments/iris")) == (0, 1)
+    assert "maas deploy iris" in said.err
+    assert maas("undeploy", "nosuch").code == 3
+
+
 def test_a_version_is_shown_with_its_evidence(maas: Maas, fake: FakeServer) -> None:
     serves_iris(fake)
     out = maas("models", "show", "iris").out
@@ -298,6 +313,14 @@ def test_doctor_works_without_a_server(maas: Maas, monkeypatch: pytest.MonkeyPat
     assert checks["server"]["advice"] == "maas up"
     assert checks["home"]["outcome"] == checks["clock"]["outcome"] == "ok"
     assert said.code == 1
+
+
+def test_status_of_a_home_whose_address_another_server_has(maas: Maas, fake: FakeServer) -> None:
+    fake.says("GET", "/api/v1/status", Unauthenticated().to_problem(), status=401)
+    said = maas("status")
+    assert said.code == 4
+    for part in (fake.url, "home, for which none runs", "MAAS_API_KEY"):
+        assert part in said.err
 
 
 def test_doctor_tries_the_key(maas: Maas, fake: FakeServer) -> None:

@@ -23,6 +23,15 @@ def nothing() -> dict[str, int]:
     return {}
 
 
+@pytest.mark.parametrize(
+    ("scopes", "status"), [(None, 401), ("", 403), ("call", 200), ("write", 200)]
+)
+def test_any_key_may_read_what_the_api_is(scopes: str | None, status: int) -> None:
+    headers = {} if scopes is None else {"x-maas-key-id": "k1", "x-maas-scopes": scopes}
+    answer = TestClient(create_app(None)).get("/openapi.json", headers=headers)
+    assert answer.status_code == status
+
+
 def test_every_route_is_guarded() -> None:
     app = create_app(None)
     assert len(app.routes) >= 26

@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from maas.domain.keys import Key, Scope, hash_token
-from maas.gateway.auth import HostCheck, KeyRing
+from maas.gateway.auth import HostCheck, KeyRing, require
 from maas.gateway.console import console_routes
 from maas.gateway.request import Request
 from maas.gateway.routes import Access, Route, RouteTable
@@ -28,6 +28,7 @@ from tests.stack import wait_until
 
 ROOT = Path(__file__).parents[3]
 TOKEN = "maas_k1_secret"
+CALLER = "maas_k2_secret"
 EVIL = (
     '<img src=x onerror="alert(1)"><script>alert(2)</script>'
     "'\"><svg onload=alert(3)>javascript:alert(4)"
@@ -83,6 +84,7 @@ ANSWERS: dict[str, Any] = {
     "/api/v1/usage": {"usage": [{"key_id": EVIL, "key_name": EVIL, "deployment": EVIL,
                                  "operation": EVIL, "day": EVIL, "requests": 7, "rows": 7,
                                  "errors": 0, "compute_us": 5}]},
+    "/v1/models": {"data": [{"id": "one-to-call"}]},
     "/api/v1/keys": {"keys": [{"name": EVIL, "scopes": [EVIL], "created_at": 1.0,
                                "revoked_at": None}]},
 }  # fmt: skip
@@ -115,16 +117,20 @@ def answer(request: Request) -> None:
 
 async def serve(ready: threading.Event, box: list[Site], stop: threading.Event) -> None:
     keys = KeyRing()
-    keys.replace([Key("k1", "k", (Scope.ADMIN,), hash_token(TOKEN))])
+    keys.replace([Key("k1", "k", (Scope.ADMIN,), hash_token(TOKEN)),
+                  Key("k2", "c", (Scope.CALL,), hash_token(CALLER))])  # fmt: skip
     asked: list[str] = []
 
     def noted(request: Request) -> None:
         asked.append(request.target.decode())
+        if request.target.startswith(b"/api/") and request.key is not None:
+            require(request.key, Scope.READ)
         answer(request)
 
     routes = [
         Route("GET", "/api/{*}", Access.ANY_KEY, noted),
         Route("GET", "/openapi.json", Access.ANY_KEY, noted),
+        Route("GET", "/v1/models", Scope.CALL, noted),
         Route("POST", "/predict/{deployment}", Scope.CALL, noted, 1 << 20),
         Route("POST", "/explain/{deployment}", Scope.CALL, noted, 1 << 20),
         *console_routes(),
@@ -160,11 +166,11 @@ def page() -> Iterator[Page]:
         yield opened
 
 
-def enter(page: Page, site: Site, path: str = "/") -> None:
+def enter(page: Page, site: Site, path: str = "/", token: str = TOKEN) -> None:
     """With the key in the tab, as after the first page asked for it."""
     page.open(site.url + "/")
     page.wait(f"location.origin === {json.dumps(site.url)} && document.readyState === 'complete'")
-    page.js(f"sessionStorage.setItem('maas-key', {json.dumps(TOKEN)})")
+    page.js(f"sessionStorage.setItem('maas-key', {json.dumps(token)})")
     page.open(site.url + path)
 
 
@@ -202,6 +208,20 @@ def test_hostile_words_stay_words(page: Page, site: Site) -> None:
     assert page.dialogs == []
     assert page.complaints == []
     assert all(url.startswith(site.url) for url in page.requests)
+
+
+def test_who_may_only_call_is_told_so_once_and_reads_the_documentation(
+    page: Page, site: Site
+) -> None:
+    page.forget()
+    enter(page, site, token=CALLER)
+    page.wait("document.querySelectorAll('main section').length === 1")
+    text = page.js("document.querySelector('main').innerText")
+    assert "calls deployments and sees nothing else" in text
+    assert "one-to-call" in text
+    assert "scope" not in text
+    page.open(site.url + "/docs")
+    page.wait("document.querySelector('details.operation')")
 
 
 def test_a_report_is_shown_with_its_style_and_runs_nothing(page: Page, site: Site) -> None:

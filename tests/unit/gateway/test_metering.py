@@ -10,10 +10,11 @@ import msgspec
 import pytest
 import uvloop
 
-from maas.domain.errors import Overloaded
-from maas.domain.keys import Key, Scope
+from maas.domain.errors import Overloaded, Unauthenticated
+from maas.domain.keys import Key, Scope, hash_token
 from maas.domain.signature import Signature, TensorSpec
 from maas.domain.snapshot import Route, Snapshot
+from maas.gateway.auth import KeyRing
 from maas.gateway.metering import (
     BATCH_ROWS,
     BATCHES,
@@ -117,6 +118,28 @@ def test_a_file_that_is_being_made_is_not_taken_for_a_dead_one(
         counter_file.CounterFile(tmp_path / "g1.metrics", "g1", 2)
     file.close()
     others[0].close()
+
+
+def test_a_key_that_was_just_made_is_known_before_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maas.gateway.snapshot_watch.POLL_SECONDS", 60.0)
+    path = tmp_path / "snapshot.json"
+    path.write_bytes(msgspec.json.encode(Snapshot(1)))
+    key = Key("k1", "k", (Scope.CALL,), hash_token("maas_k1_secret"))
+
+    async def main() -> None:
+        ring = KeyRing()
+        watch = SnapshotWatch(path, lambda snapshot: ring.replace(snapshot.keys))
+        ring.look_again = watch.look
+        (tmp_path / "new").write_bytes(msgspec.json.encode(Snapshot(2, keys=(key,))))
+        (tmp_path / "new").rename(path)
+        assert ring.authenticate({b"x-api-key": b"maas_k1_secret"}).id == "k1"
+        with pytest.raises(Unauthenticated):
+            ring.authenticate({b"x-api-key": b"maas_k1_other"})
+        watch.close()
+
+    uvloop.run(main())
 
 
 def test_the_snapshot_is_followed_past_bad_ones_which_are_told_of_once(

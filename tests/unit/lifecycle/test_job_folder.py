@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,6 +25,19 @@ def test_a_new_job_waits_and_knows_what_to_do(folder: JobFolder) -> None:
     spec = folder.spec()
     assert (spec.kind, spec.name, spec.recipe) == ("build", "iris", {"name": "iris"})
     assert folder.work.is_dir()
+
+
+def test_others_on_this_machine_read_neither_home_nor_jobs(tmp_path: Path) -> None:
+    jobs = tmp_path / "home" / "jobs"
+    before = os.umask(0o022)
+    try:
+        made = JobFolder.create(jobs, "build", "iris", recipe={}, directory="/r")
+        jobs.chmod(0o755)  # as earlier versions left it
+        JobFolder.create(jobs, "build", "iris", recipe={}, directory="/r")
+    finally:
+        os.umask(before)
+    for folder in (jobs.parent, jobs, made.path, made.work):
+        assert folder.stat().st_mode & 0o077 == 0, folder
 
 
 def test_a_job_that_is_being_made_is_not_there_yet(

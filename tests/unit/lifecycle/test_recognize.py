@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maas.domain.errors import InvalidInput, NotFound, UnsafeArtifact
+from maas.domain.errors import InvalidInput, MaasError, NotFound, UnsafeArtifact
 from maas.domain.models import Task
 from maas.lifecycle.catalog import find
 from maas.lifecycle.pull import Pulled, PullOptions, pulled
@@ -150,6 +150,23 @@ def test_a_name_is_needed(access: Access, tmp_path: Path) -> None:
         pulled(Request(str(tmp_path), access), PullOptions()),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("smollm2-135m-instuct", "did you mean smollm2-135m-instruct"),
+        ("nothing-alike-at-all", "catalog has no such name"),
+        ("", "got none"),
+        ("http://127.0.0.1/x", "got 'http://'"),
+    ],
+)
+def test_a_source_that_is_none_is_told_what_may_be_meant(
+    access: Access, source: str, said: str
+) -> None:
+    with pytest.raises(MaasError, match=said), pulled(Request(source, access), PullOptions("m")):
+        pass
+    assert not access.folder.exists() or not list(access.folder.glob("*/*.gguf"))
 
 
 def test_a_digest_that_is_named_must_hold(access: Access) -> None:

@@ -74,12 +74,17 @@ def test_a_batch_has_one_shape() -> None:
     assert numbers_of(queue.take(10)) == [2]
 
 
-def test_a_request_larger_than_a_batch_goes_alone() -> None:
+def test_a_request_larger_than_a_batch_goes_alone_in_parts_and_lets_others_between() -> None:
     queue = FairQueue(100)
-    queue.put(entry(1, rows=1000))
+    queue.put(entry(1, rows=150))
     queue.put(entry(2))
-    assert numbers_of(queue.take(64)) == [1]
-    assert numbers_of(queue.take(64)) == [2]
+    queue.put(entry(3, tenant=1))
+    assert [(p.ids[0], p.total_rows) for p in queue.take(64)] == [(1, 64)]
+    assert sorted(numbers_of(queue.take(64))) == [2, 3]
+    assert queue.waiting == 1
+    assert [(p.ids[0], p.total_rows) for p in queue.take(64)] == [(1, 64)]
+    assert [(p.ids[0], p.total_rows) for p in queue.take(64)] == [(1, 22)]
+    assert queue.waiting == 0
 
 
 def test_a_cancelled_entry_is_never_taken_and_frees_its_place() -> None:
@@ -118,16 +123,22 @@ def test_everything_put_and_not_cancelled_is_taken_once_with_its_own_rows(
                 expected.add(one)
     assert queue.waiting == len(expected)
     taken: list[int] = []
+    done: dict[int, int] = {}
     while batch := queue.take(max_rows):
         assert len({p.shapes for p in batch}) == 1
         assert len({p.priority for p in batch}) == 1
         total = sum(p.total_rows for p in batch)
-        assert total <= max_rows or len(numbers_of(batch)) == 1
+        assert total <= max_rows
         for p in batch:
             (size,) = p.shapes[0]
-            assert p.columns == [b"".join(bytes([n % 256]) * size * rows_of[n] for n in p.ids)]
-            assert list(p.rows) == [rows_of[n] for n in p.ids]
-        taken += numbers_of(batch)
+            each = zip(p.ids, p.rows, strict=True)
+            assert p.columns == [b"".join(bytes([n % 256]) * size * rows for n, rows in each)]
+            if p.parts is None:
+                assert list(p.rows) == [rows_of[n] for n in p.ids]
+            else:
+                assert len(batch) == 1
+                done[p.ids[0]] = done.get(p.ids[0], 0) + p.total_rows
+            taken += [n for n in p.ids if done.get(n, rows_of[n]) == rows_of[n]]
     assert sorted(taken) == sorted(expected)
     assert queue.waiting == 0
 

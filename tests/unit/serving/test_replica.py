@@ -19,8 +19,10 @@ from maas.domain.errors import DeadlineExceeded, InferenceFailed, InvalidInput, 
 from maas.domain.signature import Signature, TensorSpec
 from maas.runtimes.base import Arrays, LoadRequest
 from maas.serving.batching import Batcher
+from maas.serving.call import Call
 from maas.serving.dispatch import ReplicaLink
-from maas.serving.messages import Priority
+from maas.serving.elements import bytes_elements, pack_elements
+from maas.serving.messages import Answers, Priority
 from maas.serving.queue import Parcel
 from maas.serving.replica import ReplicaServer
 from maas.serving.tensors import Tensor
@@ -81,6 +83,116 @@ def run(
             await server.drain()
 
     uvloop.run(main())
+
+
+class Told(Call):
+    """Notes what it is told."""
+
+    def __init__(self, rows: int, tenant: int, deadline: float = 60.0) -> None:
+        data = np.arange(rows, dtype="<f4").tobytes()
+        super().__init__([data], ((1,),), rows, time.monotonic() + deadline, tenant)
+        self.compute_us = 0
+        self.parts = 0
+        self.part = asyncio.Event()
+        self.end: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+
+    def computed(self, compute_us: int) -> None:
+        self.compute_us += compute_us
+        self.parts += 1
+        self.part.set()
+
+    def answered(self, answers: Answers, at: int, first_row: int) -> None:
+        self.compute_us += answers.compute_us
+        self.end.set_result([float(v) for v in np.frombuffer(answers.columns[0].data, "<f4")])
+
+    def failed(self, error: MaasError) -> None:
+        self.end.set_exception(error)
+
+
+def paced(inputs: Arrays) -> Arrays:
+    time.sleep(0.005 * len(inputs["x"]))
+    return echo(inputs)
+
+
+def test_a_long_request_lets_others_in_between_its_parts_and_is_counted_whole() -> None:
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        long = Told(140, tenant=1)
+        link.submit(long)
+        await asyncio.wait_for(long.part.wait(), 5)
+        assert server.stats()["queued"] == 1
+        # Of another tenant, and of the same.
+        assert await ask(link, 7.0) == [7.0]
+        fellow = Told(1, tenant=1)
+        link.submit(fellow)
+        assert await fellow.end == [0.0]
+        assert not long.end.done()
+        assert await long.end == list(range(140))
+        assert long.parts > 3
+        assert 650_000 < long.compute_us < 10_000_000
+        assert link.rows_in_flight == 0
+        assert not link._in_parts
+
+    run(paced, work, Scaling(max_batch=4))
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late", "broken"])
+def test_a_long_request_ends_between_its_parts(how: str) -> None:
+    def model_of(inputs: Arrays) -> Arrays:
+        if how == "broken" and (inputs["x"] > 20).any():
+            raise InferenceFailed("negative")
+        return paced(inputs)
+
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        long = Told(2000, 1, deadline=0.2 if how == "late" else 60.0)
+        link.submit(long)
+        await asyncio.wait_for(long.part.wait(), 5)
+        known = long.compute_us
+        if how == "cancelled":
+            link.cancel(long)
+        else:
+            with pytest.raises(DeadlineExceeded if how == "late" else InferenceFailed):
+                await asyncio.wait_for(long.end, 5)
+        assert await ask(link, 7.0) == [7.0]
+        assert server.stats()["queued"] == 0
+        assert sum(model.calls) < 200
+        assert not link._in_parts  # its last part was told
+        assert long.compute_us > known or how == "broken"  # nothing of a broken part counts
+        assert (link.in_flight, link.rows_in_flight) == (0, 0)
+
+    run(model_of, work, Scaling(max_batch=4))
+
+
+def test_a_request_of_few_long_texts_comes_in_parts_and_one_of_short_texts_does_not() -> None:
+    signature = Signature((TensorSpec("x", "BYTES"),), (TensorSpec("y", "BYTES"),))
+    sizes: list[int] = []
+
+    def look(inputs: Arrays) -> Arrays:
+        sizes.append(len(inputs["x"]))
+        time.sleep(0.02 * len(inputs["x"]))
+        return {"y": inputs["x"]}
+
+    async def main() -> None:
+        with tempfile.TemporaryDirectory(prefix="r") as home:
+            files = (LocalFile("f", "f", "0" * 64),)
+            spec = ReplicaSpec(
+                "r", "d", "m", 1, "v", "test", files, signature, Scaling(), str(Path(home) / "s")
+            )
+            server = ReplicaServer(spec, Batcher(Model(look), signature, 64))
+            await server.listen()
+            link = await ReplicaLink.connect(spec.socket)
+            for length in (10, 2000):
+                texts = [bytes([65 + n]) * (length + n) for n in range(20)]
+                tensor = Tensor("BYTES", (20,), pack_elements(texts))
+                deadline = time.monotonic() + 5
+                found = await link.predict(signature, {"x": tensor}, 20, deadline, Priority.NORMAL)
+                assert bytes_elements(found["y"].data) == texts
+            await server.drain()
+
+    uvloop.run(main())
+    assert sizes[0] == 20
+    assert sizes[1] == 8
+    assert all(size < 8 for size in sizes[2:])
+    assert sum(sizes) == 40
 
 
 def test_requests_of_one_tick_share_a_batch_and_keep_their_answers() -> None:

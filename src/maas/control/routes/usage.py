@@ -5,21 +5,32 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from fastapi import Request
+
 from maas.control.principal import guarded_router, needs
 from maas.control.routes import UseServices
+from maas.domain.errors import InvalidInput
 from maas.domain.keys import Scope
+from maas.domain.names import shown
 
 router = guarded_router("usage")
 
 
 @router.get("/api/v1/usage", dependencies=[needs(Scope.READ)])
 async def get_usage(
+    request: Request,
     services: UseServices,
     key: str | None = None,
     deployment: str | None = None,
     since: str | None = None,
 ) -> dict[str, Any]:
     """Totals per key, deployment, operation and day (UTC); `since` is a day, YYYY-MM-DD."""
+    unknown = sorted(set(request.query_params) - {"key", "deployment", "since"})
+    if unknown:
+        raise InvalidInput(
+            f"{shown(unknown[0])} is no parameter of usage; there are key, deployment and since",
+            field="query",
+        )
     await services.collector.collect()
     stores = services.stores
     totals = await asyncio.to_thread(stores.usage.totals, key, deployment, since)

@@ -14,6 +14,12 @@ from maas.storage.files import in_our_words
 
 MAX_ENTRIES = 1000
 MAX_DEPTH = 4
+MAX_EXPANSION = 100
+"""Times the archive's own size. Weights shrink to a half at best, zeros to a thousandth."""
+FREE_BYTES = 16 << 20
+"""What an archive may unpack to, however small it is."""
+UNPACKED = "unpacked"
+"""The folder for it in a pull's workspace."""
 
 
 def is_archive(path: Path) -> bool:
@@ -30,7 +36,8 @@ def unpack(archive: Path, target: Path, max_bytes: int) -> Path:
     try:
         with zipfile.ZipFile(archive) as opened:
             entries = opened.infolist()
-            _check(entries, archive.name, max_bytes)
+            most = max(FREE_BYTES, MAX_EXPANSION * archive.stat().st_size)
+            _check(entries, archive.name, max_bytes, most)
             left = max_bytes
             for entry in entries:
                 if not entry.is_dir():
@@ -44,7 +51,7 @@ def unpack(archive: Path, target: Path, max_bytes: int) -> Path:
     return target
 
 
-def _check(entries: list[zipfile.ZipInfo], name: str, max_bytes: int) -> None:
+def _check(entries: list[zipfile.ZipInfo], name: str, max_bytes: int, most: int) -> None:
     if len(entries) > MAX_ENTRIES:
         raise InvalidInput(f"{name} has {len(entries)} entries, of at most {MAX_ENTRIES}")
     for entry in entries:
@@ -60,6 +67,11 @@ def _check(entries: list[zipfile.ZipInfo], name: str, max_bytes: int) -> None:
         raise BodyTooLarge(
             f"{name} would have {total} bytes unpacked; pull.max_bytes permits {max_bytes}",
             limit=max_bytes,
+        )
+    if total > most:
+        raise InvalidInput(
+            f"{name} would have {total} bytes unpacked, more than {MAX_EXPANSION} times its size; "
+            "no weights shrink so far"
         )
 
 

@@ -121,7 +121,7 @@ def choose(entries: list[Entry], file: str | None, source: str) -> list[Entry]:
             return _with_beside(entries, translator)
         raise InvalidInput(
             f"{source} has no weights in GGUF, safetensors, ONNX or CTranslate2; it has "
-            f"{_listed(entries)}",
+            f"{_listed(entries) or 'no files'}",
             field="source",
         )
     for kind in ("safetensors", "onnx"):

@@ -31,7 +31,7 @@ def fetch(request: Request, folder: Path) -> Fetched:
     if scheme not in _KINDS:
         raise InvalidInput(
             f"a source is a path, or starts with one of {', '.join(f'{k}://' for k in _KINDS)}; "
-            f"got {shown(scheme)}://",
+            f"got {shown(scheme + '://', 60)}",
             field="source",
         )
     module = import_module(f"maas.lifecycle.sources.{_KINDS[scheme]}")

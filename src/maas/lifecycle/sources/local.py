@@ -7,7 +7,7 @@ from typing import Any
 
 from maas.domain.errors import BodyTooLarge, InvalidInput, NotFound
 from maas.domain.names import shown
-from maas.lifecycle.sources.archive import is_archive, unpack
+from maas.lifecycle.sources.archive import UNPACKED, is_archive, unpack
 from maas.lifecycle.sources.base import Entry, Fetched, Request, choose, named
 
 MAX_SEEN = 10_000
@@ -22,11 +22,18 @@ def fetch(request: Request, folder: Path) -> Fetched:
 def from_path(path: Path, request: Request, scratch: Path, origin: dict[str, Any]) -> Fetched:
     """The model at `path`. An archive is unpacked into `scratch`."""
     if is_archive(path):
-        path = unpack(path, scratch / "unpacked", request.access.max_bytes)
+        path = unpack(path, scratch / UNPACKED, request.access.max_bytes)
     if path.is_dir():
-        found = {str(p.relative_to(path)): p for p in _files_below(path)}
+        inside, leading_out = _files_below(path)
+        found = {str(p.relative_to(path)): p for p in inside}
         entries = [Entry(name, p.stat().st_size) for name, p in sorted(found.items())]
-        chosen = choose(entries, request.file, request.source)
+        try:
+            chosen = choose(entries, request.file, request.source)
+        except InvalidInput as wrong:
+            if leading_out:
+                told = _not_followed([str(p.relative_to(path)) for p in leading_out])
+                raise InvalidInput(wrong.message + told, field="source") from None
+            raise
         files = {named(e.path): found[e.path] for e in chosen}
     elif path.is_file():
         files = {named(path.name): path}
@@ -42,13 +49,34 @@ def from_path(path: Path, request: Request, scratch: Path, origin: dict[str, Any
     return Fetched(files, origin)
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """Regular files inside; a link that leads out of the folder is not followed."""
+def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Regular files inside, and links that lead out of the folder, which are not followed: whoever
+    made the folder may not be who may read what they point at.
+
+    A snapshot in the Hugging Face cache consists of links to its own repository's `blobs`; those
+    are followed.
+    """
     root = folder.resolve()
-    found = []
+    roots = [root]
+    if root.parent.name == "snapshots":
+        roots.append(root.parent.parent / "blobs")
+    found: list[Path] = []
+    leading_out: list[Path] = []
     for seen, path in enumerate(folder.rglob("*")):
         if seen > MAX_SEEN:
             raise InvalidInput(f"{folder} has more than {MAX_SEEN} entries; name a folder in it")
-        if path.is_file() and path.resolve().is_relative_to(root):
-            found.append(path)
-    return found
+        if not path.is_file():
+            continue
+        target = path.resolve()
+        inside = any(target.is_relative_to(one) for one in roots)
+        (found if inside else leading_out).append(path)
+    return found, leading_out
+
+
+def _not_followed(links: list[str]) -> str:
+    names = ", ".join(shown(link, 100)[1:-1] for link in sorted(links)[:10])
+    more = f" and {len(links) - 10} more" if len(links) > 10 else ""
+    return (
+        f"; links that lead out of the folder are not followed: {names}{more}. Copy the files "
+        "there, or name the folder where they lie"
+    )

@@ -15,7 +15,7 @@ import msgspec
 
 from maas.domain.errors import BodyTooLarge, Conflict, InvalidInput, OutOfSpace, StorageFailed
 from maas.lifecycle.sources.base import Progress, Request
-from maas.storage.files import in_our_words
+from maas.storage.files import in_our_words, make_own_dir, make_private_dir
 
 CHUNK_BYTES = 1 << 20
 
@@ -26,7 +26,8 @@ def workspace(request: Request) -> Iterator[Path]:
     key = hashlib.sha256(f"{request.source}\n{request.file or ''}".encode()).hexdigest()[:24]
     folder = request.access.folder / key
     with in_our_words(f"use {folder}"):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_own_dir(request.access.folder)
+        make_private_dir(folder)
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from maas.domain.errors import BodyTooLarge, InvalidInput, MaasError, NotFound
+from maas.lifecycle.pull import PullOptions, pulled
 from maas.lifecycle.sources.archive import unpack
 from maas.lifecycle.sources.base import Access, Entry, Fetched, Request, choose
 from maas.lifecycle.sources.kinds import fetch
@@ -53,6 +54,24 @@ def test_links_do_not_lead_out(request_: Request, tmp_path: Path) -> None:
     folder = write(tmp_path / "model", model__safetensors=b"w")
     (folder / "config.json").symlink_to(tmp_path / "secret" / "config.json")
     assert set(pull(request_).files) == {"model.safetensors"}
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InvalidInput, match=r"no files; links .* not followed: config\.json"):
+        pull(request_)
+
+
+def test_a_snapshot_of_the_hub_cache_links_to_its_own_blobs(
+    request_: Request, tmp_path: Path
+) -> None:
+    repository = tmp_path / "models--a--b"
+    blobs, snapshot = repository / "blobs", repository / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    write(blobs, aa=b"w")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/aa")
+    write(tmp_path / "secret", config__json=b"{}")
+    (snapshot / "config.json").symlink_to(tmp_path / "secret" / "config.json")
+    fetched = pull(replace(request_, source=str(snapshot)))
+    assert set(fetched.files) == {"model.safetensors"}
+    assert fetched.files["model.safetensors"].read_bytes() == b"w"
 
 
 def test_what_is_not_there(request_: Request) -> None:
@@ -157,6 +176,21 @@ def test_hostile_archives(
     with pytest.raises(kind):
         unpack(packed, tmp_path / "out", 1000)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["model.zip"]
+
+
+def test_an_archive_of_zeros_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    packed = archive(tmp_path, ("bomb.gguf", bytes(20 << 20)))
+    with pytest.raises(InvalidInput, match="times its size"):
+        unpack(packed, tmp_path / "out", 1 << 40)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_stays_of_what_is_refused(request_: Request, tmp_path: Path) -> None:
+    packed = archive(tmp_path, ("model.gguf", b"no weights"))
+    asked = replace(request_, source=str(packed))
+    with pytest.raises(InvalidInput), pulled(asked, PullOptions(name="it")):
+        pass
+    assert [p for p in (tmp_path / "pulls").rglob("*") if p.is_file()] == []
 
 
 def test_an_archive_that_lies_about_its_sizes(tmp_path: Path) -> None:
