@@ -40,6 +40,7 @@ from maas.runtimes.text_options import (
     most_tokens,
     settled_sizes,
 )
+from maas.runtimes.vocabulary import Vocabulary, gguf_vocabulary
 from maas.runtimes.written_text import StopTexts
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class LlamaCpp:
         self.has_chat_template = False
         self._knows_tools = False
         self._pool = 0
-        self._vocabulary: int | None = None
+        self._vocabulary = Vocabulary()
+        self._known_tokens: int | None = None
         self._server: Any = None
         self._sequences: dict[int, _Sequence] = {}
 
@@ -73,6 +75,7 @@ class LlamaCpp:
         if summary.splits > 1:
             raise InvalidInput(f"{name} is one of {summary.splits} parts; give one whole file")
         self._settle_sizes(summary, request)
+        self._vocabulary = gguf_vocabulary(path, summary)
         self._server = _start(name, self._parameters(path, summary, request))
         # One more than callers get, so that control's proof never waits behind long answers.
         self._threads = ThreadPoolExecutor(self.slots + 1, thread_name_prefix="sequence")
@@ -118,8 +121,8 @@ class LlamaCpp:
     def _written(self, sequence: _Sequence) -> Ending | MaasError:
         if sequence.is_cancelled:
             return Ending("cancelled", 0, 0)
-        generation = sequence.generation
-        self._check_tokens(generation)
+        self._check_tokens(sequence.generation)
+        generation = self._vocabulary.checked(sequence.generation, self.context_length)
         body = msgspec.json.encode(request_body(generation, self._knows_tools))
         ask = self._server.handle_completions
         if generation.messages is not None:
@@ -132,7 +135,7 @@ class LlamaCpp:
 
     def _check_tokens(self, generation: Generation) -> None:
         """The engine leaves out a bias for a token that it does not know without a word."""
-        count = self._vocabulary
+        count = self._known_tokens
         unknown = [t for t in generation.logit_bias if count and not 0 <= t < count]
         if unknown:
             raise InvalidInput(
@@ -148,7 +151,7 @@ class LlamaCpp:
         self.context_length, self.slots, self._pool = sizes.context, sizes.slots, sizes.pool
         self.has_chat_template = summary.chat_template
         self._knows_tools = summary.template_tools
-        self._vocabulary = summary.vocabulary
+        self._known_tokens = summary.vocabulary
 
     def _parameters(self, path: Path, summary: GgufSummary, request: LoadRequest) -> Any:
         threads = min(request.threads, cores())
