@@ -82,11 +82,14 @@ class LlamaCpp:
 
     def has_room(self, generation: Generation) -> bool:
         taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
-        return taken + most_tokens(generation, self.context_length) <= self._pool
+        return taken + self._most_tokens(generation) <= self._pool
+
+    def _most_tokens(self, generation: Generation) -> int:
+        return most_tokens(generation, self.context_length, self._vocabulary.openers)
 
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
         sequence = _Sequence(number, generation, sink, self.context_length)
-        sequence.reserved = most_tokens(generation, self.context_length)
+        sequence.reserved = self._most_tokens(generation)
         if generation.tools and not self._knows_tools and generation.tool_choice != "none":
             sequence.calls = CallReader()
         self._sequences[number] = sequence

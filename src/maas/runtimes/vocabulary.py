@@ -41,6 +41,8 @@ class Vocabulary:
     longest: tuple[int, int, int] = (0, 0, 0)
     """Most bytes, ASCII letters and digits, and bytes beyond ASCII that one token stands for; 0:
     not known."""
+    openers: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
+    """The first characters of `control`, in UTF-8."""
     _control: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -48,6 +50,8 @@ class Vocabulary:
         texts = "|".join(re.escape(text) for text in self.control if len(text) > 1)
         found = re.compile(f"(?=(?:{texts}))(.)", re.DOTALL) if texts else None
         object.__setattr__(self, "_control", found)
+        firsts = {text[0].encode() for text in self.control if text}
+        object.__setattr__(self, "openers", tuple(sorted(firsts)))
 
     @classmethod
     def of(cls, tokens: Iterable[bytes], control: Iterable[bytes]) -> Vocabulary:

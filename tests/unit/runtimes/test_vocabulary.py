@@ -9,6 +9,7 @@ import pytest
 
 from maas.domain.errors import ContextLengthExceeded, InvalidInput
 from maas.domain.generation import Generation
+from maas.runtimes.text_options import most_tokens
 from maas.runtimes.vocabulary import BREAK, Vocabulary
 
 TOKENS = [b"a", b"ab", b" abc", b"        ", b"/", "\u00e9".encode(), b"<|end|>", b"<a<b>", b"<b>"]
@@ -47,6 +48,14 @@ def test_a_tool_is_described_as_content_and_must_not_be_called_a_control_token()
         bad = {"type": "function", "function": described | {"parameters": parameters}}
         with pytest.raises(InvalidInput, match=r"'<\|end\|>', which this model would read"):
             MODEL.checked(replace(asked, tools=[bad]), 100)
+
+
+def test_what_a_text_may_need_counts_its_breaks() -> None:
+    asked = replace(messages("<b>" * 500), max_tokens=1)
+    (said,) = MODEL.checked(asked, 10_000).messages or []
+    most = most_tokens(asked, 10_000, MODEL.openers)
+    assert len(said["content"].encode()) == 3000 < most < 3000 + 1200
+    assert most_tokens(asked, 10_000) < 3000
 
 
 @pytest.mark.parametrize(
