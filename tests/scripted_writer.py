@@ -56,6 +56,7 @@ class Script:
     error: MaasError | None = None
     """Ends it, after the pieces, instead of an ending."""
     stop: str = ""
+    compute_us: int = 0
     at_once: bool = False
     """All pieces in one frame."""
 
@@ -127,7 +128,9 @@ class _Link(Channel):
             return
         self._writer.prompt_tokens += script.prompt_tokens
         self._writer.completion_tokens += tokens
-        ending = Ending(reason, script.prompt_tokens, tokens, stop=script.stop)
+        ending = Ending(
+            reason, script.prompt_tokens, tokens, stop=script.stop, compute_us=script.compute_us
+        )
         self.send(pack_pieces([(number, Piece(), ending)]))
 
 

@@ -146,16 +146,40 @@ def test_a_cancelled_answer_frees_its_slot_within_a_second(stack: Stack) -> None
     routed(stack, use)
 
 
+def endless(stack: Stack, token: str) -> http.client.HTTPResponse:
+    """A stream that goes on for 500 tokens."""
+    asked = {
+        "model": "smollm2", "messages": [{"role": "user", "content": "Write on."}],
+        "stream": True, "max_tokens": 500, "logit_bias": {"0": -100, "2": -100},
+    }  # fmt: skip
+    # A gateway knows a new key within 50 ms.
+    wait_until(lambda: stack.request("GET", "/v1/models", token=token)[0] == 200)
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
+    connection.request("POST", "/v1/chat/completions", json.dumps(asked), headers)
+    return connection.getresponse()
+
+
+def test_a_revoked_key_ends_its_stream(stack: Stack) -> None:
+    keys = stack.client().keys
+    gone, kept = (keys.create(name, scopes=["call"]) for name in ("gone", "kept"))
+    lost, other = (endless(stack, key.token) for key in (gone, kept))
+    for stream in (lost, other):
+        stream.readline()
+    keys.revoke(gone.key.id)
+    revoked = time.monotonic()
+    assert b"this key was revoked" in lost.read()
+    assert time.monotonic() - revoked < 1.0
+    assert other.readline() == b"\n" and other.readline().startswith(b'data: {"id"')
+    other.close()
+
+
 def test_over_http_a_killed_engine_costs_its_streams_only(stack: Stack, tmp_path: Path) -> None:
     client = stack.client()
     client.publish(echo_model(tmp_path / "echo.onnx"), name="echo", example=[1.0, 2.0])
     client.deploy("echo")
     stack.wait_ready("echo")
-    asked = {
-        "model": "smollm2", "messages": [{"role": "user", "content": "Write on."}],
-        "stream": True, "max_tokens": 500, "logit_bias": {"0": -100, "2": -100},
-    }  # fmt: skip
-    headers = {"Authorization": f"Bearer {stack.token}", "Content-Type": "application/json"}
+    key = client.keys.create("streams", scopes=["call"])
     small = threading.Event()
     answers: list[int] = []
 
@@ -165,25 +189,30 @@ def test_over_http_a_killed_engine_costs_its_streams_only(stack: Stack, tmp_path
 
     streams = []
     for _ in range(4):
-        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
-        connection.request("POST", "/v1/chat/completions", json.dumps(asked), headers)
-        streams.append(connection.getresponse())
+        streams.append(endless(stack, key.token))
     for stream in streams:
         stream.readline()
     asking = threading.Thread(target=keep_asking)
     asking.start()
     (victim,) = stack.replica_pids("smollm2")
     stack.kill(victim)
-    killed = time.monotonic()
+    killed, pieces = time.monotonic(), 0
     for stream in streams:
-        *_, last = [line for line in stream.read().split(b"\n") if line.startswith(b"data:")]
+        *told, last = [line for line in stream.read().split(b"\n") if line.startswith(b"data:")]
         assert b'"error"' in last, last
+        pieces += len(told)
     assert time.monotonic() - killed < 1.0
     stack.wait_ready("smollm2")
     assert stack.replica_pids("smollm2") != [victim]
     small.set()
     asking.join()
     assert len(answers) > 10 and set(answers) == {200}
+
+    def metered() -> int:
+        return sum(u["completion_tokens"] for u in client.usage(key=key.key.id))
+
+    # Who read them pays, though the engine that counts is gone.
+    assert wait_until(metered) >= pieces > 0
     assert "Paris" in client.predict("smollm2", prompt=QUESTION)["text"]
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 HELP = """\
 /clear forgets what was said, /system TEXT tells the model how to behave, /exit ends.
 Ctrl-C stops an answer, Ctrl-D ends."""
+MAX_TOKENS = 1024
+"""Several screens full. A model that repeats itself would write until its context is full."""
 MESSAGE_HELP = "What to say; without it, standard input, or a conversation in a terminal."
 
 
@@ -28,7 +30,9 @@ def command(
     name: Annotated[str, typer.Argument(help="Deployment.")],
     message: Annotated[str | None, typer.Argument(help=MESSAGE_HELP)] = None,
     system: Annotated[str | None, typer.Option(help="How the model shall behave.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
+    max_tokens: Annotated[
+        int, typer.Option(help="Longest answer, in tokens; models may repeat themselves for ever.")
+    ] = MAX_TOKENS,
     temperature: Annotated[
         float | None, typer.Option(help="0 always takes the likeliest; up to 2.")
     ] = None,
@@ -45,6 +49,7 @@ def command(
     if not text:
         raise InvalidInput("there is nothing to say: give a message, or pipe one in")
     _print(conversation.say(text))
+    _tell_cut(conversation)
 
 
 class Conversation:
@@ -57,6 +62,8 @@ class Conversation:
         self._name = name
         self._options = options
         self._messages: list[dict[str, Any]] = []
+        self.was_cut = False
+        """Whether the latest answer had to end before its model ended it."""
         self.instruct(system or "")
 
     def instruct(self, system: str) -> None:
@@ -78,6 +85,7 @@ class Conversation:
             with stream:
                 yield from stream
         finally:
+            self.was_cut = stream.answer.finish_reason == "length"
             if stream.answer.text:
                 self._messages = [*asked, stream.answer.message]
 
@@ -113,12 +121,18 @@ def _answer(conversation: Conversation, text: str) -> None:
     pieces = conversation.say(text)
     try:
         _print(pieces)
+        _tell_cut(conversation)
     except KeyboardInterrupt:
         say("\n(stopped)")
     except MaasError as error:
         say(error.message)
     finally:
         pieces.close()
+
+
+def _tell_cut(conversation: Conversation) -> None:
+    if conversation.was_cut:
+        say("(cut off; --max-tokens allows longer answers)")
 
 
 def _print(pieces: Iterator[str]) -> None:

@@ -42,6 +42,15 @@ class Question:
     background: dict[str, Any] | None = None
 
 
+@dataclass
+class Spent:
+    """What an explanation has asked its model."""
+
+    rows: int = 0
+    compute_us: int = 0
+    """Their share of the model's run time."""
+
+
 class Explainer:
     """At most a few explanations at once, each in a thread and within a deadline."""
 
@@ -51,8 +60,11 @@ class Explainer:
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="explain")
         self._running = 0
 
-    async def explain(self, deployment: str, question: Question) -> dict[str, Any]:
-        """`Explanation.to_dict()` with what was asked. Raises MaasError."""
+    async def explain(
+        self, deployment: str, question: Question, spent: Spent | None = None
+    ) -> dict[str, Any]:
+        """`Explanation.to_dict()` with what was asked; adds to `spent`. Raises MaasError."""
+        spent = Spent() if spent is None else spent
         group, _ = self._reconciler.answering(deployment)
         if self._running >= AT_ONCE:
             raise Overloaded(
@@ -73,9 +85,12 @@ class Explainer:
                 raise _too_late()
             call = self._predict(deployment, group.digest, tensors, rows, deadline)
             try:
-                return asyncio.run_coroutine_threadsafe(call, loop).result(remaining + 2.0)
+                found, taken = asyncio.run_coroutine_threadsafe(call, loop).result(remaining + 2.0)
             except FutureTimeout:
                 raise _too_late() from None
+            spent.rows += rows
+            spent.compute_us += taken
+            return found
 
         self._running += 1
         try:
@@ -96,7 +111,7 @@ class Explainer:
 
     async def _predict(
         self, deployment: str, digest: str, tensors: Tensors, rows: int, deadline: float
-    ) -> Tensors:
+    ) -> tuple[Tensors, int]:
         """Each call finds its replica anew, so that an explanation survives one that ends."""
         group, replica = self._reconciler.answering(deployment)
         if group.digest != digest:
@@ -106,7 +121,7 @@ class Explainer:
             )
         if replica.link is None or not replica.link.is_open:
             raise Unavailable(f"deployment {deployment} is restarting", retry_after=1.0)
-        return await replica.link.predict(
+        return await replica.link.predict_timed(
             group.template.signature, tensors, rows, deadline, Priority.LOW
         )
 

@@ -85,3 +85,5 @@ class Ending:
     """Of the prompt's tokens, those whose work was done before."""
     stop: str = ""
     """Of the asked stops, the one that ended it, if the engine says."""
+    compute_us: int = field(default=0, compare=False)
+    """Its share of the engine's time, microseconds: sequences that run at once share it."""

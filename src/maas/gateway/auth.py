@@ -22,6 +22,10 @@ class KeyRing:
     def replace(self, keys: Iterable[Key]) -> None:
         self._by_hash = {key.sha256: key for key in keys if key.revoked_at is None}
 
+    def knows(self, key: Key) -> bool:
+        """Whether `key` may still be used."""
+        return key.sha256 in self._by_hash
+
     def authenticate(self, headers: dict[bytes, bytes]) -> Key:
         """The key of `Authorization: Bearer` or `X-API-Key`; raises Unauthenticated.
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Protocol
 
-from maas.domain.errors import MaasError, ModelNotFound, NotFound, Unavailable
+from maas.domain.errors import MaasError, ModelNotFound, NotFound, Unauthenticated, Unavailable
 from maas.domain.generation import Ending, Generation, Piece
+from maas.domain.keys import Key
 from maas.domain.models import Task
 from maas.domain.names import shown
 from maas.gateway.calls import deadline_of, key_of, tenant_of
@@ -67,6 +69,12 @@ class GenerationDesk:
         for writing in list(self.active):
             writing.fail(Unavailable("the server is stopping", retry_after=1.0))
 
+    def stop_of(self, is_known: Callable[[Key], bool]) -> None:
+        """End what was begun with a key that is not known any more."""
+        for writing in list(self.active):
+            if not is_known(writing.key):
+                writing.fail(Unauthenticated("this key was revoked"))
+
     async def settle(self, seconds: float) -> None:
         """Wait until what was stopped is counted; at most `seconds`."""
         with contextlib.suppress(TimeoutError):
@@ -97,7 +105,7 @@ class Writing:
         self.request = request
         self.route = route
         self._desk = desk
-        self._key = key_of(request)
+        self.key = key_of(request)
         self._operation = operation
         self._deadline = deadline_of(request, desk.longest_s)
         self._teller: Teller | None = None
@@ -116,7 +124,7 @@ class Writing:
         and so on. From here on the request will be answered; nothing is raised."""
         self._teller = teller
         self.written.choices = len(generations)
-        tenant = tenant_of(self._key)
+        tenant = tenant_of(self.key)
         choices = [
             _Choice(self, number, number // per_prompt, generation, self._deadline, tenant)
             for number, generation in enumerate(generations)
@@ -182,6 +190,7 @@ class Writing:
     def _add_up(self, choice: _Choice, ending: Ending) -> None:
         written = self.written
         written.completion_tokens += ending.completion_tokens
+        written.compute_us += ending.compute_us
         # Several choices share their prompt; one that never ran knows nothing of it.
         known = self._prompt_tokens.get(choice.prompt, 0)
         if ending.prompt_tokens > known:
@@ -200,11 +209,11 @@ class Writing:
         self._desk.active.discard(self)
         meter, written = self._desk.meter, self.written
         if not self.counts_tokens:
-            written = Written(written.choices)
+            written = Written(written.choices, compute_us=written.compute_us)
         if self._error is None and not self._has_left:
-            meter.wrote(self._key, self._operation, self.route, self.request.received, written)
+            meter.wrote(self.key, self._operation, self.route, self.request.received, written)
         else:
-            meter.stopped_writing(self._key, self._operation, self.route, written, self._error)
+            meter.stopped_writing(self.key, self._operation, self.route, written, self._error)
 
 
 class _Choice(GenerationCall):

@@ -25,6 +25,10 @@ MAX_DEPTH = 32
 MAX_VALUES = 5_000
 """In one of these."""
 
+MAX_DIGITS = 4300
+"""Of a whole number: Python reads no more, since that would take long."""
+_LONG_NUMBER = re.compile(rb'"([^"\\]{1,64})"\s{0,9}:\s{0,9}-?\d{%d}' % (MAX_DIGITS + 1))
+
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 _AT = re.compile(r"(?P<said>.*) - at `(?P<key>key in )?\$(?P<path>.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
@@ -50,6 +54,12 @@ def parse_object(body: bytes | bytearray) -> dict[str, Any]:
     except UnicodeEncodeError:
         raise MalformedBody("the body has half of a surrogate pair, which is no text") from None
     except ValueError as wrong:
+        if str(wrong).startswith("Exceeds the limit"):
+            found = _LONG_NUMBER.search(body)
+            name = found[1].decode(errors="replace") if found else "the body"
+            raise MalformedBody(
+                f"{name}: expected numbers of at most {MAX_DIGITS} digits, got a longer one"
+            ) from None
         raise MalformedBody(f"the body is not JSON: {shown(str(wrong), 120)}") from None
     if not isinstance(value, dict):
         raise MalformedBody(f"expected a JSON object, got {kind_of(value)}")
@@ -79,10 +89,10 @@ def typed(kind: type[T], value: dict[str, Any]) -> T:
     except RecursionError:
         raise InvalidInput("the body is nested too deeply") from None
     except msgspec.ValidationError as wrong:
-        raise _refusal(str(wrong), value) from None
+        raise _refusal(str(wrong), value, kind) from None
 
 
-def _refusal(said: str, value: Any) -> InvalidInput:
+def _refusal(said: str, value: Any, kind: type[Any]) -> InvalidInput:
     found = _AT.fullmatch(said)
     path = ""
     is_key = False
@@ -97,9 +107,37 @@ def _refusal(said: str, value: Any) -> InvalidInput:
     if is_key:
         return InvalidInput(f"{field}: expected {expected} as each name", field=field)
     came = _came(value, path)
+    if said.startswith("Invalid enum value"):
+        expected = f"one of {', '.join(_choices(kind, path))}"
     if said.startswith("Invalid value"):
         return InvalidInput(f"{field}: {came} is not supported here", field=field)
     return InvalidInput(f"{field}: expected {expected}, got {came}", field=field)
+
+
+def _choices(kind: type[Any], path: str) -> list[str]:
+    """The values that the type at `path` of `kind` lists."""
+    types = [msgspec.inspect.type_info(kind)]
+    for step in _STEP.finditer(path):
+        types = [inner for one in types for inner in _parts(one, step["name"])]
+    return [str(value) for one in _members(types) for value in getattr(one, "values", ())]
+
+
+def _parts(kind: Any, name: str | None) -> list[Any]:
+    """The types of a field of the type, or without a name of its items."""
+    if name is None:
+        return [
+            getattr(one, inner)
+            for one in _members([kind])
+            for inner in ("item_type", "value_type")
+            if hasattr(one, inner)
+        ]
+    fields = [field for one in _members([kind]) for field in getattr(one, "fields", ())]
+    return [field.type for field in fields if field.encode_name == name]
+
+
+def _members(types: list[Any]) -> list[Any]:
+    """With a union's members in its place."""
+    return [member for one in types for member in getattr(one, "types", (one,))]
 
 
 def _came(value: Any, path: str) -> str:

@@ -53,6 +53,8 @@ class Written:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    compute_us: int = 0
+    """Share of the engine's time, microseconds."""
     first: list[float] = field(default_factory=list)
     """Of each choice that wrote anything, seconds from the request's head to its first token."""
     per_token: list[float] = field(default_factory=list)
@@ -111,11 +113,12 @@ class Meter:
         self._usage.slot(key.id, route.deployment, operation)[COMPUTE_US] += compute_us
         self._slot(route, "ok")[MODEL_US] += compute_us
 
-    def used(self, key: Key, deployment: str, operation: str, rows: int) -> None:
+    def used(self, key: Key, deployment: str, operation: str, rows: int, compute_us: int) -> None:
         """Count an answer that did not come from a batch of this gateway."""
         usage = self._usage.slot(key.id, deployment, operation)
         usage[REQUESTS] += 1
         usage[ROWS] += rows
+        usage[COMPUTE_US] += compute_us
 
     def failed(
         self, key: Key | None, operation: str, deployment: str, route: LiveRoute | None,
@@ -131,7 +134,9 @@ class Meter:
         self, key: Key, operation: str, route: LiveRoute, received: float, written: Written
     ) -> None:
         """Count a request for text that was answered."""
-        self._usage.slot(key.id, route.deployment, operation)[REQUESTS] += 1
+        usage = self._usage.slot(key.id, route.deployment, operation)
+        usage[REQUESTS] += 1
+        usage[ROWS] += written.choices
         latency = time.monotonic() - received
         slot = self._slot(route, "ok")
         slot[LATENCY_US] += int(latency * 1e6)
@@ -150,12 +155,13 @@ class Meter:
         its client left."""
         usage = self._usage.slot(key.id, route.deployment, operation)
         usage[ERRORS if error is not None else REQUESTS] += 1
+        usage[ROWS] += 0 if error is not None else written.choices
         self._slot(route, error.code if error is not None else "cancelled")[COUNT] += 1
         self._count_tokens(key, operation, route, written)
 
     def _count_tokens(self, key: Key, operation: str, route: LiveRoute, written: Written) -> None:
         usage = self._usage.slot(key.id, route.deployment, operation)
-        usage[ROWS] += written.choices
+        usage[COMPUTE_US] += written.compute_us
         usage[PROMPT_TOKENS] += written.prompt_tokens
         usage[COMPLETION_TOKENS] += written.completion_tokens
         slot = self._generations.slot(_label(route, operation))

@@ -58,7 +58,7 @@ class ControlProxy:
 
     async def _answer(self, request: Request, deployment: str | None, deadline: float) -> None:
         try:
-            status = await self._exchange(request, deadline)
+            exchange = await self._exchange(request, deadline)
         except MaasError as error:
             if deployment is not None:
                 self._meter.failed(request.key, "explain", deployment, None, error)
@@ -68,10 +68,14 @@ class ControlProxy:
             log.warning("control did not answer: %s", wrong)
             _fail(request, Unavailable("control is not there at the moment", retry_after=1.0))
             return
-        if deployment is not None and status == 200:
-            self._meter.used(key_of(request), deployment, "explain", 1)
+        if deployment is not None and exchange.status == 200:
+            rows, compute_us = (
+                exchange.number(b"x-maas-rows"),
+                exchange.number(b"x-maas-compute-us"),
+            )
+            self._meter.used(key_of(request), deployment, "explain", rows, compute_us)
 
-    async def _exchange(self, request: Request, deadline: float) -> int:
+    async def _exchange(self, request: Request, deadline: float) -> Exchange:
         loop = request.wire.door.loop
         # A bare socket, because a stream forgets what it has read when a write fails, and control
         # may refuse a request and close before it has read the body.
@@ -82,7 +86,9 @@ class ControlProxy:
                     patience = Patience(limit, loop, deadline)
                     patience.with_control()
                     await loop.sock_connect(control, self._socket)
-                    return await Exchange(request, control, patience).run()
+                    exchange = Exchange(request, control, patience)
+                    await exchange.run()
+                    return exchange
             except TimeoutError:
                 raise DeadlineExceeded("control did not answer in time") from None
 
@@ -131,16 +137,23 @@ class Exchange:
         self._loop = request.wire.door.loop
         self._patience = patience
         self._is_sent = asyncio.Event()
+        self._response = _Response()
+        self.status = 0
+        """Of control's answer, once the client has it."""
 
-    async def run(self) -> int:
-        """Returns the status of control's answer, which the client has then."""
+    def number(self, header: bytes) -> int:
+        """What control says in a header of its answer; 0 if nothing."""
+        return int(self._response.headers.get(header, b"0"))
+
+    async def run(self) -> None:
+        """Until the client has control's answer."""
         sending = asyncio.ensure_future(self._send())
         relaying = asyncio.ensure_future(self._relay())
         try:
             await asyncio.wait({sending, relaying}, return_when=asyncio.FIRST_COMPLETED)
             if not relaying.done():
                 await sending  # raises if the client's body ended badly
-            return await relaying
+            self.status = await relaying
         finally:
             _cancel(sending)
             _cancel(relaying)
@@ -181,7 +194,7 @@ class Exchange:
 
     async def _relay(self) -> int:
         """Pass the answer on once the request has been read; returns its status."""
-        request, response = self._request, _Response()
+        request, response = self._request, self._response
         parser = httptools.HttpResponseParser(response)
         while not response.has_head:
             parser.feed_data(await self._read())

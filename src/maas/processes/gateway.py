@@ -109,6 +109,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
         keys.replace(snapshot.keys)
         server.forget_heads()
         router.apply(snapshot)
+        desk.stop_of(keys.knows)
 
     watch = SnapshotWatch(settings.snapshot_file, apply)
     keys.look_again = watch.look

@@ -38,6 +38,7 @@ _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _BOOL, _STRING, _ARRAY = 7, 8, 9
+_INTEGERS = (4, 5)
 _SCALARS = {
     kind: struct.Struct(f"<{code}")
     for kind, code in {
@@ -112,6 +113,13 @@ class GgufSummary:
     """Files over which the model is spread."""
     template_tools: bool = False
     """Whether the chat template has a place for tools."""
+    tokenizer: str = ""
+    """Its kind: `gpt2`, `llama`, `bert`, …"""
+    tokens_at: int | None = None
+    token_types_at: int | None = None
+    """Where in the file the tokens' texts and types begin; None if it has none."""
+    token_types: int = 0
+    """How many tokens have a type."""
 
     layers: tuple[GgufTensor, ...] = field(default=(), repr=False)
 
@@ -164,6 +172,10 @@ def read_gguf(stream: Readable, size: int, name: str) -> GgufSummary:
         splits=max(keys.number("split.count") or 1, 1),
         layers=tuple(tensors),
         template_tools="tools" in keys.text("tokenizer.chat_template"),
+        tokenizer=keys.text("tokenizer.ggml.model"),
+        tokens_at=keys.array_of("tokenizer.ggml.tokens", (_STRING,)),
+        token_types_at=keys.array_of("tokenizer.ggml.token_type", _INTEGERS),
+        token_types=keys.lengths.get("tokenizer.ggml.token_type", 0),
     )
 
 
@@ -174,11 +186,17 @@ class _Keys:
     values: dict[str, Any] = field(default_factory=dict)
     kinds: dict[str, int] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of an array: the type of its elements, and where they begin."""
     strings: int = 0
 
     def text(self, key: str) -> str:
         found = self.values.get(key)
         return found if isinstance(found, str) else ""
+
+    def array_of(self, key: str, kinds: tuple[int, ...]) -> int | None:
+        kind, at = self.places.get(key, (-1, 0))
+        return at if kind in kinds else None
 
     def number(self, key: str) -> int | None:
         found = self.values.get(key)
@@ -303,6 +321,7 @@ def _skip_array(header: _Header, key: str, keys: _Keys) -> int:
     least = 8 if kind == _STRING else _SCALARS[kind].size
     if count > MAX_ARRAY or count * least > header.size:
         raise header.wrong(f"{shown(key)} claims {count} elements")
+    keys.places[key] = kind, header.at
     if kind == _STRING:
         keys.strings += int(count)
         if keys.strings > MAX_STRINGS:

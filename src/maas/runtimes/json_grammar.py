@@ -17,6 +17,8 @@ from maas.domain.errors import InvalidInput
 _MANNERS = {"whitespace_flexible": False}
 """Without it a model may write blanks for ever, which every schema allows."""
 
+_NOTHING = "no text satisfies it, for example because a $ref is itself and nothing more"
+
 
 def json_grammar(response_format: dict[str, Any]) -> str:
     """The grammar of what `Generation.response_format` asks for; raises InvalidInput if it cannot
@@ -42,7 +44,11 @@ def _start(grammar: str) -> str:
     matcher = llguidance.LLMatcher(_bytes(), grammar, log_level=0)
     if not matcher.is_error():
         matcher.compute_bitmask()
-    return str(matcher.get_error()) if matcher.is_error() else ""
+    if not matcher.is_error():
+        return ""
+    # Behind the reason stands the state of the library, which is no business of a caller's.
+    reason = str(matcher.get_error()).partition("<state>")[0].strip()
+    return _NOTHING if reason.startswith("NoExtension") else reason
 
 
 @cache

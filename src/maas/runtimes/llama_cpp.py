@@ -41,6 +41,7 @@ from maas.runtimes.text_options import (
     most_tokens,
     settled_sizes,
 )
+from maas.runtimes.vocabulary import Vocabulary, gguf_vocabulary
 from maas.runtimes.written_text import StopTexts
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ class LlamaCpp:
         self.has_chat_template = False
         self._knows_tools = False
         self._pool = 0
-        self._vocabulary: int | None = None
+        self._vocabulary = Vocabulary()
+        self._known_tokens: int | None = None
         self._server: Any = None
         self._sequences: dict[int, _Sequence] = {}
 
@@ -77,17 +79,21 @@ class LlamaCpp:
         if summary.splits > 1:
             raise InvalidInput(f"{name} is one of {summary.splits} parts; give one whole file")
         self._settle_sizes(summary, request)
+        self._vocabulary = gguf_vocabulary(path, summary)
         self._server = _start(name, self._parameters(path, summary, request), self._inside)
         # One more than callers get, so that control's proof never waits behind long answers.
         self._threads = ThreadPoolExecutor(self.slots + 1, thread_name_prefix="sequence")
 
     def has_room(self, generation: Generation) -> bool:
         taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
-        return taken + most_tokens(generation, self.context_length) <= self._pool
+        return taken + self._most_tokens(generation) <= self._pool
+
+    def _most_tokens(self, generation: Generation) -> int:
+        return most_tokens(generation, self.context_length, self._vocabulary.openers)
 
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
         sequence = _Sequence(number, generation, sink, self.context_length)
-        sequence.reserved = most_tokens(generation, self.context_length)
+        sequence.reserved = self._most_tokens(generation)
         if generation.tools and not self._knows_tools and generation.tool_choice != "none":
             sequence.calls = CallReader()
         self._sequences[number] = sequence
@@ -122,8 +128,8 @@ class LlamaCpp:
     def _written(self, sequence: _Sequence) -> Ending | MaasError:
         if sequence.is_cancelled:
             return Ending("cancelled", 0, 0)
-        generation = sequence.generation
-        self._check_tokens(generation)
+        self._check_tokens(sequence.generation)
+        generation = self._vocabulary.checked(sequence.generation, self.context_length)
         body = msgspec.json.encode(self._body(generation))
         ask = self._server.handle_completions
         if generation.messages is not None:
@@ -139,7 +145,7 @@ class LlamaCpp:
 
     def _check_tokens(self, generation: Generation) -> None:
         """The engine leaves out a bias for a token that it does not know without a word."""
-        count = self._vocabulary
+        count = self._known_tokens
         unknown = [t for t in generation.logit_bias if count and not 0 <= t < count]
         if unknown:
             raise InvalidInput(
@@ -158,7 +164,7 @@ class LlamaCpp:
         self.context_length, self.slots, self._pool = sizes.context, sizes.slots, sizes.pool
         self.has_chat_template = summary.chat_template
         self._knows_tools = summary.template_tools
-        self._vocabulary = summary.vocabulary
+        self._known_tokens = summary.vocabulary
 
     def _parameters(self, path: Path, summary: GgufSummary, request: LoadRequest) -> Any:
         threads = min(request.threads, cores())

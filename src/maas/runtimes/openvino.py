@@ -37,6 +37,7 @@ from maas.runtimes.text_options import (
     most_tokens,
     settled_sizes,
 )
+from maas.runtimes.vocabulary import Vocabulary, gguf_vocabulary
 from maas.runtimes.written_text import WrittenText
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ class OpenVino:
         self.slots = 1
         self.has_chat_template = False
         self._pool = 0
-        self._vocabulary = 0
+        self._vocabulary = Vocabulary()
+        self._known_tokens = 0
         self._template: ChatTemplate | None = None
         self._pipeline: Any = None
         self._tokenizer: Any = None
@@ -76,7 +78,8 @@ class OpenVino:
         self._pipeline = _pipeline(request, sizes, options.get("batch", 0), size)
         self._tokenizer = self._pipeline.get_tokenizer()
         self._bytes = {number: token for token, number in self._tokenizer.get_vocab().items()}
-        self._vocabulary = max(self._bytes) + 1
+        self._known_tokens = max(self._bytes) + 1
+        self._vocabulary = _vocabulary(request, self._tokenizer, self._bytes)
         config = self._pipeline.get_config()
         self._ends = frozenset({config.eos_token_id, *config.stop_token_ids})
         source = self._tokenizer.get_original_chat_template()
@@ -93,11 +96,14 @@ class OpenVino:
 
     def has_room(self, generation: Generation) -> bool:
         taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
-        return taken + most_tokens(generation, self.context_length) <= self._pool
+        return taken + self._most_tokens(generation) <= self._pool
+
+    def _most_tokens(self, generation: Generation) -> int:
+        return most_tokens(generation, self.context_length, self._vocabulary.openers)
 
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
         sequence = _Sequence(number, generation, sink)
-        sequence.reserved = most_tokens(generation, self.context_length)
+        sequence.reserved = self._most_tokens(generation)
         self._sequences[number] = sequence
         self._reader.submit(self._read, sequence)
 
@@ -138,7 +144,7 @@ class OpenVino:
             self._wake.notify()
 
     def _prepare(self, sequence: _Sequence) -> None:
-        generation = sequence.generation
+        generation = self._vocabulary.checked(sequence.generation, self.context_length)
         wanted = asked(generation, self._ends)
         ids = self._prompt(generation, wanted)
         if len(ids) >= self.context_length:
@@ -155,10 +161,10 @@ class OpenVino:
     def _prompt(self, generation: Generation, wanted: Asked) -> Any:
         """Token ids, int64."""
         if isinstance(generation.prompt, list):
-            unknown = [t for t in generation.prompt if not 0 <= t < self._vocabulary]
+            unknown = [t for t in generation.prompt if not 0 <= t < self._known_tokens]
             if unknown:
                 raise InvalidInput(
-                    f"prompt: there is no token {unknown[0]}; the model has {self._vocabulary}",
+                    f"prompt: there is no token {unknown[0]}; the model has {self._known_tokens}",
                     field="prompt",
                 )
             ids = np.array(generation.prompt, np.int64)
@@ -325,6 +331,26 @@ def _sizes(request: LoadRequest, options: dict[str, int]) -> tuple[Sizes, int]:
     size = sum(path.stat().st_size for path in request.paths.values())
     trained = _trained_context(request.paths.get("config.json"))
     return settled_sizes(trained, options, request.max_batch), size
+
+
+def _vocabulary(request: LoadRequest, tokenizer: Any, tokens: dict[int, bytes]) -> Vocabulary:
+    if len(request.paths) == 1:
+        ((name, path),) = request.paths.items()
+        return gguf_vocabulary(path, check_gguf(path, name))
+    return tokenizer_vocabulary(tokenizer, tokens)
+
+
+def tokenizer_vocabulary(tokenizer: Any, tokens: dict[int, bytes]) -> Vocabulary:
+    """As the engine's tokenizer tells it: what it can leave out when it decodes is control."""
+    ids = [[number] for number in tokens]
+    kept = tokenizer.decode(ids, skip_special_tokens=True)
+    whole = tokenizer.decode(ids, skip_special_tokens=False)
+    control = [
+        tokens[number]
+        for (number,), text, full in zip(ids, kept, whole, strict=True)
+        if text != full
+    ]
+    return Vocabulary.of(tokens.values(), control)
 
 
 def _trained_context(config: Path | None) -> int | None:

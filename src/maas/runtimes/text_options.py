@@ -54,16 +54,23 @@ def batch_size(threads: int, size: int) -> int:
     return max(LEAST_BATCH, min(batch, LARGEST_BATCH))
 
 
-def most_tokens(generation: Generation, context_length: int) -> int:
+def most_tokens(
+    generation: Generation, context_length: int, openers: tuple[bytes, ...] = ()
+) -> int:
     """What a sequence may need of the memory that all share; no text has more tokens than
-    bytes."""
+    bytes. `openers` begin what may get a BREAK of three bytes (`vocabulary.py`)."""
+    written = context_length if generation.max_tokens is None else generation.max_tokens
+    contents = [m.get("content") for m in generation.messages or []]
+    # Asked at every step while one waits for room: megabytes are not encoded each time.
+    if written + sum(len(text) for text in contents if isinstance(text, str)) >= context_length:
+        return context_length
     if isinstance(generation.prompt, list):
         prompt = len(generation.prompt)
     elif generation.prompt is not None:
         prompt = len(generation.prompt.encode()) + 16
     else:
-        prompt = len(msgspec.json.encode([generation.messages, generation.tools])) + 1024
-    written = context_length if generation.max_tokens is None else generation.max_tokens
+        said = msgspec.json.encode([generation.messages, generation.tools])
+        prompt = len(said) + 1024 + 3 * sum(said.count(opener) for opener in openers)
     return min(context_length, prompt + written)
 
 

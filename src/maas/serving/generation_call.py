@@ -43,7 +43,8 @@ class GenerationCall(Call):
         self.completion_tokens = 0
         """As far as the engine has said."""
         self.used: Ending | None = None
-        """The engine's account, once it is there: also of one that fails by its deadline."""
+        """The engine's account, once it is there: also of one that fails by its deadline. If the
+        engine is lost, what it had told."""
         self._is_stopped = False
         self._is_late = False
         self._is_over = False
@@ -99,8 +100,11 @@ class GenerationCall(Call):
 
     def give_up(self, error: MaasError) -> None:
         self._is_over = True
+        if self.used is None and self.completion_tokens:
+            # No account will come; what was written was computed, and the caller has it.
+            self.used = Ending("cancelled", 0, self.completion_tokens)
         if self._is_stopped:
-            self.ended(self.used or Ending("cancelled", 0, self.completion_tokens))
+            self.ended(self.used or Ending("cancelled", 0, 0))
         else:
             self.failed(DeadlineExceeded() if self._is_late else error)
 

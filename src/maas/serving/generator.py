@@ -7,6 +7,7 @@ import logging
 import time
 from array import array
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from maas.domain.deployments import ReplicaSpec
@@ -226,6 +227,7 @@ class GeneratorServer(ReplicaSocket):
         if job.rows is not None:
             self._finish_row(job, said, at_once)
         elif isinstance(said, Ending):
+            said = replace(said, compute_us=int(latest * 1e6))
             steps.setdefault(job.owner, []).append((job.number, job.take_unsent(), said))
         else:
             _fail(job, said)

@@ -345,3 +345,14 @@ def test_pickles_are_refused_before_anything_is_read(maas: Maas, fake: FakeServe
     assert said.code == 1
     assert "Load it yourself" in said.err
     assert not fake.asked
+
+
+def test_an_answer_is_bounded_and_says_that_it_was_cut_off(maas: Maas, fake: FakeServer) -> None:
+    chunk = {"choices": [{"index": 0, "delta": {"content": "on and"}, "finish_reason": "length"}]}
+    stream = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
+    fake.says_bytes("POST", "/v1/chat/completions", stream, **{"content-type": "text/event-stream"})
+    assert maas("chat", "writer", "Hi") == (
+        0, "on and\n", "(cut off; --max-tokens allows longer answers)\n",
+    )  # fmt: skip
+    maas("chat", "writer", "Hi", "--max-tokens", "9")
+    assert [asked.json()["max_tokens"] for asked in fake.asked] == [1024, 9]

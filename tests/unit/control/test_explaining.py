@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from maas.control import explaining
-from maas.control.explaining import AT_ONCE, BATCH_ROWS, Explainer, Question
+from maas.control.explaining import AT_ONCE, BATCH_ROWS, Explainer, Question, Spent
 from maas.domain.errors import DeadlineExceeded, MaasError, Overloaded, ReplicaLost
 from maas.domain.signature import Signature, TensorSpec
 from maas.serving.messages import Priority
@@ -31,15 +31,15 @@ class Link:
         self.error: MaasError | None = None
         self.asked: list[tuple[int, Priority]] = []
 
-    async def predict(
+    async def predict_timed(
         self, signature: Signature, tensors: Tensors, rows: int, deadline: float, priority: Priority
-    ) -> Tensors:
+    ) -> tuple[Tensors, int]:
         self.asked.append((rows, priority))
         async with asyncio.timeout_at(asyncio.get_running_loop().time() + 5):
             await self.may.wait()
         if self.error:
             raise self.error
-        return {"y": Tensor("FP32", (rows, WIDTH), tensors["x"].data)}
+        return {"y": Tensor("FP32", (rows, WIDTH), tensors["x"].data)}, 10
 
 
 class Answering:
@@ -83,7 +83,12 @@ def test_one_too_many_is_refused_with_a_time_to_come_back() -> None:
         for task in running:
             answer = await task
             assert answer["prediction"] == pytest.approx(3)
-        assert (await explains.explain("t", QUESTION))["version"] == 1
+        asked = len(link.asked)
+        spent = Spent()
+        assert (await explains.explain("t", QUESTION, spent))["version"] == 1
+        latest = [rows for rows, _ in link.asked[asked:]]
+        assert (spent.rows, spent.compute_us) == (sum(latest), 10 * len(latest))
+        assert spent.rows > BATCH_ROWS
         assert all(rows <= BATCH_ROWS and p is Priority.LOW for rows, p in link.asked)
         explains.close()
 

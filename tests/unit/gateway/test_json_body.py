@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from msgspec import Meta, Struct
@@ -18,6 +18,12 @@ class Outer(Struct):
     name: str
     inner: list[Inner] = []
     share: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    kind: Literal["b", "a"] | None = None
+    marks: list[Mark] | str = ""
+
+
+class Mark(Struct):
+    color: Literal["red", "blue"]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +33,11 @@ class Outer(Struct):
         ({"name": 5}, "name: expected str, got 5"),
         ({"name": "a", "share": True}, "share: expected float, got True"),
         ({"name": "a", "share": 1.5}, "share: expected float <= 1.0, got 1.5"),
+        ({"name": "a", "kind": "c"}, "kind: expected one of a, b, got 'c'"),
+        (
+            {"name": "a", "marks": [{"color": "x"}]},
+            "marks[0].color: expected one of blue, red, got 'x'",
+        ),
         ({"name": "a", "share": float("inf")}, "share: expected float <= 1.0, got inf"),
         ({"name": "a", "inner": [{}, {"count": 4}]}, "inner[1].count: expected int <= 3, got 4"),
         ({"name": "a", "inner": "x" * 99}, "inner: expected array, got a text of length 99"),
@@ -37,6 +48,17 @@ def test_a_refusal_names_field_expectation_and_what_came(value: Any, said: str) 
         typed(Outer, value)
     assert refused.value.message == said
     assert refused.value.details["field"] == said.partition(":")[0].partition(" ")[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "where"), [(b'{"a": 1, "seed": -%d}', "seed"), (b'{"a": [1, %d]}', "the body")]
+)
+def test_a_number_that_is_too_long_is_named(body: bytes, where: str) -> None:
+    with pytest.raises(MalformedBody) as refused:
+        parse_object(body.replace(b"%d", b"9" * 5000))
+    assert refused.value.message == (
+        f"{where}: expected numbers of at most 4300 digits, got a longer one"
+    )
 
 
 def test_a_good_body_is_read_without_its_nulls() -> None:

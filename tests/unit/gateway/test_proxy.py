@@ -33,8 +33,11 @@ class Books:
 
     def __init__(self) -> None:
         self.failures: list[str] = []
+        self.uses: list[tuple[Any, ...]] = []
 
-    def used(self, *what: Any) -> None: ...
+    def used(self, key: Any, *what: Any) -> None:
+        self.uses.append(what)
+
     def failed(self, *what: Any) -> None:
         self.failures.append(what[-1].code)
 
@@ -128,6 +131,14 @@ def test_a_chunked_body_that_was_put_together_reaches_control_with_its_length(
     assert b"\r\ncontent-length: %d" % len(inner) in head
     assert b"transfer-encoding" not in head
     assert body == inner
+
+
+def test_an_explanation_is_metered_as_control_counts_it(doors: Doors) -> None:
+    spent = b"X-MaaS-Rows: 95\r\nX-MaaS-Compute-Us: 700\r\n"
+    doors.answer = doors.answer.replace(b"content-length", spent + b"content-length")
+    answer = doors.exchange(post(b"/explain/a", b"{}", JSON))
+    assert statuses(answer) == [200] and b"maas-rows" not in answer.lower()
+    assert doors.books.uses == [("a", "explain", 95, 700)]
 
 
 def test_streamed_bodies_keep_their_framing(doors: Doors) -> None:

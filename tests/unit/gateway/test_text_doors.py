@@ -18,7 +18,7 @@ from maas.gateway import sse
 from maas.gateway.connection import Connection
 from maas.gateway.metering import COMPLETION, PROMPT
 from maas.serving.usage_file import UsageFile
-from tests.scripted_writer import TOKEN, Doors, Script, doors, words
+from tests.scripted_writer import CALLER, TOKEN, Doors, Script, doors, words
 
 from .conftest import read_all, wait_for
 
@@ -366,6 +366,34 @@ def test_a_stream_that_fails_says_so_and_closes(door: Doors) -> None:
             assert last["error"]["message"] == "the process ended"
             assert b"event: error" in answer if name else b"[DONE]" not in answer
             assert client.recv(1) == b""
+    wait_for(lambda: metered(door) == (0, 2))  # the callers have read both
+
+
+def test_a_stream_ends_with_the_key_that_began_it(door: Doors) -> None:
+    door.use(SLOW)
+    with door.send(CHAT, HELLO | {"stream": True}) as client:
+        wait_for(lambda: door.writer.running)
+        door.call(lambda: door.desk.stop_of(lambda _: True))
+        assert door.writer.running
+        door.call(lambda: door.desk.stop_of(lambda key: key != CALLER))
+        answer = read_all(client, 2.0)
+    assert b"this key was revoked" in answer and b"[DONE]" not in answer
+    wait_for(lambda: door.writer.cancelled == 1 and not door.desk.active)
+
+
+def test_what_the_engine_took_is_counted_and_rows_only_of_answers(
+    door: Doors, tmp_path: Path
+) -> None:
+    def usage() -> tuple[int, int, int, int]:
+        _, (found,), _ = UsageFile.read(tmp_path / "usage" / "g1.usage")
+        return found.requests, found.rows, found.errors, found.compute_us
+
+    door.use(words("Hi", compute_us=1500))
+    assert door.post(CHAT, HELLO | {"n": 2})[0] == 200
+    assert usage() == (1, 2, 0, 3000)
+    door.use(Script([], error=ContextLengthExceeded("9 of 8")))
+    assert door.post(CHAT, HELLO | {"n": 2})[0] == 400
+    assert usage() == (1, 2, 1, 3000)
 
 
 def test_overload_is_a_429_with_a_time_to_come_back(door: Doors) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maas.control.explaining import DEFAULT_SAMPLES, Question
+from fastapi import Response
+
+from maas.control.explaining import DEFAULT_SAMPLES, Question, Spent
 from maas.control.principal import GuardedRoute, guarded_router, needs
 from maas.control.routes import UseServices
 from maas.control.schemas import ExplainBody
@@ -23,7 +25,9 @@ router = guarded_router("explain", ExplainRoute)
 
 
 @router.post("/explain/{deployment}", dependencies=[needs(Scope.CALL)])
-async def explain(deployment: str, body: ExplainBody, services: UseServices) -> dict[str, Any]:
+async def explain(
+    deployment: str, body: ExplainBody, services: UseServices, response: Response
+) -> dict[str, Any]:
     """Shapley values of one answer, by sampling."""
     question = Question(
         inputs=body.inputs,
@@ -33,4 +37,10 @@ async def explain(deployment: str, body: ExplainBody, services: UseServices) -> 
         seed=body.seed or 0,
         background=body.background,
     )
-    return await services.explainer.explain(checked_name(deployment, "deployment"), question)
+    spent = Spent()
+    name = checked_name(deployment, "deployment")
+    answer = await services.explainer.explain(name, question, spent)
+    # For the gateway, which meters it.
+    response.headers["x-maas-rows"] = str(spent.rows)
+    response.headers["x-maas-compute-us"] = str(spent.compute_us)
+    return answer
