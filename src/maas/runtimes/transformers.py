@@ -12,12 +12,14 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import llguidance
 import torch
 from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
 from maas.domain.generation import Ending, Generation, Piece, TokenLogprob, ToolCallPiece
@@ -45,6 +47,7 @@ from maas.runtimes.transformers_model import (
     load_model,
     read_folder,
 )
+from maas.runtimes.vocabulary import Vocabulary
 from maas.runtimes.written_text import WrittenText
 
 log = logging.getLogger(__name__)
@@ -63,7 +66,8 @@ class Transformers:
         self.slots = 1
         self.has_chat_template = False
         self._pool = 0
-        self._vocabulary = 0
+        self._known_tokens = 0
+        self._vocabulary = Vocabulary()
         self._ends: frozenset[int] = frozenset()
         self._manner = Manner()
         self._template: ChatTemplate | None = None
@@ -91,7 +95,7 @@ class Transformers:
         size = folder.parameters * dtype.itemsize
         usual = batch_size(threads, size) if device.type == "cpu" else _GPU_BATCH
         model = load_model(folder, device, dtype)
-        self._vocabulary = int(model.get_input_embeddings().num_embeddings)
+        self._known_tokens = int(model.get_input_embeddings().num_embeddings)
         tokens = self._pool + min(self.context_length, _PROOF_TOKENS)
         self._batch = PagedBatch(model, self.slots + 1, tokens, common.get("batch", usual))
         self._ends, self._manner = folder.ends, folder.manner
@@ -106,18 +110,30 @@ class Transformers:
             self._template = ChatTemplate(folder.template, folder.special)
         try:
             self._grammars = llguidance.LLTokenizer(
-                self._tokenizer.to_str(), self._vocabulary, eos_token=sorted(self._ends) or None
+                self._tokenizer.to_str(), self._known_tokens, eos_token=sorted(self._ends) or None
             )
         except ValueError as wrong:
             raise InvalidInput(f"tokenizer.json cannot be used: {str(wrong)[:300]}") from None
+        self._vocabulary = Vocabulary.of(self._token_texts(), _control_texts(self._tokenizer))
+
+    def _token_texts(self) -> Iterator[bytes]:
+        """What each token stands for; none where a text may change before it is cut into them."""
+        is_exact = self._tokenizer.normalizer is None and isinstance(
+            self._tokenizer.decoder, ByteLevel
+        )
+        for token in range(self._tokenizer.get_vocab_size() if is_exact else 0):
+            yield self._grammars.decode_bytes([token])
 
     def has_room(self, generation: Generation) -> bool:
         taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
-        return taken + most_tokens(generation, self.context_length) <= self._pool
+        return (
+            taken + most_tokens(generation, self.context_length, self._vocabulary.openers)
+            <= self._pool
+        )
 
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
         sequence = _Sequence(number, generation, sink)
-        sequence.reserved = most_tokens(generation, self.context_length)
+        sequence.reserved = most_tokens(generation, self.context_length, self._vocabulary.openers)
         self._sequences[number] = sequence
         self._reader.submit(self._read, sequence)
 
@@ -158,7 +174,7 @@ class Transformers:
             self._wake.notify()
 
     def _prepare(self, sequence: _Sequence) -> None:
-        g = sequence.generation
+        g = self._vocabulary.checked(sequence.generation, self.context_length)
         self._check_tokens(g.logit_bias, "logit_bias")
         tools, choice = chosen_tools(g)
         may_call = bool(tools) and choice != "none"
@@ -203,10 +219,10 @@ class Transformers:
         return ids
 
     def _check_tokens(self, tokens: Any, what: str) -> None:
-        unknown = [token for token in tokens if not 0 <= token < self._vocabulary]
+        unknown = [token for token in tokens if not 0 <= token < self._known_tokens]
         if unknown:
             raise InvalidInput(
-                f"{what}: there is no token {unknown[0]}; the model has {self._vocabulary}",
+                f"{what}: there is no token {unknown[0]}; the model has {self._known_tokens}",
                 field=what,
             )
 
@@ -339,6 +355,11 @@ class _Sequence:
             reason = "tool_calls"
         stop = self.text.stops.found if reason == "stop" else ""
         return Ending(reason, len(self.prompt), self._written, stop=stop)
+
+
+def _control_texts(tokenizer: Tokenizer) -> list[bytes]:
+    added = tokenizer.get_added_tokens_decoder().values()
+    return [token.content.encode() for token in added if token.special]
 
 
 def _tokenizer(request: LoadRequest) -> Any:
