@@ -18,7 +18,8 @@ from maas.domain.jobs import JobState
 from maas.lifecycle.job_folder import JobFolder
 from maas.lifecycle.publication import PreparedPublication
 
-EPOCHS = 400
+EPOCHS = 10_000
+"""More than any test waits for, however fast the machine: all of them end it early."""
 STEPS = 400
 """Optimizer steps before a build is disturbed: more than fit between two looks at it."""
 RECIPE = """
