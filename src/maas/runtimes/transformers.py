@@ -288,8 +288,8 @@ class Transformers:
     def _leave(
         self, running: dict[int, _Sequence], sequence: _Sequence, said: Ending | MaasError
     ) -> None:
-        del running[sequence.number]
         self._batch.drop(sequence.number)
+        del running[sequence.number]  # not before: if the engine fails here, it is told of it
         self._end(sequence, said)
 
     def _give_up(self, running: dict[int, _Sequence], wrong: Exception) -> None:
