@@ -37,7 +37,7 @@ from maas.runtimes.text_options import (
     most_tokens,
     settled_sizes,
 )
-from maas.runtimes.vocabulary import Vocabulary, gguf_vocabulary
+from maas.runtimes.vocabulary import Vocabulary, gguf_vocabulary, looks_like_control
 from maas.runtimes.written_text import WrittenText
 
 log = logging.getLogger(__name__)
@@ -348,7 +348,7 @@ def tokenizer_vocabulary(tokenizer: Any, tokens: dict[int, bytes]) -> Vocabulary
     control = [
         tokens[number]
         for (number,), text, full in zip(ids, kept, whole, strict=True)
-        if text != full
+        if text != full or looks_like_control(tokens[number])
     ]
     return Vocabulary.of(tokens.values(), control)
 

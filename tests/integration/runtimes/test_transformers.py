@@ -20,7 +20,10 @@ from tests.weights import smollm2
 pytest.importorskip("transformers", reason="needs the extra transformers")
 pytest.importorskip("llguidance", reason="needs the extra transformers")
 
-from maas.runtimes.transformers import Transformers
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
+
+from maas.runtimes.transformers import Transformers, _control_texts
 
 CONTEXT = 256
 END = 2
@@ -192,3 +195,11 @@ def test_shards_and_a_configuration_that_names_code(
     finally:
         loaded.close()
     assert not (tmp_path / "ran").exists()
+
+
+def test_markers_of_turns_steer_though_their_file_calls_them_plain_text() -> None:
+    tokenizer = Tokenizer(BPE({"a": 0}, []))
+    plain = [AddedToken(text, special=False) for text in ("<\uff5cUser\uff5c>", "<think>")]
+    tokenizer.add_tokens([*plain, AddedToken("<s>", special=True)])
+    found = {text.decode() for text in _control_texts(tokenizer)}
+    assert found == {"<\uff5cUser\uff5c>", "<s>"}
