@@ -15,7 +15,7 @@ def command(
 ) -> None:
     """Stop a deployment and forget it, after it has answered what it accepted; its model stays."""
     client_of(ctx).deployments.delete(name)
-    say(f"{name} answers no more; `maas deploy {name}` brings it back")
+    say(f"{name} answers no more; its model stays")
 
 
 def register(app: typer.Typer) -> None:

@@ -82,7 +82,7 @@ class HttpCall(Call):
         request.respond(200, body, content_type, headers)
 
     def computed(self, compute_us: int) -> None:
-        self.meter.computed(key_of(self.request), self.operation, self.route, compute_us)
+        self.meter.computed(self.key, self.operation, self.route, compute_us)
 
     def failed(self, error: MaasError) -> None:
         route = self.route

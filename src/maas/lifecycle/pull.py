@@ -82,8 +82,11 @@ def _check_bare_name(source: str) -> None:
     if not source.strip():
         raise InvalidInput("a source is a name of the catalog, an address or a path; got none",
                            field="source")  # fmt: skip
-    if "/" in source or Path(source).expanduser().exists():
-        return
+    try:
+        if "/" in source or Path(source).expanduser().exists():
+            return
+    except (OSError, RuntimeError):  # longer than a name may be, or nobody's home: no file either
+        pass
     near = get_close_matches(source.lower(), [entry.name for entry in CATALOG], 3, 0.6)
     meant = f"; did you mean {' or '.join(near)}?" if near else ""
     raise NotFound(

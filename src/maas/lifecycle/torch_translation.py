@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-_OTHER_INSIDES = (ImportError, AttributeError, TypeError, LookupError)
+_OTHER_INSIDES = (ImportError, AttributeError, TypeError, LookupError, AssertionError)
 
 
 def translated(

@@ -37,7 +37,7 @@ from maas.runtimes.text_options import (
     most_tokens,
     settled_sizes,
 )
-from maas.runtimes.vocabulary import Vocabulary, gguf_vocabulary
+from maas.runtimes.vocabulary import Vocabulary, gguf_vocabulary, looks_like_control
 from maas.runtimes.written_text import WrittenText
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ class OpenVino:
         """Read by us and not yet by the engine."""
         self._wake = threading.Condition()
         self._is_closed = False
+        self._lost: InferenceFailed | None = None
+        """Why the engine ended before it was closed."""
 
     def load(self, request: LoadRequest) -> None:
         """Loads one GGUF file, or the files of an IR; raises InvalidInput if OpenVINO does not."""
@@ -140,8 +142,12 @@ class OpenVino:
             self._end(sequence, Ending("length", sequence.prompt_tokens, 0))
             return
         with self._wake:
-            self._ready.append(sequence)
-            self._wake.notify()
+            lost = self._lost
+            if lost is None:
+                self._ready.append(sequence)
+                self._wake.notify()
+        if lost is not None:
+            self._end(sequence, lost)
 
     def _prepare(self, sequence: _Sequence) -> None:
         generation = self._vocabulary.checked(sequence.generation, self.context_length)
@@ -271,7 +277,10 @@ class OpenVino:
         """An engine that failed once in a step never writes again: whoever waits is told, and the
         replica ends, so that another takes its place."""
         lost = InferenceFailed(f"the engine failed: {str(wrong)[-300:]}")
-        for sequence in [*running, *self._ready]:
+        with self._wake:
+            self._lost = lost  # who is read from here on is told there
+            waiting, self._ready = self._ready, []
+        for sequence in [*running, *waiting]:
             self._end(sequence, lost)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -348,7 +357,7 @@ def tokenizer_vocabulary(tokenizer: Any, tokens: dict[int, bytes]) -> Vocabulary
     control = [
         tokens[number]
         for (number,), text, full in zip(ids, kept, whole, strict=True)
-        if text != full
+        if text != full or looks_like_control(tokens[number])
     ]
     return Vocabulary.of(tokens.values(), control)
 

@@ -47,7 +47,7 @@ from maas.runtimes.transformers_model import (
     load_model,
     read_folder,
 )
-from maas.runtimes.vocabulary import Vocabulary
+from maas.runtimes.vocabulary import Vocabulary, looks_like_control
 from maas.runtimes.written_text import WrittenText
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ class Transformers:
         """Read by us and not yet in the batch."""
         self._wake = threading.Condition()
         self._is_closed = False
+        self._lost: InferenceFailed | None = None
+        """Why the engine ended before it was closed."""
 
     def load(self, request: LoadRequest) -> None:
         """Loads the files of a folder with config.json; raises InvalidInput if it cannot."""
@@ -170,8 +172,12 @@ class Transformers:
             self._end(sequence, Ending("length", len(sequence.prompt), 0))
             return
         with self._wake:
-            self._ready.append(sequence)
-            self._wake.notify()
+            lost = self._lost
+            if lost is None:
+                self._ready.append(sequence)
+                self._wake.notify()
+        if lost is not None:
+            self._end(sequence, lost)
 
     def _prepare(self, sequence: _Sequence) -> None:
         g = self._vocabulary.checked(sequence.generation, self.context_length)
@@ -288,15 +294,18 @@ class Transformers:
     def _leave(
         self, running: dict[int, _Sequence], sequence: _Sequence, said: Ending | MaasError
     ) -> None:
-        del running[sequence.number]
         self._batch.drop(sequence.number)
+        del running[sequence.number]  # not before: if the engine fails here, it is told of it
         self._end(sequence, said)
 
     def _give_up(self, running: dict[int, _Sequence], wrong: Exception) -> None:
         """A batch that failed within a step is of no known state: whoever waits is told, and the
         replica ends, so that another takes its place."""
         lost = InferenceFailed(f"the engine failed: {str(wrong)[-300:]}")
-        for sequence in [*running.values(), *self._ready]:
+        with self._wake:
+            self._lost = lost  # who is read from here on is told there
+            waiting, self._ready = self._ready, []
+        for sequence in [*running.values(), *waiting]:
             self._end(sequence, lost)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -359,7 +368,11 @@ class _Sequence:
 
 def _control_texts(tokenizer: Tokenizer) -> list[bytes]:
     added = tokenizer.get_added_tokens_decoder().values()
-    return [token.content.encode() for token in added if token.special]
+    return [
+        text
+        for token in added
+        if looks_like_control(text := token.content.encode()) or token.special
+    ]
 
 
 def _tokenizer(request: LoadRequest) -> Any:

@@ -153,6 +153,12 @@ class Vocabulary:
         return value
 
 
+def looks_like_control(token: bytes) -> bool:
+    """Whether it steers the model whatever its file calls it: published tokenizers list such as
+    DeepSeek's `<｜User｜>` as plain text, and read it as one token all the same."""
+    return _LOOKS_LIKE_CONTROL.fullmatch(token) is not None
+
+
 def _measures(text: bytes) -> tuple[int, int, int]:
     return len(text), len(text.translate(None, _NO_LETTERS)), len(text.translate(None, _ASCII))
 
@@ -193,6 +199,6 @@ def gguf_vocabulary(path: Path, summary: GgufSummary) -> Vocabulary:
     if summary.token_types_at is not None and summary.token_types == count:
         types = struct.unpack_from(f"<{count}i", header, summary.token_types_at)
     control = [token for token, kind in zip(tokens, types, strict=False) if kind in _STEER]
-    control += [token for token in tokens if _LOOKS_LIKE_CONTROL.fullmatch(token)]
+    control += [token for token in tokens if looks_like_control(token)]
     # Other kinds of tokenizers make one token of any word that they do not know.
     return Vocabulary.of(tokens if summary.tokenizer in ("gpt2", "llama") else (), control)

@@ -248,11 +248,15 @@ class ReplicaLink(Channel):
         pending = self.pending
         for at, (number, rows) in enumerate(zip(answers.ids, answers.rows, strict=True)):
             call = pending.pop(number, None)
+            if self._in_parts and number in self._in_parts:
+                # Answers in parts travel alone: what is left of this time is the last part's.
+                given_up, known = self._in_parts.pop(number)
+                answers.compute_us = max(0, answers.compute_us - known)
+                if call is None:  # it was cancelled while its answer was on the way
+                    given_up.computed(answers.compute_us)
             if call is not None:
                 self.rows_in_flight -= call.load
                 self.bytes_in_flight -= call.size
-                if self._in_parts:
-                    answers.compute_us -= self._in_parts.pop(number, (call, 0))[1]
                 try:
                     call.answered(answers, at, first_row)
                 except Exception:
@@ -381,8 +385,11 @@ class _FutureCall(Call):
 
     def answered(self, answers: Answers, at: int, first_row: int) -> None:
         if not self.future.done():
-            self.compute_us = answers.compute_us * self.rows // (answers.batch_rows or 1)
+            self.compute_us += answers.compute_us * self.rows // (answers.batch_rows or 1)
             self.future.set_result(answer_tensors(self.signature, answers, self.rows, first_row))
+
+    def computed(self, compute_us: int) -> None:
+        self.compute_us += compute_us
 
     def failed(self, error: MaasError) -> None:
         if not self.future.done():

@@ -33,6 +33,8 @@ class Job:
     key: int = 0
     """By which the server and its generator know it."""
     started: float = 0.0
+    share_before: float = 0.0
+    """The server's clock of shares when it began."""
     unsent: Piece = _NOTHING
 
     def wrote(self, piece: Piece) -> None:
@@ -55,6 +57,8 @@ class Rows:
     started: float = 0.0
     """When its first row came into the engine."""
     unfinished: int = 0
+    seconds: float = 0.0
+    """Of the engine, its rows' shares of it."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     has_failed: bool = False
@@ -64,9 +68,7 @@ class Rows:
         self.unfinished = self.count
         self.texts = [""] * self.count
 
-    def answers(self, number: int, at_once: int) -> Answers:
-        """`at_once` sequences, of whomever, shared the engine."""
-        now = time.monotonic()
+    def answers(self, number: int) -> Answers:
         data = b"".join(
             struct.pack("<I", len(text)) + text for text in (t.encode() for t in self.texts)
         )
@@ -74,8 +76,8 @@ class Rows:
             ids=array("Q", [number]),
             rows=array("I", [self.count]),
             queue_us=array("I", [_microseconds(self.started - self.arrived)]),
-            compute_us=_microseconds(now - self.started),
-            batch_rows=self.count * max(1, at_once),
+            compute_us=_microseconds(self.seconds),
+            batch_rows=self.count,
             columns=[Column((), data)],
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,

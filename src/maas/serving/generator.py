@@ -60,6 +60,9 @@ class GeneratorServer(ReplicaSocket):
         self._is_due = self._is_armed = False
         self._timer: asyncio.TimerHandle | None = None
         self._last_step = self._cpu_at_step = 0.0
+        self._share = self._shared_at = 0.0
+        """Seconds of the engine that each of those that run has had, were it here from the start;
+        and when this was last brought up to date."""
         self._seconds_per_job = 0.0
         """Moving average of a sequence's time in the engine, over those that shared it."""
         self._served = self._prompt_tokens = self._completion_tokens = 0
@@ -162,6 +165,8 @@ class GeneratorServer(ReplicaSocket):
             job.rows.started = job.started
         if not self._running:
             self._got_on()
+        self._share_time()
+        job.share_before = self._share
         self._running.add(job.key)
         self._generator.start(job.key, job.generation, self._take_down)
 
@@ -215,8 +220,8 @@ class GeneratorServer(ReplicaSocket):
         self._last_step, self._cpu_at_step = time.monotonic(), time.process_time()
 
     def _finish(self, job: Job, said: Ending | MaasError, steps: dict[Channel, list[Step]]) -> None:
-        at_once = len(self._running)
-        latest = (time.monotonic() - job.started) / at_once
+        self._share_time()
+        latest = self._share - job.share_before
         known = self._seconds_per_job
         self._seconds_per_job = latest if not known else known + 0.2 * (latest - known)
         self._forget(job)
@@ -225,18 +230,19 @@ class GeneratorServer(ReplicaSocket):
             self._prompt_tokens += said.prompt_tokens
             self._completion_tokens += said.completion_tokens
         if job.rows is not None:
-            self._finish_row(job, said, at_once)
+            self._finish_row(job, said, latest)
         elif isinstance(said, Ending):
             said = replace(said, compute_us=int(latest * 1e6))
             steps.setdefault(job.owner, []).append((job.number, job.take_unsent(), said))
         else:
             _fail(job, said)
 
-    def _finish_row(self, job: Job, said: Ending | MaasError, at_once: int) -> None:
+    def _finish_row(self, job: Job, said: Ending | MaasError, share: float) -> None:
         rows = job.rows
         if rows is None or rows.has_failed:
             return
         rows.unfinished -= 1
+        rows.seconds += share
         if isinstance(said, MaasError):
             rows.has_failed = True
             _fail(job, said)
@@ -245,9 +251,16 @@ class GeneratorServer(ReplicaSocket):
         rows.prompt_tokens += said.prompt_tokens
         rows.completion_tokens += said.completion_tokens
         if not rows.unfinished and job.owner.is_open:
-            job.owner.send(pack_answers(rows.answers(job.number, at_once)))
+            job.owner.send(pack_answers(rows.answers(job.number)))
+
+    def _share_time(self) -> None:
+        """Those that run share the engine alike; called before there are more or fewer."""
+        now = time.monotonic()
+        self._share += (now - self._shared_at) / max(1, len(self._running))
+        self._shared_at = now
 
     def _forget(self, job: Job) -> None:
+        self._share_time()
         self._jobs.pop(job.key, None)
         self._running.discard(job.key)
 

@@ -94,9 +94,9 @@ def test_the_prompt_is_what_the_models_template_makes(engine: str, model: Genera
     text, ending = written(model, chat(PLAIN, **asked))
     assert (text, ending) == written(model, Generation(prompt=PLAIN_IDS, **asked))
     # Computed exactly, `The` leads `L` by 0.08 nats. llama.cpp's kernels round activations to 8
-    # bits, which is more than that (python -m benchmarks.exactness).
-    begins = {"llama_cpp": "L"}.get(engine, "The capital of France is Paris")
-    assert text.startswith(begins)
+    # bits, which is more than that (python -m benchmarks.exactness) and differs by processor.
+    begins = ("The capital of France is Paris",)
+    assert text.startswith((*begins, "L") if engine == "llama_cpp" else begins)
 
 
 def test_two_seeded_calls_are_identical_and_other_seeds_are_not(model: Generator) -> None:

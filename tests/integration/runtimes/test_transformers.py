@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.generation import Generation
 from tests.engines import Answer, load_request, written
 from tests.safetensors_models import safetensors_folder
@@ -20,7 +20,10 @@ from tests.weights import smollm2
 pytest.importorskip("transformers", reason="needs the extra transformers")
 pytest.importorskip("llguidance", reason="needs the extra transformers")
 
-from maas.runtimes.transformers import Transformers
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
+
+from maas.runtimes.transformers import Transformers, _control_texts
 
 CONTEXT = 256
 END = 2
@@ -192,3 +195,31 @@ def test_shards_and_a_configuration_that_names_code(
     finally:
         loaded.close()
     assert not (tmp_path / "ran").exists()
+
+
+def test_markers_of_turns_steer_though_their_file_calls_them_plain_text() -> None:
+    tokenizer = Tokenizer(BPE({"a": 0}, []))
+    plain = [AddedToken(text, special=False) for text in ("<\uff5cUser\uff5c>", "<think>")]
+    tokenizer.add_tokens([*plain, AddedToken("<s>", special=True)])
+    found = {text.decode() for text in _control_texts(tokenizer)}
+    assert found == {"<\uff5cUser\uff5c>", "<s>"}
+
+
+def test_an_engine_that_failed_leaves_nobody_waiting(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(tokens: list[int]) -> None:
+        raise RuntimeError("out of memory")
+
+    ended: list[Any] = []
+    loaded = Transformers()
+    loaded.load(load_request(folder, context_length=CONTEXT, cache_tokens=4 * CONTEXT, batch=32))
+    loaded._batch.put = broken  # type: ignore[method-assign]
+    with monkeypatch.context() as patched:
+        patched.setattr("maas.runtimes.transformers.os.kill", lambda *how: ended.append(how))
+        for _ in range(2):  # one in the batch, and one that comes before the replica has ended
+            with pytest.raises(InferenceFailed, match="out of memory"):
+                written(loaded, prompt("x"))
+        loaded._engine.join()
+    assert len(ended) == 1
+    loaded.close()

@@ -266,7 +266,7 @@ def test_undeploy_ends_a_deployment(maas: Maas, fake: FakeServer) -> None:
     fake.says("DELETE", "/api/v1/deployments/iris", status=204)
     said = maas("undeploy", "iris")
     assert (said.code, fake.count("DELETE", "/api/v1/deployments/iris")) == (0, 1)
-    assert "maas deploy iris" in said.err
+    assert "its model stays" in said.err
     assert maas("undeploy", "nosuch").code == 3
 
 

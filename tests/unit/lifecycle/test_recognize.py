@@ -157,6 +157,8 @@ def test_a_name_is_needed(access: Access, tmp_path: Path) -> None:
     [
         ("smollm2-135m-instuct", "did you mean smollm2-135m-instruct"),
         ("nothing-alike-at-all", "catalog has no such name"),
+        ("~nobody-here", "catalog has no such name"),
+        ("n" * 300, "catalog has no such name"),
         ("", "got none"),
         ("http://127.0.0.1/x", "got 'http://'"),
     ],

@@ -72,11 +72,11 @@ async def ask(link: ReplicaLink, *texts: str, priority: Priority = Priority.NORM
 def test_an_answer_to_predict_has_the_tokens_of_all_its_rows() -> None:
     rows = Rows(2)
     rows.prompt_tokens, rows.completion_tokens = 10, 4
-    frame = b"".join(map(bytes, pack_answers(rows.answers(7, 1))))
+    frame = b"".join(map(bytes, pack_answers(rows.answers(7))))
     answers = unpack_answers(memoryview(frame)[5:])
     assert (answers.prompt_tokens, answers.completion_tokens) == (10, 4)
     rows.prompt_tokens = rows.completion_tokens = 0
-    shorter = b"".join(map(bytes, pack_answers(rows.answers(7, 1))))
+    shorter = b"".join(map(bytes, pack_answers(rows.answers(7))))
     assert (
         len(shorter) == len(frame) - 8 and not unpack_answers(memoryview(shorter)[5:]).prompt_tokens
     )
@@ -101,6 +101,26 @@ def test_text_comes_in_pieces_and_ends_with_the_engines_counts() -> None:
         assert server.stats()["completion_tokens"] == 2 and server.stats()["prompt_tokens"] == 5
 
     run(work)
+
+
+def test_sequences_share_the_time_in_which_they_ran_at_once_and_no_other() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        began = time.monotonic()
+        first, second = Written(), Written()
+        link.submit(first)
+        await until(lambda: len(engine.started) == 1)
+        await asyncio.sleep(0.05)  # is its own alone
+        link.submit(second)
+        await until(lambda: len(engine.started) == 2)
+        for key in list(engine.started):
+            engine.say(key, DONE)
+        await first.over()
+        await second.over()
+        taken = 1e6 * (time.monotonic() - began)
+        assert first.ending.compute_us >= 49_000
+        assert first.ending.compute_us + second.ending.compute_us <= taken
+
+    run(work, Scripted(slots=2))
 
 
 def test_what_all_sequences_wrote_in_a_step_goes_out_in_one_frame() -> None:

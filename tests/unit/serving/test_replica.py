@@ -162,6 +162,36 @@ def test_a_long_request_ends_between_its_parts(how: str) -> None:
     run(model_of, work, Scaling(max_batch=4))
 
 
+def test_whoever_awaits_a_long_request_learns_the_time_of_all_its_parts() -> None:
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        tensor = Tensor("FP32", (40, 1), np.arange(40, dtype="<f4").tobytes())
+        deadline = time.monotonic() + 60
+        _, compute_us = await link.predict_timed(
+            SIGNATURE, {"x": tensor}, 40, deadline, Priority.NORMAL
+        )
+        assert len(model.calls) > 1
+        assert compute_us >= 40 * 5000
+
+    run(paced, work, Scaling(max_batch=4))
+
+
+def test_a_long_request_whose_cancel_crosses_its_answer_is_counted_and_forgotten() -> None:
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        long = Told(1, tenant=1)
+        link.submit(long)
+        await asyncio.sleep(0)
+        number = long.number
+        link._progress_received({"id": number, "compute_us": 5, "is_last": False})
+        link.cancel(long)
+        link._answers_received(
+            Answers(array("Q", [number]), array("I", [1]), array("I", [0]), 12, 1, [])
+        )
+        assert long.compute_us == 12
+        assert not link._in_parts
+
+    run(echo, work)
+
+
 def test_a_request_of_few_long_texts_comes_in_parts_and_one_of_short_texts_does_not() -> None:
     signature = Signature((TensorSpec("x", "BYTES"),), (TensorSpec("y", "BYTES"),))
     sizes: list[int] = []

@@ -19,8 +19,6 @@ class Labels:
     judged: str
     compared: str
     """What there are so many of that are compared on."""
-    repeats: str
-    """Of how many an interval of the measurement holds the result."""
 
 
 _BYTES = {"size": "bytes of the files, original = 1", "memory": "resident memory, original = 1"}
@@ -36,7 +34,6 @@ _ROWS = Labels(
     judged="on rows that no candidate was made with. No class and no slice may have lost "
     "significantly more than the gate allows.",
     compared="rows",
-    repeats="99 %",
 )
 _TOKENS = Labels(
     rate="tokens/s",
@@ -50,7 +47,6 @@ _TOKENS = Labels(
     "answers and first is that to their first token, in ms.",
     judged="over chunks of the text, and over prompts for the agreement of greedy answers.",
     compared="chunks of text",
-    repeats="95 %",
 )
 
 

@@ -59,8 +59,8 @@ def render_optimization(found: Optimization) -> str:
 def _cost_note(found: Optimization) -> str:
     return (
         "Each candidate ran in turns with the original, in fresh processes on the same cores. "
-        "Ratios are candidate over original. An interval is where "
-        f"{labels_of(found.task).repeats} of repeats of the measurement fall. "
+        "Ratios are candidate over original. An interval is where 99 % of repeats of the "
+        "measurement fall. "
         "Figures without × depend on what else the machine did at that time; "
         f"ratios hardly do. Memory differs by up to {MEMORY_NOISE * 100:.0f} % from start to "
         f"start. {labels_of(found.task).columns}"

@@ -26,6 +26,9 @@ PLACES = 32
 """Of an image at which the input of a convolution is looked at, in each row."""
 DAMPING = 0.1
 """Of the mean variance, added to each: a few dozen rows do not span all inputs."""
+WIDEST = 4608
+"""Inputs of a layer that is looked at: what is kept of them grows with the square, to about a
+gigabyte here. Wider layers keep the nearest integers."""
 BLOCK = 64
 COMPUTING = ("Conv", "Gemm", "MatMul")
 
@@ -78,9 +81,14 @@ def round_weights(
 
     float_model, model = onnx.load(source), onnx.load(quantized)
     there = {tensor.name: tensor for tensor in model.graph.initializer}
-    layers = [x for x in layers_of(float_model) if f"{x.weight}_quantized" in there]
+    layers = [
+        x
+        for x in layers_of(float_model)
+        if f"{x.weight}_quantized" in there and x.values.shape[2] <= WIDEST
+    ]
     biases = {t.name: numpy_helper.to_array(t) for t in float_model.graph.initializer}
     moments = _moments(float_model, layers, calibration)
+    count = 0
     for layer in layers:
         names = [f"{layer.weight}_quantized", f"{layer.weight}_scale"]
         names += [f"{layer.bias}_quantized", f"{layer.bias}_quantized_scale"] * bool(layer.bias)
@@ -90,8 +98,9 @@ def round_weights(
         after = _chosen(layer, moments[layer.weight], before, biases.get(layer.bias), largest)
         for name, values in after.items():
             there[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        count += 1
     onnx.save_model(model, quantized)
-    return len(layers)
+    return count
 
 
 def layers_of(model: Any) -> list[Layer]:

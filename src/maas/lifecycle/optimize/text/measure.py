@@ -1,7 +1,7 @@
 """Measure: what a language model costs, in turns with the original on the same machine.
 
 As `optimize/measure.py` does it for rows: a sitting is one fresh process of each, turns alternate,
-ratios are of turns beside each other, and an interval is where 95 % of repeats fall. A turn is one
+ratios are of turns beside each other, and an interval is where 99 % of repeats fall. A turn is one
 wave of answers, all of the same number of tokens.
 """
 
@@ -79,7 +79,7 @@ def measure_text(
             "tokens_per_answer": TOKENS,
             "threads": candidate.threads,
             "original_threads": original.threads,
-            "interval": "where 95 % of repeats fall, Student's t over sittings",
+            "interval": "where 99 % of repeats fall, Student's t over sittings",
             "resident": "resident set of a fresh process after its first answers, median",
         },
         unit="token",
