@@ -48,7 +48,8 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Longest that writing a text may take; a caller may ask for less."""
     busy_poll_us: Annotated[int, Meta(ge=0, le=10_000)] = 500
     """While callers come back within this many microseconds, a gateway with nothing in flight looks
-    for their next request for as long before it sleeps; 0: it sleeps at once."""
+    for their next request for as long before it sleeps; 0: it sleeps at once, which is
+    better where processor time is rationed."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long accepted requests may take after SIGTERM."""
 

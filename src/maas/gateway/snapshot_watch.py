@@ -24,6 +24,8 @@ class SnapshotWatch:
         self._path = path
         self._apply = apply
         self._seen: tuple[int, int] | None = None
+        self._failed: tuple[int, int] | None = None
+        """Read since the last poll, in vain: callers with unknown keys do not have it read again."""
         self._complaint = ""
         self.generation = 0
         self._poll()
@@ -33,6 +35,7 @@ class SnapshotWatch:
         return self.generation > 0
 
     def _poll(self) -> None:
+        self._failed = None
         self.look()
         self._timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
 
@@ -54,11 +57,13 @@ class SnapshotWatch:
             found = self._path.stat()
         except FileNotFoundError:
             return
-        if (found.st_mtime_ns, found.st_ino) != self._seen:
+        latest = (found.st_mtime_ns, found.st_ino)
+        if latest not in (self._seen, self._failed):
+            self._failed = latest
             snapshot = msgspec.json.decode(self._path.read_bytes(), type=Snapshot)
             self._apply(snapshot)
             self.generation = max(1, snapshot.generation)
-            self._seen = (found.st_mtime_ns, found.st_ino)
+            self._seen = latest
 
     def close(self) -> None:
         self._timer.cancel()

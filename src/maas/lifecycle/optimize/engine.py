@@ -204,7 +204,9 @@ class _Rows:
 
     def _answers(self, candidate: Candidate) -> Answers:
         rows = self.subject.rows
-        outputs = kept(candidate) or answers_of(candidate, self.subject.signature, rows)
+        outputs = None if candidate is self.original else kept(candidate)
+        if outputs is None:
+            outputs = answers_of(candidate, self.subject.signature, rows)
         return read_answers(outputs, self.subject.signature, rows)
 
 
