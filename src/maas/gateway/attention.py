@@ -3,8 +3,9 @@
 A process that sleeps until the next request pays for it: on a virtual machine the core halts, the
 hypervisor gives it and its caches to others, and the same work takes several times as long
 afterwards. So while callers come back at once, the gateway looks for the next request for a moment
-before it sleeps, as network drivers do (NAPI, `SO_BUSY_POLL`). It does not while a replica
-of its deployments owes it an answer, when the core is better used by the model, and it gives way whenever anybody else can run.
+before it sleeps, as network drivers do (NAPI, `SO_BUSY_POLL`). It does not while a replica of its
+deployments owes it an answer, when the core is better used by the model, and it gives way whenever
+anybody else can run.
 """
 
 from __future__ import annotations
