@@ -25,7 +25,7 @@ class SnapshotWatch:
         self._apply = apply
         self._seen: tuple[int, int] | None = None
         self._failed: tuple[int, int] | None = None
-        """Read since the last poll, in vain: callers with unknown keys do not have it read again."""
+        """Read in vain since the last poll: unknown keys do not have it read again."""
         self._complaint = ""
         self.generation = 0
         self._poll()
