@@ -96,6 +96,8 @@ def _environment(**more: str) -> dict[str, str]:
 def _port_8000_taken() -> Iterator[None]:
     """By us, unless another program has it, which is as good."""
     with socket.socket() as holder:
+        # Connections of the server that has just ended may still linger on the port.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):
             holder.bind(("127.0.0.1", 8000))
             holder.listen()
