@@ -113,13 +113,13 @@ def test_digits_pass_their_gate_and_leave_a_report_and_a_picture(shell: Shell, d
     assert not re.search(r"""(?:src|href)=["']?https?:""", page)
 
 
-def test_the_published_predictions_are_those_of_the_test_rows(shell: Shell, digits: Any) -> None:
+def test_the_published_model_reads_digits(shell: Shell, digits: Any) -> None:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    rows = images[:100].reshape(-1, 1, 8, 8)
+    rows = images.reshape(-1, 1, 8, 8)
     answers = shell.stack.client().predict("digits", x=rows.astype(np.float32))
-    assert np.mean(np.array(answers["label"]) == labels[:100]) >= 0.97
+    assert np.mean(np.array(answers["label"]) == labels) >= 0.97
 
 
 def test_keys_usage_and_scopes(shell: Shell, article: Any) -> None:
