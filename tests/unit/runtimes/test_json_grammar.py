@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import llguidance
@@ -44,9 +43,7 @@ def test_integers_within_objects_and_arrays_end_too() -> None:
         "required": ["type"],
         "additionalProperties": False,
     }
-    assert allows(
-        schema, json.dumps({"type": [1, 2]}, separators=(",", ":")).replace(",", ", ")
-    ) or (allows(schema, '{"type":[1,2]}'))
+    assert allows(schema, '{"type":[1,2]}')
     assert not allows(schema, '{"type":[' + "1" * 60 + "]}")
 
 
