@@ -39,8 +39,8 @@ class OpenVinoScorer(OpenVino):
     def _prepare(self, sequence: Any) -> None:
         super()._prepare(sequence)
         if sequence.number >= FIRST_NUMBER:
-            sequence.config.echo = True
-        sequence.config.ignore_eos = self.never_ends
+            sequence.work.config.echo = True
+        sequence.work.config.ignore_eos = self.never_ends
 
     def _score(self, number: int, ids: list[int]) -> list[float]:
         told: SimpleQueue[Said] = SimpleQueue()

@@ -1,21 +1,27 @@
 """Tokens as text while they are written: whole characters only, and no stop text.
 
 `StopTexts` is for every engine of ours, since those that look for stop texts themselves do not say
-which one they found. `WrittenText` is for engines that give token ids: a character may take several
-tokens, and what a token looks like may depend on the one before it; so the last few are decoded
-again with what is new, as vLLM does.
+which one they found. `WrittenText` is for engines that give token ids, of which a character may
+take several. Most vocabularies are of bytes, and a text is the bytes of its tokens in a row:
+`BytesRead` joins them. Where what a token looks like depends on the one before it, `TokensRead`
+decodes the last few again with what is new, as vLLM does, which costs far more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import codecs
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from maas.domain.generation import TokenLogprob
 
 Decode = Callable[[Sequence[int]], str]
+DecodeAll = Callable[[list[list[int]]], Sequence[str]]
 _UNFINISHED = "\ufffd"
 _LONGEST_CHARACTER = 4
 """Tokens; what has not become a character by then is none."""
+_IN_A_ROW = 16
+"""Tokens that are decoded together to see whether neighbors change each other."""
 
 
 class StopTexts:
@@ -68,29 +74,49 @@ class StopTexts:
         return ready
 
 
-class WrittenText:
-    """The text of one sequence."""
+class Reading(Protocol):
+    """The tokens of one text, made characters."""
 
-    def __init__(self, decode: Decode, stops: Sequence[str]) -> None:
+    def push(self, tokens: Iterable[int]) -> str:
+        """The characters that are whole with `tokens`."""
+
+    def rest(self) -> str:
+        """What is left when no more comes."""
+
+
+class BytesRead:
+    """A text whose tokens are bytes in a row (`bytes_of_tokens`)."""
+
+    def __init__(self, of_tokens: Mapping[int, bytes]) -> None:
+        self._of_tokens = of_tokens
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, tokens: Iterable[int]) -> str:
+        # Models have rows for tokens that their tokenizers lack; such a token says nothing.
+        return self._decoder.decode(b"".join(self._of_tokens.get(n, b"") for n in tokens))
+
+    def rest(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class TokensRead:
+    """A text of tokens that are only understood together."""
+
+    def __init__(self, decode: Decode) -> None:
         self._decode = decode
-        self.stops = StopTexts(stops)
         self._before: list[int] = []
         """What was told last: context for what comes."""
         self._new: list[int] = []
 
-    def push(self, tokens: Sequence[int]) -> str:
-        """What can be told after `tokens`; from a stop text on there is no more."""
-        if self.stops.found:
-            return ""
+    def push(self, tokens: Iterable[int]) -> str:
         text = ""
         for token in tokens:
             self._new.append(token)
             text += self._decoded(is_last=False)
-        return self.stops.push(text)
+        return text
 
     def rest(self) -> str:
-        """What is left at the end."""
-        return self.stops.push(self._decoded(is_last=True)) + self.stops.rest()
+        return self._decoded(is_last=True)
 
     def _decoded(self, is_last: bool) -> str:
         if not self._new:
@@ -102,6 +128,62 @@ class WrittenText:
             return ""
         self._before, self._new = self._new, []
         return text[len(known) :]
+
+
+def read_tokens(of_tokens: Mapping[int, bytes] | None, decode: Decode) -> Reading:
+    """For a new text, with what `bytes_of_tokens` found."""
+    return TokensRead(decode) if of_tokens is None else BytesRead(of_tokens)
+
+
+class WrittenText:
+    """The text of one sequence."""
+
+    def __init__(self, reading: Reading, stops: Sequence[str]) -> None:
+        self._reading = reading
+        self.stops = StopTexts(stops)
+
+    def push(self, tokens: Iterable[int]) -> str:
+        """What can be told after `tokens`; from a stop text on there is no more."""
+        if self.stops.found:
+            return ""
+        return self.stops.push(self._reading.push(tokens))
+
+    def rest(self) -> str:
+        """What is left at the end."""
+        return self.stops.push(self._reading.rest()) + self.stops.rest()
+
+
+def bytes_of_tokens(
+    tokens: Mapping[int, bytes], decode_all: DecodeAll
+) -> Mapping[int, bytes] | None:
+    """`tokens` as they stand in a text, those that are left out of it empty; None if a text is not
+    the bytes of its tokens in a row.
+
+    Every token is tried alone, and in a row with its neighbors in the vocabulary. Tokens that are
+    parts of a character are taken at their word, since tokenizers differ in how they show these.
+    """
+    found = {}
+    texts = decode_all([[number] for number in tokens])
+    for (number, data), text in zip(tokens.items(), texts, strict=True):
+        whole = _whole(data)
+        if text and whole is not None and text != whole:
+            return None
+        found[number] = b"" if not text and whole is not None else data
+    numbers = list(tokens)
+    rows = [numbers[at : at + _IN_A_ROW] for at in range(0, len(numbers), _IN_A_ROW)]
+    for row, text in zip(rows, decode_all(rows), strict=True):
+        whole = _whole(b"".join(found[number] for number in row))
+        if whole is not None and text != whole:
+            return None
+    return found
+
+
+def _whole(data: bytes) -> str | None:
+    """None if it begins or ends within a character."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -85,7 +85,7 @@ def test_both_ways_to_know_the_control_tokens_agree(engine: str, model: Any) -> 
     if engine == "openvino":
         from maas.runtimes.openvino import tokenizer_vocabulary
 
-        told = tokenizer_vocabulary(model._tokenizer, model._bytes)
+        told = tokenizer_vocabulary(model._tokenizer, model._tokens)
         assert told.control == known.control and told.longest[1] == known.longest[1]
 
 

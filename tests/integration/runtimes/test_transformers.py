@@ -216,7 +216,7 @@ def test_an_engine_that_failed_leaves_nobody_waiting(
     loaded.load(load_request(folder, context_length=CONTEXT, cache_tokens=4 * CONTEXT, batch=32))
     loaded._batch.put = broken  # type: ignore[method-assign]
     with monkeypatch.context() as patched:
-        patched.setattr("maas.runtimes.transformers.os.kill", lambda *how: ended.append(how))
+        patched.setattr("maas.runtimes.stepped_engine.os.kill", lambda *how: ended.append(how))
         for _ in range(2):  # one in the batch, and one that comes before the replica has ended
             with pytest.raises(InferenceFailed, match="out of memory"):
                 written(loaded, prompt("x"))

@@ -1,0 +1,276 @@
+"""What engines have in common that write all their texts step by step, in a thread of ours.
+
+Prompts are read in one thread, and the engine is stepped in another; one call of a sink per
+sequence and step tells what it wrote, an empty piece if nothing. A sequence is known by its number
+from `start` until its sink was told how it ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
+from maas.domain.generation import Ending, Generation, Piece, TokenLogprob, ToolCallPiece
+from maas.runtimes.base import Sink
+from maas.runtimes.chat_template import ChatTemplate
+from maas.runtimes.llama_chunks import too_long
+from maas.runtimes.plain_tools import CallReader
+from maas.runtimes.text_options import Sizes, most_tokens
+from maas.runtimes.vocabulary import Vocabulary
+from maas.runtimes.written_text import WrittenText
+
+log = logging.getLogger(__name__)
+
+
+class Sequence:
+    """A text that is being written, and what it has cost so far."""
+
+    def __init__(self, number: int, generation: Generation, sink: Sink) -> None:
+        self.number = number
+        self.generation = generation
+        self.sink = sink
+        self.reserved = 0
+        """Tokens of the common memory that are kept for it."""
+        self.is_cancelled = False
+        self.prompt_tokens = self.completion_tokens = 0
+        self.limit = 0
+        """Most tokens that it may write."""
+        self.text: WrittenText | None = None
+        self.calls: CallReader | None = None
+        """If it may call tools."""
+        self.work: Any = None
+        """What the engine itself keeps for it."""
+
+    @property
+    def stop(self) -> str:
+        """The stop text that was found, if one was."""
+        return "" if self.text is None else self.text.stops.found
+
+    def told(self, text: str, tokens: int, logprobs: list[TokenLogprob], is_last: bool) -> Piece:
+        """`text` as `WrittenText.push` gave it, what of it is of a call, and the logprobs of what
+        is told."""
+        if self.text is not None:
+            if is_last:
+                text += self.text.rest()
+            logprobs = self.text.stops.logprobs(logprobs, text, is_last)
+        calls: list[ToolCallPiece] = []
+        if self.calls is not None:
+            text, calls = self.calls.read(text) if text else ("", [])
+            if is_last:
+                rest, more = self.calls.rest()
+                text, calls = text + rest, calls + more
+        return Piece(text, tokens, logprobs, calls)
+
+    def ending(self, reason: str) -> Ending:
+        if reason == "stop" and self.calls is not None and self.calls.is_call:
+            reason = "tool_calls"
+        stop = self.stop if reason == "stop" else ""
+        return Ending(reason, self.prompt_tokens, self.completion_tokens, stop=stop)
+
+
+class SteppedEngine(ABC):
+    """The life of sequences. Subclasses load a model, call `_begin`, and do the four steps."""
+
+    def __init__(self) -> None:
+        self.context_length = 0
+        self.slots = 1
+        self.has_chat_template = False
+        self._pool = 0
+        """Tokens that all sequences share."""
+        self._known_tokens = 0
+        self._vocabulary = Vocabulary()
+        self._template: ChatTemplate | None = None
+        self._sequences: dict[int, Sequence] = {}
+        self._ready: list[Sequence] = []
+        """Read by us and not yet by the engine."""
+        self._wake = threading.Condition()
+        self._is_closed = False
+        self._lost: InferenceFailed | None = None
+        """Why the engine ended before it was closed."""
+
+    # -- what an engine does ----------------------------------------------------------------
+
+    @abstractmethod
+    def _encoded(self, text: str, *, is_plain: bool) -> list[int]:
+        """Tokens of a text; a plain one gets those that the model puts around every text, a
+        rendered one has them."""
+
+    @abstractmethod
+    def _prepare(self, sequence: Sequence) -> None:
+        """Reads the prompt, with `_checked` and `_take_prompt`; raises MaasError."""
+
+    @abstractmethod
+    def _admit(self, sequence: Sequence) -> None:
+        """Gives a sequence to the engine; raises MaasError if that refuses it."""
+
+    @abstractmethod
+    def _step(self, running: dict[int, Sequence]) -> None:
+        """Computes a step, tells all sinks, and has those that ended `_leave`."""
+
+    @abstractmethod
+    def _unload(self) -> None:
+        """Lets go of the model; nobody asks it any more."""
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def _set_sizes(self, sizes: Sizes) -> None:
+        self.context_length, self.slots, self._pool = sizes.context, sizes.slots, sizes.pool
+
+    def _set_template(self, source: str, special: dict[str, Any]) -> None:
+        self.has_chat_template = bool(source)
+        if source:
+            self._template = ChatTemplate(source, special)
+
+    def _begin(self) -> None:
+        """Once the model is loaded."""
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._engine = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._engine.start()
+
+    def has_room(self, generation: Generation) -> bool:
+        taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
+        return taken + self._most_tokens(generation) <= self._pool
+
+    def _most_tokens(self, generation: Generation) -> int:
+        return most_tokens(generation, self.context_length, self._vocabulary.openers)
+
+    def start(self, number: int, generation: Generation, sink: Sink) -> None:
+        sequence = Sequence(number, generation, sink)
+        sequence.reserved = self._most_tokens(generation)
+        self._sequences[number] = sequence
+        self._reader.submit(self._read, sequence)
+
+    def cancel(self, number: int) -> None:
+        sequence = self._sequences.get(number)
+        if sequence is not None:
+            sequence.is_cancelled = True
+
+    def close(self) -> None:
+        for sequence in list(self._sequences.values()):
+            sequence.is_cancelled = True
+        self._reader.shutdown(wait=True)
+        with self._wake:
+            self._is_closed = True
+            self._wake.notify()
+        self._engine.join()
+        if self._template is not None:
+            self._template.close()
+        self._unload()
+
+    # -- prompts, in a thread of their own --------------------------------------------------
+
+    def _read(self, sequence: Sequence) -> None:
+        try:
+            self._prepare(sequence)
+        except MaasError as wrong:
+            self._end(sequence, wrong)
+            return
+        except Exception:
+            log.exception("a prompt could not be read")
+            self._end(sequence, InferenceFailed("the engine failed on this request"))
+            return
+        if sequence.generation.max_tokens == 0:
+            self._end(sequence, sequence.ending("length"))
+            return
+        with self._wake:
+            lost = self._lost
+            if lost is None:
+                self._ready.append(sequence)
+                self._wake.notify()
+        if lost is not None:
+            self._end(sequence, lost)
+
+    def _checked(self, sequence: Sequence) -> Generation:
+        return self._vocabulary.checked(sequence.generation, self.context_length)
+
+    def _take_prompt(
+        self, sequence: Sequence, generation: Generation, messages: list[dict[str, Any]]
+    ) -> list[int]:
+        """The prompt's tokens; from here on it is known how many the sequence has at most.
+
+        `messages` as the template gets them. Raises InvalidInput, ContextLengthExceeded.
+        """
+        if isinstance(generation.prompt, list):
+            self._check_tokens(generation.prompt, "prompt")
+            ids = list(generation.prompt)
+        elif generation.prompt is not None:
+            ids = self._encoded(generation.prompt, is_plain=True)
+        else:
+            if self._template is None:
+                raise InvalidInput("this model has no chat template", field="messages")
+            ids = self._encoded(self._template.render(messages), is_plain=False)
+        if not ids:
+            raise InvalidInput("the prompt is empty", field="prompt")
+        if len(ids) >= self.context_length:
+            raise too_long(len(ids), self.context_length)
+        room = self.context_length - len(ids)
+        wanted = generation.max_tokens
+        sequence.limit = room if wanted is None else min(room, wanted)
+        sequence.prompt_tokens = len(ids)
+        sequence.reserved = len(ids) + sequence.limit
+        return ids
+
+    def _check_tokens(self, tokens: Any, what: str) -> None:
+        unknown = [token for token in tokens if not 0 <= token < self._known_tokens]
+        if unknown:
+            raise InvalidInput(
+                f"{what}: there is no token {unknown[0]}; the model has {self._known_tokens}",
+                field=what,
+            )
+
+    # -- the engine, in a thread of its own --------------------------------------------------
+
+    def _run(self) -> None:
+        running: dict[int, Sequence] = {}
+        while self._take_in(running):
+            try:
+                self._step(running)
+            except Exception as wrong:
+                log.exception("the engine failed")
+                self._give_up(running, wrong)
+                return
+
+    def _take_in(self, running: dict[int, Sequence]) -> bool:
+        """Waits until there is work, and gives new sequences to the engine; False: closed."""
+        with self._wake:
+            while not running and not self._ready and not self._is_closed:
+                self._wake.wait()
+            new, self._ready = self._ready, []
+        for sequence in new:
+            if sequence.is_cancelled:
+                self._end(sequence, Ending("cancelled", 0, 0))  # nothing of it was computed
+                continue
+            try:
+                self._admit(sequence)
+            except MaasError as wrong:
+                self._end(sequence, wrong)
+                continue
+            running[sequence.number] = sequence
+        return bool(running or not self._is_closed)
+
+    def _leave(
+        self, running: dict[int, Sequence], sequence: Sequence, said: Ending | MaasError
+    ) -> None:
+        del running[sequence.number]
+        self._end(sequence, said)
+
+    def _give_up(self, running: dict[int, Sequence], wrong: Exception) -> None:
+        """An engine that failed once in a step is of no known state: whoever waits is told, and
+        the replica ends, so that another takes its place."""
+        lost = InferenceFailed(f"the engine failed: {str(wrong)[-300:]}")
+        with self._wake:
+            self._lost = lost  # who is read from here on is told there
+            waiting, self._ready = self._ready, []
+        for sequence in [*running.values(), *waiting]:
+            self._end(sequence, lost)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _end(self, sequence: Sequence, said: Ending | MaasError) -> None:
+        del self._sequences[sequence.number]
+        sequence.sink(sequence.number, said)
