@@ -114,7 +114,8 @@ def _order(turn: int, sides: list[str]) -> list[str]:
 def _sample(
     side: Side, concurrency: int, number: int, given: argparse.Namespace
 ) -> tuple[float, float, float]:
-    requests = max(given.least, concurrency)
+    # Of one wave, much would be its beginning and end, where fewer write at once.
+    requests = max(given.least, 2 * concurrency)
     busy, asking, working = _busy(), time.process_time(), _cpu(side)
     told = side.run(Asked(concurrency, requests, number, given.tokens))
     worked = _cpu(side) - working

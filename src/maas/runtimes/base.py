@@ -76,7 +76,11 @@ piece may be empty: the engine has got on with a long prompt."""
 
 
 class Generator(Protocol):
-    """A model that writes text step by step, many sequences at a time."""
+    """A model that writes text step by step, many sequences at a time.
+
+    One attribute is there only in engines that step all their sequences at once: `after_step`,
+    which they call in their own thread when every sink of a step was called (`hear_steps`).
+    """
 
     context_length: int
     """Most tokens of a prompt and what follows it; known once loaded."""
@@ -99,6 +103,12 @@ class Generator(Protocol):
 
     def close(self) -> None:
         """Ends all sequences; nothing can be started any more."""
+
+
+def hear_steps(generator: Generator, listener: Callable[[], None]) -> None:
+    """From now on `listener` is called after each step, if the engine has steps."""
+    if hasattr(generator, "after_step"):
+        generator.after_step = listener
 
 
 @cache

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -74,6 +75,10 @@ class Sequence:
         return Ending(reason, self.prompt_tokens, self.completion_tokens, stop=stop)
 
 
+def _nothing() -> None:
+    """Nobody wants to know of steps."""
+
+
 class SteppedEngine(ABC):
     """The life of sequences. Subclasses load a model, call `_begin`, and do the four steps."""
 
@@ -81,6 +86,7 @@ class SteppedEngine(ABC):
         self.context_length = 0
         self.slots = 1
         self.has_chat_template = False
+        self.after_step: Callable[[], None] = _nothing
         self._pool = 0
         """Tokens that all sequences share."""
         self._known_tokens = 0
@@ -231,6 +237,7 @@ class SteppedEngine(ABC):
         while self._take_in(running):
             try:
                 self._step(running)
+                self.after_step()
             except Exception as wrong:
                 log.exception("the engine failed")
                 self._give_up(running, wrong)

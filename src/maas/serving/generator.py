@@ -13,7 +13,7 @@ from typing import Any
 from maas.domain.deployments import ReplicaSpec
 from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError, Overloaded
 from maas.domain.generation import Ending, Piece
-from maas.runtimes.base import Generator, Said
+from maas.runtimes.base import Generator, Said, hear_steps
 from maas.serving.channel import Channel
 from maas.serving.generation_frames import Step, pack_pieces, unpack_generate
 from maas.serving.generation_jobs import Job, PlainPrompts, says_something
@@ -28,12 +28,10 @@ from maas.serving.messages import (
 )
 from maas.serving.queue import FairQueue, Parcel
 from maas.serving.replica_socket import ReplicaConnection, ReplicaSocket
+from maas.serving.step_inbox import StepInbox
 
 log = logging.getLogger(__name__)
 
-LINGER_SECONDS = 0.02
-"""How long what a sequence wrote may wait for the others of its step, so that all go out in one
-frame; when every one has said something nothing waits."""
 STUCK_SHARE = 0.02
 """An engine that uses less of a processor than this does not compute slowly: it waits."""
 PREDICT_MAX_TOKENS = 256
@@ -55,10 +53,8 @@ class GeneratorServer(ReplicaSocket):
         self._head: Job | None = None
         """Whose turn it is, if the engine has no room for it yet."""
         self._last_key = 0
-        self._said: deque[tuple[int, Said]] = deque()
-        """What the engine's threads have said since it was last collected."""
-        self._is_due = self._is_armed = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._inbox = StepInbox(self._loop, lambda: len(self._running), self._collect)
+        hear_steps(generator, self._inbox.step_ended)
         self._last_step = self._cpu_at_step = 0.0
         self._share = self._shared_at = 0.0
         """Seconds of the engine that each of those that run has had, were it here from the start;
@@ -168,43 +164,24 @@ class GeneratorServer(ReplicaSocket):
         self._share_time()
         job.share_before = self._share
         self._running.add(job.key)
-        self._generator.start(job.key, job.generation, self._take_down)
+        self._generator.start(job.key, job.generation, self._inbox.put)
 
     # -- what the engine says ---------------------------------------------------------------
 
-    def _take_down(self, key: int, said: Said) -> None:
-        """Called in any thread. One wake-up of the loop serves all that report by then."""
-        self._said.append((key, said))
-        if len(self._said) >= len(self._running):
-            if not self._is_due:
-                self._is_due = True
-                self._loop.call_soon_threadsafe(self._collect)
-        elif not self._is_armed:
-            self._is_armed = True
-            self._loop.call_soon_threadsafe(self._arm)
-
-    def _arm(self) -> None:
-        self._timer = self._loop.call_later(LINGER_SECONDS, self._collect)
-
-    def _collect(self) -> None:
-        # First the marks: what is said from here on has the loop woken again.
-        self._is_due = self._is_armed = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _collect(self, said: deque[tuple[int, Said]]) -> None:
         self._got_on()
         written: dict[int, Job] = {}
         steps: dict[Channel, list[Step]] = {}
-        while self._said:
-            key, said = self._said.popleft()
+        while said:
+            key, one = said.popleft()
             job = self._jobs.get(key)
             if job is None:
                 continue
-            if not isinstance(said, Piece):
+            if not isinstance(one, Piece):
                 written.pop(key, None)
-                self._finish(job, said, steps)
-            elif says_something(said):
-                job.wrote(said)
+                self._finish(job, one, steps)
+            elif says_something(one):
+                job.wrote(one)
                 if job.rows is None:
                     written[key] = job
         for job in written.values():
