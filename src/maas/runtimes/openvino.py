@@ -58,8 +58,9 @@ class OpenVino(SteppedEngine):
         check_text_signature(request.signature)
         options = checked_options(request.options)
         sizes, size = _sizes(request, options)
-        self._set_sizes(sizes)
-        self._pipeline = _pipeline(request, sizes, options.get("batch", 0), size)
+        batch = options.get("batch") or batch_size(min(request.threads, cores()), size)
+        self._set_sizes(sizes, batch)
+        self._pipeline = _pipeline(request, sizes, batch)
         self._tokenizer = self._pipeline.get_tokenizer()
         self._tokens = {number: token for token, number in self._tokenizer.get_vocab().items()}
         self._in_texts = bytes_of_tokens(self._tokens, self._tokenizer.decode)
@@ -213,13 +214,13 @@ def _trained_context(config: Path | None) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
-def _pipeline(request: LoadRequest, sizes: Sizes, batch: int, size: int) -> Any:
+def _pipeline(request: LoadRequest, sizes: Sizes, batch: int) -> Any:
     threads = min(request.threads, cores())
     scheduler = openvino_genai.SchedulerConfig()
     # Each sequence wastes at most a part of a block; one more than callers get is for control.
     scheduler.num_kv_blocks = -(-sizes.pool // _BLOCK_TOKENS) + 2 * (sizes.slots + 1)
     scheduler.max_num_seqs = sizes.slots + 1
-    scheduler.max_num_batched_tokens = batch or batch_size(threads, size)
+    scheduler.max_num_batched_tokens = batch
     scheduler.dynamic_split_fuse = True
     # Work that an earlier prompt left would make seeded answers differ.
     scheduler.enable_prefix_caching = False

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,11 @@ from maas.runtimes.vocabulary import Vocabulary
 from maas.runtimes.written_text import WrittenText
 
 log = logging.getLogger(__name__)
+
+READING_SECONDS = 0.01
+"""How long a step waits at most for prompts that are being read, so that it has many of them: a
+step costs about as much with one prompt as with a batch full. Some engines hold the interpreter's
+lock while they step, so that no prompt is read meanwhile."""
 
 
 class Sequence:
@@ -93,8 +99,12 @@ class SteppedEngine(ABC):
         self._vocabulary = Vocabulary()
         self._template: ChatTemplate | None = None
         self._sequences: dict[int, Sequence] = {}
+        self._reading = 0
+        """Started and not yet read."""
         self._ready: list[Sequence] = []
         """Read by us and not yet by the engine."""
+        self._batch_tokens = 0
+        """Of prompts that are read in one step."""
         self._wake = threading.Condition()
         self._is_closed = False
         self._lost: InferenceFailed | None = None
@@ -125,8 +135,10 @@ class SteppedEngine(ABC):
 
     # -- life ---------------------------------------------------------------------------------
 
-    def _set_sizes(self, sizes: Sizes) -> None:
+    def _set_sizes(self, sizes: Sizes, batch: int) -> None:
+        """`batch`: tokens of prompts that are read in one step."""
         self.context_length, self.slots, self._pool = sizes.context, sizes.slots, sizes.pool
+        self._batch_tokens = batch
 
     def _set_template(self, source: str, special: dict[str, Any]) -> None:
         self.has_chat_template = bool(source)
@@ -150,6 +162,8 @@ class SteppedEngine(ABC):
         sequence = Sequence(number, generation, sink)
         sequence.reserved = self._most_tokens(generation)
         self._sequences[number] = sequence
+        with self._wake:
+            self._reading += 1
         self._reader.submit(self._read, sequence)
 
     def cancel(self, number: int) -> None:
@@ -172,25 +186,27 @@ class SteppedEngine(ABC):
     # -- prompts, in a thread of their own --------------------------------------------------
 
     def _read(self, sequence: Sequence) -> None:
+        said = self._read_prompt(sequence)
+        with self._wake:
+            self._reading -= 1
+            if said is None:
+                said = self._lost
+            if said is None:
+                self._ready.append(sequence)
+            self._wake.notify()
+        if said is not None:
+            self._end(sequence, said)
+
+    def _read_prompt(self, sequence: Sequence) -> Ending | MaasError | None:
+        """What is said of it at once, if it never comes to the engine."""
         try:
             self._prepare(sequence)
         except MaasError as wrong:
-            self._end(sequence, wrong)
-            return
+            return wrong
         except Exception:
             log.exception("a prompt could not be read")
-            self._end(sequence, InferenceFailed("the engine failed on this request"))
-            return
-        if sequence.generation.max_tokens == 0:
-            self._end(sequence, sequence.ending("length"))
-            return
-        with self._wake:
-            lost = self._lost
-            if lost is None:
-                self._ready.append(sequence)
-                self._wake.notify()
-        if lost is not None:
-            self._end(sequence, lost)
+            return InferenceFailed("the engine failed on this request")
+        return sequence.ending("length") if sequence.generation.max_tokens == 0 else None
 
     def _checked(self, sequence: Sequence) -> Generation:
         return self._vocabulary.checked(sequence.generation, self.context_length)
@@ -248,6 +264,7 @@ class SteppedEngine(ABC):
         with self._wake:
             while not running and not self._ready and not self._is_closed:
                 self._wake.wait()
+            self._await_prompts()
             new, self._ready = self._ready, []
         for sequence in new:
             if sequence.is_cancelled:
@@ -260,6 +277,15 @@ class SteppedEngine(ABC):
                 continue
             running[sequence.number] = sequence
         return bool(running or not self._is_closed)
+
+    def _await_prompts(self) -> None:
+        ends = time.monotonic() + READING_SECONDS
+        while self._reading and not self._is_closed:
+            enough = sum(s.prompt_tokens for s in self._ready) >= self._batch_tokens
+            left = ends - time.monotonic()
+            if enough or left <= 0:
+                return
+            self._wake.wait(left)
 
     def _leave(
         self, running: dict[int, Sequence], sequence: Sequence, said: Ending | MaasError

@@ -69,15 +69,17 @@ class Transformers(SteppedEngine):
         self._tokenizer = _tokenizer(request)
         # A GPU writes more at once than the usual slots; who deploys may ask for them.
         slots = {"slots": min(request.max_batch, OPTIONS["slots"][1])}
-        self._set_sizes(settled_sizes(folder.trained_context, slots | common, request.max_batch))
+        sizes = settled_sizes(folder.trained_context, slots | common, request.max_batch)
         threads = min(request.threads, cores())
         torch.set_num_threads(threads)
         size = folder.parameters * dtype.itemsize
         usual = batch_size(threads, size) if device.type == "cpu" else _GPU_BATCH
+        batch = common.get("batch", usual)
+        self._set_sizes(sizes, batch)
         model = load_model(folder, device, dtype)
         self._known_tokens = int(model.get_input_embeddings().num_embeddings)
         tokens = self._pool + min(self.context_length, _PROOF_TOKENS)
-        self._batch = PagedBatch(model, self.slots + 1, tokens, common.get("batch", usual))
+        self._batch = PagedBatch(model, self.slots + 1, tokens, batch)
         self._ends, self._manner = folder.ends, folder.manner
         self._set_words(folder)
         self._begin()
