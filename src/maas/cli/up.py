@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from maas.settings import Settings
 
 POLL_S = 0.02
+UP = "up"
+"""The log of the supervisor that runs in the background."""
 
 
 def command(
@@ -68,7 +70,7 @@ def start_detached(settings: Settings, wait_s: float) -> None:
         make_own_dir(settings.log_dir)
     except OSError as wrong:
         raise ConfigurationError(f"cannot use {settings.log_dir}: {wrong.strerror}") from None
-    log = settings.log_dir / "up.log"
+    log = settings.log_dir / f"{UP}.log"
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "maas.cli.up"],
@@ -104,11 +106,20 @@ def register(app: typer.Typer) -> None:
 
 def _detached() -> int:
     """The background half: settings come on stdin, where no list of processes shows them."""
+    from maas.processes.output import log_folder
     from maas.processes.supervisor import run
     from maas.settings import Settings
+    from maas.storage.log_files import OutputToLogFile
+
+    settings = Settings.from_json(sys.stdin.read())
+    output = OutputToLogFile(log_folder(settings).file(UP))
+
+    def tell(text: str) -> None:
+        output.turn_if_full()
+        say(text)
 
     try:
-        return run(Settings.from_json(sys.stdin.read()), say)
+        return run(settings, tell)
     except ConfigurationError as wrong:
         say(f"error: {wrong}")
         return CONFIGURATION

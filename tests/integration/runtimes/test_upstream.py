@@ -19,6 +19,7 @@ from maas.domain.generation import Generation
 from maas.runtimes.base import LoadRequest
 from maas.runtimes.engine_process import EngineProcess
 from maas.runtimes.upstream import Upstream
+from maas.storage.log_files import LogFile, log_tail
 from tests.engines import Answer, chat, load_request, written
 from tests.weights import smollm2
 
@@ -207,3 +208,27 @@ def test_a_guard_ends_an_engine_that_does_not_listen(tmp_path: Path) -> None:
     assert process.is_running
     process.close()
     assert not process.is_running
+
+
+def test_what_an_engine_prints_follows_the_log_into_new_files(tmp_path: Path) -> None:
+    """It waits each time until its owner has begun a new file, and then prints on."""
+    log = LogFile(tmp_path / "r-1.log", 1000, 10)
+    engine = (
+        "import pathlib, sys, time; log = pathlib.Path(sys.argv[1])\n"
+        "for n in range(1, 4):\n"
+        "    print(n, 'x' * 1200, flush=True)\n"
+        "    while not log.with_name(f'{log.name}.{n}').exists(): time.sleep(0.01)\n"
+        "print('end', flush=True)"
+    )
+    owner = (
+        "import sys; from maas.storage import log_files; log_files.LOOK_EVERY_S = 0.01\n"
+        "log_files.OutputToLogFile(log_files.LogFile.from_arguments(sys.argv[3:])).watch()\n"
+        "from maas.runtimes.engine_process import EngineProcess\n"
+        "from maas.runtimes.upstream_config import Engine\n"
+        "p = EngineProcess(Engine(command=[sys.executable, '-c', sys.argv[1], sys.argv[3]]), {})\n"
+        "p.wait(); p.close()"
+    )
+    command = [sys.executable, "-c", owner, engine, *log.arguments()]
+    assert subprocess.run(command, timeout=40).returncode == 0
+    said = (log_tail(log.path, 10, 1 << 20) or b"").decode().split()
+    assert [word for word in said if "x" not in word] == ["1", "2", "3", "end"]
