@@ -381,6 +381,12 @@ def test_explain(shared_control: Home) -> None:
     for wrong_body in (body | {"samples": 5}, body | {"output": "z"}, body | {"target": 9},
                        body | {"background": {}}, body | {"background": {"x": "far"}}):  # fmt: skip
         problem(http.post("/explain/linear", json=wrong_body), 422, "invalid_input")
+    shared_control.publish("steep", tiny_onnx(3e38))
+    shared_control.deploy("steep", model="steep")
+    shared_control.wait_for("steep", "ready")
+    answer = http.post("/explain/steep", json=body)
+    problem(answer, 422, "inference_failed")
+    assert int(answer.headers["x-maas-rows"]) > 0  # it failed after the model was asked
     shared_control.deploy("linear", model="linear", scaling={"replicas": 0})
     answer = http.post("/explain/linear", json=body)
     assert "scaled to 0" in problem(answer, 503, "unavailable")["detail"]
