@@ -228,35 +228,26 @@ class _Sequence:
             self._completion_tokens = chunk.usage.completion_tokens
         piece = chunk.piece(tokens, self.generation.logprobs or 0)
         is_last = chunk.finish_reason is not None
-        if piece is not None or (is_last and self.generation.stop):
+        if piece is not None or (is_last and (self.generation.stop or self.calls is not None)):
             self._write(piece or Piece(), is_last)
         if self._stops.found and self._reason is None:
             self._reason = "stop"
-            self._close_call()
             return True
         if is_last:
-            self._reason = chunk.finish_reason
-            self._close_call()
+            is_call = self.calls is not None and self.calls.is_call
+            is_whole = chunk.finish_reason == "stop"
+            self._reason = "tool_calls" if is_call and is_whole else chunk.finish_reason
         return self.is_cancelled and self._reason is None
 
     def _write(self, piece: Piece, is_last: bool) -> None:
+        if self.calls is not None:
+            text, calls = self.calls.read(piece.text, is_last)
+            piece = replace(piece, text=text, tool_calls=calls)
         if self.generation.stop:
             text = self._stops.push(piece.text) + (self._stops.rest() if is_last else "")
             told = self._stops.logprobs(piece.logprobs, text, is_last)
             piece = replace(piece, text=text, logprobs=told)
-        if self.calls is not None and piece.text:
-            text, calls = self.calls.read(piece.text)
-            piece = replace(piece, text=text, tool_calls=calls)
         self.sink(self.number, piece)
-
-    def _close_call(self) -> None:
-        if self.calls is None:
-            return
-        text, calls = self.calls.rest()
-        if text or calls:
-            self.sink(self.number, Piece(text, tool_calls=calls))
-        if self.calls.is_call and self._reason == "stop":
-            self._reason = "tool_calls"
 
     def _read(self, prompt_tokens: int, cached: int) -> bool:
         """The engine tells before it starts, and after each batch, how long the prompt is."""

@@ -21,7 +21,7 @@ import openvino
 import openvino_genai
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, Unavailable
-from maas.domain.generation import Ending, Generation, Piece, TokenLogprob, ToolCallPiece
+from maas.domain.generation import Ending, Generation, Piece, TokenLogprob
 from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.chat_template import ChatTemplate
 from maas.runtimes.gguf import check_gguf
@@ -161,8 +161,8 @@ class OpenVino:
         limit = room if generation.max_tokens is None else min(room, generation.max_tokens)
         sequence.reserved = len(ids) + limit
         sequence.config = configured(generation, wanted, max(1, limit))
-        sequence.text = WrittenText(self._tokenizer.decode, generation.stop)
         sequence.calls = CallReader() if wanted.reads_calls else None
+        sequence.text = WrittenText(self._tokenizer.decode, generation.stop, sequence.calls)
 
     def _prompt(self, generation: Generation, wanted: Asked) -> Any:
         """Token ids, int64."""
@@ -261,12 +261,7 @@ class OpenVino:
             if reason is not None:
                 text += sequence.text.rest()
             told = sequence.text.stops.logprobs(told, text, reason is not None)
-        calls: list[ToolCallPiece] = []
-        if sequence.calls is not None:
-            text, calls = sequence.calls.read(text) if text else ("", [])
-            if reason is not None:
-                rest, more = sequence.calls.rest()
-                text, calls = text + rest, calls + more
+        calls = sequence.text.taken_call() if sequence.text is not None else []
         return Piece(text, len(tokens), told, calls)
 
     def _logprob(self, token: int, value: float) -> TokenLogprob:

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
-from maas.domain.generation import Ending, Generation, Piece, TokenLogprob, ToolCallPiece
+from maas.domain.generation import Ending, Generation, Piece, TokenLogprob
 from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.chat_template import ChatTemplate
 from maas.runtimes.json_grammar import json_grammar
@@ -196,8 +196,8 @@ class Transformers:
         sequence.reserved = len(ids) + sequence.limit
         matcher = None if grammar is None else self._matcher(grammar)
         sequence.chooser = Chooser(g, self._manner, matcher)
-        sequence.text = WrittenText(self._tokenizer.decode, g.stop)
         sequence.calls = CallReader() if may_call else None
+        sequence.text = WrittenText(self._tokenizer.decode, g.stop, sequence.calls)
 
     def _matcher(self, grammar: str) -> Any:
         matcher = llguidance.LLMatcher(self._grammars, grammar, log_level=0)
@@ -351,13 +351,7 @@ class _Sequence:
         if is_last:
             text += self.text.rest()
         logprobs = self.text.stops.logprobs(logprobs, text, is_last)
-        calls: list[ToolCallPiece] = []
-        if self.calls is not None:
-            text, calls = self.calls.read(text) if text else ("", [])
-            if is_last:
-                rest, more = self.calls.rest()
-                text, calls = text + rest, calls + more
-        return Piece(text, 1, logprobs, calls)
+        return Piece(text, 1, logprobs, self.text.taken_call())
 
     def ending(self, reason: str) -> Ending:
         if reason == "stop" and self.calls is not None and self.calls.is_call:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from maas.domain.generation import TokenLogprob
+from maas.domain.generation import TokenLogprob, ToolCallPiece
+from maas.runtimes.plain_tools import CallReader
 
 Decode = Callable[[Sequence[int]], str]
 _UNFINISHED = "\ufffd"
@@ -69,10 +70,14 @@ class StopTexts:
 
 
 class WrittenText:
-    """The text of one sequence."""
+    """The text of one sequence, and the call in it, if `calls` looks for one."""
 
-    def __init__(self, decode: Decode, stops: Sequence[str]) -> None:
+    def __init__(
+        self, decode: Decode, stops: Sequence[str], calls: CallReader | None = None
+    ) -> None:
         self._decode = decode
+        self._calls = calls
+        self._of_call: list[ToolCallPiece] = []
         self.stops = StopTexts(stops)
         self._before: list[int] = []
         """What was told last: context for what comes."""
@@ -86,11 +91,25 @@ class WrittenText:
         for token in tokens:
             self._new.append(token)
             text += self._decoded(is_last=False)
-        return self.stops.push(text)
+        return self.stops.push(self._said(text, is_last=False))
 
     def rest(self) -> str:
         """What is left at the end."""
-        return self.stops.push(self._decoded(is_last=True)) + self.stops.rest()
+        said = self._said(self._decoded(is_last=True), is_last=True)
+        return self.stops.push(said) + self.stops.rest()
+
+    def taken_call(self) -> list[ToolCallPiece]:
+        """What came of the call since the last time."""
+        taken, self._of_call = self._of_call, []
+        return taken
+
+    def _said(self, text: str, is_last: bool) -> str:
+        """All but what is of a call."""
+        if self._calls is None:
+            return text
+        text, found = self._calls.read(text, is_last)
+        self._of_call += found
+        return text
 
     def _decoded(self, is_last: bool) -> str:
         if not self._new:

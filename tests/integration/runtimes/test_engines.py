@@ -259,6 +259,22 @@ def test_a_tool_that_must_be_called_is_with_arguments_that_fit(
     assert set(json.loads("".join(call.arguments for call in calls))) == {"city"}
 
 
+def test_stop_texts_end_what_is_said_and_cut_no_call(model: Generator) -> None:
+    asked: dict[str, Any] = {"temperature": 0, "max_tokens": 160, "tools": [WEATHER]}
+    question = chat("What is the weather in Paris?", tool_choice="required", **asked)
+    answer = Answer(model, replace(question, stop=['ity"', ":", "}"]))
+    ending = answer.end()
+    calls = [call for piece in answer.pieces for call in piece.tool_calls]
+    assert (ending.reason, ending.stop, answer.text) == ("tool_calls", "", "")
+    assert set(json.loads("".join(call.arguments for call in calls))) == {"city"}
+    # What could have become a call and is text ends before them.
+    said = chat("Say: Paris, London, Rome.", temperature=0, max_tokens=40, tools=[WEATHER])
+    whole = written(model, said)[0]
+    stop = whole[len(whole) // 2 :][:3]
+    text, ending = written(model, replace(said, stop=[stop]))
+    assert (text, ending.reason, ending.stop) == (whole[: whole.index(stop)], "stop", stop)
+
+
 def test_a_tool_that_is_not_there_cannot_be_chosen(model: Generator) -> None:
     named = {"type": "function", "function": {"name": "other"}}
     with pytest.raises(InvalidInput, match="no function"):
