@@ -29,7 +29,7 @@ from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
 from maas.domain.generation import Ending, Generation, Piece
 from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.gguf import GgufSummary, check_gguf
-from maas.runtimes.llama_chunks import decode_chunk, too_long
+from maas.runtimes.llama_chunks import Progress, decode_chunk, too_long
 from maas.runtimes.llama_request import request_body
 from maas.runtimes.options import one_of
 from maas.runtimes.plain_tools import CallReader
@@ -218,7 +218,7 @@ class _Sequence:
             self.error = chunk.error.to_domain(self._context_length)
             return True
         if chunk.prompt_progress is not None:
-            return self._read(chunk.prompt_progress.total, chunk.prompt_progress.cache)
+            return self._read(chunk.prompt_progress)
         tokens = 0
         if chunk.timings is not None:
             tokens = max(0, chunk.timings.predicted_n - self._completion_tokens)
@@ -249,9 +249,10 @@ class _Sequence:
             piece = replace(piece, text=text, logprobs=told)
         self.sink(self.number, piece)
 
-    def _read(self, prompt_tokens: int, cached: int) -> bool:
+    def _read(self, progress: Progress) -> bool:
         """The engine tells before it starts, and after each batch, how long the prompt is."""
-        self._prompt_tokens, self._cached_tokens = prompt_tokens, cached
+        prompt_tokens = self._prompt_tokens = progress.total
+        self._cached_tokens = progress.cache
         limit = self.generation.max_tokens
         if prompt_tokens >= self._context_length:
             self.error = too_long(prompt_tokens, self._context_length)
@@ -262,6 +263,8 @@ class _Sequence:
         if limit is not None:
             self.reserved = min(self._context_length, prompt_tokens + limit)
         self.sink(self.number, Piece())
+        if self.is_cancelled:  # the rest of it is never read
+            self._prompt_tokens = progress.processed
         return self.is_cancelled
 
     def ending(self) -> Ending:

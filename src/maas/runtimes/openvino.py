@@ -211,7 +211,7 @@ class OpenVino:
             new, self._ready = self._ready, []
         for sequence in new:
             if sequence.is_cancelled:
-                self._end(sequence, Ending("cancelled", sequence.prompt_tokens, 0))
+                self._end(sequence, Ending("cancelled", 0, 0))
                 continue
             try:
                 sequence.handle = self._pipeline.add_request(
@@ -243,7 +243,9 @@ class OpenVino:
         sequence.sink(sequence.number, piece)
         if reason is None:
             return False
-        counts = (sequence.prompt_tokens, sequence.completion_tokens)
+        # How far it is with a prompt the engine does not tell: it is counted when it was read.
+        is_read = sequence.completion_tokens > 0 or reason != "cancelled"
+        counts = (sequence.prompt_tokens if is_read else 0, sequence.completion_tokens)
         self._end(sequence, Ending(reason, *counts, stop=stop if reason == "stop" else ""))
         return True
 

@@ -251,6 +251,9 @@ class Transformers:
                 self._wake.wait()
             new, self._ready = self._ready, []
         for sequence in new:
+            if sequence.is_cancelled:
+                self._end(sequence, Ending("cancelled", 0, 0))
+                continue
             self._batch.add(sequence.number, sequence.prompt)
             running[sequence.number] = sequence
         return bool(running or not self._is_closed)
@@ -258,7 +261,8 @@ class Transformers:
     def _step(self, running: dict[int, _Sequence]) -> None:
         for sequence in list(running.values()):
             if sequence.is_cancelled:
-                self._leave(running, sequence, sequence.ending("cancelled"))
+                read = min(len(sequence.prompt), self._batch.position(sequence.number))
+                self._leave(running, sequence, sequence.ending("cancelled", read))
         if not running:
             return
         due, logits = self._batch.step()
@@ -353,11 +357,13 @@ class _Sequence:
         logprobs = self.text.stops.logprobs(logprobs, text, is_last)
         return Piece(text, 1, logprobs, self.text.taken_call())
 
-    def ending(self, reason: str) -> Ending:
+    def ending(self, reason: str, read: int | None = None) -> Ending:
+        """`read`: how many tokens of its prompt, if not all."""
         if reason == "stop" and self.calls is not None and self.calls.is_call:
             reason = "tool_calls"
         stop = self.text.stops.found if reason == "stop" else ""
-        return Ending(reason, len(self.prompt), self._written, stop=stop)
+        prompt_tokens = len(self.prompt) if read is None else read
+        return Ending(reason, prompt_tokens, self._written, stop=stop)
 
 
 def _control_texts(tokenizer: Tokenizer) -> list[bytes]:

@@ -296,7 +296,9 @@ def test_a_cancelled_sequence_ends_within_a_step_with_its_counts(
         assert ending.completion_tokens == answer.tokens > 0
     reading = Answer(model, chat("word " * 450, temperature=0, **endless))
     model.cancel(reading.number)
-    assert reading.end().reason == "cancelled"
+    ending = reading.end()
+    # What was computed of it, in batches; the engine may have been past the first.
+    assert ending.reason == "cancelled" and ending.prompt_tokens < 450
     assert time.monotonic() - started < 10
     assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from maas.domain.errors import InferenceFailed, InvalidInput
-from maas.domain.generation import Generation
+from maas.domain.generation import Ending, Generation
 from tests.engines import Answer, load_request, written
 from tests.safetensors_models import safetensors_folder
 from tests.weights import smollm2
@@ -121,7 +121,32 @@ def test_a_schema_holds_while_random_weights_write(model: Transformers) -> None:
 def test_a_cancelled_prompt_leaves_within_a_step(model: Transformers) -> None:
     reading = Answer(model, prompt("word " * 200))
     model.cancel(reading.number)
-    assert reading.end().reason == "cancelled"
+    ending = reading.end()
+    assert ending.reason == "cancelled"
+    # Whole batches of 32, of a prompt of 200, and none if the engine did not get to it.
+    assert ending.prompt_tokens % 32 == 0 and ending.prompt_tokens < 200
+
+
+def test_of_a_prompt_that_is_left_what_was_read_is_counted(model: Transformers) -> None:
+    """The engine is held after its second step with it."""
+    steps, step = iter(range(1000)), model._batch.step
+    reading: list[Answer] = []
+
+    def held() -> Any:
+        taken = step()
+        if next(steps) == 1:
+            model.cancel(reading[0].number)
+        return taken
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(model._batch, "step", held)
+        reading.append(Answer(model, prompt("word " * 200)))
+        assert reading[0].end() == Ending("cancelled", 64, 0)
+    # Not even looked at by the engine: its caller leaves while it is read as text.
+    with model._wake:
+        gone = Answer(model, prompt("word " * 200))
+        model.cancel(gone.number)
+    assert gone.end() == Ending("cancelled", 0, 0)
     assert written(model, prompt("x"))[1].completion_tokens == 12
 
 
