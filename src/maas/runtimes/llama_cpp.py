@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 import xllamacpp
 
-from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
+from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, Unavailable
 from maas.domain.generation import Ending, Generation, Piece
 from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.gguf import GgufSummary, check_gguf
@@ -88,11 +88,16 @@ class LlamaCpp:
         taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
         return taken + self._most_tokens(generation) <= self._pool
 
+    def _room(self) -> int:
+        """Tokens of the common memory that nobody needs; below 0: they are promised twice."""
+        taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
+        return self._pool + min(self.context_length, PROOF_TOKENS) - taken
+
     def _most_tokens(self, generation: Generation) -> int:
         return most_tokens(generation, self.context_length, self._vocabulary.openers)
 
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
-        sequence = _Sequence(number, generation, sink, self.context_length)
+        sequence = _Sequence(number, generation, sink, self.context_length, self._room)
         sequence.reserved = self._most_tokens(generation)
         if generation.tools and not self._knows_tools and generation.tool_choice != "none":
             sequence.calls = CallReader()
@@ -195,7 +200,12 @@ class _Sequence:
     """One that the engine writes, and what it has cost so far."""
 
     def __init__(
-        self, number: int, generation: Generation, sink: Sink, context_length: int
+        self,
+        number: int,
+        generation: Generation,
+        sink: Sink,
+        context_length: int,
+        room: Callable[[], int],
     ) -> None:
         self.number = number
         self.generation = generation
@@ -208,6 +218,7 @@ class _Sequence:
         """Finds calls of tools in the text, if the engine does not."""
         self._stops = StopTexts(generation.stop)
         self._context_length = context_length
+        self._room = room
         self._reason: str | None = None
         self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
 
@@ -261,7 +272,12 @@ class _Sequence:
             self._reason = "length"
             return True
         if limit is not None:
-            self.reserved = min(self._context_length, prompt_tokens + limit)
+            known, self.reserved = self.reserved, min(self._context_length, prompt_tokens + limit)
+            if self.reserved > known and self._room() < 0:
+                # The engine would fail all sequences when its memory is full.
+                full = "the engine has no memory left for this sequence"
+                self.error = Unavailable(full, retry_after=1.0)
+                return True
         self.sink(self.number, Piece())
         if self.is_cancelled:  # the rest of it is never read
             self._prompt_tokens = progress.processed

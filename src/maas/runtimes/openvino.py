@@ -34,6 +34,7 @@ from maas.runtimes.text_options import (
     check_text_signature,
     checked_options,
     cores,
+    fitting,
     most_tokens,
     settled_sizes,
 )
@@ -77,6 +78,7 @@ class OpenVino:
         options = checked_options(request.options)
         sizes, size = _sizes(request, options)
         self.context_length, self.slots, self._pool = sizes.context, sizes.slots, sizes.pool
+        self._memory = self._pool + (self.slots + 1) * _BLOCK_TOKENS
         self._pipeline = _pipeline(request, sizes, options.get("batch", 0), size)
         self._tokenizer = self._pipeline.get_tokenizer()
         self._bytes = {number: token for token, number in self._tokenizer.get_vocab().items()}
@@ -208,7 +210,7 @@ class OpenVino:
         with self._wake:
             while not running and not self._ready and not self._is_closed:
                 self._wake.wait()
-            new, self._ready = self._ready, []
+            new, self._ready = fitting(self._ready, running, self._memory)
         for sequence in new:
             if sequence.is_cancelled:
                 self._end(sequence, Ending("cancelled", 0, 0))

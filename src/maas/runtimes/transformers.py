@@ -36,6 +36,7 @@ from maas.runtimes.text_options import (
     check_text_signature,
     checked_options,
     cores,
+    fitting,
     most_tokens,
     settled_sizes,
 )
@@ -98,8 +99,8 @@ class Transformers:
         usual = batch_size(threads, size) if device.type == "cpu" else _GPU_BATCH
         model = load_model(folder, device, dtype)
         self._known_tokens = int(model.get_input_embeddings().num_embeddings)
-        tokens = self._pool + min(self.context_length, _PROOF_TOKENS)
-        self._batch = PagedBatch(model, self.slots + 1, tokens, common.get("batch", usual))
+        self._memory = self._pool + min(self.context_length, _PROOF_TOKENS)
+        self._batch = PagedBatch(model, self.slots + 1, self._memory, common.get("batch", usual))
         self._ends, self._manner = folder.ends, folder.manner
         self._set_words(folder)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
@@ -249,7 +250,7 @@ class Transformers:
         with self._wake:
             while not running and not self._ready and not self._is_closed:
                 self._wake.wait()
-            new, self._ready = self._ready, []
+            new, self._ready = fitting(self._ready, running.values(), self._memory)
         for sequence in new:
             if sequence.is_cancelled:
                 self._end(sequence, Ending("cancelled", 0, 0))

@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from maas.domain.errors import ContextLengthExceeded, InvalidInput
-from maas.domain.generation import Generation
+from maas.domain.errors import ContextLengthExceeded, InvalidInput, Unavailable
+from maas.domain.generation import Ending, Generation
 from maas.runtimes.base import Generator
 from maas.runtimes.catalog import create_generator
 from maas.runtimes.gguf import check_gguf
@@ -37,12 +38,18 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def model(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Generator]:
+def folder(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that the engine loads, or the folder of all."""
     path = smollm2()
     if engine == "transformers":
         path = safetensors_folder(tmp_path_factory.mktemp("smollm2"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(engine: str, folder: Path) -> Iterator[Generator]:
     loaded = create_generator(engine)
-    loaded.load(load_request(path, context_length=CONTEXT, cache_tokens=4 * CONTEXT))
+    loaded.load(load_request(folder, context_length=CONTEXT, cache_tokens=4 * CONTEXT))
     yield loaded
     loaded.close()
 
@@ -301,6 +308,28 @@ def test_a_cancelled_sequence_ends_within_a_step_with_its_counts(
     assert ending.reason == "cancelled" and ending.prompt_tokens < 450
     assert time.monotonic() - started < 10
     assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
+
+
+def test_a_prompt_that_is_longer_than_was_thought_takes_nobodys_memory(
+    engine: str, folder: Path, endless: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of four needs nearly all of it, and looks as if it needed a token."""
+    loaded = create_generator(engine)
+    loaded.load(load_request(folder, context_length=CONTEXT, cache_tokens=CONTEXT))
+    monkeypatch.setattr(f"maas.runtimes.{engine}.most_tokens", lambda *about: 1)
+    try:
+        asked = Generation(prompt=[504] * 400, temperature=0, max_tokens=40, **endless)
+        running = [Answer(loaded, asked) for _ in range(4)]
+        refused = 0
+        for answer in running:
+            try:
+                assert answer.end() == Ending("length", 400, 40)
+            except Unavailable as full:
+                assert full.retry_after
+                refused += 1
+        assert refused <= (3 if engine == "llama_cpp" else 0)  # the others wait
+    finally:
+        loaded.close()
 
 
 def test_memory_is_kept_for_what_each_may_write(model: Generator) -> None:

@@ -23,6 +23,7 @@ pytest.importorskip("llguidance", reason="needs the extra transformers")
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 
+from maas.runtimes.text_options import most_tokens
 from maas.runtimes.transformers import Transformers, _control_texts
 
 CONTEXT = 256
@@ -148,6 +149,32 @@ def test_of_a_prompt_that_is_left_what_was_read_is_counted(model: Transformers) 
         model.cancel(gone.number)
     assert gone.end() == Ending("cancelled", 0, 0)
     assert written(model, prompt("x"))[1].completion_tokens == 12
+
+
+def test_a_normalizer_that_makes_many_characters_of_one_overfills_no_cache(
+    folder: Path, tmp_path: Path
+) -> None:
+    normalized = changed(folder, tmp_path / "m", "tokenizer.json", normalizer={"type": "NFKC"})
+    loaded = Transformers()
+    loaded.load(load_request(normalized, context_length=CONTEXT, cache_tokens=CONTEXT, batch=32))
+    add, inside = loaded._batch.add, []
+
+    def added(number: int, tokens: list[int]) -> None:
+        add(number, tokens)
+        held = loaded._sequences.values()
+        inside.append(sum(s.reserved for s in held if s.number == number or s._written))
+
+    loaded._batch.add = added  # type: ignore[method-assign]
+    ligatures = prompt("\ufdfa" * 7)
+    try:
+        assert most_tokens(ligatures, CONTEXT) < CONTEXT // 4
+        running = [Answer(loaded, ligatures) for _ in range(4)]
+        endings = [answer.end() for answer in running]
+    finally:
+        loaded.close()
+    assert {(ending.reason, ending.completion_tokens) for ending in endings} == {("length", 12)}
+    assert endings[0].prompt_tokens > 7 * 18
+    assert max(inside) <= 2 * CONTEXT  # the second is for control's proof
 
 
 def changed(folder: Path, to: Path, name: str, **fields: Any) -> Path:
