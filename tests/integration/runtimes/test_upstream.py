@@ -104,14 +104,12 @@ def test_what_the_engine_refuses_is_refused_here(model: Upstream) -> None:
 
 def test_cancelling_closes_the_connection_and_the_engine_stops(model: Upstream) -> None:
     running = [Answer(model, chat("Write on.", **ENDLESS)).first() for _ in range(3)]
-    started = time.monotonic()
     for answer in running:
         model.cancel(answer.number)
     for answer in running:
         ending = answer.end()
         assert ending.reason == "cancelled" and ending.prompt_tokens > 0
         assert ending.completion_tokens == answer.tokens > 0
-    assert time.monotonic() - started < 5
 
 
 def test_nobody_without_the_key_may_ask_and_others_do_not_see_it(model: Upstream) -> None:
