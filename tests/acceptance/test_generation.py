@@ -17,7 +17,8 @@ import uvloop
 
 from maas.domain.deployments import Scaling
 from maas.gateway.snapshot_watch import SnapshotWatch
-from maas.serving.routing import LiveRoute, Router
+from maas.serving.live_route import LiveRoute
+from maas.serving.routing import Router
 from tests.generations import Written, wrote
 from tests.models import echo_model
 from tests.replica_peer import until

@@ -15,8 +15,8 @@ from pathlib import Path
 from maas.domain.errors import MaasError
 from maas.domain.keys import Key
 from maas.serving.counter_file import CounterFile, read_counters
+from maas.serving.live_route import LiveRoute
 from maas.serving.messages import Answers
-from maas.serving.routing import LiveRoute
 from maas.serving.usage_file import (
     COMPLETION_TOKENS,
     COMPUTE_US,
