@@ -315,12 +315,12 @@ def test_a_prompt_that_is_longer_than_was_thought_takes_nobodys_memory(
     loaded.load(load_request(folder, context_length=CONTEXT, cache_tokens=CONTEXT))
     monkeypatch.setattr(f"maas.runtimes.{engine}.most_tokens", lambda *about: 1)
     try:
-        asked = Generation(prompt=[504] * 400, temperature=0, max_tokens=40, **endless)
+        asked = Generation(prompt=[504] * 400, temperature=0, max_tokens=8, **endless)
         running = [Answer(loaded, asked) for _ in range(4)]
         refused = 0
         for answer in running:
             try:
-                assert answer.end() == Ending("length", 400, 40)
+                assert answer.end() == Ending("length", 400, 8)
             except Unavailable as full:
                 assert full.retry_after
                 refused += 1
