@@ -21,6 +21,10 @@ import psutil
 import maas
 
 READY_SECONDS = 30.0
+SLOT_FREED_S = 1.0
+"""Acceptance criterion: who leaves frees its place in the engine within it."""
+STREAM_ENDED_S = 1.0
+"""Acceptance criterion: streams of a replica or engine that is lost end with an error within it."""
 
 
 def free_port() -> int:

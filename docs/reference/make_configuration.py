@@ -15,6 +15,7 @@ SECTIONS = (
     settings.Server,
     settings.Storage,
     settings.Serving,
+    settings.Logs,
     settings.Client,
     settings.Pull,
 )

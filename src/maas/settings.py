@@ -80,6 +80,14 @@ class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """TOML file that names engines of others for the runtime `upstream`; empty: there are none."""
 
 
+class Logs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    max_bytes: Annotated[int, Meta(ge=1024)] = 20 << 20
+    """Size at which a process begins a new log file; looked at with each line, and once a second
+    for what libraries print."""
+    files: Annotated[int, Meta(ge=2, le=1000)] = 3
+    """Log files that are kept of each process, with the one that it writes."""
+
+
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str = ""
     """Empty: the server of this home."""
@@ -115,6 +123,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: Server = msgspec.field(default_factory=Server)
     storage: Storage = msgspec.field(default_factory=Storage)
     serving: Serving = msgspec.field(default_factory=Serving)
+    logs: Logs = msgspec.field(default_factory=Logs)
     client: Client = msgspec.field(default_factory=Client)
     pull: Pull = msgspec.field(default_factory=Pull)
 
@@ -217,6 +226,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": Server,
     "storage": Storage,
     "serving": Serving,
+    "logs": Logs,
     "client": Client,
     "pull": Pull,
 }

@@ -1,4 +1,4 @@
-"""Logs: one JSON object per line on stderr, so that nothing a client sends can forge a line."""
+"""Logs: one JSON object per line, so that nothing a client sends can forge a line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import time
-from typing import IO, Any
+from typing import Any
 
 _TOKEN = re.compile(r"(maas_[0-9a-f]{6,24})_[A-Za-z0-9_-]{16,}")
 """A key as `maas.domain.keys` makes it; the first part is its id, which may be known."""
@@ -39,13 +39,13 @@ class JsonLines(logging.Formatter):
         return _TOKEN.sub(r"\1_(hidden)", line)
 
 
-def log_as_json(process: str, level: int = logging.INFO, stream: IO[str] | None = None) -> None:
-    """All logging of this process goes to `stream` (default: stderr), a JSON object per line."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+def log_as_json(process: str, handler: logging.Handler | None = None) -> None:
+    """All logging of this process goes to `handler` (default: stderr), a JSON object per line."""
+    handler = handler or logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(process))
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level)
+    root.setLevel(logging.INFO)
 
 
 def _utc(seconds: float) -> str:

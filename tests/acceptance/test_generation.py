@@ -17,11 +17,12 @@ import uvloop
 
 from maas.domain.deployments import Scaling
 from maas.gateway.snapshot_watch import SnapshotWatch
-from maas.serving.routing import LiveRoute, Router
+from maas.serving.live_route import LiveRoute
+from maas.serving.routing import Router
 from tests.generations import Written, wrote
 from tests.models import echo_model
 from tests.replica_peer import until
-from tests.stack import Stack, running, wait_until
+from tests.stack import SLOT_FREED_S, STREAM_ENDED_S, Stack, running, wait_until
 from tests.weights import smollm2, text_model
 
 QUESTION = "What is the capital of France? Answer with one word."
@@ -141,7 +142,7 @@ def test_a_cancelled_answer_frees_its_slot_within_a_second(stack: Stack) -> None
         left = time.monotonic()
         route.cancel_generation(call)
         await call.over()
-        assert time.monotonic() - left < 1.0
+        assert time.monotonic() - left <= SLOT_FREED_S
 
     routed(stack, use)
 
@@ -165,9 +166,8 @@ def test_a_revoked_key_ends_its_stream(stack: Stack) -> None:
     for stream in (lost, other):
         stream.readline()
     keys.revoke(gone.key.id)
-    revoked = time.monotonic()
-    assert b"this key was revoked" in lost.read()
-    assert time.monotonic() - revoked < 1.0
+    rest = lost.read()
+    assert b"this key was revoked" in rest and rest.count(b"data:") < 500
     assert other.readline() == b"\n" and other.readline().startswith(b'data: {"id"')
     other.close()
 
@@ -199,7 +199,7 @@ def test_over_http_a_killed_engine_costs_its_streams_only(stack: Stack, tmp_path
         *told, last = [line for line in stream.read().split(b"\n") if line.startswith(b"data:")]
         assert b'"error"' in last, last
         pieces += len(told)
-    assert time.monotonic() - killed < 1.0
+    assert time.monotonic() - killed <= STREAM_ENDED_S
     stack.wait_ready("smollm2")
     assert stack.replica_pids("smollm2") != [victim]
     small.set()

@@ -9,6 +9,7 @@ import typer
 
 from maas.cli.common import client_of, emit, say, settings_of
 from maas.domain.errors import NotFound, Unavailable
+from maas.storage.log_files import log_tail
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 FOLLOW_EVERY_S = 0.5
 FOLLOWED_LINES = 1000
+MOST_BYTES = 64 << 20
+"""Of a log that a server left, in memory."""
 
 
 def command(
@@ -72,9 +75,11 @@ def new_lines(before: list[str], now: list[str]) -> list[str]:
 
 def _left_behind(directory: Path, name: str, lines: int) -> str:
     path = directory / f"{name}.log"
-    if path.name != f"{name}.log" or path.parent != directory or not path.is_file():
+    is_there = path.name == f"{name}.log" and path.parent == directory
+    said = log_tail(path, lines, MOST_BYTES) if is_there else None
+    if said is None:
         raise NotFound(f"there is no log of {name!r} in {directory}")
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    return said.decode(errors="replace").rstrip("\n")
 
 
 def register(app: typer.Typer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,17 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from maas.cli.background import start_in_background
 from maas.cli.commands import CONFIGURATION
 from maas.cli.common import emit, say, settings_of
 from maas.cli.server_home import probe, running_pid
 from maas.domain.errors import Conflict, DeadlineExceeded, MaasError
-from maas.settings import ConfigurationError, child_environment
+from maas.settings import ConfigurationError
 from maas.storage.files import make_own_dir
 
 if TYPE_CHECKING:
     from maas.settings import Settings
 
 POLL_S = 0.02
+UP = "up"
+"""The log of the supervisor that runs in the background."""
 
 
 def command(
@@ -68,19 +70,9 @@ def start_detached(settings: Settings, wait_s: float) -> None:
         make_own_dir(settings.log_dir)
     except OSError as wrong:
         raise ConfigurationError(f"cannot use {settings.log_dir}: {wrong.strerror}") from None
-    log = settings.log_dir / "up.log"
+    log = settings.log_dir / f"{UP}.log"
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "maas.cli.up"],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=child_environment(),
-            start_new_session=True,
-        )
-    if process.stdin is not None:
-        process.stdin.write(settings.to_json().encode())
-        process.stdin.close()
+        process = start_in_background(["maas.cli.up"], settings, output)
     give_up = time.monotonic() + wait_s
     # Whoever answers at the address may be another server: ours is the one that has this home.
     while running_pid(settings) != process.pid or probe(settings.base_url) != 200:
@@ -103,12 +95,21 @@ def register(app: typer.Typer) -> None:
 
 
 def _detached() -> int:
-    """The background half: settings come on stdin, where no list of processes shows them."""
+    """The background half."""
+    from maas.processes.output import log_folder
     from maas.processes.supervisor import run
     from maas.settings import Settings
+    from maas.storage.log_files import OutputToLogFile
+
+    settings = Settings.from_json(sys.stdin.read())
+    output = OutputToLogFile(log_folder(settings).file(UP))
+
+    def tell(text: str) -> None:
+        output.turn_if_full()
+        say(text)
 
     try:
-        return run(Settings.from_json(sys.stdin.read()), say)
+        return run(settings, tell)
     except ConfigurationError as wrong:
         say(f"error: {wrong}")
         return CONFIGURATION

@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from maas.cli.background import start_in_background
 from maas.cli.common import say
 from maas.domain.errors import Conflict, MaasError
 from maas.domain.jobs import Job, JobState
-from maas.settings import Settings, child_environment
+from maas.settings import Settings
 
 if TYPE_CHECKING:
     from maas.lifecycle.job_folder import JobFolder
@@ -33,18 +34,8 @@ def start(folder: JobFolder, settings: Settings) -> subprocess.Popen[bytes]:
     folder.clear_cancel()
     folder.save(replace(folder.job(), state=JobState.QUEUED, cancel_requested=False, error=""))
     with folder.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "maas.processes.job", str(folder.path / "spec.json")],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=child_environment(),
-            start_new_session=True,
-        )
-    if process.stdin is not None:
-        process.stdin.write(settings.to_json().encode())
-        process.stdin.close()
-    return process
+        spec = str(folder.path / "spec.json")
+        return start_in_background(["maas.processes.job", spec], settings, log)
 
 
 def watch(folder: JobFolder, process: subprocess.Popen[bytes]) -> Job:

@@ -24,6 +24,7 @@ from maas.domain.deployments import LocalFile, ReplicaSpec
 from maas.domain.errors import MaasError, OutOfSpace, Unavailable, error_from_problem
 from maas.settings import child_environment
 from maas.storage.artifacts import ArtifactStore
+from maas.storage.log_files import LogFolder, log_tail, remove_log
 
 POLL_S = 0.1
 """How often a process is looked at where the system cannot tell us that it ended."""
@@ -87,7 +88,7 @@ class LocalLauncher:
     def __init__(
         self,
         run_dir: Path,
-        log_dir: Path,
+        logs: LogFolder,
         cache_dir: Path,
         artifacts: ArtifactStore,
         lifeline: int | None = None,
@@ -95,13 +96,13 @@ class LocalLauncher:
     ) -> None:
         self._run_dir = run_dir
         self._specs = run_dir / "replicas"
-        self._log_dir = log_dir
+        self._logs = logs
         self._cache_dir = cache_dir
         self._artifacts = artifacts
         self._lifeline = lifeline
         self._engines_file = engines_file
         self._specs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        logs.path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def start(self, template: ReplicaSpec) -> Launched:
         try:
@@ -119,9 +120,10 @@ class LocalLauncher:
         if self._lifeline is not None:
             command += ["--lifeline", str(self._lifeline)]
             inherited = (self._lifeline,)
-        with self._log_file(spec.id).open("ab") as output:
+        log = self._logs.file(spec.id)
+        with os.fdopen(log.open(), "ab") as output:
             child = subprocess.Popen(
-                command,
+                [*command, *log.arguments()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -156,13 +158,9 @@ class LocalLauncher:
         return error_from_problem(problem) if isinstance(problem, dict) else None
 
     def last_lines(self, replica_id: str) -> str:
-        try:
-            with self._log_file(replica_id).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
-                lines = file.read().decode("utf-8", "replace").split("\n")
-        except OSError:
-            return ""
-        return " | ".join(line.strip() for line in lines[-6:] if line.strip())[-600:]
+        said = log_tail(self._logs.file(replica_id).path, 6, 2000) or b""
+        lines = said.decode("utf-8", "replace").split("\n")
+        return " | ".join(line.strip() for line in lines if line.strip())[-600:]
 
     def retire(self, replica_id: str) -> None:
         self._spec_file(replica_id).unlink(missing_ok=True)
@@ -199,19 +197,16 @@ class LocalLauncher:
 
     def _remove_old_logs(self) -> None:
         """A replica that cannot start is tried again and again, and each try has a log."""
-        logs = sorted(self._log_dir.glob("r-*.log"), key=_modified)
+        logs = sorted(self._logs.path.glob("r-*.log"), key=_modified)
         for log in logs[:-MOST_OLD_LOGS]:
             if not self._spec_file(log.stem).exists():
-                log.unlink(missing_ok=True)
+                remove_log(log)
 
     def _spec_file(self, replica_id: str) -> Path:
         return self._specs / f"{replica_id}.json"
 
     def _socket(self, replica_id: str) -> Path:
         return self._run_dir / f"{replica_id}.sock"
-
-    def _log_file(self, replica_id: str) -> Path:
-        return self._log_dir / f"{replica_id}.log"
 
 
 class LocalProcess:

@@ -80,7 +80,7 @@ async def _maas_error(request: Request, error: Exception) -> Response:
         log.warning(
             "%s %s: %s", request.method, request.url.path, error, extra={FIELDS: _fields(request)}
         )
-    return problem_response(error, request)
+    return problem_response(error, request, getattr(request.state, "headers_of_error", None))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

@@ -13,8 +13,8 @@ from maas.gateway.metering import Meter
 from maas.gateway.request import Request
 from maas.serving.call import Call
 from maas.serving.codec import Decoded
+from maas.serving.live_route import LiveRoute
 from maas.serving.messages import Answers, Priority
-from maas.serving.routing import LiveRoute
 
 log = logging.getLogger(__name__)
 

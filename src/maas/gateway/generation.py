@@ -21,7 +21,8 @@ from maas.gateway.calls import deadline_of, key_of, tenant_of
 from maas.gateway.metering import Meter, Written
 from maas.gateway.request import Request
 from maas.serving.generation_call import GenerationCall
-from maas.serving.routing import LiveDeployment, LiveRoute, Router
+from maas.serving.live_route import LiveRoute
+from maas.serving.routing import LiveDeployment, Router
 
 CANCELLED = "cancelled"
 

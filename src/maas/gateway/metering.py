@@ -15,8 +15,8 @@ from pathlib import Path
 from maas.domain.errors import MaasError
 from maas.domain.keys import Key
 from maas.serving.counter_file import CounterFile, read_counters
+from maas.serving.live_route import LiveRoute
 from maas.serving.messages import Answers
-from maas.serving.routing import LiveRoute
 from maas.serving.usage_file import (
     COMPLETION_TOKENS,
     COMPUTE_US,
@@ -113,10 +113,14 @@ class Meter:
         self._usage.slot(key.id, route.deployment, operation)[COMPUTE_US] += compute_us
         self._slot(route, "ok")[MODEL_US] += compute_us
 
-    def used(self, key: Key, deployment: str, operation: str, rows: int, compute_us: int) -> None:
-        """Count an answer that did not come from a batch of this gateway."""
+    def used(
+        self, key: Key, deployment: str, operation: str, rows: int, compute_us: int,
+        *, is_answer: bool,
+    ) -> None:  # fmt: skip
+        """Count a request that no batch of this gateway answered, with what it took; it failed
+        if it has no answer."""
         usage = self._usage.slot(key.id, deployment, operation)
-        usage[REQUESTS] += 1
+        usage[REQUESTS if is_answer else ERRORS] += 1
         usage[ROWS] += rows
         usage[COMPUTE_US] += compute_us
 

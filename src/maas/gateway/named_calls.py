@@ -15,8 +15,9 @@ from maas.gateway.metering import Meter
 from maas.gateway.request import Request
 from maas.serving.codec import Decoded, default_tensor, flat_elements, pack
 from maas.serving.dispatch import rows_of
+from maas.serving.live_route import LiveRoute
 from maas.serving.messages import Answers, Buffer
-from maas.serving.routing import LiveRoute, Router
+from maas.serving.routing import Router
 
 
 class NamedCalls:

@@ -23,8 +23,9 @@ from maas.gateway.request import JSON, Request
 from maas.serving.codec import Decoded, default_tensor, flat_elements, pack, parse_json
 from maas.serving.dispatch import rows_of
 from maas.serving.elements import bytes_elements
+from maas.serving.live_route import LiveRoute
 from maas.serving.messages import Answers, Buffer
-from maas.serving.routing import LiveDeployment, LiveRoute, Router
+from maas.serving.routing import LiveDeployment, Router
 
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 Wanted = tuple[int, TensorSpec, bool]

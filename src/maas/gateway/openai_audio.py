@@ -16,8 +16,8 @@ from maas.gateway.named_calls import NamedCalls, decoded, output
 from maas.gateway.request import JSON, Request
 from maas.gateway.subtitles import srt, vtt
 from maas.serving.codec import flat_elements
+from maas.serving.live_route import LiveRoute
 from maas.serving.messages import Answers
-from maas.serving.routing import LiveRoute
 
 OPERATION = "transcriptions"
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")

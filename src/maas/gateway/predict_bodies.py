@@ -11,7 +11,7 @@ from maas.gateway.forms import FORM, Part, form_of
 from maas.gateway.request import Request, media_type
 from maas.gateway.routes import JSON_ONLY
 from maas.serving.codec import Decoded, json_to_tensors, parse_json
-from maas.serving.routing import LiveRoute
+from maas.serving.live_route import LiveRoute
 
 PREDICT_TYPES = (
     *JSON_ONLY, FORM, b"image/*", b"audio/*", b"text/plain", b"application/octet-stream",

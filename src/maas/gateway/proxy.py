@@ -54,28 +54,34 @@ class ControlProxy:
         task = asyncio.ensure_future(self._answer(request, deployment, deadline))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        request.on_disconnect = lambda: _cancel(task)
+        if deployment is None:
+            request.on_disconnect = lambda: _cancel(task)
+        # Control explains on for a caller who left, and says only at the end what that took.
 
     async def _answer(self, request: Request, deployment: str | None, deadline: float) -> None:
+        response = _Response()
+        status, failure = 0, None
         try:
-            exchange = await self._exchange(request, deadline)
+            status = await self._exchange(request, response, deadline)
         except MaasError as error:
-            if deployment is not None:
-                self._meter.failed(request.key, "explain", deployment, None, error)
-            _fail(request, error)
-            return
+            failure = error
         except (OSError, httptools.HttpParserError, asyncio.IncompleteReadError) as wrong:
             log.warning("control did not answer: %s", wrong)
-            _fail(request, Unavailable("control is not there at the moment", retry_after=1.0))
-            return
-        if deployment is not None and exchange.status == 200:
-            rows, compute_us = (
-                exchange.number(b"x-maas-rows"),
-                exchange.number(b"x-maas-compute-us"),
+            failure = Unavailable("control is not there at the moment", retry_after=1.0)
+        if deployment is not None:
+            self._meter.used(
+                key_of(request),
+                deployment,
+                "explain",
+                response.number(b"x-maas-rows"),
+                response.number(b"x-maas-compute-us"),
+                is_answer=status == 200,
             )
-            self._meter.used(key_of(request), deployment, "explain", rows, compute_us)
+        if failure is not None:
+            _fail(request, failure)
 
-    async def _exchange(self, request: Request, deadline: float) -> Exchange:
+    async def _exchange(self, request: Request, response: _Response, deadline: float) -> int:
+        """The status of control's answer, which the client has then."""
         loop = request.wire.door.loop
         # A bare socket, because a stream forgets what it has read when a write fails, and control
         # may refuse a request and close before it has read the body.
@@ -86,9 +92,7 @@ class ControlProxy:
                     patience = Patience(limit, loop, deadline)
                     patience.with_control()
                     await loop.sock_connect(control, self._socket)
-                    exchange = Exchange(request, control, patience)
-                    await exchange.run()
-                    return exchange
+                    return await Exchange(request, response, control, patience).run()
             except TimeoutError:
                 raise DeadlineExceeded("control did not answer in time") from None
 
@@ -131,29 +135,25 @@ class Patience:
 class Exchange:
     """One request on its way to control, and the answer on its way back."""
 
-    def __init__(self, request: Request, control: socket.socket, patience: Patience) -> None:
+    def __init__(
+        self, request: Request, response: _Response, control: socket.socket, patience: Patience
+    ) -> None:
         self._request = request
+        self._response = response
         self._control = control
         self._loop = request.wire.door.loop
         self._patience = patience
         self._is_sent = asyncio.Event()
-        self._response = _Response()
-        self.status = 0
-        """Of control's answer, once the client has it."""
 
-    def number(self, header: bytes) -> int:
-        """What control says in a header of its answer; 0 if nothing."""
-        return int(self._response.headers.get(header, b"0"))
-
-    async def run(self) -> None:
-        """Until the client has control's answer."""
+    async def run(self) -> int:
+        """Until the client has control's answer; returns its status."""
         sending = asyncio.ensure_future(self._send())
         relaying = asyncio.ensure_future(self._relay())
         try:
             await asyncio.wait({sending, relaying}, return_when=asyncio.FIRST_COMPLETED)
             if not relaying.done():
                 await sending  # raises if the client's body ended badly
-            self.status = await relaying
+            return await relaying
         finally:
             _cancel(sending)
             _cancel(relaying)
@@ -261,6 +261,10 @@ class _Response:
         self.pieces: list[bytes] = []
         self.has_head = False
         self.is_whole = False
+
+    def number(self, header: bytes) -> int:
+        """What control says in a header of its answer; 0 if nothing."""
+        return int(self.headers.get(header, b"0"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers[name.lower()] = value

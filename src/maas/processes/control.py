@@ -1,6 +1,7 @@
 """The control process: the API over a unix socket, and the reconciler.
 
     python -m maas.processes.control --settings-json FILE [--lifeline FD]
+        [--log FILE BYTES FILES]
 
 The first routing snapshot is written and the socket is open before the web framework is imported:
 gateways can answer at once, and who asks control something waits in the socket's queue.
@@ -32,6 +33,7 @@ from maas.control.snapshot_file import SnapshotFile
 from maas.control.usage_collector import UsageCollector
 from maas.domain.errors import Conflict, InvalidInput, MaasError
 from maas.processes.lifeline import stop_event
+from maas.processes.output import add_log_argument, log_folder, start_logging
 from maas.processes.socket_paths import check_socket_paths
 from maas.settings import ConfigurationError, Settings
 from maas.storage.artifacts import S3Options, open_artifacts
@@ -42,7 +44,6 @@ from maas.storage.jobs import Jobs
 from maas.storage.keys import Keys
 from maas.storage.usage import UsageLedger
 from maas.storage.versions import Versions
-from maas.telemetry import log_as_json
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,9 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--settings-json", type=Path, required=True)
     parser.add_argument("--lifeline", type=int, default=None)
+    add_log_argument(parser)
     arguments = parser.parse_args()
-    log_as_json("control")
+    start_logging("control", arguments.log)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     os.umask(0o077)
     settings = Settings.from_json(arguments.settings_json.read_text())
@@ -155,7 +157,7 @@ class Control:
     def _reconciler(self) -> Reconciler:
         settings = self._settings
         launcher = LocalLauncher(
-            settings.run_dir, settings.log_dir, settings.cache_dir, self._artifacts,
+            settings.run_dir, log_folder(settings), settings.cache_dir, self._artifacts,
             self._lifeline, settings.serving.engines_file,
         )  # fmt: skip
         pace = Pace(

@@ -1,6 +1,7 @@
 """The gateway process: one event loop between the callers and the replicas.
 
     python -m maas.processes.gateway --settings-json FILE --listen FD [--lifeline FD]
+        [--log FILE BYTES FILES]
 
 The listening socket is the supervisor's, so that connections wait in the kernel while a gateway
 that died is replaced.
@@ -39,9 +40,9 @@ from maas.gateway.routes import Access, Route
 from maas.gateway.server import HttpServer
 from maas.gateway.snapshot_watch import SnapshotWatch
 from maas.processes.lifeline import stop_event
+from maas.processes.output import add_log_argument, start_logging
 from maas.serving.routing import Router
 from maas.settings import Settings
-from maas.telemetry import log_as_json
 from maas.version import __version__
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,9 @@ def main() -> int:
     parser.add_argument("--settings-json", type=Path, required=True)
     parser.add_argument("--listen", type=int, required=True)
     parser.add_argument("--lifeline", type=int, default=None)
+    add_log_argument(parser)
     arguments = parser.parse_args()
-    log_as_json("gateway")
+    start_logging("gateway", arguments.log)
     settings = Settings.from_json(arguments.settings_json.read_text())
     _raise_file_limit()
     listening = socket.socket(fileno=arguments.listen)

@@ -1,6 +1,7 @@
 """The replica process: load one variant, prove that it answers, then serve it.
 
     python -m maas.processes.replica SPEC.json [--lifeline FD] [--engines FILE]
+        [--log FILE BYTES FILES]
 
 It exits 0 when told to (SIGTERM, or the end of the lifeline) after answering all it accepted, and
 1 if it cannot load; then SPEC.error beside the spec holds the problem document.
@@ -27,6 +28,7 @@ from maas.domain.deployments import ReplicaSpec
 from maas.domain.errors import ArtifactCorrupt, InferenceFailed, MaasError
 from maas.domain.generation import Ending
 from maas.processes.lifeline import stop_event
+from maas.processes.output import add_log_argument, start_logging
 from maas.runtimes.base import Generator, LoadRequest, Runtime, Said
 from maas.runtimes.catalog import FROM_PATHS, GENERATORS, create_generator, create_runtime
 from maas.serving.batching import Batcher, Timing
@@ -37,7 +39,6 @@ from maas.serving.messages import Priority
 from maas.serving.queue import Parcel
 from maas.serving.replica import ReplicaServer
 from maas.serving.replica_socket import ReplicaSocket
-from maas.telemetry import log_as_json
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,9 @@ def main() -> int:
     parser.add_argument("spec", type=Path)
     parser.add_argument("--lifeline", type=int, default=None)
     parser.add_argument("--engines", type=Path, default=None)
+    add_log_argument(parser)
     arguments = parser.parse_args()
-    log_as_json("replica")
+    start_logging("replica", arguments.log)
     spec = ReplicaSpec.from_dict(json.loads(arguments.spec.read_text()))
     try:
         create_server = loaded(spec, arguments.engines)

@@ -20,15 +20,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 
+from maas.processes.output import log_folder
 from maas.processes.socket_paths import check_socket_paths
 from maas.settings import ConfigurationError, Settings, child_environment
 from maas.storage.files import make_own_dir
 
-LOG_BYTES = 32 << 20
 BACKOFF_SECONDS = 5.0
 """Longest pause before a process that keeps dying is started again."""
 CONTROL_MARGIN_SECONDS = 10.0
@@ -151,19 +150,20 @@ class Supervisor:
             self._say(f"{child.name} cannot be started ({wrong}); trying again in {pause:.1f} s")
 
     def _spawn(self, child: Child) -> None:
-        log = _open_log(self._settings.log_dir / f"{child.name}.log")
+        log = log_folder(self._settings).file(child.name)
+        output = log.open()
         try:
             process = subprocess.Popen(
-                child.command,
+                [*child.command, *log.arguments()],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 pass_fds=child.fds,
                 env=child_environment(),
                 start_new_session=True,
             )
         finally:
-            os.close(log)
+            os.close(output)
         child.pid = process.pid
         child.started = time.monotonic()
         process.returncode = 0  # we reap it ourselves, with the orphans
@@ -316,9 +316,3 @@ def _listen(settings: Settings) -> socket.socket:
         ) from None
     listening.listen(2048)
     return listening
-
-
-def _open_log(path: Path) -> int:
-    if path.exists() and path.stat().st_size > LOG_BYTES:
-        path.replace(path.with_suffix(".log.1"))
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -16,9 +16,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 from maas.domain.errors import InvalidInput
 from maas.runtimes.upstream_config import Engine
@@ -58,13 +60,16 @@ class EngineProcess:
             self._guard = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(lifeline), *command],
                 stdin=subprocess.PIPE,
-                stdout=sys.stderr,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 pass_fds=(inherited.fileno(),),
             )
         if self._guard.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._guard.stdin.write(given.encode())
                 self._guard.stdin.close()
+        if self._guard.stdout is not None:
+            threading.Thread(target=_pass_on, args=(self._guard.stdout,), daemon=True).start()
 
     @property
     def is_running(self) -> bool:
@@ -77,6 +82,16 @@ class EngineProcess:
         os.close(self._held)
         self._guard.wait()
         self._directory.cleanup()
+
+
+def _pass_on(said: IO[bytes]) -> None:
+    """What the engine prints goes through us: our log may move to a new file, which an engine that
+    had inherited the old one would not notice."""
+    log = sys.stderr.fileno()
+    with said:
+        while data := os.read(said.fileno(), 1 << 16):
+            with contextlib.suppress(OSError):  # a full disk must not stop the engine
+                os.write(log, data)
 
 
 def _put_in(text: str, words: dict[str, str]) -> str:

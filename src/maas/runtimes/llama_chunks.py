@@ -50,9 +50,11 @@ class _Choice(msgspec.Struct):
     logprobs: _Logprobs | None = None
 
 
-class _Progress(msgspec.Struct):
+class Progress(msgspec.Struct):
     total: int = 0
     cache: int = 0
+    processed: int = 0
+    """With those of the cache."""
 
 
 class _Timings(msgspec.Struct):
@@ -91,7 +93,7 @@ class Chunk(msgspec.Struct):
     """One JSON text of a stream; what is not named here is of no use to us."""
 
     choices: list[_Choice] = []
-    prompt_progress: _Progress | None = None
+    prompt_progress: Progress | None = None
     timings: _Timings | None = None
     usage: _Usage | None = None
     error: EngineError | None = None

@@ -25,11 +25,11 @@ from typing import Any
 import msgspec
 import xllamacpp
 
-from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
+from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, Unavailable
 from maas.domain.generation import Ending, Generation, Piece
 from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.gguf import GgufSummary, check_gguf
-from maas.runtimes.llama_chunks import decode_chunk, too_long
+from maas.runtimes.llama_chunks import Progress, decode_chunk, too_long
 from maas.runtimes.llama_request import request_body
 from maas.runtimes.options import one_of
 from maas.runtimes.plain_tools import CallReader
@@ -88,11 +88,16 @@ class LlamaCpp:
         taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
         return taken + self._most_tokens(generation) <= self._pool
 
+    def _room(self) -> int:
+        """Tokens of the common memory that nobody needs; below 0: they are promised twice."""
+        taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
+        return self._pool + min(self.context_length, PROOF_TOKENS) - taken
+
     def _most_tokens(self, generation: Generation) -> int:
         return most_tokens(generation, self.context_length, self._vocabulary.openers)
 
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
-        sequence = _Sequence(number, generation, sink, self.context_length)
+        sequence = _Sequence(number, generation, sink, self.context_length, self._room)
         sequence.reserved = self._most_tokens(generation)
         if generation.tools and not self._knows_tools and generation.tool_choice != "none":
             sequence.calls = CallReader()
@@ -195,7 +200,12 @@ class _Sequence:
     """One that the engine writes, and what it has cost so far."""
 
     def __init__(
-        self, number: int, generation: Generation, sink: Sink, context_length: int
+        self,
+        number: int,
+        generation: Generation,
+        sink: Sink,
+        context_length: int,
+        room: Callable[[], int],
     ) -> None:
         self.number = number
         self.generation = generation
@@ -208,6 +218,7 @@ class _Sequence:
         """Finds calls of tools in the text, if the engine does not."""
         self._stops = StopTexts(generation.stop)
         self._context_length = context_length
+        self._room = room
         self._reason: str | None = None
         self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
 
@@ -218,7 +229,7 @@ class _Sequence:
             self.error = chunk.error.to_domain(self._context_length)
             return True
         if chunk.prompt_progress is not None:
-            return self._read(chunk.prompt_progress.total, chunk.prompt_progress.cache)
+            return self._read(chunk.prompt_progress)
         tokens = 0
         if chunk.timings is not None:
             tokens = max(0, chunk.timings.predicted_n - self._completion_tokens)
@@ -228,39 +239,31 @@ class _Sequence:
             self._completion_tokens = chunk.usage.completion_tokens
         piece = chunk.piece(tokens, self.generation.logprobs or 0)
         is_last = chunk.finish_reason is not None
-        if piece is not None or (is_last and self.generation.stop):
+        if piece is not None or (is_last and (self.generation.stop or self.calls is not None)):
             self._write(piece or Piece(), is_last)
         if self._stops.found and self._reason is None:
             self._reason = "stop"
-            self._close_call()
             return True
         if is_last:
-            self._reason = chunk.finish_reason
-            self._close_call()
+            is_call = self.calls is not None and self.calls.is_call
+            is_whole = chunk.finish_reason == "stop"
+            self._reason = "tool_calls" if is_call and is_whole else chunk.finish_reason
         return self.is_cancelled and self._reason is None
 
     def _write(self, piece: Piece, is_last: bool) -> None:
+        if self.calls is not None:
+            text, calls = self.calls.read(piece.text, is_last)
+            piece = replace(piece, text=text, tool_calls=calls)
         if self.generation.stop:
             text = self._stops.push(piece.text) + (self._stops.rest() if is_last else "")
             told = self._stops.logprobs(piece.logprobs, text, is_last)
             piece = replace(piece, text=text, logprobs=told)
-        if self.calls is not None and piece.text:
-            text, calls = self.calls.read(piece.text)
-            piece = replace(piece, text=text, tool_calls=calls)
         self.sink(self.number, piece)
 
-    def _close_call(self) -> None:
-        if self.calls is None:
-            return
-        text, calls = self.calls.rest()
-        if text or calls:
-            self.sink(self.number, Piece(text, tool_calls=calls))
-        if self.calls.is_call and self._reason == "stop":
-            self._reason = "tool_calls"
-
-    def _read(self, prompt_tokens: int, cached: int) -> bool:
+    def _read(self, progress: Progress) -> bool:
         """The engine tells before it starts, and after each batch, how long the prompt is."""
-        self._prompt_tokens, self._cached_tokens = prompt_tokens, cached
+        prompt_tokens = self._prompt_tokens = progress.total
+        self._cached_tokens = progress.cache
         limit = self.generation.max_tokens
         if prompt_tokens >= self._context_length:
             self.error = too_long(prompt_tokens, self._context_length)
@@ -269,8 +272,15 @@ class _Sequence:
             self._reason = "length"
             return True
         if limit is not None:
-            self.reserved = min(self._context_length, prompt_tokens + limit)
+            known, self.reserved = self.reserved, min(self._context_length, prompt_tokens + limit)
+            if self.reserved > known and self._room() < 0:
+                # The engine would fail all sequences when its memory is full.
+                full = "the engine has no memory left for this sequence"
+                self.error = Unavailable(full, retry_after=1.0)
+                return True
         self.sink(self.number, Piece())
+        if self.is_cancelled:  # the rest of it is never read
+            self._prompt_tokens = progress.processed
         return self.is_cancelled
 
     def ending(self) -> Ending:

@@ -59,7 +59,7 @@ class OpenVino(SteppedEngine):
         options = checked_options(request.options)
         sizes, size = _sizes(request, options)
         batch = options.get("batch") or batch_size(min(request.threads, cores()), size)
-        self._set_sizes(sizes, batch)
+        self._set_sizes(sizes, batch, (sizes.slots + 1) * _BLOCK_TOKENS)
         self._pipeline = _pipeline(request, sizes, batch)
         self._tokenizer = self._pipeline.get_tokenizer()
         self._tokens = {number: token for token, number in self._tokenizer.get_vocab().items()}
@@ -87,8 +87,8 @@ class OpenVino(SteppedEngine):
         config = configured(generation, wanted, max(1, sequence.limit))
         sequence.work = _Work(openvino.Tensor(np.array([ids], np.int64)), config)
         reading = read_tokens(self._in_texts, self._tokenizer.decode)
-        sequence.text = WrittenText(reading, generation.stop)
-        sequence.calls = CallReader() if wanted.reads_calls else None
+        calls = CallReader() if wanted.reads_calls else None
+        sequence.text = WrittenText(reading, generation.stop, calls)
 
     def _encoded(self, text: str, *, is_plain: bool) -> list[int]:
         found = self._tokenizer.encode(text, add_special_tokens=is_plain)
@@ -134,7 +134,10 @@ class OpenVino(SteppedEngine):
         piece = sequence.told(text, len(tokens), told, reason is not None)
         sequence.sink(sequence.number, piece)
         if reason is not None:
-            self._leave(running, sequence, sequence.ending(reason))
+            # How far it is with a prompt the engine does not tell: counted when it was read.
+            is_read = sequence.completion_tokens > 0 or reason != "cancelled"
+            said = sequence.ending(reason, None if is_read else 0)
+            self._leave(running, sequence, said)
 
     def _logprob(self, token: int, value: float) -> TokenLogprob:
         data = self._tokens.get(token, b"")

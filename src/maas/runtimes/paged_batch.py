@@ -63,6 +63,14 @@ class PagedBatch:
         self._processor.scheduler.set_request_cancellation(str(number))
         self._processor.scheduler.clear_cancelled_requests()
 
+    def position(self, number: int) -> int:
+        """How many tokens of a sequence in the batch were computed."""
+        scheduler = self._processor.scheduler
+        states = (scheduler.active_requests, scheduler.waiting_requests)
+        return max(
+            (of[str(number)].position_offset for of in states if str(number) in of), default=0
+        )
+
     @torch.no_grad()
     def step(self) -> tuple[list[int], torch.Tensor]:
         """Computes one batch. The numbers of the sequences whose prompt is read, and for each a

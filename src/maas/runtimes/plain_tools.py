@@ -84,15 +84,32 @@ def _function(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 class CallReader:
-    """Takes a call out of text that comes in pieces."""
+    """Takes a call out of text that comes in pieces.
+
+    Before stop texts are looked for: they end what is said to the caller, and do not cut the
+    arguments of a call, which half are of no use.
+    """
 
     def __init__(self) -> None:
         self.is_call: bool | None = None
         """None while it may become either."""
         self._held = ""
 
-    def read(self, text: str) -> tuple[str, list[ToolCallPiece]]:
-        """What is text, and what is of a call, of all that has come so far and was not told."""
+    def read(self, text: str, is_last: bool = False) -> tuple[str, list[ToolCallPiece]]:
+        """What is text, and what is of a call, of all that has come so far and was not told.
+
+        The last brace closes the call, not its arguments.
+        """
+        said, calls = self._read(text) if text else ("", [])
+        if not is_last:
+            return said, calls
+        held, self._held = self._held, ""
+        if not self.is_call:
+            return said + held, calls
+        fragment = held.rstrip().removesuffix("}").rstrip()
+        return said, [*calls, ToolCallPiece(0, arguments=fragment)] if fragment else calls
+
+    def _read(self, text: str) -> tuple[str, list[ToolCallPiece]]:
         if self.is_call is False:
             return text, []
         self._held += text
@@ -105,14 +122,6 @@ class CallReader:
             call_id = f"call_{secrets.token_hex(12)}"
             return "", [ToolCallPiece(0, call_id, json.loads(head[1])), *self._arguments()]
         return "", self._arguments()
-
-    def rest(self) -> tuple[str, list[ToolCallPiece]]:
-        """What is left at the end. The last brace closes the call, not its arguments."""
-        held, self._held = self._held, ""
-        if self.is_call:
-            fragment = held.rstrip().removesuffix("}").rstrip()
-            return "", [ToolCallPiece(0, arguments=fragment)] if fragment else []
-        return held, []
 
     def _still_open(self) -> str:
         start = self._held.lstrip()[:1]

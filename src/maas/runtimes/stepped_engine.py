@@ -18,12 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
-from maas.domain.generation import Ending, Generation, Piece, TokenLogprob, ToolCallPiece
+from maas.domain.generation import Ending, Generation, Piece, TokenLogprob
 from maas.runtimes.base import Sink
 from maas.runtimes.chat_template import ChatTemplate
 from maas.runtimes.llama_chunks import too_long
-from maas.runtimes.plain_tools import CallReader
-from maas.runtimes.text_options import Sizes, most_tokens
+from maas.runtimes.text_options import Sizes, fitting, most_tokens
 from maas.runtimes.vocabulary import Vocabulary
 from maas.runtimes.written_text import WrittenText
 
@@ -49,8 +48,6 @@ class Sequence:
         self.limit = 0
         """Most tokens that it may write."""
         self.text: WrittenText | None = None
-        self.calls: CallReader | None = None
-        """If it may call tools."""
         self.work: Any = None
         """What the engine itself keeps for it."""
 
@@ -60,25 +57,22 @@ class Sequence:
         return "" if self.text is None else self.text.stops.found
 
     def told(self, text: str, tokens: int, logprobs: list[TokenLogprob], is_last: bool) -> Piece:
-        """`text` as `WrittenText.push` gave it, what of it is of a call, and the logprobs of what
-        is told."""
-        if self.text is not None:
-            if is_last:
-                text += self.text.rest()
-            logprobs = self.text.stops.logprobs(logprobs, text, is_last)
-        calls: list[ToolCallPiece] = []
-        if self.calls is not None:
-            text, calls = self.calls.read(text) if text else ("", [])
-            if is_last:
-                rest, more = self.calls.rest()
-                text, calls = text + rest, calls + more
-        return Piece(text, tokens, logprobs, calls)
+        """`text` as `WrittenText.push` gave it, what came of a call, and the logprobs of what is
+        told."""
+        if self.text is None:
+            return Piece(text, tokens, logprobs)
+        if is_last:
+            text += self.text.rest()
+        logprobs = self.text.stops.logprobs(logprobs, text, is_last)
+        return Piece(text, tokens, logprobs, self.text.taken_call())
 
-    def ending(self, reason: str) -> Ending:
-        if reason == "stop" and self.calls is not None and self.calls.is_call:
+    def ending(self, reason: str, read: int | None = None) -> Ending:
+        """`read`: how many tokens of its prompt were computed, if not all."""
+        if reason == "stop" and self.text is not None and self.text.is_call:
             reason = "tool_calls"
         stop = self.stop if reason == "stop" else ""
-        return Ending(reason, self.prompt_tokens, self.completion_tokens, stop=stop)
+        prompt_tokens = self.prompt_tokens if read is None else read
+        return Ending(reason, prompt_tokens, self.completion_tokens, stop=stop)
 
 
 def _nothing() -> None:
@@ -94,7 +88,9 @@ class SteppedEngine(ABC):
         self.has_chat_template = False
         self.after_step: Callable[[], None] = _nothing
         self._pool = 0
-        """Tokens that all sequences share."""
+        """Tokens that all sequences of callers share."""
+        self._memory = 0
+        """Tokens that the engine has room for, with what control's proof needs."""
         self._known_tokens = 0
         self._vocabulary = Vocabulary()
         self._template: ChatTemplate | None = None
@@ -135,9 +131,11 @@ class SteppedEngine(ABC):
 
     # -- life ---------------------------------------------------------------------------------
 
-    def _set_sizes(self, sizes: Sizes, batch: int) -> None:
-        """`batch`: tokens of prompts that are read in one step."""
+    def _set_sizes(self, sizes: Sizes, batch: int, for_proof: int) -> None:
+        """`batch`: tokens of prompts that are read in one step; `for_proof`: tokens of memory
+        besides those of callers."""
         self.context_length, self.slots, self._pool = sizes.context, sizes.slots, sizes.pool
+        self._memory = self._pool + for_proof
         self._batch_tokens = batch
 
     def _set_template(self, source: str, special: dict[str, Any]) -> None:
@@ -265,7 +263,7 @@ class SteppedEngine(ABC):
             while not running and not self._ready and not self._is_closed:
                 self._wake.wait()
             self._await_prompts()
-            new, self._ready = self._ready, []
+            new, self._ready = fitting(self._ready, running.values(), self._memory)
         for sequence in new:
             if sequence.is_cancelled:
                 self._end(sequence, Ending("cancelled", 0, 0))  # nothing of it was computed

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -57,8 +58,13 @@ def batch_size(threads: int, size: int) -> int:
 def most_tokens(
     generation: Generation, context_length: int, openers: tuple[bytes, ...] = ()
 ) -> int:
-    """What a sequence may need of the memory that all share; no text has more tokens than
-    bytes. `openers` begin what may get a BREAK of three bytes (`vocabulary.py`)."""
+    """What a sequence probably needs of the memory that all share at most, before its prompt is
+    read: a text rarely has more tokens than bytes. `openers` begin what may get a BREAK of three
+    bytes (`vocabulary.py`).
+
+    An engine looks again when it has read the prompt, for a template may say more, and a
+    tokenizer's normalizer may make many characters of one: NFKC makes 18 of U+FDFA.
+    """
     written = context_length if generation.max_tokens is None else generation.max_tokens
     contents = [m.get("content") for m in generation.messages or []]
     # Asked at every step while one waits for room: megabytes are not encoded each time.
@@ -72,6 +78,38 @@ def most_tokens(
         said = msgspec.json.encode([generation.messages, generation.tools])
         prompt = len(said) + 1024 + 3 * sum(said.count(opener) for opener in openers)
     return min(context_length, prompt + written)
+
+
+class Reserving(Protocol):
+    """A sequence whose prompt was read."""
+
+    reserved: int
+    """Tokens that it needs at most."""
+    is_cancelled: bool
+
+
+S = TypeVar("S", bound=Reserving)
+
+
+def fitting(ready: list[S], running: Iterable[S], memory: int) -> tuple[list[S], list[S]]:
+    """Those of `ready` that have room beside `running` in `memory` tokens, and those that wait.
+
+    In their order, and one at least if none runs. Who was cancelled needs no room.
+    """
+    taken, count = 0, 0
+    for sequence in running:
+        taken, count = taken + sequence.reserved, count + 1
+    new: list[S] = []
+    waiting: list[S] = []
+    for sequence in ready:
+        if sequence.is_cancelled:
+            new.append(sequence)
+        elif waiting or (count and taken + sequence.reserved > memory):
+            waiting.append(sequence)
+        else:
+            new.append(sequence)
+            taken, count = taken + sequence.reserved, count + 1
+    return new, waiting
 
 
 def check_text_signature(signature: Signature) -> None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 
 from maas.domain.errors import InvalidInput, MaasError
-from maas.domain.generation import Piece, TokenLogprob
+from maas.domain.generation import Ending, Piece, TokenLogprob
 from maas.runtimes.base import LoadRequest
 from maas.runtimes.json_grammar import json_grammar
 from maas.runtimes.paged_batch import PagedBatch
@@ -75,11 +75,10 @@ class Transformers(SteppedEngine):
         size = folder.parameters * dtype.itemsize
         usual = batch_size(threads, size) if device.type == "cpu" else _GPU_BATCH
         batch = common.get("batch", usual)
-        self._set_sizes(sizes, batch)
+        self._set_sizes(sizes, batch, min(sizes.context, _PROOF_TOKENS))
         model = load_model(folder, device, dtype)
         self._known_tokens = int(model.get_input_embeddings().num_embeddings)
-        tokens = self._pool + min(self.context_length, _PROOF_TOKENS)
-        self._batch = PagedBatch(model, self.slots + 1, tokens, batch)
+        self._batch = PagedBatch(model, self.slots + 1, self._memory, batch)
         self._ends, self._manner = folder.ends, folder.manner
         self._set_words(folder)
         self._begin()
@@ -124,8 +123,7 @@ class Transformers(SteppedEngine):
         matcher = None if grammar is None else self._matcher(grammar)
         sequence.work = _Work(ids, Chooser(g, self._manner, matcher))
         reading = read_tokens(self._in_texts, self._tokenizer.decode)
-        sequence.text = WrittenText(reading, g.stop)
-        sequence.calls = CallReader() if may_call else None
+        sequence.text = WrittenText(reading, g.stop, CallReader() if may_call else None)
 
     def _matcher(self, grammar: str) -> Any:
         matcher = llguidance.LLMatcher(self._grammars, grammar, log_level=0)
@@ -148,7 +146,8 @@ class Transformers(SteppedEngine):
     def _step(self, running: dict[int, Sequence]) -> None:
         for sequence in list(running.values()):
             if sequence.is_cancelled:
-                self._drop(running, sequence, "cancelled")
+                read = min(sequence.prompt_tokens, self._batch.position(sequence.number))
+                self._drop(running, sequence, sequence.ending("cancelled", read))
         if not running:
             return
         due, logits = self._batch.step()
@@ -181,14 +180,14 @@ class Transformers(SteppedEngine):
             logprobs = [self._logprob(one.token, one.logprob, top)]
         sequence.sink(sequence.number, sequence.told(text, 1, logprobs, reason is not None))
         if reason is not None:
-            self._drop(running, sequence, reason)
+            self._drop(running, sequence, sequence.ending(reason))
 
     def _drop(
-        self, running: dict[int, Sequence], sequence: Sequence, said: str | MaasError
+        self, running: dict[int, Sequence], sequence: Sequence, said: Ending | MaasError
     ) -> None:
         # First out of the batch: if the engine fails here, the sequence is told of it.
         self._batch.drop(sequence.number)
-        self._leave(running, sequence, sequence.ending(said) if isinstance(said, str) else said)
+        self._leave(running, sequence, said)
 
     def _logprob(
         self, token: int, value: float, top: list[TokenLogprob] | None = None

@@ -13,7 +13,8 @@ import codecs
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from maas.domain.generation import TokenLogprob
+from maas.domain.generation import TokenLogprob, ToolCallPiece
+from maas.runtimes.plain_tools import CallReader
 
 Decode = Callable[[Sequence[int]], str]
 DecodeAll = Callable[[list[list[int]]], Sequence[str]]
@@ -138,19 +139,42 @@ def read_tokens(of_tokens: Mapping[int, bytes] | None, decode: Decode) -> Readin
 class WrittenText:
     """The text of one sequence."""
 
-    def __init__(self, reading: Reading, stops: Sequence[str]) -> None:
+    def __init__(
+        self, reading: Reading, stops: Sequence[str], calls: CallReader | None = None
+    ) -> None:
+        """`calls` takes out what is of a call, if the model may make one."""
         self._reading = reading
+        self._calls = calls
+        self._of_call: list[ToolCallPiece] = []
         self.stops = StopTexts(stops)
 
     def push(self, tokens: Iterable[int]) -> str:
         """What can be told after `tokens`; from a stop text on there is no more."""
         if self.stops.found:
             return ""
-        return self.stops.push(self._reading.push(tokens))
+        return self.stops.push(self._said(self._reading.push(tokens), is_last=False))
 
     def rest(self) -> str:
         """What is left at the end."""
-        return self.stops.push(self._reading.rest()) + self.stops.rest()
+        said = self._said(self._reading.rest(), is_last=True)
+        return self.stops.push(said) + self.stops.rest()
+
+    @property
+    def is_call(self) -> bool:
+        return self._calls is not None and bool(self._calls.is_call)
+
+    def taken_call(self) -> list[ToolCallPiece]:
+        """What came of the call since the last time."""
+        taken, self._of_call = self._of_call, []
+        return taken
+
+    def _said(self, text: str, is_last: bool) -> str:
+        """All but what is of a call."""
+        if self._calls is None:
+            return text
+        text, found = self._calls.read(text, is_last)
+        self._of_call += found
+        return text
 
 
 def bytes_of_tokens(

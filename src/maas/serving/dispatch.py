@@ -69,8 +69,9 @@ class ReplicaLink(Channel):
         self.outgoing: list[Call] = []
         self._next_id = 0
         self._in_parts: dict[int, tuple[Call, int]] = {}
-        """Calls that a replica works through in parts, and the microseconds that these took. Those
-        that were cancelled stay until the replica has ended them, so that all of it is counted."""
+        """Calls that a replica works through in parts, and the microseconds that these took; and
+        those that were cancelled, of which nobody here knows whether it does. They stay until the
+        replica has ended them, so that all of it is counted."""
         self._pings: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._on_closed = on_closed
         self._on_usable = on_usable
@@ -109,6 +110,8 @@ class ReplicaLink(Channel):
         elif self.pending.get(call.number) is call:
             del self.pending[call.number]
             self._forget(call)
+            if not call.is_generation:
+                self._in_parts.setdefault(call.number, (call, 0))
             self.send(pack_cancel([call.number]))
         call.link = None
         self._close_if_done()
@@ -252,7 +255,9 @@ class ReplicaLink(Channel):
                 # Answers in parts travel alone: what is left of this time is the last part's.
                 given_up, known = self._in_parts.pop(number)
                 answers.compute_us = max(0, answers.compute_us - known)
-                if call is None:  # it was cancelled while its answer was on the way
+                # Cancelled while it was computed or its answer was on the way. A batch of several
+                # is counted with the others' answers.
+                if call is None and rows == answers.batch_rows:
                     given_up.computed(answers.compute_us)
             if call is not None:
                 self.rows_in_flight -= call.load

@@ -24,6 +24,7 @@ from maas.serving.messages import (
     Priority,
     pack_answers,
     pack_failure,
+    pack_progress,
     unpack_infer,
 )
 from maas.serving.queue import FairQueue, Parcel
@@ -118,9 +119,12 @@ class GeneratorServer(ReplicaSocket):
         self._loop.call_soon(self._start_waiting)
 
     def cancel(self, connection: Channel, number: int) -> None:
-        for job in list(self._jobs.values()):
-            if job.owner is connection and job.number == number:
-                self._end_early(job)
+        jobs = [j for j in self._jobs.values() if j.owner is connection and j.number == number]
+        for job in jobs:
+            self._end_early(job)
+        if jobs and jobs[0].rows is not None:
+            # Nothing that is metered comes any more.
+            connection.send(pack_progress(number, 0, is_last=True))
 
     def _end_early(self, job: Job) -> None:
         if job.key in self._running:

@@ -172,6 +172,12 @@ def pack_cancel(ids: Sequence[int]) -> list[Buffer]:
     return frame(FrameKind.CANCEL, [array("Q", ids).tobytes()])
 
 
+def pack_progress(number: int, compute_us: int, is_last: bool) -> list[Buffer]:
+    """`is_last`: the request was cancelled, and there is no more to come."""
+    told = {"id": number, "compute_us": compute_us, "is_last": is_last}
+    return pack_json(FrameKind.PROGRESS, told)
+
+
 def pack_json(kind: FrameKind, body: dict[str, Any]) -> list[Buffer]:
     """PING, PONG and GOAWAY carry a JSON object."""
     return frame(kind, [json.dumps(body).encode()])

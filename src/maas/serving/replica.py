@@ -23,7 +23,7 @@ from maas.serving.messages import (
     Priority,
     ProtocolViolation,
     pack_answers,
-    pack_json,
+    pack_progress,
     unpack_infer,
 )
 from maas.serving.queue import FairQueue, Parcel, Parts
@@ -120,10 +120,11 @@ class ReplicaServer(ReplicaSocket):
             self._queue.put(parcel)
 
     def cancel(self, connection: Channel, number: int) -> None:
+        """Whoever cancels is told when nothing more is computed of it, by this or by an answer."""
         found = self._queue.cancel(connection, number)
         self._unwanted.add((connection, number))
-        if found is not None and found.parts is not None and not found.parts.is_running:
-            connection.send(_progress(number, 0, is_last=True))
+        if found is not None and (found.parts is None or not found.parts.is_running):
+            connection.send(pack_progress(number, 0, is_last=True))
 
     def parts_of(self, rows: int, columns: list[Buffer]) -> Parts | None:
         """For one request: in which parts it is worked through; None if it fits a batch."""
@@ -176,6 +177,9 @@ class ReplicaServer(ReplicaSocket):
             for place, number in enumerate(parcel.ids)
             if (parcel.owner, number) in self._unwanted or not parcel.owner.is_open
         }
+        for place in gone:
+            if parcel.owner.is_open:
+                parcel.owner.send(pack_progress(parcel.ids[place], 0, is_last=True))
         return parcel.without(gone) if gone else [parcel]
 
     def _in_time(self, parcel: Parcel, now: float) -> list[Parcel]:
@@ -239,7 +243,7 @@ class ReplicaServer(ReplicaSocket):
         if (owner, number) in self._unwanted or parts.left:
             took = int((finished - started) * 1e6)
             parts.next_rows = max(1, int(PART_SECONDS * parts.rows_done / max(parts.seconds, 1e-9)))
-            owner.send(_progress(number, took, is_last=(owner, number) in self._unwanted))
+            owner.send(pack_progress(number, took, is_last=(owner, number) in self._unwanted))
             return
         try:
             outputs = self._batcher.joined(parts.outputs)
@@ -266,12 +270,6 @@ class ReplicaServer(ReplicaSocket):
                 owner.send(pack_answers(self._batcher.answers(run, outputs, first_row, timing)))
             first_row += sum(parcel.total_rows for parcel in run)
             start = end
-
-
-def _progress(number: int, compute_us: int, is_last: bool) -> list[Buffer]:
-    """`is_last`: the request was cancelled, and there is no more to come."""
-    told = {"id": number, "compute_us": compute_us, "is_last": is_last}
-    return pack_json(FrameKind.PROGRESS, told)
 
 
 def _halves(batch: list[Parcel]) -> tuple[list[Parcel], list[Parcel]]:

@@ -22,6 +22,7 @@ import psutil
 from onnx import TensorProto, helper
 
 from maas.domain.snapshot import Snapshot
+from maas.processes.output import log_folder
 from maas.serving.codec import json_to_tensors, tensors_to_json
 from maas.serving.dispatch import ReplicaLink
 from maas.settings import Server, Serving, Settings, Storage, child_environment
@@ -104,10 +105,12 @@ class Home:
     # -- the process ------------------------------------------------------------------------
 
     def start(self) -> None:
-        with (self.settings.log_dir / "control.log").open("ab") as log:
+        log_file = log_folder(self.settings).file("control")
+        with os.fdopen(log_file.open(), "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "maas.processes.control",
-                 "--settings-json", str(self.settings_file), "--lifeline", str(self.lifeline)],
+                 "--settings-json", str(self.settings_file), "--lifeline", str(self.lifeline),
+                 *log_file.arguments()],
                 pass_fds=(self.lifeline,), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=child_environment(), start_new_session=True,
             )  # fmt: skip

@@ -8,12 +8,15 @@ import pickle
 import socket
 import stat
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 
 from maas.domain.keys import hash_token
+from maas.settings import Logs
 from tests.integration.control.home import Home, eventually, manifest, sha256, tiny_onnx
 
 DIGEST = "0" * 64
@@ -378,6 +381,12 @@ def test_explain(shared_control: Home) -> None:
     for wrong_body in (body | {"samples": 5}, body | {"output": "z"}, body | {"target": 9},
                        body | {"background": {}}, body | {"background": {"x": "far"}}):  # fmt: skip
         problem(http.post("/explain/linear", json=wrong_body), 422, "invalid_input")
+    shared_control.publish("steep", tiny_onnx(3e38))
+    shared_control.deploy("steep", model="steep")
+    shared_control.wait_for("steep", "ready")
+    answer = http.post("/explain/steep", json=body)
+    problem(answer, 422, "inference_failed")
+    assert int(answer.headers["x-maas-rows"]) > 0  # it failed after the model was asked
     shared_control.deploy("linear", model="linear", scaling={"replicas": 0})
     answer = http.post("/explain/linear", json=body)
     assert "scaled to 0" in problem(answer, 503, "unavailable")["detail"]
@@ -388,3 +397,23 @@ def test_nothing_here_was_a_defect(shared_control: Home) -> None:
     """Runs last: no request of this module made control log an error."""
     time.sleep(0.1)
     assert '"level": "error"' not in shared_control.log(), shared_control.log()
+
+
+def test_logs_begin_anew_at_their_limit_and_are_read_as_one(home: Home) -> None:
+    home.settings = msgspec.structs.replace(home.settings, logs=Logs(max_bytes=1024, files=50))
+    home.settings_file.write_text(home.settings.to_json())
+    for _ in range(10):
+        home.start()
+        home.kill()
+    home.start()
+    files = list(home.settings.log_dir.glob("control.log*"))
+    assert len(files) > 1 and max(file.stat().st_size for file in files) < 2048
+    said = home.http.get("/api/v1/logs/control?lines=1000").text
+    assert said.count("control is ready") == 11
+    home.publish("m", tiny_onnx(2))
+    home.deploy("t", model="m")
+    home.wait_for("t", "ready")
+    (replica,) = home.replica_processes()
+    command = replica.cmdline()
+    log, *limits = command[command.index("--log") + 1 :]
+    assert Path(log).is_file() and limits == ["1024", "50"]

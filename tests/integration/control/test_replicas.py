@@ -13,6 +13,8 @@ from tests.integration.control.home import Home, eventually, kill, pids, sha256,
 
 BROKEN = tiny_onnx(3).replace(b"Mul", b"Mol")
 """Parses as ONNX, but there is no operator of that name."""
+REPLACED_S = 2.0
+"""Acceptance criterion: a replica that is killed has a successor that answers within it."""
 
 
 def deployed(control: Home, *, replicas: int = 1) -> set[int]:
@@ -42,15 +44,15 @@ def test_publish_deploy_predict(control: Home) -> None:
     assert os.getsid(process.pid) == process.pid  # no terminal's Ctrl-C reaches it
 
 
-def test_killed_replica_is_replaced_within_two_seconds(control: Home) -> None:
+def test_killed_replica_is_replaced_in_time(control: Home) -> None:
     (former,) = deployed(control)
     (socket,) = control.sockets("t")
     kill(former)
     killed = time.monotonic()
     eventually(lambda: socket not in control.sockets("t"), "the snapshot loses the dead", 0.5)
-    eventually(lambda: control.sockets("t"), "the snapshot has the replacement", 2.0)
+    eventually(lambda: control.sockets("t"), "the snapshot has the replacement", REPLACED_S)
     assert control.predict("t", [1, 1, 1]) == [3, 3, 3]
-    assert time.monotonic() - killed < 2.0
+    assert time.monotonic() - killed <= REPLACED_S
     assert former not in pids(control.wait_for("t", "ready"))
 
 

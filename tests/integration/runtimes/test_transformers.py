@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from maas.domain.errors import InferenceFailed, InvalidInput
-from maas.domain.generation import Generation
+from maas.domain.generation import Ending, Generation
 from tests.engines import Answer, load_request, written
 from tests.safetensors_models import safetensors_folder
 from tests.weights import smollm2
@@ -23,6 +23,7 @@ pytest.importorskip("llguidance", reason="needs the extra transformers")
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 
+from maas.runtimes.text_options import most_tokens
 from maas.runtimes.transformers import Transformers, _control_texts
 
 CONTEXT = 256
@@ -121,8 +122,60 @@ def test_a_schema_holds_while_random_weights_write(model: Transformers) -> None:
 def test_a_cancelled_prompt_leaves_within_a_step(model: Transformers) -> None:
     reading = Answer(model, prompt("word " * 200))
     model.cancel(reading.number)
-    assert reading.end().reason == "cancelled"
+    ending = reading.end()
+    assert ending.reason == "cancelled"
+    # Whole batches of 32, of a prompt of 200, and none if the engine did not get to it.
+    assert ending.prompt_tokens % 32 == 0 and ending.prompt_tokens < 200
+
+
+def test_of_a_prompt_that_is_left_what_was_read_is_counted(model: Transformers) -> None:
+    """The engine is held after its second step with it."""
+    steps, step = iter(range(1000)), model._batch.step
+    reading: list[Answer] = []
+
+    def held() -> Any:
+        taken = step()
+        if next(steps) == 1:
+            model.cancel(reading[0].number)
+        return taken
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(model._batch, "step", held)
+        reading.append(Answer(model, prompt("word " * 200)))
+        assert reading[0].end() == Ending("cancelled", 64, 0)
+    # Not even looked at by the engine: its caller leaves while it is read as text.
+    with model._wake:
+        gone = Answer(model, prompt("word " * 200))
+        model.cancel(gone.number)
+    assert gone.end() == Ending("cancelled", 0, 0)
     assert written(model, prompt("x"))[1].completion_tokens == 12
+
+
+def test_a_normalizer_that_makes_many_characters_of_one_overfills_no_cache(
+    folder: Path, tmp_path: Path
+) -> None:
+    normalized = changed(folder, tmp_path / "m", "tokenizer.json", normalizer={"type": "NFKC"})
+    loaded = Transformers()
+    loaded.load(load_request(normalized, context_length=CONTEXT, cache_tokens=CONTEXT, batch=32))
+    add, inside = loaded._batch.add, []
+    numbers = set()
+
+    def added(number: int, tokens: list[int]) -> None:
+        add(number, tokens)
+        numbers.add(number)
+        inside.append(sum(s.reserved for n, s in loaded._sequences.items() if n in numbers))
+
+    loaded._batch.add = added  # type: ignore[method-assign]
+    ligatures = prompt("\ufdfa" * 14)
+    try:
+        assert 4 * most_tokens(ligatures, CONTEXT) <= 2 * CONTEXT  # so it seems
+        running = [Answer(loaded, ligatures) for _ in range(4)]
+        endings = [answer.end() for answer in running]
+    finally:
+        loaded.close()
+    assert {(ending.reason, ending.completion_tokens) for ending in endings} == {("length", 12)}
+    assert 4 * endings[0].prompt_tokens > 2 * CONTEXT
+    assert max(inside) <= 2 * CONTEXT  # the second is for control's proof
 
 
 def changed(folder: Path, to: Path, name: str, **fields: Any) -> Path:

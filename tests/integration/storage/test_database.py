@@ -7,7 +7,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -263,10 +262,8 @@ def test_postgres_writers_give_up_on_a_lock(
     db = Database.open(postgres_url)
     with psycopg.connect(postgres_url) as other:
         other.execute("LOCK TABLE models")
-        began = time.monotonic()
-        with pytest.raises(Unavailable, match="lock") as refused:
+        with pytest.raises(Unavailable, match="lock") as refused:  # or it waits for ever
             Versions(db).publish(manifest())
-        assert time.monotonic() - began < 20, "it would have waited for ever"
     assert refused.value.retry_after == 1
     Versions(db).publish(manifest())
     db.close()

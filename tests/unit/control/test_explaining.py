@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -99,10 +98,9 @@ def test_the_deadline_ends_it_and_frees_the_place(short_deadline: None) -> None:
     async def scene() -> None:
         link = Link()
         explains = explainer(link)
-        started = time.monotonic()
+        # The link answers nothing until it may.
         with pytest.raises(DeadlineExceeded, match="fewer samples"):
             await explains.explain("t", QUESTION)
-        assert time.monotonic() - started < 4
         link.may.set()
         explaining.DEADLINE_S = 30.0
         assert await explains.explain("t", QUESTION)

@@ -26,8 +26,8 @@ from maas.gateway.metering import (
 )
 from maas.gateway.snapshot_watch import SnapshotWatch
 from maas.serving import counter_file
+from maas.serving.live_route import LiveRoute
 from maas.serving.messages import Answers, Column
-from maas.serving.routing import LiveRoute
 from maas.serving.usage_file import UsageFile
 from tests.replica_peer import until
 

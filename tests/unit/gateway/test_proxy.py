@@ -32,14 +32,10 @@ class Books:
     name = "a"
 
     def __init__(self) -> None:
-        self.failures: list[str] = []
         self.uses: list[tuple[Any, ...]] = []
 
-    def used(self, key: Any, *what: Any) -> None:
-        self.uses.append(what)
-
-    def failed(self, *what: Any) -> None:
-        self.failures.append(what[-1].code)
+    def used(self, key: Any, *what: Any, is_answer: bool) -> None:
+        self.uses.append((*what, is_answer))
 
     def get(self, name: str) -> Books:
         return self
@@ -69,6 +65,8 @@ class Doors:
             except TimeoutError:
                 pass
             self.seen.append(got)
+            while self.mode == "wait":
+                await asyncio.sleep(0.01)
             writer.write(self.answer)
         writer.close()
 
@@ -138,7 +136,27 @@ def test_an_explanation_is_metered_as_control_counts_it(doors: Doors) -> None:
     doors.answer = doors.answer.replace(b"content-length", spent + b"content-length")
     answer = doors.exchange(post(b"/explain/a", b"{}", JSON))
     assert statuses(answer) == [200] and b"maas-rows" not in answer.lower()
-    assert doors.books.uses == [("a", "explain", 95, 700)]
+    assert doors.books.uses == [("a", "explain", 95, 700, True)]
+
+
+def test_an_explanation_that_failed_is_metered_with_what_it_took(doors: Doors) -> None:
+    spent = b"X-MaaS-Rows: 64\r\nX-MaaS-Compute-Us: 500\r\n"
+    doors.answer = b"HTTP/1.1 504 Late\r\n" + spent + b"content-length: 2\r\n\r\n{}"
+    assert statuses(doors.exchange(post(b"/explain/a", b"{}", JSON))) == [504]
+    assert doors.books.uses == [("a", "explain", 64, 500, False)]
+
+
+def test_an_explanation_whose_caller_left_is_metered_all_the_same(doors: Doors) -> None:
+    spent = b"X-MaaS-Rows: 95\r\nX-MaaS-Compute-Us: 700\r\n"
+    doors.answer = doors.answer.replace(b"content-length", spent + b"content-length")
+    doors.mode = "wait"
+    with doors.connect() as client:
+        client.sendall(post(b"/explain/a", b"{}", JSON))
+        wait_for(lambda: bool(doors.seen))
+    wait_for(lambda: doors.server is not None and not doors.server._connections)
+    doors.mode = "answer"
+    wait_for(lambda: bool(doors.books.uses))
+    assert doors.books.uses == [("a", "explain", 95, 700, True)]
 
 
 def test_streamed_bodies_keep_their_framing(doors: Doors) -> None:
@@ -171,7 +189,7 @@ def test_a_control_that_hangs_is_given_up(doors: Doors, monkeypatch: pytest.Monk
     limit = b"X-Request-Timeout-Ms: 50\r\n"
     assert statuses(doors.exchange(get(b"/api/a", AUTH + limit))) == [504]
     assert statuses(doors.exchange(post(b"/explain/a", b"{}", JSON + limit))) == [504]
-    assert doors.books.failures == ["deadline_exceeded"]
+    assert doors.books.uses == [("a", "explain", 0, 0, False)]
     monkeypatch.setattr(proxy, "PROGRESS_SECONDS", 0.05)
     assert statuses(doors.exchange(get(b"/api/a"))) == [504]
     put = post(b"/api/a", b"x" * (4 << 20)).replace(b"POST", b"PUT")

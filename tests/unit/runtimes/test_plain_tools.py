@@ -20,7 +20,7 @@ def read(text: str, size: int) -> tuple[str, str, str]:
     """Text, name and arguments, of `text` in pieces of `size` characters."""
     reader = CallReader()
     parts = [reader.read(text[at : at + size]) for at in range(0, len(text), size)]
-    parts.append(reader.rest())
+    parts.append(reader.read("", is_last=True))
     calls = [call for _, of_part in parts for call in of_part]
     assert all(call.index == 0 for call in calls) and sum(bool(call.id) for call in calls) <= 1
     return (

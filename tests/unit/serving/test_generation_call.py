@@ -20,7 +20,8 @@ from maas.domain.errors import (
 from maas.domain.generation import Ending, Piece
 from maas.domain.snapshot import DeploymentRoutes, Route, Snapshot
 from maas.serving import generation_call
-from maas.serving.routing import LiveRoute, Router
+from maas.serving.live_route import LiveRoute
+from maas.serving.routing import Router
 from tests.generations import TEXT_TO_TEXT, Written, wrote
 from tests.replica_peer import Peer, until
 

@@ -341,6 +341,17 @@ def test_a_text_of_predict_is_answered_by_one_generation_per_row() -> None:
     run(work)
 
 
+def test_a_predict_whose_caller_left_is_forgotten_by_its_link() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        left = asyncio.ensure_future(ask(link, "a", "b"))
+        await until(lambda: len(engine.started) == 1)  # the other row waits
+        left.cancel()
+        await until(lambda: engine.cancelled == [1])
+        await until(lambda: not link._in_parts)
+
+    run(work, Scripted(slots=1))
+
+
 def test_a_row_that_fails_fails_its_request_and_ends_the_other_rows() -> None:
     async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
         asked = asyncio.ensure_future(ask(link, "a", "b", "c"))

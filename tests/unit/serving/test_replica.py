@@ -162,6 +162,60 @@ def test_a_long_request_ends_between_its_parts(how: str) -> None:
     run(model_of, work, Scaling(max_batch=4))
 
 
+@pytest.mark.parametrize("rows", [40, 3], ids=["first of many parts", "a batch by itself"])
+def test_what_is_being_computed_when_its_caller_leaves_is_counted(rows: int) -> None:
+    gate = threading.Event()
+
+    def gated(inputs: Arrays) -> Arrays:
+        gate.wait(5)
+        return paced(inputs)
+
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        call = Told(rows, tenant=1)
+        link.submit(call)
+        await until(lambda: len(model.calls) == 1)
+        link.cancel(call)
+        gate.set()
+        await asyncio.wait_for(call.part.wait(), 5)
+        assert call.compute_us >= 3 * 5000
+        assert await ask(link, 7.0) == [7.0]
+        assert not link._in_parts and not call.end.done()
+        assert sum(model.calls) <= 4 + 1
+
+    run(gated, work, Scaling(max_batch=4))
+
+
+def test_who_leaves_while_a_failed_batch_is_tried_anew_is_forgotten() -> None:
+    gate = threading.Event()
+    gate.set()
+    seen: list[float] = []
+
+    def picky(inputs: Arrays) -> Arrays:
+        gate.wait(5)
+        seen.extend(inputs["x"][:, 0])
+        time.sleep(0.005)
+        if (inputs["x"] < 0).any():
+            raise InferenceFailed("negative")
+        return echo(inputs)
+
+    async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
+        await ask(link, 0.0)
+        gate.clear()
+        asks = [asyncio.ensure_future(ask(link, x)) for x in (-1.0, 2.0, 3.0, 4.0)]
+        await until(lambda: len(model.calls) == 2)
+        # The whole batch is running; the last of it is not yet alone when its caller leaves.
+        asks[3].cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        assert await asks[2] == [3.0] and await asks[1] == [2.0]
+        with pytest.raises(InferenceFailed):
+            await asks[0]
+        await until(lambda: not link._in_parts)
+        assert seen.count(4.0) == 1
+
+    run(picky, work, Scaling(max_batch=4))
+
+
 def test_whoever_awaits_a_long_request_learns_the_time_of_all_its_parts() -> None:
     async def work(link: ReplicaLink, model: Model, server: ReplicaServer) -> None:
         tensor = Tensor("FP32", (40, 1), np.arange(40, dtype="<f4").tobytes())
@@ -341,6 +395,7 @@ def test_who_cancels_while_it_waits_is_never_computed() -> None:
         for other in others:
             other.cancel()
         await until(lambda: server.stats()["queued"] == 0)
+        await until(lambda: not link._in_parts)  # the replica told that it forgot them
         gate.set()
         assert await first == [1.0]
         assert await ask(link, 3.0) == [3.0]

@@ -19,9 +19,10 @@ from maas.domain.errors import (
 )
 from maas.domain.signature import Signature, TensorSpec
 from maas.domain.snapshot import DeploymentRoutes, Route, Snapshot
-from maas.serving import dispatch, routing
+from maas.serving import dispatch, live_route
 from maas.serving.dispatch import OnClosed, OnUsable, ReplicaLink
-from maas.serving.routing import LiveRoute, Router
+from maas.serving.live_route import LiveRoute
+from maas.serving.routing import Router
 from tests.replica_peer import DOUBLES, Asked, Peer, until
 
 OTHER = Signature(
@@ -164,8 +165,8 @@ def test_a_call_that_could_only_be_late_is_refused(tmp_path: Path) -> None:
 def test_bytes_are_bounded_too_and_an_oversized_call_is_taken_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routing, "BYTES_IN_FLIGHT", 1000)
-    monkeypatch.setattr(routing, "LARGEST_CALL_BYTES", 5000)
+    monkeypatch.setattr(live_route, "BYTES_IN_FLIGHT", 1000)
+    monkeypatch.setattr(live_route, "LARGEST_CALL_BYTES", 5000)
 
     async def use(cluster: Cluster) -> None:
         a, b = await cluster.peer(), await cluster.peer()
@@ -183,7 +184,7 @@ def test_bytes_are_bounded_too_and_an_oversized_call_is_taken_alone(
 
 
 def test_held_bytes_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routing, "BYTES_IN_FLIGHT", 1000)
+    monkeypatch.setattr(live_route, "BYTES_IN_FLIGHT", 1000)
 
     async def use(cluster: Cluster) -> None:
         live = await cluster.serve(route())
@@ -215,7 +216,7 @@ def test_calls_are_held_until_a_replica_comes(tmp_path: Path) -> None:
 
 
 def test_holding_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routing, "HOLD_SECONDS", 0.15)
+    monkeypatch.setattr(live_route, "HOLD_SECONDS", 0.15)
 
     async def use(cluster: Cluster) -> None:
         cluster.router.apply(snapshot(route(), reason="it burned"))
@@ -408,7 +409,7 @@ def test_a_replica_that_does_not_read_cannot_fill_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "UNSENT_BYTES", 1 << 20)
-    monkeypatch.setattr(routing, "HOLD_SECONDS", 0.2)
+    monkeypatch.setattr(live_route, "HOLD_SECONDS", 0.2)
 
     async def use(cluster: Cluster) -> None:
         a = await cluster.peer()
@@ -428,7 +429,7 @@ def test_a_replica_that_does_not_read_cannot_fill_the_memory(
         assert refused > 0 and link._transport is not None
         assert link._transport.get_write_buffer_size() < 2 << 20
         assert not live.is_ready
-        monkeypatch.setattr(routing, "HOLD_SECONDS", 5.0)
+        monkeypatch.setattr(live_route, "HOLD_SECONDS", 5.0)
         live._down_since = time.monotonic()
         held = Asked((b"h",))
         live.submit(held)

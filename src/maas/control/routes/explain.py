@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import Response
+from fastapi import Request, Response
 
 from maas.control.explaining import DEFAULT_SAMPLES, Question, Spent
 from maas.control.principal import GuardedRoute, guarded_router, needs
@@ -26,7 +26,11 @@ router = guarded_router("explain", ExplainRoute)
 
 @router.post("/explain/{deployment}", dependencies=[needs(Scope.CALL)])
 async def explain(
-    deployment: str, body: ExplainBody, services: UseServices, response: Response
+    deployment: str,
+    body: ExplainBody,
+    services: UseServices,
+    request: Request,
+    response: Response,
 ) -> dict[str, Any]:
     """Shapley values of one answer, by sampling."""
     question = Question(
@@ -39,8 +43,10 @@ async def explain(
     )
     spent = Spent()
     name = checked_name(deployment, "deployment")
-    answer = await services.explainer.explain(name, question, spent)
-    # For the gateway, which meters it.
-    response.headers["x-maas-rows"] = str(spent.rows)
-    response.headers["x-maas-compute-us"] = str(spent.compute_us)
-    return answer
+    try:
+        return await services.explainer.explain(name, question, spent)
+    finally:
+        # For the gateway, which meters it, also if it failed midway.
+        took = {"x-maas-rows": str(spent.rows), "x-maas-compute-us": str(spent.compute_us)}
+        response.headers.update(took)
+        request.state.headers_of_error = took

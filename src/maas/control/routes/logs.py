@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import Query
@@ -17,6 +15,7 @@ from maas.control.views import replica_ids
 from maas.domain.errors import NotFound
 from maas.domain.keys import Scope
 from maas.domain.names import checked_name, shown
+from maas.storage.log_files import log_tail
 
 router = guarded_router("logs")
 
@@ -31,30 +30,21 @@ def get_log(
     name: str, services: UseServices, lines: Annotated[int, Query(ge=1, le=100_000)] = 200
 ) -> PlainTextResponse:
     """The last lines of `control`, `gateway`, a replica (by id) or a deployment's replicas."""
-    text = b"".join(_tail(path, lines) for path in _paths(services, checked_name(name, "name")))
+    folder = services.settings.log_dir
+    tails = [
+        log_tail(folder / f"{process}.log", lines, MAX_BYTES)
+        for process in _processes(services, checked_name(name, "name"))
+    ]
+    if _OF_PROCESSES.fullmatch(name) and tails == [None]:
+        raise NotFound(f"there is no log of {shown(name)}")
+    text = b"".join(tail for tail in tails if tail is not None)
     return PlainTextResponse(text, headers={"x-content-type-options": "nosniff"})
 
 
-def _paths(services: Services, name: str) -> list[Path]:
-    folder = services.settings.log_dir
+def _processes(services: Services, name: str) -> list[str]:
     if _OF_PROCESSES.fullmatch(name):
-        path = folder / f"{name}.log"
-        if not path.is_file():
-            raise NotFound(f"there is no log of {shown(name)}")
-        return [path]
+        return [name]
     ids = replica_ids(services.reconciler.state, name)
     if ids is None:
         raise NotFound(f"there is no process and no deployment {shown(name)}")
-    paths = [folder / f"{replica_id}.log" for replica_id in ids]
-    return [path for path in paths if path.is_file()]
-
-
-def _tail(path: Path, lines: int) -> bytes:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        start = max(0, size - MAX_BYTES)
-        file.seek(start)
-        data = file.read(MAX_BYTES)
-    if start:
-        data = data[data.find(b"\n") + 1 :]
-    return b"".join(data.splitlines(keepends=True)[-lines:])
+    return ids

@@ -1,0 +1,119 @@
+"""Logs begin anew at a limit; nothing of what is kept is lost, and readers see one log."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maas.cli.logs import new_lines
+from maas.storage.log_files import LogFile, LogFolder, log_tail, older, remove_log
+
+LIMIT = 2000
+ALL = 1 << 20
+
+# Logs, prints through Python, and writes to stderr as a native library would, in turns.
+WRITER = """
+import logging, os, sys
+from maas.storage.log_files import LogFile, OutputToLogFile
+output = OutputToLogFile(LogFile.from_arguments(sys.argv[2:]))
+logging.basicConfig(handlers=[output], format="%(message)s", level="INFO")
+for number in range(int(sys.argv[1])):
+    text = f"line {number:04d} {'x' * 80}"
+    [logging.info, print, lambda t: os.write(2, f"{t}\\n".encode())][number % 3](text)
+    sys.stdout.flush()
+"""
+
+
+def write(log: LogFile, lines: int) -> subprocess.Popen[bytes]:
+    output = log.open()
+    try:
+        command = [sys.executable, "-c", WRITER, str(lines), *log.arguments()[1:]]
+        return subprocess.Popen(command, stdout=output, stderr=output)
+    finally:
+        os.close(output)
+
+
+def numbers(text: str) -> list[int]:
+    return [int(line.split()[1]) for line in text.splitlines()]
+
+
+def test_nothing_is_lost_while_there_is_room_and_no_file_is_larger(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "control.log", LIMIT, 100)
+    assert write(log, 300).wait(30) == 0
+    said = log_tail(log.path, 1000, ALL) or b""
+    assert numbers(said.decode()) == list(range(300))
+    sizes = [path.stat().st_size for path in (log.path, *(old for _, old in older(log.path)))]
+    # Two lines of three come past us, and the size is looked at with the third.
+    assert len(sizes) > 10 and max(sizes) < LIMIT + 300
+
+
+def test_as_many_files_are_kept_as_were_asked_for_and_they_are_the_newest(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "control.log", LIMIT, 3)
+    assert write(log, 300).wait(30) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "control.log",
+        "control.log.1",
+        "control.log.2",
+    ]
+    kept = numbers((log_tail(log.path, 1000, ALL) or b"").decode())
+    assert kept == list(range(kept[0], 300)) and len(kept) > LIMIT * 2 // 100
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+    # Who wants fewer gets the room when the process starts next.
+    os.close(LogFile(log.path, LIMIT, 2).open())
+    assert len(list(tmp_path.iterdir())) <= 2
+
+
+def test_who_follows_misses_no_line_and_sees_none_twice(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "gateway.log", LIMIT, 100)
+    writer = write(log, 2000)
+    seen: list[str] = []
+    before: list[str] = []
+    for is_last in itertools.chain(iter(lambda: writer.poll() is not None, True), (True,)):
+        now = (log_tail(log.path, 2500, ALL) or b"").decode().splitlines()
+        if not is_last and now:
+            now.pop()  # may be half a line
+        seen += new_lines(before, now) if now else []
+        before = now or before
+    assert writer.returncode == 0
+    assert numbers("\n".join(seen)) == list(range(2000))
+
+
+def test_a_log_that_cannot_begin_anew_is_written_on(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "r-1.log", LIMIT, 3)
+    log.path.with_name("r-1.log.new").mkdir()
+    assert write(log, 100).wait(30) == 0
+    assert numbers(log.path.read_text()) == list(range(100))
+    log.path.with_name("r-1.log.new").rmdir()
+    assert write(log, 1).wait(30) == 0  # full when it starts
+    assert numbers(log.path.read_text()) == [0]
+    assert numbers((log_tail(log.path, 2, ALL) or b"").decode()) == [99, 0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "most", "wanted"),
+    [(1, ALL, b"e\n"), (3, ALL, b"c\nd\ne\n"), (9, ALL, b"a\nb\nc\nd\ne\n"), (9, 5, b"d\ne\n")],
+)
+def test_the_end_of_a_log_goes_back_into_older_files(
+    tmp_path: Path, lines: int, most: int, wanted: bytes
+) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b"e\n")
+    path.with_name("a.log.1").write_bytes(b"c\nd\n")
+    path.with_name("a.log.2").write_bytes(b"a\nb\n")
+    path.with_name("a.log.old").write_bytes(b"not ours\n")
+    assert log_tail(path, lines, most) == wanted
+
+
+def test_no_log_is_not_an_empty_log_and_a_removed_one_is_gone(tmp_path: Path) -> None:
+    log = LogFolder(tmp_path, LIMIT, 3).file("r-2")
+    assert log_tail(log.path, 1, ALL) is None
+    os.close(log.open())
+    assert log_tail(log.path, 1, ALL) == b""
+    os.close(log.turn())
+    remove_log(log.path)
+    assert not list(tmp_path.iterdir())
