@@ -36,16 +36,17 @@ class HttpCall(Call):
         self, request: Request, route: LiveRoute, meter: Meter, decoded: Decoded, longest: float
     ) -> None:
         """`longest`: seconds that it may take, unless the caller asks for less."""
-        self.key = key = key_of(request)
-        self.single = decoded.single
+        self.key, tenant, asked = request.head.terms or terms_of(request)
+        received = request.received
+        columns, shapes, rows, self.single = decoded
         # Not super() and names, which cost a microsecond.
         Call.__init__(
             self,
-            decoded.columns,
-            decoded.shapes,
-            decoded.rows,
-            deadline_of(request, longest),
-            _TENANTS.get(key.id) or tenant_of(key),
+            columns,
+            shapes,
+            rows,
+            received + longest if asked is None else deadline_of(request, longest),
+            tenant,
             Priority.NORMAL,
             route.travels_alone,
         )
@@ -88,6 +89,18 @@ class HttpCall(Call):
         route = self.route
         self.meter.failed(self.request.key, self.operation, route.deployment, route, error)
         self.request.fail(error)
+
+
+Terms = tuple[Key, int, bytes | None]
+"""Who calls, the number of this tenant, and the milliseconds that the caller allows."""
+
+
+def terms_of(request: Request) -> Terms:
+    """What every call with this head has; kept with it. Raises Unauthenticated."""
+    head = request.head
+    key = key_of(request)
+    terms = head.terms = (key, tenant_of(key), head.headers.get(TIMEOUT_HEADER))
+    return terms
 
 
 def key_of(request: Request) -> Key:

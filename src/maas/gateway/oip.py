@@ -124,10 +124,13 @@ class OipDoor:
         route = None
         try:
             route = deployment.pick(version)
-            quick = self._quick_for(route)
+            known, quick = self._last
+            if known is not route or quick is None:
+                quick = self._quick_for(route)
             found = None
-            if HEADER_LENGTH not in request.head.headers and len(request.body) <= self._max_json:
-                found = quick.decode(request.body)
+            body = request.body
+            if len(body) <= self._max_json and HEADER_LENGTH not in request.head.headers:
+                found = quick.decode(body)
             if found is not None:
                 decoded, identity = found
                 wanted = None
@@ -144,9 +147,6 @@ class OipDoor:
             request.fail(error)
 
     def _quick_for(self, route: LiveRoute) -> QuickOip:
-        known, latest = self._last
-        if latest is not None and known is route:
-            return latest
         quick = self._quick.get(route)
         if quick is None:
             quick = QuickOip(route.signature, route.deployment, route.version)

@@ -48,7 +48,15 @@ LARGEST_CALL_BYTES = MAX_FRAME_BYTES - (1 << 20)  # a frame holds more than the 
 class LiveRoute:
     """One variant of a deployment, with the links to the replicas that have it loaded."""
 
-    def __init__(self, deployment: str, route: Route, queue_limit: int) -> None:
+    def __init__(
+        self,
+        deployment: str,
+        route: Route,
+        queue_limit: int,
+        owing: set[ReplicaLink] | None = None,
+    ) -> None:
+        """`owing` holds the links whose replicas owe an answer."""
+        self._owing = owing
         self.deployment = deployment
         self.version = route.version
         self.variant = route.variant
@@ -257,7 +265,9 @@ class LiveRoute:
         try:
             while path in self._sockets:
                 try:
-                    link = await ReplicaLink.connect(path, self._link_closed, self._link_usable)
+                    link = await ReplicaLink.connect(
+                        path, self._link_closed, self._link_usable, self._owing
+                    )
                 except OSError:
                     link = None
                 if link is not None and path not in self._sockets:
@@ -301,8 +311,9 @@ class LiveRoute:
 class LiveDeployment:
     """A callable name and its routes."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, owing: set[ReplicaLink] | None = None) -> None:
         self.name = name
+        self._owing = owing
         self.model = ""
         self.reason = ""
         self.routes: list[LiveRoute] = []
@@ -316,7 +327,7 @@ class LiveDeployment:
         routes = []
         for route in new.routes:
             live = known.pop((route.version, route.variant, _identity(route.signature)), None)
-            routes.append(live or LiveRoute(self.name, route, new.queue_limit))
+            routes.append(live or LiveRoute(self.name, route, new.queue_limit, self._owing))
         self.routes = routes
         for to_update, route in zip(routes, new.routes, strict=True):
             to_update.update(route, new.queue_limit, new.reason)
@@ -371,6 +382,7 @@ class Router:
     def __init__(self) -> None:
         self.deployments: dict[str, LiveDeployment] = {}
         self.default: str | None = None
+        self._owing: set[ReplicaLink] = set()
         self._removed: list[LiveDeployment] = []
         """Those whose replicas still owe answers."""
         self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
@@ -385,7 +397,7 @@ class Router:
         for new in snapshot.deployments:
             live = self.deployments.get(new.name)
             if live is None:
-                live = self.deployments[new.name] = LiveDeployment(new.name)
+                live = self.deployments[new.name] = LiveDeployment(new.name, self._owing)
             live.update(new)
 
     def get(self, name: str | None) -> LiveDeployment:
@@ -401,12 +413,7 @@ class Router:
 
     def is_working(self) -> bool:
         """Whether any replica owes an answer."""
-        return any(
-            link.pending or link.outgoing
-            for live in self.deployments.values()
-            for route in live.routes
-            for link in route.links()
-        )
+        return bool(self._owing)
 
     def close(self) -> None:
         self._timer.cancel()
