@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import ClassVar
 from zlib import crc32
 
 from maas.domain.errors import BadRequest, MaasError, Unauthenticated
 from maas.domain.keys import Key
+from maas.gateway.aside import LARGE_BYTES, aside
 from maas.gateway.metering import Meter
 from maas.gateway.request import Request
 from maas.serving.call import Call
@@ -31,6 +33,8 @@ class HttpCall(Call):
 
     operation: ClassVar[str] = "predict"
     """What usage is recorded under."""
+    encodes_aside: ClassVar[bool] = False
+    """Whether `encode` only makes bytes, so that a thread may do it for a large answer."""
 
     def __init__(
         self, request: Request, route: LiveRoute, meter: Meter, decoded: Decoded, longest: float
@@ -66,9 +70,13 @@ class HttpCall(Call):
         self.route.cancel(self)
 
     def answered(self, answers: Answers, at: int, first_row: int) -> None:
-        request = self.request
+        if answers.size * self.rows > LARGE_BYTES * answers.total_rows and self.encodes_aside:
+            # The frame's bytes stay while somebody has them. It is counted also if nobody waits.
+            encode = partial(self.encode, answers, first_row)
+            aside(self.request, encode, partial(self._encoded, answers), may_leave=False)
+            return
         try:
-            body, content_type, headers = self.encode(answers, first_row)
+            encoded = self.encode(answers, first_row)
         except MaasError as error:
             self.failed(error)
             return
@@ -77,6 +85,14 @@ class HttpCall(Call):
             log.exception("an answer of %s could not be encoded", self.route.deployment)
             self.failed(MaasError("an internal error; the server's log has it"))
             return
+        self._encoded(answers, encoded)
+
+    def _encoded(self, answers: Answers, encoded: Encoded | MaasError) -> None:
+        if isinstance(encoded, MaasError):
+            self.failed(encoded)
+            return
+        request = self.request
+        body, content_type, headers = encoded
         self.meter.answered(
             self.key, self.operation, self.route, self.rows, request.received, answers
         )

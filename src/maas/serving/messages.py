@@ -92,6 +92,8 @@ class Answers:
     columns: list[Column]
     total_rows: int = 0
     """Rows of these columns; for the receiver."""
+    size: int = 0
+    """Bytes of these columns; for the receiver."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     """Of a model that writes text, whose answers travel alone."""
@@ -231,6 +233,7 @@ def unpack_answers(body: memoryview) -> Answers:
         columns=reader.columns(),
         total_rows=sum(rows),
     )
+    answers.size = sum([len(column.data) for column in answers.columns])
     if reader.at < len(body):
         tokens = _TOKENS.unpack(reader.take(_TOKENS.size))
         answers.prompt_tokens, answers.completion_tokens = tokens

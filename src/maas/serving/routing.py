@@ -97,7 +97,10 @@ class LiveRoute:
         """
         link = self._least_busy()
         if link is None:
-            self._hold(call)
+            if self._heir is not None:  # it was replaced while the call was being read
+                self._heir.submit(call)
+            else:
+                self._hold(call)
             return
         wait = link.rows_in_flight * link.seconds_per_row
         if link.in_flight >= self.queue_limit:
