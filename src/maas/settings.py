@@ -37,7 +37,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed_hosts: tuple[str, ...] = ()
     """Values of the Host header that are served besides loopback names and `host` itself."""
     max_json_bytes: Annotated[int, Meta(ge=1024)] = 8 << 20
-    """Largest JSON of a prediction: while one is decoded, nobody else is served."""
+    """Largest JSON of a prediction. What is over 64 KiB is read in a thread, one after another."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 64 << 20
     """Largest body of a prediction with binary tensors."""
     max_file_bytes: Annotated[int, Meta(ge=1024)] = 64 << 30

@@ -12,6 +12,7 @@ NOT_COMMANDS = {
     "commands",
     "__init__",
     "app",
+    "background",
     "common",
     "main",
     "objective",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import ClassVar
 from zlib import crc32
 
 from maas.domain.errors import BadRequest, MaasError, Unauthenticated
 from maas.domain.keys import Key
+from maas.gateway.aside import LARGE_BYTES, aside
 from maas.gateway.metering import Meter
 from maas.gateway.request import Request
 from maas.serving.call import Call
@@ -31,21 +33,24 @@ class HttpCall(Call):
 
     operation: ClassVar[str] = "predict"
     """What usage is recorded under."""
+    encodes_aside: ClassVar[bool] = False
+    """Whether `encode` only makes bytes, so that a thread may do it for a large answer."""
 
     def __init__(
         self, request: Request, route: LiveRoute, meter: Meter, decoded: Decoded, longest: float
     ) -> None:
         """`longest`: seconds that it may take, unless the caller asks for less."""
-        self.key = key = key_of(request)
-        self.single = decoded.single
+        self.key, tenant, asked = request.head.terms or terms_of(request)
+        received = request.received
+        columns, shapes, rows, self.single = decoded
         # Not super() and names, which cost a microsecond.
         Call.__init__(
             self,
-            decoded.columns,
-            decoded.shapes,
-            decoded.rows,
-            deadline_of(request, longest),
-            _TENANTS.get(key.id) or tenant_of(key),
+            columns,
+            shapes,
+            rows,
+            received + longest if asked is None else deadline_of(request, longest),
+            tenant,
             Priority.NORMAL,
             route.travels_alone,
         )
@@ -65,9 +70,13 @@ class HttpCall(Call):
         self.route.cancel(self)
 
     def answered(self, answers: Answers, at: int, first_row: int) -> None:
-        request = self.request
+        if answers.size * self.rows > LARGE_BYTES * answers.total_rows and self.encodes_aside:
+            # The frame's bytes stay while somebody has them. It is counted also if nobody waits.
+            encode = partial(self.encode, answers, first_row)
+            aside(self.request, encode, partial(self._encoded, answers), may_leave=False)
+            return
         try:
-            body, content_type, headers = self.encode(answers, first_row)
+            encoded = self.encode(answers, first_row)
         except MaasError as error:
             self.failed(error)
             return
@@ -76,6 +85,14 @@ class HttpCall(Call):
             log.exception("an answer of %s could not be encoded", self.route.deployment)
             self.failed(MaasError("an internal error; the server's log has it"))
             return
+        self._encoded(answers, encoded)
+
+    def _encoded(self, answers: Answers, encoded: Encoded | MaasError) -> None:
+        if isinstance(encoded, MaasError):
+            self.failed(encoded)
+            return
+        request = self.request
+        body, content_type, headers = encoded
         self.meter.answered(
             self.key, self.operation, self.route, self.rows, request.received, answers
         )
@@ -88,6 +105,18 @@ class HttpCall(Call):
         route = self.route
         self.meter.failed(self.request.key, self.operation, route.deployment, route, error)
         self.request.fail(error)
+
+
+Terms = tuple[Key, int, bytes | None]
+"""Who calls, the number of this tenant, and the milliseconds that the caller allows."""
+
+
+def terms_of(request: Request) -> Terms:
+    """What every call with this head has; kept with it. Raises Unauthenticated."""
+    head = request.head
+    key = key_of(request)
+    terms = head.terms = (key, tenant_of(key), head.headers.get(TIMEOUT_HEADER))
+    return terms
 
 
 def key_of(request: Request) -> Key:

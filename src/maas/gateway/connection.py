@@ -37,8 +37,9 @@ class Server(Door, Protocol):
     def begin(self, head: Head) -> int:
         """The head is here: match, authenticate, or raise; returns the largest body allowed."""
 
-    def known_head(self, raw: bytes) -> Head | None:
-        """What was decided for these bytes of a head, if it still holds."""
+    @property
+    def heads(self) -> dict[bytes, Head]:
+        """What was decided for heads, by their bytes, while it holds."""
 
     def remember_head(self, raw: bytes, head: Head) -> None: ...
 
@@ -98,13 +99,21 @@ class Connection(asyncio.Protocol):
             return
         raw = end = body = b""
         if self._arriving is None and not self._reader.in_head:
-            if not self._turns.accepts_more:
+            requests = self._turns.requests
+            if requests and not requests[-1].keep_alive:
                 return
             raw, end, body = data.partition(_END_OF_HEAD)
             if end:
-                head = self.server.known_head(raw)
+                head = self.server.heads.get(raw)
                 if head is not None and head.body_length == len(body):
-                    self._again(head, body)
+                    # The whole request, whose head was seen before: nobody need parse it again.
+                    self._pace.since = now = monotonic()
+                    self.server.attention.asked(now)
+                    request = Request(self, head, now, body)
+                    requests.append(request)
+                    if len(requests) >= MAX_PIPELINED:
+                        self._reading.pause(Pause.PIPELINE)
+                    self.server.handle(request)
                     return
         completed = self._completed
         try:
@@ -117,17 +126,6 @@ class Connection(asyncio.Protocol):
             if head.body_length == len(body):
                 self.server.remember_head(raw, head)
             self._repeatable = None
-
-    def _again(self, head: Head, body: bytes) -> None:
-        """A whole request whose head was seen before: the parser need not see it again."""
-        self._pace.since = now = monotonic()
-        self.server.attention.asked(now)
-        request = Request(self, head, now, body)
-        requests = self._turns.requests
-        requests.append(request)
-        if len(requests) >= MAX_PIPELINED:
-            self._reading.pause(Pause.PIPELINE)
-        self.server.handle(request)
 
     def pause_writing(self) -> None:
         """Who does not take its answers may not ask for more of them."""
@@ -250,7 +248,7 @@ class Connection(asyncio.Protocol):
         ):
             # Nobody before it, nobody after it: `_write_answers` would do the same.
             requests.popleft()
-            transport.write(request.taken_answer())
+            transport.write(request.answer or b"")
             self._pace.answered = now = monotonic()
             self.server.attention.answered(now)
             return
@@ -263,7 +261,7 @@ class Connection(asyncio.Protocol):
             return
         turns = self._turns
         while (request := turns.take()) is not None:
-            transport.write(request.taken_answer())
+            transport.write(request.answer or b"")
             self._pace.answered = monotonic()
             if not request.keep_alive:
                 self._end()

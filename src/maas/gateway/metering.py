@@ -84,20 +84,24 @@ class Meter:
         answers: Answers,
     ) -> None:
         """Count one of `answers`, just before it leaves; what concerns its batch, once."""
-        compute_us = answers.compute_us * rows // (answers.batch_rows or 1)
-        usage = self._usage.slot(key.id, route.deployment, operation)
+        # Most answers of a frame are counted in the same places.
+        tally = answers.tally
+        if tally is not None and tally[0] is key and tally[1] is route and tally[2] is operation:
+            usage, slot = tally[3], tally[4]
+        else:
+            usage = self._usage.slot(key.id, route.deployment, operation)
+            slot = route.ok_counters
+            if slot is None:
+                slot = route.ok_counters = self._slot(route, "ok")
+            answers.tally = (key, route, operation, usage, slot)
+            if tally is None:
+                slot[BATCHES] += 1
+                slot[BATCH_ROWS] += answers.total_rows
+                slot[QUEUE_US] += sum(answers.queue_us)
+                slot[MODEL_US] += answers.compute_us
         usage[REQUESTS] += 1
         usage[ROWS] += rows
-        usage[COMPUTE_US] += compute_us
-        slot = route.ok_counters
-        if slot is None:
-            slot = route.ok_counters = self._slot(route, "ok")
-        if not answers.counted:
-            answers.counted = True
-            slot[BATCHES] += 1
-            slot[BATCH_ROWS] += answers.total_rows
-            slot[QUEUE_US] += sum(answers.queue_us)
-            slot[MODEL_US] += answers.compute_us
+        usage[COMPUTE_US] += answers.compute_us * rows // (answers.batch_rows or 1)
         latency = time.monotonic() - received
         slot[LATENCY_US] += int(latency * 1e6)
         slot[FIRST_BUCKET + bisect_left(BOUNDS, latency)] += 1

@@ -8,6 +8,7 @@ mean "missing". Source: the protocol's `inference_rest.md`, Triton's `extension_
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ import msgspec
 from maas.domain.errors import BadRequest, BodyTooLarge, InvalidInput, MaasError, NotFound
 from maas.domain.names import shown
 from maas.domain.signature import Signature, TensorSpec
+from maas.gateway.aside import LARGE_BYTES, aside
 from maas.gateway.calls import Encoded, HttpCall
 from maas.gateway.metering import Meter
 from maas.gateway.oip_json import QuickOip
@@ -30,6 +32,8 @@ from maas.serving.routing import LiveDeployment, Router
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 Wanted = tuple[int, TensorSpec, bool]
 """Place in the signature, spec, and whether it goes out in binary."""
+Understood = tuple[Decoded, str, list[Wanted] | None]
+"""Inputs, the request's id, and which outputs are wanted: None is all, in JSON."""
 HEADER_LENGTH = b"inference-header-content-length"
 OCTETS = b"application/octet-stream"
 Parameters = dict[str, str | int | float | bool]
@@ -125,29 +129,59 @@ class OipDoor:
         route = None
         try:
             route = deployment.pick(version)
-            quick = self._quick_for(route)
+            known, quick = self._last
+            if known is not route or quick is None:
+                quick = self._quick_for(route)
             found = None
-            if HEADER_LENGTH not in request.head.headers and len(request.body) <= self._max_json:
-                found = quick.decode(request.body)
+            if HEADER_LENGTH in request.head.headers:
+                size = _json_bytes(request)
+            else:
+                size = len(request.body)
+                if size <= LARGE_BYTES and size <= self._max_json:
+                    found = quick.decode(request.body)
             if found is not None:
                 decoded, identity = found
-                wanted = None
+                self._go(request, route, quick, (decoded, identity, None))
+            elif size <= LARGE_BYTES:
+                self._go(request, route, quick, self._understood(request, route, quick))
             else:
-                asked, tail = _split(request, self._max_json)
-                decoded = _decoded(route.signature, asked, tail)
-                wanted = _wanted_outputs(route.signature, asked)
-                identity = asked.id or ""
-            call = OipCall(request, route, self._meter, decoded, self._timeout_s)
-            call.id, call.wanted, call.quick = identity, wanted, quick
-            call.submit()
+                aside(
+                    request,
+                    partial(self._understood, request, route, quick),
+                    partial(self._go, request, route, quick),
+                    may_leave=True,
+                )
         except MaasError as error:
             self._meter.failed(request.key, "predict", deployment.name, route, error)
             request.fail(error)
 
+    def _understood(self, request: Request, route: LiveRoute, quick: QuickOip) -> Understood:
+        """Of any request. Raises BadRequest, BodyTooLarge, MalformedBody or InvalidInput."""
+        body = request.body
+        if LARGE_BYTES < len(body) <= self._max_json and HEADER_LENGTH not in request.headers:
+            found = quick.decode(body)
+            if found is not None:
+                return *found, None
+        asked, tail = _split(request, self._max_json)
+        decoded = _decoded(route.signature, asked, tail)
+        return decoded, asked.id or "", _wanted_outputs(route.signature, asked)
+
+    def _go(
+        self, request: Request, route: LiveRoute, quick: QuickOip, found: Understood | MaasError
+    ) -> None:
+        """On with a request that was understood, or not."""
+        try:
+            if isinstance(found, MaasError):
+                raise found
+            call = OipCall(request, route, self._meter, found[0], self._timeout_s)
+            _, call.id, call.wanted = found
+            call.quick = quick
+            call.submit()
+        except MaasError as error:
+            self._meter.failed(request.key, "predict", route.deployment, route, error)
+            request.fail(error)
+
     def _quick_for(self, route: LiveRoute) -> QuickOip:
-        known, latest = self._last
-        if latest is not None and known is route:
-            return latest
         quick = self._quick.get(route)
         if quick is None:
             quick = QuickOip(route.signature, route.deployment, route.version)
@@ -158,6 +192,8 @@ class OipDoor:
 
 class OipCall(HttpCall):
     __slots__ = ("id", "quick", "wanted")
+
+    encodes_aside = True
 
     id: str
     quick: QuickOip
@@ -200,6 +236,12 @@ class OipCall(HttpCall):
             return head, JSON, ()
         length = (HEADER_LENGTH, b"%d" % len(head))
         return b"".join((head, *tail)), OCTETS, (length,)
+
+
+def _json_bytes(request: Request) -> int:
+    """As the header says; 0 if it says nonsense, which is refused later."""
+    text = request.headers[HEADER_LENGTH]
+    return int(text) if text.isdigit() and len(text) <= 12 else 0
 
 
 def _split(request: Request, max_json: int) -> tuple[InferRequest, memoryview]:

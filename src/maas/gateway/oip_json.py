@@ -34,6 +34,7 @@ class QuickOip:
             if spec.is_fixed and spec.datatype != "BYTES":
                 self._name, self._datatype = spec.name, spec.datatype
                 self._row = list(spec.shape)
+                self._one_row = [1, *spec.shape]
                 self._row_shapes = (spec.shape,)
                 self._row_size = math.prod(spec.shape)
                 self._code = spec.dtype.typecode
@@ -64,19 +65,16 @@ class QuickOip:
             asked = self._decode(body)
             tensor = asked.inputs[0]
             shape = tensor.shape
-            rows = shape[0] if shape else 0
-            if (
-                rows < 1
-                or shape[1:] != self._row
-                or len(tensor.data) != rows * self._row_size
-                or tensor.name != self._name
-                or tensor.datatype != self._datatype
-            ):
+            if tensor.name != self._name or tensor.datatype != self._datatype:
                 return None
-            if rows == 1:
+            if shape == self._one_row:
+                rows = 1
                 data = self._pack_row(*tensor.data)
             else:
-                data = struct.pack(f"<{len(tensor.data)}{self._code}", *tensor.data)
+                rows = shape[0] if shape else 0
+                if rows < 1 or shape[1:] != self._row:
+                    return None
+                data = struct.pack(f"<{rows * self._row_size}{self._code}", *tensor.data)
         except _NOT_QUICK:
             return None
         return Decoded([data], self._row_shapes, rows), asked.id

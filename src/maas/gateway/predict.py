@@ -5,11 +5,16 @@ Inputs come as a JSON object, as nearly always, or as `predict_bodies` says.
 
 from __future__ import annotations
 
+from functools import partial
+
 from maas.domain.errors import MaasError
+from maas.gateway.aside import LARGE_BYTES, aside
 from maas.gateway.calls import Encoded, HttpCall
 from maas.gateway.metering import Meter
 from maas.gateway.predict_bodies import decoded
 from maas.gateway.request import JSON, Request
+from maas.serving.codec import Decoded
+from maas.serving.live_route import LiveRoute
 from maas.serving.messages import Answers
 from maas.serving.routing import Router
 
@@ -27,6 +32,10 @@ class PredictDoor:
         route = None
         try:
             route = deployment.pick()
+            if len(request.body) > LARGE_BYTES:
+                read = partial(decoded, request, route)
+                aside(request, read, partial(self._go, request, route), may_leave=True)
+                return
             if head.headers.get(b"content-type") == JSON:
                 found = route.codec.decode(request.body)
             else:
@@ -36,9 +45,21 @@ class PredictDoor:
             self._meter.failed(request.key, "predict", deployment.name, route, error)
             request.fail(error)
 
+    def _go(self, request: Request, route: LiveRoute, found: Decoded | MaasError) -> None:
+        """On with a large body that was read, or not."""
+        try:
+            if isinstance(found, MaasError):
+                raise found
+            PredictCall(request, route, self._meter, found, self._timeout_s).submit()
+        except MaasError as error:
+            self._meter.failed(request.key, "predict", route.deployment, route, error)
+            request.fail(error)
+
 
 class PredictCall(HttpCall):
     __slots__ = ()
+
+    encodes_aside = True
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
         body = self.route.codec.encode(answers.columns, first_row, self.rows, self.single)

@@ -7,7 +7,7 @@ from asyncio import AbstractEventLoop, Future
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 from maas.domain.errors import MaasError, Unavailable
 from maas.domain.keys import Key
@@ -68,6 +68,7 @@ class Head:
         "request_id",
         "streams_body",
         "target",
+        "terms",
     )
 
     def __init__(
@@ -95,13 +96,15 @@ class Head:
         self.handler: Callable[[Request], None] | None = None
         self.streams_body = False
         self.error_shape: ErrorShape = problem_shape
+        self.terms: tuple[Any, ...] | None = None
+        """What calls of models made of it (`calls.terms_of`), for the next request alike."""
 
 
 class Request:
     """What a handler gets. Exactly one of `respond`, `fail` or `stream` answers it, once."""
 
     __slots__ = (
-        "_answer",
+        "answer",
         "body",
         "body_stream",
         "head",
@@ -120,7 +123,8 @@ class Request:
         self.body_stream: BodyStream | None = None
         self.keep_alive = head.keep_alive
         self.on_disconnect: Callable[[], None] | None = None
-        self._answer: bytes | None = None
+        self.answer: bytes | None = None
+        """For the connection, which writes it when it is this request's turn."""
 
     @property
     def method(self) -> str:
@@ -144,12 +148,12 @@ class Request:
 
     @property
     def is_answered(self) -> bool:
-        return self._answer is not None
+        return self.answer is not None
 
     @property
     def is_streaming(self) -> bool:
         """The answer has begun and its end is not known: it cannot be replaced by an error."""
-        return self._answer == b""
+        return self.answer == b""
 
     def respond(
         self,
@@ -159,7 +163,7 @@ class Request:
         headers: Headers = (),
     ) -> None:
         """Send the whole answer; ignored if the request was answered or the client is gone."""
-        if self._answer is None:
+        if self.answer is None:
             self.on_disconnect = None
             head = self.head
             door = self.wire.door
@@ -173,11 +177,11 @@ class Request:
                 and not door.draining
             ):
                 # Nearly every answer; the general way below gives the same bytes.
-                self._answer = b"%b%d\r\n%b%b" % (_USUAL_HEAD, len(body), door.date_line, body)
+                self.answer = b"%b%d\r\n%b%b" % (_USUAL_HEAD, len(body), door.date_line, body)
             else:
                 answer = self._answer_head(status, content_type, headers, len(body))
                 has_body = head.method != "HEAD" and status not in _BODILESS
-                self._answer = answer + body if has_body else answer
+                self.answer = answer + body if has_body else answer
             self.wire.answered(self)
 
     def fail(self, error: MaasError) -> None:
@@ -202,7 +206,7 @@ class Request:
         dropped. Raises Unavailable if the client is gone."""
         await self.wire.turn_of(self)
         self.on_disconnect = None
-        self._answer = b""
+        self.answer = b""
         write = self.wire.write_streamed
         await write(self, self._answer_head(status, content_type, headers, length))
         chunked = length is None and not self.head.is_http_10
@@ -242,10 +246,6 @@ class Request:
             lines.append(b"connection: keep-alive\r\n")
         lines.append(door.date_line)
         return b"".join(lines)
-
-    def taken_answer(self) -> bytes:
-        """For the connection, which writes it when it is this request's turn."""
-        return self._answer or b""
 
 
 class BodyStream:

@@ -37,7 +37,7 @@ class Route:
     content_types: tuple[bytes, ...] = JSON_ONLY
     """Of a body; empty: any. `image/*` stands for all images."""
     max_json: int | None = None
-    """Largest body if it is JSON, where that is less: while it is read, nobody else is served."""
+    """Largest body if it is JSON, where that is less: reading it takes the most time by far."""
     streams_body: bool = False
     error_shape: ErrorShape = problem_shape
     while_draining: bool = False

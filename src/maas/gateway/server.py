@@ -68,7 +68,7 @@ class HttpServer:
         self._hosts = hosts
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
-        self._heads: dict[bytes, Head] = {}
+        self.heads: dict[bytes, Head] = {}
         self._max_connections = max_connections()
         self._idlest: list[Connection] | None = None
         self._tick()
@@ -172,18 +172,15 @@ class HttpServer:
         is_json = _checked_content_type(head, route) in JSON_ONLY
         return route.max_json if is_json and route.max_json is not None else route.max_body
 
-    def known_head(self, raw: bytes) -> Head | None:
-        return self._heads.get(raw)
-
     def remember_head(self, raw: bytes, head: Head) -> None:
-        if len(self._heads) >= MAX_KNOWN_HEADS:
-            self._heads.clear()
+        if len(self.heads) >= MAX_KNOWN_HEADS:
+            self.heads.clear()
         if len(raw) <= MAX_KNOWN_HEAD_BYTES:
-            self._heads[raw] = head
+            self.heads[raw] = head
 
     def forget_heads(self) -> None:
         """Keys or what they may do have changed: every head is to be checked anew."""
-        self._heads.clear()
+        self.heads.clear()
 
     def handle(self, request: Request) -> None:
         try:

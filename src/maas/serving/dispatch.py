@@ -53,11 +53,16 @@ class ReplicaLink(Channel):
     """A connection to one replica."""
 
     def __init__(
-        self, on_closed: OnClosed | None = None, on_usable: OnUsable | None = None
+        self,
+        on_closed: OnClosed | None = None,
+        on_usable: OnUsable | None = None,
+        owing: set[ReplicaLink] | None = None,
     ) -> None:
         """`on_closed` gets the calls that the replica took and did not answer; without it they
-        fail with ReplicaLost. `on_usable` is called whenever `usable` has changed."""
+        fail with ReplicaLost. `on_usable` is called whenever `usable` has changed. In `owing` it
+        is while its replica owes an answer."""
         super().__init__()
+        self._owing = set() if owing is None else owing
         self.pending: dict[int, Call] = {}
         self.usable = False
         """Whether it is open and takes calls."""
@@ -78,11 +83,17 @@ class ReplicaLink(Channel):
 
     @classmethod
     async def connect(
-        cls, path: str, on_closed: OnClosed | None = None, on_usable: OnUsable | None = None
+        cls,
+        path: str,
+        on_closed: OnClosed | None = None,
+        on_usable: OnUsable | None = None,
+        owing: set[ReplicaLink] | None = None,
     ) -> ReplicaLink:
         """Raises OSError if nobody answers on `path`."""
         loop = asyncio.get_running_loop()
-        transport, link = await loop.create_unix_connection(lambda: cls(on_closed, on_usable), path)
+        transport, link = await loop.create_unix_connection(
+            lambda: cls(on_closed, on_usable, owing), path
+        )
         transport.set_write_buffer_limits(high=UNSENT_BYTES)
         return link
 
@@ -99,6 +110,7 @@ class ReplicaLink(Channel):
         self.rows_in_flight += call.load
         self.bytes_in_flight += call.size
         if not self.outgoing:
+            self._owing.add(self)
             self._loop.call_soon(self._send_outgoing)
         self.outgoing.append(call)
 
@@ -114,7 +126,7 @@ class ReplicaLink(Channel):
                 self._in_parts.setdefault(call.number, (call, 0))
             self.send(pack_cancel([call.number]))
         call.link = None
-        self._close_if_done()
+        self._settle()
 
     def stop(self, call: Call) -> bool:
         """Have the replica end a generation early; its ending is still to come. False if it has
@@ -129,7 +141,7 @@ class ReplicaLink(Channel):
         """Take no more calls; close as soon as the replica owes us nothing."""
         self.going_away = True
         self._judge()
-        self._close_if_done()
+        self._settle()
 
     async def predict(
         self,
@@ -240,7 +252,7 @@ class ReplicaLink(Channel):
             self.leave()
         else:
             raise ProtocolViolation(f"unexpected frame of kind {kind}")
-        self._close_if_done()
+        self._settle()
 
     def _answers_received(self, answers: Answers) -> None:
         if answers.batch_rows:
@@ -305,10 +317,13 @@ class ReplicaLink(Channel):
         self.rows_in_flight -= call.load
         self.bytes_in_flight -= call.size
 
-    def _close_if_done(self) -> None:
-        """A replica that drains waits for us to close; we do once it owes us nothing."""
-        if self.going_away and not self.pending and not self.outgoing:
-            self.close()
+    def _settle(self) -> None:
+        """Note that the replica owes us nothing, if that is so; one that drains waits for us to
+        close then."""
+        if not self.pending and not self.outgoing:
+            self._owing.discard(self)
+            if self.going_away:
+                self.close()
 
     def _judge(self) -> None:
         usable = self.is_open and not self.going_away and not self.is_congested
@@ -336,6 +351,7 @@ class ReplicaLink(Channel):
         self._lose(lost)
 
     def _lose(self, calls: list[Call]) -> None:
+        self._owing.discard(self)
         for call in calls:
             self._forget(call)
         if self._on_closed is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
 
 from maas.domain.errors import (
     BodyTooLarge,
@@ -40,7 +39,15 @@ LARGEST_CALL_BYTES = MAX_FRAME_BYTES - (1 << 20)  # a frame holds more than the 
 class LiveRoute:
     """One variant of a deployment, with the links to the replicas that have it loaded."""
 
-    def __init__(self, deployment: str, route: Route, queue_limit: int) -> None:
+    def __init__(
+        self,
+        deployment: str,
+        route: Route,
+        queue_limit: int,
+        owing: set[ReplicaLink] | None = None,
+    ) -> None:
+        """`owing` holds the links whose replicas owe an answer."""
+        self._owing = owing
         self.deployment = deployment
         self.version = route.version
         self.variant = route.variant
@@ -80,7 +87,10 @@ class LiveRoute:
         """
         link = self._least_busy()
         if link is None:
-            self._hold(call)
+            if self._heir is not None:  # it was replaced while the call was being read
+                self._heir.submit(call)
+            else:
+                self._hold(call)
             return
         wait = link.rows_in_flight * link.seconds_per_row
         if link.in_flight >= self.queue_limit:
@@ -94,10 +104,6 @@ class LiveRoute:
         if link.bytes_in_flight + call.size > BYTES_IN_FLIGHT:
             link = self._link_with_room(call)
         link.submit(call)
-
-    def links(self) -> Iterable[ReplicaLink]:
-        """To the replicas that the snapshot names."""
-        return self._links.values()
 
     def cancel(self, call: Call) -> None:
         """Nobody waits for `call` any more."""
@@ -239,7 +245,9 @@ class LiveRoute:
         try:
             while path in self._sockets:
                 try:
-                    link = await ReplicaLink.connect(path, self._link_closed, self._link_usable)
+                    link = await ReplicaLink.connect(
+                        path, self._link_closed, self._link_usable, self._owing
+                    )
                 except OSError:
                     link = None
                 if link is not None and path not in self._sockets:

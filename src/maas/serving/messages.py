@@ -92,11 +92,13 @@ class Answers:
     columns: list[Column]
     total_rows: int = 0
     """Rows of these columns; for the receiver."""
+    size: int = 0
+    """Bytes of these columns; for the receiver."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     """Of a model that writes text, whose answers travel alone."""
-    counted: bool = False
-    """For the receiver, who counts what concerns a batch once."""
+    tally: tuple[Any, ...] | None = None
+    """For the receiver, who counts what concerns a batch once: where it counted the latest."""
 
 
 @dataclass(slots=True)
@@ -200,11 +202,6 @@ class _Reader:
         self.at = end
         return part
 
-    def array(self, typecode: str, count: int) -> array[Any]:
-        out = array(typecode)
-        out.frombytes(self.take(out.itemsize * count))
-        return out
-
     def columns(self) -> list[Column]:
         columns = []
         for _ in range(self.take(1)[0]):
@@ -217,12 +214,13 @@ class _Reader:
 def unpack_infer(body: memoryview) -> Infer:
     reader = _Reader(body)
     (count,) = _U32.unpack(reader.take(4))
+    taken = reader.take(25 * count)
     return Infer(
-        ids=reader.array("Q", count),
-        rows=reader.array("I", count),
-        deadlines=reader.array("d", count),
-        tenants=reader.array("I", count),
-        priorities=bytes(reader.take(count)),
+        ids=array("Q", bytes(taken[: 8 * count])),
+        rows=array("I", bytes(taken[8 * count : 12 * count])),
+        deadlines=array("d", bytes(taken[12 * count : 20 * count])),
+        tenants=array("I", bytes(taken[20 * count : 24 * count])),
+        priorities=bytes(taken[24 * count :]),
         columns=reader.columns(),
     )
 
@@ -230,17 +228,18 @@ def unpack_infer(body: memoryview) -> Infer:
 def unpack_answers(body: memoryview) -> Answers:
     reader = _Reader(body)
     count, compute_us, batch_rows = _ANSWERS.unpack(reader.take(_ANSWERS.size))
-    ids = reader.array("Q", count)
-    rows = reader.array("I", count)
+    taken = reader.take(16 * count)
+    rows = array("I", bytes(taken[8 * count : 12 * count]))
     answers = Answers(
-        ids=ids,
+        ids=array("Q", bytes(taken[: 8 * count])),
         rows=rows,
-        queue_us=reader.array("I", count),
+        queue_us=array("I", bytes(taken[12 * count :])),
         compute_us=compute_us,
         batch_rows=batch_rows,
         columns=reader.columns(),
         total_rows=sum(rows),
     )
+    answers.size = sum([len(column.data) for column in answers.columns])
     if reader.at < len(body):
         tokens = _TOKENS.unpack(reader.take(_TOKENS.size))
         answers.prompt_tokens, answers.completion_tokens = tokens

@@ -13,6 +13,7 @@ from maas.domain.errors import NotFound, Unavailable
 from maas.domain.names import shown
 from maas.domain.signature import Signature
 from maas.domain.snapshot import DeploymentRoutes, Snapshot
+from maas.serving.dispatch import ReplicaLink
 from maas.serving.live_route import LiveRoute
 
 SWEEP_SECONDS = 0.1
@@ -21,8 +22,9 @@ SWEEP_SECONDS = 0.1
 class LiveDeployment:
     """A callable name and its routes."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, owing: set[ReplicaLink] | None = None) -> None:
         self.name = name
+        self._owing = owing
         self.model = ""
         self.reason = ""
         self.routes: list[LiveRoute] = []
@@ -36,7 +38,7 @@ class LiveDeployment:
         routes = []
         for route in new.routes:
             live = known.pop((route.version, route.variant, _identity(route.signature)), None)
-            routes.append(live or LiveRoute(self.name, route, new.queue_limit))
+            routes.append(live or LiveRoute(self.name, route, new.queue_limit, self._owing))
         self.routes = routes
         for to_update, route in zip(routes, new.routes, strict=True):
             to_update.update(route, new.queue_limit, new.reason)
@@ -91,6 +93,7 @@ class Router:
     def __init__(self) -> None:
         self.deployments: dict[str, LiveDeployment] = {}
         self.default: str | None = None
+        self._owing: set[ReplicaLink] = set()
         self._removed: list[LiveDeployment] = []
         """Those whose replicas still owe answers."""
         self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
@@ -105,7 +108,7 @@ class Router:
         for new in snapshot.deployments:
             live = self.deployments.get(new.name)
             if live is None:
-                live = self.deployments[new.name] = LiveDeployment(new.name)
+                live = self.deployments[new.name] = LiveDeployment(new.name, self._owing)
             live.update(new)
 
     def get(self, name: str | None) -> LiveDeployment:
@@ -121,12 +124,7 @@ class Router:
 
     def is_working(self) -> bool:
         """Whether any replica owes an answer."""
-        return any(
-            link.pending or link.outgoing
-            for live in self.deployments.values()
-            for route in live.routes
-            for link in route.links()
-        )
+        return bool(self._owing)
 
     def close(self) -> None:
         self._timer.cancel()

@@ -86,8 +86,8 @@ def test_the_usual_head_is_what_the_general_way_writes(server: Server) -> None:
         general.head.is_usual = False
         usual.respond(200, body)
         general.respond(200, body)
-        assert usual.taken_answer() == general.taken_answer()
-        assert usual.taken_answer() == general._answer_head(200, JSON, (), len(body)) + body
+        assert usual.answer == general.answer
+        assert usual.answer == general._answer_head(200, JSON, (), len(body)) + body
 
 
 def test_an_answer_alone_and_an_answer_in_a_row_are_written_alike(server: Server) -> None:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -20,7 +21,7 @@ from maas.domain.errors import (
 from maas.domain.signature import Signature, TensorSpec
 from maas.domain.snapshot import DeploymentRoutes, Route, Snapshot
 from maas.serving import dispatch, live_route
-from maas.serving.dispatch import OnClosed, OnUsable, ReplicaLink
+from maas.serving.dispatch import ReplicaLink
 from maas.serving.live_route import LiveRoute
 from maas.serving.routing import Router
 from tests.replica_peer import DOUBLES, Asked, Peer, until
@@ -268,10 +269,8 @@ def test_a_connection_that_breaks_as_it_is_made_is_made_again(
     connect = ReplicaLink.connect
     broken: list[ReplicaLink] = []
 
-    async def connect_and_break(
-        path: str, on_closed: OnClosed | None = None, on_usable: OnUsable | None = None
-    ) -> ReplicaLink:
-        link = await connect(path, on_closed, on_usable)
+    async def connect_and_break(path: str, *told: Any) -> ReplicaLink:
+        link = await connect(path, *told)
         if not broken:
             broken.append(link)
             link.abort()
