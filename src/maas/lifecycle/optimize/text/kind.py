@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,9 +11,10 @@ from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
 from maas.lifecycle.optimize.kind import Place
 from maas.lifecycle.optimize.libraries import versions
+from maas.lifecycle.optimize.sittings import Sitting, measurement_of
 from maas.lifecycle.optimize.text.compare import Said, compare_text
 from maas.lifecycle.optimize.text.makers import Maker, text_makers
-from maas.lifecycle.optimize.text.measure import measure_text
+from maas.lifecycle.optimize.text.measure import RESIDENT, TOKENS, sit_text
 from maas.lifecycle.optimize.text.process import TextProcess
 from maas.lifecycle.optimize.text.profile import profile_text
 from maas.lifecycle.optimize.text.requantize import TYPES_LEFT_OUT
@@ -30,8 +31,8 @@ ANSWER_TOKENS = 16
 class TextKind:
     subject: TextSubject
     seed: int
-    sittings: int
     seconds: float
+    """Of a turn of the measurement, at least."""
 
     @property
     def original(self) -> Candidate:
@@ -66,9 +67,17 @@ class TextKind:
         how = {"data_digest": self.subject.digest, "chunk_tokens": CHUNK_TOKENS}
         return compare_text(candidate.name, self._truth, found, seed=self.seed, how=how)
 
-    def measure(self, candidate: Candidate) -> Measurement:
-        times = (self.sittings, self.seconds)
-        return measure_text(candidate, self.original, self.subject.signature, *times)
+    def sit(self, candidate: Candidate, number: int) -> Sitting:
+        signature = self.subject.signature
+        return sit_text(candidate, self.original, signature, self.seconds, number)
+
+    def measurement(self, candidate: Candidate, sittings: Sequence[Sitting]) -> Measurement:
+        how = {
+            "seconds_per_turn": self.seconds,
+            "tokens_per_answer": TOKENS,
+            "resident": RESIDENT,
+        }
+        return measurement_of(candidate, self.original, sittings, unit="token", how=how)
 
     def profile(self, candidate: Candidate, measurement: Measurement) -> dict[str, Any]:
         return profile_text(candidate, measurement).to_dict()

@@ -30,11 +30,13 @@ class TextProcess(LoadedProcess):
         """The tokens of greedy answers, at most so many each."""
         return list(self.ask({"do": "answers", "prompts": prompts, "tokens": tokens})["answers"])
 
-    def turn(self, at_once: int, tokens: int, seconds: float) -> dict[str, Any]:
-        """{wall: nanoseconds, cpu: nanoseconds, tokens: of all, durations: nanoseconds of each
+    def turn(self, at_once: int, waves: int, tokens: int, seconds: float) -> dict[str, Any]:
+        """Waves of `at_once` answers, at least so many and for so long.
+
+        {wall: nanoseconds, cpu: nanoseconds, tokens: of all, durations: nanoseconds of each
         answer, firsts: nanoseconds to the first token of each}"""
-        told = {"do": "turn", "at_once": at_once, "tokens": tokens, "seconds": seconds}
-        return self.ask(told)
+        told = {"at_once": at_once, "waves": waves, "tokens": tokens, "seconds": seconds}
+        return self.ask({"do": "turn", **told})
 
     def state(self) -> dict[str, Any]:
         """{resident: bytes, cpu: nanoseconds since it started}"""

@@ -46,14 +46,14 @@ class LoadedText:
             written += [bytes(e.bytes or e.token.encode()) for e in said.logprobs]
         return written
 
-    def turn(self, at_once: int, tokens: int, seconds: float) -> dict[str, Any]:
-        """Waves of `at_once` answers for `seconds`, at least one; all have `tokens` tokens."""
+    def turn(self, at_once: int, waves: int, tokens: int, seconds: float) -> dict[str, Any]:
+        """Waves of `at_once` answers for `seconds`, at least `waves`; all have `tokens` tokens."""
         self.runtime.never_ends = True
         cpu, began = time.process_time_ns(), time.perf_counter_ns()
         durations: list[int] = []
         firsts: list[int] = []
         written = 0
-        while not durations or time.perf_counter_ns() - began < seconds * 1e9:
+        while len(durations) < waves * at_once or time.perf_counter_ns() - began < seconds * 1e9:
             for took, first, count in self._wave(at_once, tokens):
                 durations.append(took)
                 firsts.append(first)
@@ -126,7 +126,9 @@ def handle(loaded: LoadedText, message: dict[str, Any]) -> dict[str, Any]:
     if do == "answers":
         return {"answers": [loaded.answer(p, message["tokens"]) for p in message["prompts"]]}
     if do == "turn":
-        return loaded.turn(message["at_once"], message["tokens"], message["seconds"])
+        return loaded.turn(
+            message["at_once"], message["waves"], message["tokens"], message["seconds"]
+        )
     return {"resident": psutil.Process().memory_info().rss, "cpu": time.process_time_ns()}
 
 
