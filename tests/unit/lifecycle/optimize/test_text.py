@@ -76,6 +76,17 @@ def test_llama_cpp_scores_a_text_as_transformers_does(tmp_path: Path) -> None:
     assert math.exp(-np.mean(mine)) == pytest.approx(math.exp(-theirs.mean()), rel=5e-3)
 
 
+def test_two_processes_say_what_one_says(tiny: Path) -> None:
+    kind = text_kind.TextKind(subject(tiny), 0, 0.001)
+    found = kind.said(kind.original)
+    with TextProcess(candidate(tiny), TEXT_TO_TEXT, TEXT) as process:
+        ids = process.ids()
+        chunks = [ids[at : at + 96] for at in range(0, 9 * 96, 96)]
+        assert np.allclose(found.scores, process.scores(chunks), atol=1e-3)
+        assert found.answers == process.answers(["Hello", "Why?"], 16)
+    assert len({round(sum(scores), 2) for scores in found.scores}) > 4, "the order matters"
+
+
 def optimized(path: Path, workdir: Path, *names: str, gate: str = "perplexity<=+5%") -> Optimized:
     request = Request(model="tiny:1", objective="size", gate=gate, candidates=names, sittings=2)
     return optimize(subject(path), request, workdir)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from maas.domain.signature import Signature
-from maas.lifecycle.optimize.candidate_process import LIMIT_S, LoadedProcess
+from maas.lifecycle.optimize.candidate_process import LoadedProcess
 from maas.lifecycle.optimize.words import Candidate
 
 
@@ -13,11 +13,12 @@ class TextProcess(LoadedProcess):
     """A fresh process with the candidate loaded as a replica loads it."""
 
     def __init__(
-        self, candidate: Candidate, signature: Signature, text: str = "", limit_s: float = LIMIT_S
+        self, candidate: Candidate, signature: Signature, text: str = "", *, timed: bool = True
     ) -> None:
-        """With a text, `ids` knows its tokens."""
-        told = {"signature": signature.to_dict(), "text": text}
-        super().__init__(candidate, "maas.lifecycle.optimize.text.worker", told, limit_s)
+        """With a text, `ids` knows its tokens. Those that are timed have the same cores."""
+        told: dict[str, Any] = {"signature": signature.to_dict(), "text": text}
+        told |= {} if timed else {"cpus": []}
+        super().__init__(candidate, "maas.lifecycle.optimize.text.worker", told)
 
     def ids(self) -> list[int]:
         return list(self.ask({"do": "ids"})["ids"])

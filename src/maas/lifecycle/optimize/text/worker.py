@@ -96,7 +96,7 @@ class LoadedText:
     def _story(self, tokens: int) -> Generation:
         """Another prompt for each, so that nobody profits from work done before."""
         at = self.number + 1
-        words = " ".join(WORDS[(at * 7 + n * n) % len(WORDS)] for n in range(12))
+        words = " ".join(WORDS[(at * 7 + n * n) % len(WORDS)] for n in range(4))
         prompt = f"Request {at}. Write a story with these words: {words}."
         return Generation(max_tokens=tokens, temperature=0.0, **self._asked(prompt))
 
