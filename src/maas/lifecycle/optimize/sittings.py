@@ -31,7 +31,7 @@ T_995 = (
 DISTURBED_CORES = 0.25
 UNEVEN = 1.5
 HOW: Mapping[str, Any] = {
-    "interval": "where 99 % of repeats fall, Student's t over sittings",
+    "interval": "median of sittings, and where 99 % of repeats fall by Student's t",
     "order": "sittings of all candidates take turns",
 }
 
@@ -79,8 +79,8 @@ def measurement_of(
     unit: str = "row",
     how: Mapping[str, Any],
 ) -> Measurement:
-    """Each figure once per sitting, then their mean with its interval. Raises InvalidInput if there
-    are not at least two."""
+    """Each figure once per sitting, then their median with its interval. Raises InvalidInput if
+    there are not at least two."""
     meter = Meter.find()
     resident = int(median(s.candidate_bytes for s in sittings))
     files, files_before = (_bytes(c) for c in (candidate, original))
@@ -127,18 +127,21 @@ def _speed(figures: Sequence[Figures]) -> Speed:
 
 
 def repeat_interval(values: Sequence[float]) -> Estimate:
-    """The geometric mean of positive values, and where 99 % of such means of as many fall.
+    """The median of positive values, and where 99 % of such medians of as many fall.
 
-    The difference of two means of k values has twice the variance of one; with the variance
-    estimated from the k values it follows Student's t with k − 1 degrees of freedom.
+    A median, because now and then a sitting is unlike the others, which moves a mean out of what
+    another run finds. Of the logarithms of k values, which spread by s, two medians differ by s
+    times the root of 2/k and, for many values, of π/2 (for few by less); as s is estimated, by
+    Student's t with k − 1 degrees of freedom. Those unlike the others widen s, so that who has met
+    them is told.
     """
     logs = [math.log(max(v, 1e-12)) for v in values]
     count = len(logs)
     if count < 2:
         raise InvalidInput("an interval needs at least two sittings", field="sittings")
     quantile = T_995[min(count - 1, len(T_995)) - 1]
-    reach = quantile * stdev(logs) * math.sqrt(2 / count)
-    middle = fmean(logs)
+    reach = quantile * stdev(logs) * math.sqrt(2 / count * math.pi / 2)
+    middle = median(logs)
     return Estimate(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach))
 
 

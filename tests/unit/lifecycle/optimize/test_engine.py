@@ -263,7 +263,7 @@ def test_trees_answer_as_scikit_learn_does(tmp_path: Path, kind: str) -> None:
     subject = digits_subject(
         tmp_path, family="", estimator=kind, arguments={"n_estimators": 10, "max_depth": 4}
     )
-    wanted = ("onnx-extended", "onnx-int8-static")
+    wanted = ("onnx-extended", "onnx-int8-static", "onnx-fp16")
     found = optimize(subject, request(candidates=wanted), tmp_path / "work")
     beside = beside_estimator(subject, found.candidates, 0.05)
     assert {"onnx", "onnx-extended"} == set(beside["candidates"])
@@ -271,6 +271,7 @@ def test_trees_answer_as_scikit_learn_does(tmp_path: Path, kind: str) -> None:
         assert told["max_abs_diff"] < 1e-5
         assert set(told["rows_per_s_ratio"]) == {"1", "32"}
     assert "this graph has none" in tried(found, "onnx-int8-static").why
+    assert "32 bits only" in tried(found, "onnx-fp16").why
     how = {**found.optimization.how, "estimator": beside}
     page = render_optimization(replace(found.optimization, how=how))
     assert "Beside scikit-learn" in page and kind.partition(":")[2] in page
