@@ -28,6 +28,8 @@ T_995 = (
     3.106, 3.055, 3.012, 2.977, 2.947, 2.921, 2.898, 2.878, 2.861, 2.845,
 )  # fmt: skip
 """99.5 % quantiles of Student's t distribution for 1, 2, … degrees of freedom."""
+OF_MEDIAN = (1.0, 1.346, 1.193, 1.434, 1.288, 1.473, 1.346, 1.494, 1.383)
+"""The variance of a median of 2, 3, … 10 normal values, over that of their mean; of many: π/2."""
 DISTURBED_CORES = 0.25
 UNEVEN = 1.5
 HOW: Mapping[str, Any] = {
@@ -130,17 +132,18 @@ def repeat_interval(values: Sequence[float]) -> Estimate:
     """The median of positive values, and where 99 % of such medians of as many fall.
 
     A median, because now and then a sitting is unlike the others, which moves a mean out of what
-    another run finds. Of the logarithms of k values, which spread by s, two medians differ by s
-    times the root of 2/k and, for many values, of π/2 (for few by less); as s is estimated, by
-    Student's t with k − 1 degrees of freedom. Those unlike the others widen s, so that who has met
-    them is told.
+    another run finds. Of logarithms that spread by s, two medians of k differ by s times the root
+    of 2/k and of what a median's variance exceeds a mean's by; as s is estimated, by Student's t
+    with k − 1 degrees of freedom. Those unlike the others widen s, so that who has met them is
+    told.
     """
     logs = [math.log(max(v, 1e-12)) for v in values]
     count = len(logs)
     if count < 2:
         raise InvalidInput("an interval needs at least two sittings", field="sittings")
     quantile = T_995[min(count - 1, len(T_995)) - 1]
-    reach = quantile * stdev(logs) * math.sqrt(2 / count * math.pi / 2)
+    share = OF_MEDIAN[count - 2] if count - 2 < len(OF_MEDIAN) else math.pi / 2
+    reach = quantile * stdev(logs) * math.sqrt(2 / count * share)
     middle = median(logs)
     return Estimate(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach))
 

@@ -119,17 +119,19 @@ def test_rows_arrive_as_they_were_sent() -> None:
     assert receive(io.BytesIO(b"\x00\x00\x00\x09half")) is None
 
 
-@pytest.mark.parametrize("unlike", [0.0, 0.08])
-def test_a_repeat_falls_into_the_interval_of_the_first_in_99_of_100_cases(unlike: float) -> None:
+@pytest.mark.parametrize(("count", "unlike"), [(2, 0.0), (4, 0.0), (8, 0.0), (12, 0.0), (8, 0.08)])
+def test_a_repeat_falls_into_the_interval_of_the_first_in_99_of_100_cases(
+    count: int, unlike: float
+) -> None:
     """Also if one of twelve sittings takes half as long again: of means, a quarter would not."""
     drawn = np.random.default_rng(0)
     inside = 0
     for _ in range(2000):
-        logs = drawn.normal(1.0, 0.02, (2, 8)) + 0.5 * (drawn.random((2, 8)) < unlike)
+        logs = drawn.normal(1.0, 0.02, (2, count)) + 0.5 * (drawn.random((2, count)) < unlike)
         first, second = np.exp(logs)
         found = repeat_interval(list(first))
         inside += found.low <= repeat_interval(list(second)).value <= found.high
-    assert inside / 2000 > 0.985
+    assert inside / 2000 > 0.984
 
 
 def test_intervals_are_no_wider_than_they_must_be() -> None:
@@ -138,8 +140,8 @@ def test_intervals_are_no_wider_than_they_must_be() -> None:
     for _ in range(500):
         found = repeat_interval(list(np.exp(drawn.normal(1.0, 0.02, 8))))
         reach.append(math.log(found.high / found.low) / 2)
-    # 99.5 % of Student's t, 7 degrees of freedom: 3.5; two medians of 8 differ by 0.63 of one.
-    assert np.mean(reach) == pytest.approx(3.5 * 0.63 * 0.02, rel=0.1)
+    # 99.5 % of Student's t, 7 degrees of freedom: 3.5; two medians of 8 differ by 0.58 of one.
+    assert np.mean(reach) == pytest.approx(3.5 * 0.58 * 0.02, rel=0.06)
 
 
 def test_one_sitting_has_no_interval() -> None:
