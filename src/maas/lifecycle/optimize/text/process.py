@@ -38,7 +38,3 @@ class TextProcess(LoadedProcess):
         answer, firsts: nanoseconds to the first token of each}"""
         told = {"at_once": at_once, "waves": waves, "tokens": tokens, "seconds": seconds}
         return self.ask({"do": "turn", **told})
-
-    def state(self) -> dict[str, Any]:
-        """{resident: bytes, cpu: nanoseconds since it started}"""
-        return self.ask({"do": "state"})
