@@ -56,8 +56,13 @@ def command(
         float, typer.Option(min=0.001, max=60, help="Of one turn of the measurement.")
     ] = 0.05,
     sittings: Annotated[
-        int, typer.Option(min=2, max=100, help="Fresh processes that are measured.")
-    ] = 8,
+        int | None,
+        typer.Option(
+            min=2,
+            max=100,
+            help="Fresh processes that are measured; default: 8, and 4 of a language model.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of training and resampling.")] = 0,
     epochs: Annotated[
         int, typer.Option(min=0, help="Of fine-tuning; 0: as many as the build had.")

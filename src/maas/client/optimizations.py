@@ -31,7 +31,7 @@ def optimize(
     text: str | Path | None = None,
     candidates: Sequence[str] = (),
     seconds: float = 0.05,
-    sittings: int = 8,
+    sittings: int | None = None,
     seed: int = 0,
     epochs: int = 0,
     workdir: str | Path | None = None,
@@ -44,7 +44,8 @@ def optimize(
     build on this machine; for a version that was built elsewhere give `data`, an NPZ file with X
     and, where there are labels, y. A language model is compared on `text`, a file; default: a text
     of this package. `candidates`: names to try; default: all. Each is measured in
-    `sittings` fresh processes, in turns of `seconds` with the original. `epochs`: of each
+    `sittings` fresh processes (default: 8, and 4 of a language model), in turns of `seconds` with
+    the original. `epochs`: of each
     training; 0: as many as the build had. `workdir` is kept, and what is finished in it is not
     done again.
 

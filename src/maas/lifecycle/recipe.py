@@ -119,8 +119,9 @@ class OptimizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Names to try; empty: all."""
     seconds: float = 0.05
     """Of a turn: candidate and original are measured in turns, at every batch size."""
-    sittings: int = 8
-    """Fresh processes of each that are measured; more give narrower intervals."""
+    sittings: int | None = None
+    """Fresh processes of each that are measured; more give narrower intervals. Left out: 8, and 4
+    of a language model."""
     seed: int = 0
     epochs: int = 0
     """Of fine-tuning and distillation; 0: as many as the build had."""
@@ -134,7 +135,7 @@ class OptimizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise InvalidInput(
                     f"optimize.{name} must be from {low:g} to {high:g}; got {value}",
                     field=f"optimize.{name}",

@@ -45,8 +45,9 @@ def merit(objective: str, measurement: Measurement) -> Estimate:
 def choose(objective: str, tried: Sequence[Tried]) -> tuple[str, str]:
     """The name of the best and why it is.
 
-    `tried` has the original first and then simpler candidates before others: among those whose
-    intervals overlap with that of the best, the first is taken.
+    `tried` has the original first and then simpler candidates before others: the first is taken
+    whose value lies where another run may find the best. Its own interval does not help it: else
+    the less is known of a candidate, the more likely it would be taken.
     """
     original = tried[0]
     known = [
@@ -58,7 +59,7 @@ def choose(objective: str, tried: Sequence[Tried]) -> tuple[str, str]:
     if not known:
         return original.name, "no candidate passed the gate: the original stays"
     best_name, best = min([same, *known], key=lambda pair: pair[1].value)
-    name, found = next(pair for pair in [same, *known] if pair[1].low <= best.high)
+    name, found = next(pair for pair in [same, *known] if pair[1].value <= best.high)
     if name == original.name:
         if best_name == original.name:
             return name, f"nothing that passed is better for {objective}: the original stays"

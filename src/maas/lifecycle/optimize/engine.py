@@ -1,7 +1,7 @@
 """Optimize: make candidates, measure and judge each beside the original, choose the best.
 
 Everything that is finished is kept in the work folder, so that a killed run goes on where it was:
-a candidate is made once, measured once and judged once.
+a candidate is made once, compared once, judged once, and every sitting of it is measured once.
 """
 
 from __future__ import annotations
@@ -11,38 +11,24 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, OutOfSpace
 from maas.domain.jobs import Progress
-from maas.domain.models import Task
 from maas.lifecycle.measure import sha256_of
-from maas.lifecycle.optimize.answers import keep, kept, read_answers
-from maas.lifecycle.optimize.candidate_process import answers_of
 from maas.lifecycle.optimize.choose import OBJECTIVES, checked_objective, choose
-from maas.lifecycle.optimize.compare import compare
 from maas.lifecycle.optimize.gate import Gate, judge
 from maas.lifecycle.optimize.kind import Kind, Named, Place
 from maas.lifecycle.optimize.ledger import Ledger
-from maas.lifecycle.optimize.libraries import versions
-from maas.lifecycle.optimize.makers import FILE, Maker, Workshop, all_makers, left_out
-from maas.lifecycle.optimize.measure import Plan, measure
-from maas.lifecycle.optimize.profile import profile
+from maas.lifecycle.optimize.rows import RowsKind
 from maas.lifecycle.optimize.subject import NotApplicable, Subject
 from maas.lifecycle.optimize.text.kind import TextKind
 from maas.lifecycle.optimize.text.subject import TextSubject
-from maas.lifecycle.optimize.words import (
-    Answers,
-    Candidate,
-    Comparison,
-    Measurement,
-    Optimization,
-    Tried,
-)
+from maas.lifecycle.optimize.words import Candidate, Optimization, Tried
 from maas.lifecycle.spec import BuildCancelled
 
 Objective = Literal["latency", "throughput", "size", "memory"]
@@ -102,10 +88,10 @@ def optimize(
     be written (what is finished stays), BuildCancelled.
     """
     watch = watch or Watch()
-    kind = (
-        TextKind(subject, request.seed, request.sittings, request.seconds)
-        if (isinstance(subject, TextSubject))
-        else _Rows(subject, request)
+    kind: Kind[Any] = (
+        TextKind(subject, request.seed, request.seconds)
+        if isinstance(subject, TextSubject)
+        else RowsKind(subject, request.seed, request.epochs, request.seconds)
     )
     run = _Run(kind, request, workdir, watch)
     made = run.make_all()
@@ -127,89 +113,6 @@ def optimize(
     return Optimized(optimization, {kind.original.name: kind.original, **made})
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Models that answer rows of tensors."""
-
-    subject: Subject
-    request: Request
-
-    @property
-    def original(self) -> Candidate:
-        return self.subject.original
-
-    @property
-    def task(self) -> Task:
-        return self.subject.rows.task
-
-    @property
-    def how(self) -> Mapping[str, Any]:
-        return self.subject.how
-
-    def makers(self) -> tuple[Maker, ...]:
-        return all_makers()
-
-    def left_out(self) -> dict[str, str]:
-        return left_out()
-
-    def make(self, maker: Maker, place: Place) -> Candidate:
-        work = Workshop(
-            subject=self.subject,
-            folder=place.folder,
-            made=place.made,
-            seed=self.request.seed,
-            epochs=self.request.epochs,
-            report=place.report,
-            cancelled=place.cancelled,
-        )
-        candidate = Candidate(
-            name=maker.name,
-            runtime="onnx",
-            files={FILE: work.target},
-            how={"what": maker.what, **maker.make(work)},
-            options=dict(maker.options),
-            threads=maker.threads,
-        )
-        # A file that does not answer, or was cut off by a full disk, is no candidate.
-        keep(place.folder, answers_of(candidate, self.subject.signature, self.subject.rows))
-        return candidate
-
-    def compare(self, candidate: Candidate) -> Comparison:
-        rows = self.subject.rows
-        return compare(
-            candidate.name,
-            rows,
-            self._truth,
-            self._answers(candidate),
-            seed=self.request.seed,
-        )
-
-    def measure(self, candidate: Candidate) -> Measurement:
-        subject = self.subject
-        plan = Plan(seconds=self.request.seconds, sittings=self.request.sittings)
-        return measure(candidate, subject.original, subject.rows, subject.signature, plan)
-
-    def profile(self, candidate: Candidate, measurement: Measurement) -> dict[str, Any]:
-        return profile(candidate, self.subject.rows, measurement).to_dict()
-
-    def told(self) -> dict[str, Any]:
-        return {"rows": self.subject.rows.digest, "epochs": self.request.epochs}
-
-    def libraries(self) -> dict[str, str]:
-        return versions("openmaas", "onnxruntime", "onnx", "torch", "torch-pruning", "numpy")
-
-    @cached_property
-    def _truth(self) -> Answers:
-        return self._answers(self.subject.original)
-
-    def _answers(self, candidate: Candidate) -> Answers:
-        rows = self.subject.rows
-        outputs = None if candidate is self.original else kept(candidate)
-        if outputs is None:
-            outputs = answers_of(candidate, self.subject.signature, rows)
-        return read_answers(outputs, self.subject.signature, rows)
-
-
 @dataclass
 class _Run:
     kind: Kind[Any]
@@ -225,7 +128,7 @@ class _Run:
         self.gate = Gate.parse(self.request.gate)
         self.makers = wanted(self.request.candidates, self.kind.makers())
         self.ledger = Ledger(self.workdir, _fingerprint(self.kind, self.request))
-        self.watch.total = 2 * len(self.makers) + 1
+        self.watch.total = len(self.makers) + (len(self.makers) + 1) * (self.request.sittings + 2)
 
     def make_all(self) -> dict[str, Candidate]:
         made: dict[str, Candidate] = {}
@@ -269,21 +172,17 @@ class _Run:
 
     def judge_all(self, made: Mapping[str, Candidate]) -> tuple[Tried, ...]:
         """The original first, then every candidate in the order of the makers."""
-        self.watch.check()
-        self.watch.say("asking the original")
-        original = self._judged(self.kind.original)
-        self.watch.done += 1
-        found, runtime = [original], self.kind.original.runtime
+        original = self.kind.original
+        failed = self._take_turns((original, *made.values()))
+        found = [self._tried(original, failed)]
         for maker in self.makers:
-            self.watch.check()
             candidate = made.get(maker.name)
             if candidate is None:
                 why = self.ledger.left_out(maker.name) or "it could not be made"
                 how = {"what": maker.what, "left_out": why}
-                found.append(Tried(maker.name, runtime, how, failed=why))
+                found.append(Tried(maker.name, original.runtime, how, failed=why))
             else:
-                found.append(self._tried(candidate))
-            self.watch.done += 1
+                found.append(self._tried(candidate, failed))
         found += [
             Tried(name, "", {"left_out": why}, failed=why)
             for name, why in self.kind.left_out().items()
@@ -291,27 +190,51 @@ class _Run:
         ]
         return tuple(found)
 
-    def _tried(self, candidate: Candidate) -> Tried:
-        """Judged, or why that is not possible: one that crashes takes nobody with it."""
-        try:
-            return self._judged(candidate)
-        except (OutOfSpace, BuildCancelled):
-            raise
-        except MaasError as wrong:
-            why = f"it could not be measured: {wrong.message}"
-            return Tried(candidate.name, candidate.runtime, dict(candidate.how), failed=why)
+    def _take_turns(self, candidates: Sequence[Candidate]) -> dict[str, str]:
+        """Compares, measures and judges, all into the ledger; why that was not possible, by name:
+        one that crashes takes nobody with it. A sitting of each comes before the next of any, so
+        that what changes on the machine within minutes is seen by all, and by their intervals."""
+        failed: dict[str, str] = {}
+        unknown = [c for c in candidates if self.ledger.tried(c.name) is None]
+        sittings = [partial(self._sit, number) for number in range(self.request.sittings)]
+        steps: list[Callable[[Candidate], None]] = [self._compare, *sittings, self._judge]
+        self.watch.total = self.watch.done + len(unknown) * len(steps)
+        for step in steps:
+            for candidate in unknown:
+                self.watch.check()
+                if candidate.name not in failed:
+                    try:
+                        step(candidate)
+                    except (OutOfSpace, BuildCancelled):
+                        raise
+                    except MaasError as wrong:
+                        if candidate is self.kind.original:
+                            raise
+                        failed[candidate.name] = wrong.message
+                self.watch.done += 1
+        return failed
 
-    def _judged(self, candidate: Candidate) -> Tried:
-        known = self.ledger.tried(candidate.name)
-        if known is not None:
-            return known
-        self.watch.check()
-        self.watch.say(f"measuring {candidate.name}")
-        comparison = self.kind.compare(candidate)
-        self.watch.check()
-        measurement = self.kind.measure(candidate)
+    def _compare(self, candidate: Candidate) -> None:
+        if self.ledger.comparison(candidate.name) is None:
+            self.watch.say(f"comparing {candidate.name}")
+            self.ledger.compared(self.kind.compare(candidate))
+
+    def _sit(self, number: int, candidate: Candidate) -> None:
+        name, count = candidate.name, self.request.sittings
+        if self.ledger.sitting(name, number) is None:
+            self.watch.say(f"measuring {name}, sitting {number + 1} of {count}")
+            self.ledger.sat(name, number, self.kind.sit(candidate, number))
+
+    def _judge(self, candidate: Candidate) -> None:
+        name = candidate.name
+        comparison = self.ledger.comparison(name)
+        sittings = [self.ledger.sitting(name, n) for n in range(self.request.sittings)]
+        known = [sitting for sitting in sittings if sitting is not None]
+        if comparison is None or len(known) < len(sittings):
+            raise MaasError(f"what was measured of {name} is not where it was put")
+        measurement = self.kind.measurement(candidate, known)
         tried = Tried(
-            name=candidate.name,
+            name=name,
             runtime=candidate.runtime,
             how=dict(candidate.how),
             threads=candidate.threads,
@@ -322,7 +245,13 @@ class _Run:
             profile=self.kind.profile(candidate, measurement),
         )
         self.ledger.judged(tried)
-        return tried
+
+    def _tried(self, candidate: Candidate, failed: Mapping[str, str]) -> Tried:
+        known = self.ledger.tried(candidate.name)
+        if known is not None:
+            return known
+        why = f"it could not be measured: {failed.get(candidate.name, 'nothing is known of it')}"
+        return Tried(candidate.name, candidate.runtime, dict(candidate.how), failed=why)
 
 
 def wanted(names: tuple[str, ...], makers: tuple[Named, ...]) -> tuple[Named, ...]:

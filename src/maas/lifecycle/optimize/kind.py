@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from maas.domain.models import Task
+from maas.lifecycle.optimize.sittings import Sitting
 from maas.lifecycle.optimize.words import Candidate, Comparison, Measurement
 
 
@@ -61,8 +62,11 @@ class Kind(Protocol[M]):
     def compare(self, candidate: Candidate) -> Comparison:
         """What it says beside what the original says; may be the original itself."""
 
-    def measure(self, candidate: Candidate) -> Measurement:
-        """What it costs, in turns with the original."""
+    def sit(self, candidate: Candidate, number: int) -> Sitting:
+        """What it costs, in turns with the original: sitting `number`, from 0."""
+
+    def measurement(self, candidate: Candidate, sittings: Sequence[Sitting]) -> Measurement:
+        """All its sittings together."""
 
     def profile(self, candidate: Candidate, measurement: Measurement) -> dict[str, Any]:
         """What it consists of."""

@@ -3,6 +3,8 @@
 made/NAME/model.onnx       a candidate's file
 made/NAME/answers          what it says about the test rows, if it is one that answers rows
 made/NAME/candidate.json   there when the candidate is complete
+measured/NAME/compared.json, sitting-0.json, …
+                           what is known of it so far
 judged/NAME.json           how it was measured and judged
 left/NAME.json             why a candidate could not be made
 staging/                   what was not finished; never looked at
@@ -21,10 +23,12 @@ from typing import Any
 import msgspec
 
 from maas.domain.errors import MaasError, OutOfSpace
-from maas.lifecycle.optimize.words import Candidate, Tried, from_json, to_json
+from maas.lifecycle.optimize.sittings import Sitting
+from maas.lifecycle.optimize.words import Candidate, Comparison, Tried, from_json, to_json
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROBE_BYTES = 1 << 20
+PARTS = ("made", "measured", "judged", "left")
 
 
 class Ledger:
@@ -35,9 +39,9 @@ class Ledger:
         with space(root):
             known = root / "fingerprint"
             if not known.is_file() or known.read_text() != fingerprint:
-                for part in ("made", "judged", "left", "staging"):
+                for part in (*PARTS, "staging"):
                     shutil.rmtree(root / part, ignore_errors=True)
-            for part in ("made", "judged", "left"):
+            for part in PARTS:
                 (root / part).mkdir(parents=True, exist_ok=True)
             _write(known, fingerprint.encode())
 
@@ -57,6 +61,14 @@ class Ledger:
     def tried(self, name: str) -> Tried | None:
         raw = _read(self._root / "judged" / f"{name}.json")
         return None if raw is None else from_json(raw, Tried)
+
+    def comparison(self, name: str) -> Comparison | None:
+        raw = _read(self._root / "measured" / name / "compared.json")
+        return None if raw is None else from_json(raw, Comparison)
+
+    def sitting(self, name: str, number: int) -> Sitting | None:
+        raw = _read(self._root / "measured" / name / f"sitting-{number}.json")
+        return None if raw is None else from_json(raw, Sitting)
 
     @contextmanager
     def stage(self) -> Iterator[Path]:
@@ -100,6 +112,18 @@ class Ledger:
     def leave_out(self, name: str, why: str) -> None:
         with space(self._root):
             _write(self._root / "left" / f"{name}.json", msgspec.json.encode({"why": why}))
+
+    def compared(self, comparison: Comparison) -> None:
+        self._measured(comparison.candidate, "compared.json", comparison)
+
+    def sat(self, name: str, number: int, sitting: Sitting) -> None:
+        self._measured(name, f"sitting-{number}.json", sitting)
+
+    def _measured(self, name: str, file: str, found: Comparison | Sitting) -> None:
+        with space(self._root):
+            folder = self._root / "measured" / name
+            folder.mkdir(exist_ok=True)
+            _write(folder / file, msgspec.json.encode(to_json(found)))
 
     def judged(self, tried: Tried) -> None:
         with space(self._root):

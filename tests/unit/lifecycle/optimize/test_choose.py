@@ -71,6 +71,15 @@ def test_of_those_that_cannot_be_told_apart_the_simpler_one_is_chosen() -> None:
     assert "other has 50.0 %" in why
 
 
+def test_who_is_little_known_is_not_chosen_for_that() -> None:
+    known = tried("known", latency=(0.79, 0.77, 0.81))
+    unsure = tried("unsure", latency=(1.1, 0.67, 1.8))
+    assert choose("latency", [ORIGINAL, unsure, known])[0] == "known"
+    # The other way round the best is only lucky, and the simple one certain.
+    lucky = tried("lucky", latency=(0.6, 0.4, 0.9))
+    assert choose("latency", [ORIGINAL, known, lucky])[0] == "known"
+
+
 def test_what_cannot_be_told_from_the_original_does_not_replace_it() -> None:
     name, why = choose("latency", [ORIGINAL, tried("a", latency=(0.97, 0.90, 1.04))])
     assert name == "original"

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from maas.domain.errors import InferenceFailed, InvalidInput, OutOfSpace
 from maas.domain.jobs import Progress
 from maas.domain.signature import Signature
-from maas.lifecycle.optimize import engine
+from maas.lifecycle.optimize import rows
 from maas.lifecycle.optimize.beside_estimator import beside_estimator
 from maas.lifecycle.optimize.compare import compare
 from maas.lifecycle.optimize.engine import Optimized, Request, Watch, optimize
@@ -26,8 +26,9 @@ from maas.lifecycle.optimize.makers import Maker, Workshop
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.publication import PreparedOptimization
 from maas.lifecycle.optimize.report import render_optimization
+from maas.lifecycle.optimize.sittings import Figures, Sitting
 from maas.lifecycle.optimize.subject import NotApplicable, Subject, subject_of_rows
-from maas.lifecycle.optimize.words import Candidate, Estimate, EvaluationRows, Measurement, Speed
+from maas.lifecycle.optimize.words import Candidate, EvaluationRows
 from maas.lifecycle.spec import BuildCancelled
 from tests.unit.lifecycle.optimize.subjects import digits_subject
 
@@ -68,22 +69,20 @@ def making(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def use(**makers: Callable[[Workshop], dict[str, Any]]) -> None:
         table = tuple(Maker(name.replace("_", "-"), make) for name, make in makers.items())
-        monkeypatch.setattr(engine, "all_makers", lambda: table)
-        monkeypatch.setattr(engine, "left_out", dict)
+        monkeypatch.setattr(rows, "all_makers", lambda: table)
+        monkeypatch.setattr(rows, "left_out", dict)
 
     return use
 
 
 def at_no_cost(
     candidate: Candidate, original: Candidate, rows: object, signature: object, plan: object
-) -> Measurement:
+) -> Sitting:
     """Bytes are real; the clock is left out, because processes that are timed take seconds."""
     size = [sum(p.stat().st_size for p in c.files.values()) for c in (candidate, original)]
     ratio = size[0] / size[1]
-    took = Estimate(ratio, ratio * 0.99, ratio * 1.01)
-    faster = Estimate(1 / ratio, 0.99 / ratio, 1.01 / ratio)
-    speeds = tuple(Speed(b, 9, took, took, faster, took, took, faster) for b in (1, 32))
-    return Measurement(candidate.name, speeds, size[0], ratio, 10**8, 1.0, took, None, "none")
+    figures = (Figures(b, 9, ratio, ratio, 1 / ratio, ratio, ratio, 1 / ratio) for b in (1, 32))
+    return Sitting(tuple(figures), 10**8, 10**8, ratio, 0.0, (1.0, 1.0), 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -91,12 +90,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs in processes of its own has tests of its own; each takes a second to start. So do
     intervals of F1 and the like, for which rows are drawn 2,000 times."""
 
-    def said(candidate: Candidate, signature: Signature, rows: EvaluationRows) -> Any:
-        return outputs_of(candidate, signature, rows.inputs)
+    def said(candidate: Candidate, signature: Signature, known: EvaluationRows) -> Any:
+        return outputs_of(candidate, signature, known.inputs)
 
-    monkeypatch.setattr(engine, "measure", at_no_cost)
-    monkeypatch.setattr(engine, "answers_of", said)
-    monkeypatch.setattr(engine, "compare", partial(compare, resamples=100))
+    monkeypatch.setattr(rows, "sit", at_no_cost)
+    monkeypatch.setattr(rows, "answers_of", said)
+    monkeypatch.setattr(rows, "compare", partial(compare, resamples=100))
 
 
 def tried(found: Optimized, name: str) -> Any:
@@ -162,15 +161,36 @@ def test_one_that_crashes_is_told_and_the_others_are_judged(
 ) -> None:
     making(first=same, crashes=same)
 
-    def crash(candidate: Candidate, *rest: Any) -> Measurement:
+    def crash(candidate: Candidate, *rest: Any) -> Sitting:
         if candidate.name == "crashes":
             raise InferenceFailed("crashes: its process was ended by signal 11")
         return at_no_cost(candidate, *rest)
 
-    monkeypatch.setattr(engine, "measure", crash)
+    monkeypatch.setattr(rows, "sit", crash)
     found = optimize(digits, request(), tmp_path)
     assert "signal 11" in tried(found, "crashes").why and not tried(found, "crashes").passed
     assert tried(found, "first").passed
+
+
+def test_sittings_take_turns_and_are_not_done_again(
+    digits: Subject, tmp_path: Path, making: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making(first=same, second=same)
+    sat: list[str] = []
+
+    def killed(candidate: Candidate, *rest: Any) -> Sitting:
+        sat.append(candidate.name)
+        if len(sat) == 5:
+            raise KeyboardInterrupt
+        return at_no_cost(candidate, *rest)
+
+    monkeypatch.setattr(rows, "sit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        optimize(digits, request(), tmp_path)
+    assert sat == ["onnx", "first", "second", "onnx", "first"]
+    found = optimize(digits, request(), tmp_path)
+    assert sat[5:] == ["first", "second"]
+    assert tried(found, "first").measurement.how["sittings"] == 2
 
 
 def test_a_full_disk_ends_it(digits: Subject, tmp_path: Path, making: Callable[..., None]) -> None:
@@ -192,7 +212,7 @@ def test_it_stops_when_asked_and_tells_how_far_it_is(
     with pytest.raises(BuildCancelled):
         optimize(digits, request(), tmp_path, watch)
     assert [p.message for p in told] == ["making first", "making second"]
-    assert told[-1].done == 1 and told[-1].total == 5
+    assert told[-1].done == 1 and told[-1].total == 2 + 3 * 4
 
 
 def test_what_is_wanted_must_be_known(digits: Subject, tmp_path: Path) -> None:
@@ -223,16 +243,16 @@ def test_variants_evidence_and_report_come_out(digits: Subject, tmp_path: Path) 
 
 
 def test_rows_without_labels_judge_by_agreement(digits: Subject, tmp_path: Path) -> None:
-    rows = digits.rows.inputs["x"]
+    inputs = digits.rows.inputs["x"]
     subject = subject_of_rows(
-        digits.original, digits.signature, digits.rows.task, (rows, None), digits.rows.class_names
+        digits.original, digits.signature, digits.rows.task, (inputs, None), digits.rows.class_names
     )
     told = request(gate="agreement>=0.9", candidates=("onnx-int8-static", "onnx-distilled"))
     found = optimize(subject, told, tmp_path)
     assert tried(found, "onnx-int8-static").comparison.agreement.candidate >= 0.9
     assert "not on this machine" in tried(found, "onnx-distilled").why
     held = subject.how["rows"]
-    assert held["calibration"] + held["test"] == len(rows)
+    assert held["calibration"] + held["test"] == len(inputs)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +263,7 @@ def test_trees_answer_as_scikit_learn_does(tmp_path: Path, kind: str) -> None:
     subject = digits_subject(
         tmp_path, family="", estimator=kind, arguments={"n_estimators": 10, "max_depth": 4}
     )
-    wanted = ("onnx-extended", "onnx-int8-static")
+    wanted = ("onnx-extended", "onnx-int8-static", "onnx-fp16")
     found = optimize(subject, request(candidates=wanted), tmp_path / "work")
     beside = beside_estimator(subject, found.candidates, 0.05)
     assert {"onnx", "onnx-extended"} == set(beside["candidates"])
@@ -251,6 +271,7 @@ def test_trees_answer_as_scikit_learn_does(tmp_path: Path, kind: str) -> None:
         assert told["max_abs_diff"] < 1e-5
         assert set(told["rows_per_s_ratio"]) == {"1", "32"}
     assert "this graph has none" in tried(found, "onnx-int8-static").why
+    assert "32 bits only" in tried(found, "onnx-fp16").why
     how = {**found.optimization.how, "estimator": beside}
     page = render_optimization(replace(found.optimization, how=how))
     assert "Beside scikit-learn" in page and kind.partition(":")[2] in page

@@ -15,16 +15,17 @@ from maas.domain.models import Variant
 from maas.lifecycle.optimize.engine import Optimized, Request, optimize
 from maas.lifecycle.optimize.gate import Gate, judge
 from maas.lifecycle.optimize.prepare import prepare_optimization
+from maas.lifecycle.optimize.sittings import Figures, Sitting, measurement_of
 from maas.lifecycle.optimize.subject import NotApplicable
 from maas.lifecycle.optimize.text import kind as text_kind
 from maas.lifecycle.optimize.text import makers as text_makers
 from maas.lifecycle.optimize.text.compare import Said, agreement, compare_text
-from maas.lifecycle.optimize.text.measure import measure_text
+from maas.lifecycle.optimize.text.measure import sit_text
 from maas.lifecycle.optimize.text.process import TextProcess
 from maas.lifecycle.optimize.text.profile import profile_text
 from maas.lifecycle.optimize.text.requantize import requantize
 from maas.lifecycle.optimize.text.subject import TextSubject
-from maas.lifecycle.optimize.words import Candidate, Estimate, Measurement, Speed
+from maas.lifecycle.optimize.words import Candidate
 from maas.runtimes.gguf import check_gguf
 from tests.generations import TEXT_TO_TEXT
 from tests.tiny_gguf import in_transformers, tiny_gguf
@@ -48,15 +49,13 @@ def subject(path: Path) -> TextSubject:
     return TextSubject(candidate(path), TEXT_TO_TEXT, TEXT, "a text", ("Hello", "Why?"))
 
 
-def at_no_cost(mine: Candidate, original: Candidate, *_: object) -> Measurement:
+def at_no_cost(mine: Candidate, original: Candidate, *_: object) -> Sitting:
     """Bytes are real; the clock is left out."""
     size = [sum(p.stat().st_size for p in c.files.values()) for c in (mine, original)]
     ratio = size[0] / size[1]
-    took = Estimate(ratio, ratio * 0.99, ratio * 1.01)
-    speeds = tuple(Speed(n, 9, took, took, took, took, took, took, took, took) for n in (1, 16))
-    return Measurement(
-        mine.name, speeds, size[0], ratio, 10**8, 1.0, took, None, "none", unit="token"
-    )
+    took = (ratio,) * 8
+    figures = (Figures(n, 9, *took) for n in (1, 16))
+    return Sitting(tuple(figures), 10**8, 10**8, ratio, 0.0, (1.0, 1.0), 0.0)
 
 
 def test_llama_cpp_scores_a_text_as_transformers_does(tmp_path: Path) -> None:
@@ -77,6 +76,17 @@ def test_llama_cpp_scores_a_text_as_transformers_does(tmp_path: Path) -> None:
     assert math.exp(-np.mean(mine)) == pytest.approx(math.exp(-theirs.mean()), rel=5e-3)
 
 
+def test_two_processes_say_what_one_says(tiny: Path) -> None:
+    kind = text_kind.TextKind(subject(tiny), 0, 0.001)
+    found = kind.said(kind.original)
+    with TextProcess(candidate(tiny), TEXT_TO_TEXT, TEXT) as process:
+        ids = process.ids()
+        chunks = [ids[at : at + 96] for at in range(0, 9 * 96, 96)]
+        assert np.allclose(found.scores, process.scores(chunks), atol=1e-3)
+        assert found.answers == process.answers(["Hello", "Why?"], 16)
+    assert len({round(sum(scores), 2) for scores in found.scores}) > 4, "the order matters"
+
+
 def optimized(path: Path, workdir: Path, *names: str, gate: str = "perplexity<=+5%") -> Optimized:
     request = Request(model="tiny:1", objective="size", gate=gate, candidates=names, sittings=2)
     return optimize(subject(path), request, workdir)
@@ -85,7 +95,7 @@ def optimized(path: Path, workdir: Path, *names: str, gate: str = "perplexity<=+
 def test_from_a_gguf_file_to_variants(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_kind, "measure_text", at_no_cost)
+    monkeypatch.setattr(text_kind, "sit_text", at_no_cost)
     names = ("gguf-kv-q8_0", "gguf-q4_0-small", "sabotaged")
     known = text_makers.text_makers
 
@@ -138,10 +148,11 @@ def test_a_short_text_is_refused(tiny: Path, tmp_path: Path) -> None:
 
 def test_tokens_are_counted_and_timed_side_by_side(tiny: Path) -> None:
     other = candidate(tiny, "lean", options={"cache_tokens": 4096, "slots": 4})
-    found = measure_text(other, candidate(tiny), TEXT_TO_TEXT, 2, 0.001)
+    sittings = [sit_text(other, candidate(tiny), TEXT_TO_TEXT, 0.001, n) for n in range(2)]
+    found = measurement_of(other, candidate(tiny), sittings, unit="token", how={})
     one, many = found.speeds
     assert (one.batch, many.batch, found.unit) == (1, 16, "token")
-    assert one.calls == 4 and many.calls == 64
+    assert one.calls == 6 and many.calls == 32
     assert one.first_ms and 0 < one.first_ms.value <= one.p50_ms.value <= one.p99_ms.value
     assert many.first_ms and many.first_ms.value <= many.p99_ms.value
     assert found.resident_ratio < 1 and found.core_seconds_per_1000.value > 0

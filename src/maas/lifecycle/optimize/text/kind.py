@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
 from maas.lifecycle.optimize.kind import Place
 from maas.lifecycle.optimize.libraries import versions
+from maas.lifecycle.optimize.sittings import Sitting, measurement_of
 from maas.lifecycle.optimize.text.compare import Said, compare_text
 from maas.lifecycle.optimize.text.makers import Maker, text_makers
-from maas.lifecycle.optimize.text.measure import measure_text
+from maas.lifecycle.optimize.text.measure import RESIDENT, TOKENS, sit_text
 from maas.lifecycle.optimize.text.process import TextProcess
 from maas.lifecycle.optimize.text.profile import profile_text
 from maas.lifecycle.optimize.text.requantize import TYPES_LEFT_OUT
 from maas.lifecycle.optimize.text.subject import TextSubject
 from maas.lifecycle.optimize.words import Candidate, Comparison, Measurement
+
+T = TypeVar("T")
 
 CHUNK_TOKENS = 96
 MOST_CHUNKS = 64
@@ -30,8 +34,8 @@ ANSWER_TOKENS = 16
 class TextKind:
     subject: TextSubject
     seed: int
-    sittings: int
     seconds: float
+    """Of a turn of the measurement, at least."""
 
     @property
     def original(self) -> Candidate:
@@ -59,16 +63,21 @@ class TextKind:
         return candidate
 
     def compare(self, candidate: Candidate) -> Comparison:
-        found = self._truth
-        if candidate is not self.original:
-            with TextProcess(candidate, self.subject.signature) as process:
-                found = self._said(process, self._chunks)
+        found = self._truth if candidate is self.original else self.said(candidate)
         how = {"data_digest": self.subject.digest, "chunk_tokens": CHUNK_TOKENS}
         return compare_text(candidate.name, self._truth, found, seed=self.seed, how=how)
 
-    def measure(self, candidate: Candidate) -> Measurement:
-        times = (self.sittings, self.seconds)
-        return measure_text(candidate, self.original, self.subject.signature, *times)
+    def sit(self, candidate: Candidate, number: int) -> Sitting:
+        signature = self.subject.signature
+        return sit_text(candidate, self.original, signature, self.seconds, number)
+
+    def measurement(self, candidate: Candidate, sittings: Sequence[Sitting]) -> Measurement:
+        how = {
+            "seconds_per_turn": self.seconds,
+            "tokens_per_answer": TOKENS,
+            "resident": RESIDENT,
+        }
+        return measurement_of(candidate, self.original, sittings, unit="token", how=how)
 
     def profile(self, candidate: Candidate, measurement: Measurement) -> dict[str, Any]:
         return profile_text(candidate, measurement).to_dict()
@@ -81,27 +90,40 @@ class TextKind:
 
     @cached_property
     def _truth(self) -> Said:
-        return self._read[1]
+        return self.said(self.original)
 
     @cached_property
     def _chunks(self) -> list[list[int]]:
-        return self._read[0]
-
-    @cached_property
-    def _read(self) -> tuple[list[list[int]], Said]:
-        """The text as the original's own tokens, and what the original makes of it."""
+        """The text as the original's own tokens."""
         with TextProcess(self.original, self.subject.signature, self.subject.text) as process:
             ids = process.ids()
-            starts = range(0, len(ids) - CHUNK_TOKENS + 1, CHUNK_TOKENS)
-            chunks = [ids[at : at + CHUNK_TOKENS] for at in starts][:MOST_CHUNKS]
-            if len(chunks) < LEAST_CHUNKS:
-                raise InvalidInput(
-                    f"a text of at least {LEAST_CHUNKS * CHUNK_TOKENS} tokens is needed to "
-                    f"compare on; {self.subject.name} has {len(ids)}",
-                    field="text",
-                )
-            return chunks, self._said(process, chunks)
+        starts = range(0, len(ids) - CHUNK_TOKENS + 1, CHUNK_TOKENS)
+        chunks = [ids[at : at + CHUNK_TOKENS] for at in starts][:MOST_CHUNKS]
+        if len(chunks) < LEAST_CHUNKS:
+            raise InvalidInput(
+                f"a text of at least {LEAST_CHUNKS * CHUNK_TOKENS} tokens is needed to "
+                f"compare on; {self.subject.name} has {len(ids)}",
+                field="text",
+            )
+        return chunks
 
-    def _said(self, process: TextProcess, chunks: list[list[int]]) -> Said:
-        scores = process.scores(chunks)
-        return Said(scores, process.answers(list(self.subject.prompts), ANSWER_TOKENS))
+    def said(self, candidate: Candidate) -> Said:
+        """What it makes of the text and the prompts. By two processes, for no clock runs: each has
+        half of the chunks and of the prompts."""
+        chunks, prompts = self._chunks, list(self.subject.prompts)
+
+        def half(number: int) -> Said:
+            with TextProcess(candidate, self.subject.signature, timed=False) as process:
+                scores = process.scores(chunks[number::2])
+                return Said(scores, process.answers(prompts[number::2], ANSWER_TOKENS))
+
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(half, range(2))
+        return Said(_in_turn(first.scores, second.scores), _in_turn(first.answers, second.answers))
+
+
+def _in_turn(first: list[T], second: list[T]) -> list[T]:
+    """What was dealt to two, in its order again."""
+    found = first + second
+    found[::2], found[1::2] = first, second
+    return found

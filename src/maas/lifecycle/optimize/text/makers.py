@@ -96,8 +96,9 @@ def _of_other_types(several: list[int]) -> Iterator[Maker]:
     yield Maker("gguf-q5_0", f"matrices as Q5_0, {NO_INFORMATION}", weights="Q5_0")
     yield Maker("gguf-q8_0", f"matrices as Q8_0, {NO_INFORMATION}", weights="Q8_0")
     for n in several[-1:]:
-        what = f"matrices as Q4_0, on {n} threads"
-        yield Maker(f"gguf-q4_0-threads-{n}", what, of="gguf-q4_0", threads=n)
+        for kind in ("Q4_0", "Q8_0"):
+            of = f"gguf-{kind.lower()}"
+            yield Maker(f"{of}-threads-{n}", f"matrices as {kind}, on {n} threads", of, threads=n)
     what = f"{whole}; {LEAN_SAID}"
     yield Maker("gguf-q4_0-small-lean", what, of="gguf-q4_0-small", options=LEAN)
 

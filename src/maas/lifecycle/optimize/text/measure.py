@@ -1,112 +1,78 @@
-"""Measure: what a language model costs, in turns with the original on the same machine.
+"""Measure: what a language model costs, in turns with the original.
 
-As `optimize/measure.py` does it for rows: a sitting is one fresh process of each, turns alternate,
-ratios are of turns beside each other, and an interval is where 99 % of repeats fall. A turn is one
-wave of answers, all of the same number of tokens.
+As `optimize/measure.py` does it for rows. A turn is a few waves of answers, all of the same number
+of tokens; who goes first changes from sitting to sitting.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from statistics import fmean, median
+from dataclasses import dataclass
 
 import numpy as np
 
 from maas.domain.signature import Signature
 from maas.lifecycle.optimize.energy import Meter
-from maas.lifecycle.optimize.measure import OtherWork, repeat_interval
+from maas.lifecycle.optimize.sittings import Figures, OtherWork, Sitting
 from maas.lifecycle.optimize.text.process import TextProcess
-from maas.lifecycle.optimize.words import Candidate, Estimate, Measurement, Speed
+from maas.lifecycle.optimize.words import Candidate
 
 AT_ONCE = (1, 16)
-ROUNDS = 2
+WAVES = {1: 3, 16: 1}
+"""Of a turn, at least."""
 TOKENS = 24
 """Of every answer."""
+RESIDENT = "resident set of a fresh process after its answers, median"
 
 
 @dataclass(frozen=True)
-class Turn:
+class _Turn:
     tokens_per_s: float
     answer_ms: tuple[float, ...]
     first_ms: tuple[float, ...]
     core_s_per_1000: float
     joules_per_1000: float
 
+    def answer(self, percent: float) -> float:
+        return float(np.percentile(self.answer_ms, percent))
 
-@dataclass
-class Sitting:
-    """Turns by number of answers at once, side by side; and what the processes needed."""
-
-    original: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
-    candidate: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
-    original_bytes: int = 0
-    candidate_bytes: int = 0
-    cpu_s: float = 0.0
+    @property
+    def first(self) -> float:
+        return float(np.median(self.first_ms))
 
 
-def measure_text(
-    candidate: Candidate, original: Candidate, signature: Signature, sittings: int, seconds: float
-) -> Measurement:
-    """Tokens per second, time of answers and to their first token, memory and work."""
+def sit_text(
+    candidate: Candidate, original: Candidate, signature: Signature, seconds: float, number: int
+) -> Sitting:
+    """Tokens per second, time of answers and to their first token, memory and work, once."""
     meter, watch = Meter.find(), OtherWork()
-    found = []
-    for _ in range(sittings):
-        with TextProcess(original, signature) as first, TextProcess(candidate, signature) as other:
-            found.append(_sit(first, other, seconds, meter))
-    notes = watch.notes(sum(s.cpu_s for s in found))
-    largest = AT_ONCE[-1]
-    files, files_before = (_bytes(c) for c in (candidate, original))
-    resident = [float(s.candidate_bytes) for s in found]
-    every = [turn for s in found for turn in s.candidate[largest]]
-    work = [fmean(t.core_s_per_1000 for t in s.candidate[largest]) for s in found]
-    return Measurement(
-        candidate=candidate.name,
-        speeds=tuple(_speed(at_once, found) for at_once in AT_ONCE),
-        file_bytes=files,
-        file_ratio=files / files_before,
-        resident_bytes=int(median(resident)),
-        resident_ratio=median(resident) / median(s.original_bytes for s in found),
-        core_seconds_per_1000=repeat_interval(work),
-        joules_per_1000=fmean(t.joules_per_1000 for t in every) if meter.zones else None,
-        joules_why=meter.why,
-        notes=tuple(notes),
-        how={
-            "sittings": sittings,
-            "rounds": ROUNDS,
-            "seconds_per_turn": seconds,
-            "tokens_per_answer": TOKENS,
-            "threads": candidate.threads,
-            "original_threads": original.threads,
-            "interval": "where 99 % of repeats fall, Student's t over sittings",
-            "resident": "resident set of a fresh process after its first answers, median",
-        },
-        unit="token",
+    mine: dict[int, _Turn] = {}
+    other: dict[int, _Turn] = {}
+    with TextProcess(original, signature) as first, TextProcess(candidate, signature) as second:
+        for process in (first, second):
+            process.turn(1, 1, TOKENS // 4, 0.0)
+        order = [(first, other), (second, mine)]
+        for at_once in AT_ONCE:
+            for process, turns in order if number % 2 == 0 else order[::-1]:
+                turns[at_once] = _turn(process, at_once, seconds, meter)
+        states = [process.state() for process in (first, second)]
+    largest = mine[AT_ONCE[-1]]
+    took = other[AT_ONCE[-1]].answer(50)
+    return Sitting(
+        figures=tuple(_figures(at_once, mine[at_once], other[at_once]) for at_once in AT_ONCE),
+        original_bytes=int(states[0]["resident"]),
+        candidate_bytes=int(states[1]["resident"]),
+        core_s_per_1000=largest.core_s_per_1000,
+        joules_per_1000=largest.joules_per_1000,
+        original_ms=(took, took),
+        other_cores=watch.cores(sum(state["cpu"] for state in states) / 1e9),
     )
 
 
-def _sit(first: TextProcess, second: TextProcess, seconds: float, meter: Meter) -> Sitting:
-    sitting = Sitting()
-    for process in (first, second):
-        for at_once in AT_ONCE:
-            process.turn(at_once, TOKENS // 4, 0.0)
-    states = [process.state() for process in (first, second)]
-    sitting.original_bytes, sitting.candidate_bytes = (int(s["resident"]) for s in states)
-    for number in range(ROUNDS):
-        for at_once in AT_ONCE:
-            order = [(first, sitting.original), (second, sitting.candidate)]
-            for process, turns in order if number % 2 == 0 else order[::-1]:
-                turns[at_once].append(_turn(process, at_once, seconds, meter))
-    sitting.cpu_s = sum(p.state()["cpu"] for p in (first, second)) / 1e9
-    return sitting
-
-
-def _turn(process: TextProcess, at_once: int, seconds: float, meter: Meter) -> Turn:
+def _turn(process: TextProcess, at_once: int, seconds: float, meter: Meter) -> _Turn:
     started = meter.read()
-    got = process.turn(at_once, TOKENS, seconds)
+    got = process.turn(at_once, WAVES[at_once], TOKENS, seconds)
     thousands = got["tokens"] / 1000
-    return Turn(
+    return _Turn(
         tokens_per_s=got["tokens"] / (got["wall"] / 1e9),
         answer_ms=tuple(d / 1e6 for d in got["durations"]),
         first_ms=tuple(d / 1e6 for d in got["firsts"]),
@@ -115,35 +81,16 @@ def _turn(process: TextProcess, at_once: int, seconds: float, meter: Meter) -> T
     )
 
 
-def _speed(at_once: int, sittings: Sequence[Sitting]) -> Speed:
-    """Each figure once per sitting, then their mean with its interval."""
-
-    def both(figure: Callable[[Turn], float]) -> tuple[Estimate, Estimate]:
-        mine = [[figure(t) for t in s.candidate[at_once]] for s in sittings]
-        other = [[figure(t) for t in s.original[at_once]] for s in sittings]
-        ratios = [
-            median(a / b for a, b in zip(here, there, strict=True))
-            for here, there in zip(mine, other, strict=True)
-        ]
-        return repeat_interval([median(m) for m in mine]), repeat_interval(ratios)
-
-    p50, p50_ratio = both(lambda t: float(np.percentile(t.answer_ms, 50)))
-    p99, p99_ratio = both(lambda t: float(np.percentile(t.answer_ms, 99)))
-    first, first_ratio = both(lambda t: float(np.percentile(t.first_ms, 50)))
-    rate, rate_ratio = both(lambda t: t.tokens_per_s)
-    return Speed(
-        batch=at_once,
-        calls=sum(len(t.answer_ms) for s in sittings for t in s.candidate[at_once]),
-        p50_ms=p50,
-        p99_ms=p99,
-        rows_per_s=rate,
-        p50_ratio=p50_ratio,
-        p99_ratio=p99_ratio,
-        rows_per_s_ratio=rate_ratio,
-        first_ms=first,
-        first_ratio=first_ratio,
+def _figures(at_once: int, mine: _Turn, other: _Turn) -> Figures:
+    return Figures(
+        size=at_once,
+        calls=len(mine.answer_ms),
+        p50_ms=mine.answer(50),
+        p99_ms=mine.answer(99),
+        rows_per_s=mine.tokens_per_s,
+        p50_ratio=mine.answer(50) / other.answer(50),
+        p99_ratio=mine.answer(99) / other.answer(99),
+        rows_per_s_ratio=mine.tokens_per_s / other.tokens_per_s,
+        first_ms=mine.first,
+        first_ratio=mine.first / other.first,
     )
-
-
-def _bytes(candidate: Candidate) -> int:
-    return sum(path.stat().st_size for path in candidate.files.values())

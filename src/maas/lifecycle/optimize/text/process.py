@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from maas.domain.signature import Signature
-from maas.lifecycle.optimize.candidate_process import LIMIT_S, LoadedProcess
+from maas.lifecycle.optimize.candidate_process import LoadedProcess
 from maas.lifecycle.optimize.words import Candidate
 
 
@@ -13,11 +13,12 @@ class TextProcess(LoadedProcess):
     """A fresh process with the candidate loaded as a replica loads it."""
 
     def __init__(
-        self, candidate: Candidate, signature: Signature, text: str = "", limit_s: float = LIMIT_S
+        self, candidate: Candidate, signature: Signature, text: str = "", *, timed: bool = True
     ) -> None:
-        """With a text, `ids` knows its tokens."""
-        told = {"signature": signature.to_dict(), "text": text}
-        super().__init__(candidate, "maas.lifecycle.optimize.text.worker", told, limit_s)
+        """With a text, `ids` knows its tokens. Those that are timed have the same cores."""
+        told: dict[str, Any] = {"signature": signature.to_dict(), "text": text}
+        told |= {} if timed else {"cpus": []}
+        super().__init__(candidate, "maas.lifecycle.optimize.text.worker", told)
 
     def ids(self) -> list[int]:
         return list(self.ask({"do": "ids"})["ids"])
@@ -30,12 +31,10 @@ class TextProcess(LoadedProcess):
         """The tokens of greedy answers, at most so many each."""
         return list(self.ask({"do": "answers", "prompts": prompts, "tokens": tokens})["answers"])
 
-    def turn(self, at_once: int, tokens: int, seconds: float) -> dict[str, Any]:
-        """{wall: nanoseconds, cpu: nanoseconds, tokens: of all, durations: nanoseconds of each
-        answer, firsts: nanoseconds to the first token of each}"""
-        told = {"do": "turn", "at_once": at_once, "tokens": tokens, "seconds": seconds}
-        return self.ask(told)
+    def turn(self, at_once: int, waves: int, tokens: int, seconds: float) -> dict[str, Any]:
+        """Waves of `at_once` answers, at least so many and for so long.
 
-    def state(self) -> dict[str, Any]:
-        """{resident: bytes, cpu: nanoseconds since it started}"""
-        return self.ask({"do": "state"})
+        {wall: nanoseconds, cpu: nanoseconds, tokens: of all, durations: nanoseconds of each
+        answer, firsts: nanoseconds to the first token of each}"""
+        told = {"at_once": at_once, "waves": waves, "tokens": tokens, "seconds": seconds}
+        return self.ask({"do": "turn", **told})

@@ -46,14 +46,14 @@ class LoadedText:
             written += [bytes(e.bytes or e.token.encode()) for e in said.logprobs]
         return written
 
-    def turn(self, at_once: int, tokens: int, seconds: float) -> dict[str, Any]:
-        """Waves of `at_once` answers for `seconds`, at least one; all have `tokens` tokens."""
+    def turn(self, at_once: int, waves: int, tokens: int, seconds: float) -> dict[str, Any]:
+        """Waves of `at_once` answers for `seconds`, at least `waves`; all have `tokens` tokens."""
         self.runtime.never_ends = True
         cpu, began = time.process_time_ns(), time.perf_counter_ns()
         durations: list[int] = []
         firsts: list[int] = []
         written = 0
-        while not durations or time.perf_counter_ns() - began < seconds * 1e9:
+        while len(durations) < waves * at_once or time.perf_counter_ns() - began < seconds * 1e9:
             for took, first, count in self._wave(at_once, tokens):
                 durations.append(took)
                 firsts.append(first)
@@ -96,7 +96,7 @@ class LoadedText:
     def _story(self, tokens: int) -> Generation:
         """Another prompt for each, so that nobody profits from work done before."""
         at = self.number + 1
-        words = " ".join(WORDS[(at * 7 + n * n) % len(WORDS)] for n in range(12))
+        words = " ".join(WORDS[(at * 7 + n * n) % len(WORDS)] for n in range(4))
         prompt = f"Request {at}. Write a story with these words: {words}."
         return Generation(max_tokens=tokens, temperature=0.0, **self._asked(prompt))
 
@@ -126,7 +126,9 @@ def handle(loaded: LoadedText, message: dict[str, Any]) -> dict[str, Any]:
     if do == "answers":
         return {"answers": [loaded.answer(p, message["tokens"]) for p in message["prompts"]]}
     if do == "turn":
-        return loaded.turn(message["at_once"], message["tokens"], message["seconds"])
+        return loaded.turn(
+            message["at_once"], message["waves"], message["tokens"], message["seconds"]
+        )
     return {"resident": psutil.Process().memory_info().rss, "cpu": time.process_time_ns()}
 
 
