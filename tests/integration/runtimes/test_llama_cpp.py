@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import InvalidInput, Unavailable
 from maas.runtimes.base import LoadRequest
 from tests.engines import Answer, chat, written
 from tests.generations import TEXT_TO_TEXT
@@ -106,3 +106,16 @@ def test_an_option_that_does_not_exist_is_refused() -> None:
         LlamaCpp().load(request(smollm2(), contxt=5))
     with pytest.raises(InvalidInput, match="slots must be"):
         LlamaCpp().load(request(smollm2(), slots=0))
+
+
+def test_a_prompt_longer_than_was_thought_is_refused_where_there_is_no_room(
+    model: LlamaCpp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("maas.runtimes.llama_cpp.most_tokens", lambda *about: 1)
+        assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
+        patched.setattr(model, "_room", lambda: -1)
+        with pytest.raises(Unavailable, match="no memory left") as full:
+            written(model, chat("Hi", max_tokens=2))
+        assert full.value.retry_after
+    assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
