@@ -117,23 +117,38 @@ class CallReader:
             head = _HEAD.match(self._held)
             if head is None:
                 return self._still_open(), []
+            name = _name(head[1])
+            if name is None:
+                return self._no_call(), []
             self.is_call = True
             self._held = self._held[head.end() :]
             call_id = f"call_{secrets.token_hex(12)}"
-            return "", [ToolCallPiece(0, call_id, json.loads(head[1])), *self._arguments()]
+            return "", [ToolCallPiece(0, call_id, name), *self._arguments()]
         return "", self._arguments()
 
     def _still_open(self) -> str:
         start = self._held.lstrip()[:1]
         if start not in ("", "{") or len(self._held) > _LONGEST_HEAD:
-            self.is_call = False
-            text, self._held = self._held, ""
-            return text
+            return self._no_call()
         return ""
+
+    def _no_call(self) -> str:
+        self.is_call = False
+        text, self._held = self._held, ""
+        return text
 
     def _arguments(self) -> list[ToolCallPiece]:
         """All but what may be the call's own closing brace, with the blanks around it."""
-        kept = re.search(r"\s*\}?\s*$", self._held)
-        end = kept.start() if kept else len(self._held)
+        end = len(self._held.rstrip().removesuffix("}").rstrip())
         told, self._held = self._held[:end], self._held[end:]
         return [ToolCallPiece(0, arguments=told)] if told else []
+
+
+def _name(written: str) -> str | None:
+    """Of a function, as the model wrote it; None if that is no JSON, or no text."""
+    try:
+        name: str = json.loads(written)
+        name.encode()
+    except ValueError:
+        return None
+    return name

@@ -44,6 +44,8 @@ class Sequence:
         self.reserved = 0
         """Tokens of the common memory that are kept for it."""
         self.is_cancelled = False
+        self.is_read = False
+        """Whether its prompt is, so that the engine's thread has to say how it ends."""
         self.prompt_tokens = self.completion_tokens = 0
         self.limit = 0
         """Most tokens that it may write."""
@@ -190,6 +192,7 @@ class SteppedEngine(ABC):
             if said is None:
                 said = self._lost
             if said is None:
+                sequence.is_read = True
                 self._ready.append(sequence)
             self._wake.notify()
         if said is not None:
@@ -248,14 +251,13 @@ class SteppedEngine(ABC):
 
     def _run(self) -> None:
         running: dict[int, Sequence] = {}
-        while self._take_in(running):
-            try:
+        try:
+            while self._take_in(running):
                 self._step(running)
                 self.after_step()
-            except Exception as wrong:
-                log.exception("the engine failed")
-                self._give_up(running, wrong)
-                return
+        except Exception as wrong:
+            log.exception("the engine failed")
+            self._give_up(wrong)
 
     def _take_in(self, running: dict[int, Sequence]) -> bool:
         """Waits until there is work, and gives new sequences to the engine; False: closed."""
@@ -291,14 +293,14 @@ class SteppedEngine(ABC):
         del running[sequence.number]
         self._end(sequence, said)
 
-    def _give_up(self, running: dict[int, Sequence], wrong: Exception) -> None:
+    def _give_up(self, wrong: Exception) -> None:
         """An engine that failed once in a step is of no known state: whoever waits is told, and
         the replica ends, so that another takes its place."""
         lost = InferenceFailed(f"the engine failed: {str(wrong)[-300:]}")
         with self._wake:
             self._lost = lost  # who is read from here on is told there
-            waiting, self._ready = self._ready, []
-        for sequence in [*running.values(), *waiting]:
+            waiting = [sequence for sequence in self._sequences.values() if sequence.is_read]
+        for sequence in waiting:
             self._end(sequence, lost)
         os.kill(os.getpid(), signal.SIGTERM)
 

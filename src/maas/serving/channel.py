@@ -54,6 +54,12 @@ class Channel(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._to_send.extend(parts)
 
+    def send_now(self, parts: list[Buffer]) -> None:
+        """The same for who knows that this is the end of what the tick sends: another turn of the
+        loop would only delay it."""
+        self._to_send.extend(parts)
+        self._flush()
+
     def close(self) -> None:
         """Close after what was sent has left."""
         if self._transport is not None:

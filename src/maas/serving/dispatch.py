@@ -202,7 +202,7 @@ class ReplicaLink(Channel):
             if call.is_generation:
                 call.number = self._next_id = self._next_id + 1
                 self.pending[call.number] = call
-                self.send(call.packed())
+                self._to_send.extend(call.packed())
                 continue
             # Rows of different shapes cannot lie end to end in one column.
             key: object = call.shapes if not call.alone else id(call)
@@ -211,6 +211,8 @@ class ReplicaLink(Channel):
             # What is on its way bounds what leaves now, and is hardly ever so much.
             for part in [group] if self.bytes_in_flight <= FRAME_BYTES else _frames_of(group):
                 self._send_group(part)
+        # This is the end of the tick: another turn of the loop would only delay it.
+        self._flush()
 
     def _send_group(self, calls: list[Call]) -> None:
         first = self._next_id + 1
@@ -231,7 +233,7 @@ class ReplicaLink(Channel):
             priorities=bytes([c.priority for c in calls]),
             columns=columns,
         )
-        self.send(pack_infer(message))
+        self._to_send.extend(pack_infer(message))
 
     def frame_received(self, kind: int, body: memoryview) -> None:
         if kind == FrameKind.ANSWERS:

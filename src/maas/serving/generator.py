@@ -192,7 +192,7 @@ class GeneratorServer(ReplicaSocket):
             steps.setdefault(job.owner, []).append((job.number, job.take_unsent(), None))
         for owner, of_owner in steps.items():
             if owner.is_open:
-                owner.send(pack_pieces(of_owner))
+                owner.send_now(pack_pieces(of_owner))
         self._start_waiting()
         if not self._jobs:
             self.idle.set()

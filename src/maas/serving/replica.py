@@ -267,7 +267,8 @@ class ReplicaServer(ReplicaSocket):
             run = batch[start:end]
             self._served += sum(map(len, run))
             if owner.is_open:
-                owner.send(pack_answers(self._batcher.answers(run, outputs, first_row, timing)))
+                frame = pack_answers(self._batcher.answers(run, outputs, first_row, timing))
+                (owner.send_now if len(run) == len(batch) else owner.send)(frame)
             first_row += sum(parcel.total_rows for parcel in run)
             start = end
 

@@ -37,10 +37,15 @@ class StepInbox:
         self._is_due = self._is_armed = False
         self._timer: asyncio.TimerHandle | None = None
         self._heard = threading.Event()
+        """Set while nothing was said that is not on its way."""
+        self._heard.set()
+        self._order = threading.Lock()
 
     def put(self, key: int, said: Said) -> None:
         """Called in any thread."""
-        self._said.append((key, said))
+        with self._order:
+            self._said.append((key, said))
+            self._heard.clear()
         if len(self._said) >= self._running():
             self._wake()
         elif not self._is_armed:
@@ -53,10 +58,9 @@ class StepInbox:
         OpenVINO holds the interpreter's lock while it steps: what is not on its way by then would
         wait for the whole of the next step.
         """
-        self._heard.clear()
         if self._said:
             self._wake()
-            self._heard.wait(HEARING_SECONDS)
+        self._heard.wait(HEARING_SECONDS)
 
     def _wake(self) -> None:
         if not self._is_due:
@@ -72,5 +76,13 @@ class StepInbox:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._take(self._said)
-        self._heard.set()
+        try:
+            self._take(self._said)
+        finally:
+            self._loop.call_soon(self._hear)
+
+    def _hear(self) -> None:
+        """After what was taken has left."""
+        with self._order:
+            if not self._said:
+                self._heard.set()

@@ -85,3 +85,18 @@ def test_functions_are_told_in_the_system_message_and_results_by_the_user() -> N
     assert told[3] == {"role": "user", "content": "The function answered: 2"}
     assert told_messages(history[1:2], [TOOL])[0]["role"] == "system"
     assert told_messages(history[:2], []) == history[:2]
+
+
+@pytest.mark.parametrize("name", [r"\d", r"\ud800", "a\nb"])
+def test_a_name_that_is_no_text_makes_no_call(name: str) -> None:
+    """The engine's thread reads this: what it raised would end all its sequences."""
+    written = f'{{"name": "{name}", "arguments": {{}}}}'
+    for size in (1, 7, len(written)):
+        assert read(written, size) == (written, "", "")
+
+
+def test_a_run_of_blanks_is_read_in_no_time_of_note() -> None:
+    """Were that cubic in their number, it would not end."""
+    blanks = " " * 20_000
+    text, name, arguments = read('{"name": "f", "arguments": ["' + blanks + '"]}', 50_000)
+    assert (text, name) == ("", "f") and len(arguments) == len(blanks) + 4
