@@ -16,8 +16,8 @@ import msgspec
 from maas.domain.errors import MaasError, NotFound
 from maas.domain.names import shown
 from maas.domain.signature import TensorSpec
-from maas.gateway.aside import LARGE_BYTES, aside
-from maas.gateway.calls import Encoded, HttpCall
+from maas.gateway.aside import LARGE_BYTES, large_bodies
+from maas.gateway.calls import Encoded, HttpCall, deadline_of
 from maas.gateway.metering import Meter
 from maas.gateway.oip_json import QuickOip
 from maas.gateway.oip_request import (
@@ -111,23 +111,22 @@ class OipDoor:
                 quick = self._quick_for(route)
             found = None
             if HEADER_LENGTH in request.head.headers:
-                size = json_bytes(request)
+                # Elements of BYTES are counted one by one, those of fixed size not at all.
+                size = len(request.body) if route.travels_alone else json_bytes(request)
             else:
                 size = len(request.body)
                 if size <= LARGE_BYTES and size <= self._max_json:
                     found = quick.decode(request.body)
             if found is not None:
                 decoded, identity = found
-                self._go(request, route, quick, (decoded, identity, None))
+                self._go(request, route, quick, None, (decoded, identity, None))
             elif size <= LARGE_BYTES:
-                self._go(request, route, quick, self._understood(request, route, quick))
+                self._go(request, route, quick, None, self._understood(request, route, quick))
             else:
-                aside(
-                    request,
-                    partial(self._understood, request, route, quick),
-                    partial(self._go, request, route, quick),
-                    may_leave=True,
-                )
+                deadline = deadline_of(request, self._timeout_s)
+                read = partial(self._understood, request, route, quick)
+                then = partial(self._go, request, route, quick, deadline)
+                large_bodies.read(request, deadline, read, then)
         except MaasError as error:
             self._meter.failed(request.key, "predict", deployment.name, route, error)
             request.fail(error)
@@ -144,13 +143,18 @@ class OipDoor:
         return decoded, asked.id or "", wanted_outputs(route.signature, asked)
 
     def _go(
-        self, request: Request, route: LiveRoute, quick: QuickOip, found: Understood | MaasError
+        self,
+        request: Request,
+        route: LiveRoute,
+        quick: QuickOip,
+        deadline: float | None,
+        found: Understood | MaasError,
     ) -> None:
         """On with a request that was understood, or not."""
         try:
             if isinstance(found, MaasError):
                 raise found
-            call = OipCall(request, route, self._meter, found[0], self._timeout_s)
+            call = OipCall(request, route, self._meter, found[0], self._timeout_s, deadline)
             _, call.id, call.wanted = found
             call.quick = quick
             call.submit()
