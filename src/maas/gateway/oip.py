@@ -154,7 +154,8 @@ class OipDoor:
         try:
             if isinstance(found, MaasError):
                 raise found
-            call = OipCall(request, route, self._meter, found[0], self._timeout_s, deadline)
+            kind = VersionCall if len(request.head.params) > 1 else OipCall
+            call = kind(request, route, self._meter, found[0], self._timeout_s, deadline)
             _, call.id, call.wanted = found
             call.quick = quick
             call.submit()
@@ -217,6 +218,14 @@ class OipCall(HttpCall):
             return head, JSON, ()
         length = (HEADER_LENGTH, b"%d" % len(head))
         return b"".join((head, *tail)), OCTETS, (length,)
+
+
+class VersionCall(OipCall):
+    """Of `/v2/models/NAME/versions/VERSION/infer`."""
+
+    __slots__ = ()
+
+    is_pinned = True
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
+import socket
 import struct
 import threading
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,10 +33,12 @@ from maas.gateway.predict import PredictCall, PredictDoor
 from maas.gateway.predict_bodies import PREDICT_TYPES
 from maas.gateway.routes import Route, RouteTable
 from maas.gateway.server import HttpServer
+from maas.processes import gateway as gateway_process
 from maas.serving.call import Call
 from maas.serving.live_route import LiveRoute
 from maas.serving.messages import Answers, Column
 from maas.serving.routing import LiveDeployment, Router
+from maas.settings import Server, Settings
 
 from .conftest import CALLER, TOKEN
 
@@ -188,7 +194,9 @@ def test_nothing_is_computed_for_a_client_that_left_while_its_body_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submitted: list[Call] = []
+    failed: list[Any] = []
     monkeypatch.setattr(_Route, "submit", lambda _, call: submitted.append(call))
+    monkeypatch.setattr(Meter, "failed", lambda _, *what: failed.append(what))
 
     async def run() -> None:
         server = _server(tmp_path)
@@ -200,6 +208,7 @@ def test_nothing_is_computed_for_a_client_that_left_while_its_body_was_read(
         while not submitted:
             await asyncio.sleep(0.001)
         assert [call.rows for call in submitted] == [ROWS + 1]
+        assert failed == []
 
     asyncio.run(run())
 
@@ -296,6 +305,25 @@ def test_the_time_that_a_body_waits_counts(
 
 
 @pytest.mark.parametrize("path", [PREDICT, INFER])
+def test_the_deadline_is_set_before_the_body_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: threading.Event, path: str
+) -> None:
+    deadlines: list[float] = []
+    monkeypatch.setattr(_Route, "submit", lambda _, call: deadlines.append(call.deadline))
+
+    async def run() -> None:
+        client, _ = _client(_server(tmp_path))
+        client.data_received(_request(path, ROWS, "X-Request-Timeout-Ms: 50000\r\n"))
+        arrived = time.monotonic()
+        await asyncio.sleep(0.01)
+        busy.set()
+        await _until(lambda: deadlines)
+        assert deadlines[0] <= arrived + 50
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", [PREDICT, INFER])
 def test_a_deadline_that_is_none_is_refused_before_the_body_is_read(
     tmp_path: Path, busy: threading.Event, path: str
 ) -> None:
@@ -359,3 +387,52 @@ def test_of_binary_tensors_only_bytes_wait(
         assert b"200 OK" in answers[0]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", [INFER, "/v2/models/d/versions/1/infer"])
+@pytest.mark.parametrize("rows", [1, ROWS])
+def test_a_call_that_names_a_version_is_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, rows: int
+) -> None:
+    submitted: list[Call] = []
+    monkeypatch.setattr(_Route, "submit", lambda _, call: submitted.append(call))
+
+    async def run() -> None:
+        client, _ = _client(_server(tmp_path))
+        client.data_received(_request(path, rows))
+        await _until(lambda: submitted)
+        assert submitted[0].is_pinned is (path != INFER)
+
+    asyncio.run(run())
+
+
+def test_the_thread_ends_before_the_counters_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[str] = []
+    large = LargeBodies()
+    monkeypatch.setattr(gateway_process, "large_bodies", large)
+    close = Meter.close
+
+    def closes(meter: Meter) -> None:
+        ends.append("meter")
+        close(meter)
+
+    monkeypatch.setattr(Meter, "close", closes)
+    settings = Settings(home=str(tmp_path), server=Server(drain_s=0))
+    for folder in (settings.run_dir, settings.usage_dir):
+        folder.mkdir()
+    lifeline, end = os.pipe()
+    os.close(end)
+
+    async def run() -> None:
+        free = _occupy(large)
+        large.write(_stub(), 1, lambda: "", lambda _: ends.append("answer"))
+        asyncio.get_running_loop().call_later(0.05, free.set)
+        listening = socket.create_server(("127.0.0.1", 0))
+        await gateway_process.serve(settings, listening, lifeline)
+
+    asyncio.run(run())
+    gc.unfreeze()
+    os.close(lifeline)
+    assert ends == ["answer", "meter"]
