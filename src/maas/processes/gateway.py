@@ -83,7 +83,6 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     meter = Meter(settings.usage_dir, settings.run_dir, source)
     router = Router()
     keys = KeyRing()
-
     timeout = server_settings.request_timeout_s
     desk = GenerationDesk(router, meter, server_settings.generation_timeout_s)
     handlers = Handlers(
