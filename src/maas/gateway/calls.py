@@ -10,7 +10,7 @@ from zlib import crc32
 
 from maas.domain.errors import BadRequest, MaasError, Unauthenticated
 from maas.domain.keys import Key
-from maas.gateway.aside import LARGE_BYTES, aside
+from maas.gateway.aside import LARGE_BYTES, large_bodies
 from maas.gateway.metering import Meter
 from maas.gateway.request import Request
 from maas.serving.call import Call
@@ -37,11 +37,21 @@ class HttpCall(Call):
     """Whether `encode` only makes bytes, so that a thread may do it for a large answer."""
 
     def __init__(
-        self, request: Request, route: LiveRoute, meter: Meter, decoded: Decoded, longest: float
+        self,
+        request: Request,
+        route: LiveRoute,
+        meter: Meter,
+        decoded: Decoded,
+        longest: float,
+        deadline: float | None = None,
     ) -> None:
-        """`longest`: seconds that it may take, unless the caller asks for less."""
+        """`longest`: seconds that it may take, unless the caller asks for less. `deadline` is of
+        `deadline_of` if that was asked before, seconds on the monotonic clock."""
         self.key, tenant, asked = request.head.terms or terms_of(request)
-        received = request.received
+        if deadline is None:
+            deadline = (
+                request.received + longest if asked is None else deadline_of(request, longest)
+            )
         columns, shapes, rows, self.single = decoded
         # Not super() and names, which cost a microsecond.
         Call.__init__(
@@ -49,7 +59,7 @@ class HttpCall(Call):
             columns,
             shapes,
             rows,
-            received + longest if asked is None else deadline_of(request, longest),
+            deadline,
             tenant,
             Priority.NORMAL,
             route.travels_alone,
@@ -73,7 +83,8 @@ class HttpCall(Call):
         if answers.size * self.rows > LARGE_BYTES * answers.total_rows and self.encodes_aside:
             # The frame's bytes stay while somebody has them. It is counted also if nobody waits.
             encode = partial(self.encode, answers, first_row)
-            aside(self.request, encode, partial(self._encoded, answers), may_leave=False)
+            size = answers.size * self.rows // answers.total_rows
+            large_bodies.write(self.request, size, encode, partial(self._encoded, answers))
             return
         try:
             encoded = self.encode(answers, first_row)

@@ -8,15 +8,20 @@ from __future__ import annotations
 from functools import partial
 
 from maas.domain.errors import MaasError
-from maas.gateway.aside import LARGE_BYTES, aside
-from maas.gateway.calls import Encoded, HttpCall
+from maas.gateway.aside import LARGE_BYTES, large_bodies
+from maas.gateway.calls import Encoded, HttpCall, deadline_of
+from maas.gateway.forms import FORM
 from maas.gateway.metering import Meter
 from maas.gateway.predict_bodies import decoded
-from maas.gateway.request import JSON, Request
+from maas.gateway.request import JSON, Request, media_type
+from maas.gateway.routes import JSON_ONLY
 from maas.serving.codec import Decoded
 from maas.serving.live_route import LiveRoute
 from maas.serving.messages import Answers
 from maas.serving.routing import Router
+
+_PARSED = (*JSON_ONLY, FORM)
+"""Bodies that take time to read; others are copied as they are."""
 
 
 class PredictDoor:
@@ -32,9 +37,11 @@ class PredictDoor:
         route = None
         try:
             route = deployment.pick()
-            if len(request.body) > LARGE_BYTES:
+            if len(request.body) > LARGE_BYTES and media_type(head.headers) in _PARSED:
+                deadline = deadline_of(request, self._timeout_s)
                 read = partial(decoded, request, route)
-                aside(request, read, partial(self._go, request, route), may_leave=True)
+                then = partial(self._go, request, route, deadline)
+                large_bodies.read(request, deadline, read, then)
                 return
             if head.headers.get(b"content-type") == JSON:
                 found = route.codec.decode(request.body)
@@ -45,12 +52,14 @@ class PredictDoor:
             self._meter.failed(request.key, "predict", deployment.name, route, error)
             request.fail(error)
 
-    def _go(self, request: Request, route: LiveRoute, found: Decoded | MaasError) -> None:
+    def _go(
+        self, request: Request, route: LiveRoute, deadline: float, found: Decoded | MaasError
+    ) -> None:
         """On with a large body that was read, or not."""
         try:
             if isinstance(found, MaasError):
                 raise found
-            PredictCall(request, route, self._meter, found, self._timeout_s).submit()
+            PredictCall(request, route, self._meter, found, self._timeout_s, deadline).submit()
         except MaasError as error:
             self._meter.failed(request.key, "predict", route.deployment, route, error)
             request.fail(error)

@@ -25,6 +25,7 @@ import uvloop
 from maas.domain.keys import Scope
 from maas.domain.snapshot import Snapshot
 from maas.gateway.app import Handlers, TextDoors, route_table
+from maas.gateway.aside import large_bodies
 from maas.gateway.attention import Attention
 from maas.gateway.auth import HostCheck, KeyRing
 from maas.gateway.generation import GenerationDesk
@@ -82,7 +83,6 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     meter = Meter(settings.usage_dir, settings.run_dir, source)
     router = Router()
     keys = KeyRing()
-
     timeout = server_settings.request_timeout_s
     desk = GenerationDesk(router, meter, server_settings.generation_timeout_s)
     handlers = Handlers(
@@ -123,6 +123,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     await server.drain(server_settings.drain_s, desk.stop_all)
     await desk.settle(SETTLE_SECONDS)
     watch.close()
+    await large_bodies.close()
     router.close()
     meter.close()
     await asyncio.sleep(0)

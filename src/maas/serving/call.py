@@ -82,6 +82,8 @@ class Call:
         self.number = 0
         """Its id on that link; 0 until it is sent."""
 
+    is_pinned: ClassVar[bool] = False
+    """Whether it asked for a version, and no other may answer it."""
     is_generation: ClassVar[bool] = False
     """Whether it travels in a frame of its own, made by `packed`, and is answered in steps."""
 

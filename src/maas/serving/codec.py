@@ -140,8 +140,8 @@ class _FastDecoder:
             return None
 
     def decode_batch(self, body: Buffer) -> tuple[list[Buffer], int] | None:
-        """The columns and the number of rows. Large batches come this way, and while one is
-        decoded nobody else is served: the explicit way takes several times as long."""
+        """The columns and the number of rows. Large batches come this way: the explicit
+        way takes several times as long."""
         try:
             batch = self._decode_batch(body)
             lists = [getattr(batch, name) for name in self._names]

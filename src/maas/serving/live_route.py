@@ -88,6 +88,7 @@ class LiveRoute:
         link = self._least_busy()
         if link is None:
             if self._heir is not None:  # it was replaced while the call was being read
+                self._check_heir(self._heir, call)
                 self._heir.submit(call)
             else:
                 self._hold(call)
@@ -179,9 +180,14 @@ class LiveRoute:
         while route._heir is not None:
             route = route._heir
         try:
+            self._check_heir(route, call)
             route.submit(call)
         except MaasError as error:
             fail_call(call, error)
+
+    def _check_heir(self, heir: LiveRoute, call: Call) -> None:
+        if call.is_pinned and heir.version != self.version:
+            raise Unavailable(f"{self.deployment} was replaced meanwhile", retry_after=1.0)
 
     def sweep(self, now: float) -> None:
         """End every call whose deadline has passed, and those held for too long."""

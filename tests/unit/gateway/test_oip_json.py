@@ -12,8 +12,9 @@ import pytest
 
 from maas.domain.errors import MaasError
 from maas.domain.signature import Signature, TensorSpec
-from maas.gateway import oip
+from maas.gateway.oip import OipCall
 from maas.gateway.oip_json import QuickOip
+from maas.gateway.oip_request import decoded_inputs, split
 from maas.serving.codec import Decoded
 from maas.serving.messages import Answers, Column
 
@@ -24,8 +25,8 @@ def signature(datatype: str = "FP32", shape: tuple[int, ...] = (2,)) -> Signatur
 
 def explicit(made: Signature, body: bytes) -> tuple[Decoded, str]:
     request = SimpleNamespace(body=body, headers={})
-    asked, tail = oip._split(cast(Any, request), 1 << 20)
-    return oip._decoded(made, asked, tail), asked.id or ""
+    asked, tail = split(cast(Any, request), 1 << 20)
+    return decoded_inputs(made, asked, tail), asked.id or ""
 
 
 def asked(data: Any, shape: list[int], datatype: str = "FP32", **more: Any) -> bytes:
@@ -136,7 +137,7 @@ def test_answers_are_those_of_the_explicit_way(
         Answers,
         SimpleNamespace(columns=[Column(shape, values.astype(dtype).tobytes())], total_rows=4),
     )
-    call = oip.OipCall.__new__(oip.OipCall)
+    call = OipCall.__new__(OipCall)
     call.route = cast(Any, SimpleNamespace(deployment="m", version=3, signature=made))
     call.id, call.rows = identity, 2
     call.quick = QuickOip(made, "m", 3)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,38 @@ def test_what_a_replaced_route_loses_its_heir_answers(tmp_path: Path) -> None:
         a.crash()
         await until(lambda: call.ends)
         assert call.ends == [b"h"]
+
+    clustered(tmp_path, use)
+
+
+class Pinned(Asked):
+    is_pinned = True
+
+
+def test_no_other_version_answers_a_call_that_asked_for_one(tmp_path: Path) -> None:
+    async def use(cluster: Cluster) -> None:
+        a, b = await cluster.peer(), await cluster.peer(answers_at_once=True)
+        live = await cluster.serve(route(a))
+        lost = await sent(live, a, Pinned())
+        await cluster.serve(route(b, version=2))
+        with pytest.raises(Unavailable, match="replaced meanwhile"):
+            live.submit(Pinned())
+        a.crash()
+        await until(lambda: lost.ends)
+        assert isinstance(lost.error, Unavailable) and b.asked == []
+
+    clustered(tmp_path, use)
+
+
+def test_the_same_version_elsewhere_answers_a_call_that_asked_for_it(tmp_path: Path) -> None:
+    async def use(cluster: Cluster) -> None:
+        a, b = await cluster.peer(), await cluster.peer(answers_at_once=True)
+        live = await cluster.serve(route(a))
+        await cluster.serve(replace(route(b), variant="other"))
+        late = Pinned((b"p",))
+        live.submit(late)
+        await until(lambda: late.ends)
+        assert late.ends == [b"p"]
 
     clustered(tmp_path, use)
 
