@@ -58,8 +58,8 @@ def main() -> int:
                 (outside if kind in ("ratios", "levels") else different).append(
                     f"{tried.name}: {name}"
                 )
-    for kind, (held, count) in inside.items():
-        print(f"{kind}: {held} of {count} within the interval of the first run")
+    for kind, (within_it, of) in inside.items():
+        print(f"{kind}: {within_it} of {of} within the interval of the first run")
     print("\n".join([*outside, *(different or ["quality, sizes and memory are equal"])]))
     print(f"chosen: {first.chosen} and {second.chosen}")
     count, chance = candidates_outside(ratios)

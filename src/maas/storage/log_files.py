@@ -183,13 +183,17 @@ def log_tail(path: Path, lines: int, most_bytes: int) -> bytes | None:
 def _opened(path: Path, stack: contextlib.ExitStack) -> list[IO[bytes]]:
     """The files of a log, newest first; each once, also if they are renamed meanwhile."""
     # From new to old, the way in which names move: one may be met twice, none is missed.
-    numbered = sorted(older(path))
-    last = numbered[-1][0] + 1 if numbered else 1
+    listed = max((number for number, _ in older(path)), default=0)
     files: dict[int, IO[bytes]] = {}
-    for name in (path, *(path.with_name(f"{path.name}.{n}") for n in range(1, last + 1))):
+    number = missing = 0
+    # A list may lack names that move while it is made: the end is where nothing comes any more.
+    while number <= listed or missing < 2:
+        name = path.with_name(f"{path.name}.{number}") if number else path
+        number, missing = number + 1, missing + 1
         with contextlib.suppress(OSError):
             file = stack.enter_context(name.open("rb"))
             files.setdefault(os.fstat(file.fileno()).st_ino, file)
+            missing = 0
     return list(files.values())
 
 
