@@ -192,8 +192,14 @@ def _opened(path: Path, stack: contextlib.ExitStack) -> list[IO[bytes]]:
         number, missing = number + 1, missing + 1
         with contextlib.suppress(OSError):
             file = stack.enter_context(name.open("rb"))
-            files.setdefault(os.fstat(file.fileno()).st_ino, file)
             missing = 0
+            known = os.fstat(file.fileno()).st_ino
+            if known in files:
+                # It moved on to here. What was met since is newer than it, or comes again.
+                while next(reversed(files)) != known:
+                    files.popitem()
+            else:
+                files[known] = file
     return list(files.values())
 
 
