@@ -29,6 +29,7 @@ from maas.settings import child_environment
 POLL_SECONDS = 0.2
 TERM_SECONDS = 5.0
 """Between being asked to end and being killed."""
+LAST_WORDS_SECONDS = 1.0
 
 
 class EngineProcess:
@@ -68,8 +69,8 @@ class EngineProcess:
             with contextlib.suppress(BrokenPipeError):
                 self._guard.stdin.write(given.encode())
                 self._guard.stdin.close()
-        if self._guard.stdout is not None:
-            threading.Thread(target=_pass_on, args=(self._guard.stdout,), daemon=True).start()
+        self._passing = threading.Thread(target=_pass_on, args=(self._guard.stdout,), daemon=True)
+        self._passing.start()
 
     @property
     def is_running(self) -> bool:
@@ -81,12 +82,16 @@ class EngineProcess:
     def close(self) -> None:
         os.close(self._held)
         self._guard.wait()
+        # The engine's last words. Not for ever: who left its group may hold the pipe open.
+        self._passing.join(LAST_WORDS_SECONDS)
         self._directory.cleanup()
 
 
-def _pass_on(said: IO[bytes]) -> None:
+def _pass_on(said: IO[bytes] | None) -> None:
     """What the engine prints goes through us: our log may move to a new file, which an engine that
     had inherited the old one would not notice."""
+    if said is None:
+        return
     log = sys.stderr.fileno()
     with said:
         while data := os.read(said.fileno(), 1 << 16):

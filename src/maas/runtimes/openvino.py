@@ -37,6 +37,8 @@ from maas.runtimes.written_text import WrittenText, bytes_of_tokens, read_tokens
 
 _BLOCK_TOKENS = 32
 """Of the memory of a sequence; the engine hands it out in such blocks."""
+_PROOF_TOKENS = 512
+"""For control's proof at least: a chat template may put hundreds of tokens around its text."""
 _MODEL = "openvino_model.xml"
 
 
@@ -59,7 +61,7 @@ class OpenVino(SteppedEngine):
         options = checked_options(request.options)
         sizes, size = _sizes(request, options)
         batch = options.get("batch") or batch_size(min(request.threads, cores()), size)
-        self._set_sizes(sizes, batch, (sizes.slots + 1) * _BLOCK_TOKENS)
+        self._set_sizes(sizes, batch, _for_proof(sizes))
         self._pipeline = _pipeline(request, sizes, batch)
         self._tokenizer = self._pipeline.get_tokenizer()
         self._tokens = {number: token for token, number in self._tokenizer.get_vocab().items()}
@@ -217,11 +219,17 @@ def _trained_context(config: Path | None) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
+def _for_proof(sizes: Sizes) -> int:
+    """Tokens of memory besides those of callers, so that control's proof finds room."""
+    return max((sizes.slots + 1) * _BLOCK_TOKENS, min(sizes.context, _PROOF_TOKENS))
+
+
 def _pipeline(request: LoadRequest, sizes: Sizes, batch: int) -> Any:
     threads = min(request.threads, cores())
     scheduler = openvino_genai.SchedulerConfig()
     # Each sequence wastes at most a part of a block; one more than callers get is for control.
-    scheduler.num_kv_blocks = -(-sizes.pool // _BLOCK_TOKENS) + 2 * (sizes.slots + 1)
+    wasted = sizes.slots + 1
+    scheduler.num_kv_blocks = -(-(sizes.pool + _for_proof(sizes)) // _BLOCK_TOKENS) + wasted
     scheduler.max_num_seqs = sizes.slots + 1
     scheduler.max_num_batched_tokens = batch
     scheduler.dynamic_split_fuse = True

@@ -7,7 +7,7 @@ import time
 from array import array
 from dataclasses import dataclass, field
 
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import InvalidInput, MaasError
 from maas.domain.generation import Generation, Piece
 from maas.serving.channel import Channel
 from maas.serving.elements import bytes_elements
@@ -61,12 +61,19 @@ class Rows:
     """Of the engine, its rows' shares of it."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    has_failed: bool = False
+    is_cancelled: bool = False
+    """By its caller, or because another row failed."""
+    error: MaasError | None = None
+    """Of the first row that failed."""
     texts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.unfinished = self.count
         self.texts = [""] * self.count
+
+    @property
+    def compute_us(self) -> int:
+        return _microseconds(self.seconds)
 
     def answers(self, number: int) -> Answers:
         data = b"".join(
@@ -76,7 +83,7 @@ class Rows:
             ids=array("Q", [number]),
             rows=array("I", [self.count]),
             queue_us=array("I", [_microseconds(self.started - self.arrived)]),
-            compute_us=_microseconds(self.seconds),
+            compute_us=self.compute_us,
             batch_rows=self.count,
             columns=[Column((), data)],
             prompt_tokens=self.prompt_tokens,

@@ -121,10 +121,9 @@ class GeneratorServer(ReplicaSocket):
     def cancel(self, connection: Channel, number: int) -> None:
         jobs = [j for j in self._jobs.values() if j.owner is connection and j.number == number]
         for job in jobs:
+            if job.rows is not None:
+                job.rows.is_cancelled = True
             self._end_early(job)
-        if jobs and jobs[0].rows is not None:
-            # Nothing that is metered comes any more.
-            connection.send(pack_progress(number, 0, is_last=True))
 
     def _end_early(self, job: Job) -> None:
         if job.key in self._running:
@@ -134,7 +133,9 @@ class GeneratorServer(ReplicaSocket):
         if self._head is job:
             self._head = None
         self._forget(job)
-        if job.rows is None and job.owner.is_open:
+        if job.rows is not None:
+            self._finish_row(job, Ending("cancelled", 0, 0), 0.0)
+        elif job.owner.is_open:
             step: Step = (job.number, Piece(), Ending("cancelled", 0, 0))
             job.owner.send(pack_pieces([step]))
 
@@ -147,7 +148,11 @@ class GeneratorServer(ReplicaSocket):
                 return
             if job.deadline <= time.monotonic():
                 self._forget(job)
-                _fail(job, DeadlineExceeded("the request's deadline passed in the queue"))
+                late = DeadlineExceeded("the request's deadline passed in the queue")
+                if job.rows is not None:
+                    self._finish_row(job, late, 0.0)
+                else:
+                    _fail(job, late)
             elif self._generator.has_room(job.generation) or not self._running:
                 self._begin(job)
             else:
@@ -219,19 +224,27 @@ class GeneratorServer(ReplicaSocket):
             _fail(job, said)
 
     def _finish_row(self, job: Job, said: Ending | MaasError, share: float) -> None:
+        """The last row of a request sends what becomes of it, so that what all of them took is
+        told also of one that fails or is cancelled."""
         rows = job.rows
-        if rows is None or rows.has_failed:
+        if rows is None:
             return
-        rows.unfinished -= 1
         rows.seconds += share
-        if isinstance(said, MaasError):
-            rows.has_failed = True
-            _fail(job, said)
-            self.cancel(job.owner, job.number)
+        if isinstance(said, Ending):
+            rows.prompt_tokens += said.prompt_tokens
+            rows.completion_tokens += said.completion_tokens
+        elif rows.error is None:
+            rows.error = said
+            self.cancel(job.owner, job.number)  # this one still counts, so none of them is the last
+        rows.unfinished -= 1
+        if rows.unfinished or not job.owner.is_open:
             return
-        rows.prompt_tokens += said.prompt_tokens
-        rows.completion_tokens += said.completion_tokens
-        if not rows.unfinished and job.owner.is_open:
+        if rows.error is not None:
+            job.owner.send(pack_progress(job.number, rows.compute_us, is_last=False))
+            _fail(job, rows.error)
+        elif rows.is_cancelled:
+            job.owner.send(pack_progress(job.number, rows.compute_us, is_last=True))
+        else:
             job.owner.send(pack_answers(rows.answers(job.number)))
 
     def _share_time(self) -> None:

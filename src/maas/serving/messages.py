@@ -175,7 +175,7 @@ def pack_cancel(ids: Sequence[int]) -> list[Buffer]:
 
 
 def pack_progress(number: int, compute_us: int, is_last: bool) -> list[Buffer]:
-    """`is_last`: the request was cancelled, and there is no more to come."""
+    """`is_last`: the request was cancelled, and there is no more to come, also no failure."""
     told = {"id": number, "compute_us": compute_us, "is_last": is_last}
     return pack_json(FrameKind.PROGRESS, told)
 

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -34,9 +33,7 @@ class LogFile:
 
     def open(self) -> int:
         """A file descriptor to append to. Of a log that is full, a new file."""
-        for number, old in older(self.path):
-            if number >= self.files:
-                old.unlink(missing_ok=True)
+        self._drop_old()
         if self.path.exists() and self.path.stat().st_size >= self.max_bytes:
             return self.turn()
         return _open_private(self.path)
@@ -44,15 +41,47 @@ class LogFile:
     def turn(self) -> int:
         """Begins a new file; returns its descriptor. Raises OSError, and then all is as before."""
         new = self.path.with_name(f"{self.path.name}.new")
-        descriptor = _open_private(new)
+        new.unlink(missing_ok=True)  # of a process that was killed here
+        descriptor = _open_private(new, os.O_EXCL | os.O_NOFOLLOW)
         try:
-            # Only the names: whoever writes the file writes on in it until it has the new one.
-            RotatingFileHandler(self.path, backupCount=self.files - 1, delay=True).doRollover()
-            new.rename(self.path)
+            self._move_names(new)
         except OSError:
             os.close(descriptor)
+            new.unlink(missing_ok=True)
             raise
         return descriptor
+
+    def _move_names(self, new: Path) -> None:
+        """Only the names: whoever writes the file writes on in it until it has the new one.
+
+        No file goes before all have moved, and who moved goes back if another cannot: else a log
+        that fails here at every line would lose an old file with each.
+        """
+        numbers = sorted((number for number, _ in older(self.path)), reverse=True)
+        moves = [(self._older(n), self._older(n + 1)) for n in numbers]
+        if self.path.exists():
+            moves.append((self.path, self._older(1)))
+        moves.append((new, self.path))
+        moved: list[tuple[Path, Path]] = []
+        try:
+            for source, target in moves:
+                source.rename(target)
+                moved.append((source, target))
+        except OSError:
+            for source, target in reversed(moved):
+                with contextlib.suppress(OSError):
+                    target.rename(source)
+            raise
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        for number, old in older(self.path):
+            if number >= self.files:
+                with contextlib.suppress(OSError):  # the next turn or start tries again
+                    old.unlink(missing_ok=True)
+
+    def _older(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}")
 
     def arguments(self) -> list[str]:
         """For the command line of a process that is to write it; `from_arguments` reads them."""
@@ -154,13 +183,23 @@ def log_tail(path: Path, lines: int, most_bytes: int) -> bytes | None:
 def _opened(path: Path, stack: contextlib.ExitStack) -> list[IO[bytes]]:
     """The files of a log, newest first; each once, also if they are renamed meanwhile."""
     # From new to old, the way in which names move: one may be met twice, none is missed.
-    numbered = sorted(older(path))
-    last = numbered[-1][0] + 1 if numbered else 1
+    listed = max((number for number, _ in older(path)), default=0)
     files: dict[int, IO[bytes]] = {}
-    for name in (path, *(path.with_name(f"{path.name}.{n}") for n in range(1, last + 1))):
+    number = missing = 0
+    # A list may lack names that move while it is made: the end is where nothing comes any more.
+    while number <= listed or missing < 2:
+        name = path.with_name(f"{path.name}.{number}") if number else path
+        number, missing = number + 1, missing + 1
         with contextlib.suppress(OSError):
             file = stack.enter_context(name.open("rb"))
-            files.setdefault(os.fstat(file.fileno()).st_ino, file)
+            missing = 0
+            known = os.fstat(file.fileno()).st_ino
+            if known in files:
+                # It moved on to here. What was met since is newer than it, or comes again.
+                while next(reversed(files)) != known:
+                    files.popitem()
+            else:
+                files[known] = file
     return list(files.values())
 
 
@@ -170,5 +209,5 @@ def _send_output_to(descriptor: int) -> None:
     os.close(descriptor)
 
 
-def _open_private(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+def _open_private(path: Path, flags: int = 0) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -206,6 +206,26 @@ def test_a_guard_ends_an_engine_that_does_not_listen(tmp_path: Path) -> None:
     assert process.is_running
     process.close()
     assert not process.is_running
+
+
+def test_an_engines_last_words_are_passed_on_before_it_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from maas.runtimes import engine_process
+    from maas.runtimes.upstream_config import Engine
+
+    heard: list[bytes] = []
+
+    def slow(said: IO[bytes]) -> None:
+        with said:
+            time.sleep(0.3)
+            heard.append(said.read())
+
+    monkeypatch.setattr(engine_process, "_pass_on", slow)
+    process = EngineProcess(Engine(command=[sys.executable, "-c", "print('last words')"]), {})
+    process.wait()
+    process.close()
+    assert heard == [b"last words\n"]
 
 
 def test_what_an_engine_prints_follows_the_log_into_new_files(tmp_path: Path) -> None:

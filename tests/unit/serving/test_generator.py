@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -61,12 +62,28 @@ def run(
     return used
 
 
-async def ask(link: ReplicaLink, *texts: str, priority: Priority = Priority.NORMAL) -> list[str]:
+async def ask(
+    link: ReplicaLink, *texts: str, priority: Priority = Priority.NORMAL, seconds: float = 5
+) -> list[str]:
     data = b"".join(len(t.encode()).to_bytes(4, "little") + t.encode() for t in texts)
     tensor = Tensor("BYTES", (len(texts),), data)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + seconds
     answer = await link.predict(TEXT_TO_TEXT, {"prompt": tensor}, len(texts), deadline, priority)
     return [text.decode() for text in bytes_elements(answer["text"].data)]
+
+
+def note_computed(link: ReplicaLink) -> list[int]:
+    """Microseconds of each PROGRESS frame that finds its call, from here on."""
+    counted: list[int] = []
+    received = link._progress_received
+
+    def noted(raw: dict[str, Any]) -> None:
+        if int(raw["id"]) in link._in_parts or int(raw["id"]) in link.pending:
+            counted.append(int(raw["compute_us"]))
+        received(raw)
+
+    link._progress_received = noted  # type: ignore[method-assign]
+    return counted
 
 
 def test_an_answer_to_predict_has_the_tokens_of_all_its_rows() -> None:
@@ -348,6 +365,37 @@ def test_a_predict_whose_caller_left_is_forgotten_by_its_link() -> None:
         left.cancel()
         await until(lambda: engine.cancelled == [1])
         await until(lambda: not link._in_parts)
+
+    run(work, Scripted(slots=1))
+
+
+def test_a_predict_whose_caller_left_counts_what_its_rows_took() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        counted = note_computed(link)
+        left = asyncio.ensure_future(ask(link, "a", "b", "c"))
+        await until(lambda: len(engine.started) == 2)  # the third row waits
+        await asyncio.sleep(0.02)
+        engine.say(1, DONE)
+        await until(lambda: len(engine.started) == 3)
+        left.cancel()
+        await until(lambda: counted)
+        assert len(counted) == 1 and counted[0] >= 19_000 and not link._in_parts
+        assert not server.is_busy
+
+    run(work)
+
+
+def test_a_predict_past_its_deadline_in_the_queue_counts_what_its_rows_took() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        counted = note_computed(link)
+        late = asyncio.ensure_future(ask(link, "a", "b", seconds=0.05))
+        await until(lambda: engine.started == [1])
+        await asyncio.sleep(0.06)
+        engine.say(1, DONE)  # the turn of the other row comes too late
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert len(counted) == 1 and counted[0] >= 49_000
+        assert engine.started == [1] and not server.is_busy and not link._in_parts
 
     run(work, Scripted(slots=1))
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,43 @@ def test_a_log_that_cannot_begin_anew_is_written_on(tmp_path: Path) -> None:
     assert write(log, 1).wait(30) == 0  # full when it starts
     assert numbers(log.path.read_text()) == [0]
     assert numbers((log_tail(log.path, 2, ALL) or b"").decode()) == [99, 0]
+
+
+@pytest.mark.parametrize("fails", range(4))
+def test_a_turn_that_fails_midway_leaves_all_as_before(
+    tmp_path: Path, fails: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = LogFile(tmp_path / "r-1.log", LIMIT, 3)
+    texts = {"r-1.log": "new", "r-1.log.1": "old", "r-1.log.2": "oldest"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    calls = itertools.count()
+
+    def broken(source: Path, target: Path, known: Any = Path.rename) -> Path:
+        if next(calls) == fails:
+            raise OSError("no")
+        return known(source, target)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(OSError, match="no"):
+        log.turn()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == texts
+    os.close(log.turn())
+    texts = {"r-1.log": "", "r-1.log.1": "new", "r-1.log.2": "old"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == texts
+
+
+def test_a_new_log_goes_to_no_file_that_was_there(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "r-1.log", LIMIT, 3)
+    os.close(log.open())
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("mine")
+    log.path.with_name("r-1.log.new").symlink_to(elsewhere)
+    descriptor = log.turn()
+    os.write(descriptor, b"line\n")
+    os.close(descriptor)
+    assert elsewhere.read_text() == "mine" and not log.path.is_symlink()
+    assert log.path.read_text() == "line\n"
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,10 @@ def merit(objective: str, measurement: Measurement) -> Estimate:
 def choose(objective: str, tried: Sequence[Tried]) -> tuple[str, str]:
     """The name of the best and why it is.
 
-    `tried` has the original first and then simpler candidates before others: the first is taken
-    whose value lies where another run may find the best. Its own interval does not help it: else
-    the less is known of a candidate, the more likely it would be taken.
+    Only those are asked that are surely better than the original, with their whole interval. The
+    best is the one with the best bound: else the less is known of a candidate, the more likely it
+    would be taken. `tried` has the original first and then simpler candidates before others: the
+    first is taken whose value lies where another run may find the best.
     """
     original = tried[0]
     known = [
@@ -55,18 +56,20 @@ def choose(objective: str, tried: Sequence[Tried]) -> tuple[str, str]:
         for t in tried[1:]
         if t.passed and t.measurement is not None
     ]
-    same = (original.name, Estimate(1.0, 1.0, 1.0))
     if not known:
         return original.name, "no candidate passed the gate: the original stays"
-    best_name, best = min([same, *known], key=lambda pair: pair[1].value)
-    name, found = next(pair for pair in [same, *known] if pair[1].value <= best.high)
-    if name == original.name:
-        if best_name == original.name:
-            return name, f"nothing that passed is better for {objective}: the original stays"
-        return name, (
+    sure = [pair for pair in known if pair[1].high < 1]
+    if not sure:
+        best_name, best = min(known, key=lambda pair: pair[1].value)
+        if best.value >= 1:
+            why = f"nothing that passed is better for {objective}: the original stays"
+            return original.name, why
+        return original.name, (
             f"{best_name} is best for {objective} ({_said(best)} of the original), which cannot be "
             "told from the original: the original stays"
         )
+    best_name, best = min(sure, key=lambda pair: pair[1].high)
+    name, found = next(pair for pair in sure if pair[1].value <= best.high)
     told = f"{_said(found)} of the original's {_unit(objective)}"
     if name == best_name:
         return name, f"the best for {objective} of {len(known)} that passed: {told}"

@@ -47,7 +47,7 @@ COSTS: Mapping[str, Callable[[Measurement], float | None]] = {
     "file_mb": lambda m: m.file_bytes / 1e6,
     "memory_mb": lambda m: m.resident_bytes / 1e6,
     "p50_ms": lambda m: m.speeds[0].p50_ms.high,
-    "p99_ms": lambda m: m.speeds[0].p99_ms.high,
+    "p99_ms": lambda m: m.speeds[0].p99_ms.high if m.speeds[0].p99_ms else None,
     "rows_per_s": lambda m: m.speeds[-1].rows_per_s.low if m.unit == "row" else None,
     "tokens_per_s": lambda m: m.speeds[-1].rows_per_s.low if m.unit == "token" else None,
     "first_token_ms": lambda m: m.speeds[0].first_ms.high if m.speeds[0].first_ms else None,
@@ -221,7 +221,8 @@ def _rounded(rows: float) -> int:
 def _judge_cost(rule: Rule, measurement: Measurement | None) -> RuleResult:
     cautious = COSTS[rule.metric](measurement) if measurement is not None else None
     if cautious is None:
-        return RuleResult(rule.text, False, f"{rule.metric} was not measured")
+        why = "; it needs 100 answers in each sitting" if rule.metric == "p99_ms" else ""
+        return RuleResult(rule.text, False, f"{rule.metric} was not measured{why}")
     held = cautious >= rule.value if rule.at_least else cautious <= rule.value
     told = f"{rule.metric} is {'at least' if rule.at_least else 'at most'} {said(cautious, 4)}"
     return RuleResult(rule.text, held, told if held else f"{told}, which breaks {rule.text}")

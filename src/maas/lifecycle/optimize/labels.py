@@ -43,8 +43,8 @@ _TOKENS = Labels(
         "throughput": "time per token with 16 answers at once, original = 1",
         **_BYTES,
     },
-    columns="Columns name how many answers are written at once; p50 and p99 are times of whole "
-    "answers and first is that to their first token, in ms.",
+    columns="Columns name how many answers are written at once; p50 is the time of whole "
+    "answers (p99 is told where a sitting had 100) and first is that to their first token, in ms.",
     judged="over chunks of the text, and over prompts for the agreement of greedy answers.",
     compared="chunks of text",
 )

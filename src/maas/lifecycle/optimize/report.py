@@ -256,29 +256,34 @@ def _costs(found: Optimization) -> str:
         return ""
     batches = [speed.batch for speed in known[0][1].speeds]
     rate = labels_of(found.task).rate
-    first = ("first",) if known[0][1].speeds[0].first_ms else ()
+    speeds = [speed for _, m in known for speed in m.speeds]
+    has_p99 = any(speed.p99_ms for speed in speeds)
+    times = ["p50"] + ["p99"] * has_p99 + ["first"] * any(speed.first_ms for speed in speeds)
     head: list[Cell] = ["Candidate"]
     head += [number(h) for h in ("Size, MB", "Memory, MB")]
-    head += [number(f"{what}, {b}") for what in (rate, "p50", "p99", *first) for b in batches]
+    head += [number(f"{what}, {b}") for what in (rate, *times) for b in batches]
     head += [number(h) for h in ("Core-s per 1,000", "J per 1,000")]
-    rows = [_cost_line(f"{i}. {escaped(m.candidate)}", m) for i, m in known]
+    rows = [_cost_line(f"{i}. {escaped(m.candidate)}", m, has_p99) for i, m in known]
     notes = [
         f"{m.candidate}: {note}" for _, m in known for note in m.notes
     ]  # what disturbed one candidate's turns may not have disturbed another's
     told = "".join(f'<p class="note">{escaped(n)}.</p>' for n in notes)
     why = {m.joules_why for _, m in known}
     energy = f'<p class="note">Energy: {escaped("; ".join(sorted(why)))}.</p>'
-    return table(head, rows, caption="What each costs; p50 and p99 in ms") + energy + told
+    return (
+        table(head, rows, caption=f"What each costs; {' and '.join(times)} in ms") + energy + told
+    )
 
 
-def _cost_line(name: str, measured: Measurement) -> list[Cell]:
+def _cost_line(name: str, measured: Measurement, has_p99: bool) -> list[Cell]:
     line: list[Cell] = [name]
     speeds = measured.speeds
     line.append(number(f"{said(measured.file_bytes / 1e6)}{_ratio(measured.file_ratio)}"))
     line.append(number(f"{said(measured.resident_bytes / 1e6)}{_ratio(measured.resident_ratio)}"))
     line += [_pair(s.rows_per_s, s.rows_per_s_ratio) for s in speeds]
     line += [_pair(s.p50_ms, s.p50_ratio) for s in speeds]
-    line += [_pair(s.p99_ms, s.p99_ratio) for s in speeds]
+    if has_p99:
+        line += [_pair(s.p99_ms, s.p99_ratio) for s in speeds]
     line += [_pair(s.first_ms, s.first_ratio) for s in speeds if s.first_ms and s.first_ratio]
     work = measured.core_seconds_per_1000
     line.append(number(f"{said(work.value)}<br><small>{escaped(_between(work))}</small>"))
@@ -286,7 +291,9 @@ def _cost_line(name: str, measured: Measurement) -> list[Cell]:
     return line
 
 
-def _pair(value: Estimate, ratio: Estimate) -> Cell:
+def _pair(value: Estimate | None, ratio: Estimate | None) -> Cell:
+    if value is None or ratio is None:
+        return number("–")
     return number(
         f"{said(value.value)}{_ratio(ratio.value)}"
         f"<br><small>× {said(ratio.low)} to {said(ratio.high)}</small>"

@@ -46,10 +46,11 @@ class Figures:
     calls: int
     """Of the candidate."""
     p50_ms: float
-    p99_ms: float
+    p99_ms: float | None
+    """None of too few calls; its ratio, too."""
     rows_per_s: float
     p50_ratio: float
-    p99_ratio: float
+    p99_ratio: float | None
     rows_per_s_ratio: float
     first_ms: float | None = None
     first_ratio: float | None = None
@@ -113,18 +114,20 @@ def _speed(figures: Sequence[Figures]) -> Speed:
     def over(name: str) -> Estimate:
         return repeat_interval([getattr(f, name) for f in figures])
 
-    has_first = all(f.first_ms is not None for f in figures)
+    def known_over(name: str) -> Estimate | None:
+        return None if any(getattr(f, name) is None for f in figures) else over(name)
+
     return Speed(
         batch=figures[0].size,
         calls=sum(f.calls for f in figures),
         p50_ms=over("p50_ms"),
-        p99_ms=over("p99_ms"),
+        p99_ms=known_over("p99_ms"),
         rows_per_s=over("rows_per_s"),
         p50_ratio=over("p50_ratio"),
-        p99_ratio=over("p99_ratio"),
+        p99_ratio=known_over("p99_ratio"),
         rows_per_s_ratio=over("rows_per_s_ratio"),
-        first_ms=over("first_ms") if has_first else None,
-        first_ratio=over("first_ratio") if has_first else None,
+        first_ms=known_over("first_ms"),
+        first_ratio=known_over("first_ratio"),
     )
 
 

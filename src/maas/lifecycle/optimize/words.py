@@ -91,10 +91,11 @@ class Speed:
     """Rows of a call."""
     calls: int
     p50_ms: Estimate
-    p99_ms: Estimate
+    p99_ms: Estimate | None
+    """None, with its ratio, if a sitting had too few calls to tell."""
     rows_per_s: Estimate
     p50_ratio: Estimate
-    p99_ratio: Estimate
+    p99_ratio: Estimate | None
     rows_per_s_ratio: Estimate
     first_ms: Estimate | None = None
     """Of text: until an answer's first token is there, the median."""

@@ -80,6 +80,19 @@ def test_who_is_little_known_is_not_chosen_for_that() -> None:
     assert choose("latency", [ORIGINAL, known, lucky])[0] == "known"
 
 
+def test_a_noisy_candidate_does_not_keep_a_proven_one_out() -> None:
+    proven = tried("proven", latency=(0.90, 0.89, 0.91))
+    noisy = tried("noisy", latency=(0.85, 0.50, 1.40))
+    for order in ([proven, noisy], [noisy, proven]):
+        name, why = choose("latency", [ORIGINAL, *order])
+        assert name == "proven"
+        assert "90.0 %" in why
+    # Of those that are surely better, the best is the one with the best bound.
+    sure = tried("sure", latency=(0.60, 0.59, 0.61))
+    wide = tried("wide", latency=(0.55, 0.32, 0.95))
+    assert choose("latency", [ORIGINAL, proven, sure, wide])[0] == "sure"
+
+
 def test_what_cannot_be_told_from_the_original_does_not_replace_it() -> None:
     name, why = choose("latency", [ORIGINAL, tried("a", latency=(0.97, 0.90, 1.04))])
     assert name == "original"

@@ -40,7 +40,7 @@ def test_a_slow_candidate_is_measured_as_slow_beside_the_original(tmp_path: Path
         assert speed.p50_ratio.value > 3
         assert speed.rows_per_s_ratio.value < 1 / 3
         assert speed.calls >= 2 * QUICK.rounds * QUICK.least_calls
-        assert speed.p99_ms.value >= speed.p50_ms.value * 0.99
+        assert speed.p99_ms and speed.p99_ms.value >= speed.p50_ms.value * 0.99
         assert speed.p50_ms.low <= speed.p50_ms.value <= speed.p50_ms.high
     assert found.file_bytes == (tmp_path / "slow.onnx").stat().st_size
     assert found.file_ratio == pytest.approx(

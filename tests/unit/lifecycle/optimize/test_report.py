@@ -63,6 +63,25 @@ def measurement(name: str, ratio: float) -> Measurement:
     )
 
 
+def test_a_p99_that_was_not_measured_has_no_column_or_a_dash() -> None:
+    found = optimized()
+
+    def without(tried: Tried) -> Tried:
+        if tried.measurement is None:
+            return tried
+        speeds = tuple(replace(s, p99_ms=None, p99_ratio=None) for s in tried.measurement.speeds)
+        return replace(tried, measurement=replace(tried.measurement, speeds=speeds))
+
+    head, *others = found.tried
+    some = replace(found, tried=(without(head), *others))
+    none = replace(found, tried=tuple(map(without, found.tried)))
+    assert from_json(to_json(none), Optimization) == none
+    assert "p99, 32" in render_optimization(some)
+    page = render_optimization(none)
+    assert "p99, 32" not in page and "What each costs; p50 in ms" in page
+    assert "p99_ms_batch_32" not in summary(none)["candidates"][0]["metrics"]
+
+
 def optimized() -> Optimization:
     y = np.arange(3000) % 3
     rows = EvaluationRows({"x": np.zeros((3000, 1))}, y, Task.MULTICLASS, CLASSES)

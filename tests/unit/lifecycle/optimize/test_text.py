@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from maas.lifecycle.optimize.subject import NotApplicable
 from maas.lifecycle.optimize.text import kind as text_kind
 from maas.lifecycle.optimize.text import makers as text_makers
 from maas.lifecycle.optimize.text.compare import Said, agreement, compare_text
-from maas.lifecycle.optimize.text.measure import sit_text
+from maas.lifecycle.optimize.text.measure import _figures, _Turn, sit_text
 from maas.lifecycle.optimize.text.process import TextProcess
 from maas.lifecycle.optimize.text.profile import profile_text
 from maas.lifecycle.optimize.text.requantize import requantize
@@ -153,8 +154,9 @@ def test_tokens_are_counted_and_timed_side_by_side(tiny: Path) -> None:
     one, many = found.speeds
     assert (one.batch, many.batch, found.unit) == (1, 16, "token")
     assert one.calls == 6 and many.calls == 32
-    assert one.first_ms and 0 < one.first_ms.value <= one.p50_ms.value <= one.p99_ms.value
-    assert many.first_ms and many.first_ms.value <= many.p99_ms.value
+    assert one.first_ms and 0 < one.first_ms.value <= one.p50_ms.value
+    assert many.first_ms and many.first_ms.value <= many.p50_ms.value
+    assert one.p99_ms is one.p99_ratio is many.p99_ms is None, "of 3 answers it is the slowest"
     assert found.resident_ratio < 1 and found.core_seconds_per_1000.value > 0
     # Two sittings bound nothing tightly. Asked is that the gate knows both figures.
     verdict = judge(
@@ -163,6 +165,17 @@ def test_tokens_are_counted_and_timed_side_by_side(tiny: Path) -> None:
     assert [result.held for result in verdict.results] == [True, False]
     verdict = judge(Gate.parse("rows_per_s>=1"), same_said(), found)
     assert not verdict.passed and "rows_per_s was not measured" in verdict.why
+    verdict = judge(Gate.parse("p99_ms<=1000000"), same_said(), found)
+    assert not verdict.passed and "p99_ms was not measured; it needs 100" in verdict.why
+
+
+@pytest.mark.parametrize(("answers", "told"), [(99, False), (100, True)])
+def test_a_p99_is_told_of_enough_answers(answers: int, told: bool) -> None:
+    turn = _Turn(1.0, tuple(range(1, answers + 1)), (1.0,), 1.0, 0.0)
+    figures = _figures(1, turn, turn)
+    assert (figures.p99_ms is not None) == (figures.p99_ratio is not None) == told
+    assert figures.p50_ms == (answers + 1) / 2
+    assert _figures(1, turn, replace(turn, answer_ms=(1.0,))).p99_ratio is None
 
 
 def same_said() -> Any:

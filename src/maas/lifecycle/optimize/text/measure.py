@@ -21,6 +21,8 @@ WAVES = {1: 3, 16: 1}
 """Of a turn, at least."""
 TOKENS = 24
 """Of every answer."""
+ENOUGH_FOR_P99 = 100
+"""Answers of a turn."""
 RESIDENT = "resident set of a fresh process after its answers, median"
 
 
@@ -32,8 +34,15 @@ class _Turn:
     core_s_per_1000: float
     joules_per_1000: float
 
-    def answer(self, percent: float) -> float:
-        return float(np.percentile(self.answer_ms, percent))
+    @property
+    def p50(self) -> float:
+        return float(np.median(self.answer_ms))
+
+    @property
+    def p99(self) -> float | None:
+        """None of fewer than 100 answers, of which it would be the slowest one."""
+        few = len(self.answer_ms) < ENOUGH_FOR_P99
+        return None if few else float(np.percentile(self.answer_ms, 99))
 
     @property
     def first(self) -> float:
@@ -56,7 +65,7 @@ def sit_text(
                 turns[at_once] = _turn(process, at_once, seconds, meter)
         states = [process.state() for process in (first, second)]
     largest = mine[AT_ONCE[-1]]
-    took = other[AT_ONCE[-1]].answer(50)
+    took = other[AT_ONCE[-1]].p50
     return Sitting(
         figures=tuple(_figures(at_once, mine[at_once], other[at_once]) for at_once in AT_ONCE),
         original_bytes=int(states[0]["resident"]),
@@ -82,14 +91,15 @@ def _turn(process: TextProcess, at_once: int, seconds: float, meter: Meter) -> _
 
 
 def _figures(at_once: int, mine: _Turn, other: _Turn) -> Figures:
+    mine_p99, other_p99 = mine.p99, other.p99
     return Figures(
         size=at_once,
         calls=len(mine.answer_ms),
-        p50_ms=mine.answer(50),
-        p99_ms=mine.answer(99),
+        p50_ms=mine.p50,
+        p99_ms=mine_p99,
         rows_per_s=mine.tokens_per_s,
-        p50_ratio=mine.answer(50) / other.answer(50),
-        p99_ratio=mine.answer(99) / other.answer(99),
+        p50_ratio=mine.p50 / other.p50,
+        p99_ratio=mine_p99 / other_p99 if mine_p99 and other_p99 else None,
         rows_per_s_ratio=mine.tokens_per_s / other.tokens_per_s,
         first_ms=mine.first,
         first_ratio=mine.first / other.first,
