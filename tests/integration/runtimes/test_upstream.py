@@ -218,8 +218,9 @@ def test_an_engines_last_words_are_passed_on_before_it_is_closed(
 
     def slow(said: IO[bytes]) -> None:
         with said:
+            words = said.read()  # the engine has ended
             time.sleep(0.3)
-            heard.append(said.read())
+            heard.append(words)
 
     monkeypatch.setattr(engine_process, "_pass_on", slow)
     process = EngineProcess(Engine(command=[sys.executable, "-c", "print('last words')"]), {})
