@@ -1,8 +1,8 @@
 """Work on large bodies goes to a thread, so that whoever sends or gets one holds up others less.
 
 One thread: large bodies wait for each other, and a flood of them takes one core at most. Between
-two steps of Python the thread gives way to the event loop; a single pass of the JSON parser does
-not, and everybody waits for its end.
+two steps of Python the thread gives way to the event loop. Within one, such as a pass of the JSON
+parser or writer, it does not, and everybody waits for its end.
 """
 
 from __future__ import annotations
