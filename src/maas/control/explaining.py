@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -61,9 +62,14 @@ class Explainer:
         self._running = 0
 
     async def explain(
-        self, deployment: str, question: Question, spent: Spent | None = None
+        self,
+        deployment: str,
+        question: Question,
+        spent: Spent | None = None,
+        until: float = math.inf,
     ) -> dict[str, Any]:
-        """`Explanation.to_dict()` with what was asked; adds to `spent`. Raises MaasError."""
+        """`Explanation.to_dict()` with what was asked; adds to `spent`. Ends after DEADLINE_S, or
+        at `until` on the monotonic clock. Raises MaasError."""
         spent = Spent() if spent is None else spent
         group, _ = self._reconciler.answering(deployment)
         if self._running >= AT_ONCE:
@@ -77,17 +83,18 @@ class Explainer:
             )
             question = replace(question, background=published)
         loop = asyncio.get_running_loop()
-        deadline = time.monotonic() + DEADLINE_S
+        began = time.monotonic()
+        deadline = min(began + DEADLINE_S, until)
 
         def ask(tensors: Tensors, rows: int) -> Tensors:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
-                raise _too_late()
+                raise _too_late(deadline - began)
             call = self._predict(deployment, group.digest, tensors, rows, deadline)
             try:
                 found, taken = asyncio.run_coroutine_threadsafe(call, loop).result(remaining + 2.0)
             except FutureTimeout:
-                raise _too_late() from None
+                raise _too_late(deadline - began) from None
             spent.rows += rows
             spent.compute_us += taken
             return found
@@ -133,7 +140,7 @@ def _explain(signature: Signature, question: Question, ask: Ask) -> dict[str, An
     return answer
 
 
-def _too_late() -> DeadlineExceeded:
+def _too_late(seconds: float) -> DeadlineExceeded:
     return DeadlineExceeded(
-        f"the explanation was not finished within {DEADLINE_S:g} s; ask for fewer samples"
+        f"the explanation was not finished within {max(0.0, seconds):.3g} s; ask for fewer samples"
     )

@@ -27,6 +27,8 @@ PROGRESS_SECONDS = 75.0
 """How long control may neither take a byte of a request nor give one of its answer."""
 EXPLAIN_SECONDS = 75.0
 """Both are longer than control takes to give an explanation up, for it says more about why."""
+ACCOUNT_SECONDS = 3.0
+"""How long after its deadline an explanation waits for control's account of what it took."""
 _FORWARDED = (b"content-type", b"accept", b"x-request-id", b"if-none-match", b"if-match",
               b"range")  # fmt: skip
 """What frames the body is not among them: we say ourselves how we send it."""
@@ -48,7 +50,8 @@ class ControlProxy:
     def explain(self, request: Request) -> None:
         """As `forward`, and counted as the deployment's usage; raises NotFound too."""
         deployment = self._router.get(request.params[0]).name
-        self._start(request, deployment, deadline_of(request, EXPLAIN_SECONDS))
+        deadline = deadline_of(request, EXPLAIN_SECONDS)
+        self._start(request, deployment, deadline + ACCOUNT_SECONDS)
 
     def _start(self, request: Request, deployment: str | None, deadline: float) -> None:
         task = asyncio.ensure_future(self._answer(request, deployment, deadline))
@@ -242,6 +245,7 @@ def _head_for_control(request: Request) -> bytes:
     lines.append(b"x-maas-key-id: " + key.id.encode())
     lines.append(b"x-maas-key-name: " + name)
     lines.append(b"x-maas-scopes: " + ",".join(key.scopes).encode())
+    lines.append(b"x-maas-deadline: %f" % deadline_of(request, EXPLAIN_SECONDS))
     lines += [b"%b: %b" % (n, request.headers[n]) for n in _FORWARDED if n in request.headers]
     head = request.head
     if request.body_stream is not None and head.is_chunked:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation
+from maas.domain.names import shown
 from maas.runtimes.json_grammar import json_grammar
 from maas.runtimes.plain_tools import call_schema, chosen_tools, told_messages
 
+_ESCAPED = re.compile(
+    r'["\x00-\x1f]|\\(?:[\\nrtfv]|x(?:22|5c|[01].)|u00(?:22|5c|[01].))', re.IGNORECASE
+)
+"""In a pattern: what stands for a character that JSON writes with a backslash."""
 _SEEDS = 1 << 31
 """The engine takes so many; its largest number means a random one."""
 
@@ -42,6 +49,7 @@ def request_body(generation: Generation, knows_tools: bool = True) -> dict[str, 
         # The engine gives none at all for 0.
         body["n_probs"] = max(1, g.logprobs)
     if g.response_format is not None:
+        _check_patterns(g.response_format.get("schema"), "response_format")
         body["grammar"] = json_grammar(g.response_format)
     if g.messages is None:
         body["prompt"] = g.prompt
@@ -52,6 +60,8 @@ def request_body(generation: Generation, knows_tools: bool = True) -> dict[str, 
 
 def _chat(g: Generation, knows_tools: bool) -> dict[str, Any]:
     tools, choice = chosen_tools(g)
+    if choice == "required":
+        _check_patterns(tools, "tools")
     body: dict[str, Any] = {"messages": g.messages, "reasoning_format": "none"}
     if knows_tools and tools:
         body |= {"tools": tools, "tool_choice": choice}
@@ -62,3 +72,21 @@ def _chat(g: Generation, knows_tools: bool) -> dict[str, Any]:
             wanted = {"type": "json_schema", "schema": call_schema(tools)}
             body["grammar"] = json_grammar(wanted)
     return body
+
+
+def _check_patterns(schema: Any, field: str) -> None:
+    """The engine ends a text behind the first character of it that JSON escapes, whatever the
+    pattern wants to follow. Raises InvalidInput."""
+    if isinstance(schema, list):
+        for part in schema:
+            _check_patterns(part, field)
+    elif isinstance(schema, dict):
+        pattern = schema.get("pattern")
+        if isinstance(pattern, str) and _ESCAPED.search(pattern):
+            raise InvalidInput(
+                f"{field}: the engine llama_cpp does not hold pattern {shown(pattern)}, which names"
+                " a character that JSON escapes; transformers does",
+                field=field,
+            )
+        for part in schema.values():
+            _check_patterns(part, field)

@@ -109,6 +109,30 @@ def test_the_deadline_ends_it_and_frees_the_place(short_deadline: None) -> None:
     asyncio.run(scene())
 
 
+def test_a_callers_deadline_ends_it_and_what_it_took_is_told() -> None:
+    async def scene() -> None:
+        link = Link()
+        link.may.set()
+        explains, spent = explainer(link), Spent()
+        clock = [100.0]
+        with pytest.MonkeyPatch.context() as patched:
+            # Each call of the model takes two seconds.
+            patched.setattr(explaining, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+            whole, asked = link.predict_timed, link.asked
+
+            async def slow(*told: Any) -> tuple[Tensors, int]:
+                clock[0] += 2.0
+                return await whole(*told)
+
+            patched.setattr(link, "predict_timed", slow)
+            with pytest.raises(DeadlineExceeded, match="within 5 s"):
+                await explains.explain("t", QUESTION, spent, until=105.0)
+        assert len(asked) == 3 and spent.rows == sum(rows for rows, _ in asked)
+        explains.close()
+
+    asyncio.run(scene())
+
+
 def test_errors_of_the_replica_pass_through() -> None:
     async def scene() -> None:
         link = Link()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +132,16 @@ def test_a_chunked_body_that_was_put_together_reaches_control_with_its_length(
     assert body == inner
 
 
+def test_control_learns_by_when_the_caller_wants_its_explanation(doors: Doors) -> None:
+    """And ends it there itself: who hangs up hears of nothing that could be metered."""
+    forged = b"X-Request-Timeout-Ms: 2000\r\nX-MaaS-Deadline: 1e9\r\n"
+    before = time.monotonic()
+    assert statuses(doors.exchange(post(b"/explain/a", b"{}", JSON + forged))) == [200]
+    told = [x for x in doors.seen[0].lower().split(b"\r\n") if x.startswith(b"x-maas-deadline:")]
+    assert len(told) == 1
+    assert before + 2 <= float(told[0].partition(b":")[2]) <= time.monotonic() + 2
+
+
 def test_an_explanation_is_metered_as_control_counts_it(doors: Doors) -> None:
     spent = b"X-MaaS-Rows: 95\r\nX-MaaS-Compute-Us: 700\r\n"
     doors.answer = doors.answer.replace(b"content-length", spent + b"content-length")
@@ -186,6 +197,7 @@ def test_an_upload_while_control_dies_is_answered(doors: Doors) -> None:
 
 def test_a_control_that_hangs_is_given_up(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     doors.mode = "hang"
+    monkeypatch.setattr(proxy, "ACCOUNT_SECONDS", 0.0)
     limit = b"X-Request-Timeout-Ms: 50\r\n"
     assert statuses(doors.exchange(get(b"/api/a", AUTH + limit))) == [504]
     assert statuses(doors.exchange(post(b"/explain/a", b"{}", JSON + limit))) == [504]

@@ -44,9 +44,14 @@ async def explain(
     spent = Spent()
     name = checked_name(deployment, "deployment")
     try:
-        return await services.explainer.explain(name, question, spent)
+        return await services.explainer.explain(name, question, spent, _deadline(request))
     finally:
         # For the gateway, which meters it, also if it failed midway.
         took = {"x-maas-rows": str(spent.rows), "x-maas-compute-us": str(spent.compute_us)}
         response.headers.update(took)
         request.state.headers_of_error = took
+
+
+def _deadline(request: Request) -> float:
+    """Seconds on the monotonic clock of this machine, as the gateway says; else there is none."""
+    return float(request.headers.get("x-maas-deadline", "inf"))
