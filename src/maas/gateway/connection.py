@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Protocol, cast
 
 from maas.domain.errors import BadRequest, BodyTooLarge, MaasError, RequestTimeout, Unavailable
+from maas.gateway.arriving import ArrivingBodies
 from maas.gateway.attention import Attention
 from maas.gateway.pace import Pace, Pause, Reading
 from maas.gateway.reader import RequestReader
@@ -31,6 +32,7 @@ class Server(Door, Protocol):
     """What a connection needs of its server."""
 
     attention: Attention
+    arriving: ArrivingBodies
 
     def opened(self, connection: Connection) -> None: ...
     def closed(self, connection: Connection) -> None: ...
@@ -61,7 +63,8 @@ class Connection(asyncio.Protocol):
         self._pace = Pace()
         self._arriving: Request | None = None
         """Whose body is not here yet."""
-        self._body_limit = 0
+        self._body_limit = self._held = 0
+        """The most bytes of that body, and how many of them are here, unless they stream on."""
         self._dropping = False
         """Nobody wants the rest of that body."""
         self._owes_continue = False
@@ -87,6 +90,7 @@ class Connection(asyncio.Protocol):
             self._writable.set_exception(gone)
             self._writable.exception()
         arriving, self._arriving = self._arriving, None
+        self._let_go()
         if arriving is not None and arriving.body_stream is not None:
             arriving.body_stream.end(gone)
         self._turns.abandon()
@@ -188,15 +192,31 @@ class Connection(asyncio.Protocol):
                 request.fail(error)
         elif request.body_stream is not None:
             request.body_stream.put(piece)
-        elif not request.body:
+        else:
+            self._keep(request, piece)
+
+    def _keep(self, request: Request, piece: bytes) -> None:
+        try:
+            self.server.arriving.take(len(piece))
+        except MaasError as error:
+            self.drop_body()
+            request.fail(error)
+            return
+        self._held += len(piece)
+        if not request.body:
             request.body = piece
         else:
             if isinstance(request.body, bytes):
                 request.body = bytearray(request.body)
             request.body += piece
 
+    def _let_go(self) -> None:
+        self.server.arriving.release(self._held)
+        self._held = 0
+
     def request_read(self) -> None:
         request, self._arriving = self._arriving, None
+        self._let_go()
         self._pace.since = monotonic()
         self._completed += 1
         self._owes_continue = False
@@ -224,6 +244,9 @@ class Connection(asyncio.Protocol):
         if request is None or self._dropping:
             return
         self._dropping = True
+        self._let_go()
+        if request.body_stream is None:
+            request.body = b""
         head = request.head
         left = head.body_length - self._pace.body_bytes
         # Who asked first and hears an answer may send the body or the next request: who knows.

@@ -22,6 +22,7 @@ from maas.domain.errors import (
 )
 from maas.domain.keys import Scope
 from maas.domain.names import shown
+from maas.gateway.arriving import ArrivingBodies
 from maas.gateway.attention import Attention
 from maas.gateway.auth import HostCheck, KeyRing, require
 from maas.gateway.connection import Connection
@@ -69,6 +70,7 @@ class HttpServer:
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
         self.heads: dict[bytes, Head] = {}
+        self.arriving = ArrivingBodies()
         self._max_connections = max_connections()
         self._idlest: list[Connection] | None = None
         self._tick()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from maas.gateway.arriving import ArrivingBodies
 from maas.gateway.attention import Attention
 from maas.gateway.auth import HostCheck
 from maas.gateway.connection import Connection
@@ -48,6 +49,7 @@ class Server:
         self.attention = Attention(loop, 0.0, lambda: False)
         self.later: list[Request] = []
         self.heads: dict[bytes, Head] = {}
+        self.arriving = ArrivingBodies()
 
     def opened(self, connection: Connection) -> None: ...
     def closed(self, connection: Connection) -> None: ...

@@ -7,6 +7,9 @@ import time
 
 import pytest
 
+from maas.gateway import arriving
+from tests.stack import wait_until
+
 from .conftest import TOKEN, Running, read_all
 
 AUTH = f"Authorization: Bearer {TOKEN}\r\n".encode()
@@ -290,3 +293,31 @@ def test_every_prefix_and_mutation_of_a_request_ends_well(gateway: Running) -> N
             got = statuses(read_all(client, 0.02))
             assert all(200 <= status < 500 for status in got), (at, got)
     assert statuses(gateway.exchange(get(b"/livez", b""))) == [200]
+
+
+def test_bodies_on_their_way_hold_no_more_than_a_share_of_memory(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arriving, "ARRIVING_BYTES", 1000)
+    whole = post(b"/echo", b"x" * 900)
+
+    def holds(size: int) -> None:
+        wait_until(lambda: gateway.server.arriving.bytes == size)
+
+    with gateway.connect() as slow, gateway.connect() as other:
+        slow.sendall(whole[:-1])
+        holds(899)
+        other.sendall(whole[:-700])
+        refused = read_all(other)
+        assert statuses(refused) == [503] and b"retry-after: " in refused
+        holds(899)
+        # Who is told so is read to the end, and may ask again.
+        other.sendall(whole[-700:] + post(b"/echo", b"small"))
+        assert read_all(other).endswith(b"small")
+        slow.sendall(whole[-1:])
+        assert statuses(read_all(slow)) == [200]
+        holds(0)
+    with gateway.connect() as gone:
+        gone.sendall(whole[:-1])
+        holds(899)
+    holds(0)
