@@ -63,7 +63,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         status, _, body = stack.request(
             "PUT",
             "/api/v1/deployments/echo",
-            {"model": "echo", "targets": [{"version": 1, "weight": 1}, {"version": 2}]},
+            {
+                "model": "echo",
+                "targets": [{"version": 1, "weight": 1}, {"version": 2, "weight": 1}],
+            },
         )
         assert status == 200, body
         stack.wait_ready("echo")
