@@ -56,9 +56,6 @@ class Server:
     def begin(self, head: Head) -> int:
         return 100
 
-    def known_head(self, raw: bytes) -> Head | None:
-        return self.heads.get(raw)
-
     def remember_head(self, raw: bytes, head: Head) -> None:
         self.heads[raw] = head
 
