@@ -33,15 +33,15 @@ from maas.runtimes.llama_chunks import Progress, decode_chunk, too_long
 from maas.runtimes.llama_request import request_body
 from maas.runtimes.options import one_of
 from maas.runtimes.plain_tools import CallReader
+from maas.runtimes.text_engine import TextEngine
 from maas.runtimes.text_options import (
     batch_size,
     check_text_signature,
     checked_options,
     cores,
-    most_tokens,
     settled_sizes,
 )
-from maas.runtimes.vocabulary import Vocabulary, gguf_vocabulary
+from maas.runtimes.vocabulary import gguf_vocabulary
 from maas.runtimes.written_text import StopTexts
 
 log = logging.getLogger(__name__)
@@ -56,19 +56,14 @@ CACHE_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 _LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] ")
 
 
-class LlamaCpp:
+class LlamaCpp(TextEngine["_Sequence"]):
     """One llama.cpp server with one model."""
 
     def __init__(self) -> None:
-        self.context_length = 0
-        self.slots = 1
-        self.has_chat_template = False
+        super().__init__()
         self._knows_tools = False
-        self._pool = 0
-        self._vocabulary = Vocabulary()
         self._known_tokens: int | None = None
         self._server: Any = None
-        self._sequences: dict[int, _Sequence] = {}
 
     def load(self, request: LoadRequest) -> None:
         """Loads the one GGUF file of the variant; raises InvalidInput if it is none that llama.cpp
@@ -84,17 +79,9 @@ class LlamaCpp:
         # One more than callers get, so that control's proof never waits behind long answers.
         self._threads = ThreadPoolExecutor(self.slots + 1, thread_name_prefix="sequence")
 
-    def has_room(self, generation: Generation) -> bool:
-        taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
-        return taken + self._most_tokens(generation) <= self._pool
-
     def _room(self) -> int:
         """Tokens of the common memory that nobody needs; below 0: they are promised twice."""
-        taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
-        return self._pool + min(self.context_length, PROOF_TOKENS) - taken
-
-    def _most_tokens(self, generation: Generation) -> int:
-        return most_tokens(generation, self.context_length, self._vocabulary.openers)
+        return self._pool + min(self.context_length, PROOF_TOKENS) - self._reserved()
 
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
         sequence = _Sequence(number, generation, sink, self.context_length, self._room)
@@ -104,14 +91,8 @@ class LlamaCpp:
         self._sequences[number] = sequence
         self._threads.submit(self._write, sequence)
 
-    def cancel(self, number: int) -> None:
-        sequence = self._sequences.get(number)
-        if sequence is not None:
-            sequence.is_cancelled = True
-
     def close(self) -> None:
-        for sequence in list(self._sequences.values()):
-            sequence.is_cancelled = True
+        self._cancel_all()
         self._threads.shutdown(wait=True)
         self._server = None
 

@@ -22,8 +22,8 @@ from maas.domain.generation import Ending, Generation, Piece, TokenLogprob
 from maas.runtimes.base import Sink
 from maas.runtimes.chat_template import ChatTemplate
 from maas.runtimes.llama_chunks import too_long
-from maas.runtimes.text_options import Sizes, fitting, most_tokens
-from maas.runtimes.vocabulary import Vocabulary
+from maas.runtimes.text_engine import TextEngine
+from maas.runtimes.text_options import Sizes, fitting
 from maas.runtimes.written_text import WrittenText
 
 log = logging.getLogger(__name__)
@@ -81,22 +81,16 @@ def _nothing() -> None:
     """Nobody wants to know of steps."""
 
 
-class SteppedEngine(ABC):
+class SteppedEngine(TextEngine[Sequence], ABC):
     """The life of sequences. Subclasses load a model, call `_begin`, and do the four steps."""
 
     def __init__(self) -> None:
-        self.context_length = 0
-        self.slots = 1
-        self.has_chat_template = False
+        super().__init__()
         self.after_step: Callable[[], None] = _nothing
-        self._pool = 0
-        """Tokens that all sequences of callers share."""
         self._memory = 0
         """Tokens that the engine has room for, with what control's proof needs."""
         self._known_tokens = 0
-        self._vocabulary = Vocabulary()
         self._template: ChatTemplate | None = None
-        self._sequences: dict[int, Sequence] = {}
         self._reading = 0
         """Started and not yet read."""
         self._ready: list[Sequence] = []
@@ -151,13 +145,6 @@ class SteppedEngine(ABC):
         self._engine = threading.Thread(target=self._run, name="engine", daemon=True)
         self._engine.start()
 
-    def has_room(self, generation: Generation) -> bool:
-        taken = sum(sequence.reserved for sequence in list(self._sequences.values()))
-        return taken + self._most_tokens(generation) <= self._pool
-
-    def _most_tokens(self, generation: Generation) -> int:
-        return most_tokens(generation, self.context_length, self._vocabulary.openers)
-
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
         sequence = Sequence(number, generation, sink)
         sequence.reserved = self._most_tokens(generation)
@@ -166,14 +153,8 @@ class SteppedEngine(ABC):
             self._reading += 1
         self._reader.submit(self._read, sequence)
 
-    def cancel(self, number: int) -> None:
-        sequence = self._sequences.get(number)
-        if sequence is not None:
-            sequence.is_cancelled = True
-
     def close(self) -> None:
-        for sequence in list(self._sequences.values()):
-            sequence.is_cancelled = True
+        self._cancel_all()
         self._reader.shutdown(wait=True)
         with self._wake:
             self._is_closed = True

@@ -315,7 +315,7 @@ def test_a_prompt_that_is_longer_than_was_thought_takes_nobodys_memory(
         pytest.skip("its own queue cannot be held; test_llama_cpp has what it does instead")
     loaded = create_generator(engine)
     loaded.load(load_request(folder, context_length=CONTEXT, cache_tokens=CONTEXT))
-    monkeypatch.setattr("maas.runtimes.stepped_engine.most_tokens", lambda *about: 1)
+    monkeypatch.setattr("maas.runtimes.text_engine.most_tokens", lambda *about: 1)
     try:
         asked = Generation(prompt=[504] * 400, temperature=0, max_tokens=8, **endless)
         running = [Answer(loaded, asked) for _ in range(4)]

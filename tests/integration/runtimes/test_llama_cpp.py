@@ -112,7 +112,7 @@ def test_a_prompt_longer_than_was_thought_is_refused_where_there_is_no_room(
     model: LlamaCpp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("maas.runtimes.llama_cpp.most_tokens", lambda *about: 1)
+        patched.setattr("maas.runtimes.text_engine.most_tokens", lambda *about: 1)
         assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
         patched.setattr(model, "_room", lambda: -1)
         with pytest.raises(Unavailable, match="no memory left") as full:
