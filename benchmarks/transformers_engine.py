@@ -1,17 +1,19 @@
 """The engine `transformers`: tokens/s through OpenMaaS and bare, with a randomly initialized model.
 
 `python -m benchmarks.transformers_engine` makes a Llama of about 1 B parameters (`--size small`:
-135 M, for a CPU), and asks for it in two ways. Bare: transformers' own continuous batching in a
-process of its own, with its own loop and its choice of the likeliest token. OpenMaaS: `maas up`,
-pulled and deployed as anybody would, streamed over `/v1/completions` with a key. Rounds are
-interleaved, only one of the two works at a time, all answers are equally long, and the counts of
-the server are checked. Runs on the CPU or, where PyTorch has CUDA, on the GPU; the table names the
-device. Needs the extra `transformers`.
+135 M, for a CPU), and asks for it in several ways. Bare: transformers' own continuous batching in a
+process of its own, with its own loop and its choice of the likeliest token; on a GPU once as it
+comes and once with its CUDA graphs and overlapped steps, which it leaves off for this attention.
+OpenMaaS: `maas up`, pulled and deployed as anybody would, streamed over `/v1/completions` with a
+key. Rounds are interleaved, only one side works at a time, all answers are equally long, and the
+counts of the server are checked. Runs on the CPU or, where PyTorch has CUDA, on the GPU; the table
+names the device. Needs the extra `transformers`.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -21,11 +23,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
+
+from maas.client.load_line import Address, Line, Written
+from maas.client.transport import Connection, RetryPolicy
 
 SIZES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
@@ -38,6 +42,11 @@ SIZES = {
 WORDS, END = 32_000, 0
 SLOTS, CONTEXT = 64, 2048
 PATIENCE_S = 600.0
+GRAPHS = {
+    "use_cuda_graph": True, "use_async_batching": True,
+    "q_padding_interval_size": 16, "kv_padding_interval_size": 2048,
+}  # fmt: skip
+"""Of the bare engine; its own sizes to pad to are for attention without a mask."""
 
 
 def make_model(folder: Path, size: str) -> int:
@@ -84,6 +93,7 @@ def bare(given: argparse.Namespace) -> None:
     settings = ContinuousBatchingConfig(
         num_blocks=SLOTS * CONTEXT // 4 // 32, page_size=32, max_batch_tokens=given.batch,
         max_requests_per_batch=SLOTS + 1, allow_block_sharing=False, auto_switch_to_flash=False,
+        **(GRAPHS if given.graphs else {}),
     )  # fmt: skip
     plain = GenerationConfig(do_sample=False, eos_token_id=-1)
     manager = model.init_continuous_batching(plain, settings)
@@ -115,10 +125,13 @@ def check(used: object, wanted: int) -> None:
 
 
 class Bare:
-    def __init__(self, given: argparse.Namespace, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         command = [sys.executable, "-m", "benchmarks.transformers_engine", "--bare", str(folder)]
         self._process = subprocess.Popen(
-            [*command, *sys.argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, *options, *sys.argv[1:]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.device = self._line().strip()
 
@@ -182,36 +195,41 @@ def _until(holds: Any) -> None:
 
 class Served:
     def __init__(self, url: str, key: str, given: argparse.Namespace) -> None:
-        limits = httpx2.Limits(max_connections=SLOTS)
-        headers = {"authorization": f"Bearer {key}"}
-        self._client = httpx2.Client(
-            base_url=url, headers=headers, timeout=PATIENCE_S, limits=limits
-        )
+        self._address = Address.of(Connection(url, key, PATIENCE_S, RetryPolicy(0)))
         self._given = given
 
     def run(self, concurrency: int, requests: int, first: int) -> float:
-        began = time.perf_counter()
-        with ThreadPoolExecutor(concurrency) as pool:
-            list(pool.map(self._one, range(first, first + requests)))
-        return requests * self._given.tokens / (time.perf_counter() - began)
+        return asyncio.run(self._run(concurrency, requests, first))
 
-    def _one(self, number: int) -> None:
+    async def _run(self, concurrency: int, requests: int, first: int) -> float:
+        numbers = iter(range(first, first + requests))
+        lines = [Line(self._address) for _ in range(concurrency)]
+        for line in lines:
+            await line.connect()
+
+        async def keep_asking(line: Line) -> None:
+            for number in numbers:
+                await self._one(line, number)
+
+        began = time.perf_counter()
+        await asyncio.gather(*map(keep_asking, lines))
+        took = time.perf_counter() - began
+        for line in lines:
+            line.close()
+        return requests * self._given.tokens / took
+
+    async def _one(self, line: Line, number: int) -> None:
         body = {
             "model": "random", "prompt": prompt(number, self._given.prompt), "temperature": 0,
             "max_tokens": self._given.tokens, "logit_bias": {str(END): -100}, "stream": True,
             "stream_options": {"include_usage": True},
         }  # fmt: skip
-        used = 0
-        with self._client.stream("POST", "/v1/completions", json=body) as answer:
-            if answer.status_code != 200:
-                raise SystemExit(answer.read().decode())
-            for line in answer.iter_lines():
-                if line.startswith("data: {"):
-                    used = (json.loads(line[6:]).get("usage") or {}).get("completion_tokens", used)
-        check(used, self._given.tokens)
-
-    def close(self) -> None:
-        self._client.close()
+        written = Written()
+        await line.ask(
+            self._address.post("/v1/completions", json.dumps(body).encode()), written.take
+        )
+        written.check()
+        check(written.usage and written.usage.completion_tokens, self._given.tokens)
 
 
 # -- both ------------------------------------------------------------------------------------
@@ -221,36 +239,44 @@ def compare(given: argparse.Namespace, scratch: Path) -> str:
     folder = scratch / "model"
     parameters = make_model(folder, given.size)
     rates: dict[tuple[str, int], list[float]] = {}
-    with served(given, folder, scratch / "home") as through:
-        alone = Bare(given, folder)
-        sides = {"bare": alone, "OpenMaaS": through}
+    sides: dict[str, Any]
+    with served(given, folder, scratch / "home") as through, contextlib.ExitStack() as stack:
+        alone = {"bare": Bare(folder)}
+        if alone["bare"].device.startswith("NVIDIA"):
+            alone["bare, CUDA graphs"] = Bare(folder, "--graphs")
+        for side in alone.values():
+            stack.callback(side.close)
+        sides = alone | {"OpenMaaS": through}
         first = 0
-        try:
+        for concurrency in given.concurrency:
             for side in sides.values():
-                side.run(2, 2, first)  # a first answer finds pages and caches cold
-            for turn in range(given.rounds):
-                for concurrency in given.concurrency:
-                    requests = max(2, given.per_caller * concurrency)
-                    first += requests
-                    for name in list(sides)[:: 1 if turn % 2 else -1]:
-                        rate = sides[name].run(concurrency, requests, first)
-                        rates.setdefault((name, concurrency), []).append(rate)
-                        print(f"{concurrency} at once, {name}: {rate:.1f}", file=sys.stderr)
-        finally:
-            alone.close()
-            through.close()
+                side.run(concurrency, 2 * concurrency, first)  # finds pages and caches cold
+            first += 2 * concurrency
+        for turn in range(given.rounds):
+            for concurrency in given.concurrency:
+                requests = max(2, given.per_caller * concurrency)
+                first += requests
+                for name in list(sides)[:: 1 if turn % 2 else -1]:
+                    rate = sides[name].run(concurrency, requests, first)
+                    rates.setdefault((name, concurrency), []).append(rate)
+                    print(f"{concurrency} at once, {name}: {rate:.1f}", file=sys.stderr)
+    others = list(alone)
+    heads = [f"{name}, tokens/s" for name in sides] + [f"OpenMaaS / {name}" for name in others]
     lines = [
-        f"{parameters / 1e6:.0f} M random parameters on {alone.device}, {given.prompt} tokens read "
-        f"and {given.tokens} written, medians of {given.rounds} interleaved rounds (smallest to "
-        "largest)",
+        f"{parameters / 1e6:.0f} M random parameters on {alone['bare'].device}, {given.prompt} "
+        f"tokens read and {given.tokens} written, medians of {given.rounds} interleaved rounds "
+        "(smallest to largest)",
         "",
-        "| at once | bare, tokens/s | OpenMaaS, tokens/s | ratio |",
-        "|---|---|---|---|",
+        f"| at once | {' | '.join(heads)} |",
+        "|---" * (len(heads) + 1) + "|",
     ]
     for concurrency in given.concurrency:
-        ours, theirs = rates["OpenMaaS", concurrency], rates["bare", concurrency]
-        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-        cells = [_spread(theirs, 1), _spread(ours, 1), _spread(ratios, 2)]
+        found = {name: rates[name, concurrency] for name in sides}
+        cells = [_spread(found[name], 1) for name in sides]
+        cells += [
+            _spread([a / b for a, b in zip(found["OpenMaaS"], found[name], strict=True)], 2)
+            for name in others
+        ]
         lines.append(f"| {concurrency} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -270,6 +296,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 16, 64])
     parser.add_argument("--per-caller", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--graphs", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--bare", dest="folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.folder is not None:

@@ -74,15 +74,21 @@ class PagedBatch:
     @torch.no_grad()
     def step(self) -> tuple[list[int], torch.Tensor]:
         """Computes one batch. The numbers of the sequences whose prompt is read, and for each a
-        row of logits [n, v]; whoever is not among them has read a part of its prompt, or waits."""
+        row of logits [n, v], there until the next step; whoever is not among them has read a part
+        of its prompt, or waits."""
         if not self._processor.prepare_next_batch():
             raise InferenceFailed("the engine could schedule none of the sequences")
         inputs = self._processor.inputs_and_outputs
         due = [int(r.state.request_id) for r in inputs.requests_in_batch if r.has_new_token]
+        return due, self._computed(inputs, len(due))
+
+    def _computed(self, inputs: Any, due: int) -> torch.Tensor:
+        """The logits [due, v] of a batch that the library made ready."""
         # Rows behind those that are due stand for none.
-        rows = inputs.logits_indices[: max(1, len(due))]
+        rows = inputs.logits_indices[: max(1, due)]
         given = dict(inputs.get_model_kwargs()) | {"logits_to_keep": rows}
-        return due, self._model(**given).logits[0, : len(due)]
+        logits: torch.Tensor = self._model(**given).logits[0, :due]
+        return logits
 
     def put(self, tokens: list[int]) -> None:
         """What follows, in the order of what `step` gave. Once for each step."""

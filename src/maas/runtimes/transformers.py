@@ -18,6 +18,7 @@ from tokenizers.decoders import ByteLevel
 from maas.domain.errors import InvalidInput, MaasError
 from maas.domain.generation import Ending, Piece, TokenLogprob
 from maas.runtimes.base import LoadRequest
+from maas.runtimes.graphed_batch import GraphedBatch
 from maas.runtimes.json_grammar import json_grammar
 from maas.runtimes.paged_batch import PagedBatch
 from maas.runtimes.plain_tools import CallReader, call_schema, chosen_tools, told_messages
@@ -78,7 +79,8 @@ class Transformers(SteppedEngine):
         self._set_sizes(sizes, batch, min(sizes.context, _PROOF_TOKENS))
         model = load_model(folder, device, dtype)
         self._known_tokens = int(model.get_input_embeddings().num_embeddings)
-        self._batch = PagedBatch(model, self.slots + 1, self._memory, batch)
+        kind = PagedBatch if device.type == "cpu" else GraphedBatch
+        self._batch: PagedBatch = kind(model, self.slots + 1, self._memory, batch)
         self._ends, self._manner = folder.ends, folder.manner
         self._set_words(folder)
         self._begin()

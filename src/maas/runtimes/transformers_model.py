@@ -24,7 +24,6 @@ import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
-from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
 from maas.domain.errors import InvalidInput
@@ -129,7 +128,6 @@ def chosen_dtype(options: dict[str, Any], device: torch.device) -> torch.dtype:
 def load_model(folder: Folder, device: torch.device, dtype: torch.dtype) -> Any:
     """The model, ready to infer. Raises InvalidInput if transformers does not load it whole."""
     disable_progress_bar()
-    is_flash = device.type == "cuda" and is_flash_attn_2_available()
     with tempfile.TemporaryDirectory(prefix="maas-transformers-") as made:
         where = Path(made)
         # The library goes by the names of files, and theirs in the cache are digests.
@@ -142,7 +140,7 @@ def load_model(folder: Folder, device: torch.device, dtype: torch.dtype) -> Any:
             model, found = AutoModelForCausalLM.from_pretrained(
                 where,
                 dtype=dtype,
-                attn_implementation="flash_attention_2" if is_flash else "sdpa",
+                attn_implementation="sdpa",
                 trust_remote_code=False,
                 local_files_only=True,
                 use_safetensors=True,

@@ -1,0 +1,101 @@
+"""Steps padded to few sizes, replayed or not, say what unpadded ones say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason="needs the extra transformers")
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from maas.runtimes.graphed_batch import GraphedBatch, padded
+from maas.runtimes.paged_batch import PagedBatch
+
+WORDS, SEQUENCES, TOKENS, BATCH = 101, 5, 512, 24
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class _Padded(GraphedBatch):
+    """Without a GPU: everything but the graphs. Notes the sizes that would have one."""
+
+    sizes: set[tuple[int, int]]
+
+    def _run(self, size: tuple[int, int], forward: Callable[[], None], stream: Any) -> None:
+        self.sizes = getattr(self, "sizes", set()) | {size}
+        if DEVICE == "cuda":
+            super()._run(size, forward, stream)
+        else:
+            forward()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=WORDS, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+    )  # fmt: skip
+    config._attn_implementation = "sdpa"
+    return LlamaForCausalLM(config).to(DEVICE).eval()
+
+
+def write(batch: PagedBatch) -> dict[int, list[int]]:
+    """Greedy texts of sequences that come one after another, and of which one goes early. Their
+    prompts are shorter and longer than what a step reads."""
+    texts: dict[int, list[int]] = {}
+    for step in range(40):
+        if step % 3 == 0 and step < 15:
+            number = step // 3
+            batch.add(number, [(7 * number + at) % WORDS for at in range(1 + 17 * number)])
+            texts[number] = []
+        due, logits = batch.step()
+        chosen = logits.argmax(-1).tolist()
+        batch.put(chosen)
+        for number, token in zip(due, chosen, strict=True):
+            texts[number].append(token)
+        if step == 20:
+            batch.drop(1)
+    for number in (0, 2, 3, 4):
+        batch.drop(number)
+    return texts
+
+
+def test_padding_changes_no_token(model: Any) -> None:
+    plain = write(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
+    batch = _Padded(model, SEQUENCES, TOKENS, BATCH)
+    assert write(batch) == plain
+    assert {len(text) for text in plain.values()} > {40} and len(set(plain[4])) > 3
+    # What the second texts need was recorded for the first.
+    recorded = set(batch.sizes)
+    assert write(batch) == plain and batch.sizes == recorded
+    assert {read for read, _ in recorded} <= {1, 2, 4, 8, 16, BATCH}
+    assert len({cached for _, cached in recorded}) == 2  # none, or as far as this cache goes
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
+def test_a_model_that_cannot_be_recorded_is_computed(model: Any) -> None:
+    plain = write(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
+
+    def looks(module: Any, given: Any, found: Any) -> Any:
+        found.logits.max().item()  # the host waits for a number: no graph can hold that
+        return found
+
+    hook = model.register_forward_hook(looks)
+    try:
+        batch = GraphedBatch(model, SEQUENCES, TOKENS, BATCH)
+        assert write(batch) == plain and not batch._graphs
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("count", "grain", "expected"),
+    [(1, 512, 1), (2, 512, 2), (3, 512, 4), (400, 512, 512), (512, 512, 512), (513, 512, 1024),
+     (1500, 512, 1536)],
+)  # fmt: skip
+def test_sizes_are_few(count: int, grain: int, expected: int) -> None:
+    assert padded(count, grain) == expected
