@@ -299,13 +299,12 @@ class Connection(asyncio.Protocol):
         """Wait until every earlier request of this connection is answered."""
         await self._turns.wait(request)
 
-    async def write_streamed(self, request: Request, data: bytes) -> None:
-        """Raises Unavailable if the client is gone."""
+    def write_streamed(self, request: Request, data: bytes) -> asyncio.Future[None] | None:
+        """A future: write no more until it is done. Raises Unavailable if the client is gone."""
         if self._transport is None or self._transport.is_closing():
             raise Unavailable("the client went away")
         self._transport.write(data)
-        if self._writable is not None:
-            await self._writable
+        return self._writable
 
     def stream_ended(self, request: Request) -> None:
         self.answered(request)

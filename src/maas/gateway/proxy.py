@@ -210,7 +210,7 @@ class Exchange:
             request.respond(status, b"".join(response.pieces), content_type, headers)
             return status
         self._patience.with_client()
-        send = await request.stream(
+        body = await request.stream(
             status, content_type, headers, int(announced) if announced is not None else None
         )
         if request.method == "HEAD":
@@ -219,12 +219,12 @@ class Exchange:
             pieces, response.pieces = response.pieces, []
             self._patience.with_client()
             for piece in pieces:
-                await send(piece)
+                await body.send(piece)
             if response.is_whole:
                 break
             self._patience.with_control()
             parser.feed_data(await self._read())
-        await send(b"")
+        body.end()
         return status
 
     async def _read(self) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from asyncio import AbstractEventLoop, Future
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -38,7 +38,7 @@ class Wire(Protocol):
     def door(self) -> Door: ...
     def answered(self, request: Request) -> None: ...
     async def turn_of(self, request: Request) -> None: ...
-    async def write_streamed(self, request: Request, data: bytes) -> None: ...
+    def write_streamed(self, request: Request, data: bytes) -> Future[None] | None: ...
     def stream_ended(self, request: Request) -> None: ...
     def abort(self) -> None: ...
     def pause_body(self) -> None: ...
@@ -199,28 +199,18 @@ class Request:
 
     async def stream(
         self, status: int, content_type: bytes, headers: Headers, length: int | None
-    ) -> Callable[[bytes], Awaitable[None]]:
-        """Send the head of an answer; the returned function sends a piece of its body, and
-        ends the answer when it gets b"". Without a `length` the body goes in chunks, or for
-        HTTP/1.0 until the connection closes. What is still to come of the request's body is
-        dropped. Raises Unavailable if the client is gone."""
+    ) -> AnswerStream:
+        """Send the head of an answer; its body follows in pieces. Without a `length` the body goes
+        in chunks, or for HTTP/1.0 until the connection closes. What is still to come of the
+        request's body is dropped. Raises Unavailable if the client is gone."""
         await self.wire.turn_of(self)
         self.on_disconnect = None
         self.answer = b""
-        write = self.wire.write_streamed
-        await write(self, self._answer_head(status, content_type, headers, length))
-        chunked = length is None and not self.head.is_http_10
-
-        async def send(piece: bytes) -> None:
-            if piece:
-                framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
-                await write(self, b"" if self.method == "HEAD" else framed)
-            else:
-                if chunked and self.method != "HEAD":
-                    await write(self, b"0\r\n\r\n")
-                self.wire.stream_ended(self)
-
-        return send
+        head = self._answer_head(status, content_type, headers, length)
+        behind = self.wire.write_streamed(self, head)
+        if behind is not None:
+            await behind
+        return AnswerStream(self, is_chunked=length is None and not self.head.is_http_10)
 
     def _answer_head(
         self, status: int, content_type: bytes, headers: Headers, length: int | None
@@ -246,6 +236,36 @@ class Request:
             lines.append(b"connection: keep-alive\r\n")
         lines.append(door.date_line)
         return b"".join(lines)
+
+
+class AnswerStream:
+    """The body of an answer, piece by piece. Raises Unavailable if the client is gone."""
+
+    __slots__ = ("_is_chunked", "_request")
+
+    def __init__(self, request: Request, *, is_chunked: bool) -> None:
+        self._request = request
+        self._is_chunked = is_chunked
+
+    def put(self, piece: bytes) -> Future[None] | None:
+        """Sends a piece. A future, if the client is behind: put no more until it is done."""
+        request = self._request
+        if request.method == "HEAD":
+            return None
+        framed = b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece
+        return request.wire.write_streamed(request, framed)
+
+    async def send(self, piece: bytes) -> None:
+        """The same at the client's pace."""
+        behind = self.put(piece)
+        if behind is not None:
+            await behind
+
+    def end(self) -> None:
+        request = self._request
+        if self._is_chunked and request.method != "HEAD":
+            request.wire.write_streamed(request, b"0\r\n\r\n")
+        request.wire.stream_ended(request)
 
 
 class BodyStream:

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 
 from maas.domain.errors import Unavailable
-from maas.gateway.request import Request
+from maas.gateway.request import AnswerStream, Request
 
 MAX_BACKLOG_BYTES = 256 << 10
 EVENTS = b"text/event-stream; charset=utf-8"
@@ -42,14 +42,17 @@ class EventStream:
         self._fell_behind = fell_behind
         self._backlog: list[bytes] = []
         self._backlog_bytes = 0
+        self._opening: asyncio.Task[None] | None = None
+        self._body: AnswerStream | None = None
+        """Once the head is sent, until the end is."""
         self._ended = False
         self._is_full = False
-        self._awaited: asyncio.Future[None] | None = None
-        self._writing: asyncio.Task[None] | None = None
+        self._is_due = self._is_behind = False
+        """Whether a write is about to be; whether the client has to take one first."""
 
     @property
     def has_begun(self) -> bool:
-        return self._writing is not None
+        return self._opening is not None
 
     def send(self, events: bytes) -> None:
         if self._ended or self._is_full or not events:
@@ -66,43 +69,53 @@ class EventStream:
             self._ended = True
             self._append(events)
 
-    def abandon(self) -> None:
-        """Nobody reads any more."""
-        self._ended = True
-        self._backlog.clear()
-        self._wake()
-
     def _append(self, events: bytes) -> None:
         self._backlog.append(events)
         self._backlog_bytes += len(events)
-        if self._writing is None:
-            self._writing = asyncio.ensure_future(self._write())
-        self._wake()
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._open())
+        elif not self._is_due and self._body is not None:
+            self._is_due = True
+            self._request.wire.door.loop.call_soon(self._write)
 
-    def _wake(self) -> None:
-        if self._awaited is not None and not self._awaited.done():
-            self._awaited.set_result(None)
-
-    async def _write(self) -> None:
+    async def _open(self) -> None:
         try:
-            send = await self._request.stream(200, EVENTS, _HEADERS, None)
-            # From here on the request itself has no more use for it.
-            self._request.on_disconnect = self._left
-            while True:
-                if self._backlog:
-                    events, self._backlog = b"".join(self._backlog), []
-                    self._backlog_bytes = 0
-                    await send(events)
-                elif self._ended:
-                    break
-                else:
-                    self._awaited = self._request.wire.door.loop.create_future()
-                    await self._awaited
-            self._request.on_disconnect = None
-            await send(b"")
+            self._body = await self._request.stream(200, EVENTS, _HEADERS, None)
+        except Unavailable:
+            self._left()
+            return
+        # From here on the request itself has no more use for it.
+        self._request.on_disconnect = self._left
+        self._write()
+
+    def _write(self) -> None:
+        self._is_due = False
+        body = self._body
+        if body is None or self._is_behind:
+            return
+        try:
+            if self._backlog:
+                events, self._backlog = b"".join(self._backlog), []
+                self._backlog_bytes = 0
+                behind = body.put(events)
+                if behind is not None:
+                    self._is_behind = True
+                    behind.add_done_callback(self._taken)
+                    return
+            if self._ended:
+                self._request.on_disconnect = self._body = None
+                body.end()
         except Unavailable:
             self._left()
 
+    def _taken(self, behind: asyncio.Future[None]) -> None:
+        self._is_behind = False
+        if behind.exception() is None:  # else the connection is gone, and tells us so itself
+            self._write()
+
     def _left(self) -> None:
-        self.abandon()
+        """Nobody reads any more."""
+        self._ended = True
+        self._body = None
+        self._backlog.clear()
         self._gone()

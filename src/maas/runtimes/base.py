@@ -78,8 +78,10 @@ piece may be empty: the engine has got on with a long prompt."""
 class Generator(Protocol):
     """A model that writes text step by step, many sequences at a time.
 
-    One attribute is there only in engines that step all their sequences at once: `after_step`,
-    which they call in their own thread when every sink of a step was called (`hear_steps`).
+    Engines that step all their sequences at once have an attribute `after_step`, which they call in
+    their own thread when every sink of a step was called (`hear_steps`). Those that hold the
+    interpreter's lock while they step let whoever has an event loop take their turns there
+    (`take_turns`).
     """
 
     context_length: int
@@ -109,6 +111,16 @@ def hear_steps(generator: Generator, listener: Callable[[], None]) -> None:
     """From now on `listener` is called after each step, if the engine has steps."""
     if hasattr(generator, "after_step"):
         generator.after_step = listener
+
+
+def take_turns(
+    generator: Generator, has_work: Callable[[], None]
+) -> Callable[[], float | None] | None:
+    """What the caller has to call from now on for the engine to get on, in one thread and after
+    each call of `has_work`, which comes from any thread. It returns the seconds after which to call
+    it again, 0 for at once, or None if there is nothing to do. None: the engine turns itself."""
+    taken = getattr(generator, "take_turns", None)
+    return None if taken is None else taken(has_work)
 
 
 @cache

@@ -49,8 +49,13 @@ class ChatTemplate:
         Raises InvalidInput if the template refuses them, or takes too much time or memory.
         """
         asked = {"messages": [_flat(message) for message in messages]}
+        line = msgspec.json.encode(asked) + b"\n"
         with self._lock:
-            told = self._ask(self._started(), msgspec.json.encode(asked) + b"\n")
+            try:
+                told = self._ask(self._started(), line)
+            except BrokenPipeError:  # it ended since it was last asked
+                self._end()
+                told = self._ask(self._started(), line)
         return str(told["text"])
 
     def close(self) -> None:
@@ -59,8 +64,7 @@ class ChatTemplate:
 
     def _started(self) -> subprocess.Popen[bytes]:
         worker = self._worker
-        if worker is None or worker.poll() is not None:
-            self._end()
+        if worker is None:
             self._worker = worker = subprocess.Popen(
                 [sys.executable, "-m", __name__],
                 stdin=subprocess.PIPE,
@@ -72,14 +76,17 @@ class ChatTemplate:
             except InvalidInput:
                 self._end()
                 raise
+            except BrokenPipeError:
+                self._end()
+                raise InvalidInput("the model's chat template ends its own process") from None
         return worker
 
     def _ask(self, worker: subprocess.Popen[bytes], line: bytes) -> dict[str, Any]:
+        """Raises BrokenPipeError if nobody reads what is asked."""
         answer = b""
         if worker.stdin is not None and worker.stdout is not None:
-            with contextlib.suppress(BrokenPipeError):
-                worker.stdin.write(line)
-                worker.stdin.flush()
+            worker.stdin.write(line)
+            worker.stdin.flush()
             answer = worker.stdout.readline(2 * MAX_BYTES)
         if not answer.endswith(b"\n"):
             self._end()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import openvino
 import openvino_genai
+from openvino_genai import GenerationFinishReason, GenerationStatus
 
 from maas.domain.errors import InvalidInput, Unavailable
 from maas.domain.generation import TokenLogprob
@@ -40,6 +41,7 @@ _BLOCK_TOKENS = 32
 _PROOF_TOKENS = 512
 """For control's proof at least: a chat template may put hundreds of tokens around its text."""
 _MODEL = "openvino_model.xml"
+_REASONS = {GenerationFinishReason.STOP: "stop", GenerationFinishReason.LENGTH: "length"}
 
 
 class OpenVino(SteppedEngine):
@@ -99,6 +101,12 @@ class OpenVino(SteppedEngine):
 
     # -- the engine ---------------------------------------------------------------------------
 
+    def take_turns(self, has_work: Callable[[], None]) -> Callable[[], float | None]:
+        """The library holds the interpreter's lock while it steps, so that a thread of our own
+        would only wait for it, and be waited for, at each step."""
+        self._hand_over(has_work)
+        return self.turn
+
     def _admit(self, sequence: Sequence) -> None:
         work = sequence.work
         try:
@@ -117,23 +125,20 @@ class OpenVino(SteppedEngine):
     def _collect(self, running: dict[int, Sequence], sequence: Sequence) -> None:
         """Tells what a sequence wrote in this step, and whether it ended."""
         work = sequence.work
-        tokens, logprobs, reason = work.read()
+        tokens, told, reason = work.read(sequence.generation.logprobs is not None)
         sequence.completion_tokens += len(tokens)
-        if work.handle.get_status() == openvino_genai.GenerationStatus.IGNORED:
+        if not tokens and work.handle.get_status() == GenerationStatus.IGNORED:
             full = "the engine has no memory left for this sequence"
             self._leave(running, sequence, Unavailable(full, retry_after=1.0))
             return
         if sequence.is_cancelled and reason is None:
             reason = "cancelled"
-        told = []
-        if sequence.generation.logprobs is not None:
-            pairs = zip(tokens, logprobs, strict=False)
-            told = [self._logprob(token, value) for token, value in pairs]
+        logprobs = [self._logprob(token, value) for token, value in told]
         text = "" if sequence.text is None else sequence.text.push(tokens)
         if sequence.stop and reason in (None, "length"):
             work.handle.stop()
             reason = "stop"
-        piece = sequence.told(text, len(tokens), told, reason is not None)
+        piece = sequence.told(text, len(tokens), logprobs, reason is not None)
         sequence.sink(sequence.number, piece)
         if reason is not None:
             # How far it is with a prompt the engine does not tell: counted when it was read.
@@ -154,19 +159,21 @@ class _Work:
     config: Any
     handle: Any = None
 
-    def read(self) -> tuple[list[int], list[float], str | None]:
-        """New tokens with their logarithms of probability, and why it ended, if it did."""
+    def read(self, with_logprobs: bool) -> tuple[list[int], list[tuple[int, float]], str | None]:
+        """New tokens, the same with their logarithms of probability if asked for, and why it
+        ended, if it did. Each look at what the library has is a copy."""
         tokens: list[int] = []
-        logprobs: list[float] = []
+        logprobs: list[tuple[int, float]] = []
         reason = None
         while self.handle.can_read():
             for output in self.handle.read().values():
-                tokens += output.generated_ids
-                logprobs += output.generated_log_probs
-                if output.finish_reason == openvino_genai.GenerationFinishReason.STOP:
-                    reason = "stop"
-                elif output.finish_reason == openvino_genai.GenerationFinishReason.LENGTH:
-                    reason = "length"
+                new = output.generated_ids
+                tokens += new
+                if with_logprobs:
+                    logprobs += zip(new, output.generated_log_probs, strict=False)
+                finish = output.finish_reason
+                if finish != GenerationFinishReason.NONE:
+                    reason = _REASONS.get(finish, reason)
         return tokens, logprobs, reason
 
 

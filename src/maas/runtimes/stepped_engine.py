@@ -1,8 +1,8 @@
-"""What engines have in common that write all their texts step by step, in a thread of ours.
+"""What engines have in common that write all their texts step by step.
 
-Prompts are read in one thread, and the engine is stepped in another; one call of a sink per
-sequence and step tells what it wrote, an empty piece if nothing. A sequence is known by its number
-from `start` until its sink was told how it ended.
+Prompts are read in one thread, and the engine takes its turns in another, or where its owner calls
+`turn`; one call of a sink per sequence and step tells what it wrote, an empty piece if nothing. A
+sequence is known by its number from `start` until its sink was told how it ended.
 """
 
 from __future__ import annotations
@@ -87,18 +87,23 @@ class SteppedEngine(TextEngine[Sequence], ABC):
     def __init__(self) -> None:
         super().__init__()
         self.after_step: Callable[[], None] = _nothing
+        self._running: dict[int, Sequence] = {}
+        """In the engine; of whoever takes the turns."""
         self._memory = 0
         """Tokens that the engine has room for, with what control's proof needs."""
         self._known_tokens = 0
         self._template: ChatTemplate | None = None
         self._reading = 0
         """Started and not yet read."""
+        self._waits_since = 0.0
+        """When a step began to wait for prompts; 0 if none does."""
         self._ready: list[Sequence] = []
         """Read by us and not yet by the engine."""
         self._batch_tokens = 0
         """Of prompts that are read in one step."""
         self._wake = threading.Condition()
-        self._is_closed = False
+        self._has_work: Callable[[], None] = _nothing
+        self._is_turned_elsewhere = self._is_closed = False
         self._lost: InferenceFailed | None = None
         """Why the engine ended before it was closed."""
 
@@ -160,9 +165,20 @@ class SteppedEngine(TextEngine[Sequence], ABC):
             self._is_closed = True
             self._wake.notify()
         self._engine.join()
+        while self.turn() is not None:
+            pass  # whoever took the turns has stopped
         if self._template is not None:
             self._template.close()
         self._unload()
+
+    def _hand_over(self, has_work: Callable[[], None]) -> None:
+        """The thread ends; from here on its owner calls `turn`, in one thread, after each call of
+        `has_work`, which comes from any."""
+        self._has_work = has_work
+        with self._wake:
+            self._is_turned_elsewhere = True
+            self._wake.notify()
+        self._engine.join()
 
     # -- prompts, in a thread of their own --------------------------------------------------
 
@@ -178,6 +194,7 @@ class SteppedEngine(TextEngine[Sequence], ABC):
             self._wake.notify()
         if said is not None:
             self._end(sequence, said)
+        self._has_work()
 
     def _read_prompt(self, sequence: Sequence) -> Ending | MaasError | None:
         """What is said of it at once, if it never comes to the engine."""
@@ -228,45 +245,74 @@ class SteppedEngine(TextEngine[Sequence], ABC):
                 field=what,
             )
 
-    # -- the engine, in a thread of its own --------------------------------------------------
+    # -- the engine -----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        running: dict[int, Sequence] = {}
+        """The thread that takes the turns if nobody else does."""
+        while self._lost is None and self._await_work():
+            wait = self.turn()
+            self.after_step()
+            if wait:
+                with self._wake:
+                    self._wake.wait_for(self._has_prompts, wait)
+
+    def _await_work(self) -> bool:
+        """False: there will be none here."""
+        with self._wake:
+            while not (self._running or self._ready):
+                if self._is_closed or self._is_turned_elsewhere:
+                    return False
+                self._wake.wait()
+        return True
+
+    def turn(self) -> float | None:
+        """Gives new sequences to the engine and computes a step. Seconds after which it is to be
+        called again, 0 for at once; None if there is nothing to do."""
+        with self._wake:
+            if self._lost is not None or not (self._running or self._ready):
+                return None
+            wait = self._seconds_for_prompts()
+            if wait > 0:
+                return wait
+            new, self._ready = fitting(self._ready, self._running.values(), self._memory)
         try:
-            while self._take_in(running):
-                self._step(running)
-                self.after_step()
+            for sequence in new:
+                self._take_in(sequence)
+            if self._running:
+                self._step(self._running)
         except Exception as wrong:
             log.exception("the engine failed")
             self._give_up(wrong)
+            return None
+        return 0.0 if self._running or self._ready else None
 
-    def _take_in(self, running: dict[int, Sequence]) -> bool:
-        """Waits until there is work, and gives new sequences to the engine; False: closed."""
-        with self._wake:
-            while not running and not self._ready and not self._is_closed:
-                self._wake.wait()
-            self._await_prompts()
-            new, self._ready = fitting(self._ready, running.values(), self._memory)
-        for sequence in new:
-            if sequence.is_cancelled:
-                self._end(sequence, Ending("cancelled", 0, 0))  # nothing of it was computed
-                continue
-            try:
-                self._admit(sequence)
-            except MaasError as wrong:
-                self._end(sequence, wrong)
-                continue
-            running[sequence.number] = sequence
-        return bool(running or not self._is_closed)
+    def _take_in(self, sequence: Sequence) -> None:
+        if sequence.is_cancelled:
+            self._end(sequence, Ending("cancelled", 0, 0))  # nothing of it was computed
+            return
+        try:
+            self._admit(sequence)
+        except MaasError as wrong:
+            self._end(sequence, wrong)
+            return
+        self._running[sequence.number] = sequence
 
-    def _await_prompts(self) -> None:
-        ends = time.monotonic() + READING_SECONDS
-        while self._reading and not self._is_closed:
-            enough = sum(s.prompt_tokens for s in self._ready) >= self._batch_tokens
-            left = ends - time.monotonic()
-            if enough or left <= 0:
-                return
-            self._wake.wait(left)
+    def _has_prompts(self) -> bool:
+        """Whether a step need not wait for any more of them."""
+        read = sum(sequence.prompt_tokens for sequence in self._ready)
+        return not self._reading or self._is_closed or read >= self._batch_tokens
+
+    def _seconds_for_prompts(self) -> float:
+        """How long the next step is to wait for prompts that are being read."""
+        if self._has_prompts():
+            self._waits_since = 0.0
+            return 0.0
+        now = time.monotonic()
+        self._waits_since = self._waits_since or now
+        left = self._waits_since + READING_SECONDS - now
+        if left <= 0:
+            self._waits_since = 0.0
+        return max(0.0, left)
 
     def _leave(
         self, running: dict[int, Sequence], sequence: Sequence, said: Ending | MaasError

@@ -13,7 +13,7 @@ from typing import Any
 from maas.domain.deployments import ReplicaSpec
 from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError, Overloaded
 from maas.domain.generation import Ending, Piece
-from maas.runtimes.base import Generator, Said, hear_steps
+from maas.runtimes.base import Generator, Said
 from maas.serving.channel import Channel
 from maas.serving.generation_frames import Step, pack_pieces, unpack_generate
 from maas.serving.generation_jobs import Job, PlainPrompts, says_something
@@ -54,8 +54,7 @@ class GeneratorServer(ReplicaSocket):
         self._head: Job | None = None
         """Whose turn it is, if the engine has no room for it yet."""
         self._last_key = 0
-        self._inbox = StepInbox(self._loop, lambda: len(self._running), self._collect)
-        hear_steps(generator, self._inbox.step_ended)
+        self._inbox = StepInbox(self._loop, generator, lambda: len(self._running), self._collect)
         self._last_step = self._cpu_at_step = 0.0
         self._share = self._shared_at = 0.0
         """Seconds of the engine that each of those that run has had, were it here from the start;
@@ -79,6 +78,7 @@ class GeneratorServer(ReplicaSocket):
 
     async def drain(self) -> None:
         await super().drain()
+        self._inbox.close()
         # What is cut off here still holds a thread; the process could not end with it.
         await asyncio.to_thread(self._generator.close)
 

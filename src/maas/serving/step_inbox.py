@@ -1,4 +1,4 @@
-"""What an engine's threads say, handed to the event loop step by step.
+"""What an engine says, handed to the event loop step by step.
 
 One wake-up of the loop serves all that was said by then, so that a step goes out in one frame.
 """
@@ -6,25 +6,24 @@ One wake-up of the loop serves all that was said by then, so that a step goes ou
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable
 
-from maas.runtimes.base import Said
+from maas.runtimes.base import Generator, Said, hear_steps, take_turns
 
 LINGER_SECONDS = 0.02
 """How long what a sequence wrote may wait for the others of its step; when every one has said
 something, or the engine says that its step has ended, nothing waits."""
-HEARING_SECONDS = 0.05
-"""How long an engine waits at most until its step is heard."""
 
 
 class StepInbox:
-    """Between the threads of an engine and the loop of its server."""
+    """Between an engine and the loop of its server. An engine that cannot work beside the loop
+    works in it: a turn of the engine, and what came of it, is then one turn of the loop."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        engine: Generator,
         running: Callable[[], int],
         take: Callable[[deque[tuple[int, Said]]], None],
     ) -> None:
@@ -36,31 +35,34 @@ class StepInbox:
         self._said: deque[tuple[int, Said]] = deque()
         self._is_due = self._is_armed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._heard = threading.Event()
-        """Set while nothing was said that is not on its way."""
-        self._heard.set()
-        self._order = threading.Lock()
+        self._turn = take_turns(engine, self._has_work)
+        self._next_turn: asyncio.Handle | None = None
+        if self._turn is None:
+            hear_steps(engine, self._step_ended)
 
     def put(self, key: int, said: Said) -> None:
         """Called in any thread."""
-        with self._order:
-            self._said.append((key, said))
-            self._heard.clear()
+        self._said.append((key, said))
+        if self._turn is not None:
+            return  # it is collected when the engine's turn is over
         if len(self._said) >= self._running():
             self._wake()
         elif not self._is_armed:
             self._is_armed = True
             self._loop.call_soon_threadsafe(self._arm)
 
-    def step_ended(self) -> None:
-        """Called in the engine's thread. Returns when the step is heard.
+    def close(self) -> None:
+        """The engine takes no turns in this loop any more."""
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+        self._turn = None
 
-        OpenVINO holds the interpreter's lock while it steps: what is not on its way by then would
-        wait for the whole of the next step.
-        """
+    # -- an engine with a thread of its own --------------------------------------------------
+
+    def _step_ended(self) -> None:
+        """Called in the engine's thread."""
         if self._said:
             self._wake()
-        self._heard.wait(HEARING_SECONDS)
 
     def _wake(self) -> None:
         if not self._is_due:
@@ -76,13 +78,26 @@ class StepInbox:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        try:
-            self._take(self._said)
-        finally:
-            self._loop.call_soon(self._hear)
+        self._take(self._said)
 
-    def _hear(self) -> None:
-        """After what was taken has left."""
-        with self._order:
-            if not self._said:
-                self._heard.set()
+    # -- an engine that works in the loop ----------------------------------------------------
+
+    def _has_work(self) -> None:
+        """Called in any thread."""
+        self._loop.call_soon_threadsafe(self._turn_soon)
+
+    def _turn_soon(self) -> None:
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+        self._next_turn = self._loop.call_soon(self._turn_over)
+
+    def _turn_over(self) -> None:
+        self._next_turn = None
+        if self._turn is None:
+            self._take(self._said)
+            return
+        wait = self._turn()
+        self._take(self._said)
+        # The loop turns once between, so that what was sent leaves and what came is read.
+        if wait is not None and self._next_turn is None:
+            self._next_turn = self._loop.call_later(wait, self._turn_over)

@@ -89,10 +89,10 @@ async def _serve(ready: threading.Event, box: list[Running], stop: threading.Eve
             if request.body_stream is not None:
                 async for piece in request.body_stream.pieces():
                     taken += piece
-            send = await request.stream(200, b"text/plain", (), None)
-            await send(b"got ")
-            await send(b"%d bytes" % len(taken))
-            await send(b"")
+            body = await request.stream(200, b"text/plain", (), None)
+            await body.send(b"got ")
+            await body.send(b"%d bytes" % len(taken))
+            body.end()
 
         tasks.append(asyncio.ensure_future(answer()))
 

@@ -473,9 +473,9 @@ def test_all_that_is_written_in_one_tick_leaves_in_one_write(door: Doors) -> Non
     writes: list[bytes] = []
     original = Connection.write_streamed
 
-    async def noted(self: Connection, request: Any, data: bytes) -> None:
+    def noted(self: Connection, request: Any, data: bytes) -> Any:
         writes.append(data)
-        await original(self, request, data)
+        return original(self, request, data)
 
     Connection.write_streamed = noted  # type: ignore[method-assign]
     try:

@@ -1,11 +1,12 @@
-"""What an engine's thread says comes to the loop once per step, and the engine knows when."""
+"""What an engine says comes to the loop once per step, from a thread of its own or in the loop."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import uvloop
 
@@ -14,39 +15,40 @@ from maas.runtimes.base import Said
 from maas.serving.step_inbox import StepInbox
 
 
-class Heard:
-    """An inbox for an engine of three sequences, and what came of it in each turn of the loop."""
+class Threaded:
+    """An engine of three sequences that steps itself."""
 
     def __init__(self) -> None:
+        self.after_step: Callable[[], None] = lambda: None
+
+
+class Heard:
+    """An inbox, and what came of it in each turn of the loop."""
+
+    def __init__(self, engine: Any) -> None:
         self.loop = asyncio.get_running_loop()
+        self.engine = engine
         self.taken: list[list[int]] = []
-        self.left = 0
-        """How many of `taken` have left, as a channel sends: a turn later."""
-        self.left_after_step: list[int] = []
-        self.inbox = StepInbox(self.loop, lambda: 3, self.take)
+        self.inbox = StepInbox(self.loop, engine, lambda: 3, self.take)
 
     def take(self, said: deque[tuple[int, Said]]) -> None:
-        self.taken.append([key for key, _ in said])
+        if said:
+            self.taken.append([key for key, _ in said])
         said.clear()
-        self.loop.call_soon(self.leave)
-
-    def leave(self) -> None:
-        time.sleep(0.01)  # the engine's thread may go on here, if it does not wait
-        self.left = len(self.taken)
 
     async def step(self, *keys: int) -> None:
         def work() -> None:
             for key in keys:
                 self.inbox.put(key, Piece("a"))
-            self.inbox.step_ended()
-            self.left_after_step.append(self.left)
+            self.engine.after_step()
 
         await asyncio.to_thread(work)
+        await asyncio.sleep(0)
 
 
 def test_a_step_in_which_not_all_say_something_is_heard_at_its_end() -> None:
     async def main() -> None:
-        heard = Heard()
+        heard = Heard(Threaded())
         await heard.step(1, 2)
         assert heard.taken == [[1, 2]]
         await heard.step(3)
@@ -55,27 +57,103 @@ def test_a_step_in_which_not_all_say_something_is_heard_at_its_end() -> None:
     uvloop.run(main())
 
 
-def test_an_engine_goes_on_when_what_it_said_has_left() -> None:
-    """Not when it is taken: the engine may hold the interpreter's lock for long after that."""
-
-    async def main() -> None:
-        heard = Heard()
-        for _ in range(5):
-            await heard.step(1, 2, 3)
-        assert heard.left_after_step == [1, 2, 3, 4, 5]
-
-    uvloop.run(main())
-
-
 def test_an_engine_does_not_wait_for_a_loop_that_is_stuck() -> None:
     async def main() -> None:
-        heard = Heard()
-        engine = threading.Thread(target=heard.inbox.step_ended)
+        heard = Heard(Threaded())
+        engine = threading.Thread(target=heard.engine.after_step)
         heard.inbox.put(1, Piece("a"))
         engine.start()
         engine.join()  # in the loop, which meanwhile hears nothing
         assert heard.taken == []
         await asyncio.sleep(0.01)
         assert heard.taken == [[1]]
+
+    uvloop.run(main())
+
+
+class Turned:
+    """An engine that takes its turns where it is told, each of which says one thing."""
+
+    def __init__(self) -> None:
+        self.waits: list[float | None] = []
+        """What the next turns answer."""
+        self.threads: set[int] = set()
+        self.turns = 0
+        self.say: Callable[[int, Said], None] = lambda _, __: None
+
+    def take_turns(self, has_work: Callable[[], None]) -> Callable[[], float | None]:
+        self.has_work = has_work
+        return self.turn
+
+    def turn(self) -> float | None:
+        self.threads.add(threading.get_ident())
+        self.turns += 1
+        self.say(self.turns, Piece("a"))
+        return self.waits.pop(0)
+
+
+def test_an_engine_that_holds_the_interpreter_works_in_the_loop_while_there_is_work() -> None:
+    async def main() -> None:
+        engine = Turned()
+        heard = Heard(engine)
+        engine.say = heard.inbox.put
+        engine.waits = [0.0, 0.0, 0.001, None]
+        assert engine.turns == 0
+        await asyncio.to_thread(engine.has_work)
+        for _ in range(100):
+            await asyncio.sleep(0.001)
+            if not engine.waits:
+                break
+        assert heard.taken == [[1], [2], [3], [4]]
+        assert engine.threads == {threading.get_ident()}
+        await asyncio.sleep(0.01)
+        assert engine.turns == 4
+        # Work that is there before a wait is over is not made to wait.
+        engine.waits = [60.0, None]
+        engine.has_work()
+        await asyncio.sleep(0.01)
+        engine.has_work()
+        await asyncio.sleep(0.01)
+        assert heard.taken[4:] == [[5], [6]]
+
+    uvloop.run(main())
+
+
+def test_the_loop_turns_between_the_turns_of_an_engine() -> None:
+    """So that what was written leaves, and who asks in the meantime is heard."""
+
+    async def main() -> None:
+        engine = Turned()
+        heard = Heard(engine)
+        engine.say = heard.inbox.put
+        engine.waits = [0.0] * 5 + [None]
+        between: list[int] = []
+
+        def look() -> None:
+            between.append(engine.turns)
+            if engine.waits:
+                heard.loop.call_soon(look)
+
+        engine.has_work()
+        await asyncio.sleep(0)
+        look()
+        while engine.waits:
+            await asyncio.sleep(0)
+        assert set(range(1, 6)) <= set(between)
+
+    uvloop.run(main())
+
+
+def test_an_inbox_that_closed_takes_no_turn_and_still_hears() -> None:
+    async def main() -> None:
+        engine = Turned()
+        heard = Heard(engine)
+        engine.has_work()
+        heard.inbox.close()
+        await asyncio.sleep(0.01)
+        assert engine.turns == 0
+        await asyncio.to_thread(heard.inbox.put, 7, Piece("a"))
+        await asyncio.sleep(0.05)
+        assert heard.taken == [[7]]
 
     uvloop.run(main())
