@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -19,7 +20,8 @@ from maas.serving.messages import Priority
 from maas.serving.tensors import Tensors
 
 DEADLINE_S = 60.0
-AT_ONCE = 2
+AT_ONCE = 3
+"""The last place is for a key that has none, so that no key can take them all."""
 RETRY_AFTER_S = 5.0
 BATCH_ROWS = 32
 """Most rows per call: few enough that ordinary requests need not wait long behind one."""
@@ -59,7 +61,8 @@ class Explainer:
         self._reconciler = reconciler
         self._background_of = background_of
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="explain")
-        self._running = 0
+        self._running: Counter[str] = Counter()
+        """By key."""
 
     async def explain(
         self,
@@ -67,16 +70,13 @@ class Explainer:
         question: Question,
         spent: Spent | None = None,
         until: float = math.inf,
+        key: str = "",
     ) -> dict[str, Any]:
         """`Explanation.to_dict()` with what was asked; adds to `spent`. Ends after DEADLINE_S, or
-        at `until` on the monotonic clock. Raises MaasError."""
+        at `until` on the monotonic clock. `key` is the id of who asks. Raises MaasError."""
         spent = Spent() if spent is None else spent
         group, _ = self._reconciler.answering(deployment)
-        if self._running >= AT_ONCE:
-            raise Overloaded(
-                f"{AT_ONCE} explanations are running, which is the limit",
-                retry_after=RETRY_AFTER_S,
-            )
+        self._check_places(key)
         if question.background is None:
             published = await asyncio.to_thread(
                 self._background_of, group.template.model, group.target.version
@@ -99,19 +99,31 @@ class Explainer:
             spent.compute_us += taken
             return found
 
-        self._running += 1
+        # Others may have come while the background was looked up.
+        self._check_places(key)
+        self._running[key] += 1
         try:
             answer = await loop.run_in_executor(
                 self._threads, _explain, group.template.signature, question, ask
             )
         finally:
-            self._running -= 1
+            self._running -= Counter([key])  # and forgets who has none
         return {
             "deployment": deployment,
             "model": group.template.model,
             "version": group.target.version,
             "variant": group.template.variant,
         } | answer
+
+    def _check_places(self, key: str) -> None:
+        running = self._running.total()
+        if running >= AT_ONCE:
+            what = f"{AT_ONCE} explanations are running, which is the limit"
+        elif self._running[key] and running == AT_ONCE - 1:
+            what = f"{self._running[key]} explanations are running for this key, which is its share"
+        else:
+            return
+        raise Overloaded(what, retry_after=RETRY_AFTER_S)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

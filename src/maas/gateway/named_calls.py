@@ -14,9 +14,8 @@ from maas.gateway.generation import check_task
 from maas.gateway.metering import Meter
 from maas.gateway.request import Request
 from maas.serving.codec import Decoded, default_tensor, flat_elements, pack
-from maas.serving.dispatch import rows_of
 from maas.serving.live_route import LiveRoute
-from maas.serving.messages import Answers, Buffer
+from maas.serving.messages import Answers, Buffer, rows_of
 from maas.serving.routing import Router
 
 

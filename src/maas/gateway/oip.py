@@ -30,9 +30,8 @@ from maas.gateway.oip_request import (
 )
 from maas.gateway.request import JSON, Request
 from maas.serving.codec import Decoded, flat_elements
-from maas.serving.dispatch import rows_of
 from maas.serving.live_route import LiveRoute
-from maas.serving.messages import Answers, Buffer
+from maas.serving.messages import Answers, Buffer, rows_of
 from maas.serving.routing import LiveDeployment, Router
 
 Understood = tuple[Decoded, str, list[Wanted] | None]

@@ -18,8 +18,7 @@ from maas.domain.signature import Signature
 from maas.gateway.calls import Encoded
 from maas.gateway.request import JSON
 from maas.serving.codec import JSON_TYPES, Decoded
-from maas.serving.dispatch import rows_of
-from maas.serving.messages import Answers, Buffer
+from maas.serving.messages import Answers, Buffer, rows_of
 
 _NOT_QUICK = (msgspec.MsgspecError, struct.error, OverflowError, ValueError, RecursionError)
 

@@ -19,8 +19,7 @@ from maas.gateway.named_calls import NamedCalls, decoded, output, tokens_read
 from maas.gateway.openai_request import named_model
 from maas.gateway.openai_shapes import ModelName, TokenId, check_fields, said_in
 from maas.gateway.request import JSON, Request
-from maas.serving.dispatch import rows_of
-from maas.serving.messages import Answers, Buffer
+from maas.serving.messages import Answers, Buffer, rows_of
 
 OPERATION = "embeddings"
 MAX_TEXTS = 2048

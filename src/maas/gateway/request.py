@@ -250,8 +250,8 @@ class AnswerStream:
     def put(self, piece: bytes) -> Future[None] | None:
         """Sends a piece. A future, if the client is behind: put no more until it is done."""
         request = self._request
-        if request.method == "HEAD":
-            return None
+        if not piece or request.method == "HEAD":
+            return None  # a chunk of no bytes would be the end
         framed = b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece
         return request.wire.write_streamed(request, framed)
 

@@ -25,8 +25,7 @@ from maas.gateway.openai_embeddings import Text, embedding_output, vectors_of
 from maas.gateway.openai_request import named_model
 from maas.gateway.openai_shapes import ModelName, check_fields
 from maas.gateway.request import JSON, Request
-from maas.serving.dispatch import rows_of
-from maas.serving.messages import Answers
+from maas.serving.messages import Answers, rows_of
 
 OPERATION = "rerank"
 MAX_DOCUMENTS = 1024

@@ -63,7 +63,7 @@ class EventStream:
             return
         self._append(events)
 
-    def end(self, events: bytes = b"") -> None:
+    def end(self, events: bytes) -> None:
         """The last events; what comes later is dropped."""
         if not self._ended:
             self._ended = True

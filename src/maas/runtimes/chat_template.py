@@ -27,6 +27,7 @@ RENDER_SECONDS = 2.0
 MAX_BYTES = 16 << 20
 """Of what a template may write."""
 MAX_MEMORY = 1 << 30
+_ENDS = "the model's chat template ends its own process"
 
 
 class ChatTemplate:
@@ -55,8 +56,15 @@ class ChatTemplate:
                 told = self._ask(self._started(), line)
             except BrokenPipeError:  # it ended since it was last asked
                 self._end()
-                told = self._ask(self._started(), line)
+                told = self._asked_anew(line)
         return str(told["text"])
+
+    def _asked_anew(self, line: bytes) -> dict[str, Any]:
+        try:
+            return self._ask(self._started(), line)
+        except BrokenPipeError:
+            self._end()
+            raise InvalidInput(_ENDS) from None
 
     def close(self) -> None:
         with self._lock:
@@ -78,7 +86,7 @@ class ChatTemplate:
                 raise
             except BrokenPipeError:
                 self._end()
-                raise InvalidInput("the model's chat template ends its own process") from None
+                raise InvalidInput(_ENDS) from None
         return worker
 
     def _ask(self, worker: subprocess.Popen[bytes], line: bytes) -> dict[str, Any]:

@@ -10,7 +10,9 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +26,8 @@ _READ_GRAIN, _CACHE_GRAIN = 512, 16_384
 """Tokens read in a step, and those of the cache they look at, are padded to a power of two, above
 these to a multiple: few sizes where a step is short, little waste where it is long."""
 _LEAST_CACHE = 1024
+MOST_GRAPHS = 64
+"""That are kept; each has memory of its own beside what they share."""
 
 
 def padded(count: int, grain: int) -> int:
@@ -38,14 +42,16 @@ class GraphedBatch(PagedBatch):
 
     def __init__(self, model: Any, sequences: int, tokens: int, batch: int) -> None:
         super().__init__(model, sequences, tokens, batch)
-        self._graphs: dict[tuple[int, int], Any] = {}
+        self._graphs: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        """By tokens read and of the cache; the one used last is last."""
         self._is_graphed = True
+        self._pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
         runner = self._processor.model_runner
         runner.pad_inputs = True
         runner.maybe_pad_inputs = self._sizes
-        words = model.get_output_embeddings().weight.shape[0]
-        self._logits = torch.zeros((sequences, words), device=model.device)
-        self._warm_up(sequences)
+        self._sequences = sequences
+        self._logits = torch.empty(0, 0, device=model.device)
+        self._warm_up()
 
     def _sizes(self, read: int, cached: int, is_decoding: bool) -> tuple[int, int]:
         """What the library pads a step to, by tokens read and tokens of the cache."""
@@ -60,17 +66,19 @@ class GraphedBatch(PagedBatch):
             min(cached, cache.max_tokens_read),
         )
 
-    def _warm_up(self, sequences: int) -> None:
-        """Records the steps that are most common, so that no first caller waits for them."""
+    def _warm_up(self) -> None:
+        """Records the steps of sequences that begin. Others are recorded when they come."""
         count = 1
-        while count <= sequences:
+        while True:
             for number in range(count):
                 self.add(number, [0])
             for _ in range(2):  # a prompt of one token each, and a token after it
                 self.put([0] * len(self.step()[0]))
             for number in range(count):
                 self.drop(number)
-            count *= 2
+            if count == self._sequences:
+                return
+            count = min(2 * count, self._sequences)
 
     def _computed(self, inputs: Any, due: int) -> torch.Tensor:
         given = dict(inputs.get_model_kwargs(use_padding=True))
@@ -78,6 +86,10 @@ class GraphedBatch(PagedBatch):
 
         def forward() -> None:
             logits = self._model(**given).logits[0]
+            if not self._logits.numel():  # the first of all, which is not recorded
+                self._logits = logits.new_empty(
+                    (self._sequences, logits.shape[1]), dtype=torch.float32
+                )
             self._logits[: len(logits)].copy_(logits)
 
         self._run((inputs.num_q_tokens, inputs.max_kv_read), forward, inputs.compute_stream)
@@ -85,28 +97,52 @@ class GraphedBatch(PagedBatch):
 
     def _run(self, size: tuple[int, int], forward: Callable[[], None], stream: Any) -> None:
         """Computes `forward` by the graph of its size; records that if there is none yet."""
-        stream.wait_stream(torch.cuda.current_stream())
-        graph = self._graphs.get(size)
-        with torch.cuda.stream(stream):
-            if graph is not None:
-                graph.replay()
-            else:
-                # What is recorded is not computed, and libraries make their workspaces at first.
-                forward()
-        if graph is None and self._is_graphed:
-            self._record(size, forward, stream)
-        torch.cuda.current_stream().wait_stream(stream)
+        # Streams are those of the device of this thread, which need not be the model's.
+        with torch.cuda.device(self._model.device):
+            usual = torch.cuda.current_stream()
+            stream.wait_stream(usual)
+            graph = self._graphs.get(size)
+            with torch.cuda.stream(stream):
+                if graph is not None:
+                    self._graphs.move_to_end(size)
+                    graph.replay()
+                else:
+                    self._compute(forward)
+            if graph is None and self._is_graphed:
+                with torch.cuda.stream(usual):  # what fails to be recorded leaves another
+                    self._record(size, forward, stream)
+            usual.wait_stream(stream)
+
+    def _compute(self, forward: Callable[[], None]) -> None:
+        """What is recorded is not computed, and libraries make their workspaces at first use."""
+        try:
+            forward()
+        except torch.OutOfMemoryError:
+            if not self._graphs:
+                raise
+            torch.cuda.synchronize()
+            self._graphs.clear()
+            torch.cuda.empty_cache()
+            forward()
 
     def _record(self, size: tuple[int, int], forward: Callable[[], None], stream: Any) -> None:
         graph = torch.cuda.CUDAGraph()
-        pool = next(iter(self._graphs.values())).pool() if self._graphs else None
         try:
             with torch.cuda.graph(
-                graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
             ):
                 forward()
-        except RuntimeError as wrong:  # such as memory, or a model that looks at its own numbers
-            log.warning("steps are computed without CUDA graphs from here on: %s", wrong)
+        except torch.OutOfMemoryError:
+            return  # this size goes without
+        except RuntimeError as wrong:  # such as a model that looks at its own numbers
+            log.warning("steps are computed without CUDA graphs: %s", wrong)
             self._is_graphed = False
+            self._graphs.clear()
+            # The allocator still takes it for a recording, during which nothing is given back.
+            with contextlib.suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(self._model.device.index, self._pool)
             return
         self._graphs[size] = graph
+        if len(self._graphs) > MOST_GRAPHS:
+            torch.cuda.synchronize()
+            self._graphs.popitem(last=False)

@@ -9,7 +9,7 @@ from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation
 from maas.domain.names import shown
 from maas.runtimes.json_grammar import json_grammar
-from maas.runtimes.plain_tools import call_schema, chosen_tools, told_messages
+from maas.runtimes.plain_tools import call_grammar, chosen_tools, told_messages
 
 _ESCAPED = re.compile(
     r'["\x00-\x1f]|\\(?:[\\nrtfv]|x(?:22|5c|[01].)|u00(?:22|5c|[01].))', re.IGNORECASE
@@ -69,8 +69,7 @@ def _chat(g: Generation, knows_tools: bool) -> dict[str, Any]:
     elif not knows_tools:
         body["messages"] = told_messages(g.messages or [], tools if choice != "none" else [])
         if tools and choice == "required":
-            wanted = {"type": "json_schema", "schema": call_schema(tools)}
-            body["grammar"] = json_grammar(wanted)
+            body["grammar"] = call_grammar(tools, json_grammar)
     return body
 
 

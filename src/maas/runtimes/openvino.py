@@ -114,22 +114,22 @@ class OpenVino(SteppedEngine):
         except (RuntimeError, ValueError) as wrong:
             raise InvalidInput(f"the engine refuses this request: {wrong}") from None
 
-    def _step(self, running: dict[int, Sequence]) -> None:
-        for sequence in running.values():
+    def _step(self) -> None:
+        for sequence in self._running.values():
             if sequence.is_cancelled:
                 sequence.work.handle.cancel()
         self._pipeline.step()
-        for sequence in list(running.values()):
-            self._collect(running, sequence)
+        for sequence in list(self._running.values()):
+            self._collect(sequence)
 
-    def _collect(self, running: dict[int, Sequence], sequence: Sequence) -> None:
+    def _collect(self, sequence: Sequence) -> None:
         """Tells what a sequence wrote in this step, and whether it ended."""
         work = sequence.work
         tokens, told, reason = work.read(sequence.generation.logprobs is not None)
         sequence.completion_tokens += len(tokens)
         if not tokens and work.handle.get_status() == GenerationStatus.IGNORED:
             full = "the engine has no memory left for this sequence"
-            self._leave(running, sequence, Unavailable(full, retry_after=1.0))
+            self._leave(sequence, Unavailable(full, retry_after=1.0))
             return
         if sequence.is_cancelled and reason is None:
             reason = "cancelled"
@@ -144,7 +144,7 @@ class OpenVino(SteppedEngine):
             # How far it is with a prompt the engine does not tell: counted when it was read.
             is_read = sequence.completion_tokens > 0 or reason != "cancelled"
             said = sequence.ending(reason, None if is_read else 0)
-            self._leave(running, sequence, said)
+            self._leave(sequence, said)
 
     def _logprob(self, token: int, value: float) -> TokenLogprob:
         data = self._tokens.get(token, b"")

@@ -10,7 +10,7 @@ import openvino_genai
 
 from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation
-from maas.runtimes.plain_tools import call_schema, chosen_tools, told_messages
+from maas.runtimes.plain_tools import call_grammar, chosen_tools, told_messages
 from maas.runtimes.schema_grammar import schema_grammar
 
 _DEFAULT_TEMPERATURE, _DEFAULT_TOP_P, _TOP_K = 0.8, 0.95, 40
@@ -47,7 +47,7 @@ def asked(generation: Generation, ends: frozenset[int]) -> Asked:
     tools, choice = chosen_tools(g)
     grammar = schema_grammar(g.response_format) if g.response_format is not None else None
     if tools and choice == "required":
-        grammar = schema_grammar({"type": "json_schema", "schema": call_schema(tools)})
+        grammar = call_grammar(tools, schema_grammar)
     told = told_messages(g.messages or [], tools if choice != "none" else [])
     return Asked(told, grammar, bool(tools) and choice != "none", never_ends)
 

@@ -43,6 +43,11 @@ class PagedBatch:
             safety_margin=0.0,
         )
         plain = GenerationConfig(do_sample=False, eos_token_id=-1)
+        if not model._supports_logits_to_keep():
+            raise InvalidInput(
+                f"the engine transformers cannot batch this model: {type(model).__name__} computes "
+                "the logits of every token"
+            )
         self._model = model
         try:
             with torch.no_grad():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from maas.domain.errors import InvalidInput
@@ -53,6 +54,16 @@ def call_schema(tools: list[dict[str, Any]]) -> dict[str, Any]:
             }
         )
     return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def call_grammar(tools: list[dict[str, Any]], grammar_of: Callable[[dict[str, Any]], str]) -> str:
+    """`grammar_of` a response format, for a call of one of `tools`; raises InvalidInput."""
+    try:
+        return grammar_of({"type": "json_schema", "schema": call_schema(tools)})
+    except InvalidInput as wrong:
+        # The caller asked for no format.
+        told = wrong.message.removeprefix("response_format: ")
+        raise InvalidInput(f"tools: {told}", field="tools") from None
 
 
 def told_messages(

@@ -45,7 +45,7 @@ class Sequence:
         """Tokens of the common memory that are kept for it."""
         self.is_cancelled = False
         self.is_read = False
-        """Whether its prompt is, so that the engine's thread has to say how it ends."""
+        """Whether its prompt is, so that whoever takes the turns has to say how it ends."""
         self.prompt_tokens = self.completion_tokens = 0
         self.limit = 0
         """Most tokens that it may write."""
@@ -123,8 +123,8 @@ class SteppedEngine(TextEngine[Sequence], ABC):
         """Gives a sequence to the engine; raises MaasError if that refuses it."""
 
     @abstractmethod
-    def _step(self, running: dict[int, Sequence]) -> None:
-        """Computes a step, tells all sinks, and has those that ended `_leave`."""
+    def _step(self) -> None:
+        """Computes a step of all in `_running`, tells their sinks, has who ended `_leave`."""
 
     @abstractmethod
     def _unload(self) -> None:
@@ -279,7 +279,7 @@ class SteppedEngine(TextEngine[Sequence], ABC):
             for sequence in new:
                 self._take_in(sequence)
             if self._running:
-                self._step(self._running)
+                self._step()
         except Exception as wrong:
             log.exception("the engine failed")
             self._give_up(wrong)
@@ -314,10 +314,8 @@ class SteppedEngine(TextEngine[Sequence], ABC):
             self._waits_since = 0.0
         return max(0.0, left)
 
-    def _leave(
-        self, running: dict[int, Sequence], sequence: Sequence, said: Ending | MaasError
-    ) -> None:
-        del running[sequence.number]
+    def _leave(self, sequence: Sequence, said: Ending | MaasError) -> None:
+        del self._running[sequence.number]
         self._end(sequence, said)
 
     def _give_up(self, wrong: Exception) -> None:
@@ -326,7 +324,7 @@ class SteppedEngine(TextEngine[Sequence], ABC):
         lost = InferenceFailed(f"the engine failed: {str(wrong)[-300:]}")
         with self._wake:
             self._lost = lost  # who is read from here on is told there
-            waiting = [sequence for sequence in self._sequences.values() if sequence.is_read]
+            waiting = [one for one in list(self._sequences.values()) if one.is_read]
         for sequence in waiting:
             self._end(sequence, lost)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -21,7 +21,7 @@ from maas.runtimes.base import LoadRequest
 from maas.runtimes.graphed_batch import GraphedBatch
 from maas.runtimes.json_grammar import json_grammar
 from maas.runtimes.paged_batch import PagedBatch
-from maas.runtimes.plain_tools import CallReader, call_schema, chosen_tools, told_messages
+from maas.runtimes.plain_tools import CallReader, call_grammar, chosen_tools, told_messages
 from maas.runtimes.stepped_engine import Sequence, SteppedEngine
 from maas.runtimes.text_options import (
     LARGEST_BATCH,
@@ -79,8 +79,7 @@ class Transformers(SteppedEngine):
         self._set_sizes(sizes, batch, min(sizes.context, _PROOF_TOKENS))
         model = load_model(folder, device, dtype)
         self._known_tokens = int(model.get_input_embeddings().num_embeddings)
-        kind = PagedBatch if device.type == "cpu" else GraphedBatch
-        self._batch: PagedBatch = kind(model, self.slots + 1, self._memory, batch)
+        self._batch = _batch(model, self.slots + 1, self._memory, batch)
         self._ends, self._manner = folder.ends, folder.manner
         self._set_words(folder)
         self._begin()
@@ -116,10 +115,9 @@ class Transformers(SteppedEngine):
         self._check_tokens(g.logit_bias, "logit_bias")
         tools, choice = chosen_tools(g)
         may_call = bool(tools) and choice != "none"
-        wanted = g.response_format
+        grammar = json_grammar(g.response_format) if g.response_format is not None else None
         if tools and choice == "required":
-            wanted = {"type": "json_schema", "schema": call_schema(tools)}
-        grammar = json_grammar(wanted) if wanted is not None else None
+            grammar = call_grammar(tools, json_grammar)
         told = told_messages(g.messages or [], tools if may_call else [])
         ids = self._take_prompt(sequence, g, told)
         matcher = None if grammar is None else self._matcher(grammar)
@@ -145,11 +143,12 @@ class Transformers(SteppedEngine):
     def _admit(self, sequence: Sequence) -> None:
         self._batch.add(sequence.number, sequence.work.prompt)
 
-    def _step(self, running: dict[int, Sequence]) -> None:
+    def _step(self) -> None:
+        running = self._running
         for sequence in list(running.values()):
             if sequence.is_cancelled:
                 read = min(sequence.prompt_tokens, self._batch.position(sequence.number))
-                self._drop(running, sequence, sequence.ending("cancelled", read))
+                self._drop(sequence, sequence.ending("cancelled", read))
         if not running:
             return
         due, logits = self._batch.step()
@@ -159,13 +158,13 @@ class Transformers(SteppedEngine):
         for sequence in list(running.values()):
             one = chosen.get(sequence.number)
             if isinstance(one, MaasError):
-                self._drop(running, sequence, one)
+                self._drop(sequence, one)
             elif one is None:
                 sequence.sink(sequence.number, Piece())  # it got on with its prompt, or waited
             else:
-                self._tell(running, sequence, one)
+                self._tell(sequence, one)
 
-    def _tell(self, running: dict[int, Sequence], sequence: Sequence, one: Chosen) -> None:
+    def _tell(self, sequence: Sequence, one: Chosen) -> None:
         """What a sequence wrote, and whether it ended with that."""
         sequence.completion_tokens += 1
         text = ""
@@ -182,14 +181,12 @@ class Transformers(SteppedEngine):
             logprobs = [self._logprob(one.token, one.logprob, top)]
         sequence.sink(sequence.number, sequence.told(text, 1, logprobs, reason is not None))
         if reason is not None:
-            self._drop(running, sequence, sequence.ending(reason))
+            self._drop(sequence, sequence.ending(reason))
 
-    def _drop(
-        self, running: dict[int, Sequence], sequence: Sequence, said: Ending | MaasError
-    ) -> None:
+    def _drop(self, sequence: Sequence, said: Ending | MaasError) -> None:
         # First out of the batch: if the engine fails here, the sequence is told of it.
         self._batch.drop(sequence.number)
-        self._leave(running, sequence, said)
+        self._leave(sequence, said)
 
     def _logprob(
         self, token: int, value: float, top: list[TokenLogprob] | None = None
@@ -204,6 +201,16 @@ class _Work:
 
     prompt: list[int]
     chooser: Chooser
+
+
+def _batch(model: Any, sequences: int, tokens: int, batch: int) -> PagedBatch:
+    """Raises InvalidInput."""
+    if model.device.type != "cuda":
+        return PagedBatch(model, sequences, tokens, batch)
+    try:
+        return GraphedBatch(model, sequences, tokens, batch)
+    except RuntimeError as wrong:  # it computes its first steps there
+        raise InvalidInput(f"the device cannot compute this model: {str(wrong)[:300]}") from None
 
 
 def _control_texts(tokenizer: Tokenizer) -> list[bytes]:

@@ -12,12 +12,12 @@ from typing import Any
 from maas.domain.errors import DeadlineExceeded, MaasError, ReplicaLost
 from maas.domain.generation import Ending, Piece
 from maas.domain.signature import Signature
+from maas.serving.awaited_call import AwaitedCall
 from maas.serving.call import Call, fail_call
 from maas.serving.channel import Channel
 from maas.serving.generation_frames import unpack_pieces
 from maas.serving.messages import (
     Answers,
-    Buffer,
     Column,
     Failure,
     FrameKind,
@@ -31,7 +31,7 @@ from maas.serving.messages import (
     unpack_failure,
     unpack_json,
 )
-from maas.serving.tensors import Tensor, Tensors
+from maas.serving.tensors import Tensors
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,6 @@ FRAME_BYTES = 16 << 20
 """About where a frame ends and the next call starts another: their length has a limit."""
 UNSENT_BYTES = 16 << 20
 """How much may wait for a replica that does not read before it gets nothing more."""
-
-
-def rows_of(column: Column, first: int, count: int, total: int) -> Buffer:
-    """The bytes of `count` rows from row `first` of a column that holds `total` rows."""
-    if count == total:
-        return column.data
-    size = len(column.data) // total
-    return column.data[first * size : (first + count) * size]
 
 
 class ReplicaLink(Channel):
@@ -167,7 +159,7 @@ class ReplicaLink(Channel):
         priority: Priority,
     ) -> tuple[Tensors, int]:
         """As `predict`, with these rows' share of the model's run time in microseconds."""
-        call = _FutureCall(signature, tensors, rows, deadline, priority)
+        call = AwaitedCall(signature, tensors, rows, deadline, priority)
         self.submit(call)
         try:
             async with asyncio.timeout(max(0.0, deadline + 1.0 - time.monotonic())):
@@ -378,51 +370,3 @@ def _frames_of(calls: list[Call]) -> Iterator[list[Call]]:
         run.append(call)
         size += call.size
     yield run
-
-
-class _FutureCall(Call):
-    """A call for code that awaits."""
-
-    __slots__ = ("compute_us", "future", "signature")
-
-    def __init__(
-        self,
-        signature: Signature,
-        tensors: Tensors,
-        rows: int,
-        deadline: float,
-        priority: Priority,
-    ) -> None:
-        inputs = [tensors[spec.name] for spec in signature.inputs]
-        super().__init__(
-            columns=[t.data for t in inputs],
-            shapes=tuple(tuple(t.shape[1:]) for t in inputs),
-            rows=rows,
-            deadline=deadline,
-            priority=priority,
-            alone=signature.has_bytes,
-        )
-        self.signature = signature
-        self.compute_us = 0
-        self.future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
-
-    def answered(self, answers: Answers, at: int, first_row: int) -> None:
-        if not self.future.done():
-            self.compute_us += answers.compute_us * self.rows // (answers.batch_rows or 1)
-            self.future.set_result(answer_tensors(self.signature, answers, self.rows, first_row))
-
-    def computed(self, compute_us: int) -> None:
-        self.compute_us += compute_us
-
-    def failed(self, error: MaasError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-def answer_tensors(signature: Signature, answers: Answers, rows: int, first_row: int) -> Tensors:
-    """The outputs of one call, copied out of the frame that they came in."""
-    out: Tensors = {}
-    for spec, column in zip(signature.outputs, answers.columns, strict=True):
-        data = rows_of(column, first_row, rows, answers.total_rows)
-        out[spec.name] = Tensor(spec.datatype, (rows, *column.shape), bytes(data))
-    return out

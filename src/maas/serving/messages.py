@@ -77,6 +77,14 @@ class Infer:
     columns: list[Column]
 
 
+def rows_of(column: Column, first: int, count: int, total: int) -> Buffer:
+    """The bytes of `count` rows from row `first` of a column that holds `total` rows."""
+    if count == total:
+        return column.data
+    size = len(column.data) // total
+    return column.data[first * size : (first + count) * size]
+
+
 @dataclass(slots=True)
 class Answers:
     """The answers of one batch, or of the part of it that came over this connection."""

@@ -89,15 +89,15 @@ class StepInbox:
     def _turn_soon(self) -> None:
         if self._next_turn is not None:
             self._next_turn.cancel()
-        self._next_turn = self._loop.call_soon(self._turn_over)
+        self._next_turn = self._loop.call_soon(self._take_turn)
 
-    def _turn_over(self) -> None:
+    def _take_turn(self) -> None:
         self._next_turn = None
-        if self._turn is None:
+        wait = None if self._turn is None else self._turn()
+        try:
             self._take(self._said)
-            return
-        wait = self._turn()
-        self._take(self._said)
-        # The loop turns once between, so that what was sent leaves and what came is read.
-        if wait is not None and self._next_turn is None:
-            self._next_turn = self._loop.call_later(wait, self._turn_over)
+        finally:
+            if wait is not None and self._next_turn is None:
+                # The loop turns twice between: what was said leaves and what came is read, and
+                # what is due for that, such as beginning it, is done.
+                self._next_turn = self._loop.call_later(wait, self._turn_soon)

@@ -12,6 +12,7 @@ pytest.importorskip("transformers", reason="needs the extra transformers")
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from maas.runtimes import graphed_batch
 from maas.runtimes.graphed_batch import GraphedBatch, padded
 from maas.runtimes.paged_batch import PagedBatch
 
@@ -77,7 +78,45 @@ def test_padding_changes_no_token(model: Any) -> None:
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
+def test_few_graphs_are_kept(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = write(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
+    monkeypatch.setattr(graphed_batch, "MOST_GRAPHS", 3)
+    batch = GraphedBatch(model, SEQUENCES, TOKENS, BATCH)
+    for _ in range(3):
+        assert write(batch) == plain and len(batch._graphs) == 3
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
+def test_graphs_give_way_to_a_step_that_needs_their_memory(model: Any) -> None:
+    plain = write(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
+    batch = GraphedBatch(model, SEQUENCES, TOKENS, BATCH)
+    failures: list[int] = []
+
+    def is_full(module: Any, given: Any) -> None:
+        if not torch.cuda.is_current_stream_capturing() and len(batch._graphs) > 1:
+            failures.append(len(batch._graphs))
+            raise torch.OutOfMemoryError("CUDA out of memory, it is said here")
+
+    hook = model.register_forward_pre_hook(is_full)
+    try:
+        assert write(batch) == plain
+    finally:
+        hook.remove()
+    assert failures and batch._is_graphed
+
+
+@pytest.mark.parametrize(
+    ("count", "grain", "expected"),
+    [(1, 512, 1), (2, 512, 2), (3, 512, 4), (400, 512, 512), (512, 512, 512), (513, 512, 1024),
+     (1500, 512, 1536)],
+)  # fmt: skip
+def test_sizes_are_few(count: int, grain: int, expected: int) -> None:
+    assert padded(count, grain) == expected
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
 def test_a_model_that_cannot_be_recorded_is_computed(model: Any) -> None:
+    """The last one here: PyTorch draws no random numbers on the device after that."""
     plain = write(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
 
     def looks(module: Any, given: Any, found: Any) -> Any:
@@ -90,12 +129,3 @@ def test_a_model_that_cannot_be_recorded_is_computed(model: Any) -> None:
         assert write(batch) == plain and not batch._graphs
     finally:
         hook.remove()
-
-
-@pytest.mark.parametrize(
-    ("count", "grain", "expected"),
-    [(1, 512, 1), (2, 512, 2), (3, 512, 4), (400, 512, 512), (512, 512, 512), (513, 512, 1024),
-     (1500, 512, 1536)],
-)  # fmt: skip
-def test_sizes_are_few(count: int, grain: int, expected: int) -> None:
-    assert padded(count, grain) == expected

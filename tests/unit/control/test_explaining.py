@@ -72,11 +72,14 @@ def test_one_too_many_is_refused_with_a_time_to_come_back() -> None:
     async def scene() -> None:
         link = Link()
         explains = explainer(link)
-        running = [asyncio.create_task(explains.explain("t", QUESTION)) for _ in range(AT_ONCE)]
+        running = [
+            asyncio.create_task(explains.explain("t", QUESTION, key=f"key {n}"))
+            for n in range(AT_ONCE)
+        ]
         while len(link.asked) < AT_ONCE:
             await asyncio.sleep(0.01)
         with pytest.raises(Overloaded) as refused:
-            await explains.explain("t", QUESTION)
+            await explains.explain("t", QUESTION, key="another")
         assert refused.value.retry_after
         link.may.set()
         for task in running:
@@ -89,6 +92,29 @@ def test_one_too_many_is_refused_with_a_time_to_come_back() -> None:
         assert (spent.rows, spent.compute_us) == (sum(latest), 10 * len(latest))
         assert spent.rows > BATCH_ROWS
         assert all(rows <= BATCH_ROWS and p is Priority.LOW for rows, p in link.asked)
+        explains.close()
+
+    asyncio.run(scene())
+
+
+def test_no_key_can_take_every_place() -> None:
+    async def scene() -> None:
+        link = Link()
+        explains = explainer(link)
+        running = [
+            asyncio.create_task(explains.explain("t", QUESTION, key="busy"))
+            for _ in range(AT_ONCE + 1)
+        ]
+        while len(link.asked) < AT_ONCE - 1:
+            await asyncio.sleep(0.01)
+        running.append(asyncio.create_task(explains.explain("t", QUESTION, key="quiet")))
+        while len(link.asked) < AT_ONCE:
+            await asyncio.sleep(0.01)
+        link.may.set()
+        *busy, quiet = await asyncio.gather(*running, return_exceptions=True)
+        assert isinstance(quiet, dict)
+        refused = [one for one in busy if isinstance(one, Overloaded)]
+        assert len(refused) == 2 and all("for this key" in str(one) for one in refused)
         explains.close()
 
     asyncio.run(scene())

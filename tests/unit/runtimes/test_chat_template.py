@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -68,6 +69,16 @@ def test_a_template_that_would_go_on_for_ever_is_ended_and_the_next_works(source
         template.render([{"role": "user", "content": "boom"}])
     assert template.render(HI) == "<s><user>Hi\n<assistant>"
     template.close()
+
+
+def test_a_process_that_was_killed_between_two_prompts_is_replaced() -> None:
+    with closing(ChatTemplate("{{ messages[0].content }}", {})) as template:
+        assert template.render([{"role": "user", "content": "a"}]) == "a"
+        worker = template._worker
+        assert worker is not None
+        worker.kill()
+        worker.wait()
+        assert template.render([{"role": "user", "content": "b"}]) == "b"
 
 
 def test_a_flood_of_text_is_cut_off() -> None:

@@ -9,7 +9,13 @@ import pytest
 
 from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation
-from maas.runtimes.plain_tools import CallReader, call_schema, chosen_tools, told_messages
+from maas.runtimes.plain_tools import (
+    CallReader,
+    call_grammar,
+    call_schema,
+    chosen_tools,
+    told_messages,
+)
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 OTHER = {"type": "function", "function": {"name": "other"}}
@@ -69,6 +75,17 @@ def test_the_schema_of_a_call_names_the_function_and_holds_its_arguments() -> No
         {"const": "add"},
         {"const": "other"},
     ]
+
+
+@pytest.mark.parametrize("module", ["json_grammar", "schema_grammar"])
+def test_parameters_that_cannot_be_held_are_a_fault_of_the_tools(module: str) -> None:
+    """The caller has asked for no `response_format`, and would look for it in vain."""
+    grammar_of = getattr(pytest.importorskip(f"maas.runtimes.{module}"), module)
+    broken = {"name": "add", "parameters": {"type": "no type"}}
+    with pytest.raises(InvalidInput, match=r"^tools: this schema cannot be enforced") as refused:
+        call_grammar([{"type": "function", "function": broken}], grammar_of)
+    assert refused.value.details == {"field": "tools"}
+    assert call_grammar([TOOL], grammar_of)
 
 
 def test_functions_are_told_in_the_system_message_and_results_by_the_user() -> None:

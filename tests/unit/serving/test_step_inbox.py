@@ -144,6 +144,29 @@ def test_the_loop_turns_between_the_turns_of_an_engine() -> None:
     uvloop.run(main())
 
 
+def test_what_a_turn_of_the_loop_leaves_for_the_next_is_done_before_the_engine_goes_on() -> None:
+    """As a request that came in during a step, which is begun a turn after it is read."""
+
+    async def main() -> None:
+        engine = Turned()
+        heard = Heard(engine)
+        begun_after: list[int] = []
+
+        def read(_: int, __: Said) -> None:
+            heard.loop.call_soon(lambda: heard.loop.call_soon(begin))
+
+        def begin() -> None:
+            begun_after.append(engine.turns)
+
+        engine.say = read
+        engine.waits = [0.0, 0.0, None]
+        engine.has_work()
+        await asyncio.sleep(0.02)
+        assert begun_after == [1, 2, 3]
+
+    uvloop.run(main())
+
+
 def test_an_inbox_that_closed_takes_no_turn_and_still_hears() -> None:
     async def main() -> None:
         engine = Turned()

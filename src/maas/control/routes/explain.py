@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Request, Response
 
 from maas.control.explaining import DEFAULT_SAMPLES, Question, Spent
-from maas.control.principal import GuardedRoute, guarded_router, needs
+from maas.control.principal import GuardedRoute, Principal, guarded_router, needs
 from maas.control.routes import UseServices
 from maas.control.schemas import ExplainBody
 from maas.domain.keys import Scope
@@ -24,10 +24,11 @@ class ExplainRoute(GuardedRoute):
 router = guarded_router("explain", ExplainRoute)
 
 
-@router.post("/explain/{deployment}", dependencies=[needs(Scope.CALL)])
+@router.post("/explain/{deployment}")
 async def explain(
     deployment: str,
     body: ExplainBody,
+    caller: Annotated[Principal, needs(Scope.CALL)],
     services: UseServices,
     request: Request,
     response: Response,
@@ -44,7 +45,9 @@ async def explain(
     spent = Spent()
     name = checked_name(deployment, "deployment")
     try:
-        return await services.explainer.explain(name, question, spent, _deadline(request))
+        return await services.explainer.explain(
+            name, question, spent, _deadline(request), caller.key_id
+        )
     finally:
         # For the gateway, which meters it, also if it failed midway.
         took = {"x-maas-rows": str(spent.rows), "x-maas-compute-us": str(spent.compute_us)}
