@@ -139,8 +139,9 @@ class GraphedBatch(PagedBatch):
             self._is_graphed = False
             self._graphs.clear()
             # The allocator still takes it for a recording, during which nothing is given back.
-            with contextlib.suppress(RuntimeError):
-                torch._C._cuda_endAllocateToPool(self._model.device.index, self._pool)
+            if self._pool is not None:
+                with contextlib.suppress(RuntimeError):
+                    torch._C._cuda_endAllocateToPool(self._model.device.index, self._pool)
             return
         self._graphs[size] = graph
         if len(self._graphs) > MOST_GRAPHS:
