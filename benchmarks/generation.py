@@ -247,7 +247,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--engines", nargs="*", default=list(ENGINES), choices=ENGINES)
     parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=SIDES)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=64, help="of each answer")
+    parser.add_argument("--tokens", type=int, default=128, help="of each answer")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 4, 16, 32])
     parser.add_argument("--least", type=int, default=4, help="requests of a level")
     parser.add_argument("--rounds", type=int, default=5, help="0: show what FILE holds")
