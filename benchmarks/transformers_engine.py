@@ -86,12 +86,13 @@ def bare(given: argparse.Namespace) -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(given.threads)
+    batch = given.batch or (2048 if device == "cuda" else 512)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
         given.folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
     ).to(device)
     settings = ContinuousBatchingConfig(
-        num_blocks=SLOTS * CONTEXT // 4 // 32, page_size=32, max_batch_tokens=given.batch,
+        num_blocks=SLOTS * CONTEXT // 4 // 32, page_size=32, max_batch_tokens=batch,
         max_requests_per_batch=SLOTS + 1, allow_block_sharing=False, auto_switch_to_flash=False,
         **(GRAPHS if given.graphs else {}),
     )  # fmt: skip
@@ -290,7 +291,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", choices=list(SIZES), default="1b")
     parser.add_argument("--threads", type=int, default=2, help="of the bare engine, on a CPU")
-    parser.add_argument("--batch", type=int, default=512, help="tokens in a step, of the bare one")
+    parser.add_argument("--batch", type=int, help="tokens in a step, of the bare one "
+                        "(default: 2048 on a GPU, as a replica has there, else 512)")  # fmt: skip
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 16, 64])
