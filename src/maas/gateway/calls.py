@@ -11,7 +11,7 @@ from zlib import crc32
 from maas.domain.errors import BadRequest, MaasError, Unauthenticated
 from maas.domain.keys import Key
 from maas.gateway.aside import LARGE_BYTES, large_bodies
-from maas.gateway.metering import Meter
+from maas.gateway.metering import Meter, Written
 from maas.gateway.request import Request
 from maas.serving.call import Call
 from maas.serving.codec import Decoded
@@ -109,8 +109,9 @@ class HttpCall(Call):
         )
         request.respond(200, body, content_type, headers)
 
-    def computed(self, compute_us: int) -> None:
-        self.meter.computed(self.key, self.operation, self.route, compute_us)
+    def computed(self, compute_us: int, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+        written = Written(0, prompt_tokens, completion_tokens, compute_us=compute_us)
+        self.meter.computed(self.key, self.operation, self.route, written)
 
     def failed(self, error: MaasError) -> None:
         route = self.route

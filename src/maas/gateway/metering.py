@@ -112,10 +112,13 @@ class Meter:
             tokens[PROMPT] += answers.prompt_tokens
             tokens[COMPLETION] += answers.completion_tokens
 
-    def computed(self, key: Key, operation: str, route: LiveRoute, compute_us: int) -> None:
+    def computed(self, key: Key, operation: str, route: LiveRoute, written: Written) -> None:
         """Count what the model has done for a request that is not answered yet, or never will."""
-        self._usage.slot(key.id, route.deployment, operation)[COMPUTE_US] += compute_us
-        self._slot(route, "ok")[MODEL_US] += compute_us
+        self._slot(route, "ok")[MODEL_US] += written.compute_us
+        if written.prompt_tokens:
+            self._count_tokens(key, operation, route, written)
+        else:
+            self._usage.slot(key.id, route.deployment, operation)[COMPUTE_US] += written.compute_us
 
     def used(
         self, key: Key, deployment: str, operation: str, rows: int, compute_us: int,

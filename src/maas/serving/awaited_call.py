@@ -42,7 +42,7 @@ class AwaitedCall(Call):
             self.compute_us += answers.compute_us * self.rows // (answers.batch_rows or 1)
             self.future.set_result(_answer_tensors(self.signature, answers, self.rows, first_row))
 
-    def computed(self, compute_us: int) -> None:
+    def computed(self, compute_us: int, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         self.compute_us += compute_us
 
     def failed(self, error: MaasError) -> None:

@@ -94,9 +94,9 @@ class Call:
     def failed(self, error: MaasError) -> None:
         raise NotImplementedError
 
-    def computed(self, compute_us: int) -> None:
-        """The model has worked on it for so many microseconds more; it is not done yet, or never
-        will be, because it was given up."""
+    def computed(self, compute_us: int, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+        """The model has worked on it for so many microseconds more, and read and written so many
+        tokens; it is not done yet, or never will be, because it was given up."""
 
     def packed(self) -> list[Buffer]:
         """The frame of a generation."""

@@ -264,7 +264,9 @@ class ReplicaLink(Channel):
                 # Cancelled while it was computed or its answer was on the way. A batch of several
                 # is counted with the others' answers.
                 if call is None and rows == answers.batch_rows:
-                    given_up.computed(answers.compute_us)
+                    given_up.computed(
+                        answers.compute_us, answers.prompt_tokens, answers.completion_tokens
+                    )
             if call is not None:
                 self.rows_in_flight -= call.load
                 self.bytes_in_flight -= call.size
@@ -283,7 +285,8 @@ class ReplicaLink(Channel):
             return
         if not raw["is_last"]:
             self._in_parts[number] = (call, known + compute_us)
-        call.computed(compute_us)
+        tokens = [int(raw.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")]
+        call.computed(compute_us, *tokens)
 
     def _stepped(self, number: int, piece: Piece, ending: Ending | None) -> None:
         call = self.pending.get(number)

@@ -16,8 +16,9 @@ from maas.domain.generation import Ending, Piece
 from maas.runtimes.base import Generator, Said
 from maas.serving.channel import Channel
 from maas.serving.generation_frames import Step, pack_pieces, unpack_generate
-from maas.serving.generation_jobs import Job, PlainPrompts, says_something
+from maas.serving.generation_jobs import Job, PlainPrompts, Rows, says_something
 from maas.serving.messages import (
+    Buffer,
     Failure,
     FrameKind,
     Infer,
@@ -240,10 +241,10 @@ class GeneratorServer(ReplicaSocket):
         if rows.unfinished or not job.owner.is_open:
             return
         if rows.error is not None:
-            job.owner.send(pack_progress(job.number, rows.compute_us, is_last=False))
+            job.owner.send(_account(job.number, rows, is_last=False))
             _fail(job, rows.error)
         elif rows.is_cancelled:
-            job.owner.send(pack_progress(job.number, rows.compute_us, is_last=True))
+            job.owner.send(_account(job.number, rows, is_last=True))
         else:
             job.owner.send(pack_answers(rows.answers(job.number)))
 
@@ -272,6 +273,13 @@ def _parcel(job: Job) -> Parcel:
         owner=job.owner,
         arrived=time.monotonic(),
         total_rows=1,
+    )
+
+
+def _account(number: int, rows: Rows, *, is_last: bool) -> list[Buffer]:
+    """What all rows of a request took that has no answer."""
+    return pack_progress(
+        number, rows.compute_us, is_last, rows.prompt_tokens, rows.completion_tokens
     )
 
 

@@ -182,9 +182,17 @@ def pack_cancel(ids: Sequence[int]) -> list[Buffer]:
     return frame(FrameKind.CANCEL, [array("Q", ids).tobytes()])
 
 
-def pack_progress(number: int, compute_us: int, is_last: bool) -> list[Buffer]:
+def pack_progress(
+    number: int,
+    compute_us: int,
+    is_last: bool,
+    prompt_tokens: int = 0,
+    completion_tokens: int = 0,
+) -> list[Buffer]:
     """`is_last`: the request was cancelled, and there is no more to come, also no failure."""
-    told = {"id": number, "compute_us": compute_us, "is_last": is_last}
+    told: dict[str, Any] = {"id": number, "compute_us": compute_us, "is_last": is_last}
+    if prompt_tokens:
+        told |= {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
     return pack_json(FrameKind.PROGRESS, told)
 
 

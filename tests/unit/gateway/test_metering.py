@@ -23,6 +23,7 @@ from maas.gateway.metering import (
     MODEL_US,
     QUEUE_US,
     Meter,
+    Written,
 )
 from maas.gateway.snapshot_watch import SnapshotWatch
 from maas.serving import counter_file
@@ -70,6 +71,19 @@ def test_answers_and_failures_are_counted_and_a_batch_once(tmp_path: Path) -> No
     _, (usage,), _ = UsageFile.read(tmp_path / "usage" / "g1.usage")
     assert (usage.prompt_tokens, usage.completion_tokens) == (10, 4)
     assert meter.totals("generations")["d\t1\tv\tpredict"][:2] == (10, 4)
+    meter.close()
+
+
+def test_what_a_text_took_that_was_given_up_counts_without_a_request(tmp_path: Path) -> None:
+    meter = meter_of(tmp_path, "g1")
+    route = LiveRoute("d", Route(1, "v", 100, SIGNATURE, ()), 256)
+    meter.computed(KEY, "predict", route, Written(0, compute_us=30))
+    meter.computed(KEY, "predict", route, Written(0, 7, 2, compute_us=50))
+    _, (usage,), _ = UsageFile.read(tmp_path / "usage" / "g1.usage")
+    assert (usage.requests, usage.rows, usage.errors) == (0, 0, 0)
+    assert (usage.compute_us, usage.prompt_tokens, usage.completion_tokens) == (80, 7, 2)
+    assert meter.totals()["d\t1\tv\tok"][MODEL_US] == 80
+    assert meter.totals("generations")["d\t1\tv\tpredict"][:2] == (7, 2)
     meter.close()
 
 

@@ -27,6 +27,8 @@ from tests.generations import TEXT_TO_TEXT, Scripted, Written, generator_spec, w
 from tests.replica_peer import until
 
 DONE = Ending("stop", 5, 2)
+LEFT = Ending("cancelled", 3, 1)
+"""What Scripted says of a sequence that is cancelled."""
 
 
 class CountingLink(ReplicaLink):
@@ -72,14 +74,15 @@ async def ask(
     return [text.decode() for text in bytes_elements(answer["text"].data)]
 
 
-def note_computed(link: ReplicaLink) -> list[int]:
-    """Microseconds of each PROGRESS frame that finds its call, from here on."""
-    counted: list[int] = []
+def note_computed(link: ReplicaLink) -> list[tuple[int, int, int]]:
+    """Microseconds and tokens of each PROGRESS frame that finds its call, from here on."""
+    counted: list[tuple[int, int, int]] = []
     received = link._progress_received
 
     def noted(raw: dict[str, Any]) -> None:
         if int(raw["id"]) in link._in_parts or int(raw["id"]) in link.pending:
-            counted.append(int(raw["compute_us"]))
+            tokens = (raw.get("prompt_tokens", 0), raw.get("completion_tokens", 0))
+            counted.append((raw["compute_us"], *tokens))
         received(raw)
 
     link._progress_received = noted  # type: ignore[method-assign]
@@ -379,7 +382,10 @@ def test_a_predict_whose_caller_left_counts_what_its_rows_took() -> None:
         await until(lambda: len(engine.started) == 3)
         left.cancel()
         await until(lambda: counted)
-        assert len(counted) == 1 and counted[0] >= 19_000 and not link._in_parts
+        assert len(counted) == 1 and counted[0][0] >= 19_000 and not link._in_parts
+        # One row had ended, and the two others say when they end what they have read.
+        assert counted[0][1:] == (DONE.prompt_tokens + 2 * LEFT.prompt_tokens,
+                                  DONE.completion_tokens + 2 * LEFT.completion_tokens)  # fmt: skip
         assert not server.is_busy
 
     run(work)
@@ -394,7 +400,8 @@ def test_a_predict_past_its_deadline_in_the_queue_counts_what_its_rows_took() ->
         engine.say(1, DONE)  # the turn of the other row comes too late
         with pytest.raises(DeadlineExceeded):
             await late
-        assert len(counted) == 1 and counted[0] >= 49_000
+        assert len(counted) == 1 and counted[0][0] >= 49_000
+        assert counted[0][1:] == (DONE.prompt_tokens, DONE.completion_tokens)
         assert engine.started == [1] and not server.is_busy and not link._in_parts
 
     run(work, Scripted(slots=1))

@@ -96,7 +96,7 @@ class Told(Call):
         self.part = asyncio.Event()
         self.end: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
 
-    def computed(self, compute_us: int) -> None:
+    def computed(self, compute_us: int, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         self.compute_us += compute_us
         self.parts += 1
         self.part.set()
