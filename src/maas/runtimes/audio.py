@@ -75,6 +75,8 @@ def _decoded(container: Any, rate: int, max_seconds: float) -> list[NDArray[np.i
     if not container.streams.audio:
         raise InvalidInput("there is no sound in this file")
     stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        raise InvalidInput("the sound is coded in a way that nothing here knows")
     _check_form(stream.rate, stream.channels)
     resampler = AudioResampler(format="s16", layout="mono", rate=rate)
     pieces: list[NDArray[np.int16]] = []

@@ -92,3 +92,10 @@ def test_no_address_in_a_file_is_visited() -> None:
                 samples_of(data, RATE, 5)
         with pytest.raises(TimeoutError):
             trap.accept()
+
+
+def test_a_codec_that_nobody_knows_is_the_callers_fault() -> None:
+    data = encoded("wav", "pcm_s16le")
+    unknown = data[:20] + b"\xff\xff" + data[22:]  # the tag in the format chunk
+    with pytest.raises(InvalidInput, match="coded in a way"):
+        samples_of(unknown, RATE, 5)
