@@ -26,7 +26,8 @@ def command(
     model: Annotated[str | None, typer.Option(help="Model; default: of the same name.")] = None,
     version: Annotated[int | None, typer.Option(help="Default: the newest.")] = None,
     variant: Annotated[
-        str | None, typer.Option(help="auto: the best that was found; default: the first.")
+        str | None,
+        typer.Option(help="auto: the best that was found; default: the present, else the first."),
     ] = None,
     gate: Annotated[
         str | None,

@@ -104,6 +104,10 @@ class GeneratorServer(ReplicaSocket):
 
     def accept(self, jobs: list[Job]) -> None:
         """All jobs of one request, or none if there is no room for them to wait."""
+        if len(jobs) > self._queue.limit:
+            most = f"{self._spec.deployment} takes at most {self._queue.limit} texts at a time"
+            _fail(jobs[0], InvalidInput(f"{most}; got {len(jobs)}"))
+            return
         if jobs[0].priority is not Priority.PROOF and self._queue.room < len(jobs):
             waiting = f"{self._queue.waiting} sequences waiting of at most {self._queue.limit}"
             wait = max(1.0, self._seconds_per_job * self._queue.waiting)

@@ -285,6 +285,28 @@ def test_evidence(shared_control: Home) -> None:
 # -- deployments ---------------------------------------------------------------------------------
 
 
+def test_a_deployment_keeps_its_variant_until_another_is_named(shared_control: Home) -> None:
+    http = shared_control.http
+    shared_control.publish("kept", tiny_onnx(15))
+    version = http.get("/api/v1/models/kept/versions/1").json()
+    other = version["manifest"]["variants"][0] | {"name": "other"}
+    added = http.post("/api/v1/models/kept/versions/1/variants", json=other)
+    assert added.status_code == 201, added.text
+
+    def variant(**wanted: object) -> str:
+        found = shared_control.deploy("kept", model="kept", scaling={"replicas": 0}, **wanted)
+        return str(found["targets"][0]["variant"])
+
+    assert variant() == "onnx"
+    assert variant(variant="other") == "other"
+    assert variant() == "other"  # as with `--replicas` alone
+    assert variant(variant="onnx") == "onnx"
+    shared_control.publish("kept", tiny_onnx(16))
+    assert variant(version=1, variant="other") == "other"
+    assert variant() == "onnx"  # of the newest version, which has no other
+    http.delete("/api/v1/deployments/kept")
+
+
 def test_deployments_are_checked_and_keep_what_is_left_out(shared_control: Home) -> None:
     http = shared_control.http
     shared_control.publish("d", tiny_onnx(14))

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from maas.domain.deployments import Scaling
-from maas.domain.errors import DeadlineExceeded, InferenceFailed, Overloaded
+from maas.domain.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Overloaded
 from maas.domain.generation import Ending, Piece, TokenLogprob
 from maas.serving.dispatch import ReplicaLink
 from maas.serving.elements import bytes_elements
@@ -405,6 +405,17 @@ def test_a_predict_past_its_deadline_in_the_queue_counts_what_its_rows_took() ->
         assert engine.started == [1] and not server.is_busy and not link._in_parts
 
     run(work, Scripted(slots=1))
+
+
+def test_more_rows_than_can_ever_wait_are_refused_for_good() -> None:
+    """503 would have the caller come again, and again."""
+
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        with pytest.raises(InvalidInput, match="at most 3 texts at a time; got 4"):
+            await ask(link, "a", "b", "c", "d")
+        assert not engine.started and not server.is_busy
+
+    run(work, scaling=Scaling(queue_limit=3))
 
 
 def test_a_row_that_fails_fails_its_request_and_ends_the_other_rows() -> None:

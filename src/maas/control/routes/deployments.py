@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -81,11 +82,12 @@ def _put(services: Services, name: str, body: DeploymentBody, actor: str) -> Dep
     checked_name(name, "deployment")
     checked_name(body.model, "model")
     present: Deployment | None = None
-    targets, threads = _targets(services, body)
-    try:
+    with contextlib.suppress(NotFound):
         present = services.stores.deployments.get(name)
+    targets, threads = _targets(services, body, present)
+    if present is not None:
         scaling, default, gate = present.scaling, present.default, present.gate
-    except NotFound:
+    else:
         first = services.stores.versions.get(body.model, targets[0].version if targets else None)
         scaling, default, gate = usual_scaling(first.manifest.task), False, ""
     gate = gate if body.gate is None else body.gate.strip()
@@ -107,13 +109,16 @@ def _put(services: Services, name: str, body: DeploymentBody, actor: str) -> Dep
     return services.stores.deployments.put(wanted, actor)
 
 
-def _targets(services: Services, body: DeploymentBody) -> tuple[tuple[Target, ...], int | None]:
+def _targets(
+    services: Services, body: DeploymentBody, present: Deployment | None
+) -> tuple[tuple[Target, ...], int | None]:
     """Every target names a version and a variant that are there. With them the threads that the
     best variant was measured with, if it is the one that is asked for."""
     versions = services.stores.versions
     if body.targets is None:
         version = versions.get(body.model, body.version)
-        name, threads = _variant(services, version, body.variant)
+        known = body.variant or _present_variant(present, version)
+        name, threads = _variant(services, version, known)
         return (Target(version.number, name),), threads
     if body.version is not None or body.variant is not None:
         raise InvalidInput("give either targets, or version and variant; got both", field="targets")
@@ -123,6 +128,15 @@ def _targets(services: Services, body: DeploymentBody) -> tuple[tuple[Target, ..
         name, _ = _variant(services, version, target.variant)
         found.append(Target(target.version, name, target.weight))
     return tuple(found), None
+
+
+def _present_variant(present: Deployment | None, version: Version) -> str | None:
+    """Of `version` in the deployment as it is, if it has one: who changes its scaling, say, does
+    not ask for another engine."""
+    if present is None or present.model != version.model:
+        return None
+    found = {target.variant for target in present.targets if target.version == version.number}
+    return found.pop() if len(found) == 1 else None
 
 
 def _variant(services: Services, version: Version, name: str | None) -> tuple[str, int | None]:
