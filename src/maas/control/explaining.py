@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
+from maas.control.plans import Group
 from maas.control.reconciler import Reconciler
 from maas.domain.errors import DeadlineExceeded, Overloaded, Unavailable
 from maas.domain.signature import Signature
@@ -77,6 +78,21 @@ class Explainer:
         spent = Spent() if spent is None else spent
         group, _ = self._reconciler.answering(deployment)
         self._check_places(key)
+        self._running[key] += 1
+        try:
+            answer = await self._answered(deployment, group, question, spent, until)
+        finally:
+            self._running -= Counter([key])  # and forgets who has none
+        return {
+            "deployment": deployment,
+            "model": group.template.model,
+            "version": group.target.version,
+            "variant": group.template.variant,
+        } | answer
+
+    async def _answered(
+        self, deployment: str, group: Group, question: Question, spent: Spent, until: float
+    ) -> dict[str, Any]:
         if question.background is None:
             published = await asyncio.to_thread(
                 self._background_of, group.template.model, group.target.version
@@ -99,21 +115,9 @@ class Explainer:
             spent.compute_us += taken
             return found
 
-        # Others may have come while the background was looked up.
-        self._check_places(key)
-        self._running[key] += 1
-        try:
-            answer = await loop.run_in_executor(
-                self._threads, _explain, group.template.signature, question, ask
-            )
-        finally:
-            self._running -= Counter([key])  # and forgets who has none
-        return {
-            "deployment": deployment,
-            "model": group.template.model,
-            "version": group.target.version,
-            "variant": group.template.variant,
-        } | answer
+        return await loop.run_in_executor(
+            self._threads, _explain, group.template.signature, question, ask
+        )
 
     def _check_places(self, key: str) -> None:
         running = self._running.total()

@@ -114,7 +114,8 @@ class GraphedBatch(PagedBatch):
             usual.wait_stream(stream)
 
     def _compute(self, forward: Callable[[], None]) -> None:
-        """What is recorded is not computed, and libraries make their workspaces at first use."""
+        """Once without a graph: what is recorded is not computed, and libraries make their
+        workspaces at first use. Graphs give way to a step that lacks their memory."""
         try:
             forward()
         except torch.OutOfMemoryError:
