@@ -113,6 +113,13 @@ def hear_steps(generator: Generator, listener: Callable[[], None]) -> None:
         generator.after_step = listener
 
 
+def tell_when(generator: Generator, is_time: Callable[[], bool]) -> None:
+    """From now on the engine may keep what a sequence writes after its first words, and tell it
+    with the next step for which `is_time` holds, or with its end. Telling costs work."""
+    if hasattr(generator, "is_time"):
+        generator.is_time = is_time
+
+
 def take_turns(
     generator: Generator, has_work: Callable[[], None]
 ) -> Callable[[], float | None] | None:

@@ -119,13 +119,14 @@ class OpenVino(SteppedEngine):
             if sequence.is_cancelled:
                 sequence.work.handle.cancel()
         self._pipeline.step()
+        is_time = self.is_time()
         for sequence in list(self._running.values()):
-            self._collect(sequence)
+            self._collect(sequence, is_time)
 
-    def _collect(self, sequence: Sequence) -> None:
-        """Tells what a sequence wrote in this step, and whether it ended."""
+    def _collect(self, sequence: Sequence, is_time: bool) -> None:
+        """Takes what a sequence wrote in this step, and whether it ended."""
         work = sequence.work
-        tokens, told, reason = work.read(sequence.generation.logprobs is not None)
+        tokens, likely, reason = work.read(sequence.generation.logprobs is not None)
         sequence.completion_tokens += len(tokens)
         if not tokens and work.handle.get_status() == GenerationStatus.IGNORED:
             full = "the engine has no memory left for this sequence"
@@ -133,18 +134,15 @@ class OpenVino(SteppedEngine):
             return
         if sequence.is_cancelled and reason is None:
             reason = "cancelled"
-        logprobs = [self._logprob(token, value) for token, value in told]
-        text = "" if sequence.text is None else sequence.text.push(tokens)
-        if sequence.stop and reason in (None, "length"):
+        sequence.wrote(tokens, [self._logprob(token, value) for token, value in likely])
+        reason = self._tell(sequence, reason, is_time=is_time)
+        if reason is None:
+            return
+        if sequence.stop:
             work.handle.stop()
-            reason = "stop"
-        piece = sequence.told(text, len(tokens), logprobs, reason is not None)
-        sequence.sink(sequence.number, piece)
-        if reason is not None:
-            # How far it is with a prompt the engine does not tell: counted when it was read.
-            is_read = sequence.completion_tokens > 0 or reason != "cancelled"
-            said = sequence.ending(reason, None if is_read else 0)
-            self._leave(sequence, said)
+        # How far it is with a prompt the engine does not tell: counted when it was read.
+        is_read = sequence.completion_tokens > 0 or reason != "cancelled"
+        self._leave(sequence, sequence.ending(reason, None if is_read else 0))
 
     def _logprob(self, token: int, value: float) -> TokenLogprob:
         data = self._tokens.get(token, b"")

@@ -1,8 +1,9 @@
 """What engines have in common that write all their texts step by step.
 
 Prompts are read in one thread, and the engine takes its turns in another, or where its owner calls
-`turn`; one call of a sink per sequence and step tells what it wrote, an empty piece if nothing. A
-sequence is known by its number from `start` until its sink was told how it ended.
+`turn`; one call of a sink per sequence and step tells what it wrote, an empty piece if nothing, but
+what need not be told yet is kept (`is_time`). A sequence is known by its number from `start` until
+its sink was told how it ended.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ class Sequence:
         self.limit = 0
         """Most tokens that it may write."""
         self.text: WrittenText | None = None
+        self._untold: list[int] = []
+        self._untold_logprobs: list[TokenLogprob] = []
+        self._told_tokens = 0
         self.work: Any = None
         """What the engine itself keeps for it."""
 
@@ -58,15 +62,38 @@ class Sequence:
         """The stop text that was found, if one was."""
         return "" if self.text is None else self.text.stops.found
 
-    def told(self, text: str, tokens: int, logprobs: list[TokenLogprob], is_last: bool) -> Piece:
-        """`text` as `WrittenText.push` gave it, what came of a call, and the logprobs of what is
-        told."""
+    @property
+    def can_wait(self) -> bool:
+        """Whether what it writes need not be looked at for a while: its first words were told, and
+        no stop text can end it."""
+        return self._told_tokens > 0 and not self.generation.stop
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it has tokens that were not told."""
+        return self.completion_tokens > self._told_tokens
+
+    def wrote(self, tokens: list[int], logprobs: list[TokenLogprob]) -> None:
+        """`tokens` that are text, which `completion_tokens` has counted."""
+        self._untold += tokens
+        self._untold_logprobs += logprobs
+
+    def read(self) -> str:
+        """The text of what was not told; `stop` is known after it."""
+        tokens, self._untold = self._untold, []
+        return "" if self.text is None else self.text.push(tokens)
+
+    def told(self, text: str, is_last: bool) -> Piece:
+        """`text` as `read` gave it, with what came of a call, and the logprobs of what is told."""
+        count = self.completion_tokens - self._told_tokens
+        self._told_tokens = self.completion_tokens
+        logprobs, self._untold_logprobs = self._untold_logprobs, []
         if self.text is None:
-            return Piece(text, tokens, logprobs)
+            return Piece(text, count, logprobs)
         if is_last:
             text += self.text.rest()
         logprobs = self.text.stops.logprobs(logprobs, text, is_last)
-        return Piece(text, tokens, logprobs, self.text.taken_call())
+        return Piece(text, count, logprobs, self.text.taken_call())
 
     def ending(self, reason: str, read: int | None = None) -> Ending:
         """`read`: how many tokens of its prompt were computed, if not all."""
@@ -81,12 +108,18 @@ def _nothing() -> None:
     """Nobody wants to know of steps."""
 
 
+def _always() -> bool:
+    """Whoever listens wants to hear every step."""
+    return True
+
+
 class SteppedEngine(TextEngine[Sequence], ABC):
     """The life of sequences. Subclasses load a model, call `_begin`, and do the four steps."""
 
     def __init__(self) -> None:
         super().__init__()
         self.after_step: Callable[[], None] = _nothing
+        self.is_time: Callable[[], bool] = _always
         self._running: dict[int, Sequence] = {}
         """In the engine; of whoever takes the turns."""
         self._memory = 0
@@ -124,7 +157,8 @@ class SteppedEngine(TextEngine[Sequence], ABC):
 
     @abstractmethod
     def _step(self) -> None:
-        """Computes a step of all in `_running`, tells their sinks, has who ended `_leave`."""
+        """Computes a step of all in `_running`, tells their sinks (`_tell`), has who ended
+        `_leave`."""
 
     @abstractmethod
     def _unload(self) -> None:
@@ -314,6 +348,17 @@ class SteppedEngine(TextEngine[Sequence], ABC):
             self._waits_since = 0.0
         return max(0.0, left)
 
+    def _tell(self, sequence: Sequence, reason: str | None, *, is_time: bool) -> str | None:
+        """After a step in which the sequence `wrote`, or not: tells it, unless that can wait.
+        Returns why it ended, `reason` or a stop text; None: it goes on."""
+        if reason is None and sequence.can_wait and not is_time:
+            return None
+        text = sequence.read()
+        if sequence.stop and reason in (None, "length"):
+            reason = "stop"
+        sequence.sink(sequence.number, sequence.told(text, is_last=reason is not None))
+        return reason
+
     def _leave(self, sequence: Sequence, said: Ending | MaasError) -> None:
         del self._running[sequence.number]
         self._end(sequence, said)
@@ -331,4 +376,6 @@ class SteppedEngine(TextEngine[Sequence], ABC):
 
     def _end(self, sequence: Sequence, said: Ending | MaasError) -> None:
         del self._sequences[sequence.number]
+        if isinstance(said, MaasError) and sequence.is_behind:
+            sequence.sink(sequence.number, sequence.told(sequence.read(), is_last=True))
         sequence.sink(sequence.number, said)

@@ -30,6 +30,7 @@ OPTIONS = {
     "cache_tokens": (16, 1 << 24),
     "batch": (LEAST_BATCH, 4096),
     "predict_max_tokens": (1, 1 << 20),
+    "stream_ms": (0, 1000),
 }
 """What a variant may say about how it is loaded, each a whole number with these bounds."""
 

@@ -155,6 +155,7 @@ class Transformers(SteppedEngine):
         found = choose(logits, [running[number].work.chooser for number in due]) if due else []
         self._batch.put([0 if isinstance(one, MaasError) else one.token for one in found])
         chosen = dict(zip(due, found, strict=True))
+        is_time = self.is_time()
         for sequence in list(running.values()):
             one = chosen.get(sequence.number)
             if isinstance(one, MaasError):
@@ -162,24 +163,23 @@ class Transformers(SteppedEngine):
             elif one is None:
                 sequence.sink(sequence.number, Piece())  # it got on with its prompt, or waited
             else:
-                self._tell(sequence, one)
+                self._collect(sequence, one, is_time)
 
-    def _tell(self, sequence: Sequence, one: Chosen) -> None:
+    def _collect(self, sequence: Sequence, one: Chosen, is_time: bool) -> None:
         """What a sequence wrote, and whether it ended with that."""
         sequence.completion_tokens += 1
-        text = ""
-        if one.token not in self._ends and sequence.text is not None:
-            text = sequence.text.push([one.token])
-        reason = None
-        if one.token in self._ends or sequence.stop or sequence.work.chooser.is_complete:
-            reason = "stop"
-        elif sequence.completion_tokens >= sequence.limit:
-            reason = "length"
+        is_end = one.token in self._ends
         logprobs = []
         if sequence.generation.logprobs is not None:
             top = [self._logprob(token, value) for token, value in one.top]
             logprobs = [self._logprob(one.token, one.logprob, top)]
-        sequence.sink(sequence.number, sequence.told(text, 1, logprobs, reason is not None))
+        sequence.wrote([] if is_end else [one.token], logprobs)
+        reason = None
+        if is_end or sequence.work.chooser.is_complete:
+            reason = "stop"
+        elif sequence.completion_tokens >= sequence.limit:
+            reason = "length"
+        reason = self._tell(sequence, reason, is_time=is_time)
         if reason is not None:
             self._drop(sequence, sequence.ending(reason))
 

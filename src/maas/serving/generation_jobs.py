@@ -36,6 +36,8 @@ class Job:
     share_before: float = 0.0
     """The server's clock of shares when it began."""
     unsent: Piece = _NOTHING
+    is_told: bool = False
+    """Whether any of its text has left."""
 
     def wrote(self, piece: Piece) -> None:
         if self.rows is not None:

@@ -13,7 +13,7 @@ from typing import Any
 from maas.domain.deployments import ReplicaSpec
 from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError, Overloaded
 from maas.domain.generation import Ending, Piece
-from maas.runtimes.base import Generator, Said
+from maas.runtimes.base import Generator, Said, tell_when
 from maas.serving.channel import Channel
 from maas.serving.generation_frames import Step, pack_pieces, unpack_generate
 from maas.serving.generation_jobs import Job, PlainPrompts, Rows, says_something
@@ -38,6 +38,10 @@ STUCK_SHARE = 0.02
 """An engine that uses less of a processor than this does not compute slowly: it waits."""
 PREDICT_MAX_TOKENS = 256
 """Of an answer to /predict, unless the variant's option `predict_max_tokens` says otherwise."""
+STREAM_MS = 40
+"""How often a text is told while it is written, at most: as often as a film shows pictures. Each
+telling costs replica, gateway and caller as much with one token as with ten. The variant's option
+`stream_ms` may say otherwise; 0: every step."""
 
 
 class GeneratorServer(ReplicaSocket):
@@ -56,6 +60,13 @@ class GeneratorServer(ReplicaSocket):
         """Whose turn it is, if the engine has no room for it yet."""
         self._last_key = 0
         self._inbox = StepInbox(self._loop, generator, lambda: len(self._running), self._collect)
+        self._pause = int(spec.options.get("stream_ms", STREAM_MS)) / 1000
+        """Seconds between two tellings."""
+        self._untold: dict[int, Job] = {}
+        """Who wrote something since, by key."""
+        self._told_at = 0.0
+        self._telling: asyncio.TimerHandle | None = None
+        tell_when(generator, self._is_time)
         self._last_step = self._cpu_at_step = 0.0
         self._share = self._shared_at = 0.0
         """Seconds of the engine that each of those that run has had, were it here from the start;
@@ -184,28 +195,51 @@ class GeneratorServer(ReplicaSocket):
 
     def _collect(self, said: deque[tuple[int, Said]]) -> None:
         self._got_on()
-        written: dict[int, Job] = {}
         steps: dict[Channel, list[Step]] = {}
+        untold = self._untold
         while said:
             key, one = said.popleft()
             job = self._jobs.get(key)
             if job is None:
                 continue
             if not isinstance(one, Piece):
-                written.pop(key, None)
+                untold.pop(key, None)
                 self._finish(job, one, steps)
             elif says_something(one):
                 job.wrote(one)
                 if job.rows is None:
-                    written[key] = job
-        for job in written.values():
+                    untold[key] = job
+        self._tell(steps)
+        self._start_waiting()
+        if not self._jobs:
+            self.idle.set()
+
+    def _tell(self, steps: dict[Channel, list[Step]]) -> None:
+        """Sends `steps`, the first words of who has said nothing yet, and, if the time has come,
+        what all others wrote."""
+        is_time = self._is_time()
+        due = [job for job in self._untold.values() if is_time or not job.is_told]
+        for job in due:
+            del self._untold[job.key]
+            job.is_told = True
             steps.setdefault(job.owner, []).append((job.number, job.take_unsent(), None))
         for owner, of_owner in steps.items():
             if owner.is_open:
                 owner.send_now(pack_pieces(of_owner))
-        self._start_waiting()
-        if not self._jobs:
-            self.idle.set()
+        if is_time and due:
+            self._told_at = time.monotonic()
+        if self._untold and self._telling is None:
+            left = self._told_at + self._pause - time.monotonic()
+            self._telling = self._loop.call_later(max(0.001, left), self._tell_untold)
+
+    def _is_time(self) -> bool:
+        """Called in any thread."""
+        # Not the loop's own time, which stands still during a step that it computes.
+        return time.monotonic() >= self._told_at + self._pause
+
+    def _tell_untold(self) -> None:
+        self._telling = None
+        self._tell({})
 
     def _got_on(self) -> None:
         self._last_step, self._cpu_at_step = time.monotonic(), time.process_time()
@@ -226,6 +260,8 @@ class GeneratorServer(ReplicaSocket):
             said = replace(said, compute_us=int(latest * 1e6))
             steps.setdefault(job.owner, []).append((job.number, job.take_unsent(), said))
         else:
+            if says_something(job.unsent):
+                job.owner.send(pack_pieces([(job.number, job.take_unsent(), None)]))
             _fail(job, said)
 
     def _finish_row(self, job: Job, said: Ending | MaasError, share: float) -> None:

@@ -55,10 +55,12 @@ class Counting(SteppedEngine):
         time.sleep(0.001)
         for sequence in list(self._running.values()):
             sequence.completion_tokens += 1
-            done = "cancelled" if sequence.is_cancelled else "length"
-            sequence.sink(sequence.number, Piece("x", 1))
-            if sequence.is_cancelled or sequence.completion_tokens >= sequence.limit:
-                self._leave(sequence, sequence.ending(done))
+            sequence.wrote([1], [])
+            reason = "length" if sequence.completion_tokens >= sequence.limit else None
+            reason = "cancelled" if sequence.is_cancelled else reason
+            reason = self._tell(sequence, reason, is_time=self.is_time())
+            if reason is not None:
+                self._leave(sequence, sequence.ending(reason))
 
     def _unload(self) -> None:
         self.unloaded += 1
@@ -143,6 +145,38 @@ def test_an_engine_turns_itself_until_its_owner_does(engine: Counting) -> None:
     assert told.ending(2) == Ending("length", 3, 2)
     assert engine.threads == {own.ident, threading.get_ident()}
     assert owner.turn() is None
+
+
+def test_what_need_not_be_told_yet_is_kept_until_the_end_or_until_it_is_time(
+    engine: Counting,
+) -> None:
+    told = Told()
+    engine.is_time = lambda: False
+    engine.start(1, prompt(wanted=6), told)
+    assert told.ending(1) == Ending("length", 3, 6)
+    assert [said.tokens for said in told.said[1] if isinstance(said, Piece)] == [1, 5]
+    # Somebody has to look at every token where a stop text may end it.
+    watched = Generation(prompt=[1], max_tokens=6, stop=["x"])
+    engine.start(2, watched, told)
+    assert told.ending(2) == Ending("length", 1, 6)
+    assert [said.tokens for said in told.said[2] if isinstance(said, Piece)] == [1] * 6
+    times = iter([False, False, True, False, False, False])
+    engine.is_time = lambda: next(times)
+    engine.start(3, prompt(wanted=6), told)
+    assert told.ending(3) == Ending("length", 3, 6)
+    assert [said.tokens for said in told.said[3] if isinstance(said, Piece)] == [1, 2, 3]
+
+
+def test_what_was_kept_is_told_before_a_failure(
+    engine: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    told = Told()
+    engine.is_time = lambda: False
+    engine.fails_at = 4
+    engine.start(1, prompt(wanted=9), told)
+    assert isinstance(told.ending(1), InferenceFailed)
+    assert [said.tokens for said in told.said[1] if isinstance(said, Piece)] == [1, 2]
 
 
 def test_a_prompt_that_was_read_before_is_handed_over(engine: Counting) -> None:

@@ -47,12 +47,15 @@ def run(
     work: Callable[[ReplicaLink, Scripted, GeneratorServer], Awaitable[None]],
     engine: Scripted | None = None,
     scaling: Scaling | None = None,
+    stream_ms: int | None = None,
 ) -> Scripted:
     used = engine or Scripted()
+    options = {} if stream_ms is None else {"stream_ms": stream_ms}
 
     async def main() -> None:
         with tempfile.TemporaryDirectory(prefix="r") as home:
-            server = GeneratorServer(generator_spec(str(Path(home) / "s"), scaling), used)
+            spec = generator_spec(str(Path(home) / "s"), scaling, options)
+            server = GeneratorServer(spec, used)
             await server.listen()
             link = await CountingLink.connect(str(Path(home) / "s"))
             await work(link, used, server)
@@ -177,6 +180,85 @@ def test_pieces_of_one_sequence_that_come_together_are_joined() -> None:
         assert call.pieces == [Piece("abc", 3)]
 
     run(work)
+
+
+def test_after_its_first_words_a_text_is_told_in_bursts() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        server._pause = 1e9
+        first, second = Written(), Written()
+        link.submit(first)
+        await until(lambda: engine.started)
+        server._told_at = time.monotonic()
+        for text in "abc":
+            engine.say(1, Piece(text, 1))
+            await asyncio.sleep(0.005)
+        assert first.pieces == [Piece("a", 1)]
+        link.submit(second)
+        await until(lambda: len(engine.started) == 2)
+        engine.say(2, Piece("x", 1))
+        await until(wrote(second))  # the first words of one are no reason to tell of others
+        assert first.pieces == [Piece("a", 1)]
+        engine.say(1, Piece("d", 1))
+        engine.say(1, DONE)
+        await first.over()
+        assert first.pieces == [Piece("a", 1), Piece("bcd", 3)] and first.ending == DONE
+        engine.say(2, Piece("y", 1))
+        engine.say(2, InferenceFailed("broke"))
+        await second.over()
+        assert second.pieces == [Piece("x", 1), Piece("y", 1)]
+        assert isinstance(second.error, InferenceFailed)
+
+    run(work)
+
+
+def test_what_was_kept_is_told_when_it_is_time_also_if_nothing_more_is_said() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        call = Written()
+        link.submit(call)
+        await until(lambda: engine.started)
+        engine.say(1, Piece("a", 1))
+        await until(wrote(call))
+        for text in "bc":
+            engine.say(1, Piece(text, 1))
+        await until(lambda: call.text == "abc")
+        assert not engine.cancelled and not call.ends
+        engine.say(1, DONE)
+        await call.over()
+
+    run(work, stream_ms=30)
+
+
+def test_every_step_is_told_of_to_who_wants_that() -> None:
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        call = Written()
+        link.submit(call)
+        await until(lambda: engine.started)
+        for count in range(1, 6):
+            engine.say(1, Piece("a", 1))
+            await asyncio.sleep(0.025)  # more than a step waits for the others of it
+            assert len(call.pieces) == count
+        engine.say(1, DONE)
+        await call.over()
+
+    run(work, stream_ms=0)
+
+
+def test_an_engine_learns_when_it_is_time_to_tell() -> None:
+    class Keeping(Scripted):
+        is_time: Callable[[], bool]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.is_time = lambda: True
+
+    async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
+        assert isinstance(engine, Keeping) and engine.is_time()
+        server._told_at = time.monotonic()
+        assert not engine.is_time()
+        server._told_at -= 1.1
+        assert engine.is_time()
+
+    run(work, Keeping(), stream_ms=1000)
 
 
 def test_no_more_are_started_than_the_engine_has_slots() -> None:
