@@ -4,9 +4,10 @@
     python -m benchmarks.reproduce JOB JOB           # folders of both jobs
 
 Quality must be equal, for nothing in it is left to chance. A ratio must lie in the other run's
-interval, which is made to hold 99 % of such repeats, so that of 100 ratios one is expected outside.
+interval, which is made to hold 99.9 % of such repeats, so that of 1,000 one is expected outside.
 The ratios of one candidate come from the same calls and fall outside together. So what is held
-against chance is how many candidates have any outside; each has with at most 1 % times its ratios.
+against chance is how many candidates have any outside; each has with at most 0.1 % times its
+ratios.
 Figures without a ratio depend on what else the machine did, and are counted apart. Exit status 1 if
 quality or a size differs, memory is outside, or more candidates are outside than chance explains.
 """
@@ -27,7 +28,7 @@ from maas.lifecycle.optimize.words import Estimate, Measurement, Optimization, T
 
 RATIOS = ("rows_per_s_ratio", "p50_ratio", "p99_ratio", "first_ratio")
 LEVELS = ("rows_per_s", "p50_ms", "p99_ms", "first_ms")
-NOMINAL = 0.99
+NOMINAL = 0.999
 CHANCE = 0.01
 """Rarer numbers of candidates outside are not put down to chance."""
 
@@ -64,7 +65,7 @@ def main() -> int:
     print(f"chosen: {first.chosen} and {second.chosen}")
     count, chance = candidates_outside(ratios)
     print(
-        f"{NOMINAL:.0%} of ratios are expected inside; those of one candidate come from the same "
+        f"{NOMINAL:.1%} of ratios are expected inside; those of one candidate come from the same "
         f"calls. {count} of {len(ratios)} candidates have any outside; chance of so many: at most "
         f"{chance:.2g}"
     )

@@ -24,6 +24,7 @@ from maas.lifecycle.optimize.choose import OBJECTIVES, checked_objective, choose
 from maas.lifecycle.optimize.gate import Gate, judge
 from maas.lifecycle.optimize.kind import Kind, Named, Place
 from maas.lifecycle.optimize.ledger import Ledger
+from maas.lifecycle.optimize.repeats import for_a_report
 from maas.lifecycle.optimize.rows import RowsKind
 from maas.lifecycle.optimize.subject import NotApplicable, Subject
 from maas.lifecycle.optimize.text.kind import TextKind
@@ -102,7 +103,7 @@ def optimize(
         task=kind.task,
         objective=request.objective,
         gate=run.gate.text,
-        tried=tried,
+        tried=for_a_report(tried),
         chosen=chosen,
         chosen_why=why,
         command=request.command,

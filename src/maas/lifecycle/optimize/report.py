@@ -59,8 +59,9 @@ def render_optimization(found: Optimization) -> str:
 def _cost_note(found: Optimization) -> str:
     return (
         "Each candidate ran in turns with the original, in fresh processes on the same cores. "
-        "Ratios are candidate over original. An interval is where 99 % of repeats of the "
-        "measurement fall. "
+        "Ratios are candidate over original. An interval is where 99.9 % of repeats of the "
+        "measurement fall, so that all of them are found again; what was chosen is better with the "
+        "narrower interval of 99 %. "
         "Figures without × depend on what else the machine did at that time; "
         f"ratios hardly do. Memory differs by up to {MEMORY_NOISE * 100:.0f} % from start to "
         f"start. {labels_of(found.task).columns}"
@@ -174,11 +175,14 @@ def _pareto(found: Optimization) -> str:
     caption = (
         "Dots passed the gate, crosses did not; numbers are lines of the table below, 1 is the "
         "original. Thin lines are intervals: of quality where the difference from the original is "
-        "with 95 % confidence, of cost where 99 % of repeats of the measurement fall. A circle "
+        "with 95 % confidence, of cost where 99.9 % of repeats of the measurement fall. A circle "
         "marks the chosen one. The gate asks for a bound, so a cross may be above its line: it was "
         "not shown to stay there."
     )
-    head: list[Cell] = ["Candidate", *map(number, ("Cost", "99 %", escaped(named(metric)), "95 %"))]
+    head: list[Cell] = [
+        "Candidate",
+        *map(number, ("Cost", "99.9 %", escaped(named(metric)), "95 %")),
+    ]
     numbers = table(head, lines, caption="Quality and cost")
     return figure(f"{named(metric)} against {found.objective}", drawing, caption, numbers)
 

@@ -11,7 +11,9 @@ def test_ratios_of_one_candidate_that_fall_outside_together_are_one_event() -> N
     inside = [True] * 6
     count, chance = candidates_outside([[False] * 6, *[inside] * 9])
     assert count == 1
-    assert chance == pytest.approx(1 - 0.94**10), "the same six, each by itself, would be no chance"
+    assert chance == pytest.approx(1 - 0.994**10), (
+        "the same six, each by itself, would be no chance"
+    )
 
 
 def test_many_candidates_outside_are_no_chance() -> None:
