@@ -181,6 +181,25 @@ def test_a_killed_one_goes_on_where_it_was(shell: Shell) -> None:
     assert {c["name"] for c in again["candidates"]} == {"onnx", *UNTRAINED}
 
 
+def test_what_was_found_and_not_sent_is_said_and_can_be_sent(shell: Shell) -> None:
+    before = set(jobs(shell))
+    words = ("optimize", "digits", "--gate", "accuracy>=-0.45", *QUICK, *CHEAP)
+    with start(shell, *words) as process:
+        wait_until(lambda: set(jobs(shell)) - before, 60, "the job is there")
+        process.kill()
+        process.communicate(timeout=60)
+    (job,) = set(jobs(shell)) - before
+    state = ("jobs", "show", job.name)
+    wait_until(lambda: shell.json(*state)["state"] == "succeeded", 120, "the job has ended")
+    hint = f"not sent yet: `maas optimize --resume {job.name}`"
+    assert hint in " ".join(shell.maas("jobs").out.split())
+    assert hint in shell.maas(*state).out
+    sent = shell.json("optimize", "--resume", job.name)
+    assert {c["name"] for c in sent["candidates"]} == {"onnx", *UNTRAINED}
+    assert "not sent" not in shell.maas(*state).out
+    assert job.name not in shell.maas("jobs").out.partition("not sent")[2]
+
+
 def worker_of(job: Path) -> int:
     found = subprocess.run(
         ["pgrep", "-f", f"maas.processes.job {job}/spec.json"], capture_output=True, text=True

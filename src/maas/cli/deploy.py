@@ -24,7 +24,10 @@ def command(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="Deployment: the name that callers use.")],
     model: Annotated[str | None, typer.Option(help="Model; default: of the same name.")] = None,
-    version: Annotated[int | None, typer.Option(help="Default: the newest.")] = None,
+    version: Annotated[
+        int | None,
+        typer.Option(help="Default: the newest; the present, if only other settings change."),
+    ] = None,
     variant: Annotated[
         str | None,
         typer.Option(help="auto: the best that was found; default: the present, else the first."),
@@ -108,6 +111,17 @@ def command(
         )
 
     deployed(client, name, start, output, found)
+    others = bool(scaling) or default is not None or gate is not None
+    if present is not None and others and version is None and variant is None and not targets:
+        _tell_of_newer(client, name)
+
+
+def _tell_of_newer(client: Client, name: str) -> None:
+    """Other settings leave the version as it is; a script may have meant the newest."""
+    deployment = client.deployments.get(name).deployment
+    newest = client.models.version(deployment.model).version.number
+    if newest > max(target.version for target in deployment.targets):
+        say(f"the newest version is {newest}: `maas deploy {name}` alone moves to it")
 
 
 def split(present: Sequence[Target], new: Target, percent: int) -> list[Target]:

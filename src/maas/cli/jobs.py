@@ -56,6 +56,8 @@ def show(
         emit_json(job.to_dict())
     else:
         _print(job)
+        if folder and folder.is_unsent:
+            emit(f"\n{_unsent(job)}")
     if log and folder and folder.log.is_file():
         emit(folder.log.read_text(errors="replace").rstrip())
 
@@ -81,7 +83,9 @@ def cancel(ctx: typer.Context, job_id: Annotated[str, typer.Argument(metavar="JO
 def _list(ctx: typer.Context, output: Format) -> None:
     from maas.lifecycle.job_folder import JobFolder
 
-    jobs = {f.path.name: f.job() for f in JobFolder.all(settings_of(ctx).jobs_dir)}
+    folders = JobFolder.all(settings_of(ctx).jobs_dir)
+    jobs = {f.path.name: f.job() for f in folders}
+    unsent = {f.path.name for f in folders if f.is_unsent}
     try:
         jobs = {j.id: j for j in client_of(ctx, timeout=5, retries=0).jobs.list()} | jobs
     except Unavailable:
@@ -95,7 +99,15 @@ def _list(ctx: typer.Context, output: Format) -> None:
     emit_table(
         ("job", "kind", "model", "state", "progress", "created", "what came of it"),
         (
-            (j.id, j.kind, j.name, j.state, _progress(j), when(j.created_at), _outcome(j))
+            (
+                j.id,
+                j.kind,
+                j.name,
+                j.state,
+                _progress(j),
+                when(j.created_at),
+                _unsent(j) if j.id in unsent else _outcome(j),
+            )
             for j in newest_first
         ),
     )
@@ -118,6 +130,10 @@ def _progress(job: Job) -> str:
     progress = job.progress
     counts = f"{progress.done}/{progress.total}" if progress.total else ""
     return counts if job.state.is_final else f"{counts} {progress.message}".strip()
+
+
+def _unsent(job: Job) -> str:
+    return f"not sent yet: `maas optimize --resume {job.id}` does"
 
 
 def _outcome(job: Job) -> str:

@@ -154,7 +154,9 @@ def send(client: Client, folder: JobFolder) -> dict[str, Any]:
     """Adds what a finished job has left to the version."""
     from maas.lifecycle.optimize.publication import PreparedOptimization
 
-    return client.send_optimization(PreparedOptimization.load(folder.publication))
+    found = client.send_optimization(PreparedOptimization.load(folder.publication))
+    folder.mark_sent()
+    return found
 
 
 def print_optimization(found: dict[str, Any], folder: JobFolder, output: Format) -> None:

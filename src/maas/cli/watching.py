@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from maas.cli.background import start_in_background
-from maas.cli.common import say
+from maas.cli.common import ends_as_interrupt, say
 from maas.domain.errors import Conflict, MaasError
 from maas.domain.jobs import Job, JobState
 from maas.settings import Settings
@@ -39,10 +39,11 @@ def start(folder: JobFolder, settings: Settings) -> subprocess.Popen[bytes]:
 
 
 def watch(folder: JobFolder, process: subprocess.Popen[bytes]) -> Job:
-    """The finished job. Ctrl-C asks it to stop and waits until it has; a second one does not
-    wait. Raises KeyboardInterrupt after a cancel, JobFailed with the reason and the log."""
+    """The finished job. Ctrl-C, or SIGTERM, asks it to stop and waits until it has; a second one
+    does not wait. Raises KeyboardInterrupt after a cancel, JobFailed with the reason and the
+    log."""
     asked = False
-    with _display() as display:
+    with ends_as_interrupt(), _display() as display:
         while True:
             try:
                 running = process.poll() is None

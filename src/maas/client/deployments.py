@@ -27,7 +27,8 @@ class Change:
     """What a deployment shall become; None and empty leave it to the server.
 
     Without `version` the model's newest is taken, without `variant` the version's first; `auto` is
-    the one that the newest optimization found best.
+    the one that the newest optimization found best. A deployment that is there keeps its targets
+    if only other things are given.
     `targets` splits the traffic instead of these two.
     """
 
@@ -96,6 +97,8 @@ def deploy(
 ) -> Flow[DeploymentView]:
     """Makes `model` (default: of the same name) answer as `name`, and waits until it does.
 
+    Without `version`, `variant` and `targets` that is the newest version; or, if anything else is
+    given and the deployment is there, what answers stays.
     `variant` "auto" is the one that the newest optimization found best. `gate`: a rule over
     evidence that every target must satisfy, now and when the deployment is changed; "" takes it
     away. `scaling` may hold `replicas`, `max_batch`, `queue_limit` and `threads`. `wait_s` 0 does

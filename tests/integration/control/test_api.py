@@ -303,8 +303,33 @@ def test_a_deployment_keeps_its_variant_until_another_is_named(shared_control: H
     assert variant(variant="onnx") == "onnx"
     shared_control.publish("kept", tiny_onnx(16))
     assert variant(version=1, variant="other") == "other"
-    assert variant() == "onnx"  # of the newest version, which has no other
+    moved = shared_control.deploy("kept", model="kept")
+    assert moved["targets"][0]["variant"] == "onnx"  # of the newest version, which has no other
     http.delete("/api/v1/deployments/kept")
+
+
+def test_other_settings_move_nobody_to_another_version(shared_control: Home) -> None:
+    """Who adds a replica asks neither for the newest version nor for an end of a split."""
+    http = shared_control.http
+    for size in (17, 18, 19):
+        shared_control.publish("split", tiny_onnx(size))
+    shares = [{"version": 1, "weight": 90}, {"version": 2, "weight": 10}]
+    scaling = {"replicas": 0}
+    shared_control.deploy("split", model="split", targets=shares, scaling=scaling)
+
+    def versions(**wanted: object) -> list[tuple[int, int]]:
+        found = shared_control.deploy("split", model="split", **wanted)
+        return [(target["version"], target["weight"]) for target in found["targets"]]
+
+    for other in ({"scaling": {"threads": 2}}, {"default": False}, {"gate": ""}):
+        assert versions(**other) == [(1, 90), (2, 10)], other
+    assert [one for one, _ in versions(version=2, scaling={"threads": 1})] == [2]
+    assert [one for one, _ in versions(scaling={"threads": 2})] == [2]
+    assert [one for one, _ in versions()] == [3]
+    shared_control.publish("another", tiny_onnx(20))
+    found = shared_control.deploy("split", model="another", scaling={"threads": 1})
+    assert (found["model"], found["targets"][0]["version"]) == ("another", 1)
+    http.delete("/api/v1/deployments/split")
 
 
 def test_deployments_are_checked_and_keep_what_is_left_out(shared_control: Home) -> None:

@@ -155,10 +155,13 @@ def test_a_killed_build_goes_on_where_it_was(home: Home) -> None:
     assert done_before >= STEPS
 
 
-def test_an_interrupt_stops_the_job_and_keeps_its_checkpoint(home: Home) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stops_the_job_and_keeps_its_checkpoint(
+    home: Home, number: signal.Signals
+) -> None:
     command = home.start("build", home.recipe(EPOCHS))
     trains(home)
-    command.send_signal(signal.SIGINT)
+    command.send_signal(number)
     _, err = command.communicate(timeout=60)
     folder = home.only_job()
     assert command.returncode == 130, err

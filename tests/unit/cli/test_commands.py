@@ -240,6 +240,8 @@ def test_deploy_changes_only_what_is_asked_for(maas: Maas, fake: FakeServer) -> 
         "model": "iris",
         "scaling": {"threads": 2},
     }
+    assert "the newest version is 2: `maas deploy iris` alone moves to it" in said.err
+    assert "newest" not in maas("deploy", "iris").err
 
 
 def test_deploy_with_a_weight_leaves_the_rest_to_who_has_it(maas: Maas, fake: FakeServer) -> None:

@@ -115,6 +115,8 @@ def _targets(
     """Every target names a version and a variant that are there. With them the threads that the
     best variant was measured with, if it is the one that is asked for."""
     versions = services.stores.versions
+    if present is not None and _leaves_targets(body, present):
+        return present.targets, None
     if body.targets is None:
         version = versions.get(body.model, body.version)
         known = body.variant or _present_variant(present, version)
@@ -128,6 +130,15 @@ def _targets(
         name, _ = _variant(services, version, target.variant)
         found.append(Target(target.version, name, target.weight))
     return tuple(found), None
+
+
+def _leaves_targets(body: DeploymentBody, present: Deployment) -> bool:
+    """Whether other things are asked for, and nothing of what answers: who adds a replica does not
+    ask for the newest version, or for an end of the split of traffic."""
+    if body.model != present.model or body.targets is not None:
+        return False
+    asked = (body.scaling, body.default, body.gate)
+    return body.version is None and body.variant is None and any(a is not None for a in asked)
 
 
 def _present_variant(present: Deployment | None, version: Version) -> str | None:
