@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from statistics import median
+from typing import Any
 
 from maas.lifecycle.optimize.sittings import T_995
 from maas.lifecycle.optimize.words import Estimate, Measurement, Speed, Tried
@@ -55,8 +56,10 @@ def _widened(measurement: Measurement, least: dict[Key, float]) -> Measurement:
         return Estimate(found.value, found.value / share, found.value * share)
 
     def of(speed: Speed) -> Speed:
-        known = _estimates(speed)
-        return replace(speed, **{n: wider(e, (speed.batch, n)) for n, e in known})
+        changed: dict[str, Any] = {
+            name: wider(found, (speed.batch, name)) for name, found in _estimates(speed)
+        }
+        return replace(speed, **changed)
 
     return replace(
         measurement,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy import stats
 from benchmarks.reproduce import figures
 from maas.lifecycle.optimize.repeats import T_9995, for_a_report
 from maas.lifecycle.optimize.sittings import T_995, Figures, Sitting, measurement_of
-from maas.lifecycle.optimize.words import Candidate, Estimate, Measurement, Tried
+from maas.lifecycle.optimize.words import Candidate, Estimate, Measurement, Speed, Tried
 
 CANDIDATE = Candidate("c", "onnx", {"file": Path(__file__)}, {})
 Drawn = np.random.Generator
@@ -72,12 +73,10 @@ def _measurement(reach: float) -> Measurement:
     (one,) = report(np.random.default_rng(0), 1, 8)
     assert one.measurement is not None
     spread = Estimate(2.0, 2.0 / math.exp(reach), 2.0 * math.exp(reach))
-    speeds = tuple(
-        replace(
-            s, **{f.name: spread for f in fields(s) if isinstance(getattr(s, f.name), Estimate)}
-        )
-        for s in one.measurement.speeds
-    )
+    same: dict[str, Any] = {
+        f.name: spread for f in fields(Speed) if f.name not in ("batch", "calls")
+    }
+    speeds = tuple(replace(speed, **same) for speed in one.measurement.speeds)
     return replace(one.measurement, speeds=speeds, core_seconds_per_1000=spread)
 
 
