@@ -4,10 +4,10 @@
     python -m benchmarks.reproduce JOB JOB           # folders of both jobs
 
 Quality must be equal, for nothing in it is left to chance. A ratio must lie in the other run's
-interval, which is made to hold 99.9 % of such repeats, so that of 1,000 one is expected outside.
-The ratios of one candidate come from the same calls and fall outside together. So what is held
-against chance is how many candidates have any outside; each has with at most 0.1 % times its
-ratios.
+interval, which is made to hold 99.9 % of such repeats (the figures say of how many), so that of
+1,000 one is expected outside. The ratios of one candidate come from the same calls and fall outside
+together. So what is held against chance is how many candidates have any outside; each has with at
+most 0.1 % times its ratios.
 Figures without a ratio depend on what else the machine did, and are counted apart. Exit status 1 if
 quality or a size differs, memory is outside, or more candidates are outside than chance explains.
 """
@@ -28,7 +28,6 @@ from maas.lifecycle.optimize.words import Estimate, Measurement, Optimization, T
 
 RATIOS = ("rows_per_s_ratio", "p50_ratio", "p99_ratio", "first_ratio")
 LEVELS = ("rows_per_s", "p50_ms", "p99_ms", "first_ms")
-NOMINAL = 0.999
 CHANCE = 0.01
 """Rarer numbers of candidates outside are not put down to chance."""
 
@@ -63,20 +62,28 @@ def main() -> int:
         print(f"{kind}: {within_it} of {of} within the interval of the first run")
     print("\n".join([*outside, *(different or ["quality, sizes and memory are equal"])]))
     print(f"chosen: {first.chosen} and {second.chosen}")
-    count, chance = candidates_outside(ratios)
+    nominal = share_of_repeats(first)
+    count, chance = candidates_outside(ratios, nominal)
     print(
-        f"{NOMINAL:.1%} of ratios are expected inside; those of one candidate come from the same "
+        f"{nominal:.1%} of ratios are expected inside; those of one candidate come from the same "
         f"calls. {count} of {len(ratios)} candidates have any outside; chance of so many: at most "
         f"{chance:.2g}"
     )
     return int(bool(different) or chance < CHANCE)
 
 
-def candidates_outside(ratios: Sequence[Sequence[bool]]) -> tuple[int, float]:
+def share_of_repeats(found: Optimization) -> float:
+    """For which its intervals are made."""
+    measured = [tried.measurement for tried in found.tried if tried.measurement is not None]
+    return min((float(one.how.get("repeats", 0.99)) for one in measured), default=0.99)
+
+
+def candidates_outside(ratios: Sequence[Sequence[bool]], nominal: float) -> tuple[int, float]:
     """How many candidates have a ratio outside, of whether each one's ratios are inside; and a
-    bound of the chance of so many, however much the ratios of one depend on each other."""
+    bound of the chance of so many, however much the ratios of one depend on each other. `nominal`:
+    the share of repeats that fall inside."""
     count = sum(not all(held) for held in ratios)
-    share = min(1.0, (1 - NOMINAL) * max(map(len, ratios), default=0))
+    share = min(1.0, (1 - nominal) * max(map(len, ratios), default=0))
     return count, at_least(count, len(ratios), share)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,8 +15,6 @@ import typer
 from maas import settings
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from maas.client.client import Client
 
 
@@ -55,20 +51,6 @@ def client_of(ctx: typer.Context, timeout: float = 30.0, retries: int = 2) -> Cl
 
     found = settings_of(ctx)
     return Client(found.base_url, found.api_key, timeout=timeout, retries=retries)
-
-
-@contextmanager
-def ends_as_interrupt() -> Iterator[None]:
-    """SIGTERM as Ctrl-C, so that what was begun is ended, or removed, then too."""
-
-    def interrupt(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def say(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -110,18 +111,22 @@ def command(
             **scaling,
         )
 
-    deployed(client, name, start, output, found)
+    view = deployed(client, name, start, output, found)
     others = bool(scaling) or default is not None or gate is not None
     if present is not None and others and version is None and variant is None and not targets:
-        _tell_of_newer(client, name)
+        _tell_of_newer(client, view)
 
 
-def _tell_of_newer(client: Client, name: str) -> None:
+def _tell_of_newer(client: Client, view: DeploymentView) -> None:
     """Other settings leave the version as it is; a script may have meant the newest."""
-    deployment = client.deployments.get(name).deployment
-    newest = client.models.version(deployment.model).version.number
-    if newest > max(target.version for target in deployment.targets):
-        say(f"the newest version is {newest}: `maas deploy {name}` alone moves to it")
+    name, targets = view.deployment.name, view.deployment.targets
+    with suppress(MaasError):  # it is deployed, whether or not there is more to say
+        newest = client.models.version(view.deployment.model).version.number
+        if newest > max(target.version for target in targets):
+            all_of_it = ", with all of the traffic" if len(targets) > 1 else ""
+            say(
+                f"the newest version is {newest}: `maas deploy {name}` alone moves to it{all_of_it}"
+            )
 
 
 def split(present: Sequence[Target], new: Target, percent: int) -> list[Target]:
@@ -144,12 +149,12 @@ def deployed(
     start: Callable[[Watch], DeploymentView],
     output: Format,
     more: Mapping[str, Any] | None = None,
-) -> None:
+) -> DeploymentView:
     """Runs `start` and shows what became of it; `more` is said in JSON only."""
     view = deployed_view(client, name, start)
     if output is Format.JSON:
         emit_json(view.to_dict() | dict(more or {}))
-        return
+        return view
     emit_table(
         ("deployment", "model", "targets", "replicas", "state", "address"),
         [
@@ -163,6 +168,7 @@ def deployed(
             )
         ],
     )
+    return view
 
 
 def deployed_view(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,11 +52,12 @@ def show(
     except NotFound:
         folder = None
     job = folder.job() if folder else client_of(ctx).jobs.get(job_id)
+    is_unsent = folder is not None and folder.is_unsent
     if output is Format.JSON:
-        emit_json(job.to_dict())
+        emit_json(_told(job, is_unsent))
     else:
         _print(job)
-        if folder and folder.is_unsent:
+        if is_unsent:
             emit(f"\n{_unsent(job)}")
     if log and folder and folder.log.is_file():
         emit(folder.log.read_text(errors="replace").rstrip())
@@ -94,7 +95,7 @@ def _list(ctx: typer.Context, output: Format) -> None:
         say(f"the server's jobs are not shown: {error.message}")
     newest_first = sorted(jobs.values(), key=lambda j: j.created_at, reverse=True)
     if output is Format.JSON:
-        emit_json([j.to_dict() for j in newest_first])
+        emit_json([_told(j, j.id in unsent) for j in newest_first])
         return
     emit_table(
         ("job", "kind", "model", "state", "progress", "created", "what came of it"),
@@ -130,6 +131,10 @@ def _progress(job: Job) -> str:
     progress = job.progress
     counts = f"{progress.done}/{progress.total}" if progress.total else ""
     return counts if job.state.is_final else f"{counts} {progress.message}".strip()
+
+
+def _told(job: Job, is_unsent: bool) -> dict[str, Any]:
+    return job.to_dict() | ({"unsent": True} if is_unsent else {})
 
 
 def _unsent(job: Job) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maas.cli.bench import display
-from maas.cli.common import Format, emit_table, ends_as_interrupt, say
+from maas.cli.common import Format, emit_table, say
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from maas.client.choosing import Choice
     from maas.client.client import Client
 
@@ -45,7 +50,7 @@ def measured(
         load=usual_load(task, wish.seconds),
         again=wish.again,
     )
-    with ends_as_interrupt(), display(wish.name) as shown:
+    with _told_to_end(), display(wish.name) as shown:
         choice = choose(client, told, say, shown.show)
     if output is Format.TABLE:
         print_choice(choice)
@@ -91,3 +96,17 @@ def choice_dict(choice: Choice) -> dict[str, Any]:
             for trial in choice.trials
         ],
     }
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """SIGTERM as Ctrl-C, so that what was made for measuring is removed then, too."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from maas.cli.background import start_in_background
-from maas.cli.common import ends_as_interrupt, say
+from maas.cli.common import say
 from maas.domain.errors import Conflict, MaasError
 from maas.domain.jobs import Job, JobState
 from maas.settings import Settings
@@ -39,11 +41,11 @@ def start(folder: JobFolder, settings: Settings) -> subprocess.Popen[bytes]:
 
 
 def watch(folder: JobFolder, process: subprocess.Popen[bytes]) -> Job:
-    """The finished job. Ctrl-C, or SIGTERM, asks it to stop and waits until it has; a second one
+    """The finished job. Ctrl-C, or SIGTERM, asks it to stop and waits until it has; a second Ctrl-C
     does not wait. Raises KeyboardInterrupt after a cancel, JobFailed with the reason and the
     log."""
     asked = False
-    with ends_as_interrupt(), _display() as display:
+    with _sigterm_cancels(folder), _display() as display:
         while True:
             try:
                 running = process.poll() is None
@@ -55,10 +57,20 @@ def watch(folder: JobFolder, process: subprocess.Popen[bytes]) -> Job:
                 if asked:
                     say(f"it stops by itself; see `maas jobs show {folder.path.name}`")
                     raise
-                asked = True
                 folder.request_cancel()
+                asked = True
                 say("stopping at the next step; Ctrl-C again does not wait")
     return finished(folder)
+
+
+@contextmanager
+def _sigterm_cancels(folder: JobFolder) -> Iterator[None]:
+    """However many come: `timeout`, for one, sends two."""
+    before = signal.signal(signal.SIGTERM, lambda *_: folder.request_cancel())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def finished(folder: JobFolder) -> Job:

@@ -122,12 +122,14 @@ class ScalingBody(Body):
 
 
 class DeploymentBody(Body):
-    """What is left out stays as it is, or gets its default in a new deployment."""
+    """What is left out stays as it is, or gets its default in a new deployment. With nothing but
+    the model all traffic moves to its newest version."""
 
     model: str
     version: VersionNumber | None = None
     variant: str | None = None
-    """Left out: the version's first. `auto`: what the newest optimization found best."""
+    """Left out: the present one, if the version has it, else its first. `auto`: what the newest
+    optimization found best."""
     targets: Annotated[list[TargetBody], Field(max_length=64)] | None = None
     scaling: ScalingBody | None = None
     default: bool | None = None

@@ -62,6 +62,24 @@ class ToolCallPiece:
     arguments: str = ""
 
 
+def joined_calls(pieces: list[ToolCallPiece]) -> list[ToolCallPiece]:
+    """The same with neighbors of a call joined: clients expect at most one piece of a call at a
+    time."""
+    found: list[ToolCallPiece] = []
+    for piece in pieces:
+        last = found[-1] if found else None
+        if last is not None and last.index == piece.index:
+            found[-1] = ToolCallPiece(
+                piece.index,
+                last.id or piece.id,
+                last.name or piece.name,
+                last.arguments + piece.arguments,
+            )
+        else:
+            found.append(piece)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What was written since the last piece."""

@@ -5,7 +5,7 @@ job.json       state, progress, result or error; replaced whole
 cancel         is there once somebody asked the job to stop
 lock           held by the job's process while it lives, so that a killed one is noticed
 log            everything that the process printed
-sent           optimize: is there once the server has what was found
+unsent         optimize: is there until the server has what was found
 work/          checkpoints and finished candidates; what a resumed job goes on from
 publication/   what a finished job has for the server
 """
@@ -142,13 +142,15 @@ class JobFolder:
 
     @property
     def is_unsent(self) -> bool:
-        """True of an optimization that found something which nobody has sent to the server: the
-        command that waited for it was lost, or did not wait."""
-        is_done = self.spec().kind == "optimize" and self.job().state is JobState.SUCCEEDED
-        return is_done and not (self.path / "sent").exists()
+        """True while there is something for the server that nobody has sent: the command that
+        waits for the job is about to, was lost, or did not wait."""
+        return (self.path / "unsent").exists()
+
+    def mark_unsent(self) -> None:
+        (self.path / "unsent").touch()
 
     def mark_sent(self) -> None:
-        (self.path / "sent").touch()
+        (self.path / "unsent").unlink(missing_ok=True)
 
     def is_alive(self) -> bool:
         """True while a process works on this job."""

@@ -186,6 +186,7 @@ def run_optimization(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict
     prepared = run_order(order, folder.path.parent, folder.work, watch)
     with space(folder.path):
         prepared.save(folder.publication)
+        folder.mark_unsent()
     return prepared.summary | {"publication": str(folder.publication)}
 
 

@@ -81,7 +81,8 @@ class Generator(Protocol):
     Engines that step all their sequences at once have an attribute `after_step`, which they call in
     their own thread when every sink of a step was called (`hear_steps`). Those that hold the
     interpreter's lock while they step let whoever has an event loop take their turns there
-    (`take_turns`).
+    (`take_turns`). Those that can keep what a sequence wrote ask an attribute `is_time` whether to
+    tell it (`tell_when`).
     """
 
     context_length: int
@@ -113,11 +114,14 @@ def hear_steps(generator: Generator, listener: Callable[[], None]) -> None:
         generator.after_step = listener
 
 
-def tell_when(generator: Generator, is_time: Callable[[], bool]) -> None:
-    """From now on the engine may keep what a sequence writes after its first words, and tell it
-    with the next step for which `is_time` holds, or with its end. Telling costs work."""
-    if hasattr(generator, "is_time"):
-        generator.is_time = is_time
+def tell_when(generator: Generator, is_time: Callable[[], bool]) -> bool:
+    """From now on the engine keeps what a sequence writes after its first words, and tells it with
+    its end, or with the next step for which it asked `is_time`, once per step, and had a yes. False
+    of an engine that tells everything at once."""
+    if not hasattr(generator, "is_time"):
+        return False
+    generator.is_time = is_time
+    return True
 
 
 def take_turns(

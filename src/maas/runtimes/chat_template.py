@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -20,10 +21,12 @@ from typing import Any
 
 import msgspec
 
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import InvalidInput, Unavailable
 
 RENDER_SECONDS = 2.0
 """Of the processor. A conversation that fills a large context needs a hundredth of it."""
+PATIENCE_SECONDS = 30.0
+"""With a process that got no processor, or was stopped; all prompts wait for it meanwhile."""
 MAX_BYTES = 16 << 20
 """Of what a template may write."""
 MAX_MEMORY = 1 << 30
@@ -47,7 +50,8 @@ class ChatTemplate:
     def render(self, messages: Sequence[dict[str, Any]]) -> str:
         """The prompt for `messages`, in OpenAI's shape, up to where the answer begins.
 
-        Raises InvalidInput if the template refuses them, or takes too much time or memory.
+        Raises InvalidInput if the template refuses them, or takes too much time or memory,
+        Unavailable if its process gets no processor.
         """
         asked = {"messages": [_flat(message) for message in messages]}
         line = msgspec.json.encode(asked) + b"\n"
@@ -95,6 +99,9 @@ class ChatTemplate:
         if worker.stdin is not None and worker.stdout is not None:
             worker.stdin.write(line)
             worker.stdin.flush()
+            if not _is_heard(worker.stdout.fileno()):
+                self._end()
+                raise Unavailable("the process of the chat template does not answer", retry_after=1)
             answer = worker.stdout.readline(2 * MAX_BYTES)
         if not answer.endswith(b"\n"):
             self._end()
@@ -117,6 +124,12 @@ class ChatTemplate:
                 if pipe is not None:
                     with contextlib.suppress(BrokenPipeError):
                         pipe.close()
+
+
+def _is_heard(pipe: int) -> bool:
+    waiting = select.poll()
+    waiting.register(pipe, select.POLLIN)
+    return bool(waiting.poll(PATIENCE_SECONDS * 1000))
 
 
 def _flat(message: dict[str, Any]) -> dict[str, Any]:

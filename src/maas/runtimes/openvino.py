@@ -135,10 +135,10 @@ class OpenVino(SteppedEngine):
         if sequence.is_cancelled and reason is None:
             reason = "cancelled"
         sequence.wrote(tokens, [self._logprob(token, value) for token, value in likely])
-        reason = self._tell(sequence, reason, is_time=is_time)
+        of_engine, reason = reason, self._tell(sequence, reason, is_time=is_time)
         if reason is None:
             return
-        if sequence.stop:
+        if reason == "stop" and of_engine in (None, "length"):
             work.handle.stop()
         # How far it is with a prompt the engine does not tell: counted when it was read.
         is_read = sequence.completion_tokens > 0 or reason != "cancelled"

@@ -51,7 +51,12 @@ class Sequence:
         self.limit = 0
         """Most tokens that it may write."""
         self.text: WrittenText | None = None
-        self._untold: list[int] = []
+        self.has_spoken = False
+        """Whether any words of it were told."""
+        self.is_over = False
+        """Whether all of it was told."""
+        self._unread: list[int] = []
+        self._untold = ""
         self._untold_logprobs: list[TokenLogprob] = []
         self._told_tokens = 0
         self.work: Any = None
@@ -62,38 +67,40 @@ class Sequence:
         """The stop text that was found, if one was."""
         return "" if self.text is None else self.text.stops.found
 
-    @property
-    def can_wait(self) -> bool:
-        """Whether what it writes need not be looked at for a while: its first words were told, and
-        no stop text can end it."""
-        return self._told_tokens > 0 and not self.generation.stop
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether it has tokens that were not told."""
-        return self.completion_tokens > self._told_tokens
-
     def wrote(self, tokens: list[int], logprobs: list[TokenLogprob]) -> None:
         """`tokens` that are text, which `completion_tokens` has counted."""
-        self._untold += tokens
+        self._unread += tokens
         self._untold_logprobs += logprobs
 
-    def read(self) -> str:
-        """The text of what was not told; `stop` is known after it."""
-        tokens, self._untold = self._untold, []
-        return "" if self.text is None else self.text.push(tokens)
+    def read(self) -> None:
+        """Makes text of what it wrote; `stop` is known after it."""
+        tokens, self._unread = self._unread, []
+        if self.text is not None:
+            self._untold += self.text.push(tokens)
 
-    def told(self, text: str, is_last: bool) -> Piece:
-        """`text` as `read` gave it, with what came of a call, and the logprobs of what is told."""
+    def told(self, *, is_last: bool) -> Piece:
+        """What was read and not told, with what came of a call; nothing follows `is_last`."""
+        text, logprobs, calls = self._untold, self._untold_logprobs, []
+        if self.text is not None:
+            if is_last:
+                text += self.text.rest()
+            logprobs = self.text.stops.logprobs(logprobs, text, is_last)
+            calls = self.text.taken_call()
+        self._untold, self._untold_logprobs = "", []
         count = self.completion_tokens - self._told_tokens
         self._told_tokens = self.completion_tokens
-        logprobs, self._untold_logprobs = self._untold_logprobs, []
-        if self.text is None:
-            return Piece(text, count, logprobs)
-        if is_last:
-            text += self.text.rest()
-        logprobs = self.text.stops.logprobs(logprobs, text, is_last)
-        return Piece(text, count, logprobs, self.text.taken_call())
+        self.has_spoken = self.has_spoken or bool(text or calls)
+        self.is_over = is_last
+        return Piece(text, count, logprobs, calls)
+
+    def rest(self) -> Piece:
+        """What was not told of one that ends before its time, whatever the reason."""
+        try:
+            self.read()
+            return self.told(is_last=True)
+        except Exception:
+            log.exception("what a sequence wrote last cannot be read")
+            return Piece("", self.completion_tokens - self._told_tokens)
 
     def ending(self, reason: str, read: int | None = None) -> Ending:
         """`read`: how many tokens of its prompt were computed, if not all."""
@@ -351,12 +358,15 @@ class SteppedEngine(TextEngine[Sequence], ABC):
     def _tell(self, sequence: Sequence, reason: str | None, *, is_time: bool) -> str | None:
         """After a step in which the sequence `wrote`, or not: tells it, unless that can wait.
         Returns why it ended, `reason` or a stop text; None: it goes on."""
-        if reason is None and sequence.can_wait and not is_time:
+        can_wait = reason is None and sequence.has_spoken and not is_time
+        if can_wait and not sequence.generation.stop:
             return None
-        text = sequence.read()
+        sequence.read()
         if sequence.stop and reason in (None, "length"):
             reason = "stop"
-        sequence.sink(sequence.number, sequence.told(text, is_last=reason is not None))
+        elif can_wait:
+            return None
+        sequence.sink(sequence.number, sequence.told(is_last=reason is not None))
         return reason
 
     def _leave(self, sequence: Sequence, said: Ending | MaasError) -> None:
@@ -370,12 +380,14 @@ class SteppedEngine(TextEngine[Sequence], ABC):
         with self._wake:
             self._lost = lost  # who is read from here on is told there
             waiting = [one for one in list(self._sequences.values()) if one.is_read]
-        for sequence in waiting:
-            self._end(sequence, lost)
-        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            for sequence in waiting:
+                self._end(sequence, lost)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _end(self, sequence: Sequence, said: Ending | MaasError) -> None:
         del self._sequences[sequence.number]
-        if isinstance(said, MaasError) and sequence.is_behind:
-            sequence.sink(sequence.number, sequence.told(sequence.read(), is_last=True))
+        if sequence.completion_tokens and not sequence.is_over:
+            sequence.sink(sequence.number, sequence.rest())
         sequence.sink(sequence.number, said)

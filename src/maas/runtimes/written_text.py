@@ -13,7 +13,7 @@ import codecs
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from maas.domain.generation import TokenLogprob, ToolCallPiece
+from maas.domain.generation import TokenLogprob, ToolCallPiece, joined_calls
 from maas.runtimes.plain_tools import CallReader
 
 Decode = Callable[[Sequence[int]], str]
@@ -166,7 +166,7 @@ class WrittenText:
     def taken_call(self) -> list[ToolCallPiece]:
         """What came of the call since the last time."""
         taken, self._of_call = self._of_call, []
-        return taken
+        return joined_calls(taken)
 
     def _said(self, text: str, is_last: bool) -> str:
         """All but what is of a call."""

@@ -1,4 +1,4 @@
-"""Frames of generations: requests one by one, and one frame of pieces per step of an engine.
+"""Frames of generations: requests one by one, and frames of pieces of many.
 
 GENERATE is `u64 id | f64 deadline | u32 tenant | u8 priority | JSON Generation`; PIECES is a JSON
 list of `[id, Piece | Ending]` with the answers of many generations. Failures and cancellations are

@@ -8,7 +8,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from maas.domain.errors import InvalidInput, MaasError
-from maas.domain.generation import Generation, Piece
+from maas.domain.generation import Generation, Piece, joined_calls
 from maas.serving.channel import Channel
 from maas.serving.elements import bytes_elements
 from maas.serving.messages import Answers, Buffer, Column, Infer, Priority, ProtocolViolation
@@ -37,7 +37,7 @@ class Job:
     """The server's clock of shares when it began."""
     unsent: Piece = _NOTHING
     is_told: bool = False
-    """Whether any of its text has left."""
+    """Whether any of its words has left."""
 
     def wrote(self, piece: Piece) -> None:
         if self.rows is not None:
@@ -47,6 +47,7 @@ class Job:
 
     def take_unsent(self) -> Piece:
         piece, self.unsent = self.unsent, _NOTHING
+        self.is_told = self.is_told or bool(piece.text or piece.tool_calls)
         return piece
 
 
@@ -106,7 +107,7 @@ def _joined(first: Piece, second: Piece) -> Piece:
         first.text + second.text,
         first.tokens + second.tokens,
         first.logprobs + second.logprobs,
-        first.tool_calls + second.tool_calls,
+        joined_calls([*first.tool_calls, *second.tool_calls]),
     )
 
 

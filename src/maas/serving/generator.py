@@ -1,4 +1,4 @@
-"""A replica that writes text: fair queue in front, one frame per step of its engine behind."""
+"""A replica that writes text: fair queue in front, frames of what its engine wrote behind."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from maas.serving.messages import (
 from maas.serving.queue import FairQueue, Parcel
 from maas.serving.replica_socket import ReplicaConnection, ReplicaSocket
 from maas.serving.step_inbox import StepInbox
+from maas.serving.stream_pace import STREAM_MS, StreamPace
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,6 @@ STUCK_SHARE = 0.02
 """An engine that uses less of a processor than this does not compute slowly: it waits."""
 PREDICT_MAX_TOKENS = 256
 """Of an answer to /predict, unless the variant's option `predict_max_tokens` says otherwise."""
-STREAM_MS = 40
-"""How often a text is told while it is written, at most: as often as a film shows pictures. Each
-telling costs replica, gateway and caller as much with one token as with ten. The variant's option
-`stream_ms` may say otherwise; 0: every step."""
 
 
 class GeneratorServer(ReplicaSocket):
@@ -60,13 +57,11 @@ class GeneratorServer(ReplicaSocket):
         """Whose turn it is, if the engine has no room for it yet."""
         self._last_key = 0
         self._inbox = StepInbox(self._loop, generator, lambda: len(self._running), self._collect)
-        self._pause = int(spec.options.get("stream_ms", STREAM_MS)) / 1000
-        """Seconds between two tellings."""
-        self._untold: dict[int, Job] = {}
-        """Who wrote something since, by key."""
-        self._told_at = 0.0
-        self._telling: asyncio.TimerHandle | None = None
-        tell_when(generator, self._is_time)
+        self._pace = StreamPace(int(spec.options.get("stream_ms", STREAM_MS)))
+        self._engine_keeps_pace = tell_when(generator, self._pace.is_time)
+        self._unsent: dict[int, Job] = {}
+        """Who wrote something that has not left, by key."""
+        self._sends_later: asyncio.TimerHandle | None = None
         self._last_step = self._cpu_at_step = 0.0
         self._share = self._shared_at = 0.0
         """Seconds of the engine that each of those that run has had, were it here from the start;
@@ -89,6 +84,8 @@ class GeneratorServer(ReplicaSocket):
             self._end_early(job)
 
     async def drain(self) -> None:
+        self._pace.end()  # what is kept when the time is up would be lost
+        self._send([], {})
         await super().drain()
         self._inbox.close()
         # What is cut off here still holds a thread; the process could not end with it.
@@ -196,55 +193,54 @@ class GeneratorServer(ReplicaSocket):
     def _collect(self, said: deque[tuple[int, Said]]) -> None:
         self._got_on()
         steps: dict[Channel, list[Step]] = {}
-        untold = self._untold
+        failed: list[tuple[Job, MaasError]] = []
         while said:
             key, one = said.popleft()
             job = self._jobs.get(key)
             if job is None:
                 continue
             if not isinstance(one, Piece):
-                untold.pop(key, None)
-                self._finish(job, one, steps)
+                self._unsent.pop(key, None)
+                self._finish(job, one, steps, failed)
             elif says_something(one):
                 job.wrote(one)
                 if job.rows is None:
-                    untold[key] = job
-        self._tell(steps)
+                    self._unsent[key] = job
+        self._send(failed, steps)
         self._start_waiting()
         if not self._jobs:
             self.idle.set()
 
-    def _tell(self, steps: dict[Channel, list[Step]]) -> None:
-        """Sends `steps`, the first words of who has said nothing yet, and, if the time has come,
-        what all others wrote."""
-        is_time = self._is_time()
-        due = [job for job in self._untold.values() if is_time or not job.is_told]
-        for job in due:
-            del self._untold[job.key]
-            job.is_told = True
+    def _send(self, failed: list[tuple[Job, MaasError]], steps: dict[Channel, list[Step]]) -> None:
+        """`steps`, the first words of who has said nothing yet, and what all others wrote, unless
+        that has to wait; then who failed."""
+        is_time = self._engine_keeps_pace or not self._unsent or self._pace.is_time()
+        for job in [job for job in self._unsent.values() if is_time or not job.is_told]:
+            del self._unsent[job.key]
             steps.setdefault(job.owner, []).append((job.number, job.take_unsent(), None))
         for owner, of_owner in steps.items():
             if owner.is_open:
                 owner.send_now(pack_pieces(of_owner))
-        if is_time and due:
-            self._told_at = time.monotonic()
-        if self._untold and self._telling is None:
-            left = self._told_at + self._pause - time.monotonic()
-            self._telling = self._loop.call_later(max(0.001, left), self._tell_untold)
+        for job, error in failed:
+            _fail(job, error)
+        if self._unsent and self._sends_later is None:
+            left = max(0.001, self._pace.seconds_left())
+            self._sends_later = self._loop.call_later(left, self._send_later)
 
-    def _is_time(self) -> bool:
-        """Called in any thread."""
-        # Not the loop's own time, which stands still during a step that it computes.
-        return time.monotonic() >= self._told_at + self._pause
-
-    def _tell_untold(self) -> None:
-        self._telling = None
-        self._tell({})
+    def _send_later(self) -> None:
+        self._sends_later = None
+        self._send([], {})
 
     def _got_on(self) -> None:
         self._last_step, self._cpu_at_step = time.monotonic(), time.process_time()
 
-    def _finish(self, job: Job, said: Ending | MaasError, steps: dict[Channel, list[Step]]) -> None:
+    def _finish(
+        self,
+        job: Job,
+        said: Ending | MaasError,
+        steps: dict[Channel, list[Step]],
+        failed: list[tuple[Job, MaasError]],
+    ) -> None:
         self._share_time()
         latest = self._share - job.share_before
         known = self._seconds_per_job
@@ -261,8 +257,8 @@ class GeneratorServer(ReplicaSocket):
             steps.setdefault(job.owner, []).append((job.number, job.take_unsent(), said))
         else:
             if says_something(job.unsent):
-                job.owner.send(pack_pieces([(job.number, job.take_unsent(), None)]))
-            _fail(job, said)
+                steps.setdefault(job.owner, []).append((job.number, job.take_unsent(), None))
+            failed.append((job, said))
 
     def _finish_row(self, job: Job, said: Ending | MaasError, share: float) -> None:
         """The last row of a request sends what becomes of it, so that what all of them took is

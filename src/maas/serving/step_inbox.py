@@ -1,6 +1,6 @@
 """What an engine says, handed to the event loop step by step.
 
-One wake-up of the loop serves all that was said by then, so that a step goes out in one frame.
+One wake-up of the loop serves all that was said by then, so that sequences share a frame.
 """
 
 from __future__ import annotations

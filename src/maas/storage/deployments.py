@@ -16,6 +16,10 @@ from maas.storage.schema import deployment_history as history_table
 from maas.storage.schema import deployments, to_json
 
 
+class Changed(Conflict):
+    """Somebody else put another revision meanwhile."""
+
+
 class Deployments:
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -25,13 +29,25 @@ class Deployments:
         with self._db.read() as connection:
             return self._present(connection, name)
 
-    def put(self, deployment: Deployment, actor: str = "") -> Deployment:
+    def put(
+        self, deployment: Deployment, actor: str = "", *, after: int | None = None
+    ) -> Deployment:
         """Stores it as the next revision of its name; its own `revision` is ignored.
 
+        `after`: the revision that it was made from, 0 if there was none. Raises Changed if that is
+        not the present one any more.
         `default=True` takes the flag from the others. `default=False` never takes it from this
         one: only another default does. The first deployment of all becomes the default.
         """
-        return self._db.retry(lambda connection: self._put(connection, deployment, actor, "put"))
+
+        def work(connection: Connection) -> Deployment:
+            self._lock(connection)
+            query = select(deployments.c.revision).where(deployments.c.name == deployment.name)
+            if after is not None and (connection.scalar(query) or 0) != after:
+                raise Changed(f"deployment {deployment.name} was changed meanwhile")
+            return self._put(connection, deployment, actor, "put")
+
+        return self._db.retry(work)
 
     def delete(self, name: str, actor: str = "") -> None:
         """Raises NotFound. If it was the default, there is none until another is put so."""

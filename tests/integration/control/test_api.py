@@ -8,6 +8,7 @@ import pickle
 import socket
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,26 @@ def test_other_settings_move_nobody_to_another_version(shared_control: Home) -> 
     found = shared_control.deploy("split", model="another", scaling={"threads": 1})
     assert (found["model"], found["targets"][0]["version"]) == ("another", 1)
     http.delete("/api/v1/deployments/split")
+
+
+def test_who_changes_a_deployment_at_once_changes_only_what_was_named(
+    shared_control: Home,
+) -> None:
+    http = shared_control.http
+    for size in (21, 22):
+        shared_control.publish("both", tiny_onnx(size))
+    address = "/api/v1/deployments/both"
+    moved = {"model": "both", "version": 2}
+    scaled = {"model": "both", "scaling": {"threads": 2}}
+    for _ in range(15):
+        before = {"model": "both", "version": 1, "scaling": {"replicas": 0, "threads": 1}}
+        assert http.put(address, json=before).status_code == 200
+        with ThreadPoolExecutor(2) as pool:
+            done = list(pool.map(lambda body: http.put(address, json=body), [moved, scaled]))
+        assert [one.status_code for one in done] == [200, 200]
+        found = http.get(address).json()
+        assert (found["targets"][0]["version"], found["scaling"]["threads"]) == (2, 2)
+    http.delete(address)
 
 
 def test_deployments_are_checked_and_keep_what_is_left_out(shared_control: Home) -> None:

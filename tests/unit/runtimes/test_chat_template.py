@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from contextlib import closing
 from typing import Any
 
 import pytest
 
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import InvalidInput, Unavailable
+from maas.runtimes import chat_template
 from maas.runtimes.chat_template import ChatTemplate
 
 pytest.importorskip("jinja2", reason="needs the extra openvino")
@@ -90,3 +93,14 @@ def test_pictures_are_not_dropped_in_silence() -> None:
     picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
     with pytest.raises(InvalidInput, match="text only"):
         rendered(PLAIN, picture)
+
+
+def test_a_process_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(ChatTemplate(PLAIN, {"bos_token": "<s>"})) as template:
+        assert template._worker is not None
+        os.kill(template._worker.pid, signal.SIGSTOP)
+        monkeypatch.setattr(chat_template, "PATIENCE_SECONDS", 0.2)
+        with pytest.raises(Unavailable, match="does not answer"):
+            template.render(HI)
+        monkeypatch.undo()
+        assert template.render(HI) == "<s><user>Hi\n<assistant>"

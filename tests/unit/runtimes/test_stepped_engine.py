@@ -19,6 +19,7 @@ from maas.domain.generation import Ending, Generation, Piece
 from maas.runtimes.base import Said
 from maas.runtimes.stepped_engine import Sequence, SteppedEngine
 from maas.runtimes.text_options import Sizes
+from maas.runtimes.written_text import BytesRead, WrittenText
 
 
 class Counting(SteppedEngine):
@@ -42,6 +43,7 @@ class Counting(SteppedEngine):
     def _prepare(self, sequence: Sequence) -> None:
         assert self.reads.wait(10)
         self._take_prompt(sequence, sequence.generation, [])
+        sequence.text = WrittenText(BytesRead({1: b"x"}), sequence.generation.stop)
 
     def _admit(self, sequence: Sequence) -> None:
         if sequence.generation.prompt == [13]:
@@ -56,8 +58,10 @@ class Counting(SteppedEngine):
         for sequence in list(self._running.values()):
             sequence.completion_tokens += 1
             sequence.wrote([1], [])
+            if sequence.is_cancelled:
+                self._leave(sequence, sequence.ending("cancelled"))
+                continue
             reason = "length" if sequence.completion_tokens >= sequence.limit else None
-            reason = "cancelled" if sequence.is_cancelled else reason
             reason = self._tell(sequence, reason, is_time=self.is_time())
             if reason is not None:
                 self._leave(sequence, sequence.ending(reason))
@@ -147,6 +151,10 @@ def test_an_engine_turns_itself_until_its_owner_does(engine: Counting) -> None:
     assert owner.turn() is None
 
 
+def told_tokens(told: Told, number: int) -> list[int]:
+    return [said.tokens for said in told.said[number] if isinstance(said, Piece)]
+
+
 def test_what_need_not_be_told_yet_is_kept_until_the_end_or_until_it_is_time(
     engine: Counting,
 ) -> None:
@@ -154,17 +162,30 @@ def test_what_need_not_be_told_yet_is_kept_until_the_end_or_until_it_is_time(
     engine.is_time = lambda: False
     engine.start(1, prompt(wanted=6), told)
     assert told.ending(1) == Ending("length", 3, 6)
-    assert [said.tokens for said in told.said[1] if isinstance(said, Piece)] == [1, 5]
-    # Somebody has to look at every token where a stop text may end it.
-    watched = Generation(prompt=[1], max_tokens=6, stop=["x"])
-    engine.start(2, watched, told)
+    assert told_tokens(told, 1) == [1, 5]
+    # Every token is looked at where a stop text may end it, and told with the others.
+    engine.start(2, Generation(prompt=[1], max_tokens=6, stop=["y"]), told)
     assert told.ending(2) == Ending("length", 1, 6)
-    assert [said.tokens for said in told.said[2] if isinstance(said, Piece)] == [1] * 6
+    assert told_tokens(told, 2) == [1, 5]
+    engine.start(3, Generation(prompt=[1], max_tokens=6, stop=["xxx"]), told)
+    assert told.ending(3) == Ending("stop", 1, 3, stop="xxx")
     times = iter([False, False, True, False, False, False])
     engine.is_time = lambda: next(times)
-    engine.start(3, prompt(wanted=6), told)
-    assert told.ending(3) == Ending("length", 3, 6)
-    assert [said.tokens for said in told.said[3] if isinstance(said, Piece)] == [1, 2, 3]
+    engine.start(4, prompt(wanted=6), told)
+    assert told.ending(4) == Ending("length", 3, 6)
+    assert told_tokens(told, 4) == [1, 2, 3]
+
+
+def test_what_was_kept_of_who_is_cancelled_is_told(engine: Counting) -> None:
+    told = Told()
+    engine.is_time = lambda: False
+    engine.start(1, prompt(wanted=50), told)
+    while len(engine.steps) < 5:
+        time.sleep(0.001)
+    engine.cancel(1)
+    ending = told.ending(1)
+    assert isinstance(ending, Ending) and ending.reason == "cancelled"
+    assert sum(told_tokens(told, 1)) == ending.completion_tokens >= 5
 
 
 def test_what_was_kept_is_told_before_a_failure(
@@ -176,7 +197,28 @@ def test_what_was_kept_is_told_before_a_failure(
     engine.fails_at = 4
     engine.start(1, prompt(wanted=9), told)
     assert isinstance(told.ending(1), InferenceFailed)
-    assert [said.tokens for said in told.said[1] if isinstance(said, Piece)] == [1, 2]
+    assert told_tokens(told, 1) == [1, 2]
+
+
+def test_text_that_cannot_be_read_keeps_nobody_from_learning_of_a_failure(
+    engine: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _, number: killed.append(number))
+    told = Told()
+    engine.is_time = lambda: False
+    engine.fails_at = 4
+    engine.reads.clear()
+    for number in (1, 2):
+        engine.start(number, prompt(wanted=9), told)
+    engine.reads.set()
+    while len(engine.steps) < 1:
+        time.sleep(0.001)
+    monkeypatch.setattr(WrittenText, "rest", lambda _: 1 / 0)
+    for number in (1, 2):
+        assert isinstance(told.ending(number), InferenceFailed)
+        assert sum(told_tokens(told, number)) == 3
+    assert killed == [signal.SIGTERM]
 
 
 def test_a_prompt_that_was_read_before_is_handed_over(engine: Counting) -> None:

@@ -15,7 +15,11 @@ import uvloop
 
 from maas.domain.deployments import Scaling
 from maas.domain.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Overloaded
-from maas.domain.generation import Ending, Piece, TokenLogprob
+from maas.domain.generation import Ending, Piece, TokenLogprob, ToolCallPiece
+from maas.runtimes.base import LoadRequest
+from maas.runtimes.stepped_engine import Sequence, SteppedEngine
+from maas.runtimes.text_options import Sizes
+from maas.runtimes.written_text import BytesRead, WrittenText
 from maas.serving.dispatch import ReplicaLink
 from maas.serving.elements import bytes_elements
 from maas.serving.generation_frames import unpack_pieces
@@ -184,31 +188,32 @@ def test_pieces_of_one_sequence_that_come_together_are_joined() -> None:
 
 def test_after_its_first_words_a_text_is_told_in_bursts() -> None:
     async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
-        server._pause = 1e9
         first, second = Written(), Written()
         link.submit(first)
         await until(lambda: engine.started)
-        server._told_at = time.monotonic()
+        engine.say(1, Piece("", 1))  # half a character, say: no words yet
+        await until(wrote(first))
         for text in "abc":
             engine.say(1, Piece(text, 1))
             await asyncio.sleep(0.005)
-        assert first.pieces == [Piece("a", 1)]
+        assert first.text == "a"
         link.submit(second)
         await until(lambda: len(engine.started) == 2)
         engine.say(2, Piece("x", 1))
-        await until(wrote(second))  # the first words of one are no reason to tell of others
-        assert first.pieces == [Piece("a", 1)]
+        await until(wrote(second))
+        assert first.text == "a", "the first words of one are no reason to tell of others"
         engine.say(1, Piece("d", 1))
         engine.say(1, DONE)
         await first.over()
-        assert first.pieces == [Piece("a", 1), Piece("bcd", 3)] and first.ending == DONE
+        assert first.pieces == [Piece("", 1), Piece("a", 1), Piece("bcd", 3)]
+        assert first.ending == DONE
         engine.say(2, Piece("y", 1))
         engine.say(2, InferenceFailed("broke"))
         await second.over()
         assert second.pieces == [Piece("x", 1), Piece("y", 1)]
         assert isinstance(second.error, InferenceFailed)
 
-    run(work)
+    run(work, stream_ms=1000)
 
 
 def test_what_was_kept_is_told_when_it_is_time_also_if_nothing_more_is_said() -> None:
@@ -216,16 +221,17 @@ def test_what_was_kept_is_told_when_it_is_time_also_if_nothing_more_is_said() ->
         call = Written()
         link.submit(call)
         await until(lambda: engine.started)
+        began = time.monotonic()
         engine.say(1, Piece("a", 1))
         await until(wrote(call))
         for text in "bc":
             engine.say(1, Piece(text, 1))
         await until(lambda: call.text == "abc")
-        assert not engine.cancelled and not call.ends
+        assert time.monotonic() - began >= 0.3 and call.pieces[1:] == [Piece("bc", 2)]
         engine.say(1, DONE)
         await call.over()
 
-    run(work, stream_ms=30)
+    run(work, stream_ms=300)
 
 
 def test_every_step_is_told_of_to_who_wants_that() -> None:
@@ -235,30 +241,141 @@ def test_every_step_is_told_of_to_who_wants_that() -> None:
         await until(lambda: engine.started)
         for count in range(1, 6):
             engine.say(1, Piece("a", 1))
-            await asyncio.sleep(0.025)  # more than a step waits for the others of it
-            assert len(call.pieces) == count
+            await until(wrote(call, count))
+        assert call.pieces == [Piece("a", 1)] * 5
         engine.say(1, DONE)
         await call.over()
 
     run(work, stream_ms=0)
 
 
-def test_an_engine_learns_when_it_is_time_to_tell() -> None:
-    class Keeping(Scripted):
-        is_time: Callable[[], bool]
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.is_time = lambda: True
-
+def test_pieces_of_a_call_that_wait_for_each_other_become_one() -> None:
     async def work(link: ReplicaLink, engine: Scripted, server: GeneratorServer) -> None:
-        assert isinstance(engine, Keeping) and engine.is_time()
-        server._told_at = time.monotonic()
-        assert not engine.is_time()
-        server._told_at -= 1.1
-        assert engine.is_time()
+        call = Written()
+        link.submit(call)
+        await until(lambda: engine.started)
+        engine.say(1, Piece("See:", 1))
+        await until(wrote(call))
+        for one in (
+            ToolCallPiece(0, "c1", "add"),
+            ToolCallPiece(0, arguments='{"a"'),
+            ToolCallPiece(0, arguments=":1}"),
+            ToolCallPiece(1, "c2", "sub", "{}"),
+        ):
+            engine.say(1, Piece("", 1, tool_calls=[one]))
+        engine.say(1, DONE)
+        await call.over()
+        (piece,) = call.pieces[1:]
+        calls = [ToolCallPiece(0, "c1", "add", '{"a":1}'), ToolCallPiece(1, "c2", "sub", "{}")]
+        assert piece == Piece("", 4, tool_calls=calls)
 
-    run(work, Keeping(), stream_ms=1000)
+    run(work, stream_ms=1000)
+
+
+class Keeping(SteppedEngine):
+    """A real engine in a thread of its own that writes an `x` per sequence and step, for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known_tokens = 100
+        self._set_sizes(Sizes(10_000, 4, 100_000), 64, 16)
+        self._begin()
+
+    def load(self, request: LoadRequest) -> None:
+        raise NotImplementedError
+
+    def _encoded(self, text: str, *, is_plain: bool) -> list[int]:
+        return [1]
+
+    def _prepare(self, sequence: Sequence) -> None:
+        self._take_prompt(sequence, sequence.generation, [])
+        sequence.text = WrittenText(BytesRead({1: b"x"}), sequence.generation.stop)
+
+    def _admit(self, sequence: Sequence) -> None:
+        pass
+
+    def _step(self) -> None:
+        time.sleep(0.002)
+        is_time = self.is_time()
+        for sequence in list(self._running.values()):
+            sequence.completion_tokens += 1
+            sequence.wrote([1], [])
+            reason = "cancelled" if sequence.is_cancelled else None
+            reason = self._tell(sequence, reason, is_time=is_time)
+            if reason is not None:
+                self._leave(sequence, sequence.ending(reason))
+
+    def _unload(self) -> None:
+        pass
+
+
+def keep(work: Callable[[ReplicaLink, GeneratorServer], Awaitable[None]], stream_ms: int) -> None:
+    """`work` with an engine that keeps the pace itself."""
+
+    async def main() -> None:
+        with tempfile.TemporaryDirectory(prefix="r") as home:
+            options = {"stream_ms": stream_ms}
+            server = GeneratorServer(
+                generator_spec(str(Path(home) / "s"), None, options), Keeping()
+            )
+            await server.listen()
+            link = await CountingLink.connect(str(Path(home) / "s"))
+            await work(link, server)
+            link.close()
+            await server.drain()
+
+    uvloop.run(main())
+
+
+def test_who_waits_for_a_stop_text_holds_up_nobody_elses_words() -> None:
+    """An engine looks at every token of such a text, and tells it with those of others."""
+
+    async def work(link: ReplicaLink, server: GeneratorServer) -> None:
+        plain, watched = Written(prompt="a"), Written(prompt="a", stop=["never"])
+        for call in (plain, watched):
+            link.submit(call)
+        await until(lambda: len(plain.pieces) >= 8 and len(watched.pieces) >= 8)
+        for call in (plain, watched):
+            assert call.pieces[0].tokens == 1, "the first words come at once"
+            counts = [piece.tokens for piece in call.pieces[2:8]]
+            assert min(counts) > 1, "the others in bursts"
+            assert max(counts) < 10 * min(counts), "none of which waits for many others"
+            call.stop()
+        for call in (plain, watched):
+            await call.over()
+            assert call.completion_tokens == call.ending.completion_tokens, "nothing was left out"
+
+    keep(work, stream_ms=40)
+
+
+def test_a_stop_text_ends_a_text_in_the_step_that_completes_it() -> None:
+    async def work(link: ReplicaLink, server: GeneratorServer) -> None:
+        call = Written(prompt="a", stop=["xxxxx"])
+        link.submit(call)
+        await call.over()
+        assert (call.ending.reason, call.ending.completion_tokens, call.text) == ("stop", 5, "")
+
+    keep(work, stream_ms=1000)
+
+
+def test_a_drain_leaves_no_words_behind() -> None:
+    """Also those of who is cut off when its time is up: what left is what is billed."""
+
+    async def work(link: ReplicaLink, server: GeneratorServer) -> None:
+        call = Written(prompt="a")
+        link.submit(call)
+        await until(wrote(call))
+        written = server._generator._sequences  # type: ignore[attr-defined]
+        draining = asyncio.ensure_future(server.drain())
+        await until(lambda: len(call.pieces) > 20)
+        (sequence,) = written.values()
+        assert sequence.completion_tokens - len(call.text) < 10
+        call.stop()
+        await call.over()
+        link.close()
+        await draining
+
+    keep(work, stream_ms=1000)
 
 
 def test_no_more_are_started_than_the_engine_has_slots() -> None:

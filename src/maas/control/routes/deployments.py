@@ -21,8 +21,11 @@ from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.keys import Scope
 from maas.domain.models import AUTO, Version, best_variant
 from maas.domain.names import checked_name
+from maas.storage.deployments import Changed
 
 router = guarded_router("deployments")
+PUT_ATTEMPTS = 5
+"""To change what somebody else changes at the same time."""
 
 
 @router.get("/api/v1/deployments", dependencies=[needs(Scope.READ)])
@@ -79,8 +82,17 @@ async def rollback_deployment(
 
 
 def _put(services: Services, name: str, body: DeploymentBody, actor: str) -> Deployment:
+    """What is left out is taken from what is there, so it must still be there in the end."""
     checked_name(name, "deployment")
     checked_name(body.model, "model")
+    for _ in range(PUT_ATTEMPTS - 1):
+        with contextlib.suppress(Changed):
+            return _put_once(services, name, body, actor)
+    return _put_once(services, name, body, actor)
+
+
+def _put_once(services: Services, name: str, body: DeploymentBody, actor: str) -> Deployment:
+    """Raises Changed if somebody else put another meanwhile."""
     present: Deployment | None = None
     with contextlib.suppress(NotFound):
         present = services.stores.deployments.get(name)
@@ -106,7 +118,8 @@ def _put(services: Services, name: str, body: DeploymentBody, actor: str) -> Dep
     if present is not None and wanted == replace(present, revision=wanted.revision):
         # A retry, or a wish that is fulfilled: a rollback must find what was before it.
         return present
-    return services.stores.deployments.put(wanted, actor)
+    after = 0 if present is None else present.revision
+    return services.stores.deployments.put(wanted, actor, after=after)
 
 
 def _targets(
@@ -137,8 +150,9 @@ def _leaves_targets(body: DeploymentBody, present: Deployment) -> bool:
     ask for the newest version, or for an end of the split of traffic."""
     if body.model != present.model or body.targets is not None:
         return False
-    asked = (body.scaling, body.default, body.gate)
-    return body.version is None and body.variant is None and any(a is not None for a in asked)
+    scaling = body.scaling.model_dump(exclude_none=True) if body.scaling else {}
+    others = bool(scaling) or body.default is not None or body.gate is not None
+    return others and body.version is None and body.variant is None
 
 
 def _present_variant(present: Deployment | None, version: Version) -> str | None:

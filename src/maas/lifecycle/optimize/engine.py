@@ -24,7 +24,6 @@ from maas.lifecycle.optimize.choose import OBJECTIVES, checked_objective, choose
 from maas.lifecycle.optimize.gate import Gate, judge
 from maas.lifecycle.optimize.kind import Kind, Named, Place
 from maas.lifecycle.optimize.ledger import Ledger
-from maas.lifecycle.optimize.repeats import for_a_report
 from maas.lifecycle.optimize.rows import RowsKind
 from maas.lifecycle.optimize.subject import NotApplicable, Subject
 from maas.lifecycle.optimize.text.kind import TextKind
@@ -103,7 +102,7 @@ def optimize(
         task=kind.task,
         objective=request.objective,
         gate=run.gate.text,
-        tried=for_a_report(tried),
+        tried=tried,
         chosen=chosen,
         chosen_why=why,
         command=request.command,

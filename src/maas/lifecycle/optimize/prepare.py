@@ -12,6 +12,7 @@ from maas.domain.models import Evidence, File, Variant
 from maas.lifecycle.measure import sha256_of
 from maas.lifecycle.optimize.engine import Optimized
 from maas.lifecycle.optimize.publication import FIGURES, REPORT, PreparedOptimization
+from maas.lifecycle.optimize.repeats import with_report_intervals
 from maas.lifecycle.optimize.report import render_optimization
 from maas.lifecycle.optimize.summary import summary
 from maas.lifecycle.optimize.words import Candidate, Optimization, Tried, to_json
@@ -20,10 +21,12 @@ from maas.lifecycle.optimize.words import Candidate, Optimization, Tried, to_jso
 def prepare_optimization(found: Optimized, workdir: Path) -> PreparedOptimization:
     """Variants for the candidates that passed, evidence for all, and the report as its file."""
     optimization = found.optimization
+    # Evidence has the intervals by which it was judged: a gate must find the same again.
+    shown = with_report_intervals(optimization)
     page = workdir / REPORT
-    page.write_text(render_optimization(optimization), encoding="utf-8")
+    page.write_text(render_optimization(shown), encoding="utf-8")
     figures = workdir / FIGURES
-    figures.write_bytes(msgspec.json.encode(to_json(optimization)))
+    figures.write_bytes(msgspec.json.encode(to_json(shown)))
     variants: list[Variant] = []
     files: list[tuple[Path, File]] = [(page, _file(page)), (figures, _file(figures))]
     evidence = [_evidence(optimization, _file(page)), _figures(optimization, _file(figures))]
@@ -38,7 +41,7 @@ def prepare_optimization(found: Optimized, workdir: Path) -> PreparedOptimizatio
         variants=tuple(variants),
         evidence=tuple(evidence),
         files=tuple(files),
-        summary=summary_of(optimization),
+        summary=summary_of(shown),
     )
 
 

@@ -1,31 +1,35 @@
 """Intervals of a report: who runs its command again shall find every figure within its own.
 
-To choose a candidate, it is enough to be 99 % sure of one figure (`sittings.py`). Of hundreds, some
-would then fall outside. Here they hold 99.9 % of repeats, and none is narrower than that of the
-same figure of the median candidate: the spread of eight sittings is sometimes small by luck, and of
-hundreds there is always one such. That makes them about half as wide again.
+To judge and to choose, it is enough to be 99 % sure of one figure (`sittings.py`). Of hundreds,
+some would then fall outside. Here they hold 99.9 % of repeats, and none is narrower than that of
+the same figure of the median candidate: the spread of eight sittings is sometimes small by luck,
+and of hundreds there is always one such. That makes them half as wide again with eight sittings and
+twice as wide with four; two say next to nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from statistics import median
 from typing import Any
 
 from maas.lifecycle.optimize.sittings import T_995
-from maas.lifecycle.optimize.words import Estimate, Measurement, Speed, Tried
+from maas.lifecycle.optimize.words import Estimate, Measurement, Optimization, Speed
 
 T_9995 = (
     636.619, 31.599, 12.924, 8.610, 6.869, 5.959, 5.408, 5.041, 4.781, 4.587,
     4.437, 4.318, 4.221, 4.140, 4.073, 4.015, 3.965, 3.922, 3.883, 3.850,
 )  # fmt: skip
 """99.95 % quantiles of Student's t distribution for 1, 2, … degrees of freedom."""
-HOW = (
-    "median of sittings, and where 99.9 % of repeats fall by Student's t, with the spread of the "
-    "median candidate at least; what is chosen rests on 99 %"
-)
+REPEATS = 0.999
+"""Share of the repeats of one figure that fall into its interval."""
+HOW: Mapping[str, Any] = {
+    "interval": "median of sittings, and where 99.9 % of repeats fall by Student's t, with the "
+    "spread of the median candidate at least; what is judged and chosen rests on 99 %",
+    "repeats": REPEATS,
+}
 _WIDEST = 50.0
 """Of a logarithm: two sittings say next to nothing."""
 _WORK = "core_seconds_per_1000"
@@ -33,16 +37,17 @@ Key = tuple[int, str]
 """Which figure: of which size of load, and its name."""
 
 
-def for_a_report(tried: Sequence[Tried]) -> tuple[Tried, ...]:
+def with_report_intervals(found: Optimization) -> Optimization:
     """The same, with wider intervals of all that was measured in sittings."""
-    measured = [one.measurement for one in tried if one.measurement is not None]
+    measured = [one.measurement for one in found.tried if one.measurement is not None]
     least = _medians(figure for one in measured for figure in _figures(one))
-    return tuple(
+    tried = tuple(
         one
         if one.measurement is None
         else replace(one, measurement=_widened(one.measurement, least))
-        for one in tried
+        for one in found.tried
     )
+    return replace(found, tried=tried)
 
 
 def _widened(measurement: Measurement, least: dict[Key, float]) -> Measurement:
@@ -65,7 +70,7 @@ def _widened(measurement: Measurement, least: dict[Key, float]) -> Measurement:
         measurement,
         speeds=tuple(of(speed) for speed in measurement.speeds),
         core_seconds_per_1000=wider(measurement.core_seconds_per_1000, (0, _WORK)),
-        how={**measurement.how, "interval": HOW},
+        how={**measurement.how, **HOW},
     )
 
 
@@ -89,5 +94,5 @@ def _estimates(speed: Speed) -> list[tuple[str, Estimate]]:
 
 
 def _reach(found: Estimate) -> float:
-    """Half of the interval, of the value's logarithm."""
+    """How far the interval goes to each side, in logarithms."""
     return math.log(found.high / found.low) / 2

@@ -60,8 +60,8 @@ def _cost_note(found: Optimization) -> str:
     return (
         "Each candidate ran in turns with the original, in fresh processes on the same cores. "
         "Ratios are candidate over original. An interval is where 99.9 % of repeats of the "
-        "measurement fall, so that all of them are found again; what was chosen is better with the "
-        "narrower interval of 99 %. "
+        "measurement fall, since this report has hundreds of figures, and as wide as the median "
+        "candidate's at least. Gate and choice rest on narrower ones, of 99 %. "
         "Figures without × depend on what else the machine did at that time; "
         f"ratios hardly do. Memory differs by up to {MEMORY_NOISE * 100:.0f} % from start to "
         f"start. {labels_of(found.task).columns}"

@@ -4,8 +4,8 @@ In a sitting both sides get the same work in turns, so that what slows the machi
 sittings of a candidate are spread over the whole optimization, with those of the others between
 them: processes differ from start to start by more than calls do, and a machine from minute to
 minute, and a reader who measures again shall land within. An interval is where 99 % of repeats of
-the whole measurement fall, by Student's t distribution of the sittings' logarithms. That is for
-who chooses by one figure; a report has hundreds and shows wider ones (`repeats.py`).
+the whole measurement fall, by Student's t distribution of the sittings' logarithms. That is to
+judge and to choose by one figure; a report has hundreds and shows wider ones (`repeats.py`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ DISTURBED_CORES = 0.25
 UNEVEN = 1.5
 HOW: Mapping[str, Any] = {
     "interval": "median of sittings, and where 99 % of repeats fall by Student's t",
+    "repeats": 0.99,
     "order": "sittings of all candidates take turns",
 }
 

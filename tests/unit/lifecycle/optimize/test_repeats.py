@@ -12,9 +12,17 @@ import pytest
 from scipy import stats
 
 from benchmarks.reproduce import figures
-from maas.lifecycle.optimize.repeats import T_9995, for_a_report
+from maas.domain.models import Task
+from maas.lifecycle.optimize.repeats import T_9995, with_report_intervals
 from maas.lifecycle.optimize.sittings import T_995, Figures, Sitting, measurement_of
-from maas.lifecycle.optimize.words import Candidate, Estimate, Measurement, Speed, Tried
+from maas.lifecycle.optimize.words import (
+    Candidate,
+    Estimate,
+    Measurement,
+    Optimization,
+    Speed,
+    Tried,
+)
 
 CANDIDATE = Candidate("c", "onnx", {"file": Path(__file__)}, {})
 Drawn = np.random.Generator
@@ -47,6 +55,11 @@ def report(drawn: Drawn, candidates: int, sittings: int) -> list[Tried]:
     return found
 
 
+def widened(tried: list[Tried]) -> tuple[Tried, ...]:
+    told = Optimization("m:1", Task.MULTICLASS, "size", "", tuple(tried), "c0", "", "")
+    return with_report_intervals(told).tried
+
+
 def outside(first: Tried, second: Tried) -> int:
     assert first.measurement is not None and second.measurement is not None
     return sum(not held for *_, held in figures(first.measurement, second.measurement))
@@ -58,7 +71,7 @@ def test_all_figures_of_a_report_are_found_again(sittings: int) -> None:
     again = narrow = 0
     for _ in range(60):
         first, second = report(drawn, 18, sittings), report(drawn, 18, sittings)
-        again += not sum(map(outside, for_a_report(first), second))
+        again += not sum(map(outside, widened(first), second))
         narrow += not sum(map(outside, first, second))
     assert again >= 0.9 * 60
     assert narrow < 0.5 * 60, "so the wider intervals are not for nothing"
@@ -82,7 +95,7 @@ def _measurement(reach: float) -> Measurement:
 
 def test_no_interval_is_narrower_than_the_median_candidates() -> None:
     wider = 5.408 / 3.499
-    for one, reach in zip(for_a_report(measured(0.001, 0.02, 0.3)), (0.02, 0.02, 0.3), strict=True):
+    for one, reach in zip(widened(measured(0.001, 0.02, 0.3)), (0.02, 0.02, 0.3), strict=True):
         assert one.measurement is not None
         for found in (one.measurement.speeds[2].p99_ratio, one.measurement.core_seconds_per_1000):
             assert found is not None and found.value == 2.0
@@ -93,5 +106,4 @@ def test_no_interval_is_narrower_than_the_median_candidates() -> None:
 
 def test_what_was_not_measured_stays_as_it_is() -> None:
     failed = Tried("c", "onnx", {}, failed="it could not be made")
-    assert for_a_report([failed]) == (failed,)
-    assert for_a_report([]) == ()
+    assert widened([failed]) == (failed,)
