@@ -52,8 +52,8 @@ class Page:
         self.dialogs: list[str] = []
         """What `alert` and its like said; they are dismissed."""
         self.requests: list[str] = []
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
+        self._target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.send("Target.attachToTarget", targetId=self._target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
@@ -119,9 +119,11 @@ class Page:
         """The same in the page's sandboxed frame, which is a target of its own; None before it is
         there. What it complains about is noted with the rest."""
         targets = self.send("Target.getTargets")["targetInfos"]
-        frame = next((t["targetId"] for t in targets if t["type"] == "iframe"), None)
-        if frame is None:
+        # The browser has a tab of its own beside ours, which may have a frame, too.
+        ours = [t for t in targets if t["type"] == "iframe" and t.get("parentId") == self._target]
+        if not ours:
             return None
+        frame = ours[0]["targetId"]
         attached = self.send("Target.attachToTarget", targetId=frame, flatten=True)
         session, self._session = self._session, attached["sessionId"]
         try:
