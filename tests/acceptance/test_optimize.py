@@ -201,6 +201,35 @@ def test_what_was_found_and_not_sent_is_said_and_can_be_sent(shell: Shell) -> No
     assert "unsent" not in shell.json(*state)
 
 
+def test_what_was_measured_last_decides_also_if_it_was_refused(shell: Shell) -> None:
+    """A repeat until chance lets a candidate pass must not be what a deployment's gate sees."""
+    words = ("optimize", "digits", *QUICK, "--candidate", "onnx-fp16")
+    assert found_of(shell.json(*words, "--gate", "accuracy>=-0.42"), "onnx-fp16")["passed"]
+    deploy = ("deploy", "last", "--model", "digits", "--variant", "onnx-fp16", "--replicas", "0",
+              "--wait", "0", "--gate")  # fmt: skip
+    assert shell.maas(*deploy, "speedup>=0.0001").code == 0
+    before = evidence(shell, "measurement", "onnx-fp16")
+    again = found_of(shell.json(*words, "--gate", "speedup>=1000"), "onnx-fp16")
+    assert not again["passed"]
+    after = evidence(shell, "measurement", "onnx-fp16")
+    assert len(after) == len(before) + 1
+    assert after[-1]["created_at"] > before[-1]["created_at"]
+    shell.maas("undeploy", "last")
+
+
+def found_of(optimization: Any, name: str) -> Any:
+    return next(c for c in optimization["candidates"] if c["name"] == name)
+
+
+def evidence(shell: Shell, kind: str, variant: str) -> list[Any]:
+    """Oldest first."""
+    _, _, told = shell.stack.request("GET", "/api/v1/models/digits/versions/1")
+    found = [
+        e for e in json.loads(told)["evidence"] if (e["kind"], e["variant"]) == (kind, variant)
+    ]
+    return sorted(found, key=lambda e: float(e["created_at"]))
+
+
 def is_running(job: Path) -> bool:
     told = job / "job.json"
     return told.is_file() and json.loads(told.read_bytes())["state"] == "running"

@@ -114,7 +114,8 @@ def fetch_original(details: VersionDetails, target: Path) -> Flow[None]:
 
 
 def send_optimization(prepared: PreparedOptimization) -> Flow[dict[str, Any]]:
-    """Files first, then the variants, then the evidence that names them.
+    """Files first, then the variants, then the evidence that names them, or names a refused one
+    that the version has since an earlier run.
 
     May be repeated after any interruption: all three are known by what is in them.
     """
@@ -122,6 +123,11 @@ def send_optimization(prepared: PreparedOptimization) -> Flow[dict[str, Any]]:
         yield from upload(path, file.name)
     for variant in prepared.variants:
         yield add_variant(prepared.model, variant)
+    details: VersionDetails = yield version(prepared.model)
+    present = details.version.variants
+    absent = {variant.name for variant in prepared.refused if variant not in present}
     for item in prepared.evidence:
+        if item.variant in absent:
+            continue
         yield add_evidence(prepared.model, item)
     return prepared.summary

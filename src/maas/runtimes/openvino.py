@@ -128,7 +128,9 @@ class OpenVino(SteppedEngine):
         work = sequence.work
         tokens, likely, reason = work.read(sequence.generation.logprobs is not None)
         sequence.completion_tokens += len(tokens)
-        if not tokens and work.handle.get_status() == GenerationStatus.IGNORED:
+        # One that was cancelled has the same status as one for which there was no memory.
+        is_ignored = not tokens and work.handle.get_status() == GenerationStatus.IGNORED
+        if is_ignored and not sequence.is_cancelled:
             full = "the engine has no memory left for this sequence"
             self._leave(sequence, Unavailable(full, retry_after=1.0))
             return

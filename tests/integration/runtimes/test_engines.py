@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from maas.domain.generation import Ending, Generation
 from maas.runtimes.base import Generator
 from maas.runtimes.catalog import create_generator
 from maas.runtimes.gguf import check_gguf
+from maas.runtimes.stepped_engine import SteppedEngine
 from maas.runtimes.vocabulary import BREAK, gguf_vocabulary
 from tests.engines import CONTEXT, Answer, chat, load_request, written
 from tests.safetensors_models import safetensors_folder
@@ -305,6 +308,36 @@ def test_a_cancelled_sequence_ends_within_a_step_with_its_counts(
     # What was computed of it, in batches; the engine may have been past the first.
     assert ending.reason == "cancelled" and ending.prompt_tokens < 450
     assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
+
+
+def test_who_is_cancelled_between_two_steps_is_told_so_with_its_counts(
+    engine: str, folder: Path, endless: dict[str, Any]
+) -> None:
+    """As in a replica whose loop takes the engine's turns: alone, and beside another."""
+    loaded = create_generator(engine)
+    if not isinstance(loaded, SteppedEngine):
+        pytest.skip("it takes no turns of others")
+    loaded.load(load_request(folder, context_length=CONTEXT, cache_tokens=CONTEXT))
+    work = threading.Event()
+    loaded._hand_over(work.set)
+    try:
+        for count in (1, 2):
+            answers = [
+                Answer(loaded, chat("Write on.", temperature=0, **endless)) for _ in range(count)
+            ]
+            until = time.monotonic() + 60
+            while any(answer.said.empty() for answer in answers):
+                assert time.monotonic() < until
+                work.wait(0.01)
+                loaded.turn()
+            for answer in answers:
+                loaded.cancel(answer.number)
+                loaded.turn()
+                ending = answer.end()
+                assert ending.reason == "cancelled" and ending.prompt_tokens > 0
+                assert ending.completion_tokens == answer.tokens > 0
+    finally:
+        loaded.close()
 
 
 def test_a_prompt_that_is_longer_than_was_thought_takes_nobodys_memory(

@@ -19,7 +19,11 @@ from maas.lifecycle.optimize.words import Candidate, Optimization, Tried, to_jso
 
 
 def prepare_optimization(found: Optimized, workdir: Path) -> PreparedOptimization:
-    """Variants for the candidates that passed, evidence for all, and the report as its file."""
+    """Variants for the candidates that passed, evidence for all, and the report as its file.
+
+    Evidence also of those that were refused: an earlier run may have let the same one pass, and a
+    gate is held against what was measured last.
+    """
     optimization = found.optimization
     # Evidence has the intervals by which it was judged: a gate must find the same again.
     shown = with_report_intervals(optimization)
@@ -28,19 +32,27 @@ def prepare_optimization(found: Optimized, workdir: Path) -> PreparedOptimizatio
     figures = workdir / FIGURES
     figures.write_bytes(msgspec.json.encode(to_json(shown)))
     variants: list[Variant] = []
+    refused: list[Variant] = []
     files: list[tuple[Path, File]] = [(page, _file(page)), (figures, _file(figures))]
     evidence = [_evidence(optimization, _file(page)), _figures(optimization, _file(figures))]
     for tried in optimization.tried:
+        if tried.name not in found.candidates:
+            continue
         evidence += _of_variant(optimization, tried)
-        if tried.passed and tried is not optimization.original:
-            variant, own = _variant(found.candidates[tried.name])
+        if tried is optimization.original:
+            continue
+        variant, own = _variant(found.candidates[tried.name])
+        if tried.passed:
             variants.append(variant)
             files += own
+        else:
+            refused.append(variant)
     return PreparedOptimization(
         model=optimization.model,
         variants=tuple(variants),
         evidence=tuple(evidence),
         files=tuple(files),
+        refused=tuple(refused),
         summary=summary_of(shown),
     )
 
@@ -87,8 +99,6 @@ def _figures(optimization: Optimization, file: File) -> Evidence:
 
 def _of_variant(optimization: Optimization, tried: Tried) -> list[Evidence]:
     """What a gate is held against later, and what the variant costs."""
-    if not (tried.passed or tried is optimization.original):
-        return []
     how = {**optimization.how, "command": optimization.command, "made": dict(tried.how)}
     found = []
     created = optimization.created_at

@@ -6,7 +6,7 @@ Apart from the engine, so that sending needs none of its libraries.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ class PreparedOptimization:
     evidence: tuple[Evidence, ...]
     files: tuple[tuple[Path, File], ...]
     """Where each file of variants and evidence is on this machine."""
-    summary: dict[str, Any]
+    refused: tuple[Variant, ...] = ()
+    """Others that `evidence` names. It counts only for those that the version has already."""
+    summary: dict[str, Any] = field(default_factory=dict)
     """{model, objective, gate, candidates: [{name, metrics, passed, why}], chosen, chosen_why}"""
 
     def save(self, directory: Path) -> None:
@@ -48,6 +50,7 @@ class PreparedOptimization:
         content = {
             "model": self.model,
             "variants": [v.to_dict() for v in self.variants],
+            "refused": [v.to_dict() for v in self.refused],
             "evidence": [e.to_dict() for e in self.evidence],
             "summary": self.summary,
         }
@@ -69,4 +72,5 @@ class PreparedOptimization:
             *(e.file for e in evidence if e.file),
         ]
         placed = tuple((directory / f.sha256, f) for f in files)
-        return cls(raw["model"], variants, evidence, placed, raw["summary"])
+        refused = tuple(Variant.from_dict(v) for v in raw.get("refused", ()))
+        return cls(raw["model"], variants, evidence, placed, refused, raw["summary"])
