@@ -103,6 +103,7 @@ def _told_to_end() -> Iterator[None]:
     """SIGTERM as Ctrl-C, so that what was made for measuring is removed then, too."""
 
     def interrupt(_: int, __: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would break off the removal
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -128,8 +128,8 @@ class DeploymentBody(Body):
     model: str
     version: VersionNumber | None = None
     variant: str | None = None
-    """Left out: the present one, if the version has it, else its first. `auto`: what the newest
-    optimization found best."""
+    """Left out: the one that the deployment has of that version, if it has just one, else the
+    version's first. `auto`: what the newest optimization found best."""
     targets: Annotated[list[TargetBody], Field(max_length=64)] | None = None
     scaling: ScalingBody | None = None
     default: bool | None = None

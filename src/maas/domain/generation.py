@@ -68,10 +68,10 @@ def joined_calls(pieces: list[ToolCallPiece]) -> list[ToolCallPiece]:
     found: list[ToolCallPiece] = []
     for piece in pieces:
         last = found[-1] if found else None
-        if last is not None and last.index == piece.index:
+        if last is not None and last.index == piece.index and piece.id in ("", last.id):
             found[-1] = ToolCallPiece(
                 piece.index,
-                last.id or piece.id,
+                last.id,
                 last.name or piece.name,
                 last.arguments + piece.arguments,
             )

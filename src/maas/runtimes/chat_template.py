@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import select
 import signal
 import subprocess
 import sys
@@ -95,14 +94,28 @@ class ChatTemplate:
 
     def _ask(self, worker: subprocess.Popen[bytes], line: bytes) -> dict[str, Any]:
         """Raises BrokenPipeError if nobody reads what is asked."""
-        answer = b""
-        if worker.stdin is not None and worker.stdout is not None:
-            worker.stdin.write(line)
-            worker.stdin.flush()
-            if not _is_heard(worker.stdout.fileno()):
-                self._end()
-                raise Unavailable("the process of the chat template does not answer", retry_after=1)
-            answer = worker.stdout.readline(2 * MAX_BYTES)
+        answer, given_up = b"", threading.Event()
+
+        def give_up() -> None:
+            given_up.set()
+            worker.kill()  # which ends the writing or reading below
+
+        clock = threading.Timer(PATIENCE_SECONDS, give_up)
+        clock.daemon = True
+        clock.start()
+        try:
+            if worker.stdin is not None and worker.stdout is not None:
+                worker.stdin.write(line)
+                worker.stdin.flush()
+                answer = worker.stdout.readline(2 * MAX_BYTES)
+        except BrokenPipeError:
+            if not given_up.is_set():
+                raise
+        finally:
+            clock.cancel()
+        if given_up.is_set():
+            self._end()
+            raise Unavailable("the process of the chat template does not answer", retry_after=1)
         if not answer.endswith(b"\n"):
             self._end()
             raise InvalidInput(
@@ -124,12 +137,6 @@ class ChatTemplate:
                 if pipe is not None:
                     with contextlib.suppress(BrokenPipeError):
                         pipe.close()
-
-
-def _is_heard(pipe: int) -> bool:
-    waiting = select.poll()
-    waiting.register(pipe, select.POLLIN)
-    return bool(waiting.poll(PATIENCE_SECONDS * 1000))
 
 
 def _flat(message: dict[str, Any]) -> dict[str, Any]:

@@ -151,7 +151,8 @@ class Versions:
     def add_evidence(self, model: str, number: int, evidence: Evidence) -> None:
         """Raises NotFound for the version and InvalidInput for its variant.
 
-        The same evidence again changes nothing, so a retry is harmless.
+        The same evidence again is kept once, so a retry is harmless; if it was made later, as by
+        the same measurement again, it is as new as that.
         """
         version = self.get(model, number)
         version.variant(evidence.variant)
@@ -165,13 +166,16 @@ class Versions:
             "document": text,
             "created_at": evidence.created_at or self._db.now(),
         }
-        with self._db.begin() as connection:
-            connection.execute(
-                upsert(self._db, evidence_table).on_conflict_do_nothing(
-                    index_elements=["model", "number", "digest"]
-                ),
-                row,
+        put, key = upsert(self._db, evidence_table), ["model", "number", "digest"]
+        if evidence.created_at:
+            is_later = put.excluded.created_at > evidence_table.c.created_at
+            put = put.on_conflict_do_update(
+                index_elements=key, set_={"created_at": put.excluded.created_at}, where=is_later
             )
+        else:
+            put = put.on_conflict_do_nothing(index_elements=key)
+        with self._db.begin() as connection:
+            connection.execute(put, row)
             if evidence.file is not None:
                 self._note_files(connection, version, [evidence.file])
 

@@ -105,6 +105,17 @@ def test_evidence_is_kept_in_order_and_once(db: Database, clock: Clock) -> None:
     ]
 
 
+def test_evidence_that_was_made_again_is_as_new_as_that(db: Database) -> None:
+    versions = Versions(db)
+    versions.publish(manifest())
+    first = Evidence("comparison", {"accuracy": 0.98}, {"seed": 0}, created_at=100.0)
+    other = Evidence("comparison", {"accuracy": 0.97}, {"seed": 1}, created_at=200.0)
+    again = replace(first, created_at=300.0)
+    for one in (first, other, again, first):  # the last one is a retry that came late
+        versions.add_evidence("digits", 1, one)
+    assert versions.evidence("digits", 1) == [other, again]
+
+
 def test_evidence_names_a_variant_that_is_there(db: Database) -> None:
     versions = Versions(db)
     versions.publish(manifest())

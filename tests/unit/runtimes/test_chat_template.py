@@ -95,12 +95,16 @@ def test_pictures_are_not_dropped_in_silence() -> None:
         rendered(PLAIN, picture)
 
 
-def test_a_process_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [2, 1 << 20])
+def test_a_process_that_does_not_answer_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Whether it does not answer, or does not even take what it is asked."""
     with closing(ChatTemplate(PLAIN, {"bos_token": "<s>"})) as template:
         assert template._worker is not None
         os.kill(template._worker.pid, signal.SIGSTOP)
         monkeypatch.setattr(chat_template, "PATIENCE_SECONDS", 0.2)
         with pytest.raises(Unavailable, match="does not answer"):
-            template.render(HI)
+            template.render([{"role": "user", "content": "i" * size}])
         monkeypatch.undo()
         assert template.render(HI) == "<s><user>Hi\n<assistant>"

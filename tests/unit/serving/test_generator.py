@@ -261,13 +261,18 @@ def test_pieces_of_a_call_that_wait_for_each_other_become_one() -> None:
             ToolCallPiece(0, arguments='{"a"'),
             ToolCallPiece(0, arguments=":1}"),
             ToolCallPiece(1, "c2", "sub", "{}"),
+            ToolCallPiece(1, "c3", "mul", "{}"),  # engines that number none of their calls
         ):
             engine.say(1, Piece("", 1, tool_calls=[one]))
         engine.say(1, DONE)
         await call.over()
         (piece,) = call.pieces[1:]
-        calls = [ToolCallPiece(0, "c1", "add", '{"a":1}'), ToolCallPiece(1, "c2", "sub", "{}")]
-        assert piece == Piece("", 4, tool_calls=calls)
+        assert piece.tokens == 5
+        assert piece.tool_calls == [
+            ToolCallPiece(0, "c1", "add", '{"a":1}'),
+            ToolCallPiece(1, "c2", "sub", "{}"),
+            ToolCallPiece(1, "c3", "mul", "{}"),
+        ]
 
     run(work, stream_ms=1000)
 

@@ -98,10 +98,10 @@ def _put_once(services: Services, name: str, body: DeploymentBody, actor: str) -
         present = services.stores.deployments.get(name)
     targets, threads = _targets(services, body, present)
     if present is not None:
-        scaling, default, gate = present.scaling, present.default, present.gate
+        scaling, gate = present.scaling, present.gate
     else:
         first = services.stores.versions.get(body.model, targets[0].version if targets else None)
-        scaling, default, gate = usual_scaling(first.manifest.task), False, ""
+        scaling, gate = usual_scaling(first.manifest.task), ""
     gate = gate if body.gate is None else body.gate.strip()
     if threads is not None:
         scaling = replace(scaling, threads=threads)
@@ -110,14 +110,17 @@ def _put_once(services: Services, name: str, body: DeploymentBody, actor: str) -
         model=body.model,
         targets=targets,
         scaling=body.scaling.over(scaling) if body.scaling else scaling,
-        default=default if body.default is None else body.default,
+        # Not the present one: another deployment may become the default meanwhile.
+        default=bool(body.default),
         gate=gate,
     )
     if gate:
         _hold_gate(services, wanted)
-    if present is not None and wanted == replace(present, revision=wanted.revision):
-        # A retry, or a wish that is fulfilled: a rollback must find what was before it.
-        return present
+    if present is not None:
+        default = present.default if body.default is None else body.default
+        if replace(wanted, default=default, revision=present.revision) == present:
+            # A retry, or a wish that is fulfilled: a rollback must find what was before it.
+            return present
     after = 0 if present is None else present.revision
     return services.stores.deployments.put(wanted, actor, after=after)
 
