@@ -19,11 +19,7 @@ _MANNERS = {"whitespace_flexible": False}
 
 _EXACT = 2**53 - 1
 """Largest integer that every reader of JSON keeps exactly (RFC 7493, section 2.2)."""
-_FINEST = 1e-9
-"""Of fractions between two bounds, which are written without an exponent."""
-_WIDE = 1e-6
-"""Bounds that are nearer to each other than this may need more digits."""
-_LOWEST, _HIGHEST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"}
 _BY_NAME = ("properties", "$defs", "definitions")
 _ONE = ("items", "additionalProperties")
 _SEVERAL = ("anyOf", "prefixItems")
@@ -53,8 +49,8 @@ def json_grammar(response_format: dict[str, Any]) -> str:
 
 
 def _bounded(schema: Any) -> Any:
-    """`schema` with ends for numbers that have none: a model may write digits for ever, which the
-    schema allows. Fractions without two bounds stay as they are, for they may have exponents."""
+    """`schema` with ends for integers that have none: a model may write digits for ever, which the
+    schema allows."""
     if not isinstance(schema, dict):
         return schema
     made = dict(schema)
@@ -67,24 +63,9 @@ def _bounded(schema: Any) -> Any:
             made[name] = [_bounded(value) for value in made[name]]
     kinds = made.get("type")
     kinds = kinds if isinstance(kinds, list) else [kinds]
-    if "enum" in made or "const" in made:
-        return made
-    low, high = (_bound(made, names) for names in (_LOWEST, _HIGHEST))
-    if "number" in kinds:
-        if None not in (low, high) and high - low > _WIDE:
-            made.setdefault("multipleOf", _FINEST)
-    elif "integer" in kinds:
-        if low is None and (high is None or high > -_EXACT):
-            made["minimum"] = -_EXACT
-        if high is None and (low is None or low < _EXACT):
-            made["maximum"] = _EXACT
+    if "integer" in kinds and "number" not in kinds and not _BOUNDS & made.keys():
+        made |= {"minimum": -_EXACT, "maximum": _EXACT}
     return made
-
-
-def _bound(schema: dict[str, Any], names: tuple[str, str]) -> Any:
-    """The first of the keywords that is there and a number."""
-    found = [schema[name] for name in names if isinstance(schema.get(name), int | float)]
-    return found[0] if found else None
 
 
 def _start(grammar: str) -> str:

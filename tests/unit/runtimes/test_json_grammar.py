@@ -47,30 +47,6 @@ def test_integers_within_objects_and_arrays_end_too() -> None:
     assert not allows(schema, '{"type":[' + "1" * 60 + "]}")
 
 
-@pytest.mark.parametrize(
-    ("schema", "right"),
-    [
-        ({"type": "integer", "minimum": 3}, "9007199254740991"),
-        ({"type": "integer", "exclusiveMaximum": 0}, "-9007199254740991"),
-        ({"type": "number", "minimum": 0, "maximum": 1}, "0.333333333"),
-        ({"type": "number", "exclusiveMinimum": -2.5, "maximum": 1e6}, "-2.25"),
-        ({"type": ["number", "null"], "minimum": 0, "maximum": 1}, "null"),
-    ],
-)
-def test_a_number_between_bounds_ends(schema: dict[str, Any], right: str) -> None:
-    assert allows(schema, right)
-    for begun in ("0.3", "-1.3", "3", "-3"):
-        assert not allows(schema, begun + "3" * 60)
-        assert not allows(schema, begun + "0" * 60)
-
-
-def test_bounds_that_need_more_digits_get_them() -> None:
-    assert allows({"type": "number", "minimum": 1e-14, "maximum": 2e-14}, "0.000000000000015")
-    assert allows({"type": "number"}, "6.626e-34")
-
-
 def test_what_the_schema_says_itself_stays() -> None:
-    assert allows({"type": "number", "minimum": 0, "maximum": 9, "multipleOf": 0.25}, "1.75")
-    assert not allows({"type": "number", "minimum": 0, "maximum": 9, "multipleOf": 0.25}, "1.7")
     assert allows({"type": "integer", "minimum": 10**17}, str(10**17))
     assert allows({"enum": [10**20]}, str(10**20))
