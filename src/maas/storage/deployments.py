@@ -39,15 +39,9 @@ class Deployments:
         `default=True` takes the flag from the others. `default=False` never takes it from this
         one: only another default does. The first deployment of all becomes the default.
         """
-
-        def work(connection: Connection) -> Deployment:
-            self._lock(connection)
-            query = select(deployments.c.revision).where(deployments.c.name == deployment.name)
-            if after is not None and (connection.scalar(query) or 0) != after:
-                raise Changed(f"deployment {deployment.name} was changed meanwhile")
-            return self._put(connection, deployment, actor, "put")
-
-        return self._db.retry(work)
+        return self._db.retry(
+            lambda connection: self._put(connection, deployment, actor, "put", after)
+        )
 
     def delete(self, name: str, actor: str = "") -> None:
         """Raises NotFound. If it was the default, there is none until another is put so."""
@@ -102,9 +96,17 @@ class Deployments:
         return [_deployment(row) for row in rows]
 
     def _put(
-        self, connection: Connection, deployment: Deployment, actor: str, action: str
+        self,
+        connection: Connection,
+        deployment: Deployment,
+        actor: str,
+        action: str,
+        after: int | None = None,
     ) -> Deployment:
         self._lock(connection)
+        query = select(deployments.c.revision).where(deployments.c.name == deployment.name)
+        if after is not None and (connection.scalar(query) or 0) != after:
+            raise Changed(f"deployment {deployment.name} was changed meanwhile")
         others = connection.execute(select(deployments.c.name, deployments.c.is_default)).all()
         was_default = any(row.is_default and row.name == deployment.name for row in others)
         stored = replace(
