@@ -29,6 +29,7 @@ class Answer:
         Answer._last += 1
         self.number = Answer._last
         self.model = model
+        self.generation = generation
         self.said: SimpleQueue[Said] = SimpleQueue()
         self.pieces: list[Piece] = []
         model.start(self.number, generation, lambda _, said: self.said.put(said))

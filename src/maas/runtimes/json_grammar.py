@@ -1,26 +1,36 @@
 """JSON schemas as grammars that an engine with LLGuidance follows token by token.
 
-The engine itself writes freely, and says so in its log only, if it cannot follow a grammar. So
-each is compiled here first, by the same library; what it cannot hold is refused, never ignored.
+llama.cpp writes freely, and says so in its log only, if it cannot follow a grammar. So each is
+compiled here first, by the same library, and what it cannot hold is refused, never ignored. That
+library is not of the same version, so `Followed` reads along.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
+from dataclasses import astuple
 from functools import cache
 from typing import Any
 
 import llguidance
 
 from maas.domain.errors import InvalidInput
+from maas.runtimes.json_schema import Interval, each_schema, kinds
+from maas.runtimes.lark_schema import lark_schema
 
+_HEAD = "%llguidance {}\n"
 _MANNERS = {"whitespace_flexible": False}
 """Without it a model may write blanks for ever, which every schema allows."""
 
 _EXACT = 2**53 - 1
 """Largest integer that every reader of JSON keeps exactly (RFC 7493, section 2.2)."""
-_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"}
-_BY_NAME = ("properties", "$defs", "definitions")
+_FINEST = 1e-9
+"""Of fractions between two bounds."""
+_WIDE = 1e-6
+"""Bounds that are nearer to each other than this may need more digits."""
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
 _ONE = ("items", "additionalProperties")
 _SEVERAL = ("anyOf", "prefixItems")
 """Keywords that hold schemas, and where a narrower one allows nothing more."""
@@ -28,18 +38,30 @@ _SEVERAL = ("anyOf", "prefixItems")
 _NOTHING = "no text satisfies it, for example because a $ref is itself and nothing more"
 
 
-def json_grammar(response_format: dict[str, Any]) -> str:
+def json_grammar(
+    response_format: dict[str, Any], held: Callable[[Any], Any] = lambda schema: schema
+) -> str:
     """The grammar of what `Generation.response_format` asks for; raises InvalidInput if it cannot
-    be enforced."""
+    be enforced.
+
+    `held` makes of a schema one that the engine holds, or raises.
+    """
     if response_format.get("type") == "json_object":
         schema: Any = {"type": "object"}
     else:
         schema = response_format.get("schema", {})
     if not isinstance(schema, dict):
         raise InvalidInput("response_format: the schema must be an object", field="schema")
-    told = json.dumps(_bounded(schema) | {"x-guidance": _MANNERS})
-    grammar = f"%llguidance {{}}\nstart: %json {told}"
-    wrong = llguidance.LLMatcher.validate_grammar(grammar) or _start(grammar)
+    each_schema(schema, _check_count)
+
+    def leaf(part: dict[str, Any]) -> str:
+        return "%json " + json.dumps(_bounded(held(part)) | {"x-guidance": _MANNERS})
+
+    rules = lark_schema(schema, leaf)
+    if rules is not None and not _wrong(_HEAD + rules):
+        return _HEAD + rules
+    grammar = f"{_HEAD}start: {leaf(schema)}"
+    wrong = _wrong(grammar)
     if wrong:
         reason = wrong.partition("JSON schema: ")[2] or wrong
         reason = " ".join(reason.partition("\n   1 |")[0].split())[:300]
@@ -48,9 +70,28 @@ def json_grammar(response_format: dict[str, Any]) -> str:
     return grammar
 
 
+def _wrong(grammar: str) -> str:
+    return llguidance.LLMatcher.validate_grammar(grammar) or _start(grammar)
+
+
+def _check_count(schema: dict[str, Any]) -> dict[str, Any]:
+    """Names that the schema does not know may be written twice, and then count as one."""
+    least, required = schema.get("minProperties"), schema.get("required")
+    certain = len(required) if isinstance(required, list) else 0
+    is_free = schema.get("additionalProperties") is not False or "patternProperties" in schema
+    if isinstance(least, int) and least > max(1, certain) and is_free:
+        raise InvalidInput(
+            "response_format: this schema cannot be enforced: minProperties of more than what is"
+            " required, beside names that are not told",
+            field="response_format",
+        )
+    return schema
+
+
 def _bounded(schema: Any) -> Any:
-    """`schema` with ends for integers that have none: a model may write digits for ever, which the
-    schema allows."""
+    """`schema` with ends for numbers that have none: a model may write digits for ever, which the
+    schema allows. Fractions without two bounds may have exponents, and of those below 0 not every
+    engine knows multiples; they stay as they are."""
     if not isinstance(schema, dict):
         return schema
     made = dict(schema)
@@ -61,11 +102,48 @@ def _bounded(schema: Any) -> Any:
     for name in _SEVERAL:
         if isinstance(made.get(name), list):
             made[name] = [_bounded(value) for value in made[name]]
-    kinds = made.get("type")
-    kinds = kinds if isinstance(kinds, list) else [kinds]
-    if "integer" in kinds and "number" not in kinds and not _BOUNDS & made.keys():
-        made |= {"minimum": -_EXACT, "maximum": _EXACT}
-    return made
+    if "enum" in made or "const" in made:
+        return made
+    try:
+        interval = Interval.of(made)
+    except ValueError:
+        return made  # and the library will say what is wrong
+    return _closed(made, interval) | _ends(made, interval)
+
+
+def _ends(schema: dict[str, Any], interval: Interval) -> dict[str, float]:
+    """Keywords that end its numbers."""
+    found = kinds(schema)
+    added: dict[str, float] = {}
+    if "integer" in found and "number" not in found:
+        if interval.low == -math.inf and interval.high > -_EXACT:
+            added["minimum"] = -_EXACT
+    elif "number" not in found or interval.low < 0:
+        return added
+    if interval.high == math.inf and interval.low < _EXACT:
+        added["maximum"] = _EXACT
+    if "number" in found and interval.high - interval.low > _WIDE:
+        added["multipleOf"] = schema.get("multipleOf", _FINEST)
+    return added
+
+
+def _closed(schema: dict[str, Any], interval: Interval) -> dict[str, Any]:
+    """`schema` with bounds that both versions of the library hold: integers have whole ones that
+    are in, and a whole number that is out is not less than 1 away from the other bound, for then
+    it would pass: the 0 of those larger than 0 and smaller than 0.5."""
+    rest = {k: v for k, v in schema.items() if k not in ("exclusiveMinimum", "exclusiveMaximum")}
+    if "integer" in kinds(schema) and "number" not in kinds(schema):
+        return rest | interval.whole.keywords
+    width = interval.high - interval.low
+    if not 0 < width < 1:
+        return schema
+    least = min(_FINEST, width / 1000)
+    low, high, is_open_below, is_open_above = astuple(interval)
+    if is_open_below and low % 1 == 0:
+        low, is_open_below = low + least, False
+    if is_open_above and high % 1 == 0:
+        high, is_open_above = high - least, False
+    return rest | Interval(low, high, is_open_below, is_open_above).keywords
 
 
 def _start(grammar: str) -> str:
@@ -80,6 +158,24 @@ def _start(grammar: str) -> str:
     return _NOTHING if reason.startswith("NoExtension") else reason
 
 
+class Followed:
+    """An answer that another library writes by a grammar, read along while it comes."""
+
+    def __init__(self, grammar: str) -> None:
+        """`grammar`: one of `json_grammar`."""
+        self._matcher = llguidance.LLMatcher(_bytes(), grammar, log_level=0)
+
+    def take(self, text: str) -> bool:
+        """Whether the grammar allows `text` next."""
+        return bool(self._matcher.consume_tokens(list(text.encode())))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer may end here."""
+        return bool(self._matcher.is_accepting())
+
+
 @cache
 def _bytes() -> llguidance.LLTokenizer:
+    """One whose tokens are the bytes, each with its own number."""
     return llguidance.LLTokenizer("byte")

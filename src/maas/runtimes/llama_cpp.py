@@ -29,6 +29,7 @@ from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, Unavail
 from maas.domain.generation import Ending, Generation, Piece
 from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.gguf import GgufSummary, check_gguf
+from maas.runtimes.json_grammar import Followed
 from maas.runtimes.llama_chunks import Progress, decode_chunk, too_long
 from maas.runtimes.llama_request import request_body
 from maas.runtimes.options import one_of
@@ -116,7 +117,10 @@ class LlamaCpp(TextEngine["_Sequence"]):
             return Ending("cancelled", 0, 0)
         self._check_tokens(sequence.generation)
         generation = self._vocabulary.checked(sequence.generation, self.context_length)
-        body = msgspec.json.encode(self._body(generation))
+        asked = self._body(generation)
+        if "grammar" in asked:
+            sequence.followed = Followed(asked["grammar"])
+        body = msgspec.json.encode(asked)
         ask = self._server.handle_completions
         if generation.messages is not None:
             ask = self._server.handle_chat_completions
@@ -197,6 +201,8 @@ class _Sequence:
         self.error: MaasError | None = None
         self.calls: CallReader | None = None
         """Finds calls of tools in the text, if the engine does not."""
+        self.followed: Followed | None = None
+        """Reads along, if the answer has a grammar: the engine drops one that it cannot follow."""
         self._stops = StopTexts(generation.stop)
         self._context_length = context_length
         self._room = room
@@ -220,6 +226,10 @@ class _Sequence:
             self._completion_tokens = chunk.usage.completion_tokens
         piece = chunk.piece(tokens, self.generation.logprobs or 0)
         is_last = chunk.finish_reason is not None
+        if self._has_left(piece, chunk.finish_reason):
+            log.error("the engine did not hold a grammar")
+            self.error = InferenceFailed("the engine left the asked-for format; its text ends here")
+            return True
         if piece is not None or (is_last and (self.generation.stop or self.calls is not None)):
             self._write(piece or Piece(), is_last)
         if self._stops.found and self._reason is None:
@@ -230,6 +240,14 @@ class _Sequence:
             is_whole = chunk.finish_reason == "stop"
             self._reason = "tool_calls" if is_call and is_whole else chunk.finish_reason
         return self.is_cancelled and self._reason is None
+
+    def _has_left(self, piece: Piece | None, finish_reason: str | None) -> bool:
+        """Whether the engine wrote what the grammar does not allow, or ended where it must not."""
+        if self.followed is None:
+            return False
+        if piece is not None and not self.followed.take(piece.text):
+            return True
+        return finish_reason == "stop" and not self.followed.is_complete
 
     def _write(self, piece: Piece, is_last: bool) -> None:
         if self.calls is not None:

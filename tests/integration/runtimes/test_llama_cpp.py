@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from maas.domain.errors import InvalidInput, Unavailable
+from maas.domain.errors import InferenceFailed, InvalidInput, Unavailable
 from maas.runtimes.base import LoadRequest
 from tests.engines import Answer, chat, written
 from tests.generations import TEXT_TO_TEXT
@@ -19,6 +21,7 @@ from tests.weights import smollm2
 
 pytest.importorskip("xllamacpp", reason="needs the extra llm")
 
+from maas.runtimes import llama_request
 from maas.runtimes.llama_cpp import LlamaCpp
 
 CONTEXT = 256
@@ -74,6 +77,53 @@ def test_a_json_object_is_one(model: LlamaCpp) -> None:
     assert text.lstrip().startswith("{")
     if ending.reason == "stop":
         assert isinstance(json.loads(text), dict)
+
+
+ENDS = (0, 2)
+"""Tokens that end a text."""
+NEVER = {"allOf": [{"type": "number", "multipleOf": 0.5, "maximum": -1}]}
+"""Which the engine's own LLGuidance finds no text for, where ours does."""
+
+
+@pytest.mark.parametrize("schema", [NEVER, {"type": "array", "prefixItems": [{"const": 1}, NEVER],
+                                            "minItems": 2}])  # fmt: skip
+@pytest.mark.parametrize("kind", ["response_format", "tools"])
+def test_an_answer_that_left_its_schema_is_an_error(
+    model: LlamaCpp, monkeypatch: pytest.MonkeyPatch, schema: dict[str, Any], kind: str
+) -> None:
+    monkeypatch.setattr(llama_request, "held_schema", lambda schema, field: schema)
+    asked: dict[str, Any] = {"response_format": {"type": "json_schema", "schema": schema}}
+    if kind == "tools":
+        parameters = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+        function = {"name": "f", "parameters": parameters}
+        asked = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+    answer = Answer(model, chat("Sing.", temperature=0, max_tokens=60, **asked))
+    with pytest.raises(InferenceFailed, match="left the asked-for format"):
+        answer.end()
+    assert answer.tokens < 40
+    said = answer.text + "".join(c.arguments for p in answer.pieces for c in p.tool_calls)
+    assert "Sing" not in said and len(said) < 40
+    with pytest.raises(InferenceFailed, match="left the asked-for format"):
+        written(model, replace(answer.generation, logit_bias=dict.fromkeys(ENDS, 100.0)))
+    assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
+
+
+def test_an_answer_that_is_cut_off_is_none_that_left(model: LlamaCpp) -> None:
+    wanted = {"type": "json_schema", "schema": {"type": "string", "minLength": 99}}
+    question = chat("Sing.", temperature=0, max_tokens=9, response_format=wanted)
+    assert written(model, question)[1].reason == "length"
+    text, ending = written(model, replace(question, max_tokens=90, stop=["a"]))
+    assert ending.reason == "stop" and text.startswith('"') and "a" not in text
+
+
+def test_a_uri_is_written(model: LlamaCpp) -> None:
+    link = {"type": "string", "format": "uri", "minLength": 9, "maxLength": 20}
+    wanted = {"type": "json_schema", "schema": link}
+    for seed in range(5):
+        question = chat("A link?", temperature=1, seed=seed, max_tokens=60, response_format=wanted)
+        text, ending = written(model, question)
+        assert ending.reason == "stop"
+        assert re.fullmatch(r"[A-Za-z][\w+.-]*:[!-~]*", json.loads(text))
 
 
 def test_nobody_can_reach_the_engines_own_server(model: LlamaCpp) -> None:

@@ -1,0 +1,148 @@
+"""Schemas whose numbers may lie below 0, as rules: they allow what the schema does."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+pytest.importorskip("llguidance", reason="needs the extra llm")
+
+from maas.domain.errors import InvalidInput
+from maas.runtimes.json_grammar import json_grammar
+from maas.runtimes.llama_schema import held_schema
+from tests.unit.runtimes.test_json_grammar import allows
+
+SHIFT = {"type": "number", "minimum": -2.5, "maximum": 2.5}
+
+
+def ruled(schema: dict[str, Any]) -> str:
+    return json_grammar({"type": "json_schema", "schema": schema})
+
+
+def closed(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required),
+            "additionalProperties": False}  # fmt: skip
+
+
+def same(schema: dict[str, Any], values: list[Any]) -> None:
+    """Whether just those of `values` may be written that are valid, of which there are some."""
+    found = {True: 0, False: 0}
+    for value in values:
+        is_valid = jsonschema.Draft202012Validator(schema).is_valid(value)
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        assert allows(schema, text) == is_valid, text
+        found[is_valid] += 1
+    assert found[True] and found[False]
+
+
+Bounds = dict[str, float]
+LOWS: list[Bounds] = [{}, {"minimum": -3}, {"exclusiveMinimum": -3}, {"minimum": -1.5,
+    "exclusiveMinimum": -9}, {"minimum": -3, "exclusiveMinimum": -3}]  # fmt: skip
+HIGHS: list[Bounds] = [{}, {"maximum": 2}, {"exclusiveMaximum": 0}, {"maximum": 0},
+    {"maximum": -1}, {"exclusiveMaximum": -1, "maximum": 5}]  # fmt: skip
+NUMBERS = [-9, -3, -2.75, -1.5, -1.25, -1, -0.25, 0, 0.25, 1.5, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["number", "integer"])
+@pytest.mark.parametrize("step", [{}, {"multipleOf": 0.25}, {"multipleOf": 3}])
+def test_all_numbers_within_the_bounds_and_no_others(kind: str, step: dict[str, Any]) -> None:
+    for low, high in itertools.product(LOWS, HIGHS):
+        schema: dict[str, Any] = {"type": kind, **low, **high, **step}
+        values = [value for value in NUMBERS if kind == "number" or isinstance(value, int)]
+        if step.get("multipleOf") == 0.25:
+            # The library wants all digits of a step: 1.50.
+            values = [value for value in values if value * 2 % 1 or value % 1 == 0]
+        if any(jsonschema.Draft202012Validator(schema).is_valid(value) for value in values):
+            same(schema, [*values, "1", None])
+
+
+@pytest.mark.parametrize("required", [(), ("a",), ("b",), ("c",), ("a", "c"), ("a", "b", "c")])
+def test_properties_may_be_left_out_where_they_may(required: tuple[str, ...]) -> None:
+    names = {"a": SHIFT, "b": {"type": "string"}, "c": {"type": ["number", "null"]}}
+    schema = closed(names, *required)
+    values: dict[str, Any] = {"a": -1.5, "b": "x", "c": None}
+    some = [dict(of) for n in range(4) for of in itertools.combinations(values.items(), n)]
+    same(schema, [*some, {"a": 3}, {"d": 1}, {"a": 1, "b": "x", "c": 1, "d": 1}, []])
+    assert not allows(schema, '{"a":1,}') and not allows(schema, '{"a":1 ,"b":"x","c":1}')
+
+
+ARRAYS: list[dict[str, Any]] = [
+    {"items": SHIFT},
+    {"items": SHIFT, "minItems": 1},
+    {"items": SHIFT, "minItems": 2, "maxItems": 3},
+    {"items": SHIFT, "maxItems": 1},
+    {"items": SHIFT, "maxItems": 0},
+    {"prefixItems": [SHIFT, {"type": "string"}], "items": SHIFT},
+    {"prefixItems": [SHIFT, {"type": "string"}], "items": False},
+    {"prefixItems": [SHIFT, {"type": "string"}], "items": SHIFT, "minItems": 1, "maxItems": 3},
+    {"prefixItems": [SHIFT, {"type": "string"}], "minItems": 2, "maxItems": 2},
+    {"prefixItems": [SHIFT, {"type": "string"}], "items": SHIFT, "minItems": 3},
+    {"prefixItems": [SHIFT, {"type": "string"}], "items": SHIFT, "maxItems": 1},
+]
+
+
+@pytest.mark.parametrize("array", ARRAYS)
+def test_as_many_items_as_may_be(array: dict[str, Any]) -> None:
+    values: list[Any] = [[], [-1], [-1, -2], [-1, "x"], [-1, -2, 0.5], [-1, "x", -2], ["x"], [-9]]
+    same({"type": "array"} | array, [*values, [-1, -2, 1, 1], [-1, "x", 1, 1], [-1, "x", 1, "x"]])
+    assert not allows({"type": "array"} | array, "[-1,]")
+
+
+def test_definitions_and_alternatives() -> None:
+    schema = {
+        **closed({"at": {"$ref": "#/$defs/at"}, "next": {"anyOf": [{"$ref": "#"}]}}, "at"),
+        "$defs": {
+            "at": {"anyOf": [{"$ref": "#/$defs/pair"}, {"type": "null"}], "title": "Where"},
+            "pair": {"type": "array", "items": {"$ref": "#/$defs/shift"}, "maxItems": 2},
+            "shift": SHIFT,
+            "tree": closed({"left": {"$ref": "#/$defs/tree"}, "d": SHIFT}, "d"),
+        },
+    }
+    at = closed({"at": {"$ref": "#/$defs/at"}, "no": {"const": -1.5}}, "at")
+    for made in (schema, at | {"$defs": schema["$defs"]}):
+        same(made, [{"at": [-1.5, 2]}, {"at": None}, {"at": [-3]}, {"at": "x"}, {}])
+    assert ruled(at | {"$defs": schema["$defs"]}).count("definition1:") == 1
+    tree = {"$ref": "#/$defs/tree", "$defs": schema["$defs"]}
+    same(tree, [{"d": 1}, {"left": {"left": {"d": -1}, "d": -2}, "d": 0}, {"left": {}, "d": 1}])
+    assert "definition0:" in ruled(tree)
+
+
+@pytest.mark.parametrize("name", ["né", "a b", 'q"x', "back\\slash", "line\n", "", "%json"])
+def test_names_are_written_as_json_writes_them(name: str) -> None:
+    same(closed({name: SHIFT}, name), [{name: -1}, {name: 9}, {name + "x": 1}])
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": SHIFT}, "required": ["a"]},
+        {"allOf": [SHIFT, {"multipleOf": 0.5}]},
+        {"type": "array", "items": SHIFT, "contains": {}},
+        closed({"a": SHIFT}, "a") | {"$id": "https://example.org/a"},
+        {"type": "array", "items": {"$ref": "#/properties/a"}, "properties": {"a": SHIFT}},
+        closed({"a": SHIFT}, "b"),
+        {"type": "array", "items": SHIFT, "minItems": 2, "maxItems": 1},
+        SHIFT | {"minimum": "x"},
+    ],
+)
+def test_what_rules_cannot_say_is_left_to_the_library(schema: dict[str, Any]) -> None:
+    try:
+        assert ruled(schema).startswith("%llguidance {}\nstart: %json ")
+    except InvalidInput as wrong:
+        assert "cannot be enforced" in wrong.message
+
+
+def test_multiples_below_0_are_held_by_an_engine_that_knows_none() -> None:
+    cold = closed({"degrees": {"type": "number", "maximum": 5, "multipleOf": 0.5}}, "degrees")
+
+    def held(schema: Any) -> Any:
+        return held_schema(schema, "response_format")
+
+    assert "multipleOf" in json_grammar({"schema": cold}, held)
+    open_ended = {**cold, "additionalProperties": True}
+    with pytest.raises(InvalidInput, match="multipleOf here only beside"):
+        json_grammar({"schema": open_ended}, held)
