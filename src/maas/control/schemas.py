@@ -133,6 +133,8 @@ class DeploymentBody(Body):
     targets: Annotated[list[TargetBody], Field(max_length=64)] | None = None
     scaling: ScalingBody | None = None
     default: bool | None = None
+    """true: it answers where no deployment is named, and no other does any more. false leaves this
+    as it is: there is a default as long as another does not become it."""
     gate: ShortText | None = None
     """Rule over evidence that every target must satisfy, as `accuracy>=-0.01`; empty: none."""
 

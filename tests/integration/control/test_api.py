@@ -322,7 +322,8 @@ def test_other_settings_move_nobody_to_another_version(shared_control: Home) -> 
         found = shared_control.deploy("split", model="split", **wanted)
         return [(target["version"], target["weight"]) for target in found["targets"]]
 
-    for other in ({"scaling": {"threads": 2}}, {"default": False}, {"gate": ""}):
+    others = ({"scaling": {"threads": 2}}, {"default": False}, {"gate": ""}, {"scaling": {}})
+    for other in others:
         assert versions(**other) == [(1, 90), (2, 10)], other
     assert [one for one, _ in versions(version=2, scaling={"threads": 1})] == [2]
     assert [one for one, _ in versions(scaling={"threads": 2})] == [2]

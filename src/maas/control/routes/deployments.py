@@ -153,8 +153,7 @@ def _leaves_targets(body: DeploymentBody, present: Deployment) -> bool:
     ask for the newest version, or for an end of the split of traffic."""
     if body.model != present.model or body.targets is not None:
         return False
-    scaling = body.scaling.model_dump(exclude_none=True) if body.scaling else {}
-    others = bool(scaling) or body.default is not None or body.gate is not None
+    others = (body.scaling, body.default, body.gate) != (None, None, None)
     return others and body.version is None and body.variant is None
 
 
