@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,36 @@ WIDTH, HEADS, INNER, BLOCKS, CONTEXT = 64, 2, 128, 2, 1024
 END = "<|end|>"
 
 
-def tiny_gguf(path: Path, kind: str = "Q8_0", seed: int = 0) -> Path:
-    """A llama with byte-level tokens whose matrices have the type `kind`; skips without gguf."""
+@dataclass(frozen=True)
+class Words:
+    """A vocabulary. Types of tokens are those of GGUF: 1 text, 2 unknown, 3 control, 6 a byte."""
+
+    model: str
+    tokens: list[str]
+    types: list[int]
+    end: int
+    pre: str = ""
+    adds_space: bool | None = None
+
+
+def byte_words(*more: str, pre: str = "smollm") -> Words:
+    """All bytes, and `more` texts that Ġ begins, or a part of each: a merge makes them of two."""
+    tokens = [*_bytes(), END, *more]
+    return Words("gpt2", tokens, [1] * 256 + [3] + [1] * len(more), 256, pre)
+
+
+def sentence_words(adds_space: bool | None) -> Words:
+    """As SentencePiece has them: each letter with a blank before it is a token, too."""
+    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
+    tokens += [*letters, *(f"▁{letter}" for letter in letters)]
+    types = [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259)
+    return Words("llama", tokens, types, 2, adds_space=adds_space)
+
+
+def tiny_gguf(path: Path, kind: str = "Q8_0", seed: int = 0, words: Words | None = None) -> Path:
+    """A llama whose matrices have the type `kind`, with byte-level tokens unless `words` says
+    otherwise; skips without gguf."""
     gguf = pytest.importorskip("gguf")
     drawn = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
@@ -28,15 +57,22 @@ def tiny_gguf(path: Path, kind: str = "Q8_0", seed: int = 0) -> Path:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10_000.0)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
-    tokens = [*_bytes(), END]
+    words = words or byte_words()
+    tokens = words.tokens
     writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_model(words.model)
+    if words.pre:
+        writer.add_tokenizer_pre(words.pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL])
-    writer.add_token_merges(["Ġ Ġ"])
-    writer.add_eos_token_id(256)
-    writer.add_bos_token_id(256)
+    writer.add_token_types(words.types)
+    if words.model == "gpt2":
+        writer.add_token_merges(["Ġ Ġ", *(f"Ġ {text[1:]}" for text in tokens[257:])])
+    else:
+        writer.add_token_scores([-1.0] * len(tokens))
+    if words.adds_space is not None:
+        writer.add_add_space_prefix(words.adds_space)
+    writer.add_eos_token_id(words.end)
+    writer.add_bos_token_id(words.end)
     writer.add_add_bos_token(False)
     wanted = gguf.GGMLQuantizationType[kind]
     shapes = {"token_embd": (len(tokens), WIDTH)}

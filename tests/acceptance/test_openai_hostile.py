@@ -41,6 +41,12 @@ def nested(depth: int, inner: Any = None) -> Any:
     return value
 
 
+def linked(count: int, around: Any) -> Any:
+    """Definitions, each with the next in it: libraries follow them by recursion."""
+    found = {f"d{n}": around({"$ref": f"#/$defs/d{n + 1}"}) for n in range(count)}
+    return {"$ref": "#/$defs/d0", "$defs": found | {f"d{count}": {"type": "array"}}}
+
+
 SCHEMAS: list[Any] = [
     "x", [], True, {"type": "nothing"}, {"type": 5}, {"properties": []}, {"properties": 3},
     {"anyOf": "x"}, {"enum": "x"}, {"required": "x"}, {"$ref": "https://example.com/schema.json"},
@@ -55,6 +61,9 @@ SCHEMAS: list[Any] = [
     {"type": "number", "minimum": 10**40}, nested(40), nested(300),
     {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(6000)}},
     {"patternProperties": {"(a+)+": {"type": "string"}}},
+    linked(1600, lambda inner: {"items": inner}), linked(1200, lambda inner: {"anyOf": [inner]}),
+    linked(990, lambda inner: {"patternProperties": {"^a": inner}}),
+    linked(2400, lambda inner: inner),
 ]  # fmt: skip
 MESSAGE_LISTS: list[Any] = [
     [], {}, "Hi", 5, [5], ["Hi"], [{}], [{"role": "user"}], [{"content": "Hi"}],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
@@ -15,10 +16,16 @@ from maas.gateway.json_body import check_size, kind_of
 MAX_REPEATS = 2_000
 """Of a character or item: engines write repetitions out."""
 MAX_PATTERN = 256
+MAX_NESTED = 128
+"""Levels, with those behind references: the libraries of engines go down by recursion, and would
+end the process. 250 fit into the 2 MiB that a thread has at least."""
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _BRACES = re.compile(r"\{(\d*)(,?)(\d*)\}")
 _LISTS = ("enum", "anyOf", "oneOf", "allOf", "prefixItems", "required")
 _MAPS = ("properties", "$defs", "definitions", "patternProperties")
+MAX_REFERRED = 20_000
+"""Values at all places together that references lead to, which may lie within each other."""
+_DEFINITIONS = ("$defs", "definitions")
 _INNER = ("items", "additionalProperties", "not", "if", "then", "else", "contains")
 
 
@@ -34,6 +41,83 @@ def check_schema(schema: Any, field: str) -> None:
         one = waiting.pop()
         _check_one(one, field)
         waiting += _inside(one)
+    _check_nesting(schema, field)
+
+
+def _check_nesting(schema: dict[str, Any], field: str) -> None:
+    targets: dict[str, Any] = {"#": {k: v for k, v in schema.items() if k not in _DEFINITIONS}}
+    refers: dict[str, set[str]] = {}
+    levels: dict[str, int] = {}
+    waiting, seen = ["#"], 0
+    while waiting:
+        reference = waiting.pop()
+        levels[reference], refers[reference], count = _looked_through(targets[reference])
+        seen += count
+        if seen > MAX_REFERRED:
+            raise InvalidInput(f"{field}: its $ref lead to each other too often", field=field)
+        for found in refers[reference] - targets.keys():
+            targets[found] = _target(schema, found)
+            waiting.append(found)
+    if _deepest(levels, refers) > MAX_NESTED:
+        raise InvalidInput(
+            f"{field}: at most {MAX_NESTED} levels deep, with what $ref leads to", field=field
+        )
+
+
+def _looked_through(value: Any) -> tuple[int, set[str], int]:
+    """How many levels of objects `value` has, its references, and how much was looked at."""
+    depth, found, count = 0, set(), 0
+    level = [value]
+    while level:
+        count += len(level)
+        objects = [item for item in level if isinstance(item, dict)]
+        depth += bool(objects)
+        found |= {item["$ref"] for item in objects if isinstance(item.get("$ref"), str)}
+        level = [inner for item in objects for inner in item.values()]
+        level += [inner for item in level if isinstance(item, list) for inner in item]
+    return depth, found, count
+
+
+def _target(schema: Any, reference: str) -> Any:
+    """What is at a JSON pointer (RFC 6901); None if there is nothing."""
+    for part in unquote(reference).split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(schema, list) and name.isdecimal() and int(name) < len(schema):
+            schema = schema[int(name)]
+        elif isinstance(schema, dict) and name in schema:
+            schema = schema[name]
+        else:
+            return None
+    return schema
+
+
+def _deepest(levels: dict[str, int], refers: dict[str, set[str]]) -> int:
+    """Most levels on any way through references. Those that lead back to where they come from
+    all count, since a way may go through all of them once."""
+    referred: dict[str, set[str]] = {name: set() for name in levels}
+    for name, others in refers.items():
+        for other in others:
+            referred[other].add(name)
+    below, above = _outside_in(levels, refers, referred), _outside_in(levels, referred, refers)
+    circle = sum(levels[name] for name in levels.keys() - below.keys() - above.keys())
+    return max(below.values(), default=0) + circle + max(above.values(), default=0) * bool(circle)
+
+
+def _outside_in(
+    levels: dict[str, int], nexts: dict[str, set[str]], lasts: dict[str, set[str]]
+) -> dict[str, int]:
+    """Of those from which no way along `nexts` leads into a circle: the levels of the longest."""
+    left = {name: len(others) for name, others in nexts.items()}
+    ready = [name for name, count in left.items() if not count]
+    found: dict[str, int] = {}
+    while ready:
+        name = ready.pop()
+        found[name] = levels[name] + max((found[other] for other in nexts[name]), default=0)
+        for last in lasts[name]:
+            left[last] -= 1
+            if not left[last]:
+                ready.append(last)
+    return found
 
 
 def _inside(schema: dict[str, Any]) -> list[dict[str, Any]]:

@@ -115,6 +115,10 @@ class GgufSummary:
     """Whether the chat template has a place for tools."""
     tokenizer: str = ""
     """Its kind: `gpt2`, `llama`, `bert`, …"""
+    pre_tokenizer: str = ""
+    """How texts are cut before tokens are looked for: `smollm`, `llama-bpe`, …"""
+    adds_space: bool | None = None
+    """Whether a blank is put before a text; None if it does not say."""
     tokens_at: int | None = None
     token_types_at: int | None = None
     """Where in the file the tokens' texts and types begin; None if it has none."""
@@ -173,6 +177,8 @@ def read_gguf(stream: Readable, size: int, name: str) -> GgufSummary:
         layers=tuple(tensors),
         template_tools="tools" in keys.text("tokenizer.chat_template"),
         tokenizer=keys.text("tokenizer.ggml.model"),
+        pre_tokenizer=keys.text("tokenizer.ggml.pre"),
+        adds_space=keys.flag("tokenizer.ggml.add_space_prefix"),
         tokens_at=keys.array_of("tokenizer.ggml.tokens", (_STRING,)),
         token_types_at=keys.array_of("tokenizer.ggml.token_type", _INTEGERS),
         token_types=keys.lengths.get("tokenizer.ggml.token_type", 0),
@@ -193,6 +199,10 @@ class _Keys:
     def text(self, key: str) -> str:
         found = self.values.get(key)
         return found if isinstance(found, str) else ""
+
+    def flag(self, key: str) -> bool | None:
+        found = self.values.get(key)
+        return found if isinstance(found, bool) else None
 
     def array_of(self, key: str, kinds: tuple[int, ...]) -> int | None:
         kind, at = self.places.get(key, (-1, 0))

@@ -28,7 +28,7 @@ _EXACT = 2**53 - 1
 """Largest integer that every reader of JSON keeps exactly (RFC 7493, section 2.2)."""
 _FINEST = 1e-9
 """Of fractions between two bounds."""
-_WIDE = 1e-6
+_NARROWEST = 1e-6
 """Bounds that are nearer to each other than this may need more digits."""
 _BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
 _ONE = ("items", "additionalProperties")
@@ -52,7 +52,15 @@ def json_grammar(
         schema = response_format.get("schema", {})
     if not isinstance(schema, dict):
         raise InvalidInput("response_format: the schema must be an object", field="schema")
-    each_schema(schema, _check_count)
+    try:
+        return _grammar(schema, held)
+    except RecursionError:
+        raise InvalidInput("response_format: the schema has too many levels",
+                           field="response_format") from None  # fmt: skip
+
+
+def _grammar(schema: dict[str, Any], held: Callable[[Any], Any]) -> str:
+    schema = each_schema(schema, _checked)
 
     def leaf(part: dict[str, Any]) -> str:
         return "%json " + json.dumps(_bounded(held(part)) | {"x-guidance": _MANNERS})
@@ -74,8 +82,21 @@ def _wrong(grammar: str) -> str:
     return llguidance.LLMatcher.validate_grammar(grammar) or _start(grammar)
 
 
-def _check_count(schema: dict[str, Any]) -> dict[str, Any]:
+def _checked(schema: dict[str, Any]) -> dict[str, Any]:
+    """One schema, not what it holds, in words that mean to the library what they say."""
+    _check_count(schema)
+    if "enum" in schema or "const" in schema:
+        return schema
+    try:
+        return _closed(schema, Interval.of(schema))
+    except ValueError:
+        return schema  # and the library will say what is wrong
+
+
+def _check_count(schema: dict[str, Any]) -> None:
     """Names that the schema does not know may be written twice, and then count as one."""
+    if kinds(schema) and "object" not in kinds(schema):
+        return
     least, required = schema.get("minProperties"), schema.get("required")
     certain = len(required) if isinstance(required, list) else 0
     is_free = schema.get("additionalProperties") is not False or "patternProperties" in schema
@@ -85,7 +106,6 @@ def _check_count(schema: dict[str, Any]) -> dict[str, Any]:
             " required, beside names that are not told",
             field="response_format",
         )
-    return schema
 
 
 def _bounded(schema: Any) -> Any:
@@ -108,7 +128,7 @@ def _bounded(schema: Any) -> Any:
         interval = Interval.of(made)
     except ValueError:
         return made  # and the library will say what is wrong
-    return _closed(made, interval) | _ends(made, interval)
+    return made | _ends(made, interval)
 
 
 def _ends(schema: dict[str, Any], interval: Interval) -> dict[str, float]:
@@ -122,7 +142,7 @@ def _ends(schema: dict[str, Any], interval: Interval) -> dict[str, float]:
         return added
     if interval.high == math.inf and interval.low < _EXACT:
         added["maximum"] = _EXACT
-    if "number" in found and interval.high - interval.low > _WIDE:
+    if "number" in found and interval.high - interval.low > _NARROWEST:
         added["multipleOf"] = schema.get("multipleOf", _FINEST)
     return added
 

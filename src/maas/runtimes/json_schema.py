@@ -6,8 +6,10 @@ Keywords: https://json-schema.org/draft/2020-12/json-schema-validation
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 NOTES = {
@@ -15,6 +17,19 @@ NOTES = {
     "definitions", "deprecated",
 }  # fmt: skip
 """Keywords that say nothing about what is valid."""
+
+BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+OF_TYPES: dict[str, set[str]] = {
+    "object": {"properties", "required", "additionalProperties"},
+    "array": {"items", "prefixItems", "minItems", "maxItems"},
+    "string": {"minLength", "maxLength", "pattern", "format"},
+    "integer": BOUNDS,
+    "number": BOUNDS,
+    "boolean": set(),
+    "null": set(),
+}
+"""Common keywords that say something about values of one type only."""
+REFERENCE = re.compile(r"#/(\$defs|definitions)/([A-Za-z0-9_.-]+)")
 
 _NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
 _VALUES = {"enum", "const", "default", "examples"}
@@ -93,6 +108,20 @@ class Interval:
             return None
         return self if self.low > 0 else Interval(0, self.high, True, self.is_open_above)
 
+    def has_multiple(self, step: float | None, *, is_whole: bool) -> bool:
+        """Whether a multiple of `step` lies in it, and a whole one if that is asked for."""
+        if step is None and not is_whole:
+            return True
+        unit = Fraction(1) if step is None else Fraction(str(step))
+        if is_whole:
+            unit = Fraction(unit.numerator)
+        if unit <= 0 or self.high == math.inf or self.low == -math.inf:
+            return True
+        low, high = Fraction(str(self.low)) / unit, Fraction(str(self.high)) / unit
+        first = math.floor(low) + 1 if self.is_open_below else math.ceil(low)
+        last = math.ceil(high) - 1 if self.is_open_above else math.floor(high)
+        return first <= last
+
     @property
     def has_0(self) -> bool:
         below = self.low < 0 or (self.low == 0 and not self.is_open_below)
@@ -108,7 +137,20 @@ def _bounds(
         value = schema.get(keyword)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{keyword} must be a number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
+            raise ValueError(f"{keyword} must be a number of usual size")
         found.append((value, keyword == opened))
     return found
+
+
+def repeated(item: str, comma: str, low: int, high: int | None, *, is_first: bool = True) -> str:
+    """An expression of a grammar: `item` so many times with commas between them, and before them
+    unless they come first."""
+    if not is_first:
+        return f"({comma} {item}){_times(low, high)}"
+    more = f"{item} ({comma} {item}){_times(max(low - 1, 0), high and high - 1)}"
+    return more if low else f"({more})?"
+
+
+def _times(low: int, high: int | None) -> str:
+    return f"{{{low},{'' if high is None else high}}}"

@@ -32,6 +32,7 @@ from maas.runtimes.gguf import GgufSummary, check_gguf
 from maas.runtimes.json_grammar import Followed
 from maas.runtimes.llama_chunks import Progress, decode_chunk, too_long
 from maas.runtimes.llama_request import request_body
+from maas.runtimes.llama_schema import TokensSeen
 from maas.runtimes.options import one_of
 from maas.runtimes.plain_tools import CallReader
 from maas.runtimes.text_engine import TextEngine
@@ -64,6 +65,7 @@ class LlamaCpp(TextEngine["_Sequence"]):
         super().__init__()
         self._knows_tools = False
         self._known_tokens: int | None = None
+        self._tokens_seen = TokensSeen()
         self._server: Any = None
 
     def load(self, request: LoadRequest) -> None:
@@ -76,6 +78,7 @@ class LlamaCpp(TextEngine["_Sequence"]):
             raise InvalidInput(f"{name} is one of {summary.splits} parts; give one whole file")
         self._settle_sizes(summary, request)
         self._vocabulary = gguf_vocabulary(path, summary)
+        self._tokens_seen = TokensSeen.of(path, summary)
         self._server = _start(name, self._parameters(path, summary, request), self._inside)
         # One more than callers get, so that control's proof never waits behind long answers.
         self._threads = ThreadPoolExecutor(self.slots + 1, thread_name_prefix="sequence")
@@ -118,7 +121,7 @@ class LlamaCpp(TextEngine["_Sequence"]):
         self._check_tokens(sequence.generation)
         generation = self._vocabulary.checked(sequence.generation, self.context_length)
         asked = self._body(generation)
-        if "grammar" in asked:
+        if "grammar" in asked and not self._tokens_seen.lacks_blanks:
             sequence.followed = Followed(asked["grammar"])
         body = msgspec.json.encode(asked)
         ask = self._server.handle_completions
@@ -131,7 +134,7 @@ class LlamaCpp(TextEngine["_Sequence"]):
         return sequence.error or sequence.ending()
 
     def _body(self, generation: Generation) -> dict[str, Any]:
-        return request_body(generation, self._knows_tools)
+        return request_body(generation, self._knows_tools, self._tokens_seen)
 
     def _check_tokens(self, generation: Generation) -> None:
         """The engine leaves out a bias for a token that it does not know without a word."""

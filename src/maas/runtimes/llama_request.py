@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from maas.domain.generation import Generation
 from maas.runtimes.json_grammar import json_grammar
-from maas.runtimes.llama_schema import held_schema
+from maas.runtimes.llama_schema import TokensSeen, held_schema
 from maas.runtimes.plain_tools import call_grammar, chosen_tools, told_messages
+from maas.runtimes.schema_grammar import schema_grammar
 
 _SEEDS = 1 << 31
 """The engine takes so many; its largest number means a random one."""
 
+_PLAIN = TokensSeen()
 
-def request_body(generation: Generation, knows_tools: bool = True) -> dict[str, Any]:
+
+def request_body(
+    generation: Generation, knows_tools: bool = True, seen: TokensSeen = _PLAIN
+) -> dict[str, Any]:
     """What the engine is asked. Nothing in it is the caller's but what `Generation` can say.
 
-    `knows_tools`: whether the model's chat template does. Raises InvalidInput for what cannot be
-    enforced.
+    `knows_tools`: whether the model's chat template does; `seen`: how grammars see its tokens.
+    Raises InvalidInput for what cannot be enforced.
     """
     g = generation
+    grammar_of = schema_grammar if seen.lacks_blanks else _grammar
     body: dict[str, Any] = {
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -43,15 +50,20 @@ def request_body(generation: Generation, knows_tools: bool = True) -> dict[str, 
         # The engine gives none at all for 0.
         body["n_probs"] = max(1, g.logprobs)
     if g.response_format is not None:
-        body["grammar"] = _grammar(g.response_format)
+        body["grammar"] = grammar_of(g.response_format)
     if g.messages is None:
         body["prompt"] = g.prompt
     else:
-        body |= _chat(g, knows_tools)
+        body |= _chat(g, knows_tools, grammar_of)
+    if "grammar" in body and seen.misread:
+        never = [[token, False] for token in seen.misread]
+        body["logit_bias"] = body.get("logit_bias", []) + never
     return body
 
 
-def _chat(g: Generation, knows_tools: bool) -> dict[str, Any]:
+def _chat(
+    g: Generation, knows_tools: bool, grammar_of: Callable[[dict[str, Any]], str]
+) -> dict[str, Any]:
     tools, choice = chosen_tools(g)
     body: dict[str, Any] = {"messages": g.messages, "reasoning_format": "none"}
     if knows_tools and tools:
@@ -61,7 +73,7 @@ def _chat(g: Generation, knows_tools: bool) -> dict[str, Any]:
     elif not knows_tools:
         body["messages"] = told_messages(g.messages or [], tools if choice != "none" else [])
         if tools and choice == "required":
-            body["grammar"] = call_grammar(tools, _grammar)
+            body["grammar"] = call_grammar(tools, grammar_of)
     return body
 
 

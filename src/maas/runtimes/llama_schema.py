@@ -3,22 +3,38 @@
 llama.cpp is built with LLGuidance 1.0.1, which is older than the one that `json_grammar` compiles
 with. What only the newer one holds is said in other words here, or refused. What is missed here is
 found while the answer is written: see `Followed` there.
+
+For models of which it sees the tokens without their blanks, llama.cpp's own grammars are used,
+which hold fewer schemas (`schema_grammar.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
+from maas.runtimes.gguf import GgufSummary
 from maas.runtimes.json_schema import Interval, each_schema, kinds
+from maas.runtimes.vocabulary import gguf_tokens
 
 _ESCAPED = re.compile(
     r'["\x00-\x1f]|\\(?:[\\nrtfv]|x(?:22|5c|[01].)|u00(?:22|5c|[01].))', re.IGNORECASE
 )
 """In a pattern: what stands for a character that JSON writes with a backslash."""
+
+_CLEANED = re.compile("Ġ(?:[?!.,]|'(?:Ġ|s|m|re|ve))".encode())
+"""In the text of a token of bytes, whose blanks are written so: what llama.cpp takes a blank out of
+where it takes one token for a whole text."""
+_PART = re.compile(rb"^<0x[89A-F][0-9A-F]>$")
+"""A token that is a part of a character: llama.cpp's own grammars do not look whether the others
+follow, and count what is none as one."""
+_UNCLEANED = {"smollm", "qwen2", "deepseek-llm", "deepseek-coder", "deepseek-v3", "tekken"}
+"""Ways to cut texts for which it does not."""
 
 _MARK = r"[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
 _SEGMENT = f"(?:[:@]|{_MARK})"
@@ -30,6 +46,32 @@ _URI = (
     rf"(?:\?(?:[/?]|{_SEGMENT})*)?(?:#(?:[/?]|{_SEGMENT})*)?$"
 )
 """RFC 3986, section 3; of addresses in brackets only IPv6 in full."""
+
+
+@dataclass(frozen=True)
+class TokensSeen:
+    """How llama.cpp shows a model's tokens to LLGuidance: each as a text of its own, from which it
+    takes blanks that the token does add to a longer text (common/llguidance.cpp, and
+    `detokenize` in src/llama-vocab.cpp)."""
+
+    lacks_blanks: bool = False
+    """Whether that is so for all that begin with one. LLGuidance is of no use then."""
+    misread: tuple[int, ...] = ()
+    """Numbers of the few that grammars take for something else, which no answer with a schema may
+    have."""
+
+    @classmethod
+    def of(cls, path: Path, summary: GgufSummary) -> TokensSeen:
+        """Of a GGUF file whose header was found in order."""
+        lacks_blanks = summary.adds_space is not False and summary.tokenizer == "llama"
+        if lacks_blanks:
+            misread = _PART
+        elif summary.tokenizer == "gpt2" and summary.pre_tokenizer not in _UNCLEANED:
+            misread = _CLEANED
+        else:
+            return cls()
+        tokens = enumerate(gguf_tokens(path, summary))
+        return cls(lacks_blanks, tuple(at for at, text in tokens if misread.search(text)))
 
 
 def held_schema(schema: Any, field: str) -> Any:
@@ -62,7 +104,7 @@ def _check_multiples(schema: dict[str, Any], field: str) -> None:
     if not isinstance(schema.get("multipleOf"), int | float):
         return
     named = kinds(schema)
-    if named and not {"number", "integer"} & set(named):
+    if named and "number" not in named and "integer" not in named:
         return
     with contextlib.suppress(ValueError):
         if Interval.of(schema).low >= 0:

@@ -1,4 +1,5 @@
-"""JSON schemas as grammars in EBNF, for engines that hold a grammar and not every schema.
+"""JSON schemas as grammars in EBNF, for engines that hold a grammar and not every schema: OpenVINO,
+and llama.cpp with models whose tokens LLGuidance does not see as they are (`llama_schema.py`).
 
 What OpenVINO GenAI makes of a schema itself leaves out keywords that it does not know, lets a model
 write blanks for ever, and ends everything that the engine writes if it cannot be compiled. Here
@@ -11,25 +12,17 @@ Keywords: https://json-schema.org/draft/2020-12/json-schema-validation
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
+from maas.runtimes.json_schema import NOTES, OF_TYPES, REFERENCE, repeated
 
-_NOTES = {
-    "title", "description", "default", "examples", "$schema", "$id", "$comment", "$defs",
-    "definitions", "deprecated",
-}  # fmt: skip
-"""Keywords that say nothing about what is valid."""
-_OF_TYPES: dict[str, set[str]] = {
-    "object": {"properties", "required", "additionalProperties"},
+_OF_TYPES = OF_TYPES | {
     "array": {"items", "minItems", "maxItems"},
     "string": {"minLength", "maxLength"},
     "integer": {"minimum", "maximum"},
     "number": set(),
-    "boolean": set(),
-    "null": set(),
 }
 _ALONE = ("$ref", "anyOf", "const", "enum")
 """Keywords beside which nothing else limits what is valid."""
@@ -37,7 +30,6 @@ MAX_COUNT = 1000
 """Largest length that a schema may name; a grammar grows with it."""
 MAX_DEPTH = 24
 MAX_NODES = 1000
-_REF = re.compile(r"#/(\$defs|definitions)/([A-Za-z0-9_.-]+)")
 _BASE = r"""
 blank ::= " "?
 char ::= [^"\\\x00-\x1f\x7f] | "\\" ["\\/bfnrt]
@@ -89,7 +81,7 @@ class _Grammar:
             return "value"
         if not isinstance(schema, dict):
             raise _wrong(f"a schema that can be held is an object, not {shown(schema)}")
-        limits = schema.keys() - _NOTES
+        limits = schema.keys() - NOTES
         for keyword in _ALONE:
             if keyword in limits:
                 _refuse_others(limits, {keyword, "type"} if keyword[0] in "ce" else {keyword})
@@ -114,7 +106,7 @@ class _Grammar:
         return f"({' | '.join(_literal(v) for v in values if _is_of(v, kind))})"
 
     def _reference(self, reference: object, depth: int) -> str:
-        found = _REF.fullmatch(reference) if isinstance(reference, str) else None
+        found = REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
         definitions = self._root.get(found[1]) if found else None
         if not found or not isinstance(definitions, dict) or found[2] not in definitions:
             raise _wrong(f"there is nothing at {shown(reference)}")
@@ -132,7 +124,7 @@ class _Grammar:
     def _typed(self, kind: str, schema: dict[str, Any], depth: int) -> str:
         if kind == "string":
             low, high = _counts(schema, "minLength", "maxLength")
-            return f'"\\"" char{_times(low, high)} "\\""'
+            return f'"\\"" char{{{low},{"" if high is None else high}}} "\\""'
         if kind == "integer" and {"minimum", "maximum"} & schema.keys():
             return _range(schema)
         if kind == "array":
@@ -146,8 +138,8 @@ class _Grammar:
         item = self._inside(schema.get("items", True), depth)
         if high == 0:
             return '"[]"'
-        more = f'{item} ("," blank {item}){_times(max(low - 1, 0), high and high - 1)}'
-        return f'"[" {more} "]"' if low else f'"[" ({more})? "]"'
+        items = repeated(item, '"," blank', low, high)
+        return f'"[" {items} "]"'
 
     def _object(self, schema: dict[str, Any], depth: int) -> str:
         properties = schema.get("properties", {})
@@ -214,10 +206,6 @@ def _counts(schema: dict[str, Any], least: str, most: str) -> tuple[int, int | N
     return low, high
 
 
-def _times(low: int, high: int | None) -> str:
-    return f"{{{low},{'' if high is None else high}}}"
-
-
 def _range(schema: dict[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     if type(low) is not int or type(high) is not int or not 0 <= high - low < MAX_COUNT:
@@ -228,7 +216,7 @@ def _range(schema: dict[str, Any]) -> str:
 def _refuse_others(limits: set[str], known: set[str]) -> None:
     others = sorted(str(keyword) for keyword in limits - known)
     if others:
-        raise _wrong(f"this engine cannot hold {shown(others[0])} here; llama_cpp may")
+        raise _wrong(f"this engine cannot hold {shown(others[0])} here for this model; another may")
 
 
 def _listed(value: object, keyword: str) -> list[Any]:

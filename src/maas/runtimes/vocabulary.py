@@ -88,6 +88,8 @@ class Vocabulary:
                 prompt_tokens=least,
                 context_length=context_length,
             )
+        if generation.response_format is not None:
+            self._told(generation.response_format, "it", "response_format")
         if self._control is None or generation.messages is None:
             return generation
         messages = [self._message(message) for message in generation.messages]
@@ -130,25 +132,25 @@ class Vocabulary:
         made = self._value(value)
         return text if made == value else json.dumps(made, ensure_ascii=False)
 
-    def _told(self, value: Any, name: str) -> Any:
-        """A part of a tool. Descriptions are for reading; all else is also what a call must match,
-        and a BREAK in it would come back in the call."""
+    def _told(self, value: Any, name: str, field: str = "tools") -> Any:
+        """A part of a tool, or of another `field` with a schema. Descriptions are for reading; all
+        else is also what an answer must match, and a BREAK in it would come back in the answer."""
         if isinstance(value, dict):
             for key in value:
-                self._told(key, name)
+                self._told(key, name, field)
             return {
                 key: self.content(item)
                 if key in ("description", "title") and isinstance(item, str)
-                else self._told(item, key)
+                else self._told(item, key, field)
                 for key, item in value.items()
             }
         if isinstance(value, list):
-            return [self._told(item, name) for item in value]
+            return [self._told(item, name, field) for item in value]
         if isinstance(value, str) and self.content(value) != value:
             raise InvalidInput(
-                f"tools: {shown(name)} holds {shown(value)}, which this model would read as a "
+                f"{field}: {shown(name)} holds {shown(value)}, which this model would read as a "
                 f"control token",
-                field="tools",
+                field=field,
             )
         return value
 
@@ -183,11 +185,12 @@ def _read_texts(generation: Generation) -> Iterator[str]:
                 yield arguments
 
 
-def gguf_vocabulary(path: Path, summary: GgufSummary) -> Vocabulary:
-    """Of a GGUF file whose header `check_gguf` found in order."""
+def gguf_tokens(path: Path, summary: GgufSummary) -> list[bytes]:
+    """The texts of a GGUF file's tokens as it has them, by their numbers; none if it has none.
+    `check_gguf` found its header in order."""
     count = summary.vocabulary
     if summary.tokens_at is None or count is None:
-        return Vocabulary()
+        return []
     with path.open("rb") as stream:
         header = stream.read(summary.header_bytes)
     tokens, at = [], summary.tokens_at
@@ -195,9 +198,17 @@ def gguf_vocabulary(path: Path, summary: GgufSummary) -> Vocabulary:
         (length,) = _U64.unpack_from(header, at)
         tokens.append(header[at + 8 : at + 8 + length])
         at += 8 + length
+    return tokens
+
+
+def gguf_vocabulary(path: Path, summary: GgufSummary) -> Vocabulary:
+    """Of a GGUF file whose header `check_gguf` found in order."""
+    tokens = gguf_tokens(path, summary)
     types: Sequence[int] = ()
-    if summary.token_types_at is not None and summary.token_types == count:
-        types = struct.unpack_from(f"<{count}i", header, summary.token_types_at)
+    if summary.token_types_at is not None and summary.token_types == len(tokens):
+        with path.open("rb") as stream:
+            stream.seek(summary.token_types_at)
+            types = struct.unpack(f"<{len(tokens)}i", stream.read(4 * len(tokens)))
     control = [token for token, kind in zip(tokens, types, strict=False) if kind in _STEER]
     control += [token for token in tokens if looks_like_control(token)]
     # Other kinds of tokenizers make one token of any word that they do not know.

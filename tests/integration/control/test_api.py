@@ -322,6 +322,7 @@ def test_other_settings_move_nobody_to_another_version(shared_control: Home) -> 
         found = shared_control.deploy("split", model="split", **wanted)
         return [(target["version"], target["weight"]) for target in found["targets"]]
 
+    others: tuple[dict[str, object], ...]
     others = ({"scaling": {"threads": 2}}, {"default": False}, {"gate": ""}, {"scaling": {}})
     for other in others:
         assert versions(**other) == [(1, 90), (2, 10)], other

@@ -10,13 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import psutil
 import pytest
 
 from maas.domain.errors import InferenceFailed, InvalidInput, Unavailable
+from maas.domain.generation import Generation
 from maas.runtimes.base import LoadRequest
 from tests.engines import Answer, chat, written
 from tests.generations import TEXT_TO_TEXT
+from tests.tiny_gguf import Words, byte_words, sentence_words, tiny_gguf
 from tests.weights import smollm2
 
 pytest.importorskip("xllamacpp", reason="needs the extra llm")
@@ -106,6 +109,56 @@ def test_an_answer_that_left_its_schema_is_an_error(
     with pytest.raises(InferenceFailed, match="left the asked-for format"):
         written(model, replace(answer.generation, logit_bias=dict.fromkeys(ENDS, 100.0)))
     assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
+
+
+AGES = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99},
+        "minItems": 2, "maxItems": 4}  # fmt: skip
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 9}, "kind": {"enum": ["ab", "c d"]},
+                   "ages": AGES},
+    "required": ["name", "kind", "ages"],
+    "additionalProperties": False,
+}  # fmt: skip
+MARKS = ("Ġ,", "Ġ.", "Ġ?", "Ġ!", "Ġ's", "Ġ'", "Ġa")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [sentence_words(True), sentence_words(None), sentence_words(False), byte_words(*MARKS),
+     byte_words(*MARKS, pre="llama-bpe")],
+    ids=["spaced", "unsaid", "unspaced", "bytes", "cleaned"],
+)  # fmt: skip
+def test_schemas_hold_whatever_the_tokens_are(words: Words, tmp_path: Path) -> None:
+    """llama.cpp takes blanks out of tokens before LLGuidance sees them: from all of Llama 2's, and
+    of a few of Llama 3's."""
+    path = tiny_gguf(tmp_path / "tiny.gguf", words=words)
+    model = LlamaCpp()
+    model.load(request(path, context_length=CONTEXT, cache_tokens=4 * CONTEXT))
+    try:
+        for seed in range(30):
+            asked = Generation(
+                prompt="ab", temperature=1.5, seed=seed, max_tokens=200, logit_bias={257: 4.0},
+                response_format={"type": "json_schema", "schema": PERSON},
+            )  # fmt: skip
+            text, ending = written(model, asked)
+            assert ending.reason == "stop", text
+            jsonschema.validate(json.loads(text), PERSON)
+        if words.model == "llama" and words.adds_space is not False:
+            wanted = {"type": "json_schema", "schema": {"type": "string", "pattern": "^a$"}}
+            with pytest.raises(InvalidInput, match="cannot hold 'pattern' here for this model"):
+                written(model, replace(asked, response_format=wanted))
+    finally:
+        model.close()
+
+
+def test_a_literal_that_is_a_control_token_is_refused(model: LlamaCpp) -> None:
+    schemas: list[dict[str, Any]]
+    schemas = [{"const": "a<|im_end|>"}, {"properties": {"<|im_end|>": {}}}]
+    for schema in schemas:
+        wanted = {"type": "json_schema", "schema": schema}
+        with pytest.raises(InvalidInput, match=r"response_format: .* read as a control token"):
+            written(model, chat("Hi", max_tokens=9, response_format=wanted))
 
 
 def test_an_answer_that_is_cut_off_is_none_that_left(model: LlamaCpp) -> None:

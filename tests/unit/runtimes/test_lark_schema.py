@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import threading
 from typing import Any
 
 import jsonschema
@@ -119,8 +121,14 @@ def test_names_are_written_as_json_writes_them(name: str) -> None:
 @pytest.mark.parametrize(
     "schema",
     [
-        {"type": "object", "properties": {"a": SHIFT}, "required": ["a"]},
+        {"type": "object", "properties": {"a": SHIFT}, "patternProperties": {"^b": {}}},
         {"allOf": [SHIFT, {"multipleOf": 0.5}]},
+        SHIFT | {"allOf": [{"minimum": 1}]},
+        SHIFT | {"anyOf": [{"minimum": 1}, {"maximum": -1}]},
+        SHIFT | {"oneOf": [{"minimum": 1}, {"maximum": -1}]},
+        SHIFT | {"not": {"const": 1}},
+        SHIFT | {"$ref": "#/$defs/a", "$defs": {"a": {"minimum": 1}}},
+        {"type": ["number", "null"], "anyOf": [{"type": "null"}, {"minimum": 5}]},
         {"type": "array", "items": SHIFT, "contains": {}},
         closed({"a": SHIFT}, "a") | {"$id": "https://example.org/a"},
         {"type": "array", "items": {"$ref": "#/properties/a"}, "properties": {"a": SHIFT}},
@@ -134,6 +142,103 @@ def test_what_rules_cannot_say_is_left_to_the_library(schema: dict[str, Any]) ->
         assert ruled(schema).startswith("%llguidance {}\nstart: %json ")
     except InvalidInput as wrong:
         assert "cannot be enforced" in wrong.message
+    else:
+        is_number = "minimum" in schema or "null" in schema.get("type", ())
+        assert not is_number or not allows(schema, "0.5")
+
+
+def test_other_names_come_last_and_are_others() -> None:
+    """Where a schema does not say that there are none, as pydantic's do not."""
+    for required in ([], ["b"], ["a"]):
+        schema = {"type": "object", "properties": {"a": SHIFT, "b": SHIFT}, "required": required}
+        some = [{}, {"a": -1}, {"b": -1}, {"a": 1, "b": 2}, {"a": 1, "b": 2, "c": "x", "d": {}}]
+        same(schema, [*some, {"b": -2, "ab": None}, {"x/y é": 1}, {"a": 9, "b": 1}, 1])
+        assert not allows(schema, '{"c":1,"a":-9,"b":1}')
+    shares = {"type": "object", "additionalProperties": SHIFT}
+    same(shares, [{}, {"x": -1.5}, {"x": -1.5, "y": 2}, {"x": 3}, {"x": "y"}])
+
+
+def test_all_ways_to_write_0() -> None:
+    for schema in (SHIFT, SHIFT | {"maximum": 0}, SHIFT | {"multipleOf": 0.01}):
+        for text in ("0", "0.0", "-0.5", "-0"):
+            assert allows(schema, text), (schema, text)
+    assert allows(SHIFT | {"multipleOf": 0.01}, "0.00")
+    assert not allows(SHIFT | {"maximum": 0}, "0.5")
+    assert not allows({"type": "integer", "maximum": 0, "multipleOf": 2}, "0.0")
+
+
+def test_a_side_without_a_number_is_left_out() -> None:
+    even = {"type": "integer", "minimum": -10, "maximum": 1, "multipleOf": 2}
+    same(even, [0, 1, -2, -10, 2, -3])
+    halves = {"type": "number", "minimum": -0.1, "maximum": 10, "multipleOf": 0.5}
+    same(halves, [0, 0.5, -0.5, 7])
+    same({"type": "integer", "exclusiveMinimum": -1, "maximum": 3}, [0, 3, -1])
+    with pytest.raises(InvalidInput, match="cannot be enforced"):
+        ruled({"type": "number", "minimum": -0.4, "exclusiveMaximum": 0, "multipleOf": 0.5})
+
+
+def names(count: int, value: dict[str, Any]) -> dict[str, Any]:
+    return {f"n{at}": value for at in range(count)}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        closed(names(1900, SHIFT), *names(1900, SHIFT)),
+        closed(names(1900, SHIFT), "n0"),
+        closed(names(1900, SHIFT), "n1899"),
+        closed(names(1900, SHIFT)),
+        closed(names(30, SHIFT)),
+        {"$defs": {f"d{at}": {"$ref": f"#/$defs/d{at + 1}"} for at in range(120)}
+                  | {"d120": closed({"a": SHIFT}, "a")}, "$ref": "#/$defs/d0"},
+        {"$defs": {f"d{at}": {"allOf": [{"$ref": "#/$defs/d0"}, SHIFT]} for at in range(90)},
+         "type": "array", "items": {"anyOf": [{"$ref": f"#/$defs/d{at}"} for at in range(90)]}},
+    ],
+)  # fmt: skip
+def test_large_schemas_are_compiled_on_a_small_stack(schema: dict[str, Any]) -> None:
+    """The library is recursive, and would end the process. A thread has 2 MiB at least."""
+    said: list[str | InvalidInput] = []
+
+    def compiled() -> None:
+        try:
+            said.append(ruled(schema))
+        except InvalidInput as wrong:
+            said.append(wrong)
+
+    kept = threading.stack_size(2 << 20)
+    try:
+        thread = threading.Thread(target=compiled)
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(kept)
+    assert said and len(str(said[0])) < 1 << 20
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        closed({"a": SHIFT}) | {"required": [["a"]]},
+        {"type": "string", "x": {"type": [{"a": 1}], "multipleOf": 2}},
+        {"type": "number", "minimum": 10**400},
+        {"type": "number", "multipleOf": 10**400},
+        {"type": "number", "multipleOf": "x"},
+        {"type": "number", "minimum": True, "maximum": -1},
+        {"type": [["number"]], "minimum": -1},
+        {"type": "object", "properties": {"a": SHIFT}, "required": "a"},
+        {"type": "object", "properties": [SHIFT]},
+        {"type": "array", "items": SHIFT, "minItems": "x"},
+        {"type": "array", "prefixItems": SHIFT},
+        {"anyOf": [SHIFT], "$defs": [1]},
+        {"$ref": 5, "items": SHIFT},
+        {"$ref": "#/$defs/a", "items": SHIFT, "$defs": {"a": {"$ref": "#/$defs/a"}}},
+        {"type": "array", "items": {"anyOf": SHIFT}},
+        {"type": "number", "enum": 5, "minimum": -3},
+    ],
+)
+def test_odd_schemas_are_refused_or_compiled_and_nothing_else(schema: dict[str, Any]) -> None:
+    with contextlib.suppress(InvalidInput):
+        json_grammar({"schema": schema}, lambda part: held_schema(part, "response_format"))
 
 
 def test_multiples_below_0_are_held_by_an_engine_that_knows_none() -> None:
@@ -143,6 +248,6 @@ def test_multiples_below_0_are_held_by_an_engine_that_knows_none() -> None:
         return held_schema(schema, "response_format")
 
     assert "multipleOf" in json_grammar({"schema": cold}, held)
-    open_ended = {**cold, "additionalProperties": True}
+    open_ended = {"allOf": [cold]}
     with pytest.raises(InvalidInput, match="multipleOf here only beside"):
         json_grammar({"schema": open_ended}, held)

@@ -1,0 +1,92 @@
+"""How deep a schema may go behind references: the libraries of engines go there by recursion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from maas.domain.errors import InvalidInput
+from maas.gateway.schema_limits import MAX_NESTED, check_schema
+
+Inner = dict[str, Any]
+
+
+def links(count: int, around: Callable[[Inner], Inner], place: str = "$defs") -> Inner:
+    return {f"d{at}": around({"$ref": f"#/{place}/d{at + 1}"}) for at in range(count)}
+
+
+def chain(count: int, around: Callable[[Inner], Inner], last: Inner) -> Inner:
+    """Definitions, each with the next in it."""
+    found = links(count, around)
+    return {"$ref": "#/$defs/d0", "$defs": found | {f"d{count}": last}}
+
+
+AROUND: list[Callable[[Inner], Inner]] = [
+    lambda inner: inner,
+    lambda inner: {"items": inner},
+    lambda inner: {"anyOf": [inner, {"type": "null"}]},
+    lambda inner: {"type": "object", "properties": {"a": inner}},
+    lambda inner: {"patternProperties": {"^a": {"prefixItems": [{"allOf": [inner]}]}}},
+]
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize(
+    "last", [{"type": "array"}, {"$ref": "#/$defs/d0"}, {"$ref": "#/$defs/d9"}]
+)
+def test_a_long_way_through_references_is_refused(
+    around: Callable[[Inner], Inner], last: Inner
+) -> None:
+    """Also if it is a circle, which is gone through once."""
+    check_schema(chain(10, around, last), "schema")
+    for count in (MAX_NESTED + 1, 600):
+        with pytest.raises(InvalidInput, match=f"schema: at most {MAX_NESTED} levels deep, with"):
+            check_schema(chain(count, around, last), "schema")
+
+
+def test_circles_behind_circles_count_together() -> None:
+    def circle(start: int, count: int, then: str) -> Inner:
+        found = {f"d{at}": {"anyOf": [{"$ref": f"#/$defs/d{at + 1}"}, {"$ref": then}]}
+                 for at in range(start, start + count)}  # fmt: skip
+        return found | {f"d{start + count}": {"$ref": f"#/$defs/d{start}"}}
+
+    def schema(count: int) -> Inner:
+        found = circle(0, count, "#/$defs/d100") | circle(100, count, "#")
+        return {"items": {"$ref": "#/$defs/d0"}, "$defs": found}
+
+    check_schema(schema(20), "schema")
+    with pytest.raises(InvalidInput, match="levels deep"):
+        check_schema(schema(40), "schema")
+
+
+def test_many_definitions_that_do_not_lead_on_are_allowed() -> None:
+    leaf = {"type": "object", "properties": {"a": {"type": "string"}}}
+    found = {f"d{at}": leaf for at in range(400)}
+    everything = [{"$ref": f"#/$defs/{name}"} for name in found]
+    check_schema({"anyOf": everything, "$defs": found}, "schema")
+
+
+@pytest.mark.parametrize("target", ["#", "#/$defs", "#/properties/a~1b", "#/items/0", "#/no", "#x"])
+def test_any_place_in_the_schema_may_be_referred_to(target: str) -> None:
+    schema = {"properties": {"a/b": {}}, "items": [{}], "anyOf": [{"$ref": target}], "$defs": {}}
+    check_schema(schema, "schema")
+
+
+def test_the_long_way_is_found_through_other_places_and_names() -> None:
+    properties = links(200, AROUND[1], "properties") | {"d200": {}}
+    for schema in (
+        {"properties": properties, "items": {"$ref": "#/properties/d0"}},
+        {"$ref": "#/%24defs/d%30", "$defs": links(200, AROUND[1]) | {"d200": {}}},
+    ):
+        with pytest.raises(InvalidInput, match="levels deep"):
+            check_schema(schema, "schema")
+
+
+def test_references_to_what_holds_each_other_are_not_looked_through_for_long() -> None:
+    names = ["#" + "".join(f"%{ord(c):02x}" if at >> i & 1 else c for i, c in enumerate("/$defs"))
+             for at in range(64)]  # fmt: skip
+    schema = {"anyOf": [{"$ref": name} for name in names], "$defs": {"a": [0] * 4000}}
+    with pytest.raises(InvalidInput, match="lead to each other too often"):
+        check_schema(schema, "schema")
