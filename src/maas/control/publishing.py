@@ -124,6 +124,14 @@ def _check_runtime(variant: Variant) -> None:
             f"known are {', '.join(known)}",
             field="variants.runtime",
         )
+    text = import_module("maas.runtimes.text_options")
+    if variant.runtime in text.OWN_OPTIONS:
+        try:
+            text.checked_options(variant.runtime, variant.options)
+        except InvalidInput as wrong:
+            raise InvalidInput(
+                f"variant {variant.name}: {wrong.message}", field="variants.options"
+            ) from None
 
 
 def check_example(signature: Signature) -> None:

@@ -152,8 +152,8 @@ class LlamaCpp(TextEngine["_Sequence"]):
         """Called once, when the engine has loaded and its own door is not closed yet."""
 
     def _settle_sizes(self, summary: GgufSummary, request: LoadRequest) -> None:
-        told = {k: v for k, v in request.options.items() if k != "cache_type"}
-        sizes = settled_sizes(summary.context_length, checked_options(told), request.max_batch)
+        options = checked_options("llama_cpp", request.options)
+        sizes = settled_sizes(summary.context_length, options, request.max_batch)
         self.context_length, self.slots, self._pool = sizes.context, sizes.slots, sizes.pool
         self.has_chat_template = summary.chat_template
         self._knows_tools = summary.template_tools

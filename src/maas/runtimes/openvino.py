@@ -60,7 +60,7 @@ class OpenVino(SteppedEngine):
     def load(self, request: LoadRequest) -> None:
         """Loads one GGUF file, or the files of an IR; raises InvalidInput if OpenVINO does not."""
         check_text_signature(request.signature)
-        options = checked_options(request.options)
+        options = checked_options("openvino", request.options)
         sizes, size = _sizes(request, options)
         batch = options.get("batch") or batch_size(min(request.threads, cores()), size)
         self._set_sizes(sizes, batch, _for_proof(sizes))

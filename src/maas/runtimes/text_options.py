@@ -33,6 +33,13 @@ OPTIONS = {
     "stream_ms": (0, 1000),
 }
 """What a variant may say about how it is loaded, each a whole number with these bounds."""
+OWN_OPTIONS = {
+    "llama_cpp": ("cache_type",),
+    "openvino": (),
+    "transformers": ("device", "dtype"),
+    "upstream": ("engine", "model"),
+}
+"""What those of one runtime may say besides; it looks at them itself when it loads."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +126,17 @@ def check_text_signature(signature: Signature) -> None:
             raise InvalidInput(f"text generation has one {side} of datatype BYTES and shape []")
 
 
-def checked_options(options: dict[str, Any]) -> dict[str, int]:
+def checked_options(runtime: str, options: dict[str, Any]) -> dict[str, int]:
+    """The options that all have. Raises InvalidInput for a value that one of them cannot have,
+    and for an option that `runtime` does not know."""
+    own = OWN_OPTIONS[runtime]
     for name, value in options.items():
+        if name in own:
+            continue
         if name not in OPTIONS:
             raise InvalidInput(
-                f"there is no option {shown(name)}; known are {', '.join(OPTIONS)}", field=name
+                f"there is no option {shown(name)}; known are {', '.join((*OPTIONS, *own))}",
+                field=name,
             )
         low, high = OPTIONS[name]
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -131,7 +144,7 @@ def checked_options(options: dict[str, Any]) -> dict[str, int]:
                 f"option {name} must be a whole number from {low} to {high}; got {shown(value)}",
                 field=name,
             )
-    return options
+    return {name: value for name, value in options.items() if name in OPTIONS}
 
 
 def cores() -> int:

@@ -46,7 +46,6 @@ from maas.runtimes.written_text import WrittenText, bytes_of_tokens, read_tokens
 _PROOF_TOKENS = 512
 """Of the cache, for control's proof, which is started without asking for room."""
 _GPU_BATCH = 4 * LARGEST_BATCH
-_OWN_OPTIONS = ("device", "dtype")
 
 
 class Transformers(SteppedEngine):
@@ -63,7 +62,7 @@ class Transformers(SteppedEngine):
         """Loads the files of a folder with config.json; raises InvalidInput if it cannot."""
         check_text_signature(request.signature)
         options = request.options
-        common = checked_options({k: v for k, v in options.items() if k not in _OWN_OPTIONS})
+        common = checked_options("transformers", options)
         device = chosen_device(options)
         dtype = chosen_dtype(options, device)
         folder = read_folder(request.paths)

@@ -60,10 +60,10 @@ class Upstream:
         """Starts the engine if it is a command, and waits until it answers. Raises InvalidInput if
         it is not described as it must be, or does not come up."""
         check_text_signature(request.signature)
-        options = dict(request.options)
-        self._engine = read_engine(request.engines_file, options.pop("engine", None))
-        named = options.pop("model", self._engine.model)
-        sizes = checked_options(options)
+        options = request.options
+        self._engine = read_engine(request.engines_file, options.get("engine"))
+        named = options.get("model", self._engine.model)
+        sizes = checked_options("upstream", options)
         self.slots = sizes.get("slots", min(request.max_batch, DEFAULT_SLOTS))
         url, key = self._engine.url, read_key(self._engine)
         if self._engine.command:

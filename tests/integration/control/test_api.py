@@ -283,6 +283,31 @@ def test_evidence(shared_control: Home) -> None:
     assert found["values"] == {"accuracy": 0.97} and found["file"] == file
 
 
+@pytest.mark.parametrize(
+    ("runtime", "options", "said"),
+    [
+        ("llama_cpp", {"stream_ms": "abc"}, "stream_ms must be a whole number from 0 to 1000"),
+        ("openvino", {"slots": 0}, "slots must be a whole number from 1 to 128; got 0"),
+        ("openvino", {"cache_type": "q8_0"}, "there is no option 'cache_type'; known are slots"),
+        ("transformers", {"batch": True}, "batch must be a whole number"),
+        ("upstream", {"timeout": 5}, "there is no option 'timeout'"),
+    ],
+)
+def test_options_of_a_variant_are_looked_at_when_it_is_added(
+    shared_control: Home, runtime: str, options: dict[str, object], said: str
+) -> None:
+    """Not when it is deployed."""
+    http = shared_control.http
+    shared_control.publish("optional", tiny_onnx(15))
+    version = http.get("/api/v1/models/optional/versions/1").json()
+    other = version["manifest"]["variants"][0] | {"name": "other", "runtime": runtime}
+    answer = http.post(
+        "/api/v1/models/optional/versions/1/variants", json=other | {"options": options}
+    )
+    wrong = problem(answer, 422, "invalid_input")
+    assert said in wrong["detail"] and wrong["field"] == "variants.options", wrong
+
+
 # -- deployments ---------------------------------------------------------------------------------
 
 
