@@ -6,6 +6,7 @@ Checked here is what no engine could take; whether it can enforce a keyword is t
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,9 +17,11 @@ from maas.gateway.json_body import check_size, kind_of
 MAX_REPEATS = 2_000
 """Of a character or item: engines write repetitions out."""
 MAX_PATTERN = 256
-MAX_NESTED = 128
-"""Levels, with those behind references: the libraries of engines go down by recursion, and would
-end the process. 250 fit into the 2 MiB that a thread has at least."""
+MAX_NESTED = 200
+"""Levels of objects, with those behind references: the libraries of engines go down by recursion,
+and would end the process. 390 fit into the 2 MiB that a thread has at least."""
+MAX_STEPS = 20_000
+"""With which ways through circles of references are looked for."""
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _BRACES = re.compile(r"\{(\d*)(,?)(\d*)\}")
 _LISTS = ("enum", "anyOf", "oneOf", "allOf", "prefixItems", "required")
@@ -36,32 +39,86 @@ def check_schema(schema: Any, field: str) -> None:
         raise InvalidInput(f"{field}: expected a JSON Schema object, got {kind_of(schema)}",
                            field=field)  # fmt: skip
     check_size(schema, field)
-    waiting = [schema]
+    _check_names(schema, field)
+    targets = _targets(schema, field)
+    waiting = [schema, *(target for target in targets.values() if isinstance(target, dict))]
+    seen: set[int] = set()
     while waiting:
         one = waiting.pop()
-        _check_one(one, field)
-        waiting += _inside(one)
-    _check_nesting(schema, field)
+        if id(one) not in seen:
+            seen.add(id(one))
+            _check_one(one, field)
+            waiting += _inside(one)
+    _check_nesting(targets, field)
 
 
-def _check_nesting(schema: dict[str, Any], field: str) -> None:
+def _check_names(schema: dict[str, Any], field: str) -> None:
+    """References are looked up from the root. What has a name of its own in it would have its own
+    roots, and references there lead elsewhere than is seen here."""
+    level: list[Any] = list(schema.values())
+    while level:
+        for item in level:
+            if isinstance(item, dict) and any(isinstance(item.get(n), str) for n in ("$id", "id")):
+                raise InvalidInput(f"{field}: only the whole schema may have $id or id, no part",
+                                   field=field)  # fmt: skip
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+
+
+def _targets(schema: dict[str, Any], field: str) -> dict[str, Any]:
+    """What the schema's references lead to, with what those lead to; `#` is the schema without
+    its definitions."""
     targets: dict[str, Any] = {"#": {k: v for k, v in schema.items() if k not in _DEFINITIONS}}
-    refers: dict[str, set[str]] = {}
-    levels: dict[str, int] = {}
     waiting, seen = ["#"], 0
     while waiting:
-        reference = waiting.pop()
-        levels[reference], refers[reference], count = _looked_through(targets[reference])
+        _, found, count = _looked_through(targets[waiting.pop()])
         seen += count
         if seen > MAX_REFERRED:
             raise InvalidInput(f"{field}: its $ref lead to each other too often", field=field)
-        for found in refers[reference] - targets.keys():
-            targets[found] = _target(schema, found)
-            waiting.append(found)
-    if _deepest(levels, refers) > MAX_NESTED:
+        for reference in found - targets.keys():
+            targets[reference] = _target(schema, reference)
+            waiting.append(reference)
+    return targets
+
+
+def _check_nesting(targets: dict[str, Any], field: str) -> None:
+    levels: dict[str, int] = {}
+    refers: dict[str, set[str]] = {}
+    for reference, target in targets.items():
+        levels[reference], refers[reference], _ = _looked_through(target)
+    if _deepest(levels, refers) > MAX_NESTED and not _is_shallow(levels, refers):
         raise InvalidInput(
             f"{field}: at most {MAX_NESTED} levels deep, with what $ref leads to", field=field
         )
+
+
+def _is_shallow(levels: dict[str, int], refers: dict[str, set[str]]) -> bool:
+    """Whether every way through references is found to be short within a number of steps: the
+    kinds of nodes of a syntax tree lead to each other, but through one that knows all."""
+    steps = 0
+    way: list[str] = []
+    depth = 0
+    waiting: list[Iterator[str]] = [iter(["#"])]
+    while waiting:
+        name = next(waiting[-1], None)
+        if name is None:
+            waiting.pop()
+            if way:
+                depth -= levels[way.pop()]
+            continue
+        steps += 1
+        if name in way:
+            continue
+        depth += levels[name]
+        if depth > MAX_NESTED or steps > MAX_STEPS:
+            return False
+        way.append(name)
+        waiting.append(iter(refers[name]))
+    return True
 
 
 def _looked_through(value: Any) -> tuple[int, set[str], int]:
@@ -82,7 +139,7 @@ def _target(schema: Any, reference: str) -> Any:
     """What is at a JSON pointer (RFC 6901); None if there is nothing."""
     for part in unquote(reference).split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(schema, list) and name.isdecimal() and int(name) < len(schema):
+        if isinstance(schema, list) and name.isdecimal() and int(name[:6]) < len(schema):
             schema = schema[int(name)]
         elif isinstance(schema, dict) and name in schema:
             schema = schema[name]
@@ -92,8 +149,8 @@ def _target(schema: Any, reference: str) -> Any:
 
 
 def _deepest(levels: dict[str, int], refers: dict[str, set[str]]) -> int:
-    """Most levels on any way through references. Those that lead back to where they come from
-    all count, since a way may go through all of them once."""
+    """Most levels on any way through references, or more: those that lead back to where they come
+    from all count."""
     referred: dict[str, set[str]] = {name: set() for name in levels}
     for name, others in refers.items():
         for other in others:

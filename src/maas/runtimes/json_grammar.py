@@ -98,7 +98,7 @@ def _check_count(schema: dict[str, Any]) -> None:
     if kinds(schema) and "object" not in kinds(schema):
         return
     least, required = schema.get("minProperties"), schema.get("required")
-    certain = len(required) if isinstance(required, list) else 0
+    certain = len({n for n in required if isinstance(n, str)}) if isinstance(required, list) else 0
     is_free = schema.get("additionalProperties") is not False or "patternProperties" in schema
     if isinstance(least, int) and least > max(1, certain) and is_free:
         raise InvalidInput(
@@ -138,10 +138,12 @@ def _ends(schema: dict[str, Any], interval: Interval) -> dict[str, float]:
     if "integer" in found and "number" not in found:
         if interval.low == -math.inf and interval.high > -_EXACT:
             added["minimum"] = -_EXACT
+        elif interval.low == -math.inf:
+            added["minimum"] = 10 * interval.high
     elif "number" not in found or interval.low < 0:
         return added
-    if interval.high == math.inf and interval.low < _EXACT:
-        added["maximum"] = _EXACT
+    if interval.high == math.inf:
+        added["maximum"] = _EXACT if interval.low < _EXACT else 10 * interval.low
     if "number" in found and interval.high - interval.low > _NARROWEST:
         added["multipleOf"] = schema.get("multipleOf", _FINEST)
     return added

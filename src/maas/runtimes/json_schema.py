@@ -14,7 +14,7 @@ from typing import Any
 
 NOTES = {
     "title", "description", "default", "examples", "$schema", "$id", "$comment", "$defs",
-    "definitions", "deprecated",
+    "definitions", "deprecated", "readOnly", "writeOnly", "example", "nullable",
 }  # fmt: skip
 """Keywords that say nothing about what is valid."""
 
@@ -23,8 +23,8 @@ OF_TYPES: dict[str, set[str]] = {
     "object": {"properties", "required", "additionalProperties"},
     "array": {"items", "prefixItems", "minItems", "maxItems"},
     "string": {"minLength", "maxLength", "pattern", "format"},
-    "integer": BOUNDS,
-    "number": BOUNDS,
+    "integer": BOUNDS | {"format"},
+    "number": BOUNDS | {"format"},
     "boolean": set(),
     "null": set(),
 }

@@ -28,11 +28,10 @@ from maas.runtimes.json_schema import (
 
 MAX_RULES = 2000
 """A schema that would have more stays as it is."""
+MAX_BYTES = 1 << 20
+"""Of all rules."""
 MAX_PARTS = 2000
-"""Of an object: properties times those that it may begin with."""
-MAX_OPTIONAL = 8
-"""Items of an array with schemas of their own that may be left out. Each is a rule in another's,
-and the library follows rules in rules by recursion."""
+"""Of an object or array: its properties or items, times those that it may begin or end with."""
 _NUMBERS = ("number", "integer")
 _DIGITS, _FRACTION = "[0-9]{0,15}", r"(?:\.[0-9]{1,16})?"
 _EXPONENT = "(?:[1-9][0-9]?|[12][0-9]{2})"
@@ -62,10 +61,7 @@ class _TooMany(Exception):
 def _has_end(schema: dict[str, Any]) -> bool:
     """Whether its numbers end without a rule, or cannot have one."""
     found = [kind for kind in _NUMBERS if kind in kinds(schema)]
-    known = NOTES | BOUNDS | {"type"}
-    for kind in kinds(schema):
-        known = known | OF_TYPES.get(kind, set()) if isinstance(kind, str) else known
-    if not found or not schema.keys() <= known:
+    if not found or not _says_types(schema):
         return True
     try:
         interval = Interval.of(schema)
@@ -77,6 +73,21 @@ def _has_end(schema: dict[str, Any]) -> bool:
     if interval.low >= 0:
         return True  # `json_grammar` adds a bound and a multiple
     return found == ["integer"] and "multipleOf" not in schema
+
+
+def _says_types(schema: dict[str, Any]) -> bool:
+    """Whether `schema` has types, and keywords that belong to one of these and to no other."""
+    known = NOTES | {"type"}
+    for kind in kinds(schema):
+        if not isinstance(kind, str) or kind not in OF_TYPES:
+            return False
+        known = known | OF_TYPES[kind]
+    return bool(kinds(schema)) and schema.keys() <= known
+
+
+def _of_type(schema: dict[str, Any], kind: str) -> dict[str, Any]:
+    """What `schema` says of values of one of its types."""
+    return {"type": kind} | {k: v for k, v in schema.items() if k in OF_TYPES[kind]}
 
 
 def _needs_rules(schema: dict[str, Any]) -> bool:
@@ -111,6 +122,7 @@ class _Rules:
         self._root = root
         self._leaf_of = leaf
         self._rules: list[str] = []
+        self._bytes = 0
         self._named: dict[str, str] = {}
         """Rules of definitions, by reference."""
         self._unwritten: list[tuple[str, Any]] = []
@@ -124,7 +136,8 @@ class _Rules:
         return "\n".join([f"start: {start}", *self._rules, ""])
 
     def _add(self, name: str, body: str) -> str:
-        if len(self._rules) >= MAX_RULES:
+        self._bytes += len(body)
+        if len(self._rules) >= MAX_RULES or self._bytes > MAX_BYTES:
             raise _TooMany
         self._rules.append(f"{name}: {body}")
         return name
@@ -133,7 +146,11 @@ class _Rules:
         return self._add(f"rule{len(self._rules)}", body)
 
     def _leaf(self, schema: dict[str, Any]) -> str:
-        return self._leaf_of(schema | self._reachable(schema))
+        text = self._leaf_of(schema | self._reachable(schema))
+        self._bytes += len(text)
+        if self._bytes > MAX_BYTES:
+            raise _TooMany
+        return text
 
     def _reachable(self, schema: dict[str, Any]) -> dict[str, Any]:
         """The definitions that `schema` refers to, and those that these do."""
@@ -163,11 +180,18 @@ class _Rules:
             return self._leaf(schema)
         if limits == {"anyOf"} and isinstance(schema["anyOf"], list) and schema["anyOf"]:
             return f"({' | '.join(self._node(part) for part in schema['anyOf'])})"
+        if not _says_types(schema):
+            return self._leaf(schema)
+        found = [
+            kind for kind in kinds(schema) if kind != "integer" or "number" not in kinds(schema)
+        ]
+        if len(found) > 1:
+            return f"({' | '.join(self._node(_of_type(schema, kind)) for kind in found)})"
         if not _has_end(schema):
-            return self._numbers(schema)
-        if kinds(schema) == ["array"] and limits <= OF_TYPES["array"] | {"type"}:
+            return self._numbers(_of_type(schema, found[0]))
+        if found == ["array"]:
             return self._array(schema)
-        if kinds(schema) == ["object"] and limits <= OF_TYPES["object"] | {"type"}:
+        if found == ["object"]:
             return self._object(schema)
         return self._leaf(schema)
 
@@ -182,21 +206,15 @@ class _Rules:
         return self._named[reference]
 
     def _numbers(self, schema: dict[str, Any]) -> str:
-        """Some of which are below 0, and what else the schema allows."""
-        kind = "number" if "number" in kinds(schema) else "integer"
+        """Some of which are below 0."""
+        kind = schema["type"]
         if not schema.keys() & BOUNDS:
-            parts = [_NUMBER]
-        else:
-            interval = Interval.of(schema)
-            parts = self._side(schema, kind, interval, "")
-            parts += self._side(schema, kind, interval.negated, '"-" ')
-        others = [other for other in kinds(schema) if other not in _NUMBERS]
-        if others:
-            rest = {key: value for key, value in schema.items() if key not in BOUNDS}
-            parts.append(self._node(rest | {"type": others[0] if len(others) == 1 else others}))
-        if not parts:
-            return self._leaf(schema)  # the library says that no number is left
-        return f"({' | '.join(parts)})"
+            return _NUMBER
+        interval = Interval.of(schema)
+        parts = self._side(schema, kind, interval, "")
+        parts += self._side(schema, kind, interval.negated, '"-" ')
+        # If none is left, the library says so.
+        return f"({' | '.join(parts)})" if parts else self._leaf(schema)
 
     def _side(self, schema: dict[str, Any], kind: str, interval: Interval, sign: str) -> list[str]:
         """Numbers of `interval` from 0 on, written behind `sign`; none if there are none."""
@@ -218,24 +236,24 @@ class _Rules:
             or (high is not None and high < low)
             or not isinstance(first, list)
             or isinstance(items, list)
-            or len(first[:high]) - low > MAX_OPTIONAL
+            or len(first[:high]) ** 2 > MAX_PARTS
         ):
             return self._leaf(schema)
         first = first[:high]
-        more = high is None or high > len(first)
         body = ""
-        if more and items is not False:
+        if items is not False and (high is None or high > len(first)):
             item = self._rule(self._node(items))
             least, most = max(low - len(first), 0), None if high is None else high - len(first)
             body = repeated(item, '","', least, most, is_first=not first)
         elif low > len(first):
             return self._leaf(schema)
-        for at in reversed(range(len(first))):
-            comma = '"," ' if at else ""
-            body = f"{comma}{self._rule(self._node(first[at]))} {body}"
-            if at >= low:
-                body = self._rule(f"({body})?")
-        return f'"[" {body} "]"'
+        if not first:
+            return f'"[" {body} "]"'
+        rules = [self._rule(self._node(part)) for part in first]
+        ways = [' "," '.join(rules[:count]) for count in range(max(low, 1), len(first))]
+        ways.append(' "," '.join(rules) + f" {body}")
+        body = f"({self._rule(' | '.join(ways))})"
+        return f'"[" {body} "]"' if low else f'"[" {body}? "]"'
 
     def _object(self, schema: dict[str, Any]) -> str:
         """In the order in which the schema has the names; what others it allows come last."""
@@ -243,15 +261,19 @@ class _Rules:
         if (
             not isinstance(properties, dict)
             or not isinstance(required, list)
-            or not all(isinstance(name, str) and name in properties for name in required)
+            or not all(isinstance(name, str) for name in required)
         ):
             return self._leaf(schema)
+        others = schema.get("additionalProperties", True)
+        missing = {name: others for name in required if name not in properties}
+        if missing and others is False:
+            return self._leaf(schema)
+        properties = properties | missing
         must = [at for at, name in enumerate(properties) if name in required]
         begins_with = must[0] + 1 if must else len(properties)
         if begins_with * len(properties) > MAX_PARTS:
             return self._leaf(schema)
         pairs = [self._pair(name, value) for name, value in properties.items()]
-        others = schema.get("additionalProperties", True)
         other = "" if others is False else self._other_pair(properties, others)
         tail = [f'"," {pair}' if at in must else f'("," {pair})?' for at, pair in enumerate(pairs)]
         last = f'("," {other})*' if other else ""
@@ -269,7 +291,7 @@ class _Rules:
 
     def _other_pair(self, names: Iterable[str], value: Any) -> str:
         """With any name but `names`, without characters that JSON escapes."""
-        known = "|".join("".join(f"\\x{{{ord(c):X}}}" for c in name) for name in names)
-        other = rf' & ~/"(?:{known})"/' if known else ""
+        known = ["".join(f"\\x{{{ord(c):X}}}" for c in name) for name in names]
+        other = rf' & ~/"(?:{"|".join(known)})"/' if known else ""
         name = self._add(f"NAME{len(self._rules)}", r'/"[^"\\\x00-\x1F\x7F]*"/' + other)
         return self._rule(f'{name} ":" {self._node(value)}')

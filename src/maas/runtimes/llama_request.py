@@ -7,7 +7,7 @@ from typing import Any
 
 from maas.domain.generation import Generation
 from maas.runtimes.json_grammar import json_grammar
-from maas.runtimes.llama_schema import TokensSeen, held_schema
+from maas.runtimes.llama_schema import TokensSeen, check_counts, held_schema
 from maas.runtimes.plain_tools import call_grammar, chosen_tools, told_messages
 from maas.runtimes.schema_grammar import schema_grammar
 
@@ -78,4 +78,5 @@ def _chat(
 
 
 def _grammar(response_format: dict[str, Any]) -> str:
+    check_counts(response_format.get("schema"), "response_format")
     return json_grammar(response_format, lambda part: held_schema(part, "response_format"))

@@ -27,14 +27,18 @@ _ESCAPED = re.compile(
 )
 """In a pattern: what stands for a character that JSON writes with a backslash."""
 
-_CLEANED = re.compile("Ġ(?:[?!.,]|'(?:Ġ|s|m|re|ve))".encode())
-"""In the text of a token of bytes, whose blanks are written so: what llama.cpp takes a blank out of
-where it takes one token for a whole text."""
-_PART = re.compile(rb"^<0x[89A-F][0-9A-F]>$")
-"""A token that is a part of a character: llama.cpp's own grammars do not look whether the others
-follow, and count what is none as one."""
+_CLEANED = re.compile("(?:Ġ|▁| )(?:[?!.,]|'(?:Ġ|▁| |s|m|re|ve))")
+"""In the text of a token, with the ways in which files write blanks: what llama.cpp takes a blank
+out of where it takes one token for a whole text."""
+_PART = re.compile("^<0x[89A-F][0-9A-F]>$")
+_BYTE_PART = re.compile("[\u00a1-\u00ff\u0122-\u0143]")
+"""Tokens that are parts of a character, or may be where tokens are bytes: llama.cpp's own grammars
+do not look whether the others follow, and count what is none as one."""
 _UNCLEANED = {"smollm", "qwen2", "deepseek-llm", "deepseek-coder", "deepseek-v3", "tekken"}
 """Ways to cut texts for which it does not."""
+
+MAX_ITEMS = 40_000
+"""Of all arrays of a schema."""
 
 _MARK = r"[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
 _SEGMENT = f"(?:[:@]|{_MARK})"
@@ -63,15 +67,37 @@ class TokensSeen:
     @classmethod
     def of(cls, path: Path, summary: GgufSummary) -> TokensSeen:
         """Of a GGUF file whose header was found in order."""
-        lacks_blanks = summary.adds_space is not False and summary.tokenizer == "llama"
+        is_pieces = summary.tokenizer == "llama"
+        lacks_blanks = is_pieces if summary.adds_space is None else summary.adds_space
         if lacks_blanks:
-            misread = _PART
-        elif summary.tokenizer == "gpt2" and summary.pre_tokenizer not in _UNCLEANED:
-            misread = _CLEANED
-        else:
+            misread = _PART if is_pieces else _BYTE_PART
+        elif is_pieces or summary.pre_tokenizer in _UNCLEANED:
             return cls()
+        else:
+            misread = _CLEANED
         tokens = enumerate(gguf_tokens(path, summary))
-        return cls(lacks_blanks, tuple(at for at, text in tokens if misread.search(text)))
+        found = [at for at, text in tokens if misread.search(text.decode(errors="replace"))]
+        return cls(lacks_blanks, tuple(found))
+
+
+def check_counts(schema: Any, field: str) -> None:
+    """The engine's LLGuidance writes repetitions out, and has no room for very many. Raises
+    InvalidInput."""
+    count = 0
+
+    def add(part: dict[str, Any]) -> dict[str, Any]:
+        nonlocal count
+        found = [part.get(keyword) for keyword in ("minItems", "maxItems")]
+        count += max((n for n in found if isinstance(n, int)), default=0)
+        return part
+
+    each_schema(schema, add)
+    if count > MAX_ITEMS:
+        raise InvalidInput(
+            f"{field}: the engine llama_cpp holds arrays of at most {MAX_ITEMS} items together;"
+            f" these may have {count}",
+            field=field,
+        )
 
 
 def held_schema(schema: Any, field: str) -> Any:

@@ -124,7 +124,9 @@ class _Grammar:
     def _typed(self, kind: str, schema: dict[str, Any], depth: int) -> str:
         if kind == "string":
             low, high = _counts(schema, "minLength", "maxLength")
-            return f'"\\"" char{{{low},{"" if high is None else high}}} "\\""'
+            if high is None and not low:
+                return "string"
+            return self._rule(f'"\\"" char{{{low},{"" if high is None else high}}} "\\""')
         if kind == "integer" and {"minimum", "maximum"} & schema.keys():
             return _range(schema)
         if kind == "array":
@@ -135,7 +137,8 @@ class _Grammar:
 
     def _array(self, schema: dict[str, Any], depth: int) -> str:
         low, high = _counts(schema, "minItems", "maxItems")
-        item = self._inside(schema.get("items", True), depth)
+        # A rule, for it is named twice, and llama.cpp writes repetitions out.
+        item = self._rule(self._inside(schema.get("items", True), depth))
         if high == 0:
             return '"[]"'
         items = repeated(item, '"," blank', low, high)

@@ -132,7 +132,7 @@ class Vocabulary:
         made = self._value(value)
         return text if made == value else json.dumps(made, ensure_ascii=False)
 
-    def _told(self, value: Any, name: str, field: str = "tools") -> Any:
+    def _told(self, value: Any, name: str, field: str = "tools", is_literal: bool = False) -> Any:
         """A part of a tool, or of another `field` with a schema. Descriptions are for reading; all
         else is also what an answer must match, and a BREAK in it would come back in the answer."""
         if isinstance(value, dict):
@@ -140,12 +140,12 @@ class Vocabulary:
                 self._told(key, name, field)
             return {
                 key: self.content(item)
-                if key in ("description", "title") and isinstance(item, str)
-                else self._told(item, key, field)
+                if not is_literal and key in ("description", "title") and isinstance(item, str)
+                else self._told(item, key, field, is_literal or key in ("const", "enum"))
                 for key, item in value.items()
             }
         if isinstance(value, list):
-            return [self._told(item, name, field) for item in value]
+            return [self._told(item, name, field, is_literal) for item in value]
         if isinstance(value, str) and self.content(value) != value:
             raise InvalidInput(
                 f"{field}: {shown(name)} holds {shown(value)}, which this model would read as a "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,28 +128,42 @@ MARKS = ("Ġ,", "Ġ.", "Ġ?", "Ġ!", "Ġ's", "Ġ'", "Ġa")
 @pytest.mark.parametrize(
     "words",
     [sentence_words(True), sentence_words(None), sentence_words(False), byte_words(*MARKS),
-     byte_words(*MARKS, pre="llama-bpe")],
-    ids=["spaced", "unsaid", "unspaced", "bytes", "cleaned"],
+     byte_words(*MARKS, pre="llama-bpe"), replace(byte_words(*MARKS), adds_space=True)],
+    ids=["spaced", "unsaid", "unspaced", "bytes", "cleaned", "bytes spaced"],
 )  # fmt: skip
 def test_schemas_hold_whatever_the_tokens_are(words: Words, tmp_path: Path) -> None:
     """llama.cpp takes blanks out of tokens before LLGuidance sees them: from all of Llama 2's, and
     of a few of Llama 3's."""
     path = tiny_gguf(tmp_path / "tiny.gguf", words=words)
+    # The engine keeps one vocabulary for grammars in a process, by an address that comes again.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        texts, refusal = process.submit(answers_of_tiny, path).result(timeout=120)
+    for text, reason in texts:
+        assert reason == "stop", text
+        jsonschema.validate(json.loads(text), PERSON)
+    has_blanks = words.adds_space is False or (words.adds_space is None and words.model == "gpt2")
+    assert ("cannot hold 'pattern' here for this model" in refusal) != has_blanks
+
+
+def answers_of_tiny(path: Path) -> tuple[list[tuple[str, str]], str]:
+    """Texts and how they ended, and why a pattern is refused."""
     model = LlamaCpp()
     model.load(request(path, context_length=CONTEXT, cache_tokens=4 * CONTEXT))
+
+    def asked(schema: dict[str, Any], seed: int) -> tuple[str, str]:
+        generation = Generation(
+            prompt="ab", temperature=1.5, seed=seed, max_tokens=200, logit_bias={257: 4.0},
+            response_format={"type": "json_schema", "schema": schema},
+        )  # fmt: skip
+        try:
+            text, ending = written(model, generation)
+        except InvalidInput as wrong:
+            return "", wrong.message
+        return text, ending.reason
+
     try:
-        for seed in range(30):
-            asked = Generation(
-                prompt="ab", temperature=1.5, seed=seed, max_tokens=200, logit_bias={257: 4.0},
-                response_format={"type": "json_schema", "schema": PERSON},
-            )  # fmt: skip
-            text, ending = written(model, asked)
-            assert ending.reason == "stop", text
-            jsonschema.validate(json.loads(text), PERSON)
-        if words.model == "llama" and words.adds_space is not False:
-            wanted = {"type": "json_schema", "schema": {"type": "string", "pattern": "^a$"}}
-            with pytest.raises(InvalidInput, match="cannot hold 'pattern' here for this model"):
-                written(model, replace(asked, response_format=wanted))
+        texts = [asked(PERSON, seed) for seed in range(30)]
+        return texts, asked({"type": "string", "pattern": "^a$"}, 0)[1]
     finally:
         model.close()
 
@@ -155,6 +171,7 @@ def test_schemas_hold_whatever_the_tokens_are(words: Words, tmp_path: Path) -> N
 def test_a_literal_that_is_a_control_token_is_refused(model: LlamaCpp) -> None:
     schemas: list[dict[str, Any]]
     schemas = [{"const": "a<|im_end|>"}, {"properties": {"<|im_end|>": {}}}]
+    schemas += [{"const": {"description": "<|im_end|>"}}, {"enum": ["<|im_end|>"]}]
     for schema in schemas:
         wanted = {"type": "json_schema", "schema": schema}
         with pytest.raises(InvalidInput, match=r"response_format: .* read as a control token"):

@@ -58,7 +58,42 @@ def test_circles_behind_circles_count_together() -> None:
 
     check_schema(schema(20), "schema")
     with pytest.raises(InvalidInput, match="levels deep"):
-        check_schema(schema(40), "schema")
+        check_schema(schema(60), "schema")
+
+
+def test_syntax_trees_are_allowed() -> None:
+    """Their nodes lead to each other, but each way is short: through the one that knows all."""
+    inner = {"type": "array", "items": {"$ref": "#/$defs/any"}}
+    kinds = {f"k{at}": {"properties": {"kind": {"const": at}, "inner": inner}} for at in range(80)}
+    found = kinds | {"any": {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in kinds]}}
+    check_schema({"$ref": "#/$defs/any", "$defs": found}, "schema")
+
+
+def test_no_part_has_a_name_of_its_own() -> None:
+    """References in it would start there, and lead where nobody looked."""
+    long = {"$id": "http://x/", **chain(900, AROUND[1], {})}
+    for part in (long, {"id": "x", "$schema": "http://json-schema.org/draft-04/schema#"}):
+        for schema in ({"$ref": "#/$defs/x", "$defs": {"x": part}}, {"x": [part]}, {"items": part}):
+            with pytest.raises(InvalidInput, match=r"only the whole schema may have \$id"):
+                check_schema(schema, "schema")
+    check_schema(
+        {"$id": "http://x/", "properties": {"$id": {}, "id": {"type": "string"}}}, "schema"
+    )
+
+
+@pytest.mark.parametrize("place", ["#/x/a", "#/properties/b/default", "#/x/b/0"])
+@pytest.mark.parametrize(
+    "wrong", [{"minItems": 20_000_000}, {"items": {"pattern": "(a+)+"}}, {"type": "bogus"}]
+)
+def test_limits_hold_wherever_a_reference_leads(place: str, wrong: Inner) -> None:
+    schema = {"x": {"a": wrong, "b": [wrong]}, "properties": {"b": {"default": wrong}}}
+    check_schema(schema, "schema")  # nobody asks for it
+    with pytest.raises(InvalidInput, match="schema: "):
+        check_schema(schema | {"items": {"$ref": place}}, "schema")
+
+
+def test_a_long_number_in_a_pointer_is_none() -> None:
+    check_schema({"$ref": "#/prefixItems/" + "1" * 5000, "prefixItems": [{}]}, "schema")
 
 
 def test_many_definitions_that_do_not_lead_on_are_allowed() -> None:

@@ -53,6 +53,9 @@ def test_integers_within_objects_and_arrays_end_too() -> None:
     [
         ({"type": "integer", "minimum": 3}, "9007199254740991"),
         ({"type": "integer", "exclusiveMaximum": 0}, "-9007199254740991"),
+        ({"type": "integer", "minimum": 10**17}, str(10**17 + 1)),
+        ({"type": "integer", "maximum": -(10**17)}, str(-(10**18))),
+        ({"type": "number", "minimum": 1e16}, "10000000000000001.5"),
         ({"type": "number", "minimum": 0, "maximum": 1}, "0.333333333"),
         ({"type": "number", "exclusiveMinimum": 2.5, "maximum": 1e6}, "2.75"),
         ({"type": "number", "exclusiveMinimum": -2.5, "maximum": 1e6}, "-2.25"),
@@ -102,7 +105,10 @@ def test_a_bound_that_is_out_is_out(low: int, width: float) -> None:
 FREE = {"type": "object", "properties": {"a": {}}, "minProperties": 2}
 
 
-@pytest.mark.parametrize("schema", [FREE, {"anyOf": [FREE]}, {"properties": {"a": FREE}}])
+@pytest.mark.parametrize(
+    "schema",
+    [FREE, {"anyOf": [FREE]}, {"properties": {"a": FREE}}, FREE | {"required": ["a", "a"]}],
+)
 def test_names_that_may_be_written_twice_cannot_be_counted(schema: dict[str, Any]) -> None:
     """`{"b": 1, "b": 2}` has one property."""
     with pytest.raises(InvalidInput, match="cannot be enforced: minProperties of more"):

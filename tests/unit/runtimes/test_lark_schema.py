@@ -113,6 +113,17 @@ def test_definitions_and_alternatives() -> None:
     assert "definition0:" in ruled(tree)
 
 
+def test_several_types_each_with_their_own() -> None:
+    schema = {
+        "type": ["object", "array", "null", "integer", "number"], "properties": {"a": SHIFT},
+        "items": SHIFT, "maxItems": 2, "minimum": -1, "additionalProperties": False,
+        "description": "x", "readOnly": True,
+    }  # fmt: skip
+    same(schema, [{"a": -2}, [-2, 1], None, -0.5, 7, -2, "x", {"a": 3}, [1, 1, 1], {"b": 1}])
+    assert not allows(schema, "7." + "1" * 30)
+    assert not allows({"type": "number", "format": "double", "nullable": True}, "1" * 40)
+
+
 @pytest.mark.parametrize("name", ["né", "a b", 'q"x', "back\\slash", "line\n", "", "%json"])
 def test_names_are_written_as_json_writes_them(name: str) -> None:
     same(closed({name: SHIFT}, name), [{name: -1}, {name: 9}, {name + "x": 1}])
@@ -154,6 +165,11 @@ def test_other_names_come_last_and_are_others() -> None:
         some = [{}, {"a": -1}, {"b": -1}, {"a": 1, "b": 2}, {"a": 1, "b": 2, "c": "x", "d": {}}]
         same(schema, [*some, {"b": -2, "ab": None}, {"x/y é": 1}, {"a": 9, "b": 1}, 1])
         assert not allows(schema, '{"c":1,"a":-9,"b":1}')
+    same({"type": "object", "properties": {"": SHIFT}}, [{"": 1}, {"a": "x"}, {"": "x"}])
+    late = {"type": "object", "properties": {"a": SHIFT}, "required": ["b"]}
+    same(late, [{"a": -1, "b": "x"}, {"b": 1}, {"a": 1}, {"a": 9, "b": 1}])
+    late["additionalProperties"] = SHIFT
+    same(late, [{"a": -1, "b": -2}, {"b": 1, "c": -1}, {"a": 1}, {"b": 9}, {"b": "x"}])
     shares = {"type": "object", "additionalProperties": SHIFT}
     same(shares, [{}, {"x": -1.5}, {"x": -1.5, "y": 2}, {"x": 3}, {"x": "y"}])
 
@@ -191,6 +207,14 @@ def names(count: int, value: dict[str, Any]) -> dict[str, Any]:
         closed(names(30, SHIFT)),
         {"$defs": {f"d{at}": {"$ref": f"#/$defs/d{at + 1}"} for at in range(120)}
                   | {"d120": closed({"a": SHIFT}, "a")}, "$ref": "#/$defs/d0"},
+        {"$defs": {f"d{at}": {"type": "array", "prefixItems": [SHIFT] * 7 + [
+            {"$ref": f"#/$defs/d{at + 1}"}]} for at in range(66)} | {"d66": SHIFT},
+         "$ref": "#/$defs/d0"},
+        {"$defs": {f"d{at}": {"type": "object", "properties": {"a": SHIFT, "b": SHIFT, "c": {
+            "$ref": f"#/$defs/d{at + 1}"}}} for at in range(66)} | {"d66": SHIFT},
+         "$ref": "#/$defs/d0"},
+        {"$defs": {f"d{at}": {"anyOf": [{"$ref": f"#/$defs/d{at + 1}"}, {"type": "null"}]}
+                   for at in range(98)} | {"d98": SHIFT}, "$ref": "#/$defs/d0"},
         {"$defs": {f"d{at}": {"allOf": [{"$ref": "#/$defs/d0"}, SHIFT]} for at in range(90)},
          "type": "array", "items": {"anyOf": [{"$ref": f"#/$defs/d{at}"} for at in range(90)]}},
     ],

@@ -37,3 +37,14 @@ def test_a_pattern_with_what_json_escapes_is_refused(pattern: str) -> None:
 def test_other_patterns_are_asked_for(pattern: str) -> None:
     assert "grammar" in request_body(asked(pattern))
     assert "tools" in request_body(asked(pattern, tool_choice="required"))
+
+
+def test_more_items_than_the_engine_has_room_for_are_refused() -> None:
+    def asked_for(count: int) -> Generation:
+        array = {"type": "array", "items": {"type": "null"}, "minItems": 1000, "maxItems": 2000}
+        schema = {"type": "object", "properties": {f"p{at}": array for at in range(count)}}
+        return Generation(prompt="a", response_format={"type": "json_schema", "schema": schema})
+
+    request_body(asked_for(20))
+    with pytest.raises(InvalidInput, match="at most 40000 items together; these may have 42000"):
+        request_body(asked_for(21))
