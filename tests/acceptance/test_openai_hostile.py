@@ -63,7 +63,8 @@ SCHEMAS: list[Any] = [
     {"patternProperties": {"(a+)+": {"type": "string"}}},
     linked(1600, lambda inner: {"items": inner}), linked(1200, lambda inner: {"anyOf": [inner]}),
     linked(990, lambda inner: {"patternProperties": {"^a": inner}}),
-    linked(2400, lambda inner: inner),
+    linked(2400, lambda inner: inner), {"type": "integer", "minimum": 0, "multipleOf": 99_999_989},
+    {"allOf": [{"type": "integer", "minimum": 0, "multipleOf": n} for n in (9973, 9967)]},
 ]  # fmt: skip
 MESSAGE_LISTS: list[Any] = [
     [], {}, "Hi", 5, [5], ["Hi"], [{}], [{"role": "user"}], [{"content": "Hi"}],

@@ -5,8 +5,10 @@ Checked here is what no engine could take; whether it can enforce a keyword is t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,8 +16,15 @@ from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
 from maas.gateway.json_body import check_size, kind_of
 
+MAX_COUNT = 4_096
+"""Of characters, items or properties."""
 MAX_REPEATS = 2_000
-"""Of a character or item: engines write repetitions out."""
+"""Within a pattern: engines write repetitions out."""
+MAX_MULTIPLE, MAX_DECIMALS = 10_000, 9
+"""Of multipleOf without its point: engines count up to it. For parts that hold together also what
+all are multiples of."""
+MAX_TEXT, MAX_TEXTS = 32_000, 100_000
+"""Characters of one text, and of all with the names."""
 MAX_PATTERN = 256
 MAX_NESTED = 200
 """Levels of objects, with those behind references: the libraries of engines go down by recursion,
@@ -39,34 +48,73 @@ def check_schema(schema: Any, field: str) -> None:
         raise InvalidInput(f"{field}: expected a JSON Schema object, got {kind_of(schema)}",
                            field=field)  # fmt: skip
     check_size(schema, field)
-    _check_names(schema, field)
+    _check_texts(schema, field)
     targets = _targets(schema, field)
     waiting = [schema, *(target for target in targets.values() if isinstance(target, dict))]
     seen: set[int] = set()
+    multiples: list[Fraction] = []
+    is_joined = False
     while waiting:
         one = waiting.pop()
         if id(one) not in seen:
             seen.add(id(one))
             _check_one(one, field)
             waiting += _inside(one)
+            is_joined = is_joined or "allOf" in one or ("$ref" in one and len(one) > 1)
+            if "multipleOf" in one:
+                multiples.append(_multiple(one["multipleOf"], field))
+    if is_joined and multiples:
+        _multiple(_common(multiples), field)
     _check_nesting(targets, field)
 
 
-def _check_names(schema: dict[str, Any], field: str) -> None:
-    """References are looked up from the root. What has a name of its own in it would have its own
-    roots, and references there lead elsewhere than is seen here."""
-    level: list[Any] = list(schema.values())
+def _multiple(step: Any, field: str) -> Fraction:
+    """Raises InvalidInput unless it is one that engines can count."""
+    expected = f"a number above 0 with at most {MAX_DECIMALS} decimals, and at most {MAX_MULTIPLE}"
+    expected += " without its point"
+    if isinstance(step, bool) or not isinstance(step, int | float | Fraction) or step <= 0:
+        raise _wrong(field, "multipleOf", expected, step)
+    exact = step if isinstance(step, Fraction) else Fraction(str(step))
+    places = next((n for n in range(MAX_DECIMALS + 1) if (exact * 10**n).denominator == 1), None)
+    if places is None or exact * 10**places > MAX_MULTIPLE:
+        raise _wrong(field, "multipleOf", expected, str(step))
+    return exact
+
+
+def _common(steps: list[Fraction]) -> Fraction:
+    """The least number that is a multiple of all."""
+    denominator = math.lcm(*(step.denominator for step in steps))
+    return Fraction(math.lcm(*(int(step * denominator) for step in steps)), denominator)
+
+
+def _check_texts(schema: dict[str, Any], field: str) -> None:
+    """Their size, and that no part has a name of its own: references are looked up from the root,
+    and those in such a part would lead elsewhere."""
+    size = 0
+    level: list[Any] = [schema]
     while level:
         for item in level:
-            if isinstance(item, dict) and any(isinstance(item.get(n), str) for n in ("$id", "id")):
+            if isinstance(item, dict) and item is not schema and _has_id(item):
                 raise InvalidInput(f"{field}: only the whole schema may have $id or id, no part",
                                    field=field)  # fmt: skip
+            texts = item if isinstance(item, dict) else (item,)
+            lengths = [len(text) for text in texts if isinstance(text, str)]
+            size += sum(lengths)
+            if size > MAX_TEXTS or any(length > MAX_TEXT for length in lengths):
+                raise InvalidInput(
+                    f"{field}: at most {MAX_TEXT} characters in a text and {MAX_TEXTS} in all",
+                    field=field,
+                )
         level = [
             inner
             for item in level
             if isinstance(item, dict | list)
             for inner in (item.values() if isinstance(item, dict) else item)
         ]
+
+
+def _has_id(part: dict[str, Any]) -> bool:
+    return any(isinstance(part.get(name), str) for name in ("$id", "id"))
 
 
 def _targets(schema: dict[str, Any], field: str) -> dict[str, Any]:
@@ -191,8 +239,8 @@ def _inside(schema: dict[str, Any]) -> list[dict[str, Any]]:
 def _check_one(schema: dict[str, Any], field: str) -> None:
     for name in _COUNTS:
         count = schema.get(name, 0)
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_REPEATS:
-            raise _wrong(field, name, f"a whole number from 0 to {MAX_REPEATS}", count)
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_COUNT:
+            raise _wrong(field, name, f"a whole number from 0 to {MAX_COUNT}", count)
     for name in _LISTS:
         if not isinstance(schema.get(name, []), list):
             raise _wrong(field, name, "a list", schema[name])

@@ -35,6 +35,8 @@ _ONE = ("items", "additionalProperties")
 _SEVERAL = ("anyOf", "prefixItems")
 """Keywords that hold schemas, and where a narrower one allows nothing more."""
 
+_HINTS = ("password", "binary")
+"""Formats that say how a text is shown or sent, and that the library does not know."""
 _NOTHING = "no text satisfies it, for example because a $ref is itself and nothing more"
 
 
@@ -85,6 +87,8 @@ def _wrong(grammar: str) -> str:
 def _checked(schema: dict[str, Any]) -> dict[str, Any]:
     """One schema, not what it holds, in words that mean to the library what they say."""
     _check_count(schema)
+    if schema.get("format") in _HINTS:
+        schema = {key: value for key, value in schema.items() if key != "format"}
     if "enum" in schema or "const" in schema:
         return schema
     try:

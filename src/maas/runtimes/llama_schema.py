@@ -39,6 +39,8 @@ _UNCLEANED = {"smollm", "qwen2", "deepseek-llm", "deepseek-coder", "deepseek-v3"
 
 MAX_ITEMS = 40_000
 """Of all arrays of a schema."""
+MAX_OPTIONAL = 300
+"""Properties of one object that may be left out: of 600 the engine's LLGuidance loses its way."""
 
 _MARK = r"[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
 _SEGMENT = f"(?:[:@]|{_MARK})"
@@ -81,14 +83,23 @@ class TokensSeen:
 
 
 def check_counts(schema: Any, field: str) -> None:
-    """The engine's LLGuidance writes repetitions out, and has no room for very many. Raises
-    InvalidInput."""
+    """The engine's LLGuidance writes repetitions out, and has no room for very many; nor for many
+    names that may come next. Raises InvalidInput."""
     count = 0
 
     def add(part: dict[str, Any]) -> dict[str, Any]:
         nonlocal count
         found = [part.get(keyword) for keyword in ("minItems", "maxItems")]
         count += max((n for n in found if isinstance(n, int)), default=0)
+        names, required = part.get("properties"), part.get("required")
+        must = [n for n in required if isinstance(n, str)] if isinstance(required, list) else []
+        optional = names.keys() - must if isinstance(names, dict) else ()
+        if len(optional) > MAX_OPTIONAL:
+            raise InvalidInput(
+                f"{field}: the engine llama_cpp holds objects with at most {MAX_OPTIONAL}"
+                f" properties that may be left out; one has {len(optional)}",
+                field=field,
+            )
         return part
 
     each_schema(schema, add)

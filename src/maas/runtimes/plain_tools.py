@@ -15,6 +15,7 @@ from typing import Any
 
 from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation, ToolCallPiece
+from maas.runtimes.json_schema import each_schema
 
 _TOLD = (
     "You may call one of these functions, given as JSON:\n{functions}\n"
@@ -42,9 +43,12 @@ def chosen_tools(generation: Generation) -> tuple[list[dict[str, Any]], str]:
 def call_schema(tools: list[dict[str, Any]]) -> dict[str, Any]:
     """A JSON schema for a call of one of `tools`."""
     calls = []
-    for tool in tools:
+    definitions: dict[str, dict[str, Any]] = {}
+    for at, tool in enumerate(tools):
         function = _function(tool)
         arguments = function.get("parameters") or {"type": "object"}
+        if "$ref" in json.dumps(arguments):
+            arguments = _moved(arguments, f"tool{at}", definitions)
         calls.append(
             {
                 "type": "object",
@@ -53,7 +57,36 @@ def call_schema(tools: list[dict[str, Any]]) -> dict[str, Any]:
                 "additionalProperties": False,
             }
         )
-    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+    return (calls[0] if len(calls) == 1 else {"anyOf": calls}) | definitions
+
+
+def _moved(
+    parameters: dict[str, Any], name: str, definitions: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """A reference to `parameters` as the definition `name`, beside which theirs come into
+    `definitions`, so that `#` and what is below it mean what they did."""
+    places = ("$defs", "definitions")
+
+    def moved(part: dict[str, Any]) -> dict[str, Any]:
+        reference = part.get("$ref")
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            return part
+        for place in places:
+            if reference.startswith(f"#/{place}/"):
+                rest = reference.removeprefix(f"#/{place}/")
+                return part | {"$ref": f"#/{place}/{name}.{rest}"}
+        return part | {"$ref": f"#/$defs/{name}{reference.removeprefix('#')}"}
+
+    whole = each_schema(parameters, moved)
+    for place in places:
+        own = whole.pop(place, {})
+        if isinstance(own, dict):
+            into = definitions.setdefault(place, {})
+            into |= {f"{name}.{key}": value for key, value in own.items()}
+    # In a part of a schema these would be the beginning of another one.
+    kept = {key: value for key, value in whole.items() if key not in ("$id", "id", "$schema")}
+    definitions.setdefault("$defs", {})[name] = kept
+    return {"$ref": f"#/$defs/{name}"}
 
 
 def call_grammar(tools: list[dict[str, Any]], grammar_of: Callable[[dict[str, Any]], str]) -> str:

@@ -125,3 +125,38 @@ def test_references_to_what_holds_each_other_are_not_looked_through_for_long() -
     schema = {"anyOf": [{"$ref": name} for name in names], "$defs": {"a": [0] * 4000}}
     with pytest.raises(InvalidInput, match="lead to each other too often"):
         check_schema(schema, "schema")
+
+
+@pytest.mark.parametrize("step", [9999, 0.01, 1e-9, 99.99, 2.5, 10_000])
+def test_usual_multiples_are_taken(step: float) -> None:
+    check_schema({"type": "number", "multipleOf": step}, "schema")
+
+
+@pytest.mark.parametrize("step", [10_001, 99_999_989, 100.01, 1e-10, 1 / 3, 0, -1, "1", True, 1e15])
+def test_multiples_that_engines_would_count_for_long_are_refused(step: Any) -> None:
+    for schema in ({"multipleOf": step}, {"properties": {"a": {"multipleOf": step}}}):
+        with pytest.raises(InvalidInput, match="schema: multipleOf: expected a number above 0"):
+            check_schema(schema, "schema")
+
+
+def test_what_must_be_a_multiple_of_several_counts_as_one() -> None:
+    several = [{"multipleOf": 101}, {"multipleOf": 103}]
+    check_schema({"anyOf": several}, "schema")
+    check_schema({"allOf": [{"multipleOf": 0.3}, {"multipleOf": 7}]}, "schema")
+    named = {"$defs": {"a": several[0]}, "items": {"$ref": "#/$defs/a", "multipleOf": 103}}
+    for schema in ({"allOf": several}, named, {"multipleOf": 101, "allOf": several[1:]}):
+        with pytest.raises(InvalidInput, match=r"multipleOf: expected .*, got .*10403"):
+            check_schema(schema, "schema")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"const": "z" * 33_000},
+        {"properties": {"z" * 33_000: {}}},
+        {"enum": ["z" * 1000 + str(n) for n in range(101)]},
+    ],
+)
+def test_long_texts_are_refused(schema: Inner) -> None:
+    with pytest.raises(InvalidInput, match="at most 32000 characters in a text and 100000 in all"):
+        check_schema(schema, "schema")

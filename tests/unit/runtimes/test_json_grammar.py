@@ -138,6 +138,12 @@ def test_an_answer_that_leaves_its_grammar_never_comes_back() -> None:
     assert not followed.take("ue") and not followed.is_complete
 
 
+@pytest.mark.parametrize("format_", ["password", "binary"])
+def test_formats_that_only_hint_are_left_out(format_: str) -> None:
+    inside = {"properties": {"a": {"type": "string", "format": format_, "maxLength": 3}}}
+    assert allows(inside, '{"a":"x y"}') and not allows(inside, '{"a":"wxyz"}')
+
+
 def test_what_the_schema_says_itself_stays() -> None:
     assert allows({"type": "number", "minimum": 0, "maximum": 9, "multipleOf": 0.5}, "1.5")
     assert not allows({"type": "number", "minimum": 0, "maximum": 9, "multipleOf": 0.5}, "1.7")

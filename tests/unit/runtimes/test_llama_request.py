@@ -48,3 +48,15 @@ def test_more_items_than_the_engine_has_room_for_are_refused() -> None:
     request_body(asked_for(20))
     with pytest.raises(InvalidInput, match="at most 40000 items together; these may have 42000"):
         request_body(asked_for(21))
+
+
+def test_more_properties_than_the_engine_can_choose_from_are_refused() -> None:
+    def asked_for(count: int, *required: str) -> Generation:
+        names = {f"p{at}": {"type": "null"} for at in range(count)}
+        schema = {"items": {"type": "object", "properties": names, "required": [*required]}}
+        return Generation(prompt="a", response_format={"type": "json_schema", "schema": schema})
+
+    request_body(asked_for(300))
+    request_body(asked_for(301, "p7"))
+    with pytest.raises(InvalidInput, match="300 properties that may be left out; one has 301"):
+        request_body(asked_for(301, "q"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import jsonschema
 import pytest
 
 from maas.domain.errors import InvalidInput
@@ -75,6 +76,63 @@ def test_the_schema_of_a_call_names_the_function_and_holds_its_arguments() -> No
         {"const": "add"},
         {"const": "other"},
     ]
+
+
+COLOR = {"type": "string", "enum": ["r", "g"]}
+TREE = {"type": "object", "properties": {"v": {"type": "boolean"}, "kids": {"type": "array",
+        "maxItems": 1, "items": {"$ref": "#"}}}, "required": ["v", "kids"],
+        "additionalProperties": False}  # fmt: skip
+NESTED = {
+    "$schema": "x",
+    "$id": "http://x/",
+    "type": "object",
+    "properties": {
+        "c": {"$ref": "#/$defs/C"},
+        "d": {"$ref": "#/definitions/C"},
+        "e": {"$ref": "#/properties/f"},
+        "f": {"type": "null"},
+        "g": {"const": {"$ref": "#"}},
+    },
+    "required": ["c"],
+    "additionalProperties": False,
+    "$defs": {"C": COLOR, "D": {"$ref": "#/$defs/C"}},
+    "definitions": {"C": {"anyOf": [{"$ref": "#/$defs/D"}, {"type": "null"}]}},
+}
+
+
+def test_references_of_parameters_lead_where_they_did() -> None:
+    """Also if several tools call their definitions alike."""
+    other = {"type": "object", "properties": {"c": {"$ref": "#/$defs/C"}}, "required": ["c"],
+             "$defs": {"C": {"type": "boolean"}}}  # fmt: skip
+    parameters = {"tree": TREE, "nested": NESTED, "other": other}
+    tools = [{"type": "function", "function": {"name": name, "parameters": given}}
+             for name, given in parameters.items()]  # fmt: skip
+    cases: list[tuple[str, Any, bool]] = [
+        ("tree", {"v": True, "kids": [{"v": False, "kids": []}]}, True),
+        ("tree", {"v": True, "kids": [{"name": "tree", "arguments": {}}]}, False),
+        ("nested", {"c": "r", "d": None, "e": None, "f": None, "g": {"$ref": "#"}}, True),
+        ("nested", {"c": True}, False),
+        ("nested", {"c": "g", "d": 1}, False),
+        ("other", {"c": True}, True),
+        ("other", {"c": "r"}, False),
+    ]
+    for schema in (call_schema(tools), *(call_schema([tool]) for tool in tools)):
+        names = str(schema)
+        for name, arguments, is_right in cases:
+            if f"'const': '{name}'" in names:
+                call = {"name": name, "arguments": arguments}
+                assert jsonschema.Draft202012Validator(schema).is_valid(call) == is_right, call
+    assert NESTED["$id"] and "tool0" not in str(TREE)
+
+
+@pytest.mark.parametrize("module", ["json_grammar", "schema_grammar"])
+def test_calls_of_tools_with_references_have_a_grammar(module: str) -> None:
+    grammar_of = getattr(pytest.importorskip(f"maas.runtimes.{module}"), module)
+    plain = {"type": "object", "properties": {"c": {"$ref": "#/$defs/C"}}, "required": ["c"],
+             "additionalProperties": False, "$defs": {"C": COLOR}}  # fmt: skip
+    for parameters in (plain, TREE):
+        tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+        assert call_grammar([tool], grammar_of)
 
 
 @pytest.mark.parametrize("module", ["json_grammar", "schema_grammar"])
