@@ -23,6 +23,8 @@ MAX_REPEATS = 2_000
 MAX_MULTIPLE, MAX_DECIMALS = 10_000, 9
 """Of multipleOf without its point: engines count up to it. For parts that hold together also what
 all are multiples of."""
+MAX_MULTIPLES = 200_000
+"""All different ones together."""
 MAX_TEXT, MAX_TEXTS = 32_000, 100_000
 """Characters of one text, and of all with the names."""
 MAX_PATTERN = 256
@@ -37,6 +39,11 @@ _LISTS = ("enum", "anyOf", "oneOf", "allOf", "prefixItems", "required")
 _MAPS = ("properties", "$defs", "definitions", "patternProperties")
 MAX_REFERRED = 20_000
 """Values at all places together that references lead to, which may lie within each other."""
+_NOTES = {
+    "title", "description", "default", "examples", "example", "$comment", "deprecated", "readOnly",
+    "writeOnly", "nullable", "$defs", "definitions", "$schema", "$id",
+}  # fmt: skip
+"""Keywords that say nothing about what is valid."""
 _DEFINITIONS = ("$defs", "definitions")
 _INNER = ("items", "additionalProperties", "not", "if", "then", "else", "contains")
 
@@ -50,22 +57,132 @@ def check_schema(schema: Any, field: str) -> None:
     check_size(schema, field)
     _check_texts(schema, field)
     targets = _targets(schema, field)
-    waiting = [schema, *(target for target in targets.values() if isinstance(target, dict))]
+    waiting = [
+        schema,
+        *(of for name, of in targets.items() if name != "#" and isinstance(of, dict)),
+    ]
     seen: set[int] = set()
-    multiples: list[Fraction] = []
-    is_joined = False
+    steps: set[Fraction] = set()
+    joined: list[dict[str, Any]] = []
     while waiting:
         one = waiting.pop()
-        if id(one) not in seen:
-            seen.add(id(one))
-            _check_one(one, field)
-            waiting += _inside(one)
-            is_joined = is_joined or "allOf" in one or ("$ref" in one and len(one) > 1)
-            if "multipleOf" in one:
-                multiples.append(_multiple(one["multipleOf"], field))
-    if is_joined and multiples:
-        _multiple(_common(multiples), field)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if one is not schema:
+            _check_id(one, schema, field)
+        _check_one(one, field)
+        waiting += _inside(one)
+        if "multipleOf" in one:
+            steps.add(_multiple(one["multipleOf"], field))
+        if _joins(one):
+            joined.append(one)
+    if sum(step.numerator for step in steps) > MAX_MULTIPLES:
+        raise InvalidInput(f"{field}: too many different large multipleOf", field=field)
+    if len(steps) > 1:
+        _check_joined(joined, targets, field)
     _check_nesting(targets, field)
+    _check_copies(targets, field)
+
+
+def _joins(one: dict[str, Any]) -> bool:
+    """Whether engines make one schema of several that hold together."""
+    limits = one.keys() - _NOTES
+    parts = {"$ref", "allOf", "anyOf", "oneOf"} & limits
+    several = len(one["allOf"]) > 1 if isinstance(one.get("allOf"), list) else False
+    return several or (bool(parts) and len(limits) > 1) or "patternProperties" in one
+
+
+def _check_joined(joined: list[dict[str, Any]], targets: dict[str, Any], field: str) -> None:
+    """What must be a multiple of several numbers is one of their least common one."""
+    left = MAX_REFERRED
+    for one in joined:
+        found, left = _multiples(one, targets, left)
+        if left < 0:
+            raise InvalidInput(f"{field}: too many parts with multipleOf hold together",
+                               field=field)  # fmt: skip
+        for steps in found:
+            _multiple(_common([_multiple(step, field) for step in steps]), field)
+
+
+def _multiples(
+    schema: dict[str, Any], targets: dict[str, Any], most: int
+) -> tuple[list[list[Any]], int]:
+    """The multiples in `schema` that may be of the same value: those of properties of one name, or
+    all if a property may stand for others. With them how many of `most` steps are left."""
+    of_name: dict[str, list[Any]] = {}
+    seen: set[tuple[int, str]] = set()
+    waiting: list[tuple[Any, str]] = [(schema, "")]
+    is_mixed = False
+    while waiting and most >= 0:
+        part, name = waiting.pop()
+        if (id(part), name) in seen:
+            continue
+        seen.add((id(part), name))
+        most -= 1
+        if isinstance(part, list):
+            waiting += [(inner, name) for inner in part]
+        if not isinstance(part, dict):
+            continue
+        if "multipleOf" in part:
+            of_name.setdefault(name, []).append(part["multipleOf"])
+        is_mixed = is_mixed or bool({"patternProperties", "additionalProperties"} & part.keys())
+        for key, inner in part.items():
+            if key in ("properties", "patternProperties") and isinstance(inner, dict):
+                own = key == "properties"
+                waiting += [(value, other if own else name) for other, value in inner.items()]
+            elif key == "$ref" and isinstance(inner, str):
+                waiting.append((targets.get(inner), name))
+            elif key not in _NOTES and key not in ("const", "enum", "multipleOf"):
+                waiting.append((inner, name))
+    if is_mixed:
+        return [[step for steps in of_name.values() for step in steps]], most
+    return list(of_name.values()), most
+
+
+def _check_copies(targets: dict[str, Any], field: str) -> None:
+    """Engines copy what a `$ref` leads to where it holds together with something else, and so what
+    that copies."""
+    counts: dict[str, int] = {}
+    copies: dict[str, list[str]] = {}
+    for name, target in targets.items():
+        counts[name] = _looked_through(target)[2]
+        copies[name] = _copied(target)
+    sizes: dict[str, int] = {}
+    for start in targets:
+        waiting = [(start, False)]
+        opened: set[str] = set()
+        while waiting:
+            name, is_last = waiting.pop()
+            if is_last:
+                # Of those that lead back here the library says itself that it cannot.
+                sizes[name] = counts[name] + sum(sizes.get(other, 0) for other in copies[name])
+                if sizes[name] > MAX_REFERRED:
+                    raise InvalidInput(f"{field}: its $ref lead to each other too often",
+                                       field=field)  # fmt: skip
+            elif name not in sizes and name not in opened:
+                opened.add(name)
+                waiting.append((name, True))
+                waiting += [(other, False) for other in copies[name]]
+    if sum(sizes[name] for name in targets if copies[name]) > MAX_REFERRED:
+        raise InvalidInput(f"{field}: its $ref lead to each other too often", field=field)
+
+
+def _copied(value: Any) -> list[str]:
+    """The references in `value` that hold together with something else."""
+    found: list[str] = []
+    level = [value]
+    while level:
+        for item in level:
+            if not isinstance(item, dict):
+                continue
+            if isinstance(item.get("$ref"), str) and len(item.keys() - _NOTES) > 1:
+                found.append(item["$ref"])
+            if isinstance(item.get("allOf"), list) and _joins(item):
+                inner = [part for part in item["allOf"] if isinstance(part, dict)]
+                found += [part["$ref"] for part in inner if isinstance(part.get("$ref"), str)]
+        level = _contents(level)
+    return found
 
 
 def _multiple(step: Any, field: str) -> Fraction:
@@ -82,21 +199,18 @@ def _multiple(step: Any, field: str) -> Fraction:
 
 
 def _common(steps: list[Fraction]) -> Fraction:
-    """The least number that is a multiple of all."""
+    """The least number that is a multiple of all; 1 if there are none."""
+    if not steps:
+        return Fraction(1)
     denominator = math.lcm(*(step.denominator for step in steps))
     return Fraction(math.lcm(*(int(step * denominator) for step in steps)), denominator)
 
 
 def _check_texts(schema: dict[str, Any], field: str) -> None:
-    """Their size, and that no part has a name of its own: references are looked up from the root,
-    and those in such a part would lead elsewhere."""
     size = 0
     level: list[Any] = [schema]
     while level:
         for item in level:
-            if isinstance(item, dict) and item is not schema and _has_id(item):
-                raise InvalidInput(f"{field}: only the whole schema may have $id or id, no part",
-                                   field=field)  # fmt: skip
             texts = item if isinstance(item, dict) else (item,)
             lengths = [len(text) for text in texts if isinstance(text, str)]
             size += sum(lengths)
@@ -105,16 +219,27 @@ def _check_texts(schema: dict[str, Any], field: str) -> None:
                     f"{field}: at most {MAX_TEXT} characters in a text and {MAX_TEXTS} in all",
                     field=field,
                 )
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
+        level = _contents(level)
 
 
-def _has_id(part: dict[str, Any]) -> bool:
-    return any(isinstance(part.get(name), str) for name in ("$id", "id"))
+def _contents(level: list[Any]) -> list[Any]:
+    """All that is in the objects and lists of `level`."""
+    return [
+        inner
+        for item in level
+        if isinstance(item, dict | list)
+        for inner in (item.values() if isinstance(item, dict) else item)
+    ]
+
+
+def _check_id(part: dict[str, Any], root: dict[str, Any], field: str) -> None:
+    """References are looked up from the root. A part with a name of its own would be the root of
+    those in it, which would lead elsewhere."""
+    drafts = f"{root.get('$schema')} {part.get('$schema')}"
+    names = ["$id", "id"] if "draft-03" in drafts or "draft-04" in drafts else ["$id"]
+    if any(isinstance(part.get(name), str) for name in names):
+        raise InvalidInput(f"{field}: only the whole schema may have an {names[-1]}, no part",
+                           field=field)  # fmt: skip
 
 
 def _targets(schema: dict[str, Any], field: str) -> dict[str, Any]:

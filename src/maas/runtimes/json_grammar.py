@@ -74,6 +74,8 @@ def _grammar(schema: dict[str, Any], held: Callable[[Any], Any]) -> str:
     wrong = _wrong(grammar)
     if wrong:
         reason = wrong.partition("JSON schema: ")[2] or wrong
+        if reason.startswith("panic"):
+            reason = "it is too large"
         reason = " ".join(reason.partition("\n   1 |")[0].split())[:300]
         raise InvalidInput(f"response_format: this schema cannot be enforced: {reason}",
                            field="response_format")  # fmt: skip

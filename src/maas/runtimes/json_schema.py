@@ -32,7 +32,7 @@ OF_TYPES: dict[str, set[str]] = {
 REFERENCE = re.compile(r"#/(\$defs|definitions)/([A-Za-z0-9_.-]+)")
 
 _NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
-_VALUES = {"enum", "const", "default", "examples"}
+_VALUES = {"enum", "const", "default", "examples", "example"}
 """Keywords whose names, and whose values, are the caller's and no schemas."""
 
 

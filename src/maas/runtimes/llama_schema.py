@@ -90,7 +90,7 @@ def check_counts(schema: Any, field: str) -> None:
     def add(part: dict[str, Any]) -> dict[str, Any]:
         nonlocal count
         found = [part.get(keyword) for keyword in ("minItems", "maxItems")]
-        count += max((n for n in found if isinstance(n, int)), default=0)
+        count += max((n for n in found if isinstance(n, int) and n > 0), default=0)
         names, required = part.get("properties"), part.get("required")
         must = [n for n in required if isinstance(n, str)] if isinstance(required, list) else []
         optional = names.keys() - must if isinstance(names, dict) else ()

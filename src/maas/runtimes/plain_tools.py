@@ -69,7 +69,7 @@ def _moved(
 
     def moved(part: dict[str, Any]) -> dict[str, Any]:
         reference = part.get("$ref")
-        if not isinstance(reference, str) or not reference.startswith("#"):
+        if not isinstance(reference, str) or not (reference + "/").startswith("#/"):
             return part
         for place in places:
             if reference.startswith(f"#/{place}/"):

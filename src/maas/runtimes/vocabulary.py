@@ -141,7 +141,12 @@ class Vocabulary:
             return {
                 key: self.content(item)
                 if not is_literal and key in ("description", "title") and isinstance(item, str)
-                else self._told(item, key, field, is_literal or key in ("const", "enum"))
+                else self._told(
+                    item,
+                    key,
+                    field,
+                    is_literal or key == "const" or (key == "enum" and isinstance(item, list)),
+                )
                 for key, item in value.items()
             }
         if isinstance(value, list):

@@ -73,12 +73,24 @@ def test_no_part_has_a_name_of_its_own() -> None:
     """References in it would start there, and lead where nobody looked."""
     long = {"$id": "http://x/", **chain(900, AROUND[1], {})}
     for part in (long, {"id": "x", "$schema": "http://json-schema.org/draft-04/schema#"}):
-        for schema in ({"$ref": "#/$defs/x", "$defs": {"x": part}}, {"x": [part]}, {"items": part}):
-            with pytest.raises(InvalidInput, match=r"only the whole schema may have \$id"):
+        for schema in (
+            {"$ref": "#/$defs/x", "$defs": {"x": part}},
+            {"$ref": "#/x/0", "x": [part]},
+            {"items": part},
+        ):
+            with pytest.raises(InvalidInput, match=r"only the whole schema may have an \$?id"):
                 check_schema(schema, "schema")
     check_schema(
         {"$id": "http://x/", "properties": {"$id": {}, "id": {"type": "string"}}}, "schema"
     )
+
+
+@pytest.mark.parametrize("keyword", ["examples", "example", "default", "const", "enum", "x-meta"])
+def test_values_may_have_names(keyword: str) -> None:
+    """As pydantic's examples and defaults do."""
+    value = {"id": "u_1", "$id": "u_2"}
+    part = {keyword: [value] if keyword in ("examples", "enum") else value}
+    check_schema({"type": "object", "properties": {"a": part}, **part}, "schema")
 
 
 @pytest.mark.parametrize("place", ["#/x/a", "#/properties/b/default", "#/x/b/0"])
@@ -139,14 +151,83 @@ def test_multiples_that_engines_would_count_for_long_are_refused(step: Any) -> N
             check_schema(schema, "schema")
 
 
-def test_what_must_be_a_multiple_of_several_counts_as_one() -> None:
-    several = [{"multipleOf": 101}, {"multipleOf": 103}]
-    check_schema({"anyOf": several}, "schema")
-    check_schema({"allOf": [{"multipleOf": 0.3}, {"multipleOf": 7}]}, "schema")
-    named = {"$defs": {"a": several[0]}, "items": {"$ref": "#/$defs/a", "multipleOf": 103}}
-    for schema in ({"allOf": several}, named, {"multipleOf": 101, "allOf": several[1:]}):
-        with pytest.raises(InvalidInput, match=r"multipleOf: expected .*, got .*10403"):
-            check_schema(schema, "schema")
+SEVERAL: list[Inner] = [{"multipleOf": 101}, {"multipleOf": 103}]
+NAMED: Inner = {"$defs": {"a": SEVERAL[0], "o": {"properties": {"p": SEVERAL[0]}}}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": SEVERAL},
+        {"items": {"$ref": "#/$defs/a", "multipleOf": 103}} | NAMED,
+        {"multipleOf": 101, "allOf": SEVERAL[1:]},
+        {"multipleOf": 101, "anyOf": SEVERAL[1:]},
+        {"multipleOf": 101, "oneOf": SEVERAL[1:]},
+        {"anyOf": SEVERAL[1:], "oneOf": SEVERAL[:1]},
+        {"properties": {"a": SEVERAL[0]}, "patternProperties": {"^a": SEVERAL[1]}},
+        {"allOf": [{"properties": {"p": SEVERAL[1]}}, {"$ref": "#/$defs/o"}]} | NAMED,
+        {"allOf": [{"additionalProperties": SEVERAL[1]}, {"$ref": "#/$defs/o"}]} | NAMED,
+    ],
+)
+def test_what_must_be_a_multiple_of_several_counts_as_one(schema: Inner) -> None:
+    with pytest.raises(InvalidInput, match=r"multipleOf: expected .*, got .*10403"):
+        check_schema(schema, "schema")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": SEVERAL},
+        {"allOf": [{"multipleOf": 0.3}, {"multipleOf": 7}]},
+        {"properties": {"a": SEVERAL[0], "b": SEVERAL[1],
+                        "c": {"$ref": "#/$defs/x", "description": "x", "default": 1}}},
+        {"allOf": [{"properties": {"q": SEVERAL[1]}}, {"$ref": "#/$defs/o"}]} | NAMED,
+        {"properties": {"a": SEVERAL[0], "b": {"allOf": [{"$ref": "#/$defs/a"}], "title": "B"},
+                        "c": SEVERAL[1]}} | NAMED,
+    ],
+)  # fmt: skip
+def test_multiples_of_others_are_none_of_each_other(schema: Inner) -> None:
+    check_schema(schema, "schema")
+
+
+def test_many_different_multiples_are_refused() -> None:
+    def schema(count: int) -> Inner:
+        return {"properties": {f"p{n}": {"multipleOf": 10_000 - n} for n in range(count)}}
+
+    check_schema(schema(20), "schema")
+    check_schema({"properties": {f"p{n}": {"multipleOf": 9999} for n in range(400)}}, "schema")
+    with pytest.raises(InvalidInput, match="too many different large multipleOf"):
+        check_schema(schema(21), "schema")
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda ref: {
+            "properties": {"a": {**ref, "type": "object"}, "b": {**ref, "type": "object"}}
+        },
+        lambda ref: {"items": {"allOf": [ref, {"type": "object"}]}, "contains": {**ref, "not": {}}},
+        lambda ref: {"allOf": [ref, ref]},
+    ],
+)
+def test_references_that_engines_copy_do_not_double(around: Callable[[Inner], Inner]) -> None:
+    check_schema(chain(6, around, {"type": "object"}), "schema")
+    with pytest.raises(InvalidInput, match="lead to each other too often"):
+        check_schema(chain(18, around, {"type": "object"}), "schema")
+
+
+def test_references_that_engines_do_not_copy_may_double() -> None:
+    def around(ref: Inner) -> Inner:
+        said = {**ref, "description": "x", "default": {}}
+        return {"properties": {"a": said, "b": {"allOf": [ref], "title": "b"}, "c": ref}}
+
+    check_schema(chain(25, around, {"type": "object"}), "schema")
+    base = {"properties": {f"p{n}": {"type": "string"} for n in range(20)}}
+    kinds = {
+        f"k{n}": {"allOf": [{"$ref": "#/$defs/base"}, {"required": ["p1"]}]} for n in range(60)
+    }
+    every = [{"$ref": f"#/$defs/{name}"} for name in kinds]
+    check_schema({"anyOf": every, "$defs": kinds | {"base": base}}, "schema")
 
 
 @pytest.mark.parametrize(
