@@ -296,16 +296,18 @@ def _is_shallow(levels: dict[str, int], refers: dict[str, set[str]]) -> bool:
 
 def _looked_through(value: Any) -> tuple[int, set[str], int]:
     """How many levels of objects `value` has, its references, and how much was looked at."""
-    depth, found, count = 0, set(), 0
-    level = [value]
-    while level:
-        count += len(level)
-        objects = [item for item in level if isinstance(item, dict)]
-        depth += bool(objects)
-        found |= {item["$ref"] for item in objects if isinstance(item.get("$ref"), str)}
-        level = [inner for item in objects for inner in item.values()]
-        level += [inner for item in level if isinstance(item, list) for inner in item]
-    return depth, found, count
+    deepest, found, count = 0, set(), 0
+    waiting = [(value, 0)]
+    while waiting:
+        item, depth = waiting.pop()
+        count += 1
+        if isinstance(item, dict):
+            depth += 1
+            deepest = max(deepest, depth)
+            if isinstance(item.get("$ref"), str):
+                found.add(item["$ref"])
+        waiting += [(inner, depth) for inner in _contents([item])]
+    return deepest, found, count
 
 
 def _target(schema: Any, reference: str) -> Any:

@@ -104,6 +104,14 @@ def test_limits_hold_wherever_a_reference_leads(place: str, wrong: Inner) -> Non
         check_schema(schema | {"items": {"$ref": place}}, "schema")
 
 
+@pytest.mark.parametrize("around", [lambda inner: [[inner]], lambda inner: {"x": [[[inner]]]}])
+def test_references_are_found_wherever_they_are(around: Callable[[Inner], Any]) -> None:
+    reference = {"$ref": "#/x/0", "type": "array"}
+    check_schema({"y": around(reference), "x": [{"items": {}}]}, "schema")
+    with pytest.raises(InvalidInput, match="minItems"):
+        check_schema({"y": around(reference), "x": [{"minItems": -1}]}, "schema")
+
+
 def test_a_long_number_in_a_pointer_is_none() -> None:
     check_schema({"$ref": "#/prefixItems/" + "1" * 5000, "prefixItems": [{}]}, "schema")
 
