@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 NOTES = {
@@ -107,20 +106,6 @@ class Interval:
         if self.high <= 0:
             return None
         return self if self.low > 0 else Interval(0, self.high, True, self.is_open_above)
-
-    def has_multiple(self, step: float | None, *, is_whole: bool) -> bool:
-        """Whether a multiple of `step` lies in it, and a whole one if that is asked for."""
-        if step is None and not is_whole:
-            return True
-        unit = Fraction(1) if step is None else Fraction(str(step))
-        if is_whole:
-            unit = Fraction(unit.numerator)
-        if unit <= 0 or self.high == math.inf or self.low == -math.inf:
-            return True
-        low, high = Fraction(str(self.low)) / unit, Fraction(str(self.high)) / unit
-        first = math.floor(low) + 1 if self.is_open_below else math.ceil(low)
-        last = math.ceil(high) - 1 if self.is_open_above else math.floor(high)
-        return first <= last
 
     @property
     def has_0(self) -> bool:

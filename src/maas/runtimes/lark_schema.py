@@ -29,7 +29,7 @@ from maas.runtimes.json_schema import (
 MAX_RULES = 2000
 """A schema that would have more stays as it is."""
 MAX_BYTES = 1 << 20
-"""Of all rules."""
+"""Of all JSON schemas in the rules."""
 MAX_PARTS = 2000
 """Of an object or array: its properties or items, times those that it may begin or end with."""
 _NUMBERS = ("number", "integer")
@@ -136,8 +136,7 @@ class _Rules:
         return "\n".join([f"start: {start}", *self._rules, ""])
 
     def _add(self, name: str, body: str) -> str:
-        self._bytes += len(body)
-        if len(self._rules) >= MAX_RULES or self._bytes > MAX_BYTES:
+        if len(self._rules) >= MAX_RULES:
             raise _TooMany
         self._rules.append(f"{name}: {body}")
         return name
@@ -222,7 +221,7 @@ class _Rules:
             return [] if sign else [_ZERO[kind]]
         side = replace(interval, low=0, is_open_below=False) if interval.has_0 else interval.above_0
         step = schema.get("multipleOf")
-        if side is None or not side.has_multiple(step, is_whole=kind == "integer"):
+        if side is None:
             return []
         told = {} if step is None else {"multipleOf": step}
         return [sign + self._leaf({"type": kind} | side.keywords | told)]

@@ -165,7 +165,8 @@ def test_other_names_come_last_and_are_others() -> None:
         some = [{}, {"a": -1}, {"b": -1}, {"a": 1, "b": 2}, {"a": 1, "b": 2, "c": "x", "d": {}}]
         same(schema, [*some, {"b": -2, "ab": None}, {"x/y é": 1}, {"a": 9, "b": 1}, 1])
         assert not allows(schema, '{"c":1,"a":-9,"b":1}')
-    same({"type": "object", "properties": {"": SHIFT}}, [{"": 1}, {"a": "x"}, {"": "x"}])
+    same({"type": "object", "properties": {"": SHIFT}}, [{"": 1}, {"a": 1}, {"": "x"}])
+    assert not allows({"type": "object", "properties": {"": SHIFT}}, '{"a":1,"":"x"}')
     late = {"type": "object", "properties": {"a": SHIFT}, "required": ["b"]}
     same(late, [{"a": -1, "b": "x"}, {"b": 1}, {"a": 1}, {"a": 9, "b": 1}])
     late["additionalProperties"] = SHIFT
@@ -186,6 +187,7 @@ def test_all_ways_to_write_0() -> None:
 def test_a_side_without_a_number_is_left_out() -> None:
     even = {"type": "integer", "minimum": -10, "maximum": 1, "multipleOf": 2}
     same(even, [0, 1, -2, -10, 2, -3])
+    json_grammar({"schema": even}, lambda part: held_schema(part, "response_format"))
     halves = {"type": "number", "minimum": -0.1, "maximum": 10, "multipleOf": 0.5}
     same(halves, [0, 0.5, -0.5, 7])
     same({"type": "integer", "exclusiveMinimum": -1, "maximum": 3}, [0, 3, -1])
@@ -237,6 +239,17 @@ def test_large_schemas_are_compiled_on_a_small_stack(schema: dict[str, Any]) -> 
     finally:
         threading.stack_size(kept)
     assert said and len(str(said[0])) < 1 << 20
+
+
+def test_rules_that_would_be_very_long_are_not_made() -> None:
+    """Each part that stays a JSON schema has the definitions that it refers to."""
+    part = {"allOf": [{"$ref": "#/$defs/all"}]}
+    found = {"all": {"enum": [f"value{at}" for at in range(400)]}}
+    schema = {"type": "array", "prefixItems": [SHIFT, *[part] * 30], "$defs": found}
+    assert "rule0" in ruled(schema)
+    schema["prefixItems"] = [SHIFT, *[part] * 43]
+    found["all"]["enum"] = [f"value{at}" for at in range(2000)]
+    assert "rule0" not in ruled(schema)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ import pytest
 pytest.importorskip("llguidance", reason="needs the extra llm")
 
 from maas.domain.errors import InvalidInput
-from maas.runtimes.llama_schema import held_schema
+from maas.runtimes.gguf import check_gguf
+from maas.runtimes.llama_schema import TokensSeen, held_schema
+from tests.tiny_gguf import byte_words, tiny_gguf
 from tests.unit.runtimes.test_json_grammar import allows
 
 
@@ -48,6 +52,21 @@ def test_other_multiples_stay_and_so_does_what_only_looks_like_one() -> None:
     value = {"const": {"multipleOf": 2, "format": "uri"}}
     for schema in (*inside(number), name, value, {"type": "string", "multipleOf": 2}, True):
         assert held_schema(schema, "tools") == schema
+
+
+MARKS = ["Ġ,", "Ġ's", "Ġ'Ġ", "▁,", "▁'m", " !", "xĠ?y"]
+OTHERS = ["Ġa", "Ġ'", "Ġ'd", ",", "▁a", "Ġ'r"]
+
+
+def test_tokens_that_lose_a_blank_are_known(tmp_path: Path) -> None:
+    path = tiny_gguf(tmp_path / "tiny.gguf", words=byte_words(*MARKS, *OTHERS, pre="llama-bpe"))
+    summary = check_gguf(path)
+    marks = tuple(range(257, 257 + len(MARKS)))
+    for kind in ("gpt2", "gemma4"):
+        assert TokensSeen.of(path, replace(summary, tokenizer=kind)) == TokensSeen(False, marks)
+    assert TokensSeen.of(path, replace(summary, pre_tokenizer="qwen2")) == TokensSeen()
+    pieces = replace(summary, tokenizer="llama", adds_space=False)
+    assert TokensSeen.of(path, pieces) == TokensSeen()
 
 
 RIGHT = [
