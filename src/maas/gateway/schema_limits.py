@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 from urllib.parse import unquote
@@ -57,10 +58,8 @@ def check_schema(schema: Any, field: str) -> None:
     check_size(schema, field)
     _check_texts(schema, field)
     targets = _targets(schema, field)
-    waiting = [
-        schema,
-        *(of for name, of in targets.items() if name != "#" and isinstance(of, dict)),
-    ]
+    referred = [target.value for name, target in targets.items() if name != "#"]
+    waiting = [schema, *(value for value in referred if isinstance(value, dict))]
     seen: set[int] = set()
     steps: set[Fraction] = set()
     joined: list[dict[str, Any]] = []
@@ -93,7 +92,7 @@ def _joins(one: dict[str, Any]) -> bool:
     return several or (bool(parts) and len(limits) > 1) or "patternProperties" in one
 
 
-def _check_joined(joined: list[dict[str, Any]], targets: dict[str, Any], field: str) -> None:
+def _check_joined(joined: list[dict[str, Any]], targets: dict[str, _Target], field: str) -> None:
     """What must be a multiple of several numbers is one of their least common one."""
     left = MAX_REFERRED
     for one in joined:
@@ -106,7 +105,7 @@ def _check_joined(joined: list[dict[str, Any]], targets: dict[str, Any], field: 
 
 
 def _multiples(
-    schema: dict[str, Any], targets: dict[str, Any], most: int
+    schema: dict[str, Any], targets: dict[str, _Target], most: int
 ) -> tuple[list[list[Any]], int]:
     """The multiples in `schema` that may be of the same value: those of properties of one name, or
     all if a property may stand for others. With them how many of `most` steps are left."""
@@ -132,7 +131,7 @@ def _multiples(
                 own = key == "properties"
                 waiting += [(value, other if own else name) for other, value in inner.items()]
             elif key == "$ref" and isinstance(inner, str):
-                waiting.append((targets.get(inner), name))
+                waiting.append((targets[inner].value if inner in targets else None, name))
             elif key not in _NOTES and key not in ("const", "enum", "multipleOf"):
                 waiting.append((inner, name))
     if is_mixed:
@@ -140,14 +139,10 @@ def _multiples(
     return list(of_name.values()), most
 
 
-def _check_copies(targets: dict[str, Any], field: str) -> None:
+def _check_copies(targets: dict[str, _Target], field: str) -> None:
     """Engines copy what a `$ref` leads to where it holds together with something else, and so what
     that copies."""
-    counts: dict[str, int] = {}
-    copies: dict[str, list[str]] = {}
-    for name, target in targets.items():
-        counts[name] = _looked_through(target)[2]
-        copies[name] = _copied(target)
+    copies = {name: _copied(target.value) for name, target in targets.items()}
     sizes: dict[str, int] = {}
     for start in targets:
         waiting = [(start, False)]
@@ -156,7 +151,8 @@ def _check_copies(targets: dict[str, Any], field: str) -> None:
             name, is_last = waiting.pop()
             if is_last:
                 # Of those that lead back here the library says itself that it cannot.
-                sizes[name] = counts[name] + sum(sizes.get(other, 0) for other in copies[name])
+                copied = sum(sizes.get(other, 0) for other in copies[name])
+                sizes[name] = targets[name].count + copied
                 if sizes[name] > MAX_REFERRED:
                     raise InvalidInput(f"{field}: its $ref lead to each other too often",
                                        field=field)  # fmt: skip
@@ -242,27 +238,58 @@ def _check_id(part: dict[str, Any], root: dict[str, Any], field: str) -> None:
                            field=field)  # fmt: skip
 
 
-def _targets(schema: dict[str, Any], field: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Target:
+    """What a reference leads to."""
+
+    value: Any
+    levels: int
+    """Of objects in it."""
+    refers: set[str]
+    """The references in it."""
+    count: int
+    """Of values in it."""
+
+    @classmethod
+    def of(cls, value: Any) -> _Target:
+        levels, count = 0, 0
+        refers: set[str] = set()
+        waiting = [(value, 0)]
+        while waiting:
+            item, depth = waiting.pop()
+            count += 1
+            if isinstance(item, dict):
+                depth += 1
+                levels = max(levels, depth)
+                if isinstance(item.get("$ref"), str):
+                    refers.add(item["$ref"])
+            waiting += [(inner, depth) for inner in _contents([item])]
+        return cls(value, levels, refers, count)
+
+
+def _targets(schema: dict[str, Any], field: str) -> dict[str, _Target]:
     """What the schema's references lead to, with what those lead to; `#` is the schema without
     its definitions."""
-    targets: dict[str, Any] = {"#": {k: v for k, v in schema.items() if k not in _DEFINITIONS}}
+    targets: dict[str, _Target] = {}
     waiting, seen = ["#"], 0
     while waiting:
-        _, found, count = _looked_through(targets[waiting.pop()])
-        seen += count
+        reference = waiting.pop()
+        if reference in targets:
+            continue
+        value = _at(schema, reference)
+        if reference == "#":
+            value = {k: v for k, v in schema.items() if k not in _DEFINITIONS}
+        target = targets[reference] = _Target.of(value)
+        seen += target.count
         if seen > MAX_REFERRED:
             raise InvalidInput(f"{field}: its $ref lead to each other too often", field=field)
-        for reference in found - targets.keys():
-            targets[reference] = _target(schema, reference)
-            waiting.append(reference)
+        waiting += target.refers
     return targets
 
 
-def _check_nesting(targets: dict[str, Any], field: str) -> None:
-    levels: dict[str, int] = {}
-    refers: dict[str, set[str]] = {}
-    for reference, target in targets.items():
-        levels[reference], refers[reference], _ = _looked_through(target)
+def _check_nesting(targets: dict[str, _Target], field: str) -> None:
+    levels = {name: target.levels for name, target in targets.items()}
+    refers = {name: target.refers for name, target in targets.items()}
     if _deepest(levels, refers) > MAX_NESTED and not _is_shallow(levels, refers):
         raise InvalidInput(
             f"{field}: at most {MAX_NESTED} levels deep, with what $ref leads to", field=field
@@ -294,23 +321,7 @@ def _is_shallow(levels: dict[str, int], refers: dict[str, set[str]]) -> bool:
     return True
 
 
-def _looked_through(value: Any) -> tuple[int, set[str], int]:
-    """How many levels of objects `value` has, its references, and how much was looked at."""
-    deepest, found, count = 0, set(), 0
-    waiting = [(value, 0)]
-    while waiting:
-        item, depth = waiting.pop()
-        count += 1
-        if isinstance(item, dict):
-            depth += 1
-            deepest = max(deepest, depth)
-            if isinstance(item.get("$ref"), str):
-                found.add(item["$ref"])
-        waiting += [(inner, depth) for inner in _contents([item])]
-    return deepest, found, count
-
-
-def _target(schema: Any, reference: str) -> Any:
+def _at(schema: Any, reference: str) -> Any:
     """What is at a JSON pointer (RFC 6901); None if there is nothing."""
     for part in unquote(reference).split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")

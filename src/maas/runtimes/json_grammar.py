@@ -116,8 +116,8 @@ def _check_count(schema: dict[str, Any]) -> None:
 
 def _bounded(schema: Any) -> Any:
     """`schema` with ends for numbers that have none: a model may write digits for ever, which the
-    schema allows. Fractions without two bounds may have exponents, and of those below 0 not every
-    engine knows multiples; they stay as they are."""
+    schema allows. Fractions without bounds may have exponents, and of those below 0 not every
+    engine knows multiples; they stay as they are, for `lark_schema`."""
     if not isinstance(schema, dict):
         return schema
     made = dict(schema)
