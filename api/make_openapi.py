@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from maas.control.app import create_app
-from maas.control.openapi import describe
+from maas.control.openapi.document import describe
 
 CONTRACT = Path(__file__).with_name("openapi.json")
 

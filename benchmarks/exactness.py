@@ -23,10 +23,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from maas.domain.generation import Generation
 from maas.runtimes.base import Generator
-from maas.runtimes.llama_cpp import LlamaCpp
-from maas.runtimes.openvino import OpenVino
-from tests.engines import Answer, load_request
-from tests.weights import smollm2
+from maas.runtimes.llama_cpp.engine import LlamaCpp
+from maas.runtimes.openvino.engine import OpenVino
+from tests.support.engine_contract import Answer, load_request
+from tests.support.models.packaged import smollm2
 
 QUESTIONS = (
     "What is the capital of France?", "What is the capital of Italy?", "Who wrote Hamlet?",

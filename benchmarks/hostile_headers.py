@@ -2,8 +2,9 @@
 
     python -m benchmarks.hostile_headers
 
-The mutations of tests/unit/runtimes/test_gguf.py as real files, read as a publication is: all that
-break the header's structure, of which none may be accepted, then flipped bits up to 200 refusals.
+The mutations of tests/unit/runtimes/formats/test_gguf.py as real files, read as a publication is:
+all that break the header's structure, of which none may be accepted, then flipped bits up to 200
+refusals.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from pathlib import Path
 import psutil
 
 from maas.domain.errors import InvalidInput
-from maas.runtimes.gguf import check_gguf
-from tests.unit.runtimes.test_gguf import Layout, flipped, structural
-from tests.weights import smollm2
+from maas.runtimes.formats.gguf import check_gguf
+from tests.support.models.packaged import smollm2
+from tests.unit.runtimes.formats.test_gguf import Layout, flipped, structural
 
 FILES = 200
 

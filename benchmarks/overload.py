@@ -19,9 +19,9 @@ from pathlib import Path
 
 import psutil
 
-from tests.load import Report, Target, closed_loop, open_loop, run_load
-from tests.models import slow_model
-from tests.stack import Stack, running
+from tests.support.clients.load import Report, Target, closed_loop, open_loop, run_load
+from tests.support.models.onnx import slow_model
+from tests.support.servers.maas import Stack, running
 
 OFFERED = 10
 

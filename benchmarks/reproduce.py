@@ -22,9 +22,9 @@ from pathlib import Path
 
 import msgspec
 
-from maas.lifecycle.optimize.choose import MEMORY_NOISE
+from maas.lifecycle.optimize.judgment.choose import MEMORY_NOISE
 from maas.lifecycle.optimize.publication import FIGURES
-from maas.lifecycle.optimize.words import Estimate, Measurement, Optimization, Tried, from_json
+from maas.lifecycle.optimize.results import Estimate, Measurement, Optimization, Tried, from_json
 
 RATIOS = ("rows_per_s_ratio", "p50_ratio", "p99_ratio", "first_ratio")
 LEVELS = ("rows_per_s", "p50_ms", "p99_ms", "first_ms")

@@ -28,8 +28,8 @@ from typing import Any
 
 import httpx2
 
-from maas.client.load_line import Address, Line, Written
-from maas.client.transport import Connection, RetryPolicy
+from maas.client.http.transport import Connection, RetryPolicy
+from maas.client.load.connections import Address, Line, Written
 
 SIZES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,

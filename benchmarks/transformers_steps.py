@@ -24,9 +24,9 @@ import torch
 from benchmarks.transformers_engine import CONTEXT, END, SIZES, SLOTS, make_model, prompt
 from maas.domain.generation import Generation, Piece
 from maas.domain.signatures import text_generation
-from maas.runtimes import transformers as engine
 from maas.runtimes.base import LoadRequest, Said
 from maas.runtimes.catalog import create_generator
+from maas.runtimes.transformers import engine as engine
 
 PARTS = ("made ready", "computed", "chosen", "put", "told and the rest")
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.text import Text
 
 import maas
-from maas.lifecycle.data import load_dataset, split
+from maas.lifecycle.data.dataset import load_dataset, split
 from maas.lifecycle.explain import Explanation
 from maas.lifecycle.pictures import diverging, heat_map_png
 from maas.lifecycle.recipe import Recipe

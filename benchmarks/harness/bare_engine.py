@@ -30,7 +30,7 @@ Runner = Callable[[int, range, int], list[float]]
 def llama_cpp(request: LoadRequest) -> Runner:
     import msgspec
 
-    from maas.runtimes.llama_cpp import LlamaCpp
+    from maas.runtimes.llama_cpp.engine import LlamaCpp
 
     model = LlamaCpp()
     model.load(request)
@@ -66,7 +66,7 @@ def llama_cpp(request: LoadRequest) -> Runner:
 def openvino(request: LoadRequest) -> Runner:
     import openvino_genai
 
-    from maas.runtimes.openvino import OpenVino
+    from maas.runtimes.openvino.engine import OpenVino
 
     model = OpenVino()
     model.load(request)

@@ -23,12 +23,12 @@ import maas
 from harness.openmaas import maas_command
 from harness.processes import free_port, status_of
 from harness.writing_load import ENDS, checked_count, messages
-from maas.client.load_line import Address, Line
+from maas.client.load.connections import Address, Line
 from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.models import Variant
-from maas.serving.dispatch import ReplicaLink
-from maas.serving.generation_call import GenerationCall
+from maas.serving.routing.dispatch import ReplicaLink
+from maas.serving.routing.generation_call import GenerationCall
 from maas.settings import child_environment
 
 HERE = Path(__file__).resolve().parents[1]

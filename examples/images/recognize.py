@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import maas
-from maas.lifecycle.convert import torch_to_onnx
+from maas.lifecycle.conversion.convert import torch_to_onnx
 from maas.lifecycle.image_models import ImageModel, prepare_image_classifier
 
 SEEN = {"size": 224, "resize": 256, "mean": 127 / 255, "std": 128 / 255}

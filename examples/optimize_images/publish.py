@@ -66,7 +66,7 @@ def publish() -> None:
 
 
 def prune() -> None:
-    from maas.lifecycle.optimize.prune import prune_structured
+    from maas.lifecycle.optimize.candidates.prune import prune_structured
 
     pruned = prune_structured(network(), torch.from_numpy(crops(1)), keep=0.6)
     torch.onnx.export(pruned.module, (torch.from_numpy(crops(1)),), "pruned.onnx",

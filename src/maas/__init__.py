@@ -19,7 +19,7 @@ from maas.version import __version__
 
 if TYPE_CHECKING:
     from maas.client.client import AsyncClient, Client
-    from maas.client.errors import ServerUnavailable
+    from maas.client.http.errors import ServerUnavailable
     from maas.domain.errors import (
         Conflict,
         DeadlineExceeded,
@@ -54,7 +54,7 @@ __all__ = [
 _HOMES = {
     "AsyncClient": "maas.client.client",
     "Client": "maas.client.client",
-    "ServerUnavailable": "maas.client.errors",
+    "ServerUnavailable": "maas.client.http.errors",
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import Stack, running
+from tests.support.servers.maas import Stack, running
 
 
 @pytest.fixture(scope="module")

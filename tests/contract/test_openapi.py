@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
+from maas.control.api.principal import GuardedRoute, scope_of
 from maas.control.app import create_app
-from maas.control.principal import GuardedRoute, scope_of
 from maas.domain.keys import Scope
 from maas.domain.signatures import transcription
 from maas.gateway.app import Handlers, TextDoors, route_table
+from maas.gateway.http.routes import Access, Route
 from maas.gateway.modalities import Modalities
-from maas.gateway.routes import Access, Route
 from maas.settings import Server
 from tests.integration.control.home import manifest, sha256, tiny_onnx
-from tests.stack import Stack, running, wait_until
-from tests.writer import WRITER, deploy_writer
+from tests.support.servers.maas import Stack, running, wait_until
+from tests.support.servers.text import WRITER, deploy_writer
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "api" / "openapi.json"

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import servers
+from tests.support.servers import backends
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[servers.PostgresServer]:
-    with servers.postgres() as server:
+def postgres_server() -> Iterator[backends.PostgresServer]:
+    with backends.postgres() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[servers.S3Server]:
-    with servers.s3() as server:
+def s3_server() -> Iterator[backends.S3Server]:
+    with backends.s3() as server:
         yield server

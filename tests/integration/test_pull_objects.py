@@ -16,7 +16,7 @@ from maas.lifecycle.sources import objects
 from maas.lifecycle.sources.base import Access, Fetched, ObjectStoreAccess, Request
 from maas.lifecycle.sources.kinds import fetch
 from maas.lifecycle.sources.workspace import workspace
-from tests.servers import S3Server
+from tests.support.servers.backends import S3Server
 
 CONTENT = random.Random(2).randbytes(5_000_000)
 

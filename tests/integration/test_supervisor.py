@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import free_port, wait_until
+from tests.support.servers.maas import free_port, wait_until
 
 # Runs until SIGTERM, then for as long as its argument says.
 CHILD = """

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fake_server import FakeServer, fake_server
+from tests.support.fakes.scripted_server import FakeServer, fake_server
 
 
 @pytest.fixture

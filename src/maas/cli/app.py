@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import typer
 from maas.cli import commands as codes
 from maas.cli.commands import COMMANDS, help_text
 from maas.cli.common import Flags, emit, say
+from maas.cli.registration import register
 from maas.domain.errors import (
     Conflict,
     Forbidden,
@@ -43,7 +43,7 @@ def build_app(names: Sequence[str]) -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_flags)
     for name in names:
-        import_module(f"maas.cli.{name}").register(app)
+        register(name, app)
     return app
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from maas.client.answers import CreatedKey, job_from_dict, key_from_dict
-from maas.client.calls import Call, Reply, encode, path
+from maas.client.http.calls import Call, Reply, encode, path
 from maas.domain.errors import InvalidInput
 from maas.domain.jobs import Job
 from maas.domain.keys import Key, Scope

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from maas.client.calls import Call, Reply, encode, error_in
+from maas.client.http.calls import Call, Reply, encode, error_in
 from maas.domain.errors import InvalidInput, MaasError
 from maas.domain.names import checked_name
 

@@ -18,15 +18,15 @@ from maas.client import (
     pulling,
     registry,
 )
-from maas.client.bench import bench
 from maas.client.chat import SECONDS as CHAT_SECONDS
 from maas.client.chat import AsyncChatStream, ChatAnswer, ChatStream, Messages, stream_call
 from maas.client.chat import chat as chat_call
-from maas.client.driving import Awaited, Blocking, D, Group, operation
-from maas.client.loading import Watch
-from maas.client.retry import RetryPolicy
-from maas.client.transport import AsyncTransport, Connection, SyncTransport
-from maas.lifecycle.load.words import Load, LoadResult
+from maas.client.http.driving import Awaited, Blocking, D, Group, operation
+from maas.client.http.retry import RetryPolicy
+from maas.client.http.transport import AsyncTransport, Connection, SyncTransport
+from maas.client.load.bench import bench
+from maas.client.load.generator import Watch
+from maas.lifecycle.load.load_results import Load, LoadResult
 
 
 class _Models(Group[D]):
@@ -110,7 +110,7 @@ class Client(_Operations, Blocking):
     def bench(
         self, deployment: str, load: Load | None = None, watch: Watch | None = None
     ) -> LoadResult:
-        """As `maas.client.bench.bench`. Ctrl-C ends it, and what is known is the result, with
+        """As `maas.client.load.bench.bench`. Ctrl-C ends it, and what is known is the result, with
         `interrupted`."""
         return self._run(bench(self._transport.connection, deployment, load, watch))
 
@@ -184,7 +184,7 @@ class AsyncClient(_Operations, Awaited):
     async def bench(
         self, deployment: str, load: Load | None = None, watch: Watch | None = None
     ) -> LoadResult:
-        """As `maas.client.bench.bench`, in the event loop of the caller."""
+        """As `maas.client.load.bench.bench`, in the event loop of the caller."""
         return await self._run(bench(self._transport.connection, deployment, load, watch))
 
     @overload

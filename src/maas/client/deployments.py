@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from maas.client.answers import DeploymentView
-from maas.client.calls import Call, Flow, Pause, Reply, encode, path
+from maas.client.http.calls import Call, Flow, Pause, Reply, encode, path
 from maas.domain.deployments import Scaling, Target
 from maas.domain.errors import DeadlineExceeded, MaasError
 from maas.domain.names import checked_name

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from maas import settings
 from maas.client.answers import VersionDetails
-from maas.client.calls import Flow, Work
+from maas.client.http.calls import Flow, Work
 from maas.client.registry import add_evidence, add_variant, download, upload, version
 from maas.domain.errors import InvalidInput, OutOfSpace
 from maas.lifecycle.optimize.publication import ORIGINAL

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maas.client.calls import Call, Reply, encode, path
+from maas.client.http.calls import Call, Reply, encode, path
 from maas.client.values import as_arrays, encode_inputs, plain_inputs
 from maas.domain.errors import InvalidInput
 from maas.domain.names import checked_name

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maas.client.answers import Published, VersionDetails
-from maas.client.calls import Flow, Work
+from maas.client.http.calls import Flow, Work
 from maas.client.registry import add_evidence, commit, upload, version
 from maas.domain.models import Evidence
 

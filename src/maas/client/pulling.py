@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from maas import settings
 from maas.client.answers import Published
-from maas.client.calls import Flow, Work
+from maas.client.http.calls import Flow, Work
 from maas.client.publications import publish_prepared
 from maas.client.registry import models
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maas.client.answers import Published, VersionDetails
-from maas.client.calls import Call, Flow, Reply, Work, encode, path
+from maas.client.http.calls import Call, Flow, Reply, Work, encode, path
 from maas.domain.errors import ArtifactCorrupt, InvalidInput
 from maas.domain.models import Evidence, File, Manifest, Variant
 from maas.domain.names import ModelRef, checked_name, checked_sha256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from maas.control.problems import add_error_handlers
+from maas.control.api.problems import add_error_handlers
 from maas.control.routes import (
     deployments,
     explain,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from maas.control.explaining import Explainer
-from maas.control.publishing import Publisher
-from maas.control.reconciler import Reconciler
+from maas.control.explanation.explain import Explainer
+from maas.control.publishing.publish import Publisher
+from maas.control.reconciliation.reconciler import Reconciler
 from maas.control.usage_collector import UsageCollector
 from maas.settings import Settings
 from maas.storage.artifacts import ArtifactStore

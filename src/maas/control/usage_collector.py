@@ -9,7 +9,7 @@ from typing import Any
 
 from maas.domain.errors import MaasError
 from maas.domain.usage import Usage
-from maas.serving.usage_file import UsageFile
+from maas.serving.usage.usage_file import UsageFile
 from maas.storage.usage import UsageLedger
 
 log = logging.getLogger(__name__)

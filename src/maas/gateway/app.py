@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from maas.domain.keys import Scope
-from maas.gateway.anthropic import MessagesDoor
-from maas.gateway.anthropic_shapes import anthropic_shape
+from maas.gateway.anthropic.messages import MessagesDoor
+from maas.gateway.anthropic.shapes import anthropic_shape
 from maas.gateway.console import console_routes
-from maas.gateway.generation import GenerationDesk
 from maas.gateway.health import live
+from maas.gateway.http.request import oip_shape
+from maas.gateway.http.routes import JSON_ONLY, Access, Route, RouteTable
 from maas.gateway.modalities import Modalities, modality_routes
-from maas.gateway.oip import OCTETS, OipDoor
-from maas.gateway.openai_chat import ChatDoor
-from maas.gateway.openai_completions import CompletionsDoor
-from maas.gateway.openai_models import ModelsDoor
-from maas.gateway.openai_shapes import openai_shape
-from maas.gateway.predict import PredictDoor
-from maas.gateway.predict_bodies import PREDICT_TYPES
+from maas.gateway.oip.infer import OCTETS, OipDoor
+from maas.gateway.openai.chat import ChatDoor
+from maas.gateway.openai.completions import CompletionsDoor
+from maas.gateway.openai.models import ModelsDoor
+from maas.gateway.openai.shapes import openai_shape
+from maas.gateway.predict.bodies import PREDICT_TYPES
+from maas.gateway.predict.tensors import PredictDoor
 from maas.gateway.proxy import ControlProxy
-from maas.gateway.request import oip_shape
-from maas.gateway.routes import JSON_ONLY, Access, Route, RouteTable
+from maas.gateway.text.generation import GenerationDesk
 
 EXPLAIN_BODY_BYTES = 16 << 20
 V2 = "/v2/models/{model}"

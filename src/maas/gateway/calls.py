@@ -10,13 +10,13 @@ from zlib import crc32
 
 from maas.domain.errors import BadRequest, MaasError, Unauthenticated
 from maas.domain.keys import Key
-from maas.gateway.aside import LARGE_BYTES, large_bodies
+from maas.gateway.http.large_bodies import LARGE_BYTES, large_bodies
+from maas.gateway.http.request import Request
 from maas.gateway.metering import Meter, Written
-from maas.gateway.request import Request
-from maas.serving.call import Call
-from maas.serving.codec import Decoded
-from maas.serving.live_route import LiveRoute
-from maas.serving.messages import Answers, Priority
+from maas.serving.routing.call import Call
+from maas.serving.routing.live_target import LiveRoute
+from maas.serving.wire.codec import Decoded
+from maas.serving.wire.messages import Answers, Priority
 
 log = logging.getLogger(__name__)
 

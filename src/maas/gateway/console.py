@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import resources
 
-from maas.gateway.request import Headers, Request
-from maas.gateway.routes import Access, Route
+from maas.gateway.http.request import Headers, Request
+from maas.gateway.http.routes import Access, Route
 
 _TYPES = {
     ".html": b"text/html; charset=utf-8",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from maas.gateway.request import Request
+from maas.gateway.http.request import Request
 
 TEXT = b"text/plain; charset=utf-8"
 

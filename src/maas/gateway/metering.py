@@ -14,10 +14,9 @@ from pathlib import Path
 
 from maas.domain.errors import MaasError
 from maas.domain.keys import Key
-from maas.serving.counter_file import CounterFile, read_counters
-from maas.serving.live_route import LiveRoute
-from maas.serving.messages import Answers
-from maas.serving.usage_file import (
+from maas.serving.routing.live_target import LiveRoute
+from maas.serving.usage.counter_file import CounterFile, read_counters
+from maas.serving.usage.usage_file import (
     COMPLETION_TOKENS,
     COMPUTE_US,
     ERRORS,
@@ -26,6 +25,7 @@ from maas.serving.usage_file import (
     ROWS,
     UsageFile,
 )
+from maas.serving.wire.messages import Answers
 
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the latency histogram's buckets, seconds; a last bucket holds the rest."""

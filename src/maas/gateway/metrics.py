@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from maas.gateway.http.request import Request
 from maas.gateway.metering import (
     BATCH_ROWS,
     BATCHES,
@@ -25,8 +26,7 @@ from maas.gateway.metering import (
     QUEUE_US,
     Meter,
 )
-from maas.gateway.request import Request
-from maas.serving.routing import Router
+from maas.serving.routing.router import Router
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from maas.domain.keys import Scope
-from maas.gateway.forms import FORM
-from maas.gateway.named_calls import NamedCalls
-from maas.gateway.openai_audio import AudioDoor
-from maas.gateway.openai_embeddings import EmbeddingsDoor
-from maas.gateway.openai_shapes import openai_shape
-from maas.gateway.rerank import RerankDoor
-from maas.gateway.routes import Route
+from maas.gateway.http.forms import FORM
+from maas.gateway.http.routes import Route
+from maas.gateway.openai.audio import AudioDoor
+from maas.gateway.openai.embeddings import EmbeddingsDoor
+from maas.gateway.openai.named_calls import NamedCalls
+from maas.gateway.openai.rerank import RerankDoor
+from maas.gateway.openai.shapes import openai_shape
 
 
 class Modalities:

@@ -17,9 +17,9 @@ import httptools
 
 from maas.domain.errors import DeadlineExceeded, MaasError, Unavailable
 from maas.gateway.calls import deadline_of, key_of
+from maas.gateway.http.request import Request
 from maas.gateway.metering import Meter
-from maas.gateway.request import Request
-from maas.serving.routing import Router
+from maas.serving.routing.router import Router
 
 log = logging.getLogger(__name__)
 

@@ -22,11 +22,17 @@ import numpy.typing as npt
 from maas.domain.jobs import Progress
 from maas.domain.models import Evidence, Task
 from maas.domain.signature import Signature
-from maas.lifecycle.convert import Converted, Names, named, sklearn_to_onnx, torch_to_onnx
-from maas.lifecycle.data import Dataset, Split, load_dataset, split
-from maas.lifecycle.entrypoints import entry_digest, load_entry
-from maas.lifecycle.onnx_files import open_session, run_session
-from maas.lifecycle.spec import BuildCancelled, BuildSpec
+from maas.lifecycle.conversion.convert import (
+    Converted,
+    Names,
+    named,
+    sklearn_to_onnx,
+    torch_to_onnx,
+)
+from maas.lifecycle.conversion.onnx_files import open_session, run_session
+from maas.lifecycle.data.dataset import Dataset, Split, load_dataset, split
+from maas.lifecycle.data.entrypoints import entry_digest, load_entry
+from maas.lifecycle.data.spec import BuildCancelled, BuildSpec
 
 __all__ = ["BuildCancelled", "BuildSpec", "Built", "Predictions", "build"]
 
@@ -123,7 +129,7 @@ def _train(
     report: Callable[[Progress], None],
     cancelled: Callable[[], bool],
 ) -> tuple[Any, dict[str, Any]]:
-    from maas.lifecycle.training import Trainer  # noqa: PLC0415  (torch: 2 s)
+    from maas.lifecycle.training.trainer import Trainer  # noqa: PLC0415  (torch: 2 s)
 
     trainer = Trainer(spec.model, spec.training, parts, workdir / "checkpoint.pt")
     fingerprint = fingerprint_of(spec, parts)
@@ -147,7 +153,7 @@ def fingerprint_of(spec: BuildSpec, parts: Split) -> str:
 def _fit(
     spec: BuildSpec, parts: Split, report: Callable[[Progress], None]
 ) -> tuple[Any, dict[str, Any]]:
-    from maas.lifecycle.estimators import fit_estimator, make_estimator  # noqa: PLC0415
+    from maas.lifecycle.training.estimators import fit_estimator, make_estimator  # noqa: PLC0415
 
     estimator = make_estimator(spec.model, parts.train.task, spec.training.seed)
     report(Progress(0, 1, f"fitting {type(estimator).__name__} on {len(parts.train)} rows"))

@@ -12,12 +12,12 @@ import numpy.typing as npt
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Evidence, Task
 from maas.domain.names import shown
-from maas.lifecycle import metrics
-from maas.lifecycle.arrays import are_probabilities, class_indices, class_scores, numbers
-from maas.lifecycle.calibration import BINS, calibration_error, reliability
-from maas.lifecycle.curves import regression_pictures, score_curves
-from maas.lifecycle.intervals import CONFIDENCE, Bootstrap, affordable, bootstrap
-from maas.lifecycle.metrics import Bools, Classified, Floats
+from maas.lifecycle.data.arrays import are_probabilities, class_indices, class_scores, numbers
+from maas.lifecycle.metrics import metrics
+from maas.lifecycle.metrics.calibration import BINS, calibration_error, reliability
+from maas.lifecycle.metrics.curves import regression_pictures, score_curves
+from maas.lifecycle.metrics.intervals import CONFIDENCE, Bootstrap, affordable, bootstrap
+from maas.lifecycle.metrics.metrics import Bools, Classified, Floats
 
 Array = npt.NDArray[Any]
 

@@ -13,9 +13,9 @@ from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.models import Evidence
 from maas.domain.names import shown
 from maas.domain.signature import Signature, TensorSpec
-from maas.lifecycle.metrics import Bools, Floats, Ints
-from maas.lifecycle.players import Image, Player, image_of, one_row, players_of, rows_of
-from maas.lifecycle.shapley import Game, play
+from maas.lifecycle.explanation.players import Image, Player, image_of, one_row, players_of, rows_of
+from maas.lifecycle.explanation.shapley import Game, play
+from maas.lifecycle.metrics.metrics import Bools, Floats, Ints
 
 Array = npt.NDArray[Any]
 Predict = Callable[[Mapping[str, Array]], Mapping[str, Array]]

@@ -21,7 +21,7 @@ class ImageModel:
     """Of the classes, in the order of the scores."""
     options: dict[str, Any] = field(default_factory=dict)
     """How an image becomes pixels: `size`, `resize`, `mean`, `std` and more, as
-    runtimes/image_classifier.py names them."""
+    runtimes/media/image_classifier.py names them."""
     top: int = 5
     """How many labels an answer has."""
     description: str = ""

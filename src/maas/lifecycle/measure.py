@@ -14,9 +14,9 @@ import numpy.typing as npt
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
 from maas.domain.signature import DATATYPES, Signature
+from maas.lifecycle.conversion.onnx_files import open_session, run_session
 from maas.lifecycle.evaluate import EvaluationRequest
 from maas.lifecycle.explain import ExplainRequest, explain
-from maas.lifecycle.onnx_files import open_session, run_session
 from maas.lifecycle.report import Example
 
 Array = npt.NDArray[Any]

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from maas.domain.errors import InvalidInput
+from maas.lifecycle.drawing.page import Cell, embedded_png, figure, number, page, table
+from maas.lifecycle.drawing.png import Pixels, enlarged, png
+from maas.lifecycle.drawing.svg import GLYPH, Plot, clipped, element, escaped, label, picture, said
 from maas.lifecycle.explain import Attribution, Explanation
-from maas.lifecycle.metrics import Floats
-from maas.lifecycle.page import Cell, embedded_png, figure, number, page, table
-from maas.lifecycle.png import Pixels, enlarged, png
-from maas.lifecycle.svg import GLYPH, Plot, clipped, element, escaped, label, picture, said
+from maas.lifecycle.metrics.metrics import Floats
 
 BLUE, ORANGE = (33, 102, 172), (196, 98, 45)
 """Took away and added: a pair that color-blind readers tell apart."""

@@ -20,8 +20,13 @@ from maas.domain.errors import InvalidInput, UnsafeArtifact
 from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.signature import Signature, TensorSpec
 from maas.lifecycle.build import Built
-from maas.lifecycle.convert import Names, signature_of_onnx, sklearn_to_onnx, torch_to_onnx
-from maas.lifecycle.data import Dataset
+from maas.lifecycle.conversion.convert import (
+    Names,
+    signature_of_onnx,
+    sklearn_to_onnx,
+    torch_to_onnx,
+)
+from maas.lifecycle.data.dataset import Dataset
 from maas.lifecycle.evaluate import Evaluation, EvaluationRequest, evaluate
 from maas.lifecycle.measure import (
     BACKGROUND_ROWS,

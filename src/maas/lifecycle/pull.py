@@ -13,12 +13,12 @@ from pathlib import Path
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.names import checked_name, shown
-from maas.lifecycle.catalog import CATALOG, CatalogEntry, find
 from maas.lifecycle.publication import PreparedPublication
-from maas.lifecycle.recognize import Recognized, recognize
 from maas.lifecycle.sources.archive import UNPACKED
 from maas.lifecycle.sources.base import Fetched, Progress, Request
+from maas.lifecycle.sources.catalog import CATALOG, CatalogEntry, find
 from maas.lifecycle.sources.kinds import fetch
+from maas.lifecycle.sources.recognize import Recognized, recognize
 from maas.lifecycle.sources.workspace import discard, workspace
 
 MAX_LICENSE_CHARACTERS = 200
@@ -120,7 +120,7 @@ def _fetched(request: Request, entry: CatalogEntry | None, folder: Path) -> Fetc
         if not entry.converter:
             return fetch(request, folder)
         # Brings torch, which nothing else here needs.
-        converter = import_module(f"maas.lifecycle.{entry.converter}")
+        converter = import_module(f"maas.lifecycle.conversion.{entry.converter}")
         converted: Fetched = converter.fetch(request, folder)
         return converted
     except NotFound as missing:

@@ -1,7 +1,7 @@
 """Recipes: a lifecycle from data to deployment in one TOML file.
 
 name = "digits"                     # the model
-[data] [split] [model] [training]   # what to build: maas/lifecycle/spec.py
+[data] [split] [model] [training]   # what to build: maas/lifecycle/data/spec.py
 [evaluate]                          # gates that must hold before anything is published
 [optimize]                          # smaller or faster variants, and what they may lose
 [deploy]                            # under which name, how many replicas
@@ -25,7 +25,7 @@ import msgspec
 from maas.domain.deployments import Scaling
 from maas.domain.errors import InvalidInput
 from maas.domain.names import FILE_NAME, checked_name, shown
-from maas.lifecycle.spec import BuildSpec
+from maas.lifecycle.data.spec import BuildSpec
 
 BUILD_TABLES = ("data", "split", "model", "training")
 S = TypeVar("S", bound=msgspec.Struct)

@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from maas.domain.models import Manifest
 from maas.domain.signature import TensorSpec
+from maas.lifecycle.drawing.page import Cell, facts, figure, number, page, pair, section, table
+from maas.lifecycle.drawing.svg import escaped, said
 from maas.lifecycle.evaluate import Evaluation
 from maas.lifecycle.explain import Explanation
-from maas.lifecycle.names import IN_UNITS, LOWER_IS_BETTER, MAIN, named
-from maas.lifecycle.page import Cell, facts, figure, number, page, pair, section, table
+from maas.lifecycle.metrics.metric_names import IN_UNITS, LOWER_IS_BETTER, MAIN, named
 from maas.lifecycle.pictures import explanation_figure, loss_curves_svg
 from maas.lifecycle.report_parts import class_figures, regression_figures, slice_figures
-from maas.lifecycle.svg import escaped, said
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maas.lifecycle.charts import (
+from maas.lifecycle.drawing.charts import (
     MOST_NUMBERED,
     Row,
     confusion_svg,
@@ -15,9 +15,9 @@ from maas.lifecycle.charts import (
     residuals_svg,
     score_curve_svg,
 )
-from maas.lifecycle.names import LOWER_IS_BETTER, named
-from maas.lifecycle.page import Cell, figure, number, pair, table
-from maas.lifecycle.svg import escaped, said
+from maas.lifecycle.drawing.page import Cell, figure, number, pair, table
+from maas.lifecycle.drawing.svg import escaped, said
+from maas.lifecycle.metrics.metric_names import LOWER_IS_BETTER, named
 
 MOST_BARS = 40
 MOST_MATRIX = 40

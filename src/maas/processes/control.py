@@ -23,13 +23,13 @@ from typing import Any
 import uvloop
 
 from maas.control.admin_key import ensure_admin_key
-from maas.control.explaining import Explainer
-from maas.control.launcher import LocalLauncher
-from maas.control.plans import Planner
-from maas.control.publishing import Publisher
-from maas.control.reconciler import Pace, Reconciler
+from maas.control.explanation.explain import Explainer
+from maas.control.publishing.publish import Publisher
+from maas.control.reconciliation.launcher import LocalLauncher
+from maas.control.reconciliation.plans import Planner
+from maas.control.reconciliation.reconciler import Pace, Reconciler
+from maas.control.reconciliation.snapshot_file import SnapshotFile
 from maas.control.services import Services, Stores
-from maas.control.snapshot_file import SnapshotFile
 from maas.control.usage_collector import UsageCollector
 from maas.domain.errors import Conflict, InvalidInput, MaasError
 from maas.processes.lifeline import stop_event

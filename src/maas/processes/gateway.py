@@ -25,24 +25,24 @@ import uvloop
 from maas.domain.keys import Scope
 from maas.domain.snapshot import Snapshot
 from maas.gateway.app import Handlers, TextDoors, route_table
-from maas.gateway.aside import large_bodies
-from maas.gateway.attention import Attention
-from maas.gateway.auth import HostCheck, KeyRing
-from maas.gateway.generation import GenerationDesk
 from maas.gateway.health import ready_handler
+from maas.gateway.http.auth import HostCheck, KeyRing
+from maas.gateway.http.busy_poll import Attention
+from maas.gateway.http.large_bodies import large_bodies
+from maas.gateway.http.routes import Access, Route
+from maas.gateway.http.server import HttpServer
 from maas.gateway.metering import Meter
 from maas.gateway.metrics import metrics_handler
 from maas.gateway.modalities import Modalities
-from maas.gateway.named_calls import NamedCalls
-from maas.gateway.oip import OipDoor
-from maas.gateway.predict import PredictDoor
+from maas.gateway.oip.infer import OipDoor
+from maas.gateway.openai.named_calls import NamedCalls
+from maas.gateway.predict.tensors import PredictDoor
 from maas.gateway.proxy import ControlProxy
-from maas.gateway.routes import Access, Route
-from maas.gateway.server import HttpServer
 from maas.gateway.snapshot_watch import SnapshotWatch
+from maas.gateway.text.generation import GenerationDesk
 from maas.processes.lifeline import stop_event
 from maas.processes.output import add_log_argument, start_logging
-from maas.serving.routing import Router
+from maas.serving.routing.router import Router
 from maas.settings import Settings
 from maas.version import __version__
 

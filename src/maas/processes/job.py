@@ -26,7 +26,7 @@ from maas.client.client import Client
 from maas.domain.errors import InvalidInput, MaasError, NotFound
 from maas.domain.jobs import Job, JobState, Progress
 from maas.lifecycle.build import BuildCancelled, build
-from maas.lifecycle.data import load_dataset, split
+from maas.lifecycle.data.dataset import load_dataset, split
 from maas.lifecycle.job_folder import JobFolder, JobSpec
 from maas.lifecycle.publication import PreparedPublication
 from maas.lifecycle.publish import (

@@ -33,14 +33,14 @@ from maas.processes.lifeline import stop_event
 from maas.processes.output import add_log_argument, start_logging
 from maas.runtimes.base import Generator, LoadRequest, Runtime, Said
 from maas.runtimes.catalog import FROM_PATHS, GENERATORS, create_generator, create_runtime
-from maas.serving.batching import Batcher, Timing
-from maas.serving.codec import json_to_tensors
-from maas.serving.generation_jobs import PlainPrompts
-from maas.serving.generator import GeneratorServer
-from maas.serving.messages import Priority
-from maas.serving.queue import Parcel
-from maas.serving.replica import ReplicaServer
-from maas.serving.replica_socket import ReplicaSocket
+from maas.serving.replica.batching import Batcher, Timing
+from maas.serving.replica.generator import GeneratorServer
+from maas.serving.replica.pending_sequences import PlainPrompts
+from maas.serving.replica.predictor import ReplicaServer
+from maas.serving.replica.queue import Parcel
+from maas.serving.replica.replica_socket import ReplicaSocket
+from maas.serving.wire.codec import json_to_tensors
+from maas.serving.wire.messages import Priority
 
 log = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ from maas.runtimes.base import Generator, Runtime
 
 RUNTIMES = {
     "onnx": "maas.runtimes.onnx:OnnxRuntime",
-    "llama_cpp": "maas.runtimes.llama_cpp:LlamaCpp",
-    "openvino": "maas.runtimes.openvino:OpenVino",
-    "transformers": "maas.runtimes.transformers:Transformers",
-    "upstream": "maas.runtimes.upstream:Upstream",
-    "sentence_encoder": "maas.runtimes.sentence_encoder:SentenceEncoder",
-    "text_classifier": "maas.runtimes.text_classifier:TextClassifier",
-    "whisper": "maas.runtimes.whisper:WhisperRuntime",
-    "translator": "maas.runtimes.translator:TranslatorRuntime",
-    "image_classifier": "maas.runtimes.image_classifier:ImageClassifier",
+    "llama_cpp": "maas.runtimes.llama_cpp.engine:LlamaCpp",
+    "openvino": "maas.runtimes.openvino.engine:OpenVino",
+    "transformers": "maas.runtimes.transformers.engine:Transformers",
+    "upstream": "maas.runtimes.upstream.runtime:Upstream",
+    "sentence_encoder": "maas.runtimes.encoders.sentence_encoder:SentenceEncoder",
+    "text_classifier": "maas.runtimes.encoders.text_classifier:TextClassifier",
+    "whisper": "maas.runtimes.media.whisper:WhisperRuntime",
+    "translator": "maas.runtimes.encoders.translator:TranslatorRuntime",
+    "image_classifier": "maas.runtimes.media.image_classifier:ImageClassifier",
 }
 EXTRAS = {
     "llama_cpp": "llm",

@@ -13,8 +13,8 @@ from maas.runtimes.base import Generator
 from maas.runtimes.catalog import missing_extra
 
 SCORERS = {
-    "llama_cpp": "maas.runtimes.llama_scores:LlamaScorer",
-    "openvino": "maas.runtimes.openvino_scores:OpenVinoScorer",
+    "llama_cpp": "maas.runtimes.llama_cpp.scorer:LlamaScorer",
+    "openvino": "maas.runtimes.openvino.scorer:OpenVinoScorer",
 }
 
 

@@ -23,8 +23,8 @@ from onnx import TensorProto, helper
 
 from maas.domain.snapshot import Snapshot
 from maas.processes.output import log_folder
-from maas.serving.codec import json_to_tensors, tensors_to_json
-from maas.serving.dispatch import ReplicaLink
+from maas.serving.routing.dispatch import ReplicaLink
+from maas.serving.wire.codec import json_to_tensors, tensors_to_json
 from maas.settings import Server, Serving, Settings, Storage, child_environment
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ import pytest
 
 from maas.settings import Storage
 from tests.integration.control.home import Home, kill, pids, sha256, tiny_onnx
-from tests.servers import PostgresServer, S3Server
-from tests.stack import wait_until
+from tests.support.servers.backends import PostgresServer, S3Server
+from tests.support.servers.maas import wait_until
 
 
 @pytest.fixture

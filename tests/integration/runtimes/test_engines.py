@@ -16,12 +16,12 @@ from maas.domain.errors import ContextLengthExceeded, InvalidInput
 from maas.domain.generation import Ending, Generation
 from maas.runtimes.base import Generator
 from maas.runtimes.catalog import create_generator
-from maas.runtimes.gguf import check_gguf
-from maas.runtimes.stepped_engine import SteppedEngine
-from maas.runtimes.vocabulary import BREAK, gguf_vocabulary
-from tests.engines import CONTEXT, Answer, chat, load_request, written
-from tests.safetensors_models import safetensors_folder
-from tests.weights import smollm2
+from maas.runtimes.formats.gguf import check_gguf
+from maas.runtimes.text.stepped_engine import SteppedEngine
+from maas.runtimes.text.vocabulary import BREAK, gguf_vocabulary
+from tests.support.engine_contract import CONTEXT, Answer, chat, load_request, written
+from tests.support.models.packaged import smollm2
+from tests.support.models.safetensors import safetensors_folder
 
 LIBRARIES = {
     "llama_cpp": ("xllamacpp", "llm"),
@@ -92,7 +92,7 @@ def test_both_ways_to_know_the_control_tokens_agree(engine: str, model: Any) -> 
     assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} < set(known.control)
     assert len(known.control) == 17 and known.longest == (162, 25, 162)
     if engine == "openvino":
-        from maas.runtimes.openvino import tokenizer_vocabulary
+        from maas.runtimes.openvino.engine import tokenizer_vocabulary
 
         told = tokenizer_vocabulary(model._tokenizer, model._tokens)
         assert told.control == known.control and told.longest[1] == known.longest[1]
@@ -348,7 +348,7 @@ def test_a_prompt_that_is_longer_than_was_thought_takes_nobodys_memory(
         pytest.skip("its own queue cannot be held; test_llama_cpp has what it does instead")
     loaded = create_generator(engine)
     loaded.load(load_request(folder, context_length=CONTEXT, cache_tokens=CONTEXT))
-    monkeypatch.setattr("maas.runtimes.text_engine.most_tokens", lambda *about: 1)
+    monkeypatch.setattr("maas.runtimes.text.engine.most_tokens", lambda *about: 1)
     try:
         asked = Generation(prompt=[504] * 400, temperature=0, max_tokens=8, **endless)
         running = [Answer(loaded, asked) for _ in range(4)]

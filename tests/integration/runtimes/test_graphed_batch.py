@@ -12,9 +12,9 @@ pytest.importorskip("transformers", reason="needs the extra transformers")
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from maas.runtimes import graphed_batch
-from maas.runtimes.graphed_batch import GraphedBatch, padded
-from maas.runtimes.paged_batch import PagedBatch
+from maas.runtimes.transformers import cuda_graphs
+from maas.runtimes.transformers.cuda_graphs import GraphedBatch, padded
+from maas.runtimes.transformers.paged_batch import PagedBatch
 
 WORDS, SEQUENCES, TOKENS, BATCH = 101, 5, 512, 24
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -80,7 +80,7 @@ def test_padding_changes_no_token(model: Any) -> None:
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
 def test_few_graphs_are_kept(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = write(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
-    monkeypatch.setattr(graphed_batch, "MOST_GRAPHS", 3)
+    monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 3)
     batch = GraphedBatch(model, SEQUENCES, TOKENS, BATCH)
     for _ in range(3):
         assert write(batch) == plain and len(batch._graphs) == 3

@@ -19,15 +19,15 @@ import pytest
 from maas.domain.errors import InferenceFailed, InvalidInput, Unavailable
 from maas.domain.generation import Generation
 from maas.runtimes.base import LoadRequest
-from tests.engines import Answer, chat, written
-from tests.generations import TEXT_TO_TEXT
-from tests.tiny_gguf import Words, byte_words, sentence_words, tiny_gguf
-from tests.weights import smollm2
+from tests.support.engine_contract import Answer, chat, written
+from tests.support.fakes.generations import TEXT_TO_TEXT
+from tests.support.models.packaged import smollm2
+from tests.support.models.tiny_gguf import Words, byte_words, sentence_words, tiny_gguf
 
 pytest.importorskip("xllamacpp", reason="needs the extra llm")
 
-from maas.runtimes import llama_request
-from maas.runtimes.llama_cpp import LlamaCpp
+from maas.runtimes.llama_cpp import request as llama_request
+from maas.runtimes.llama_cpp.engine import LlamaCpp
 
 CONTEXT = 256
 FRANCE = "What is the capital of France? Answer with one word."
@@ -232,7 +232,7 @@ def test_a_prompt_longer_than_was_thought_is_refused_where_there_is_no_room(
     model: LlamaCpp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("maas.runtimes.text_engine.most_tokens", lambda *about: 1)
+        patched.setattr("maas.runtimes.text.engine.most_tokens", lambda *about: 1)
         assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
         patched.setattr(model, "_room", lambda: -1)
         with pytest.raises(Unavailable, match="no memory left") as full:

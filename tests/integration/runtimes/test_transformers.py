@@ -13,9 +13,9 @@ import pytest
 
 from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.generation import Ending, Generation
-from tests.engines import Answer, load_request, written
-from tests.safetensors_models import safetensors_folder
-from tests.weights import smollm2
+from tests.support.engine_contract import Answer, load_request, written
+from tests.support.models.packaged import smollm2
+from tests.support.models.safetensors import safetensors_folder
 
 pytest.importorskip("transformers", reason="needs the extra transformers")
 pytest.importorskip("llguidance", reason="needs the extra transformers")
@@ -23,8 +23,8 @@ pytest.importorskip("llguidance", reason="needs the extra transformers")
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 
-from maas.runtimes.text_options import most_tokens
-from maas.runtimes.transformers import Transformers, _control_texts
+from maas.runtimes.text.options import most_tokens
+from maas.runtimes.transformers.engine import Transformers, _control_texts
 
 CONTEXT = 256
 END = 2
@@ -269,7 +269,7 @@ def test_an_engine_that_failed_leaves_nobody_waiting(
     loaded.load(load_request(folder, context_length=CONTEXT, cache_tokens=4 * CONTEXT, batch=32))
     loaded._batch.put = broken  # type: ignore[method-assign]
     with monkeypatch.context() as patched:
-        patched.setattr("maas.runtimes.stepped_engine.os.kill", lambda *how: ended.append(how))
+        patched.setattr("maas.runtimes.text.stepped_engine.os.kill", lambda *how: ended.append(how))
         for _ in range(2):  # one in the batch, and one that comes before the replica has ended
             with pytest.raises(InferenceFailed, match="out of memory"):
                 written(loaded, prompt("x"))

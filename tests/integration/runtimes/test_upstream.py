@@ -17,13 +17,13 @@ import pytest
 from maas.domain.errors import ContextLengthExceeded, InvalidInput
 from maas.domain.generation import Generation
 from maas.runtimes.base import LoadRequest
-from maas.runtimes.engine_process import EngineProcess
-from maas.runtimes.upstream import Upstream
+from maas.runtimes.upstream.process import EngineProcess
+from maas.runtimes.upstream.runtime import Upstream
 from maas.storage.log_files import LogFile, log_tail
-from tests.engines import Answer, chat, load_request, written
-from tests.weights import smollm2
+from tests.support.engine_contract import Answer, chat, load_request, written
+from tests.support.models.packaged import smollm2
 
-PROGRAM = Path(__file__).parents[2] / "openai_engine.py"
+PROGRAM = Path(__file__).parents[2] / "support" / "servers" / "openai_engine.py"
 ENDLESS = {"logit_bias": {0: -100.0, 2: -100.0}, "temperature": 0.0}
 FRANCE = "What is the capital of France? Answer with one word."
 
@@ -171,8 +171,8 @@ def test_an_engine_ends_with_whoever_started_it(tmp_path: Path) -> None:
     """A process that starts one and is killed with no chance to clean up."""
     marker = f"{time.time_ns()}"
     code = (
-        "import sys, time; from maas.runtimes.engine_process import EngineProcess;"
-        "from maas.runtimes.upstream_config import Engine;"
+        "import sys, time; from maas.runtimes.upstream.process import EngineProcess;"
+        "from maas.runtimes.upstream.config import Engine;"
         f"p = EngineProcess(Engine(command=[sys.executable, '-c', 'import time; time.sleep(600)', "
         f"'{marker}']), {{}}); print(p.url, flush=True); time.sleep(600)"
     )
@@ -184,7 +184,7 @@ def test_an_engine_ends_with_whoever_started_it(tmp_path: Path) -> None:
         found = []
         for process in psutil.process_iter(["cmdline"]):
             line = process.info["cmdline"] or []
-            if line[-1:] == [marker] and "engine_process" not in " ".join(line):
+            if line[-1:] == [marker] and "maas.runtimes.upstream.process" not in " ".join(line):
                 found.append(process)
         return found
 
@@ -199,7 +199,7 @@ def test_an_engine_ends_with_whoever_started_it(tmp_path: Path) -> None:
 
 
 def test_a_guard_ends_an_engine_that_does_not_listen(tmp_path: Path) -> None:
-    from maas.runtimes.upstream_config import Engine
+    from maas.runtimes.upstream.config import Engine
 
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
     process = EngineProcess(Engine(command=[sys.executable, "-c", stubborn]), {})
@@ -211,8 +211,8 @@ def test_a_guard_ends_an_engine_that_does_not_listen(tmp_path: Path) -> None:
 def test_an_engines_last_words_are_passed_on_before_it_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from maas.runtimes import engine_process
-    from maas.runtimes.upstream_config import Engine
+    from maas.runtimes.upstream import process as process_module
+    from maas.runtimes.upstream.config import Engine
 
     heard: list[bytes] = []
 
@@ -222,7 +222,7 @@ def test_an_engines_last_words_are_passed_on_before_it_is_closed(
             time.sleep(0.3)
             heard.append(words)
 
-    monkeypatch.setattr(engine_process, "_pass_on", slow)
+    monkeypatch.setattr(process_module, "_pass_on", slow)
     process = EngineProcess(Engine(command=[sys.executable, "-c", "print('last words')"]), {})
     process.wait()
     process.close()
@@ -242,8 +242,8 @@ def test_what_an_engine_prints_follows_the_log_into_new_files(tmp_path: Path) ->
     owner = (
         "import sys; from maas.storage import log_files; log_files.LOOK_EVERY_S = 0.01\n"
         "log_files.OutputToLogFile(log_files.LogFile.from_arguments(sys.argv[3:])).watch()\n"
-        "from maas.runtimes.engine_process import EngineProcess\n"
-        "from maas.runtimes.upstream_config import Engine\n"
+        "from maas.runtimes.upstream.process import EngineProcess\n"
+        "from maas.runtimes.upstream.config import Engine\n"
         "p = EngineProcess(Engine(command=[sys.executable, '-c', sys.argv[1], sys.argv[3]]), {})\n"
         "p.wait(); p.close()"
     )

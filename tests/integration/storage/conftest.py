@@ -14,7 +14,7 @@ import pytest
 from maas.storage import schema
 from maas.storage.artifacts import ArtifactStore, LocalArtifacts, ObjectArtifacts, S3Options
 from maas.storage.database import Database
-from tests.servers import PostgresServer, S3Server
+from tests.support.servers.backends import PostgresServer, S3Server
 
 
 class Clock:

@@ -30,7 +30,7 @@ from maas.storage.keys import Keys
 from maas.storage.versions import Versions
 from tests.integration.storage.conftest import fresh_postgres
 from tests.integration.storage.examples import manifest
-from tests.servers import PostgresServer, free_ports
+from tests.support.servers.backends import PostgresServer, free_ports
 
 ROW = {"name": "digits", "created_at": 1.0, "updated_at": 1.0}
 

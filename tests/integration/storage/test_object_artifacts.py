@@ -14,7 +14,7 @@ from maas.storage import object_artifacts
 from maas.storage.artifacts import ObjectArtifacts, open_artifacts
 from tests.integration.storage.conftest import options_of
 from tests.integration.storage.examples import digest_of
-from tests.servers import S3Server, free_ports
+from tests.support.servers.backends import S3Server, free_ports
 
 DATA = b"model" * 300_000
 NAME = digest_of(DATA)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from maas.cli.common import size
-from maas.cli.deploy import split, targets_text
-from maas.cli.logs import new_lines
+from maas.cli.deployments.deploy import split, targets_text
+from maas.cli.server.logs import new_lines
 from maas.domain.deployments import Target
 
 

@@ -20,7 +20,7 @@ from maas.domain.errors import (
     Overloaded,
     Unauthenticated,
 )
-from tests.fake_server import FakeServer
+from tests.support.fakes.scripted_server import FakeServer
 
 
 class Said(NamedTuple):

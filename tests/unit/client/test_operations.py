@@ -18,7 +18,7 @@ from maas.domain.jobs import Job, JobState
 from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.signature import Signature, TensorSpec
 from maas.lifecycle.publication import PreparedPublication
-from tests.fake_server import FakeServer
+from tests.support.fakes.scripted_server import FakeServer
 
 BYTES = b"onnx" * 1000
 SHA = hashlib.sha256(BYTES).hexdigest()

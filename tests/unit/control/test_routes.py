@@ -8,14 +8,14 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from maas.control.api.principal import GuardedRoute, guarded_router, needs, scope_of
+from maas.control.api.problems import add_error_handlers
 from maas.control.app import create_app
-from maas.control.openapi import describe
-from maas.control.principal import GuardedRoute, guarded_router, needs, scope_of
-from maas.control.problems import add_error_handlers
+from maas.control.openapi.document import describe
 from maas.domain.keys import Scope
 from maas.gateway.app import Handlers, TextDoors, route_table
+from maas.gateway.http.routes import Access, Route
 from maas.gateway.modalities import Modalities
-from maas.gateway.routes import Access, Route
 from maas.settings import Server
 
 

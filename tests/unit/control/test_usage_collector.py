@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maas.control.usage_collector import UsageCollector
-from maas.serving.usage_file import REQUESTS, ROWS, UsageFile
+from maas.serving.usage.usage_file import REQUESTS, ROWS, UsageFile
 from maas.storage.database import Database
 from maas.storage.usage import UsageLedger
 

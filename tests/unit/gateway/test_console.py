@@ -17,14 +17,14 @@ import pytest
 import uvloop
 
 from maas.domain.keys import Key, Scope, hash_token
-from maas.gateway.auth import HostCheck, KeyRing, require
 from maas.gateway.console import console_routes
-from maas.gateway.request import Request
-from maas.gateway.routes import Access, Route, RouteTable
-from maas.gateway.server import HttpServer
-from tests import browser
-from tests.browser import Page
-from tests.stack import wait_until
+from maas.gateway.http.auth import HostCheck, KeyRing, require
+from maas.gateway.http.request import Request
+from maas.gateway.http.routes import Access, Route, RouteTable
+from maas.gateway.http.server import HttpServer
+from tests.support.clients import browser
+from tests.support.clients.browser import Page
+from tests.support.servers.maas import wait_until
 
 ROOT = Path(__file__).parents[3]
 TOKEN = "maas_k1_secret"

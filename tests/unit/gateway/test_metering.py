@@ -14,7 +14,7 @@ from maas.domain.errors import Overloaded, Unauthenticated
 from maas.domain.keys import Key, Scope, hash_token
 from maas.domain.signature import Signature, TensorSpec
 from maas.domain.snapshot import Route, Snapshot
-from maas.gateway.auth import KeyRing
+from maas.gateway.http.auth import KeyRing
 from maas.gateway.metering import (
     BATCH_ROWS,
     BATCHES,
@@ -26,11 +26,11 @@ from maas.gateway.metering import (
     Written,
 )
 from maas.gateway.snapshot_watch import SnapshotWatch
-from maas.serving import counter_file
-from maas.serving.live_route import LiveRoute
-from maas.serving.messages import Answers, Column
-from maas.serving.usage_file import UsageFile
-from tests.replica_peer import until
+from maas.serving.routing.live_target import LiveRoute
+from maas.serving.usage import counter_file
+from maas.serving.usage.usage_file import UsageFile
+from maas.serving.wire.messages import Answers, Column
+from tests.support.fakes.replica_peer import until
 
 KEY = Key("k1", "caller", (Scope.CALL,), "hash")
 SIGNATURE = Signature(

@@ -15,13 +15,11 @@ import pytest
 import uvloop
 
 from maas.gateway import proxy
-from maas.gateway.auth import HostCheck, KeyRing
+from maas.gateway.http.auth import HostCheck, KeyRing
+from maas.gateway.http.routes import Access, Route, RouteTable
+from maas.gateway.http.server import HttpServer
 from maas.gateway.proxy import ControlProxy
-from maas.gateway.routes import Access, Route, RouteTable
-from maas.gateway.server import HttpServer
-
-from .conftest import CALLER, read_all, wait_for
-from .test_connection import AUTH, HOST, get, post, statuses
+from tests.support.gateway import AUTH, CALLER, HOST, get, post, read_all, statuses, wait_for
 
 JSON = b"Content-Type: application/json\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"

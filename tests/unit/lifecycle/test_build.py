@@ -14,8 +14,8 @@ from maas.domain.errors import InvalidInput
 from maas.domain.jobs import Progress
 from maas.domain.models import Task
 from maas.lifecycle.build import BuildCancelled, Built, build
-from maas.lifecycle.onnx_files import open_session, run_session
-from maas.lifecycle.spec import BuildSpec
+from maas.lifecycle.conversion.onnx_files import open_session, run_session
+from maas.lifecycle.data.spec import BuildSpec
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 ARTICLE = {
@@ -176,7 +176,7 @@ def test_an_estimator_that_does_not_fit_is_refused(
 
 def test_importing_build_and_publishing_code_loads_no_heavy_library() -> None:
     code = (
-        "import sys, maas.lifecycle.build, maas.lifecycle.convert\n"
+        "import sys, maas.lifecycle.build, maas.lifecycle.conversion.convert\n"
         "print([m for m in ('torch', 'sklearn', 'onnx', 'onnxruntime', 'pyarrow')"
         " if m in sys.modules])"
     )

@@ -14,9 +14,9 @@ from scipy import stats
 
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
-from maas.lifecycle import intervals
 from maas.lifecycle.evaluate import Evaluation, EvaluationRequest, evaluate
-from maas.lifecycle.intervals import affordable, bootstrap
+from maas.lifecycle.metrics import intervals
+from maas.lifecycle.metrics.intervals import affordable, bootstrap
 
 
 def digits_like(rows: int = 200, classes: int = 4) -> EvaluationRequest:

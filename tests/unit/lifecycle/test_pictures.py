@@ -14,6 +14,8 @@ import pytest
 
 from maas.domain.errors import InvalidInput
 from maas.domain.signature import Signature, TensorSpec
+from maas.lifecycle.drawing.png import enlarged, png
+from maas.lifecycle.drawing.svg import escaped, said, ticks
 from maas.lifecycle.explain import ExplainRequest, Explanation, explain
 from maas.lifecycle.pictures import (
     diverging,
@@ -22,8 +24,6 @@ from maas.lifecycle.pictures import (
     loss_curves_svg,
     terminal_bars,
 )
-from maas.lifecycle.png import enlarged, png
-from maas.lifecycle.svg import escaped, said, ticks
 
 ORANGE, BLUE = 0, 2
 

@@ -14,9 +14,9 @@ import pytest
 
 from maas.domain.models import File, Manifest, Task, Variant
 from maas.domain.signature import Signature, TensorSpec
+from maas.lifecycle.drawing.page import POLICY
 from maas.lifecycle.evaluate import EvaluationRequest, evaluate
 from maas.lifecycle.explain import ExplainRequest, Explanation, explain
-from maas.lifecycle.page import POLICY
 from maas.lifecycle.pictures import explanation_html
 from maas.lifecycle.report import Example, Report, render_report
 

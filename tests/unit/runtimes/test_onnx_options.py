@@ -11,7 +11,7 @@ import pytest
 from maas.domain.errors import InvalidInput
 from maas.runtimes.base import LoadRequest
 from maas.runtimes.onnx import OnnxRuntime
-from tests.models import echo_model, echo_signature
+from tests.support.models.onnx import echo_model, echo_signature
 
 
 def loaded(path: Path, **options: Any) -> OnnxRuntime:

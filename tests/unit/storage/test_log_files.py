@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from maas.cli.logs import new_lines
+from maas.cli.server.logs import new_lines
 from maas.storage.log_files import LogFile, LogFolder, log_tail, older, remove_log
 
 LIMIT = 2000

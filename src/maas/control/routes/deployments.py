@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 from fastapi import Response
 
-from maas.control.gating import check_gate
-from maas.control.plans import usual_scaling
-from maas.control.principal import Principal, guarded_router, needs
+from maas.control.api.principal import Principal, guarded_router, needs
+from maas.control.api.request_bodies import DeploymentBody
+from maas.control.api.views import deployment_view
+from maas.control.publishing.gates import check_gate
+from maas.control.reconciliation.plans import usual_scaling
 from maas.control.routes import UseServices
-from maas.control.schemas import DeploymentBody
 from maas.control.services import Services
-from maas.control.views import deployment_view
 from maas.domain.deployments import Deployment, Target
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.keys import Scope

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import Request, Response
 
-from maas.control.explaining import DEFAULT_SAMPLES, Question, Spent
-from maas.control.principal import GuardedRoute, Principal, guarded_router, needs
+from maas.control.api.principal import GuardedRoute, Principal, guarded_router, needs
+from maas.control.api.request_bodies import ExplainBody
+from maas.control.explanation.explain import DEFAULT_SAMPLES, Question, Spent
 from maas.control.routes import UseServices
-from maas.control.schemas import ExplainBody
 from maas.domain.keys import Scope
 from maas.domain.names import checked_name
 

@@ -11,8 +11,8 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from maas.control.bodies import check_length
-from maas.control.principal import guarded_router, needs
+from maas.control.api.bodies import check_length
+from maas.control.api.principal import guarded_router, needs
 from maas.control.routes import UseServices
 from maas.domain.errors import NotFound, RequestTimeout
 from maas.domain.keys import Scope

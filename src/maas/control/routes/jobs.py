@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from fastapi import Query
 
-from maas.control.principal import guarded_router, needs
+from maas.control.api.principal import guarded_router, needs
+from maas.control.api.request_bodies import JobBody, JobChangeBody
 from maas.control.routes import UseServices
-from maas.control.schemas import JobBody, JobChangeBody
 from maas.domain.errors import InvalidInput
 from maas.domain.jobs import JobState
 from maas.domain.keys import Scope

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from maas.control.principal import guarded_router, needs
+from maas.control.api.principal import guarded_router, needs
+from maas.control.api.request_bodies import KeyBody
 from maas.control.routes import UseServices
-from maas.control.schemas import KeyBody
 from maas.domain.keys import Scope
 from maas.domain.names import checked_name
 

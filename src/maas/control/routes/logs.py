@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import Query
 from fastapi.responses import PlainTextResponse
 
-from maas.control.principal import guarded_router, needs
+from maas.control.api.principal import guarded_router, needs
+from maas.control.api.views import replica_ids
 from maas.control.routes import UseServices
 from maas.control.services import Services
-from maas.control.views import replica_ids
 from maas.domain.errors import NotFound
 from maas.domain.keys import Scope
 from maas.domain.names import checked_name, shown

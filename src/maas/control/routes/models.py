@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import Response
 
-from maas.control.principal import Principal, guarded_router, needs
+from maas.control.api.principal import Principal, guarded_router, needs
+from maas.control.api.request_bodies import EvidenceBody, ManifestBody, VariantBody
 from maas.control.routes import UseServices
-from maas.control.schemas import EvidenceBody, ManifestBody, VariantBody
 from maas.control.services import Services
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.keys import Scope

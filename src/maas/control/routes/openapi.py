@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import Request
 
-from maas.control.openapi import describe
-from maas.control.principal import any_key, guarded_router
+from maas.control.api.principal import any_key, guarded_router
+from maas.control.openapi.document import describe
 
 router = guarded_router("openapi")
 

@@ -6,10 +6,10 @@ import asyncio
 import time
 from typing import Any
 
+from maas.control.api.principal import guarded_router, needs
+from maas.control.api.views import deployment_view, replica_views
 from maas.control.machine import machine, runtimes
-from maas.control.principal import guarded_router, needs
 from maas.control.routes import UseServices
-from maas.control.views import deployment_view, replica_views
 from maas.domain.keys import Scope
 from maas.version import __version__
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Request
 
-from maas.control.principal import guarded_router, needs
+from maas.control.api.principal import guarded_router, needs
 from maas.control.routes import UseServices
 from maas.domain.errors import InvalidInput
 from maas.domain.keys import Scope

@@ -9,7 +9,7 @@ from typing import Any
 
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Evidence, Task, Variant, Version
-from maas.lifecycle.load.words import ROW_CONCURRENCY, TEXT_CONCURRENCY, Figures, Load
+from maas.lifecycle.load.load_results import ROW_CONCURRENCY, TEXT_CONCURRENCY, Figures, Load
 
 OBJECTIVES = ("latency", "throughput")
 KIND = "latency"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
+from maas.lifecycle.drawing.page import Cell, facts, figure, number, page, pair, section, table
+from maas.lifecycle.drawing.svg import escaped
+from maas.lifecycle.load.load_results import LoadResult
 from maas.lifecycle.load.pictures import panel_svg, panels
 from maas.lifecycle.load.summary import headings, rows, writes
-from maas.lifecycle.load.words import LoadResult
-from maas.lifecycle.page import Cell, facts, figure, number, page, pair, section, table
-from maas.lifecycle.svg import escaped
 
 _CAPTIONS = {
     "Output tokens per second": "Of all requests together, from the first one's start to the last "

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from maas.lifecycle.drawing.svg import Plot, label, picture, said, ticks
+from maas.lifecycle.load.load_results import Figures, Spread
 from maas.lifecycle.load.summary import writes
-from maas.lifecycle.load.words import Figures, Spread
-from maas.lifecycle.svg import Plot, label, picture, said, ticks
 
 SIZE = (400.0, 260.0)
 GAP = 24.0

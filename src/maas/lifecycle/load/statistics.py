@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
-from maas.lifecycle.load.words import Figures, Load, Sample, Spread
+from maas.lifecycle.load.load_results import Figures, Load, Sample, Spread
 
 NOT_SENT = "not_sent"
 BUSY_CLIENT = 0.5

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from maas.lifecycle.load.words import Figures, Spread
-from maas.lifecycle.svg import said
+from maas.lifecycle.drawing.svg import said
+from maas.lifecycle.load.load_results import Figures, Spread
 
 TEXT_HEADINGS = (
     "load", "requests", "errors", "ttft ms p50", "p99", "ms/token p50", "p99", "tokens/s",

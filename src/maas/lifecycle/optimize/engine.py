@@ -19,17 +19,17 @@ from typing import Any, Literal
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, OutOfSpace
 from maas.domain.jobs import Progress
+from maas.lifecycle.data.spec import BuildCancelled
 from maas.lifecycle.measure import sha256_of
-from maas.lifecycle.optimize.choose import OBJECTIVES, checked_objective, choose
-from maas.lifecycle.optimize.gate import Gate, judge
-from maas.lifecycle.optimize.kind import Kind, Named, Place
+from maas.lifecycle.optimize.judgment.choose import OBJECTIVES, checked_objective, choose
+from maas.lifecycle.optimize.judgment.gate import Gate, judge
 from maas.lifecycle.optimize.ledger import Ledger
-from maas.lifecycle.optimize.rows import RowsKind
+from maas.lifecycle.optimize.model_kind import Kind, Named, Place
+from maas.lifecycle.optimize.results import Candidate, Optimization, Tried
 from maas.lifecycle.optimize.subject import NotApplicable, Subject
+from maas.lifecycle.optimize.tensor_kind import RowsKind
 from maas.lifecycle.optimize.text.kind import TextKind
 from maas.lifecycle.optimize.text.subject import TextSubject
-from maas.lifecycle.optimize.words import Candidate, Optimization, Tried
-from maas.lifecycle.spec import BuildCancelled
 
 Objective = Literal["latency", "throughput", "size", "memory"]
 

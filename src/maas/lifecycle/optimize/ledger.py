@@ -23,8 +23,8 @@ from typing import Any
 import msgspec
 
 from maas.domain.errors import MaasError, OutOfSpace
-from maas.lifecycle.optimize.sittings import Sitting
-from maas.lifecycle.optimize.words import Candidate, Comparison, Tried, from_json, to_json
+from maas.lifecycle.optimize.measurement.paired_runs import Sitting
+from maas.lifecycle.optimize.results import Candidate, Comparison, Tried, from_json, to_json
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROBE_BYTES = 1 << 20

@@ -11,11 +11,11 @@ import msgspec
 from maas.domain.models import Evidence, File, Variant
 from maas.lifecycle.measure import sha256_of
 from maas.lifecycle.optimize.engine import Optimized
+from maas.lifecycle.optimize.judgment.repeats import with_report_intervals
 from maas.lifecycle.optimize.publication import FIGURES, REPORT, PreparedOptimization
-from maas.lifecycle.optimize.repeats import with_report_intervals
-from maas.lifecycle.optimize.report import render_optimization
-from maas.lifecycle.optimize.summary import summary
-from maas.lifecycle.optimize.words import Candidate, Optimization, Tried, to_json
+from maas.lifecycle.optimize.report.report import render_optimization
+from maas.lifecycle.optimize.report.summary import summary
+from maas.lifecycle.optimize.results import Candidate, Optimization, Tried, to_json
 
 
 def prepare_optimization(found: Optimized, workdir: Path) -> PreparedOptimization:

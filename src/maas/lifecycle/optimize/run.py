@@ -10,9 +10,9 @@ from typing import Any
 from maas.domain.errors import InvalidInput
 from maas.domain.jobs import Progress
 from maas.domain.models import Manifest, Task
-from maas.lifecycle.optimize.beside_estimator import beside_estimator
 from maas.lifecycle.optimize.engine import Optimized, Request, Watch, optimize
 from maas.lifecycle.optimize.ledger import space
+from maas.lifecycle.optimize.measurement.beside_estimator import beside_estimator
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.publication import PreparedOptimization
 from maas.lifecycle.optimize.source import find_build, subject_of_build, subject_of_data

@@ -9,9 +9,10 @@ from typing import Any
 from maas.domain.errors import InvalidInput, MaasError
 from maas.domain.jobs import JobState, Progress
 from maas.domain.models import Manifest
-from maas.lifecycle.data import load_dataset, split
+from maas.lifecycle.data.dataset import load_dataset, split
 from maas.lifecycle.job_folder import JobFolder
 from maas.lifecycle.measure import named_rows
+from maas.lifecycle.optimize.results import Candidate, EvaluationRows
 from maas.lifecycle.optimize.subject import (
     Subject,
     Training,
@@ -19,7 +20,6 @@ from maas.lifecycle.optimize.subject import (
     read_rows,
     subject_of_rows,
 )
-from maas.lifecycle.optimize.words import Candidate, EvaluationRows
 from maas.lifecycle.publication import PreparedPublication
 from maas.lifecycle.recipe import Recipe
 
@@ -116,8 +116,8 @@ def subject_of_build(
 def _training(recipe: Recipe, parts: Any, build: JobFolder) -> Training | None:
     """The network as the build left it: its weights are in the checkpoint."""
     from maas.lifecycle.build import fingerprint_of  # noqa: PLC0415  (torch: 2 s)
-    from maas.lifecycle.checkpoints import load_checkpoint  # noqa: PLC0415
-    from maas.lifecycle.training import Trainer  # noqa: PLC0415
+    from maas.lifecycle.training.checkpoints import load_checkpoint  # noqa: PLC0415
+    from maas.lifecycle.training.trainer import Trainer  # noqa: PLC0415
 
     trainer = Trainer(recipe.build.model, recipe.build.training, parts, build.work / "unused")
     state = load_checkpoint(build.work / "checkpoint.pt", fingerprint_of(recipe.build, parts))
@@ -130,7 +130,7 @@ def _training(recipe: Recipe, parts: Any, build: JobFolder) -> Training | None:
 
 def _estimator(recipe: Recipe, parts: Any) -> Any:
     """Fitted again: the same rows, arguments and seed give the same estimator."""
-    from maas.lifecycle.estimators import fit_estimator, make_estimator  # noqa: PLC0415
+    from maas.lifecycle.training.estimators import fit_estimator, make_estimator  # noqa: PLC0415
 
     made = make_estimator(recipe.build.model, parts.train.task, recipe.build.training.seed)
     return fit_estimator(made, parts.train)[0]

@@ -16,12 +16,12 @@ from maas.domain.models import Task
 from maas.domain.names import shown
 from maas.domain.signature import Signature
 from maas.lifecycle.measure import named_rows
-from maas.lifecycle.optimize.words import Candidate, EvaluationRows
+from maas.lifecycle.optimize.results import Candidate, EvaluationRows
 
 if TYPE_CHECKING:
-    from maas.lifecycle.data import Split
-    from maas.lifecycle.families import Served
-    from maas.lifecycle.spec import BuildSpec
+    from maas.lifecycle.data.dataset import Split
+    from maas.lifecycle.data.spec import BuildSpec
+    from maas.lifecycle.training.families import Served
 
 Array = npt.NDArray[Any]
 

@@ -19,8 +19,8 @@ from maas.lifecycle.load.choose import (
     thread_counts,
     usual_load,
 )
-from maas.lifecycle.load.words import Figures, Spread
-from tests.generations import TEXT_TO_TEXT
+from maas.lifecycle.load.load_results import Figures, Spread
+from tests.support.fakes.generations import TEXT_TO_TEXT
 
 FILE = File("m.gguf", "a" * 64, 10)
 BASE = Variant("gguf", "llama_cpp", (FILE,), {"slots": 4})

@@ -6,11 +6,11 @@ import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
+from maas.lifecycle.load.load_results import Load, LoadResult, Sample
 from maas.lifecycle.load.page import load_page
 from maas.lifecycle.load.pictures import load_svg, panels
 from maas.lifecycle.load.statistics import figures
 from maas.lifecycle.load.summary import headings, rows
-from maas.lifecycle.load.words import Load, LoadResult, Sample
 
 TEXT = tuple(
     figures((c, None), [Sample(0.0, 0.1 * c, 0.1 * c + 1, 0.1 * c + 1, 128, 65)] * c, writes=True)

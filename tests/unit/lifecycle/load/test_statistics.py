@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from maas.domain.errors import InvalidInput
+from maas.lifecycle.load.load_results import Figures, Load, Sample, Spread
 from maas.lifecycle.load.prompts import prompt, words_for
 from maas.lifecycle.load.statistics import figures, notes, percentile, spread
-from maas.lifecycle.load.words import Figures, Load, Sample, Spread
 
 
 def written(start: float, first: float, last: float, tokens: int, **more: int) -> Sample:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from maas.lifecycle.build import build
-from maas.lifecycle.data import load_dataset, split
+from maas.lifecycle.data.dataset import load_dataset, split
+from maas.lifecycle.data.spec import BuildSpec
 from maas.lifecycle.measure import named_rows
+from maas.lifecycle.optimize.results import Candidate, EvaluationRows
 from maas.lifecycle.optimize.subject import Subject, Training, calibration_rows
-from maas.lifecycle.optimize.words import Candidate, EvaluationRows
-from maas.lifecycle.spec import BuildSpec
 
 EPOCHS = 3
 

@@ -17,19 +17,19 @@ from onnx import numpy_helper
 from maas.domain.errors import InferenceFailed, InvalidInput, OutOfSpace
 from maas.domain.jobs import Progress
 from maas.domain.signature import Signature
-from maas.lifecycle.optimize import rows
-from maas.lifecycle.optimize.beside_estimator import beside_estimator
-from maas.lifecycle.optimize.compare import compare
+from maas.lifecycle.data.spec import BuildCancelled
+from maas.lifecycle.optimize import tensor_kind
+from maas.lifecycle.optimize.candidates.methods import Maker, Workshop
 from maas.lifecycle.optimize.engine import Optimized, Request, Watch, optimize
-from maas.lifecycle.optimize.loaded import outputs_of
-from maas.lifecycle.optimize.makers import Maker, Workshop
+from maas.lifecycle.optimize.judgment.compare import compare
+from maas.lifecycle.optimize.measurement.beside_estimator import beside_estimator
+from maas.lifecycle.optimize.measurement.loaded import outputs_of
+from maas.lifecycle.optimize.measurement.paired_runs import Figures, Sitting
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.publication import PreparedOptimization
-from maas.lifecycle.optimize.report import render_optimization
-from maas.lifecycle.optimize.sittings import Figures, Sitting
+from maas.lifecycle.optimize.report.report import render_optimization
+from maas.lifecycle.optimize.results import Candidate, EvaluationRows
 from maas.lifecycle.optimize.subject import NotApplicable, Subject, subject_of_rows
-from maas.lifecycle.optimize.words import Candidate, EvaluationRows
-from maas.lifecycle.spec import BuildCancelled
 from tests.unit.lifecycle.optimize.subjects import digits_subject
 
 LOST = 7
@@ -69,8 +69,8 @@ def making(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def use(**makers: Callable[[Workshop], dict[str, Any]]) -> None:
         table = tuple(Maker(name.replace("_", "-"), make) for name, make in makers.items())
-        monkeypatch.setattr(rows, "all_makers", lambda: table)
-        monkeypatch.setattr(rows, "left_out", dict)
+        monkeypatch.setattr(tensor_kind, "all_makers", lambda: table)
+        monkeypatch.setattr(tensor_kind, "left_out", dict)
 
     return use
 
@@ -93,9 +93,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def said(candidate: Candidate, signature: Signature, known: EvaluationRows) -> Any:
         return outputs_of(candidate, signature, known.inputs)
 
-    monkeypatch.setattr(rows, "sit", at_no_cost)
-    monkeypatch.setattr(rows, "answers_of", said)
-    monkeypatch.setattr(rows, "compare", partial(compare, resamples=100))
+    monkeypatch.setattr(tensor_kind, "sit", at_no_cost)
+    monkeypatch.setattr(tensor_kind, "answers_of", said)
+    monkeypatch.setattr(tensor_kind, "compare", partial(compare, resamples=100))
 
 
 def tried(found: Optimized, name: str) -> Any:
@@ -166,7 +166,7 @@ def test_one_that_crashes_is_told_and_the_others_are_judged(
             raise InferenceFailed("crashes: its process was ended by signal 11")
         return at_no_cost(candidate, *rest)
 
-    monkeypatch.setattr(rows, "sit", crash)
+    monkeypatch.setattr(tensor_kind, "sit", crash)
     found = optimize(digits, request(), tmp_path)
     assert "signal 11" in tried(found, "crashes").why and not tried(found, "crashes").passed
     assert tried(found, "first").passed
@@ -184,7 +184,7 @@ def test_sittings_take_turns_and_are_not_done_again(
             raise KeyboardInterrupt
         return at_no_cost(candidate, *rest)
 
-    monkeypatch.setattr(rows, "sit", killed)
+    monkeypatch.setattr(tensor_kind, "sit", killed)
     with pytest.raises(KeyboardInterrupt):
         optimize(digits, request(), tmp_path)
     assert sat == ["onnx", "first", "second", "onnx", "first"]

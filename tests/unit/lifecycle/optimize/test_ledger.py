@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from maas.domain.errors import InferenceFailed, OutOfSpace
-from maas.lifecycle.optimize.answers import keep, kept
 from maas.lifecycle.optimize.ledger import Ledger
-from maas.lifecycle.optimize.words import Candidate, Tried
+from maas.lifecycle.optimize.measurement.answers import keep, kept
+from maas.lifecycle.optimize.results import Candidate, Tried
 
 
 def finished(ledger: Ledger, name: str = "small") -> Candidate:

@@ -32,7 +32,7 @@ from maas.lifecycle.sources import download, workspace
 from maas.lifecycle.sources.base import Access, Fetched, Request
 from maas.lifecycle.sources.kinds import fetch
 from maas.lifecycle.sources.workspace import discard
-from tests.downloads import DownloadServer, Turn, download_server
+from tests.support.servers.downloads import DownloadServer, Turn, download_server
 
 CONTENT = random.Random(1).randbytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

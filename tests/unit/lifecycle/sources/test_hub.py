@@ -13,7 +13,7 @@ from maas.lifecycle.sources import download
 from maas.lifecycle.sources.base import Access, Fetched, Request
 from maas.lifecycle.sources.kinds import fetch
 from maas.lifecycle.sources.workspace import workspace
-from tests.downloads import DownloadServer, Turn, download_server
+from tests.support.servers.downloads import DownloadServer, Turn, download_server
 
 pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from maas.lifecycle.metrics import Floats
-from maas.lifecycle.optimize.compare import RESAMPLES, mean_agreement
-from maas.lifecycle.optimize.paired import WORST_SEEN, Pair, difference_of, spread
-from maas.lifecycle.optimize.words import CONFIDENCE, Comparison
+from maas.lifecycle.metrics.metrics import Floats
+from maas.lifecycle.optimize.judgment.compare import RESAMPLES, mean_agreement
+from maas.lifecycle.optimize.judgment.paired_metrics import WORST_SEEN, Pair, difference_of, spread
+from maas.lifecycle.optimize.results import CONFIDENCE, Comparison
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
-from maas.lifecycle.optimize.kind import Place
-from maas.lifecycle.optimize.libraries import versions
-from maas.lifecycle.optimize.sittings import Sitting, measurement_of
+from maas.lifecycle.optimize.candidates.libraries import versions
+from maas.lifecycle.optimize.measurement.paired_runs import Sitting, measurement_of
+from maas.lifecycle.optimize.model_kind import Place
+from maas.lifecycle.optimize.results import Candidate, Comparison, Measurement
 from maas.lifecycle.optimize.text.compare import Said, compare_text
 from maas.lifecycle.optimize.text.makers import Maker, text_makers
 from maas.lifecycle.optimize.text.measure import RESIDENT, TOKENS, sit_text
@@ -20,7 +21,6 @@ from maas.lifecycle.optimize.text.process import TextProcess
 from maas.lifecycle.optimize.text.profile import profile_text
 from maas.lifecycle.optimize.text.requantize import TYPES_LEFT_OUT
 from maas.lifecycle.optimize.text.subject import TextSubject
-from maas.lifecycle.optimize.words import Candidate, Comparison, Measurement
 
 T = TypeVar("T")
 

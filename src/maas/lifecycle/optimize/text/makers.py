@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from maas.lifecycle.optimize.results import Candidate
 from maas.lifecycle.optimize.subject import NotApplicable
 from maas.lifecycle.optimize.text.requantize import requantize
-from maas.lifecycle.optimize.words import Candidate
 from maas.runtimes.scores import SCORERS
 
 FILE = "model.gguf"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from maas.domain.signature import Signature
-from maas.lifecycle.optimize.energy import Meter
-from maas.lifecycle.optimize.sittings import Figures, OtherWork, Sitting
+from maas.lifecycle.optimize.measurement.energy import Meter
+from maas.lifecycle.optimize.measurement.paired_runs import Figures, OtherWork, Sitting
+from maas.lifecycle.optimize.results import Candidate
 from maas.lifecycle.optimize.text.process import TextProcess
-from maas.lifecycle.optimize.words import Candidate
 
 AT_ONCE = (1, 16)
 WAVES = {1: 3, 16: 1}

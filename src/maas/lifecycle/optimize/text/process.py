@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from maas.domain.signature import Signature
-from maas.lifecycle.optimize.candidate_process import LoadedProcess
-from maas.lifecycle.optimize.words import Candidate
+from maas.lifecycle.optimize.measurement.candidate_process import LoadedProcess
+from maas.lifecycle.optimize.results import Candidate
 
 
 class TextProcess(LoadedProcess):

@@ -7,9 +7,9 @@ from collections import defaultdict
 from typing import Any
 
 from maas.domain.errors import InvalidInput
-from maas.lifecycle.optimize.profile import MOST_LAYERS, Profile, of_measurement
-from maas.lifecycle.optimize.words import Candidate, Measurement
-from maas.runtimes.gguf import GgufTensor, check_gguf
+from maas.lifecycle.optimize.measurement.profile import MOST_LAYERS, Profile, of_measurement
+from maas.lifecycle.optimize.results import Candidate, Measurement
+from maas.runtimes.formats.gguf import GgufTensor, check_gguf
 
 _BLOCK = re.compile(r"^blk\.\d+\.")
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"

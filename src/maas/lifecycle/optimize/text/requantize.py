@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maas.lifecycle.optimize.libraries import require, versions
+from maas.lifecycle.optimize.candidates.libraries import require, versions
 from maas.lifecycle.optimize.subject import NotApplicable
 
 EMBEDDINGS = ("token_embd.weight", "output.weight")

@@ -18,7 +18,7 @@ import psutil
 from maas.domain.errors import InferenceFailed, MaasError
 from maas.domain.generation import Ending, Generation
 from maas.domain.signature import Signature
-from maas.lifecycle.optimize.worker import serve
+from maas.lifecycle.optimize.measurement.worker import serve
 from maas.runtimes.base import LoadRequest, Said
 from maas.runtimes.scores import create_scorer
 

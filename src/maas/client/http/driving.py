@@ -1,0 +1,143 @@
+"""Runs operations to their end: one driver that blocks, one that is awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from types import MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from maas.client.http.calls import Awaitable, Call, Flow, Pause, Step
+from maas.client.http.transport import AsyncTransport, SyncTransport
+from maas.domain.errors import MaasError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Blocking:
+    """Runs operations to their end."""
+
+    def __init__(self, transport: SyncTransport) -> None:
+        self._transport = transport
+
+    def _run(self, operation: Call[T] | Flow[T]) -> T:
+        if isinstance(operation, Call):
+            return self._transport.send(operation)
+        answer: Any = None
+        error: MaasError | None = None
+        try:
+            while True:
+                step = operation.throw(error) if error else operation.send(answer)
+                answer = error = None
+                try:
+                    answer = self._take(step)
+                except MaasError as raised:
+                    error = raised
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            operation.close()
+
+    def _take(self, step: Step) -> Any:
+        if isinstance(step, Call):
+            return self._transport.send(step)
+        if isinstance(step, Pause):
+            return time.sleep(step.seconds)
+        if isinstance(step, Awaitable):
+            return _run_awaitable(step)
+        return step.run()
+
+
+class Awaited:
+    """Runs operations to their end without blocking the event loop."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def _run(self, operation: Call[T] | Flow[T]) -> T:
+        if isinstance(operation, Call):
+            return await self._transport.send(operation)
+        answer: Any = None
+        error: MaasError | None = None
+        try:
+            while True:
+                step = operation.throw(error) if error else operation.send(answer)
+                answer = error = None
+                try:
+                    answer = await self._take(step)
+                except MaasError as raised:
+                    error = raised
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            operation.close()
+
+    async def _take(self, step: Step) -> Any:
+        if isinstance(step, Call):
+            return await self._transport.send(step)
+        if isinstance(step, Pause):
+            return await asyncio.sleep(step.seconds)
+        if isinstance(step, Awaitable):
+            return await step.start()
+        return await asyncio.to_thread(step.run)
+
+
+def _run_awaitable(step: Awaitable) -> Any:
+    """In a loop of its own: in a thread of its own, too, if the caller (a notebook) runs one."""
+
+    def run() -> Any:
+        with asyncio.Runner() as runner:
+            return runner.run(step.start())
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        try:
+            return run()
+        except KeyboardInterrupt:
+            return step.stopped()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
+
+
+D = TypeVar("D", bound=Blocking | Awaited, covariant=True)
+
+
+class Group(Generic[D]):
+    """Operations under a name of their own, run by `driver`."""
+
+    def __init__(self, driver: D) -> None:
+        self._run = driver._run
+
+
+class operation(Generic[P, T]):  # noqa: N801 - used as `property` is
+    """An operation as a method: one that blocks where a `Blocking` runs it, else a coroutine."""
+
+    def __init__(self, make: Callable[P, Call[T] | Flow[T]]) -> None:
+        @functools.wraps(make)
+        def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+            return self._run(make(*args, **kwargs))
+
+        @functools.wraps(make)
+        async def coroutine(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+            return await self._run(make(*args, **kwargs))
+
+        self._method, self._coroutine = method, coroutine
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> Callable[Concatenate[Any, P], Any]: ...
+    @overload
+    def __get__(self, owner: Blocking | Group[Blocking], kind: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(
+        self, owner: Awaited | Group[Awaited], kind: type
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, owner: Any, kind: type) -> Any:
+        function = self._coroutine if issubclass(kind, Awaited) else self._method
+        return function if owner is None else MethodType(function, owner)

@@ -1,0 +1,276 @@
+"""How a request reaches the server: one transport that blocks, one that is awaited.
+
+Both send one `Call` with retries. What is to be retried, and when, is in `retry.py`; what an
+answer means is in the call. Nothing here knows an operation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+
+from maas.client.http.calls import Call, Reply, error_of
+from maas.client.http.errors import ServerUnavailable
+from maas.client.http.retry import RetryPolicy
+from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError
+
+T = TypeVar("T")
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the server is and who asks."""
+
+    base_url: str
+    api_key: str
+    timeout_s: float
+    retry: RetryPolicy
+
+    def __post_init__(self) -> None:
+        url = httpx2.URL(self.base_url)
+        if url.scheme not in ("http", "https") or not url.host:
+            raise InvalidInput(
+                f"base_url must be like http://127.0.0.1:8000; got {self.base_url!r}",
+                field="base_url",
+            )
+        if not (self.timeout_s > 0):
+            raise InvalidInput(f"timeout must be above 0 seconds; got {self.timeout_s}")
+        if not self.api_key.isascii() or not self.api_key.isprintable():
+            raise InvalidInput("api_key must be printable ASCII", field="api_key")
+
+    def options(self) -> dict[str, Any]:
+        """Arguments for both of httpx2's clients."""
+        url = httpx2.URL(self.base_url)
+        headers = {"user-agent": "openmaas-python"}
+        if self.api_key:
+            headers["authorization"] = f"Bearer {self.api_key}"
+        return {
+            "base_url": self.base_url,
+            "headers": headers,
+            # Reading the certificate store takes longer than a prediction; http needs none.
+            "verify": url.scheme == "https",
+            # A proxy from the environment must not see what goes to this machine.
+            "trust_env": not _is_loopback(url.host),
+            "timeout": self.timeout_s,
+        }
+
+    def lost(self, call: Call[Any], error: httpx2.TransportError, waited_s: float) -> MaasError:
+        """The error for a request that got no answer."""
+        if isinstance(error, httpx2.TimeoutException) and not isinstance(
+            error, httpx2.ConnectTimeout
+        ):
+            return DeadlineExceeded(
+                f"{self.base_url} did not answer {call.method} {call.path} in {waited_s:.3g} s"
+            )
+        if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+            return ServerUnavailable(
+                f"no server answers at {self.base_url} ({error}); start one with `maas up`, or "
+                "set MAAS_BASE_URL to the address of yours"
+            )
+        return ServerUnavailable(
+            f"the connection to {self.base_url} broke before {call.method} {call.path} was "
+            f"answered ({type(error).__name__}: {error})"
+        )
+
+
+class SyncTransport:
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._http = httpx2.Client(**connection.options())
+
+    def send(self, call: Call[T]) -> T:
+        """The parsed answer. Raises MaasError and nothing else for what can go wrong outside."""
+        started = time.monotonic()
+        deadline = started + (call.timeout or self.connection.timeout_s)
+        attempt = 0
+        while True:
+            failure: httpx2.TransportError | None = None
+            reply: Reply | None = None
+            try:
+                reply = self._once(call, deadline)
+            except httpx2.TransportError as error:
+                failure = error
+            pause = _pause(self.connection, call, attempt, (reply, failure), deadline)
+            if pause is None:
+                return _finish(self.connection, call, (reply, failure), started)
+            time.sleep(pause)
+            attempt += 1
+
+    def lines(self, call: Call[Any]) -> Generator[str, None, None]:
+        """Lines of the answer while they come; closing this ends it. `call.timeout` is for the
+        silence before each. Raises as `send`; nothing is sent again."""
+        started = time.monotonic()
+        request = _streamed(self._http, self.connection, call)
+        try:
+            response = self._http.send(request, stream=True)
+            try:
+                if response.status_code >= 400:
+                    reply = Reply(response.status_code, dict(response.headers), response.read())
+                    raise error_of(reply)
+                yield from response.iter_lines()
+            finally:
+                response.close()
+        except httpx2.TransportError as error:
+            raise self.connection.lost(call, error, time.monotonic() - started) from error
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _once(self, call: Call[Any], deadline: float) -> Reply:
+        request = self._http.build_request(
+            call.method,
+            call.path,
+            params=dict(call.params),
+            content=_chunks(call.file) if call.file else call.body,
+            headers=_headers(call),
+            timeout=_left(deadline, call, self.connection),
+        )
+        response = self._http.send(request, stream=True)
+        try:
+            body = bytearray()
+            for chunk in response.iter_bytes():
+                body += chunk
+                if time.monotonic() > deadline:  # an answer in drops would never time out
+                    raise httpx2.ReadTimeout("the answer did not end in time", request=request)
+        finally:
+            response.close()
+        return Reply(response.status_code, dict(response.headers), bytes(body))
+
+
+class AsyncTransport:
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._http = httpx2.AsyncClient(**connection.options())
+
+    async def send(self, call: Call[T]) -> T:
+        """As SyncTransport.send."""
+        started = time.monotonic()
+        deadline = started + (call.timeout or self.connection.timeout_s)
+        attempt = 0
+        while True:
+            failure: httpx2.TransportError | None = None
+            reply: Reply | None = None
+            try:
+                reply = await self._once(call, deadline)
+            except httpx2.TransportError as error:
+                failure = error
+            pause = _pause(self.connection, call, attempt, (reply, failure), deadline)
+            if pause is None:
+                return _finish(self.connection, call, (reply, failure), started)
+            await asyncio.sleep(pause)
+            attempt += 1
+
+    async def lines(self, call: Call[Any]) -> AsyncGenerator[str, None]:
+        """As SyncTransport.lines."""
+        started = time.monotonic()
+        request = _streamed(self._http, self.connection, call)
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                if response.status_code >= 400:
+                    reply = Reply(
+                        response.status_code, dict(response.headers), await response.aread()
+                    )
+                    raise error_of(reply)
+                async for line in response.aiter_lines():
+                    yield line
+            finally:
+                await response.aclose()
+        except httpx2.TransportError as error:
+            raise self.connection.lost(call, error, time.monotonic() - started) from error
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _once(self, call: Call[Any], deadline: float) -> Reply:
+        request = self._http.build_request(
+            call.method,
+            call.path,
+            params=dict(call.params),
+            content=_chunks_async(call.file) if call.file else call.body,
+            headers=_headers(call),
+            timeout=_left(deadline, call, self.connection),
+        )
+        response = await self._http.send(request, stream=True)
+        try:
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if time.monotonic() > deadline:
+                    raise httpx2.ReadTimeout("the answer did not end in time", request=request)
+        finally:
+            await response.aclose()
+        return Reply(response.status_code, dict(response.headers), bytes(body))
+
+
+Outcome = tuple[Reply | None, httpx2.TransportError | None]
+
+
+def _pause(
+    connection: Connection, call: Call[Any], attempt: int, outcome: Outcome, deadline: float
+) -> float | None:
+    return connection.retry.pause(call, attempt, outcome[0], deadline - time.monotonic())
+
+
+def _finish(connection: Connection, call: Call[T], outcome: Outcome, started: float) -> T:
+    reply, failure = outcome
+    if failure is not None:
+        raise connection.lost(call, failure, time.monotonic() - started) from failure
+    if reply is None:
+        raise MaasError("neither an answer nor a failure")
+    return call.read(reply)
+
+
+def _streamed(
+    http: httpx2.Client | httpx2.AsyncClient, connection: Connection, call: Call[Any]
+) -> httpx2.Request:
+    return http.build_request(
+        call.method,
+        call.path,
+        content=call.body,
+        headers=_headers(call),
+        timeout=call.timeout or connection.timeout_s,
+    )
+
+
+def _headers(call: Call[Any]) -> dict[str, str]:
+    headers = {"accept": "application/json, */*;q=0.5"}
+    if call.file is not None:
+        headers["content-length"] = str(call.file.stat().st_size)
+    if call.file is not None or call.body is not None:
+        headers["content-type"] = call.content_type
+    return headers
+
+
+def _left(deadline: float, call: Call[Any], connection: Connection) -> float:
+    """Seconds that one read or write may take. A file may take hours, but no single piece."""
+    left = max(deadline - time.monotonic(), 0.001)
+    return min(left, connection.timeout_s) if call.file else left
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            yield chunk
+
+
+async def _chunks_async(file: Path) -> AsyncIterator[bytes]:
+    with file.open("rb") as stream:
+        while chunk := await asyncio.to_thread(stream.read, CHUNK):
+            yield chunk
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

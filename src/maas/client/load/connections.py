@@ -1,0 +1,239 @@
+"""Connections of a load: HTTP/1.1 as lean as it can be, so that the server is what is measured.
+
+The other transport of this package does more for each request than a small model's server does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httptools
+import httpx2
+import msgspec
+
+from maas.client.http.calls import Reply, error_in, error_of
+from maas.client.http.errors import ServerUnavailable
+from maas.client.http.transport import Connection
+from maas.domain.errors import MaasError
+from maas.version import __version__
+
+MOST_REFUSAL_BYTES = 1 << 16
+MOST_EVENT_BYTES = 1 << 20
+CONNECT_S = 10.0
+
+Take = Callable[[bytes], None]
+"""Told each part of an answer's body when it comes; must not raise."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a load goes, and what all its requests have in common."""
+
+    host: str
+    port: int
+    base_path: str
+    headers: bytes
+    secure: ssl.SSLContext | None
+
+    @classmethod
+    def of(cls, connection: Connection) -> Address:
+        url = httpx2.URL(connection.base_url)
+        secure = url.scheme == "https"
+        lines = [
+            f"host: {url.netloc.decode('ascii')}",
+            f"user-agent: openmaas-bench/{__version__}",
+            "content-type: application/json",
+            "accept: application/json, text/event-stream",
+        ]
+        if connection.api_key:
+            lines.append(f"authorization: Bearer {connection.api_key}")
+        return cls(
+            host=url.host,
+            port=url.port or (443 if secure else 80),
+            base_path=url.path.rstrip("/"),
+            headers="\r\n".join(lines).encode("ascii"),
+            secure=ssl.create_default_context() if secure else None,
+        )
+
+    def post(self, path: str, body: bytes) -> bytes:
+        """A whole request."""
+        return (
+            f"POST {self.base_path}{path} HTTP/1.1\r\n".encode()
+            + self.headers
+            + b"\r\ncontent-length: %d\r\n\r\n" % len(body)
+            + body
+        )
+
+
+class Line(asyncio.Protocol):
+    """One connection, one request at a time; it opens again by itself after a failure."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._transport: asyncio.Transport | None = None
+        self._parser: Any = None
+        self._answer: asyncio.Future[None] | None = None
+        self._take: Take = _ignore
+        self._refusal = bytearray()
+        self._headers: dict[str, str] = {}
+
+    async def connect(self) -> None:
+        """Raises ServerUnavailable."""
+        address = self._address
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: self, address.host, address.port, ssl=address.secure
+                )
+        except (OSError, TimeoutError) as wrong:
+            raise ServerUnavailable(
+                f"no connection to {address.host}:{address.port}: {wrong}"
+            ) from None
+
+    async def ask(self, request: bytes, take: Take) -> None:
+        """Sends `request`; `take` is told the body of an answer below 400. Raises the error that
+        another answer stands for, or ServerUnavailable."""
+        if self._transport is None:
+            await self.connect()
+        if self._transport is None:
+            raise ServerUnavailable("the server closed the connection at once")
+        answer = asyncio.get_running_loop().create_future()
+        self._answer, self._take = answer, take
+        self._transport.write(request)
+        try:
+            await answer
+        finally:
+            self._answer, self._take = None, _ignore
+            if answer.cancelled():
+                self.close()
+
+    def close(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+
+    # -- asyncio ----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._parser = httptools.HttpResponseParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as wrong:
+            self._end(MaasError(f"the answer is not HTTP: {wrong}"))
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._end(ServerUnavailable("the connection broke before the answer ended"))
+
+    def _end(self, error: MaasError | None) -> None:
+        if self._answer is None or self._answer.done():
+            return
+        if error is None:
+            self._answer.set_result(None)
+        else:
+            self._answer.set_exception(error)
+
+    # -- httptools --------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._refusal.clear()
+        self._headers = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_body(self, data: bytes) -> None:
+        if self._parser.get_status_code() < 400:
+            self._take(data)
+        elif len(self._refusal) < MOST_REFUSAL_BYTES:
+            self._refusal += data
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if not self._parser.should_keep_alive():
+            self.close()
+        if status < 400:
+            self._end(None)
+        else:
+            self._end(error_of(Reply(status, self._headers, bytes(self._refusal))))
+
+
+class _Choice(msgspec.Struct):
+    text: str = ""
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int = 0
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: dict[str, Any] | None = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+class Written:
+    """Reads the event stream of one completion and notes when what came."""
+
+    def __init__(self) -> None:
+        self.first = 0.0
+        self.last = 0.0
+        self.usage: _Usage | None = None
+        self.error: MaasError | None = None
+        self._is_over = False
+        self._rest = b""
+
+    def take(self, data: bytes) -> None:
+        now = time.perf_counter()
+        *events, self._rest = (self._rest + data).split(b"\n\n")
+        for event in events:
+            if event.startswith(b"data:"):
+                self._read(event[5:].strip(), now)
+        if len(self._rest) > MOST_EVENT_BYTES:
+            self.error, self._rest = MaasError("an event of the stream has no end"), b""
+
+    def check(self) -> None:
+        """Raises what went wrong within, or if the stream is not whole."""
+        if self.error is not None:
+            raise self.error
+        if not self._is_over or self.usage is None:
+            raise MaasError("the stream ended before the answer did")
+
+    def _read(self, data: bytes, now: float) -> None:
+        if data == b"[DONE]":
+            self._is_over = True
+            return
+        try:
+            chunk = _decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.error = MaasError("an event of the stream is not what this door writes")
+            return
+        if chunk.error is not None:
+            self.error = error_in({"error": chunk.error}, 500)
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if any(choice.text for choice in chunk.choices):
+            self.first = self.first or now
+            self.last = now
+
+
+def _ignore(_: bytes) -> None:
+    return None

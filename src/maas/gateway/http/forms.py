@@ -1,0 +1,58 @@
+"""multipart/form-data (RFC 7578), whole and bounded.
+
+File names are not looked at: what somebody calls a file decides nothing here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+
+from maas.domain.errors import MalformedBody
+from maas.gateway.http.request import Request
+
+FORM = b"multipart/form-data"
+MAX_PARTS = 64
+MAX_HEADER_BYTES = 4096
+MAX_HEADERS = 8
+MAX_BOUNDARY_BYTES = 70
+
+
+class Part(NamedTuple):
+    name: str
+    is_file: bool
+    """Whether it came with a file name."""
+    data: bytes
+
+
+def form_of(request: Request) -> list[Part]:
+    """The parts in their order. Raises MalformedBody, at the first byte that is wrong."""
+    header = request.headers.get(b"content-type", b"").decode("latin-1")
+    boundary = parse_options_header(header)[1].get("boundary", "")
+    if not 1 <= len(boundary) <= MAX_BOUNDARY_BYTES or not boundary.isascii():
+        raise MalformedBody(
+            f"multipart/form-data needs a boundary of 1 to {MAX_BOUNDARY_BYTES} characters"
+        )
+    parts: list[Part] = []
+    segment: MultipartSegment | None = None
+    pieces: list[bytes] = []
+    try:
+        with PushMultipartParser(
+            boundary,
+            max_header_size=MAX_HEADER_BYTES,
+            max_header_count=MAX_HEADERS,
+            max_segment_count=MAX_PARTS,
+        ) as parser:
+            for event in parser.parse(bytes(request.body)):
+                if isinstance(event, MultipartSegment):
+                    segment, pieces = event, []
+                elif event:
+                    pieces.append(bytes(event))
+                elif segment is not None:
+                    is_file = segment.filename is not None
+                    parts.append(Part(segment.name, is_file, b"".join(pieces)))
+                    segment = None
+    except (MultipartError, UnicodeError) as wrong:
+        raise MalformedBody(f"the body is not multipart/form-data: {wrong}") from None
+    return parts

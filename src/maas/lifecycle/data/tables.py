@@ -1,0 +1,134 @@
+"""Reading files of rows: CSV, Parquet, NPZ, and the sets that scikit-learn carries."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maas.domain.errors import InvalidInput
+from maas.domain.names import shown
+from maas.lifecycle.data.spec import DataSource
+
+Array = npt.NDArray[Any]
+
+SKLEARN_SETS = ("breast_cancer", "diabetes", "digits", "iris", "wine")
+
+
+def read_csv(path: Path) -> dict[str, Array]:
+    """Columns of text by the names in the first line; UTF-8, comma-separated (RFC 4180)."""
+    _must_exist(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [row for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as wrong:
+        raise InvalidInput(f"{path.name} is not CSV in UTF-8: {wrong}", field="data") from None
+    if not header:
+        raise InvalidInput(f"{path.name} is empty; expected a line of column names", field="data")
+    twice = sorted({name for name in header if header.count(name) > 1 or not name})
+    if twice:
+        raise InvalidInput(
+            f"{path.name}: column names must be there once each; found {shown(twice[0])} "
+            f"{header.count(twice[0])} times",
+            field="data",
+        )
+    if not rows:
+        raise InvalidInput(f"{path.name} has column names and no rows", field="data")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise InvalidInput(
+                f"{path.name}, row {number}: expected {len(header)} cells, found {len(row)}",
+                field="data",
+                row=number,
+            )
+    cells = [[cell.strip() for cell in column] for column in zip(*rows, strict=True)]
+    return {name: np.array(column) for name, column in zip(header, cells, strict=True)}
+
+
+def read_parquet(path: Path) -> dict[str, Array]:
+    """Columns by name; numbers stay numbers, everything else is text."""
+    parquet = _needs("pyarrow.parquet", "openmaas[parquet]")
+    arrow = _needs("pyarrow", "openmaas[parquet]")
+    _must_exist(path)
+    try:
+        table = parquet.read_table(path)
+    except arrow.ArrowInvalid as wrong:
+        raise InvalidInput(f"{path.name} is not a Parquet file: {wrong}", field="data") from None
+    if not table.num_rows:
+        raise InvalidInput(f"{path.name} has no rows", field="data")
+    columns: dict[str, Array] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count:
+            row = column.is_null().to_numpy().argmax() + 1
+            raise InvalidInput(
+                f"column {shown(name)}, row {row}: expected a value, found none",
+                field=name,
+                row=int(row),
+            )
+        values = column.to_numpy()
+        columns[name] = values if values.dtype.kind in "fiub" else values.astype(str)
+    return columns
+
+
+def read_npz(path: Path, source: DataSource) -> dict[str, Any]:
+    """Arrays `x` and `y` (or the target's name), and the slices' arrays; never pickled objects."""
+    _must_exist(path)
+    target = source.target or "y"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, zipfile.BadZipFile, OSError) as wrong:
+        raise InvalidInput(f"{path.name} is not a plain NPZ file: {wrong}", field="data") from None
+    if "x" not in arrays and "X" in arrays:
+        arrays["x"] = arrays.pop("X")
+    for name in ("x", target, *source.slices):
+        if name not in arrays:
+            raise InvalidInput(
+                f"there is no array {shown(name)} in {path.name}; it has {', '.join(arrays)}",
+                field=name,
+            )
+    return {
+        "x": arrays["x"],
+        "y": arrays[target],
+        "slices": {name: arrays[name] for name in source.slices},
+        **{key: arrays[key] for key in ("feature_names", "class_names") if key in arrays},
+    }
+
+
+def read_sklearn(name: str) -> dict[str, Any]:
+    """A set that comes with scikit-learn; the digits as images [n, 1, 8, 8] from 0 to 16."""
+    if name not in SKLEARN_SETS:
+        raise InvalidInput(
+            f"data.source: sklearn has {', '.join(SKLEARN_SETS)}; got {shown(name)}",
+            field="data.source",
+        )
+    bunch = getattr(_needs("sklearn.datasets", "openmaas[sklearn]"), f"load_{name}")()
+    if name == "digits":
+        names = [str(v) for v in bunch.target_names]
+        return {"x": bunch.images[:, None], "y": bunch.target, "class_names": names}
+    parts = {"x": bunch.data, "y": bunch.target, "feature_names": bunch.feature_names}
+    if name != "diabetes":
+        parts["class_names"] = bunch.target_names
+    return parts
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise InvalidInput(f"there is no file {path}", field="data.source")
+
+
+def _needs(module: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise InvalidInput(
+            f"this needs {module.split('.')[0]}: pip install '{extra}'", field="data.source"
+        ) from None

@@ -1,0 +1,150 @@
+"""Shapley values of a game whose players are input entries, by counting or by sampling.
+
+A coalition's worth is the model's output when its entries have the row's values and all others a
+background row's, averaged over the background rows (the interventional or marginal game).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from maas.lifecycle.metrics.metrics import Bools, Floats, Ints
+
+FEWEST_PAIRS = 4
+"""Fewer pairs of permutations give no standard error worth the name."""
+BLOCK = 4096
+"""Most coalitions that are held at once, unless one pair of permutations has more."""
+
+Ask = Callable[[Bools, Ints], Floats]
+"""From coalitions [n, players] and background row numbers [n] to outputs [n]."""
+
+
+@dataclass(frozen=True)
+class Game:
+    """Shapley values with what they rest on."""
+
+    values: Floats
+    """[players]"""
+    standard_errors: Floats
+    """[players]; 0 where the value is exact"""
+    prediction: float
+    baseline: float
+    """Mean output of the background rows used."""
+    permutations: int
+    """0 if every coalition was asked."""
+    background: Ints
+    """Numbers of the background rows used, each equally often."""
+
+    @property
+    def method(self) -> str:
+        if self.permutations:
+            return "antithetic permutation sampling"
+        return "all coalitions"
+
+
+def play(ask: Ask, players: int, background: int, *, samples: int, seed: int) -> Game:
+    """Asks all coalitions if they are at most `samples`, else samples permutations."""
+    if players == 0:
+        # Nothing differs from the background, so one of its rows is all of them.
+        return enumerate_coalitions(ask, 0, 1)
+    if players < 20 and 2**players * background <= samples:
+        return enumerate_coalitions(ask, players, background)
+    return sample_permutations(ask, players, background, samples=samples, seed=seed)
+
+
+def enumerate_coalitions(ask: Ask, players: int, background: int) -> Game:
+    """The definition (Shapley 1953): exact, for 2^players × background model rows."""
+    masks = (np.arange(2**players)[:, None] >> np.arange(players)) & 1 == 1
+    numbers = np.arange(background)
+    outputs = ask(np.repeat(masks, background, axis=0), np.tile(numbers, len(masks)))
+    worth = outputs.reshape(len(masks), background).mean(axis=1)
+    sizes = masks.sum(axis=1)
+    share = np.array([1 / (players * math.comb(players - 1, k)) for k in range(players)])
+    values = np.zeros(players)
+    for player in range(players):
+        without = np.flatnonzero(~masks[:, player])
+        gain = worth[without + 2**player] - worth[without]
+        values[player] = (share[sizes[without]] * gain).sum()
+    nothing = np.zeros(players)
+    return Game(values, nothing, float(worth[-1]), float(worth[0]), 0, numbers)
+
+
+def sample_permutations(
+    ask: Ask, players: int, background: int, *, samples: int, seed: int
+) -> Game:
+    """Antithetic permutation sampling: about `samples` model rows, at least 4 pairs of orders.
+
+    Each order of the players turns a background row into the explained row, one player at a time;
+    a player's gains, averaged over orders, estimate its value (Castro, Gómez and Tejada 2009).
+    Every order is followed by its reverse, which cancels much of the variance (Mitchell, Cooper,
+    Frank and Holmes 2022). Background rows take turns equally often, so the values add up to
+    prediction − baseline whatever the number of samples.
+    """
+    generator = np.random.default_rng(seed)
+    numbers = _turns(players, background, samples, generator)
+    pairs, used = len(numbers), np.unique(numbers)
+    ends = ask(
+        np.r_[np.zeros((len(used), players), bool), np.ones((1, players), bool)], np.r_[used, 0]
+    )
+    start, finish = dict(zip(used.tolist(), ends[:-1].tolist(), strict=True)), float(ends[-1])
+    gains = np.zeros((pairs, players))
+    step = max(1, BLOCK // max(1, 2 * (players - 1)))
+    for first in range(0, pairs, step):
+        block = numbers[first : first + step]
+        orders = generator.permuted(np.tile(np.arange(players), (len(block), 1)), axis=1)
+        both = np.stack([orders, orders[:, ::-1]], axis=1)
+        walked = _walk(ask, both, block)
+        begin = np.array([start[n] for n in block.tolist()])
+        begin = np.broadcast_to(begin[:, None, None], (len(block), 2, 1))
+        steps = np.diff(np.concatenate([begin, walked, np.full_like(begin, finish)], axis=2))
+        single = np.empty_like(steps)
+        np.put_along_axis(single, both, steps, axis=2)
+        gains[first : first + len(block)] = single.mean(axis=1)
+    errors = _standard_errors(gains, len(used))
+    baseline = float(ends[:-1].mean())
+    return Game(gains.mean(axis=0), errors, finish, baseline, 2 * pairs, used)
+
+
+def _standard_errors(gains: Floats, used: int) -> Floats:
+    """[players] from gains [pairs, players], whose pairs are sorted by background row.
+
+    The background rows are given, not drawn, so only the spread among the pairs of each counts.
+    With one pair per row it cannot be told from the spread between rows, and both are in it.
+    """
+    pairs, players = gains.shape
+    if pairs > used:
+        spread = gains.reshape(used, -1, players).var(axis=1, ddof=1).mean(axis=0)
+    else:
+        spread = gains.var(axis=0, ddof=1)
+    found: Floats = np.sqrt(spread / pairs)
+    return found
+
+
+def _turns(players: int, background: int, samples: int, generator: np.random.Generator) -> Ints:
+    """The background row of each pair of orders; every row that is used has as many turns."""
+    affordable = (samples - 1 - background) // max(1, 2 * (players - 1))
+    pairs = max(FEWEST_PAIRS, affordable)
+    if pairs < background:
+        return np.sort(generator.choice(background, pairs, replace=False)).astype(np.int64)
+    # With few players more turns than a row has orders would only repeat them.
+    turns = min(pairs // background, 10_000)
+    while turns * background < FEWEST_PAIRS:
+        turns += 1
+    return np.repeat(np.arange(background, dtype=np.int64), turns)
+
+
+def _walk(ask: Ask, orders: npt.NDArray[np.intp], numbers: Ints) -> Floats:
+    """Outputs [pairs, 2, players − 1] of the coalitions strictly between none and all."""
+    pairs, both, players = orders.shape
+    if players < 2:
+        return np.zeros((pairs, both, 0))
+    ranks = np.argsort(orders, axis=2)
+    sizes = np.arange(1, players)
+    masks = ranks[:, :, None, :] < sizes[None, None, :, None]
+    outputs = ask(masks.reshape(-1, players), np.repeat(numbers, both * (players - 1)))
+    return outputs.reshape(pairs, both, players - 1)

@@ -1,0 +1,53 @@
+"""Calibration: whether what is said to happen with 80 % happens in 80 % of the cases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from maas.lifecycle.metrics.metrics import Classified, Floats, Ints, ratio
+
+BINS = 10
+
+
+def bin_of(confidence: Floats, bins: int) -> Ints:
+    """[n], index of the equal-width bin (low, high] that each confidence is in; 0 is in bin 0."""
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    found: Ints = np.searchsorted(edges[1:-1], confidence).astype(np.int64)
+    return found
+
+
+def calibration_error(rows: Classified, weights: Floats, bins: int = BINS) -> Floats:
+    """[b], expected calibration error (Naeini et al. 2015; Guo et al. 2017).
+
+    The mean over rows of |mean confidence − share right| of the row's bin.
+    """
+    confidence, outcome = rows.confidence
+    gap = np.zeros((len(confidence), bins))
+    gap[np.arange(len(confidence)), bin_of(confidence, bins)] = confidence - outcome
+    return ratio(np.abs(weights @ gap).sum(axis=1), weights.sum(axis=1))
+
+
+def reliability(rows: Classified, weights: Floats, bins: int = BINS) -> list[dict[str, Any]]:
+    """Per bin: its edges, how many rows it has, their mean confidence and share right.
+
+    `weights` is [n]. Confidence and share are None for a bin without rows.
+    """
+    confidence, outcome = rows.confidence
+    index = bin_of(confidence, bins)
+    inside = np.eye(bins)[index]
+    count = inside.sum(axis=0)
+    weight = weights @ inside
+    said = ratio((weights * confidence) @ inside, weight)
+    happened = ratio((weights * outcome) @ inside, weight)
+    return [
+        {
+            "low": b / bins,
+            "high": (b + 1) / bins,
+            "rows": int(count[b]),
+            "confidence": None if np.isnan(said[b]) else float(said[b]),
+            "share": None if np.isnan(happened[b]) else float(happened[b]),
+        }
+        for b in range(bins)
+    ]

@@ -1,0 +1,85 @@
+"""Confidence intervals by the percentile bootstrap (Efron and Tibshirani 1993, chapter 13)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from maas.lifecycle.metrics.metrics import Floats
+
+CONFIDENCE = 0.95
+BUDGET = 40_000_000
+"""Most rows times resamples times classes; beyond it there are fewer resamples."""
+FEWEST = 100
+CHUNK = 2_000_000
+"""Most elements of one block of weights: 16 MB."""
+
+Statistic = Callable[[Floats], dict[str, Floats]]
+"""From weights [b, n] to named values [b] or [b, k]."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Bounds of the central 95 % of the resamples, by the statistic's names."""
+
+    low: dict[str, Floats]
+    """[] or [k]; NaN where the value is undefined in more than a tenth of the resamples"""
+    high: dict[str, Floats]
+    resamples: int
+
+    def interval(self, name: str, index: int | None = None) -> list[float] | None:
+        """[low, high] of a value, or of entry `index` of a value per class."""
+        if name not in self.low:
+            return None
+        low, high = self.low[name], self.high[name]
+        if index is not None:
+            low, high = low[index], high[index]
+        return None if np.isnan(low) else [float(low), float(high)]
+
+
+def affordable(resamples: int, rows: int, classes: int = 1) -> int:
+    """At most `resamples`, fewer for very many rows so that an evaluation stays in seconds."""
+    return min(resamples, max(FEWEST, BUDGET // max(1, rows * classes)))
+
+
+def bootstrap(statistic: Statistic, weights: Floats, *, seed: int, resamples: int) -> Bootstrap:
+    """Draws the n rows with replacement, `resamples` times, and looks at the statistic.
+
+    `weights` [n] says how much each row counts once drawn.
+    """
+    rows = len(weights)
+    if resamples == 0 or rows == 0:
+        return Bootstrap({}, {}, 0)
+    generator = np.random.default_rng(seed)
+    parts: list[dict[str, Floats]] = []
+    left = resamples
+    while left:
+        block = min(left, max(1, CHUNK // rows))
+        drawn = generator.integers(0, rows, size=(block, rows))
+        drawn += np.arange(block)[:, None] * rows
+        times = np.bincount(drawn.ravel(), minlength=block * rows).reshape(block, rows)
+        parts.append(statistic(times * weights))
+        left -= block
+    low, high = {}, {}
+    for name in parts[0]:
+        low[name], high[name] = _bounds(np.concatenate([part[name] for part in parts]))
+    return Bootstrap(low, high, resamples)
+
+
+def _bounds(values: Floats) -> tuple[Floats, Floats]:
+    """Percentiles over the first axis, among the resamples in which the value is defined."""
+    tail = (1 - CONFIDENCE) / 2
+    unknown = np.isnan(values)
+    if not unknown.any():
+        low, high = np.quantile(values, [tail, 1 - tail], axis=0)
+        return low, high
+    columns = values.reshape(len(values), -1)
+    found = np.full((2, columns.shape[1]), np.nan)
+    for index in range(columns.shape[1]):
+        known = columns[~np.isnan(columns[:, index]), index]
+        if len(known) >= 0.9 * len(values):
+            found[:, index] = np.quantile(known, [tail, 1 - tail])
+    low, high = found.reshape(2, *values.shape[1:])
+    return low, high

@@ -1,0 +1,58 @@
+"""Distillation: a smaller member of the same family learns what the original says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from maas.lifecycle.data.spec import ModelSpec
+from maas.lifecycle.optimize.candidates.fine_tune import TEACHER_SHARE, TEMPERATURE, FineTuner
+from maas.lifecycle.optimize.candidates.libraries import versions
+from maas.lifecycle.optimize.subject import NotApplicable, Training
+from maas.lifecycle.training.checkpoints import seed_everything
+from maas.lifecycle.training.families import Served, make_served
+from maas.lifecycle.training.objectives import make_objective
+
+SMALLEST_WIDTH = 4
+
+
+def smaller(spec: ModelSpec, factor: float) -> ModelSpec:
+    """The family's member with every hidden width times `factor`. Raises NotApplicable."""
+    if spec.family not in ("mlp", "cnn") or not (spec.hidden or spec.channels):
+        kind = spec.family or spec.module or spec.estimator
+        raise NotApplicable(f"{kind} has no smaller member to distill into; mlp and cnn have")
+
+    def cut(widths: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(max(SMALLEST_WIDTH, round(width * factor)) for width in widths)
+
+    return msgspec.structs.replace(
+        spec, hidden=cut(spec.hidden), channels=cut(spec.channels), dropout=spec.dropout * factor
+    )
+
+
+def distill(
+    training: Training, tuner: FineTuner, factor: float, epochs: int
+) -> tuple[Served, dict[str, Any]]:
+    """A trained student, and how it came to be."""
+    spec = smaller(training.spec.model, factor)
+    outputs = make_objective(training.spec.training, training.parts.train).outputs
+    seed_everything(tuner.seed)
+    student = make_served(spec, training.parts.train, outputs)
+    losses = tuner.run(student, epochs, rate=1.0)
+    how = {
+        "by": "maas.lifecycle.optimize.candidates.distill",
+        "settings": {
+            "family": spec.family,
+            "channels": list(spec.channels),
+            "hidden": list(spec.hidden),
+            "epochs": epochs,
+            "seed": tuner.seed,
+            "temperature": TEMPERATURE,
+            "teacher_share": TEACHER_SHARE,
+            "last_loss": losses[-1] if losses else None,
+            "parameters": sum(p.numel() for p in student.parameters()),
+        },
+        "libraries": versions("torch"),
+    }
+    return student, how

@@ -1,0 +1,186 @@
+"""Pruning: whole channels, which makes a network smaller, or single weights, which does not."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Size, Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+from maas.domain.errors import InvalidInput
+from maas.lifecycle.optimize.candidates.libraries import require, versions
+from maas.lifecycle.optimize.subject import NotApplicable
+
+SMALLEST_STEP = 64
+"""Into how many parts the largest channel ratio is cut, so that a target is met closely."""
+LARGEST_RATIO = 0.95
+WIDE = 32
+"""From so many channels on, what is left is a multiple of 8: vector units work in these."""
+NO_SPEED = (
+    "zeros are stored and multiplied like other numbers: unstructured pruning makes a model "
+    "neither smaller nor faster; it shows how much of it is redundant"
+)
+Step = Callable[[nn.Module], None]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    module: nn.Module
+    parameters: tuple[int, int]
+    """Before and after."""
+    multiply_adds: tuple[int, int]
+    """For one row, before and after."""
+    schedule: list[dict[str, float]]
+    """What each step left: {parameters: fraction of the original's}, or {sparsity}."""
+    how: dict[str, Any] = field(default_factory=dict)
+
+
+def prune_structured(
+    module: nn.Module,
+    example: Tensor,
+    keep: float,
+    *,
+    steps: int = 3,
+    fine_tune: Step = lambda module: None,
+) -> Pruned:
+    """A copy of `module` without its least important channels, physically smaller.
+
+    `example`: ≥ 1 rows that it takes. `keep`: most parameters that may be left, as a fraction;
+    reached in `steps` equal steps, with `fine_tune` called after each. Which channels go together
+    is found by dependency graph, importance is the L2 norm over each such group: Fang et al.,
+    "DepGraph", arXiv:2301.12900. The layer that makes the output keeps its width.
+
+    Raises InvalidInput for a `keep` that cannot be reached, NotApplicable without torch-pruning.
+    """
+    require("torch-pruning", "optimize")
+    import torch_pruning as tp  # noqa: PLC0415
+
+    if not 0 < keep < 1:
+        raise InvalidInput(f"keep must be between 0 and 1; got {keep}", field="keep")
+    smaller = copy.deepcopy(module).eval()
+    weights = [m for m in smaller.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    last = last_layer(smaller, example)
+    if len(weights) < 2:
+        raise NotApplicable("structured pruning needs a hidden layer, and this network has none")
+    before = multiply_adds(smaller, example), _parameters(smaller)
+    round_to = 8 if min(_width(m) for m in weights if m is not last) >= WIDE else None
+    pruner = tp.pruner.BasePruner(
+        smaller,
+        example,
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=LARGEST_RATIO,
+        iterative_steps=SMALLEST_STEP,
+        ignored_layers=[last],
+        round_to=round_to,
+    )
+    schedule = []
+    for step in range(1, steps + 1):
+        target = before[1] * (1 - (1 - keep) * step / steps)
+        _prune_to(pruner, smaller, target)
+        fine_tune(smaller)
+        schedule.append({"parameters": _parameters(smaller) / before[1]})
+    after = multiply_adds(smaller.eval(), example), _parameters(smaller)
+    if after[1] > before[1] * keep:
+        raise NotApplicable(
+            f"pruning left {after[1]} of {before[1]} parameters; {keep:.0%} cannot be reached"
+        )
+    how = {
+        "by": "torch_pruning.pruner.BasePruner",
+        "settings": {"importance": "group L2", "keep": keep, "steps": steps, "round_to": round_to},
+        "libraries": versions("torch", "torch-pruning"),
+    }
+    return Pruned(smaller, (before[1], after[1]), (before[0], after[0]), schedule, how)
+
+
+def prune_unstructured(
+    module: nn.Module,
+    sparsity: float,
+    *,
+    steps: int = 3,
+    fine_tune: Step = lambda module: None,
+) -> Pruned:
+    """A copy of `module` whose smallest weights are 0; it is not smaller and not faster.
+
+    The share of zeros rises to `sparsity` along a cubic curve (Zhu and Gupta, arXiv:1710.01878,
+    equation 1), with `fine_tune` called after each step. Biases stay.
+    """
+    if not 0 < sparsity < 1:
+        raise InvalidInput(f"sparsity must be between 0 and 1; got {sparsity}", field="sparsity")
+    sparse = copy.deepcopy(module)
+    weights = [(m, "weight") for m in sparse.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    if not weights:
+        raise NotApplicable("there is no convolution and no linear layer to prune")
+    schedule, present = [], 0.0
+    for step in range(1, steps + 1):
+        wanted = sparsity * (1 - (1 - step / steps) ** 3)
+        torch_prune.global_unstructured(
+            weights,
+            pruning_method=torch_prune.L1Unstructured,
+            amount=(wanted - present) / (1 - present),
+        )
+        present = wanted
+        fine_tune(sparse)
+        schedule.append({"sparsity": wanted})
+    for layer, name in weights:
+        torch_prune.remove(layer, name)  # type: ignore[no-untyped-call]
+    count = _parameters(sparse)
+    how = {
+        "by": "torch.nn.utils.prune.global_unstructured",
+        "settings": {"method": "L1", "sparsity": sparsity, "steps": steps},
+        "libraries": versions("torch"),
+        "note": NO_SPEED,
+    }
+    return Pruned(sparse, (count, count), (0, 0), schedule, how)
+
+
+def last_layer(module: nn.Module, example: Tensor) -> nn.Module:
+    """The convolution or linear layer that runs last: its width is the width of the answer."""
+    ran = _ran(module, example)
+    if not ran:
+        raise NotApplicable("there is no convolution and no linear layer to prune")
+    return ran[-1][0]
+
+
+def multiply_adds(module: nn.Module, example: Tensor) -> int:
+    """Of convolutions and linear layers, for one row."""
+    return sum(
+        layer.weight.numel() * (math.prod(shape[2:]) if isinstance(layer, nn.Conv2d) else 1)
+        for layer, shape in _ran(module, example[:1])
+    )
+
+
+def _ran(module: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d | nn.Linear, Size]]:
+    """Convolutions and linear layers in the order in which they ran, with their outputs' shapes."""
+    ran: list[tuple[nn.Conv2d | nn.Linear, Size]] = []
+
+    def note(layer: nn.Module, _: object, output: Tensor) -> None:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            ran.append((layer, output.shape))
+
+    layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        with torch.no_grad():
+            module(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ran
+
+
+def _prune_to(pruner: Any, module: nn.Module, target: float) -> None:
+    while _parameters(module) > target and pruner.current_step < SMALLEST_STEP:
+        pruner.step()
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _width(layer: nn.Module) -> int:
+    return int(layer.weight.shape[0])  # type: ignore[index]

@@ -1,0 +1,296 @@
+"""A JSON schema as Lark, where numbers in it would not end.
+
+A model may write digits for as long as a schema lets it. No JSON schema says how many digits a
+number has, but for its multiples, and llama.cpp's LLGuidance knows no multiples below 0. In Lark a
+number can be a sign and a schema for what stands behind it. So objects, arrays and alternatives
+around such a number are written as rules here; all else stays a JSON schema within them.
+
+Lark as LLGuidance reads it: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from maas.runtimes.schemas.keywords import (
+    BOUNDS,
+    NOTES,
+    OF_TYPES,
+    REFERENCE,
+    Interval,
+    each_schema,
+    kinds,
+    repeated,
+)
+
+MAX_RULES = 2000
+"""A schema that would have more stays as it is."""
+MAX_BYTES = 1 << 20
+"""Of all JSON schemas in the rules."""
+MAX_PARTS = 2000
+"""Of an object or array: its properties or items, times those that it may begin or end with."""
+_NUMBERS = ("number", "integer")
+_DIGITS, _FRACTION = "[0-9]{0,15}", r"(?:\.[0-9]{1,16})?"
+_EXPONENT = "(?:[1-9][0-9]?|[12][0-9]{2})"
+_NUMBER = f"/-?(?:(?:0|[1-9]{_DIGITS}){_FRACTION}|[1-9]{_FRACTION}[eE][+-]?{_EXPONENT})/"
+"""As precise and as large as what readers of JSON keep: their numbers have 53 bits and end before
+1e309."""
+_ZERO = {"number": r"/0(?:\.0{1,9})?/", "integer": '"0"'}
+
+Leaf = Callable[[dict[str, Any]], str]
+"""What Lark holds for a schema that needs nothing of this."""
+
+
+def lark_schema(schema: dict[str, Any], leaf: Leaf) -> str | None:
+    """Rules from `start`; None if `schema` needs none, or has what cannot be said here."""
+    if not _needs_rules(schema) or not _can_be_parted(schema):
+        return None
+    try:
+        return _Rules(schema, leaf).text()
+    except _TooMany:
+        return None
+
+
+class _TooMany(Exception):
+    """It would have too many rules."""
+
+
+def _has_end(schema: dict[str, Any]) -> bool:
+    """Whether its numbers end without a rule, or cannot have one."""
+    found = [kind for kind in _NUMBERS if kind in kinds(schema)]
+    if not found or not _says_types(schema):
+        return True
+    try:
+        interval = Interval.of(schema)
+    except ValueError:
+        return True  # and the library will say what is wrong
+    step = schema.get("multipleOf", 1)
+    if isinstance(step, bool) or not isinstance(step, int | float) or step <= 0:
+        return True
+    if interval.low >= 0:
+        return True  # `json_grammar` adds a bound and a multiple
+    return found == ["integer"] and "multipleOf" not in schema
+
+
+def _says_types(schema: dict[str, Any]) -> bool:
+    """Whether `schema` has types, and keywords that belong to one of these and to no other."""
+    known = NOTES | {"type"}
+    for kind in kinds(schema):
+        if not isinstance(kind, str) or kind not in OF_TYPES:
+            return False
+        known = known | OF_TYPES[kind]
+    return bool(kinds(schema)) and schema.keys() <= known
+
+
+def _of_type(schema: dict[str, Any], kind: str) -> dict[str, Any]:
+    """What `schema` says of values of one of its types."""
+    return {"type": kind} | {k: v for k, v in schema.items() if k in OF_TYPES[kind]}
+
+
+def _needs_rules(schema: dict[str, Any]) -> bool:
+    needs = False
+
+    def look(part: dict[str, Any]) -> dict[str, Any]:
+        nonlocal needs
+        needs = needs or not _has_end(part)
+        return part
+
+    each_schema(schema, look)
+    return needs
+
+
+def _can_be_parted(schema: dict[str, Any]) -> bool:
+    """Whether references in it stay true when it is taken apart."""
+    can = True
+
+    def look(part: dict[str, Any]) -> dict[str, Any]:
+        nonlocal can
+        reference = part.get("$ref", "#/$defs/_")
+        is_plain = isinstance(reference, str) and REFERENCE.fullmatch(reference)
+        can = can and bool(is_plain) and not {"$id", "$anchor", "$dynamicRef"} & part.keys()
+        return part
+
+    each_schema(schema, look)
+    return can
+
+
+class _Rules:
+    def __init__(self, root: dict[str, Any], leaf: Leaf) -> None:
+        self._root = root
+        self._leaf_of = leaf
+        self._rules: list[str] = []
+        self._bytes = 0
+        self._named: dict[str, str] = {}
+        """Rules of definitions, by reference."""
+        self._unwritten: list[tuple[str, Any]] = []
+        """Of those: the rule and its schema."""
+
+    def text(self) -> str:
+        start = self._node(self._root)
+        while self._unwritten:
+            name, schema = self._unwritten.pop()
+            self._add(name, self._node(schema))
+        return "\n".join([f"start: {start}", *self._rules, ""])
+
+    def _add(self, name: str, body: str) -> str:
+        if len(self._rules) >= MAX_RULES:
+            raise _TooMany
+        self._rules.append(f"{name}: {body}")
+        return name
+
+    def _rule(self, body: str) -> str:
+        return self._add(f"rule{len(self._rules)}", body)
+
+    def _leaf(self, schema: dict[str, Any]) -> str:
+        text = self._leaf_of(schema | self._reachable(schema))
+        self._bytes += len(text)
+        if self._bytes > MAX_BYTES:
+            raise _TooMany
+        return text
+
+    def _reachable(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """The definitions that `schema` refers to, and those that these do."""
+        found: dict[str, dict[str, Any]] = {}
+        left = [json.dumps(schema)] if "$ref" in json.dumps(schema) else []
+        while left:
+            for reference in REFERENCE.finditer(left.pop()):
+                place, name = reference.groups()
+                known = self._definition(place, name)
+                if known is not None and name not in found.setdefault(place, {}):
+                    found[place][name] = known
+                    left.append(json.dumps(known))
+        return found
+
+    def _definition(self, place: str, name: str) -> Any:
+        definitions = self._root.get(place)
+        return definitions.get(name) if isinstance(definitions, dict) else None
+
+    def _node(self, schema: Any) -> str:
+        """An expression for what `schema` allows."""
+        if not isinstance(schema, dict):
+            return self._leaf({} if schema is True else {"not": {}})
+        limits = schema.keys() - NOTES
+        if limits == {"$ref"}:
+            return self._reference(schema["$ref"])
+        if not _needs_rules(schema) and "$ref" not in json.dumps(schema):
+            return self._leaf(schema)
+        if limits == {"anyOf"} and isinstance(schema["anyOf"], list) and schema["anyOf"]:
+            return f"({' | '.join(self._node(part) for part in schema['anyOf'])})"
+        if not _says_types(schema):
+            return self._leaf(schema)
+        found = [
+            kind for kind in kinds(schema) if kind != "integer" or "number" not in kinds(schema)
+        ]
+        if len(found) > 1:
+            return f"({' | '.join(self._node(_of_type(schema, kind)) for kind in found)})"
+        if not _has_end(schema):
+            return self._numbers(_of_type(schema, found[0]))
+        if found == ["array"]:
+            return self._array(schema)
+        if found == ["object"]:
+            return self._object(schema)
+        return self._leaf(schema)
+
+    def _reference(self, reference: str) -> str:
+        found = REFERENCE.fullmatch(reference)
+        known = self._definition(*found.groups()) if found else None
+        if known is None:
+            return self._leaf({"$ref": reference})
+        if reference not in self._named:
+            self._named[reference] = f"definition{len(self._named)}"
+            self._unwritten.append((self._named[reference], known))
+        return self._named[reference]
+
+    def _numbers(self, schema: dict[str, Any]) -> str:
+        """Some of which are below 0."""
+        kind = schema["type"]
+        if not schema.keys() & BOUNDS:
+            return _NUMBER
+        interval = Interval.of(schema)
+        parts = self._side(schema, kind, interval, "")
+        parts += self._side(schema, kind, interval.negated, '"-" ')
+        # If none is left, the library says so.
+        return f"({' | '.join(parts)})" if parts else self._leaf(schema)
+
+    def _side(self, schema: dict[str, Any], kind: str, interval: Interval, sign: str) -> list[str]:
+        """Numbers of `interval` from 0 on, written behind `sign`; none if there are none."""
+        if interval.has_0 and interval.high == 0:
+            return [] if sign else [_ZERO[kind]]
+        side = replace(interval, low=0, is_open_below=False) if interval.has_0 else interval.above_0
+        step = schema.get("multipleOf")
+        if side is None:
+            return []
+        told = {} if step is None else {"multipleOf": step}
+        return [sign + self._leaf({"type": kind} | side.keywords | told)]
+
+    def _array(self, schema: dict[str, Any]) -> str:
+        low, high = schema.get("minItems", 0), schema.get("maxItems")
+        first, items = schema.get("prefixItems", []), schema.get("items", True)
+        if (
+            not isinstance(low, int)
+            or not isinstance(high, int | None)
+            or (high is not None and high < low)
+            or not isinstance(first, list)
+            or isinstance(items, list)
+            or len(first[:high]) ** 2 > MAX_PARTS
+        ):
+            return self._leaf(schema)
+        first = first[:high]
+        body = ""
+        if items is not False and (high is None or high > len(first)):
+            item = self._rule(self._node(items))
+            least, most = max(low - len(first), 0), None if high is None else high - len(first)
+            body = repeated(item, '","', least, most, is_first=not first)
+        elif low > len(first):
+            return self._leaf(schema)
+        if not first:
+            return f'"[" {body} "]"'
+        rules = [self._rule(self._node(part)) for part in first]
+        ways = [' "," '.join(rules[:count]) for count in range(max(low, 1), len(first))]
+        ways.append(' "," '.join(rules) + f" {body}")
+        body = f"({self._rule(' | '.join(ways))})"
+        return f'"[" {body} "]"' if low else f'"[" {body}? "]"'
+
+    def _object(self, schema: dict[str, Any]) -> str:
+        """In the order in which the schema has the names; what others it allows come last."""
+        properties, required = schema.get("properties", {}), schema.get("required", [])
+        if (
+            not isinstance(properties, dict)
+            or not isinstance(required, list)
+            or not all(isinstance(name, str) for name in required)
+        ):
+            return self._leaf(schema)
+        others = schema.get("additionalProperties", True)
+        missing = {name: others for name in required if name not in properties}
+        if missing and others is False:
+            return self._leaf(schema)
+        properties = properties | missing
+        must = [at for at, name in enumerate(properties) if name in required]
+        begins_with = must[0] + 1 if must else len(properties)
+        if begins_with * len(properties) > MAX_PARTS:
+            return self._leaf(schema)
+        pairs = [self._pair(name, value) for name, value in properties.items()]
+        other = "" if others is False else self._other_pair(properties, others)
+        tail = [f'"," {pair}' if at in must else f'("," {pair})?' for at, pair in enumerate(pairs)]
+        last = f'("," {other})*' if other else ""
+        ways = [" ".join([pairs[at], *tail[at + 1 :], last]) for at in range(begins_with)]
+        if not must and other:
+            ways.append(f"{other} {last}")
+        if not ways:
+            return '"{}"'
+        body = f"({self._rule(' | '.join(ways))})"
+        return f'"{{" {body} "}}"' if must else f'"{{" {body}? "}}"'
+
+    def _pair(self, name: str, value: Any) -> str:
+        key = json.dumps(json.dumps(name, ensure_ascii=False) + ":", ensure_ascii=False)
+        return self._rule(f"{key} {self._node(value)}")
+
+    def _other_pair(self, names: Iterable[str], value: Any) -> str:
+        """With any name but `names`, without characters that JSON escapes."""
+        known = ["".join(f"\\x{{{ord(c):X}}}" for c in name) for name in names]
+        other = rf' & ~/"(?:{"|".join(known)})"/' if known else ""
+        name = self._add(f"NAME{len(self._rules)}", r'/"[^"\\\x00-\x1F\x7F]*"/' + other)
+        return self._rule(f'{name} ":" {self._node(value)}')

@@ -1,0 +1,43 @@
+"""What all engines of ours that write text have in common: what they may hold, and for whom."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from maas.domain.generation import Generation
+from maas.runtimes.text.options import Reserving, most_tokens
+from maas.runtimes.text.vocabulary import Vocabulary
+
+S = TypeVar("S", bound=Reserving)
+
+
+class TextEngine(Generic[S]):
+    """The sequences of an engine, from `start` until their sinks were told how they ended."""
+
+    def __init__(self) -> None:
+        self.context_length = 0
+        self.slots = 1
+        self.has_chat_template = False
+        self._pool = 0
+        """Tokens that all sequences of callers share."""
+        self._vocabulary = Vocabulary()
+        self._sequences: dict[int, S] = {}
+
+    def has_room(self, generation: Generation) -> bool:
+        return self._reserved() + self._most_tokens(generation) <= self._pool
+
+    def cancel(self, number: int) -> None:
+        sequence = self._sequences.get(number)
+        if sequence is not None:
+            sequence.is_cancelled = True
+
+    def _cancel_all(self) -> None:
+        for sequence in list(self._sequences.values()):
+            sequence.is_cancelled = True
+
+    def _reserved(self) -> int:
+        """Tokens that are kept for sequences."""
+        return sum(sequence.reserved for sequence in list(self._sequences.values()))
+
+    def _most_tokens(self, generation: Generation) -> int:
+        return most_tokens(generation, self.context_length, self._vocabulary.openers)

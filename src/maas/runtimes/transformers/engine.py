@@ -1,0 +1,232 @@
+"""Language models in safetensors through transformers' continuous batching, on the CPU or a GPU.
+
+The life of a sequence is that of `stepped_engine`. Which token follows is chosen by `token_choice`,
+schemas are held by llguidance's masks. Options: `transformers_model` and `text_options`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import llguidance
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel
+
+from maas.domain.errors import InvalidInput, MaasError
+from maas.domain.generation import Ending, Piece, TokenLogprob
+from maas.runtimes.base import LoadRequest
+from maas.runtimes.schemas.llguidance import json_grammar
+from maas.runtimes.text.detokenizer import WrittenText, bytes_of_tokens, read_tokens
+from maas.runtimes.text.options import (
+    LARGEST_BATCH,
+    OPTIONS,
+    batch_size,
+    check_text_signature,
+    checked_options,
+    cores,
+    settled_sizes,
+)
+from maas.runtimes.text.prompted_tools import CallReader, call_grammar, chosen_tools, told_messages
+from maas.runtimes.text.stepped_engine import Sequence, SteppedEngine
+from maas.runtimes.text.vocabulary import Vocabulary, looks_like_control
+from maas.runtimes.transformers.cuda_graphs import GraphedBatch
+from maas.runtimes.transformers.model import (
+    Folder,
+    chosen_device,
+    chosen_dtype,
+    load_model,
+    read_folder,
+)
+from maas.runtimes.transformers.paged_batch import PagedBatch
+from maas.runtimes.transformers.sampler import Chooser, Chosen, Manner, choose
+
+_PROOF_TOKENS = 512
+"""Of the cache, for control's proof, which is started without asking for room."""
+_GPU_BATCH = 4 * LARGEST_BATCH
+
+
+class Transformers(SteppedEngine):
+    """One model and its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ends: frozenset[int] = frozenset()
+        self._manner = Manner()
+        self._in_texts: Mapping[int, bytes] | None = None
+        """Tokens as they stand in texts, where they stand for themselves."""
+
+    def load(self, request: LoadRequest) -> None:
+        """Loads the files of a folder with config.json; raises InvalidInput if it cannot."""
+        check_text_signature(request.signature)
+        options = request.options
+        common = checked_options("transformers", options)
+        device = chosen_device(options)
+        dtype = chosen_dtype(options, device)
+        folder = read_folder(request.paths)
+        self._tokenizer = _tokenizer(request)
+        # A GPU writes more at once than the usual slots; who deploys may ask for them.
+        slots = {"slots": min(request.max_batch, OPTIONS["slots"][1])}
+        sizes = settled_sizes(folder.trained_context, slots | common, request.max_batch)
+        threads = min(request.threads, cores())
+        torch.set_num_threads(threads)
+        size = folder.parameters * dtype.itemsize
+        usual = batch_size(threads, size) if device.type == "cpu" else _GPU_BATCH
+        batch = common.get("batch", usual)
+        self._set_sizes(sizes, batch, min(sizes.context, _PROOF_TOKENS))
+        model = load_model(folder, device, dtype)
+        self._known_tokens = int(model.get_input_embeddings().num_embeddings)
+        self._batch = _batch(model, self.slots + 1, self._memory, batch)
+        self._ends, self._manner = folder.ends, folder.manner
+        self._set_words(folder)
+        self._begin()
+
+    def _set_words(self, folder: Folder) -> None:
+        self._set_template(folder.template, folder.special)
+        try:
+            self._grammars = llguidance.LLTokenizer(
+                self._tokenizer.to_str(), self._known_tokens, eos_token=sorted(self._ends) or None
+            )
+        except ValueError as wrong:
+            raise InvalidInput(f"tokenizer.json cannot be used: {str(wrong)[:300]}") from None
+        self._vocabulary = Vocabulary.of(self._token_texts(), _control_texts(self._tokenizer))
+        numbers = range(self._tokenizer.get_vocab_size())
+        tokens = {number: self._grammars.decode_bytes([number]) for number in numbers}
+        self._in_texts = bytes_of_tokens(tokens, self._tokenizer.decode_batch)
+
+    def _token_texts(self) -> Iterator[bytes]:
+        """What each token stands for; none where a text may change before it is cut into them."""
+        is_exact = self._tokenizer.normalizer is None and isinstance(
+            self._tokenizer.decoder, ByteLevel
+        )
+        for token in range(self._tokenizer.get_vocab_size() if is_exact else 0):
+            yield self._grammars.decode_bytes([token])
+
+    def _unload(self) -> None:
+        del self._batch
+
+    # -- prompts ------------------------------------------------------------------------------
+
+    def _prepare(self, sequence: Sequence) -> None:
+        g = self._checked(sequence)
+        self._check_tokens(g.logit_bias, "logit_bias")
+        tools, choice = chosen_tools(g)
+        may_call = bool(tools) and choice != "none"
+        grammar = json_grammar(g.response_format) if g.response_format is not None else None
+        if tools and choice == "required":
+            grammar = call_grammar(tools, json_grammar)
+        told = told_messages(g.messages or [], tools if may_call else [])
+        ids = self._take_prompt(sequence, g, told)
+        matcher = None if grammar is None else self._matcher(grammar)
+        sequence.work = _Work(ids, Chooser(g, self._manner, matcher))
+        reading = read_tokens(self._in_texts, self._tokenizer.decode)
+        sequence.text = WrittenText(reading, g.stop, CallReader() if may_call else None)
+
+    def _matcher(self, grammar: str) -> Any:
+        matcher = llguidance.LLMatcher(self._grammars, grammar, log_level=0)
+        if matcher.is_error():
+            raise InvalidInput(
+                f"response_format: this schema cannot be enforced: {matcher.get_error()[:300]}",
+                field="response_format",
+            )
+        return matcher
+
+    def _encoded(self, text: str, *, is_plain: bool) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=is_plain).ids
+        return ids
+
+    # -- the engine ---------------------------------------------------------------------------
+
+    def _admit(self, sequence: Sequence) -> None:
+        self._batch.add(sequence.number, sequence.work.prompt)
+
+    def _step(self) -> None:
+        running = self._running
+        for sequence in list(running.values()):
+            if sequence.is_cancelled:
+                read = min(sequence.prompt_tokens, self._batch.position(sequence.number))
+                self._drop(sequence, sequence.ending("cancelled", read))
+        if not running:
+            return
+        due, logits = self._batch.step()
+        found = choose(logits, [running[number].work.chooser for number in due]) if due else []
+        self._batch.put([0 if isinstance(one, MaasError) else one.token for one in found])
+        chosen = dict(zip(due, found, strict=True))
+        is_time = self.is_time()
+        for sequence in list(running.values()):
+            one = chosen.get(sequence.number)
+            if isinstance(one, MaasError):
+                self._drop(sequence, one)
+            elif one is None:
+                sequence.sink(sequence.number, Piece())  # it got on with its prompt, or waited
+            else:
+                self._collect(sequence, one, is_time)
+
+    def _collect(self, sequence: Sequence, one: Chosen, is_time: bool) -> None:
+        """What a sequence wrote, and whether it ended with that."""
+        sequence.completion_tokens += 1
+        is_end = one.token in self._ends
+        logprobs = []
+        if sequence.generation.logprobs is not None:
+            top = [self._logprob(token, value) for token, value in one.top]
+            logprobs = [self._logprob(one.token, one.logprob, top)]
+        sequence.wrote([] if is_end else [one.token], logprobs)
+        reason = None
+        if is_end or sequence.work.chooser.is_complete:
+            reason = "stop"
+        elif sequence.completion_tokens >= sequence.limit:
+            reason = "length"
+        reason = self._tell(sequence, reason, is_time=is_time)
+        if reason is not None:
+            self._drop(sequence, sequence.ending(reason))
+
+    def _drop(self, sequence: Sequence, said: Ending | MaasError) -> None:
+        # First out of the batch: if the engine fails here, the sequence is told of it.
+        self._batch.drop(sequence.number)
+        self._leave(sequence, said)
+
+    def _logprob(
+        self, token: int, value: float, top: list[TokenLogprob] | None = None
+    ) -> TokenLogprob:
+        data = self._grammars.decode_bytes([token])
+        return TokenLogprob(data.decode(errors="replace"), min(0.0, value), list(data), top or [])
+
+
+@dataclass
+class _Work:
+    """A sequence as the batch knows it."""
+
+    prompt: list[int]
+    chooser: Chooser
+
+
+def _batch(model: Any, sequences: int, tokens: int, batch: int) -> PagedBatch:
+    """Raises InvalidInput."""
+    if model.device.type != "cuda":
+        return PagedBatch(model, sequences, tokens, batch)
+    try:
+        return GraphedBatch(model, sequences, tokens, batch)
+    except RuntimeError as wrong:  # it computes its first steps there
+        raise InvalidInput(f"the device cannot compute this model: {str(wrong)[:300]}") from None
+
+
+def _control_texts(tokenizer: Tokenizer) -> list[bytes]:
+    added = tokenizer.get_added_tokens_decoder().values()
+    return [
+        text
+        for token in added
+        if looks_like_control(text := token.content.encode()) or token.special
+    ]
+
+
+def _tokenizer(request: LoadRequest) -> Any:
+    try:
+        tokenizer = Tokenizer.from_file(str(request.paths["tokenizer.json"]))
+    except Exception as wrong:  # noqa: BLE001 - the library raises Exception itself
+        raise InvalidInput(f"tokenizer.json cannot be read: {str(wrong)[:300]}") from None
+    # Files often say that texts are cut, or all padded to one length; neither is wanted here.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

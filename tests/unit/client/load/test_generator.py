@@ -1,0 +1,219 @@
+"""A load on a real gateway before a replica that writes what it is told: what is measured is what
+was written, by the server's own count."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maas.client.http.retry import RetryPolicy
+from maas.client.http.transport import Connection
+from maas.client.load.connections import Address, Line, Written
+from maas.client.load.generator import Level, LoadRun, TextAsker
+from maas.domain.errors import InferenceFailed, MaasError, NotFound, Overloaded, Unauthenticated
+from maas.domain.generation import Generation
+from maas.lifecycle.load.load_results import Load, LoadProgress
+from tests.support.fakes.text_replica import TOKEN, Doors, Script, doors, words
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[Doors]:
+    with doors(tmp_path) as made:
+        yield made
+
+
+def address(port: int, token: str = TOKEN) -> Address:
+    return Address.of(Connection(f"http://127.0.0.1:{port}", token, 5.0, RetryPolicy(0)))
+
+
+def run_of(
+    port: int, load: Load, *levels: Level, name: str = "writer", token: str = TOKEN,
+    watch: Any = None,
+) -> LoadRun:  # fmt: skip
+    at = address(port, token)
+    return LoadRun(at, TextAsker(at, name, load), load, list(levels), watch)
+
+
+def prompts(writer: Doors) -> list[str]:
+    return [str(g.prompt) for g in writer.writer.asked]
+
+
+def test_closed_loop_counts_what_the_server_counted(writer: Doors) -> None:
+    writer.use(words("a", "b", "c", pause=0.01, prompt_tokens=12))
+    load = Load(requests=6, output_tokens=3, prompt_tokens=12)
+    run = run_of(writer.port, load, Level(1), Level(3))
+    asyncio.run(run.run())
+    one, three = run.finished
+    for found in (one, three):
+        assert (found.requests, found.errors, found.output_tokens) == (6, {}, 3)
+        assert found.prompt_tokens == 12
+        assert found.ttft_ms is not None and found.ttft_ms.p50 >= 10
+        assert found.tpot_ms is not None and 5 <= found.tpot_ms.p50 < 1000
+    assert (one.concurrency, three.concurrency) == (1, 3)
+    # One more than the load: what is asked first is cold, and not counted.
+    assert len(writer.writer.asked) == 13
+    assert {g.max_tokens for g in writer.writer.asked[1:]} == {3}
+    assert {g.temperature for g in writer.writer.asked} == {0}
+
+
+def test_every_prompt_is_another_and_a_second_run_asks_the_same(writer: Doors) -> None:
+    writer.use(words("a", "b"))
+    load = Load(requests=4, seed=5)
+    for _ in range(2):
+        asyncio.run(run_of(writer.port, load, Level(2), Level(2)).run())
+    asked = prompts(writer)
+    first, second = asked[:9], asked[9:]
+    assert first[0] == second[0] and sorted(first) == sorted(second)
+    assert len(set(first)) == 9
+    # The writer says that any prompt has 7 tokens, so prompts of 128 are made 18 times as long.
+    assert len(first[1].split()) == round(128 * 128 / 7)
+
+
+def test_same_prompt_asks_the_same(writer: Doors) -> None:
+    load = Load(requests=4, same_prompt=True, prompt_tokens=7)
+    asyncio.run(run_of(writer.port, load, Level(2)).run())
+    assert len(set(prompts(writer)[1:])) == 1
+
+
+def test_failures_are_counted_and_not_measured(writer: Doors) -> None:
+    count = 0
+
+    def script(_: Generation) -> Script:
+        nonlocal count
+        count += 1
+        if count % 2 == 0:
+            return Script([], error=Overloaded("full", retry_after=0.01))
+        if count % 3 == 0:
+            # Some text is there already: the error comes within the stream.
+            return words("a", "b", error=InferenceFailed("no"))
+        return words("a", "b")
+
+    writer.use(script)
+    run = run_of(writer.port, Load(requests=12), Level(1))
+    asyncio.run(run.run())
+    (found,) = run.finished
+    assert found.requests == 4
+    assert found.errors == {"inference_failed": 2, "overloaded": 6}
+
+
+def test_what_the_first_request_raises_is_raised(writer: Doors) -> None:
+    with pytest.raises(NotFound):
+        asyncio.run(run_of(writer.port, Load(), Level(1), name="nobody").run())
+    with pytest.raises(Unauthenticated):
+        asyncio.run(run_of(writer.port, Load(), Level(1), token="maas_x_y").run())
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(MaasError, match="no connection"):
+            asyncio.run(run_of(closed.getsockname()[1], Load(), Level(1)).run())
+
+
+def test_open_loop_sends_whether_or_not_it_is_answered(writer: Doors) -> None:
+    most = 0
+
+    def script(_: Generation) -> Script:
+        nonlocal most
+        most = max(most, len(writer.writer.running))
+        return words("a", "b", pause=0.2)
+
+    writer.use(script)
+    run = run_of(writer.port, Load(requests=20, rates=(100.0,)), Level(rate=100.0))
+    asyncio.run(run.run())
+    (found,) = run.finished
+    assert (found.rate, found.requests, found.errors) == (100.0, 20, {})
+    assert most > 5, "a closed loop of one would have one at a time"
+
+
+def test_a_request_that_takes_too_long_is_given_up_and_frees_its_slot(writer: Doors) -> None:
+    writer.use(lambda g: words("a", pause=0.0) if g.max_tokens == 1 else words("a", pause=30.0))
+    run = run_of(writer.port, Load(requests=2, timeout_s=0.2), Level(2))
+    asyncio.run(run.run())
+    (found,) = run.finished
+    assert (found.requests, found.errors) == (0, {"client_timeout": 2})
+    done = threading.Event()
+    for _ in range(100):
+        if not writer.writer.running:
+            break
+        done.wait(0.02)
+    assert not writer.writer.running
+
+
+def test_cancelled_it_leaves_what_is_known(writer: Doors) -> None:
+    writer.use(words("a", "b", pause=0.01))
+    told: list[LoadProgress] = []
+    run = run_of(writer.port, Load(seconds=60), Level(2), Level(4), watch=told.append)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(run.run())
+        while not run._samples:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    (found,) = run.finished
+    assert found.requests >= 1 and not found.complete
+    assert told[-1].figures is found and (told[0].level, told[0].levels) == (0, 2)
+
+
+def test_an_answer_that_breaks_off_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            for answer in (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
+                b"no HTTP at all\r\n\r\n",
+                b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\ndata: ",
+            ):
+                client, _ = listening.accept()
+                client.recv(65536)
+                client.sendall(answer)
+                client.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+
+        async def main() -> list[str]:
+            at = address(listening.getsockname()[1])
+            line = Line(at)
+            said = []
+            for _ in range(2):
+                with pytest.raises(MaasError) as error:
+                    await line.ask(at.post("/", b"{}"), lambda _: None)
+                said.append(error.value.message)
+            written = Written()
+            await line.ask(at.post("/", b"{}"), written.take)
+            with pytest.raises(MaasError, match="before the answer did"):
+                written.check()
+            line.close()
+            return said
+
+        first, second = asyncio.run(main())
+        assert "broke" in first and "not HTTP" in second
+        thread.join(5)
+
+
+def test_events_that_are_cut_anywhere_are_read() -> None:
+    stream = (
+        b'data: {"choices":[{"index":0,"text":"a"}],"usage":null}\n\n'
+        b'data: {"choices":[{"index":0,"text":""}],"usage":null}\n\n'
+        b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,'
+        b'"prompt_tokens_details":{"cached_tokens":1}}}\n\ndata: [DONE]\n\n'
+    )
+    for size in (1, 7, 64, len(stream)):
+        written = Written()
+        for at in range(0, len(stream), size):
+            written.take(stream[at : at + size])
+        written.check()
+        assert written.usage is not None and written.usage.completion_tokens == 2
+        assert 0 < written.first == written.last
+    broken = Written()
+    broken.take(b"data: {]\n\n")
+    with pytest.raises(MaasError, match="event"):
+        broken.check()

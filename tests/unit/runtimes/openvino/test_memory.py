@@ -1,0 +1,18 @@
+"""The memory that is kept for control's proof besides that of callers."""
+
+from __future__ import annotations
+
+import pytest
+
+from maas.runtimes.text.options import Sizes
+
+openvino = pytest.importorskip("maas.runtimes.openvino.engine")
+
+
+@pytest.mark.parametrize(
+    ("context", "slots", "kept"), [(4096, 1, 512), (128, 1, 128), (4096, 32, 33 * 32)]
+)
+def test_a_proof_has_room_for_a_chat_template_also_with_few_slots(
+    context: int, slots: int, kept: int
+) -> None:
+    assert openvino._for_proof(Sizes(context, slots, 4096)) == kept
