@@ -24,7 +24,13 @@ import msgspec
 
 from maas.lifecycle.optimize.judgment.choose import MEMORY_NOISE
 from maas.lifecycle.optimize.publication import FIGURES
-from maas.lifecycle.optimize.results import Estimate, Measurement, Optimization, Tried, from_json
+from maas.lifecycle.optimize.results import (
+    CandidateResult,
+    Estimate,
+    Measurement,
+    Optimization,
+    from_json,
+)
 
 RATIOS = ("rows_per_s_ratio", "p50_ratio", "p99_ratio", "first_ratio")
 LEVELS = ("rows_per_s", "p50_ms", "p99_ms", "first_ms")
@@ -98,7 +104,7 @@ def read(path: Path) -> Optimization:
     return from_json(msgspec.json.decode(file.read_bytes()), Optimization)
 
 
-def quality(tried: Tried) -> object:
+def quality(tried: CandidateResult) -> object:
     return tried.comparison and msgspec.to_builtins(tried.comparison)
 
 

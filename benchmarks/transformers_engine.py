@@ -28,8 +28,8 @@ from typing import Any
 
 import httpx2
 
-from maas.client.http.transport import Connection, RetryPolicy
-from maas.client.load.connections import Address, Line, Written
+from maas.client.http.transport import Endpoint, RetryPolicy
+from maas.client.load.connections import Address, LoadConnection, StreamTimings
 
 SIZES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
@@ -196,7 +196,7 @@ def _until(holds: Any) -> None:
 
 class Served:
     def __init__(self, url: str, key: str, given: argparse.Namespace) -> None:
-        self._address = Address.of(Connection(url, key, PATIENCE_S, RetryPolicy(0)))
+        self._address = Address.of(Endpoint(url, key, PATIENCE_S, RetryPolicy(0)))
         self._given = given
 
     def run(self, concurrency: int, requests: int, first: int) -> float:
@@ -204,11 +204,11 @@ class Served:
 
     async def _run(self, concurrency: int, requests: int, first: int) -> float:
         numbers = iter(range(first, first + requests))
-        lines = [Line(self._address) for _ in range(concurrency)]
+        lines = [LoadConnection(self._address) for _ in range(concurrency)]
         for line in lines:
             await line.connect()
 
-        async def keep_asking(line: Line) -> None:
+        async def keep_asking(line: LoadConnection) -> None:
             for number in numbers:
                 await self._one(line, number)
 
@@ -219,13 +219,13 @@ class Served:
             line.close()
         return requests * self._given.tokens / took
 
-    async def _one(self, line: Line, number: int) -> None:
+    async def _one(self, line: LoadConnection, number: int) -> None:
         body = {
             "model": "random", "prompt": prompt(number, self._given.prompt), "temperature": 0,
             "max_tokens": self._given.tokens, "logit_bias": {str(END): -100}, "stream": True,
             "stream_options": {"include_usage": True},
         }  # fmt: skip
-        written = Written()
+        written = StreamTimings()
         await line.ask(
             self._address.post("/v1/completions", json.dumps(body).encode()), written.take
         )

@@ -23,7 +23,7 @@ import maas
 from harness.openmaas import maas_command
 from harness.processes import free_port, status_of
 from harness.writing_load import ENDS, checked_count, messages
-from maas.client.load.connections import Address, Line
+from maas.client.load.connections import Address, LoadConnection
 from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.models import Variant
@@ -216,11 +216,11 @@ class Gateway:
         return uvloop.run(self._run(asked))
 
     async def _run(self, asked: Asked) -> Told:
-        lines = [Line(self._address) for _ in range(asked.concurrency)]
+        lines = [LoadConnection(self._address) for _ in range(asked.concurrency)]
         for line in lines:
             await line.connect()
 
-        async def one(line: Line, number: int) -> float:
+        async def one(line: LoadConnection, number: int) -> float:
             body = {
                 "model": self._name, "messages": messages(number), "max_tokens": asked.tokens,
                 "temperature": 0, "logit_bias": self._ends, "stream": True,

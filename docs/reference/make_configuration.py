@@ -12,12 +12,12 @@ from maas import settings
 
 PAGE = Path(__file__).with_name("configuration.md")
 SECTIONS = (
-    settings.Server,
-    settings.Storage,
-    settings.Serving,
-    settings.Logs,
-    settings.Client,
-    settings.Pull,
+    settings.ServerSettings,
+    settings.StorageSettings,
+    settings.ServingSettings,
+    settings.LogsSettings,
+    settings.ClientSettings,
+    settings.PullSettings,
 )
 HEAD = """# Settings
 
@@ -45,7 +45,8 @@ def page() -> str:
     parts = [HEAD]
     for section in SECTIONS:
         name = section.__name__
-        parts.append(f"\n## [{name.lower()}]\n\n| key | default | meaning |\n|---|---|---|\n")
+        title = name.removesuffix("Settings").lower()
+        parts.append(f"\n## [{title}]\n\n| key | default | meaning |\n|---|---|---|\n")
         for field in msgspec.structs.fields(section):
             text = described[name, field.name]
             parts.append(f"| `{field.name}` | `{_default(field.default)}` | {text} |\n")

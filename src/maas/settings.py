@@ -21,7 +21,7 @@ class ConfigurationError(Exception):
     """A setting is unknown or has a value that it cannot have."""
 
 
-class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[int, Meta(ge=1, le=65535)] = 8000
@@ -54,7 +54,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long accepted requests may take after SIGTERM."""
 
 
-class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     database_url: str = ""
     """`sqlite:////path` or `postgresql://…`; empty: a SQLite file in the home."""
     artifacts_url: str = ""
@@ -69,7 +69,7 @@ class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Belongs to `s3_access_key_id`."""
 
 
-class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ready_timeout_s: Annotated[float, Meta(gt=0)] = 300.0
     """How long a replica may take to load its model and answer for the first time."""
     hang_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
@@ -80,7 +80,7 @@ class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """TOML file that names engines of others for the runtime `upstream`; empty: there are none."""
 
 
-class Logs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LogsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_bytes: Annotated[int, Meta(ge=1024)] = 20 << 20
     """Size at which a process begins a new log file; looked at with each line, and once a second
     for what libraries print."""
@@ -88,14 +88,14 @@ class Logs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Log files that are kept of each process, with the one that it writes."""
 
 
-class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ClientSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str = ""
     """Empty: the server of this home."""
     api_key: str = ""
     """Empty: the admin key of this home."""
 
 
-class Pull(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PullSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_bytes: Annotated[int, Meta(ge=1024)] = 64 << 30
     """Largest file that `maas pull` brings to this machine."""
     ca_file: str = ""
@@ -120,12 +120,12 @@ class Pull(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     home: str
-    server: Server = msgspec.field(default_factory=Server)
-    storage: Storage = msgspec.field(default_factory=Storage)
-    serving: Serving = msgspec.field(default_factory=Serving)
-    logs: Logs = msgspec.field(default_factory=Logs)
-    client: Client = msgspec.field(default_factory=Client)
-    pull: Pull = msgspec.field(default_factory=Pull)
+    server: ServerSettings = msgspec.field(default_factory=ServerSettings)
+    storage: StorageSettings = msgspec.field(default_factory=StorageSettings)
+    serving: ServingSettings = msgspec.field(default_factory=ServingSettings)
+    logs: LogsSettings = msgspec.field(default_factory=LogsSettings)
+    client: ClientSettings = msgspec.field(default_factory=ClientSettings)
+    pull: PullSettings = msgspec.field(default_factory=PullSettings)
 
     @property
     def home_path(self) -> Path:
@@ -190,7 +190,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         host = f"[{host}]" if ":" in host else host
         return f"{'https' if server.tls_cert else 'http'}://{host}:{server.port}"
 
-    def _running_server(self) -> Server | None:
+    def _running_server(self) -> ServerSettings | None:
         """What this home's server was started with; another's must not get this home's key."""
         if not (self.run_dir / "supervisor.pid").exists():
             return None
@@ -223,12 +223,12 @@ _ALIASES = {
     "MAAS_API_KEY": ("client", "api_key"),
 }
 _SECTIONS: dict[str, type[msgspec.Struct]] = {
-    "server": Server,
-    "storage": Storage,
-    "serving": Serving,
-    "logs": Logs,
-    "client": Client,
-    "pull": Pull,
+    "server": ServerSettings,
+    "storage": StorageSettings,
+    "serving": ServingSettings,
+    "logs": LogsSettings,
+    "client": ClientSettings,
+    "pull": PullSettings,
 }
 
 

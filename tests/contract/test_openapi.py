@@ -16,10 +16,10 @@ from maas.control.api.principal import GuardedRoute, scope_of
 from maas.control.app import create_app
 from maas.domain.keys import Scope
 from maas.domain.signatures import transcription
-from maas.gateway.app import Handlers, TextDoors, route_table
-from maas.gateway.http.routes import Access, Route
+from maas.gateway.app import Handlers, TextHandlers, route_table
+from maas.gateway.http.routes import Route, RouteAccess
 from maas.gateway.modalities import Modalities
-from maas.settings import Server
+from maas.settings import ServerSettings
 from tests.integration.control.home import manifest, sha256, tiny_onnx
 from tests.support.servers.maas import Stack, running, wait_until
 from tests.support.servers.text import WRITER, deploy_writer
@@ -87,10 +87,10 @@ def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
             return never
 
     blank: Any = Blank()
-    ready = Route("GET", "/readyz", Access.PUBLIC, never)
+    ready = Route("GET", "/readyz", RouteAccess.PUBLIC, never)
     metrics = Route("GET", "/metrics", Scope.READ, never)
-    handlers = Handlers(blank, blank, TextDoors(blank), blank, ready, metrics, Modalities(blank))
-    table = route_table(handlers, Server())
+    handlers = Handlers(blank, blank, TextHandlers(blank), blank, ready, metrics, Modalities(blank))
+    table = route_table(handlers, ServerSettings())
     own = [
         route
         for route in table.routes
@@ -104,7 +104,9 @@ def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
         if isinstance(route.access, Scope):
             assert set(scope_in(operation)) == {str(route.access)}, route.pattern
         else:
-            assert bool(operation["security"]) is (route.access is Access.ANY_KEY), route.pattern
+            assert bool(operation["security"]) is (route.access is RouteAccess.ANY_KEY), (
+                route.pattern
+            )
 
 
 def test_nothing_is_in_it_that_is_not_a_route() -> None:

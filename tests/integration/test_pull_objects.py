@@ -13,7 +13,7 @@ from obstore.store import S3Store
 
 from maas.domain.errors import Forbidden, InvalidInput, MaasError, NotFound, OutOfSpace
 from maas.lifecycle.sources import objects
-from maas.lifecycle.sources.base import Access, Fetched, ObjectStoreAccess, Request
+from maas.lifecycle.sources.base import Fetched, ObjectStoreAccess, SourceAccess, SourceRequest
 from maas.lifecycle.sources.kinds import fetch
 from maas.lifecycle.sources.workspace import workspace
 from tests.support.servers.backends import S3Server
@@ -41,22 +41,22 @@ def bucket(s3_server: S3Server) -> S3Store:
 
 
 @pytest.fixture
-def request_(s3_server: S3Server, bucket: S3Store, tmp_path: Path) -> Request:
+def request_(s3_server: S3Server, bucket: S3Store, tmp_path: Path) -> SourceRequest:
     stores = ObjectStoreAccess(
         s3_endpoint=s3_server.endpoint,
         s3_access_key_id=s3_server.reader_key_id,
         s3_secret_access_key=s3_server.reader_secret,
     )
-    access = Access(tmp_path / "pulls", stores=stores)
-    return Request(f"s3://{s3_server.bucket}/models/a.gguf", access)
+    access = SourceAccess(tmp_path / "pulls", stores=stores)
+    return SourceRequest(f"s3://{s3_server.bucket}/models/a.gguf", access)
 
 
-def pull(request: Request) -> Fetched:
+def pull(request: SourceRequest) -> Fetched:
     with workspace(request) as folder:
         return fetch(request, folder)
 
 
-def test_an_object(request_: Request) -> None:
+def test_an_object(request_: SourceRequest) -> None:
     seen: list[int] = []
     fetched = pull(replace(request_, progress=lambda name, done, total: seen.append(done)))
     assert fetched.files["a.gguf"].read_bytes() == CONTENT
@@ -64,7 +64,7 @@ def test_an_object(request_: Request) -> None:
     assert seen[-1] == len(CONTENT)
 
 
-def test_all_below_a_prefix(request_: Request, s3_server: S3Server) -> None:
+def test_all_below_a_prefix(request_: SourceRequest, s3_server: S3Server) -> None:
     fetched = pull(replace(request_, source=f"s3://{s3_server.bucket}/encoder/"))
     assert {n: p.read_bytes() for n, p in fetched.files.items()} == {
         "model.safetensors": b"weights",
@@ -72,7 +72,9 @@ def test_all_below_a_prefix(request_: Request, s3_server: S3Server) -> None:
     }
 
 
-def test_it_goes_on_where_it_stopped(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_on_where_it_stopped(
+    request_: SourceRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(name: str, done: int, total: int | None) -> None:
         if done > 2_000_000:
             raise OutOfSpace("no room")
@@ -91,7 +93,7 @@ def test_it_goes_on_where_it_stopped(request_: Request, monkeypatch: pytest.Monk
     assert starts[0] > 1_000_000
 
 
-def test_an_object_that_changed_is_begun_anew(request_: Request, bucket: S3Store) -> None:
+def test_an_object_that_changed_is_begun_anew(request_: SourceRequest, bucket: S3Store) -> None:
     def full(name: str, done: int, total: int | None) -> None:
         raise OutOfSpace("no room")
 
@@ -114,13 +116,13 @@ def test_an_object_that_changed_is_begun_anew(request_: Request, bucket: S3Store
     ],
 )
 def test_what_is_not_there(
-    request_: Request, change: tuple[str, str], kind: type[MaasError]
+    request_: SourceRequest, change: tuple[str, str], kind: type[MaasError]
 ) -> None:
     with pytest.raises(kind):
         pull(replace(request_, source=request_.source.replace(*change, 1)))
 
 
-def test_a_refusal_tells_no_secret(request_: Request, s3_server: S3Server) -> None:
+def test_a_refusal_tells_no_secret(request_: SourceRequest, s3_server: S3Server) -> None:
     stores = replace(request_.access.stores, s3_secret_access_key="wrong-and-secret")
     wanted = replace(request_, access=replace(request_.access, stores=stores))
     with pytest.raises(Forbidden) as caught:
@@ -130,14 +132,14 @@ def test_a_refusal_tells_no_secret(request_: Request, s3_server: S3Server) -> No
     assert "wrong-and-secret" not in repr(wanted)
 
 
-def test_another_digest(request_: Request) -> None:
+def test_another_digest(request_: SourceRequest) -> None:
     with pytest.raises(InvalidInput, match="should have the SHA-256"):
         pull(replace(request_, sha256="0" * 64))
 
 
 @pytest.mark.parametrize("source", ["gs://bucket/a.gguf", "az://container/a.gguf"])
 def test_stores_without_credentials_say_so(
-    request_: Request, source: str, monkeypatch: pytest.MonkeyPatch
+    request_: SourceRequest, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No such service is at hand: that the words are ours is all that can be seen here."""
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", "/nothing/here.json")

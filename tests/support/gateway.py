@@ -16,7 +16,7 @@ import uvloop
 from maas.domain.keys import Key, Scope, hash_token
 from maas.gateway.http.auth import HostCheck, KeyRing
 from maas.gateway.http.request import Request
-from maas.gateway.http.routes import Access, Route, RouteTable
+from maas.gateway.http.routes import Route, RouteAccess, RouteTable
 from maas.gateway.http.server import HttpServer
 
 TOKEN = "maas_k1_secret"
@@ -116,7 +116,7 @@ async def _serve(ready: threading.Event, box: list[Running], stop: threading.Eve
     tasks: list[asyncio.Future[None]] = []
     table = RouteTable(
         [
-            Route("GET", "/livez", Access.PUBLIC, echo, while_draining=True),
+            Route("GET", "/livez", RouteAccess.PUBLIC, echo, while_draining=True),
             Route("POST", "/echo", Scope.CALL, echo, 1000, content_types=()),
             Route("POST", "/json", Scope.CALL, echo, 1000),
             Route("GET", "/hold/{name}", Scope.CALL, hold),

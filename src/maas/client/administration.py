@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from maas.client.answers import CreatedKey, job_from_dict, key_from_dict
-from maas.client.http.calls import Call, Reply, encode, path
+from maas.client.http.calls import ApiCall, ApiReply, encode, path
 from maas.domain.errors import InvalidInput
 from maas.domain.jobs import Job
 from maas.domain.keys import Key, Scope
@@ -15,9 +15,9 @@ from maas.domain.names import checked_name, shown
 API = ("api", "v1")
 
 
-def keys() -> Call[list[Key]]:
+def keys() -> ApiCall[list[Key]]:
     """All keys, without their tokens."""
-    return Call(
+    return ApiCall(
         "GET",
         path(*API, "keys"),
         lambda r: [key_from_dict(k) for k in r.json()["keys"]],
@@ -25,7 +25,7 @@ def keys() -> Call[list[Key]]:
     )
 
 
-def create_key(name: str, scopes: Sequence[str] = ("call",)) -> Call[CreatedKey]:
+def create_key(name: str, scopes: Sequence[str] = ("call",)) -> ApiCall[CreatedKey]:
     """A new key; its token is shown this once. Scopes: call, read, write, admin."""
     known = [str(s) for s in Scope]
     for scope in scopes:
@@ -34,25 +34,25 @@ def create_key(name: str, scopes: Sequence[str] = ("call",)) -> Call[CreatedKey]
                 f"scope must be one of {', '.join(known)}; got {shown(scope)}", field="scopes"
             )
 
-    def parse(reply: Reply) -> CreatedKey:
+    def parse(reply: ApiReply) -> CreatedKey:
         raw = reply.json()
         return CreatedKey(key_from_dict(raw), str(raw["token"]))
 
     body = encode({"name": checked_name(name, "name"), "scopes": [str(s) for s in scopes]})
-    return Call("POST", path(*API, "keys"), parse, body=body)
+    return ApiCall("POST", path(*API, "keys"), parse, body=body)
 
 
-def revoke_key(key_id: str) -> Call[Key]:
+def revoke_key(key_id: str) -> ApiCall[Key]:
     """Refuses the key from now on (within a second at every gateway)."""
-    return Call("DELETE", path(*API, "keys", key_id), lambda r: key_from_dict(r.json()))
+    return ApiCall("DELETE", path(*API, "keys", key_id), lambda r: key_from_dict(r.json()))
 
 
 def usage(
     *, key: str | None = None, deployment: str | None = None, since: str | None = None
-) -> Call[list[dict[str, Any]]]:
+) -> ApiCall[list[dict[str, Any]]]:
     """Totals per key, deployment, operation and day (UTC). `key` is an id, `since` YYYY-MM-DD."""
     wanted = {"key": key, "deployment": deployment, "since": since}
-    return Call(
+    return ApiCall(
         "GET",
         path(*API, "usage"),
         lambda r: list(r.json()["usage"]),
@@ -61,14 +61,14 @@ def usage(
     )
 
 
-def status() -> Call[dict[str, Any]]:
+def status() -> ApiCall[dict[str, Any]]:
     """What shall run, what runs, and why the two differ."""
-    return Call("GET", path(*API, "status"), Reply.json, safe=True)
+    return ApiCall("GET", path(*API, "status"), ApiReply.json, safe=True)
 
 
-def logs(name: str, *, lines: int = 200) -> Call[str]:
+def logs(name: str, *, lines: int = 200) -> ApiCall[str]:
     """The last lines of a log: `control`, `gateway`, a replica's id or a deployment's name."""
-    return Call(
+    return ApiCall(
         "GET",
         path(*API, "logs", name),
         lambda r: r.body.decode("utf-8", "replace"),
@@ -77,9 +77,9 @@ def logs(name: str, *, lines: int = 200) -> Call[str]:
     )
 
 
-def jobs() -> Call[list[Job]]:
+def jobs() -> ApiCall[list[Job]]:
     """Jobs, newest first."""
-    return Call(
+    return ApiCall(
         "GET",
         path(*API, "jobs"),
         lambda r: [job_from_dict(j) for j in r.json()["jobs"]],
@@ -87,25 +87,25 @@ def jobs() -> Call[list[Job]]:
     )
 
 
-def job(job_id: str) -> Call[Job]:
+def job(job_id: str) -> ApiCall[Job]:
     """One job."""
-    return Call("GET", path(*API, "jobs", job_id), _job, safe=True)
+    return ApiCall("GET", path(*API, "jobs", job_id), _job, safe=True)
 
 
-def create_job(new: Job) -> Call[Job]:
+def create_job(new: Job) -> ApiCall[Job]:
     """Tells the server about a job that runs on this side."""
-    return Call("POST", path(*API, "jobs"), _job, body=encode(new.to_dict()))
+    return ApiCall("POST", path(*API, "jobs"), _job, body=encode(new.to_dict()))
 
 
-def update_job(job_id: str, changes: dict[str, Any]) -> Call[Job]:
+def update_job(job_id: str, changes: dict[str, Any]) -> ApiCall[Job]:
     """Reports `state`, `progress`, `result` or `error`; the answer says if a cancel is wanted."""
-    return Call("PATCH", path(*API, "jobs", job_id), _job, safe=True, body=encode(changes))
+    return ApiCall("PATCH", path(*API, "jobs", job_id), _job, safe=True, body=encode(changes))
 
 
-def cancel_job(job_id: str) -> Call[Job]:
+def cancel_job(job_id: str) -> ApiCall[Job]:
     """Asks a job to stop; it does so at its next step and keeps what it has."""
-    return Call("POST", path(*API, "jobs", job_id, "cancel"), _job, safe=True)
+    return ApiCall("POST", path(*API, "jobs", job_id, "cancel"), _job, safe=True)
 
 
-def _job(reply: Reply) -> Job:
+def _job(reply: ApiReply) -> Job:
     return job_from_dict(reply.json())

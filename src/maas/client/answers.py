@@ -12,7 +12,7 @@ from maas.domain.models import Evidence, Manifest, Variant, Version
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedVersion:
     """What a publication became."""
 
     model: str

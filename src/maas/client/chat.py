@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from maas.client.http.calls import Call, Reply, encode, error_in
+from maas.client.http.calls import ApiCall, ApiReply, encode, error_in
 from maas.domain.errors import InvalidInput, MaasError
 from maas.domain.names import checked_name
 
@@ -48,14 +48,16 @@ def chat(
     *,
     timeout: float = SECONDS,
     **options: Any,
-) -> Call[ChatAnswer]:
+) -> ApiCall[ChatAnswer]:
     """What the model answers to `messages`: a text, or messages with `role` and `content`.
 
     `options` are those of OpenAI's chat: `max_tokens`, `temperature`, `seed`, `stop`, `tools`,
     `response_format` and so on, but `n`. `timeout` is in seconds. Raises InvalidInput, NotFound,
     ContextLengthExceeded, Overloaded, DeadlineExceeded, ServerUnavailable.
     """
-    return Call("POST", PATH, _answer, body=_body(deployment, messages, options), timeout=timeout)
+    return ApiCall(
+        "POST", PATH, _answer, body=_body(deployment, messages, options), timeout=timeout
+    )
 
 
 def _body(deployment: str, messages: Messages, options: dict[str, Any]) -> bytes:
@@ -67,7 +69,7 @@ def _body(deployment: str, messages: Messages, options: dict[str, Any]) -> bytes
     )
 
 
-def _answer(reply: Reply) -> ChatAnswer:
+def _answer(reply: ApiReply) -> ChatAnswer:
     said = reply.json()
     (choice,) = said["choices"]
     message, usage = choice["message"], said["usage"]
@@ -135,11 +137,11 @@ class _Reader:
 
 def stream_call(
     deployment: str, messages: Messages, timeout: float, options: Mapping[str, Any]
-) -> Call[Any]:
+) -> ApiCall[Any]:
     """As `chat`, for the lines of an event stream."""
     asked = {**options, "stream": True, "stream_options": {"include_usage": True}}
     body = _body(deployment, messages, asked)
-    return Call("POST", PATH, Reply.json, body=body, timeout=timeout)
+    return ApiCall("POST", PATH, ApiReply.json, body=body, timeout=timeout)
 
 
 _BROKEN = "the stream ended before the answer did"

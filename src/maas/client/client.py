@@ -21,34 +21,34 @@ from maas.client import (
 from maas.client.chat import SECONDS as CHAT_SECONDS
 from maas.client.chat import AsyncChatStream, ChatAnswer, ChatStream, Messages, stream_call
 from maas.client.chat import chat as chat_call
-from maas.client.http.driving import Awaited, Blocking, D, Group, operation
+from maas.client.http.driving import AsyncDriver, BlockingDriver, D, OperationGroup, operation
 from maas.client.http.retry import RetryPolicy
-from maas.client.http.transport import AsyncTransport, Connection, SyncTransport
+from maas.client.http.transport import AsyncTransport, Endpoint, SyncTransport
 from maas.client.load.bench import bench
 from maas.client.load.generator import Watch
 from maas.lifecycle.load.load_results import Load, LoadResult
 
 
-class _Models(Group[D]):
+class _Models(OperationGroup[D]):
     list = operation(registry.models)
     get = operation(registry.model)
     version = operation(registry.version)
 
 
-class _Deployments(Group[D]):
+class _Deployments(OperationGroup[D]):
     list = operation(deployments.list_)
     get = operation(deployments.get)
     put = operation(deployments.put)
     delete = operation(deployments.delete)
 
 
-class _Keys(Group[D]):
+class _Keys(OperationGroup[D]):
     list = operation(administration.keys)
     create = operation(administration.create_key)
     revoke = operation(administration.revoke_key)
 
 
-class _Jobs(Group[D]):
+class _Jobs(OperationGroup[D]):
     list = operation(administration.jobs)
     get = operation(administration.job)
     create = operation(administration.create_job)
@@ -56,7 +56,7 @@ class _Jobs(Group[D]):
     cancel = operation(administration.cancel_job)
 
 
-class _Files(Group[D]):
+class _Files(OperationGroup[D]):
     size = operation(registry.stored_size)
     upload = operation(registry.upload)
     download = operation(registry.download)
@@ -81,7 +81,7 @@ class _Operations:
     logs = operation(administration.logs)
 
 
-class Client(_Operations, Blocking):
+class Client(_Operations, BlockingDriver):
     """A connection to an OpenMaaS server; may be shared between threads.
 
     `base_url` and `api_key` default to the settings (environment, `maas.toml`, then the server
@@ -160,7 +160,7 @@ class Client(_Operations, Blocking):
         self.close()
 
 
-class AsyncClient(_Operations, Awaited):
+class AsyncClient(_Operations, AsyncDriver):
     """As `Client`, with every method a coroutine; belongs to one event loop."""
 
     def __init__(
@@ -234,7 +234,7 @@ class AsyncClient(_Operations, Awaited):
 
 def _connection(
     base_url: str | None, api_key: str | None, timeout: float, retries: int
-) -> Connection:
+) -> Endpoint:
     """With what the settings say where nothing is given.
 
     A key is only sent where it belongs: the settings' key to the settings' server, and a key that
@@ -247,4 +247,4 @@ def _connection(
             api_key = configured.api_key
         else:
             api_key = "" if configured.client.base_url else configured.client.api_key
-    return Connection(address, api_key, timeout, RetryPolicy(retries))
+    return Endpoint(address, api_key, timeout, RetryPolicy(retries))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from maas.client.answers import DeploymentView
-from maas.client.http.calls import Call, Flow, Pause, Reply, encode, path
+from maas.client.http.calls import ApiCall, ApiReply, Flow, WaitStep, encode, path
 from maas.domain.deployments import Scaling, Target
 from maas.domain.errors import DeadlineExceeded, MaasError
 from maas.domain.names import checked_name
@@ -23,7 +23,7 @@ class DeploymentFailed(MaasError):
 
 
 @dataclass(frozen=True)
-class Change:
+class DeploymentChange:
     """What a deployment shall become; None and empty leave it to the server.
 
     Without `version` the model's newest is taken, without `variant` the version's first; `auto` is
@@ -62,24 +62,24 @@ class Change:
         return out
 
 
-def get(name: str) -> Call[DeploymentView]:
+def get(name: str) -> ApiCall[DeploymentView]:
     """One deployment: what it shall be and how far it is."""
-    return Call("GET", _path(name), _view, safe=True)
+    return ApiCall("GET", _path(name), _view, safe=True)
 
 
-def list_() -> Call[list[DeploymentView]]:
+def list_() -> ApiCall[list[DeploymentView]]:
     """All deployments."""
-    return Call("GET", path("api", "v1", "deployments"), _views, safe=True)
+    return ApiCall("GET", path("api", "v1", "deployments"), _views, safe=True)
 
 
-def put(name: str, change: Change) -> Call[DeploymentView]:
+def put(name: str, change: DeploymentChange) -> ApiCall[DeploymentView]:
     """Sets what a deployment shall be, and does not wait for it."""
-    return Call("PUT", _path(name), _view, safe=True, body=encode(change.body()))
+    return ApiCall("PUT", _path(name), _view, safe=True, body=encode(change.body()))
 
 
-def delete(name: str) -> Call[None]:
+def delete(name: str) -> ApiCall[None]:
     """Stops a deployment and forgets it; its model stays."""
-    return Call("DELETE", _path(name), _nothing)
+    return ApiCall("DELETE", _path(name), _nothing)
 
 
 def deploy(
@@ -105,7 +105,7 @@ def deploy(
     not wait. `watch` is called with the state while waiting. Raises DeploymentFailed with the
     reason, DeadlineExceeded if it is not ready after `wait_s` seconds.
     """
-    change = Change(model or name, version, variant, targets, scaling, default, gate)
+    change = DeploymentChange(model or name, version, variant, targets, scaling, default, gate)
     view: DeploymentView = yield put(name, change)
     return (yield from wait_until_ready(view, wait_s, watch))
 
@@ -117,7 +117,7 @@ def rollback(
     watch: Callable[[DeploymentView], None] | None = None,
 ) -> Flow[DeploymentView]:
     """Puts back what the deployment was before its last change, and waits until it is ready."""
-    view: DeploymentView = yield Call("POST", _path(name) + "/rollback", _view)
+    view: DeploymentView = yield ApiCall("POST", _path(name) + "/rollback", _view)
     return (yield from wait_until_ready(view, wait_s, watch))
 
 
@@ -140,7 +140,7 @@ def wait_until_ready(
         if waited >= wait_s:
             why = f": {view.reason}" if view.reason else ""
             raise DeadlineExceeded(f"{view.name} is not ready after {wait_s:g} s{why}")
-        yield Pause(pause)
+        yield WaitStep(pause)
         waited += pause
         pause = min(pause * 1.5, LONGEST_POLL_S)
     return view
@@ -150,13 +150,13 @@ def _path(name: str) -> str:
     return path("api", "v1", "deployments", checked_name(name, "deployment"))
 
 
-def _view(reply: Reply) -> DeploymentView:
+def _view(reply: ApiReply) -> DeploymentView:
     return DeploymentView.from_dict(reply.json())
 
 
-def _views(reply: Reply) -> list[DeploymentView]:
+def _views(reply: ApiReply) -> list[DeploymentView]:
     return [DeploymentView.from_dict(d) for d in reply.json()["deployments"]]
 
 
-def _nothing(_: Reply) -> None:
+def _nothing(_: ApiReply) -> None:
     return None

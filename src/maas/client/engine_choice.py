@@ -29,8 +29,8 @@ from maas.domain.errors import (
     Unavailable,
 )
 from maas.lifecycle.load.choose import (
-    Candidate,
-    Trial,
+    EngineCandidate,
+    EngineTrial,
     best,
     candidates,
     check_objective,
@@ -50,7 +50,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Wish:
+class EngineChoiceOptions:
     """What shall be found out."""
 
     name: str
@@ -70,19 +70,19 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Choice:
+class EngineChoice:
     """What every candidate came to, and the one to keep."""
 
     objective: str
     model: str
     version: int
-    trials: tuple[Trial, ...]
-    kept: Trial
+    trials: tuple[EngineTrial, ...]
+    kept: EngineTrial
 
 
 def choose(
-    client: Client, wish: Wish, tell: Tell | None = None, watch: Watch | None = None
-) -> Choice:
+    client: Client, wish: EngineChoiceOptions, tell: Tell | None = None, watch: Watch | None = None
+) -> EngineChoice:
     """Adds a variant per engine to the version, deploys each by itself under a name of its own
     (one replica, never two of them at once), puts the load on it, and removes it. What was
     measured stays as evidence of the variant.
@@ -121,17 +121,17 @@ def choose(
     if kept is None:
         raise Conflict(f"no engine serves {wish.ref}: {trials[0].failed or 'nothing was answered'}")
     number = details.version.number
-    return Choice(wish.objective, details.version.model, number, tuple(trials), kept)
+    return EngineChoice(wish.objective, details.version.model, number, tuple(trials), kept)
 
 
 def _tried(
     client: Client,
-    wish: Wish,
+    wish: EngineChoiceOptions,
     details: VersionDetails,
-    candidate: Candidate,
+    candidate: EngineCandidate,
     load: Load,
     watch: Watch | None,
-) -> Trial:
+) -> EngineTrial:
     """Measured, and the evidence stored."""
     ref = f"{details.version.model}:{details.version.number}"
     if candidate.is_new:
@@ -142,11 +142,11 @@ def _tried(
             result = client.bench(name, load, watch)
         if result.interrupted:
             raise KeyboardInterrupt
-        trial = Trial(candidate, result.levels)
+        trial = EngineTrial(candidate, result.levels)
     except ServerUnavailable:
         raise
     except (DeploymentFailed, DeadlineExceeded, InferenceFailed, Unavailable) as error:
-        trial = Trial(candidate, failed=error.message)
+        trial = EngineTrial(candidate, failed=error.message)
     how = {
         "obtained": f"maas deploy {wish.name} --objective {wish.objective}: one replica alone, "
         "under a name of its own",
@@ -160,7 +160,7 @@ def _tried(
 
 @contextmanager
 def _alone(
-    client: Client, wish: Wish, details: VersionDetails, candidate: Candidate
+    client: Client, wish: EngineChoiceOptions, details: VersionDetails, candidate: EngineCandidate
 ) -> Iterator[str]:
     """The candidate as a deployment that is gone afterwards, and its process with it."""
     name = f"{wish.name[:50]}-try-{secrets.token_hex(3)}"

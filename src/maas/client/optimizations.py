@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from maas import settings
 from maas.client.answers import VersionDetails
-from maas.client.http.calls import Flow, Work
+from maas.client.http.calls import ComputeStep, Flow
 from maas.client.registry import add_evidence, add_variant, download, upload, version
 from maas.domain.errors import InvalidInput, OutOfSpace
 from maas.lifecycle.optimize.publication import ORIGINAL
@@ -62,7 +62,7 @@ def optimize(
 
         def run() -> PreparedOptimization:
             # Brings onnxruntime and torch, which nothing else in the SDK needs.
-            from maas.lifecycle.optimize.run import Order, run_order  # noqa: PLC0415
+            from maas.lifecycle.optimize.run import OptimizationOrder, run_order  # noqa: PLC0415
             from maas.lifecycle.recipe import optimize_step  # noqa: PLC0415
 
             told = {
@@ -74,7 +74,7 @@ def optimize(
                 "seed": seed,
                 "epochs": epochs,
             }
-            order = Order(
+            order = OptimizationOrder(
                 ref=f"{details.version.model}:{details.version.number}",
                 manifest=details.version.manifest,
                 original=folder / ORIGINAL,
@@ -84,7 +84,7 @@ def optimize(
             )
             return run_order(order, settings.load().jobs_dir, folder)
 
-        prepared: PreparedOptimization = yield Work(run)
+        prepared: PreparedOptimization = yield ComputeStep(run)
         return (yield from send_optimization(prepared))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maas.client.http.calls import Call, Reply, encode, path
+from maas.client.http.calls import ApiCall, ApiReply, encode, path
 from maas.client.values import as_arrays, encode_inputs, plain_inputs
 from maas.domain.errors import InvalidInput
 from maas.domain.names import checked_name
@@ -19,7 +19,7 @@ def predict(
     as_numpy: bool = False,
     timeout: float | None = None,
     **named: Any,
-) -> Call[dict[str, Any]]:
+) -> ApiCall[dict[str, Any]]:
     """What the model answers: `predict("article", x=[1, 2, 3])` → `{"y_pred": 0.5}`.
 
     Each input is one row (of the signature's shape) or a batch of rows, as lists, numpy arrays,
@@ -33,11 +33,11 @@ def predict(
     """
     values = _joined(inputs, named)
 
-    def parse(reply: Reply) -> dict[str, Any]:
+    def parse(reply: ApiReply) -> dict[str, Any]:
         outputs: dict[str, Any] = reply.json()
         return as_arrays(outputs) if as_numpy else outputs
 
-    return Call(
+    return ApiCall(
         "POST",
         _route("predict", deployment),
         parse,
@@ -55,7 +55,7 @@ def explain(
     options: Mapping[str, Any] | None = None,
     timeout: float | None = None,
     **named: Any,
-) -> Call[dict[str, Any]]:
+) -> ApiCall[dict[str, Any]]:
     """Why the model answers so for one row: Shapley values by sampling.
 
     `options` may hold `output` (name), `target` (index or label of the class to explain),
@@ -71,10 +71,10 @@ def explain(
     if "background" in options:
         options["background"] = plain_inputs(options["background"])
     encode_inputs(values)  # refuses what is not finite, by name
-    return Call(
+    return ApiCall(
         "POST",
         _route("explain", deployment),
-        Reply.json,
+        ApiReply.json,
         safe=True,
         body=encode({"inputs": plain_inputs(values), **options}),
         timeout=timeout,

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maas.client.answers import Published, VersionDetails
-from maas.client.http.calls import Flow, Work
+from maas.client.answers import PublishedVersion, VersionDetails
+from maas.client.http.calls import ComputeStep, Flow
 from maas.client.registry import add_evidence, commit, upload, version
 from maas.domain.models import Evidence
 
@@ -28,7 +28,7 @@ def publish(
     output_names: Sequence[str] = (),
     description: str = "",
     metadata: Mapping[str, Any] | None = None,
-) -> Flow[Published]:
+) -> Flow[PublishedVersion]:
     """Converts `model` to ONNX on this machine, checks that both answer alike, and publishes it.
 
     `model`: a trained `torch.nn.Module`, a scikit-learn estimator, the path of an `.onnx` file,
@@ -61,11 +61,11 @@ def publish(
             )
             return prepared(model, options, Path(scratch))
 
-        ready: PreparedPublication = yield Work(prepare)
+        ready: PreparedPublication = yield ComputeStep(prepare)
         return (yield from publish_prepared(ready))
 
 
-def publish_prepared(prepared: PreparedPublication) -> Flow[Published]:
+def publish_prepared(prepared: PreparedPublication) -> Flow[PublishedVersion]:
     """Files first, then the one commit that makes them a version, then the evidence.
 
     May be repeated after any interruption: files and version are found by digest, and evidence
@@ -73,7 +73,7 @@ def publish_prepared(prepared: PreparedPublication) -> Flow[Published]:
     """
     for path, file in prepared.files:
         yield from upload(path, file.name)
-    published: Published = yield commit(prepared.manifest)
+    published: PublishedVersion = yield commit(prepared.manifest)
     there: tuple[Evidence, ...] = ()
     if not published.created:
         details: VersionDetails = yield version(str(published))

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maas import settings
-from maas.client.answers import Published
-from maas.client.http.calls import Flow, Work
+from maas.client.answers import PublishedVersion
+from maas.client.http.calls import ComputeStep, Flow
 from maas.client.publications import publish_prepared
 from maas.client.registry import models
 
 if TYPE_CHECKING:
     from maas.lifecycle.pull import Pulled
-    from maas.lifecycle.sources.base import Access
+    from maas.lifecycle.sources.base import SourceAccess
 
 
 @dataclass(frozen=True)
 class PulledModel:
     """What was published, and what it is."""
 
-    published: Published
+    published: PublishedVersion
     task: str
     runtime: str
     license: str
@@ -76,14 +76,14 @@ def pull(
         def prepare() -> Pulled:
             # Brings what reads model files, which nothing else in the SDK needs.
             from maas.lifecycle.pull import PullOptions, pulled  # noqa: PLC0415
-            from maas.lifecycle.sources.base import Request  # noqa: PLC0415
+            from maas.lifecycle.sources.base import SourceRequest  # noqa: PLC0415
 
             shown = {"progress": progress} if progress else {}
-            request = Request(source, access_of(found), file, sha256, **shown)
+            request = SourceRequest(source, access_of(found), file, sha256, **shown)
             options = PullOptions(name, license, description)
             return fetched.enter_context(pulled(request, options))
 
-        ready: Pulled = yield Work(prepare)
+        ready: Pulled = yield ComputeStep(prepare)
         published = yield from publish_prepared(ready.publication)
     manifest = ready.publication.manifest
     return PulledModel(
@@ -96,12 +96,12 @@ def pull(
     )
 
 
-def access_of(configured: settings.Settings) -> Access:
+def access_of(configured: settings.Settings) -> SourceAccess:
     """What the settings permit a pull."""
-    from maas.lifecycle.sources.base import Access, ObjectStoreAccess  # noqa: PLC0415
+    from maas.lifecycle.sources.base import ObjectStoreAccess, SourceAccess  # noqa: PLC0415
 
     pull = configured.pull
-    return Access(
+    return SourceAccess(
         folder=configured.pulls_dir,
         max_bytes=pull.max_bytes,
         ca_file=pull.ca_file,

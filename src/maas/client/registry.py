@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from maas.client.answers import Published, VersionDetails
-from maas.client.http.calls import Call, Flow, Reply, Work, encode, path
+from maas.client.answers import PublishedVersion, VersionDetails
+from maas.client.http.calls import ApiCall, ApiReply, ComputeStep, Flow, encode, path
 from maas.domain.errors import ArtifactCorrupt, InvalidInput
 from maas.domain.models import Evidence, File, Manifest, Variant
 from maas.domain.names import ModelRef, checked_name, checked_sha256
@@ -16,19 +16,19 @@ UPLOAD_TIMEOUT_S = 24 * 3600.0
 """For one file; a connection on which nothing moves for the client's timeout fails before."""
 
 
-def models() -> Call[list[dict[str, Any]]]:
+def models() -> ApiCall[list[dict[str, Any]]]:
     """All models: name, task, number of versions, newest version, times."""
-    return Call("GET", path("api", "v1", "models"), lambda r: _list(r, "models"), safe=True)
+    return ApiCall("GET", path("api", "v1", "models"), lambda r: _list(r, "models"), safe=True)
 
 
-def model(name: str) -> Call[dict[str, Any]]:
+def model(name: str) -> ApiCall[dict[str, Any]]:
     """One model with its versions, each in a line."""
-    return Call("GET", _model_path(name), Reply.json, safe=True)
+    return ApiCall("GET", _model_path(name), ApiReply.json, safe=True)
 
 
-def version(ref: str) -> Call[VersionDetails]:
+def version(ref: str) -> ApiCall[VersionDetails]:
     """A version with manifest and evidence: `version("digits")` is the newest, `"digits:3"` 3."""
-    return Call("GET", _version_path(ref), _details, safe=True)
+    return ApiCall("GET", _version_path(ref), _details, safe=True)
 
 
 def evidence(ref: str) -> Flow[tuple[Evidence, ...]]:
@@ -37,17 +37,17 @@ def evidence(ref: str) -> Flow[tuple[Evidence, ...]]:
     return details.evidence
 
 
-def add_evidence(ref: str, item: Evidence) -> Call[None]:
+def add_evidence(ref: str, item: Evidence) -> ApiCall[None]:
     """Adds something measured to a version; its file, if it has one, must be stored already."""
-    return Call(
+    return ApiCall(
         "POST", _version_path(ref) + "/evidence", lambda _: None, body=encode(item.to_dict())
     )
 
 
-def add_variant(ref: str, variant: Variant) -> Call[Variant]:
+def add_variant(ref: str, variant: Variant) -> ApiCall[Variant]:
     """Adds a servable form to a version; its files must be stored already. The same again changes
     nothing, so this may be sent twice."""
-    return Call(
+    return ApiCall(
         "POST",
         _version_path(ref) + "/variants",
         lambda reply: Variant.from_dict(reply.json()),
@@ -56,17 +56,17 @@ def add_variant(ref: str, variant: Variant) -> Call[Variant]:
     )
 
 
-def commit(manifest: Manifest) -> Call[Published]:
+def commit(manifest: Manifest) -> ApiCall[PublishedVersion]:
     """Publishes a manifest whose files are stored. Equal manifests are one version, so this may
     be sent twice."""
 
-    def parse(reply: Reply) -> Published:
+    def parse(reply: ApiReply) -> PublishedVersion:
         raw = reply.json()
-        return Published(
+        return PublishedVersion(
             str(raw["model"]), int(raw["number"]), str(raw["digest"]), reply.status == 201
         )
 
-    return Call(
+    return ApiCall(
         "POST",
         _model_path(manifest.model) + "/versions",
         parse,
@@ -75,13 +75,13 @@ def commit(manifest: Manifest) -> Call[Published]:
     )
 
 
-def stored_size(sha256: str) -> Call[int | None]:
+def stored_size(sha256: str) -> ApiCall[int | None]:
     """Bytes of the stored file with this digest; None if there is none."""
 
-    def parse(reply: Reply) -> int | None:
+    def parse(reply: ApiReply) -> int | None:
         return None if reply.status == 404 else int(reply.headers.get("content-length", 0))
 
-    return Call("HEAD", _file_path(sha256), parse, safe=True, allow=frozenset({404}))
+    return ApiCall("HEAD", _file_path(sha256), parse, safe=True, allow=frozenset({404}))
 
 
 def upload(file: str | Path, name: str | None = None) -> Flow[File]:
@@ -90,12 +90,12 @@ def upload(file: str | Path, name: str | None = None) -> Flow[File]:
     `name` is what the file is called in a manifest; default: its own name.
     """
     source = Path(file)
-    stored: File = yield Work(lambda: file_of(source, name))
+    stored: File = yield ComputeStep(lambda: file_of(source, name))
     if (yield stored_size(stored.sha256)) != stored.size:
-        yield Call(
+        yield ApiCall(
             "PUT",
             _file_path(stored.sha256),
-            Reply.json,
+            ApiReply.json,
             safe=True,
             file=source,
             content_type="application/octet-stream",
@@ -104,15 +104,15 @@ def upload(file: str | Path, name: str | None = None) -> Flow[File]:
     return stored
 
 
-def download(sha256: str) -> Call[bytes]:
+def download(sha256: str) -> ApiCall[bytes]:
     """The stored file with this digest, checked against it."""
 
-    def parse(reply: Reply) -> bytes:
+    def parse(reply: ApiReply) -> bytes:
         if hashlib.sha256(reply.body).hexdigest() != sha256:
             raise ArtifactCorrupt(f"what came is not the file {sha256}")
         return reply.body
 
-    return Call("GET", _file_path(sha256), parse, safe=True)
+    return ApiCall("GET", _file_path(sha256), parse, safe=True)
 
 
 def file_of(source: Path, name: str | None = None) -> File:
@@ -125,11 +125,11 @@ def file_of(source: Path, name: str | None = None) -> File:
         raise InvalidInput(f"{source}: {wrong.strerror or wrong}") from None
 
 
-def _details(reply: Reply) -> VersionDetails:
+def _details(reply: ApiReply) -> VersionDetails:
     return VersionDetails.from_dict(reply.json())
 
 
-def _list(reply: Reply, key: str) -> list[dict[str, Any]]:
+def _list(reply: ApiReply, key: str) -> list[dict[str, Any]]:
     return list(reply.json()[key])
 
 

@@ -13,7 +13,7 @@ from maas.domain.signature import Signature
 
 
 @dataclass(frozen=True)
-class Route:
+class TargetRoute:
     """One target of a deployment: a variant, its share of the traffic, and who answers."""
 
     version: int
@@ -32,7 +32,7 @@ class Route:
 class DeploymentRoutes:
     name: str
     model: str
-    routes: tuple[Route, ...]
+    routes: tuple[TargetRoute, ...]
     queue_limit: int
     reason: str = ""
     """Why nothing answers, if nothing does; shown to callers."""

@@ -6,51 +6,51 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from maas.domain.keys import Scope
-from maas.gateway.anthropic.messages import MessagesDoor
+from maas.gateway.anthropic.messages import MessagesHandler
 from maas.gateway.anthropic.shapes import anthropic_shape
 from maas.gateway.console import console_routes
 from maas.gateway.health import live
 from maas.gateway.http.request import oip_shape
-from maas.gateway.http.routes import JSON_ONLY, Access, Route, RouteTable
+from maas.gateway.http.routes import JSON_ONLY, Route, RouteAccess, RouteTable
 from maas.gateway.modalities import Modalities, modality_routes
-from maas.gateway.oip.infer import OCTETS, OipDoor
-from maas.gateway.openai.chat import ChatDoor
-from maas.gateway.openai.completions import CompletionsDoor
-from maas.gateway.openai.models import ModelsDoor
+from maas.gateway.oip.infer import OCTETS, OipHandler
+from maas.gateway.openai.chat import ChatHandler
+from maas.gateway.openai.completions import CompletionsHandler
+from maas.gateway.openai.models import ModelsHandler
 from maas.gateway.openai.shapes import openai_shape
 from maas.gateway.predict.bodies import PREDICT_TYPES
-from maas.gateway.predict.tensors import PredictDoor
+from maas.gateway.predict.tensors import PredictHandler
 from maas.gateway.proxy import ControlProxy
-from maas.gateway.text.generation import GenerationDesk
+from maas.gateway.text.generation import TextService
 
 EXPLAIN_BODY_BYTES = 16 << 20
 V2 = "/v2/models/{model}"
 
 
-class TextDoors:
+class TextHandlers:
     """Those under `/v1` that write text."""
 
-    def __init__(self, desk: GenerationDesk) -> None:
-        self.models = ModelsDoor(desk.router)
-        self.chat = ChatDoor(desk)
-        self.completions = CompletionsDoor(desk)
-        self.messages = MessagesDoor(desk)
+    def __init__(self, desk: TextService) -> None:
+        self.models = ModelsHandler(desk.router)
+        self.chat = ChatHandler(desk)
+        self.completions = CompletionsHandler(desk)
+        self.messages = MessagesHandler(desk)
 
 
 @dataclass(frozen=True)
 class Handlers:
     """What the routes lead to; made by the process, which knows the settings."""
 
-    predict: PredictDoor
-    oip: OipDoor
-    text: TextDoors
+    predict: PredictHandler
+    oip: OipHandler
+    text: TextHandlers
     proxy: ControlProxy
     ready: Route
     metrics: Route
     modalities: Modalities
 
 
-class Limits(Protocol):
+class BodyLimits(Protocol):
     """Bytes that a body may have; the server's settings say."""
 
     @property
@@ -61,13 +61,13 @@ class Limits(Protocol):
     def max_file_bytes(self) -> int: ...
 
 
-def route_table(handlers: Handlers, limits: Limits) -> RouteTable:
+def route_table(handlers: Handlers, limits: BodyLimits) -> RouteTable:
     predict, oip, proxy = handlers.predict, handlers.oip, handlers.proxy
     max_body = limits.max_body_bytes
     max_json = min(limits.max_json_bytes, max_body)
     call = Scope.CALL
     routes = [
-        Route("GET", "/livez", Access.PUBLIC, live, while_draining=True),
+        Route("GET", "/livez", RouteAccess.PUBLIC, live, while_draining=True),
         handlers.ready,
         handlers.metrics,
         *(
@@ -78,9 +78,9 @@ def route_table(handlers: Handlers, limits: Limits) -> RouteTable:
         Route("POST", "/explain/{deployment}", call, proxy.explain, EXPLAIN_BODY_BYTES),
         *_oip_routes(oip, limits.max_body_bytes),
         *_text_routes(handlers.text, max_json),
-        Route("GET", "/openapi.json", Access.ANY_KEY, proxy.forward),
+        Route("GET", "/openapi.json", RouteAccess.ANY_KEY, proxy.forward),
         *(
-            Route(method, "/api/{*}", Access.ANY_KEY, proxy.forward,
+            Route(method, "/api/{*}", RouteAccess.ANY_KEY, proxy.forward,
                   limits.max_file_bytes if method != "GET" else 0, content_types=(),
                   streams_body=method != "GET")
             for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -90,7 +90,7 @@ def route_table(handlers: Handlers, limits: Limits) -> RouteTable:
     return RouteTable(routes)
 
 
-def _oip_routes(oip: OipDoor, max_body: int) -> list[Route]:
+def _oip_routes(oip: OipHandler, max_body: int) -> list[Route]:
     gets = (
         ("/v2", oip.server_metadata),
         ("/v2/health/live", oip.server_live),
@@ -112,7 +112,7 @@ def _oip_routes(oip: OipDoor, max_body: int) -> list[Route]:
     return routes
 
 
-def _text_routes(doors: TextDoors, max_json: int) -> list[Route]:
+def _text_routes(doors: TextHandlers, max_json: int) -> list[Route]:
     call, openai, anthropic = Scope.CALL, openai_shape, anthropic_shape
     routes = [
         Route("GET", "/v1/models", call, doors.models.list, error_shape=openai),

@@ -12,9 +12,9 @@ from maas.domain.errors import BadRequest, MaasError, Unauthenticated
 from maas.domain.keys import Key
 from maas.gateway.http.large_bodies import LARGE_BYTES, large_bodies
 from maas.gateway.http.request import Request
-from maas.gateway.metering import Meter, Written
+from maas.gateway.metering import GenerationUsage, Meter
 from maas.serving.routing.call import Call
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.wire.codec import Decoded
 from maas.serving.wire.messages import Answers, Priority
 
@@ -39,7 +39,7 @@ class HttpCall(Call):
     def __init__(
         self,
         request: Request,
-        route: LiveRoute,
+        route: LiveTarget,
         meter: Meter,
         decoded: Decoded,
         longest: float,
@@ -110,7 +110,7 @@ class HttpCall(Call):
         request.respond(200, body, content_type, headers)
 
     def computed(self, compute_us: int, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
-        written = Written(0, prompt_tokens, completion_tokens, compute_us=compute_us)
+        written = GenerationUsage(0, prompt_tokens, completion_tokens, compute_us=compute_us)
         self.meter.computed(self.key, self.operation, self.route, written)
 
     def failed(self, error: MaasError) -> None:

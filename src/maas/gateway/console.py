@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import resources
 
 from maas.gateway.http.request import Headers, Request
-from maas.gateway.http.routes import Access, Route
+from maas.gateway.http.routes import Route, RouteAccess
 
 _TYPES = {
     ".html": b"text/html; charset=utf-8",
@@ -38,7 +38,7 @@ def console_routes() -> list[Route]:
         path = {"index.html": "/", "docs.html": "/docs"}.get(entry.name, f"/assets/{entry.name}")
         policy = (b"content-security-policy", _POLICIES.get(entry.name, _POLICY))
         handler = _asset(entry.read_bytes(), _TYPES[suffix], (policy, *_HEADERS))
-        routes.append(Route("GET", path, Access.PUBLIC, handler))
+        routes.append(Route("GET", path, RouteAccess.PUBLIC, handler))
     return routes
 
 

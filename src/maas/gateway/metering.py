@@ -14,7 +14,7 @@ from pathlib import Path
 
 from maas.domain.errors import MaasError
 from maas.domain.keys import Key
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.usage.counter_file import CounterFile, read_counters
 from maas.serving.usage.usage_file import (
     COMPLETION_TOKENS,
@@ -46,7 +46,7 @@ GENERATIONS = "generations"
 
 
 @dataclass
-class Written:
+class GenerationUsage:
     """What one request for text took, as the engine counted, and how long its parts."""
 
     choices: int
@@ -78,7 +78,7 @@ class Meter:
         self,
         key: Key,
         operation: str,
-        route: LiveRoute,
+        route: LiveTarget,
         rows: int,
         received: float,
         answers: Answers,
@@ -112,7 +112,9 @@ class Meter:
             tokens[PROMPT] += answers.prompt_tokens
             tokens[COMPLETION] += answers.completion_tokens
 
-    def computed(self, key: Key, operation: str, route: LiveRoute, written: Written) -> None:
+    def computed(
+        self, key: Key, operation: str, route: LiveTarget, written: GenerationUsage
+    ) -> None:
         """Count what the model has done for a request that is not answered yet, or never will."""
         self._slot(route, "ok")[MODEL_US] += written.compute_us
         if written.prompt_tokens:
@@ -132,7 +134,7 @@ class Meter:
         usage[COMPUTE_US] += compute_us
 
     def failed(
-        self, key: Key | None, operation: str, deployment: str, route: LiveRoute | None,
+        self, key: Key | None, operation: str, deployment: str, route: LiveTarget | None,
         error: MaasError,
     ) -> None:  # fmt: skip
         """Count a refusal or failure; only for deployments that exist."""
@@ -142,7 +144,7 @@ class Meter:
             self._slot(route, error.code)[COUNT] += 1
 
     def wrote(
-        self, key: Key, operation: str, route: LiveRoute, received: float, written: Written
+        self, key: Key, operation: str, route: LiveTarget, received: float, written: GenerationUsage
     ) -> None:
         """Count a request for text that was answered."""
         usage = self._usage.slot(key.id, route.deployment, operation)
@@ -154,13 +156,18 @@ class Meter:
         slot[FIRST_BUCKET + bisect_left(BOUNDS, latency)] += 1
         self._count_tokens(key, operation, route, written)
 
-    def read(self, key: Key, operation: str, route: LiveRoute, tokens: int) -> None:
+    def read(self, key: Key, operation: str, route: LiveTarget, tokens: int) -> None:
         """Count the tokens of texts that were read and nothing was written to."""
         self._usage.slot(key.id, route.deployment, operation)[PROMPT_TOKENS] += tokens
         self._generations.slot(_label(route, operation))[PROMPT] += tokens
 
     def stopped_writing(
-        self, key: Key, operation: str, route: LiveRoute, written: Written, error: MaasError | None
+        self,
+        key: Key,
+        operation: str,
+        route: LiveTarget,
+        written: GenerationUsage,
+        error: MaasError | None,
     ) -> None:
         """Count one that ended otherwise, with what was written until then; without an `error`
         its client left."""
@@ -170,7 +177,9 @@ class Meter:
         self._slot(route, error.code if error is not None else "cancelled")[COUNT] += 1
         self._count_tokens(key, operation, route, written)
 
-    def _count_tokens(self, key: Key, operation: str, route: LiveRoute, written: Written) -> None:
+    def _count_tokens(
+        self, key: Key, operation: str, route: LiveTarget, written: GenerationUsage
+    ) -> None:
         usage = self._usage.slot(key.id, route.deployment, operation)
         usage[COMPUTE_US] += written.compute_us
         usage[PROMPT_TOKENS] += written.prompt_tokens
@@ -182,7 +191,7 @@ class Meter:
         _observe(slot, FIRST_US, FIRST_FIRST_BUCKET, FIRST_BOUNDS, written.first)
         _observe(slot, PER_TOKEN_US, FIRST_PER_TOKEN_BUCKET, PER_TOKEN_BOUNDS, written.per_token)
 
-    def _slot(self, route: LiveRoute, outcome: str) -> memoryview:
+    def _slot(self, route: LiveTarget, outcome: str) -> memoryview:
         return self._metrics.slot(_label(route, outcome))
 
     def totals(self, ending: str = "metrics") -> dict[str, tuple[int, ...]]:
@@ -206,7 +215,7 @@ class Meter:
         self._generations.close()
 
 
-def _label(route: LiveRoute, last: str) -> str:
+def _label(route: LiveTarget, last: str) -> str:
     return "\t".join((route.deployment, str(route.version), route.variant, last))
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from maas.domain.keys import Scope
 from maas.gateway.http.forms import FORM
 from maas.gateway.http.routes import Route
-from maas.gateway.openai.audio import AudioDoor
-from maas.gateway.openai.embeddings import EmbeddingsDoor
+from maas.gateway.openai.audio import AudioHandler
+from maas.gateway.openai.embeddings import EmbeddingsHandler
 from maas.gateway.openai.named_calls import NamedCalls
-from maas.gateway.openai.rerank import RerankDoor
+from maas.gateway.openai.rerank import RerankHandler
 from maas.gateway.openai.shapes import openai_shape
 
 
 class Modalities:
     def __init__(self, calls: NamedCalls) -> None:
-        self.embeddings = EmbeddingsDoor(calls)
-        self.rerank = RerankDoor(calls)
-        self.audio = AudioDoor(calls)
+        self.embeddings = EmbeddingsHandler(calls)
+        self.rerank = RerankHandler(calls)
+        self.audio = AudioHandler(calls)
 
 
 def modality_routes(doors: Modalities, max_json: int, max_body: int) -> list[Route]:

@@ -92,7 +92,7 @@ class ControlProxy:
             control.setblocking(False)
             try:
                 async with asyncio.timeout(None) as limit:
-                    patience = Patience(limit, loop, deadline)
+                    patience = ProxyDeadline(limit, loop, deadline)
                     patience.with_control()
                     await loop.sock_connect(control, self._socket)
                     return await Exchange(request, response, control, patience).run()
@@ -112,7 +112,7 @@ def _cancel(task: asyncio.Future[None] | asyncio.Future[int]) -> None:
         task.exception()  # seen, or asyncio complains that nobody looked
 
 
-class Patience:
+class ProxyDeadline:
     """When an exchange is given up: at its deadline, or when control makes no progress."""
 
     def __init__(
@@ -139,7 +139,7 @@ class Exchange:
     """One request on its way to control, and the answer on its way back."""
 
     def __init__(
-        self, request: Request, response: _Response, control: socket.socket, patience: Patience
+        self, request: Request, response: _Response, control: socket.socket, patience: ProxyDeadline
     ) -> None:
         self._request = request
         self._response = response

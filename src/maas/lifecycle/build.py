@@ -24,7 +24,7 @@ from maas.domain.models import Evidence, Task
 from maas.domain.signature import Signature
 from maas.lifecycle.conversion.convert import (
     Converted,
-    Names,
+    TensorNames,
     named,
     sklearn_to_onnx,
     torch_to_onnx,
@@ -100,7 +100,7 @@ def build(
     parts = split(data, spec.split)
     if cancelled():
         raise BuildCancelled("cancelled before the training began")
-    names = Names(
+    names = TensorNames(
         input=spec.model.input,
         output=spec.model.output,
         features=data.feature_names,

@@ -14,7 +14,7 @@ from maas.domain.models import Evidence
 from maas.domain.names import shown
 from maas.domain.signature import Signature, TensorSpec
 from maas.lifecycle.explanation.players import Image, Player, image_of, one_row, players_of, rows_of
-from maas.lifecycle.explanation.shapley import Game, play
+from maas.lifecycle.explanation.shapley import ShapleyResult, play
 from maas.lifecycle.metrics.metrics import Bools, Floats, Ints
 
 Array = npt.NDArray[Any]
@@ -365,7 +365,7 @@ def _target(target: int | str | None, output: TensorSpec, answer: Floats) -> int
 def _attributions(
     players: list[Player],
     active: list[Player],
-    game: Game,
+    game: ShapleyResult,
     row: dict[str, Array],
     background: dict[str, Array],
 ) -> tuple[Attribution, ...]:

@@ -17,7 +17,7 @@ from maas.domain.signature import DATATYPES, Signature
 from maas.lifecycle.conversion.onnx_files import open_session, run_session
 from maas.lifecycle.evaluate import EvaluationRequest
 from maas.lifecycle.explain import ExplainRequest, explain
-from maas.lifecycle.report import Example
+from maas.lifecycle.report import ExplainedRow
 
 Array = npt.NDArray[Any]
 
@@ -113,7 +113,7 @@ def read_classes(
 
 def explained_examples(
     path: Path, signature: Signature, rows: Array, count: int, background: Array | None = None
-) -> tuple[Example, ...]:
+) -> tuple[ExplainedRow, ...]:
     """The first `count` rows with the reasons for their answers, for a report."""
     if len(signature.inputs) != 1 or not _explainable(signature):
         return ()
@@ -131,7 +131,7 @@ def explained_examples(
         )
         explanation = explain(request, model)
         image = row if explanation.image else None
-        found.append(Example(explanation, f"test row {index}", image))
+        found.append(ExplainedRow(explanation, f"test row {index}", image))
     return tuple(found)
 
 

@@ -21,7 +21,7 @@ from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.signature import Signature, TensorSpec
 from maas.lifecycle.build import Built
 from maas.lifecycle.conversion.convert import (
-    Names,
+    TensorNames,
     signature_of_onnx,
     sklearn_to_onnx,
     torch_to_onnx,
@@ -39,7 +39,7 @@ from maas.lifecycle.predictions import NAME as PREDICTIONS
 from maas.lifecycle.predictions import write_predictions
 from maas.lifecycle.publication import PreparedPublication
 from maas.lifecycle.recipe import EvaluateStep
-from maas.lifecycle.report import Example, Report, render_report
+from maas.lifecycle.report import ExplainedRow, Report, render_report
 
 Array = npt.NDArray[Any]
 
@@ -142,7 +142,7 @@ def prepare_built(
     metadata = {**built.metadata, **background, **options.metadata}
     options = replace(options, metadata=metadata)
     manifest = _manifest(options, built.task, signature, built.onnx_path)
-    examples: tuple[Example, ...] = ()
+    examples: tuple[ExplainedRow, ...] = ()
     if explained_rows and test_rows is not None and len(test_rows):
         examples = explained_examples(
             built.onnx_path, signature, test_rows, explained_rows, built.background
@@ -283,9 +283,9 @@ def _convert(model: Any, options: PublishOptions, rows: Array | None, path: Path
         (name, example), *more = _example_inputs(options.example, rows).items()
         if more:
             raise InvalidInput("a scikit-learn estimator has one input", field="example")
-        names = Names(
+        names = TensorNames(
             input=name,
-            output=options.output_names[0] if options.output_names else Names.output,
+            output=options.output_names[0] if options.output_names else TensorNames.output,
             features=options.feature_names,
             classes=options.class_names,
         )

@@ -15,7 +15,7 @@ from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.names import checked_name, shown
 from maas.lifecycle.publication import PreparedPublication
 from maas.lifecycle.sources.archive import UNPACKED
-from maas.lifecycle.sources.base import Fetched, Progress, Request
+from maas.lifecycle.sources.base import Fetched, Progress, SourceRequest
 from maas.lifecycle.sources.catalog import CATALOG, CatalogEntry, find
 from maas.lifecycle.sources.kinds import fetch
 from maas.lifecycle.sources.recognize import Recognized, recognize
@@ -45,7 +45,7 @@ class Pulled:
 
 
 @contextmanager
-def pulled(request: Request, options: PullOptions) -> Iterator[Pulled]:
+def pulled(request: SourceRequest, options: PullOptions) -> Iterator[Pulled]:
     """The publication of what `request.source` has, whose files are there within the context.
 
     `request.source` may be the name of an entry of the catalog. Unfinished downloads stay for the
@@ -113,7 +113,7 @@ def _recognized(fetched: Fetched, folder: Path) -> Recognized:
         raise
 
 
-def _fetched(request: Request, entry: CatalogEntry | None, folder: Path) -> Fetched:
+def _fetched(request: SourceRequest, entry: CatalogEntry | None, folder: Path) -> Fetched:
     if entry is None:
         return fetch(request, folder)
     try:
@@ -168,7 +168,7 @@ def _file(name: str, path: Path, progress: Progress) -> File:
     return File(name, hasher.hexdigest(), size)
 
 
-def _check_digest(request: Request, files: dict[str, File]) -> None:
+def _check_digest(request: SourceRequest, files: dict[str, File]) -> None:
     """The digest that the caller named is that of a download, or of the one file of a model."""
     if request.sha256 is None or request.source.startswith("https://"):
         return

@@ -59,7 +59,7 @@ class GateResult:
 
 
 @dataclass(frozen=True)
-class Gate:
+class MetricGate:
     """A rule over an evaluation's metrics that must hold: `accuracy >= 0.97`."""
 
     metric: str
@@ -67,7 +67,7 @@ class Gate:
     bound: float
 
     @classmethod
-    def parse(cls, text: str) -> Gate:
+    def parse(cls, text: str) -> MetricGate:
         found = _GATE.fullmatch(text)
         if not found:
             raise InvalidInput(
@@ -107,8 +107,8 @@ class EvaluateStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     explained_rows: int = 2
     """Test rows whose answers the report explains."""
 
-    def parsed_gates(self) -> tuple[Gate, ...]:
-        return tuple(Gate.parse(g) for g in self.gates)
+    def parsed_gates(self) -> tuple[MetricGate, ...]:
+        return tuple(MetricGate.parse(g) for g in self.gates)
 
 
 class OptimizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

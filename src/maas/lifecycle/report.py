@@ -21,7 +21,7 @@ from maas.lifecycle.report_parts import class_figures, regression_figures, slice
 
 
 @dataclass(frozen=True)
-class Example:
+class ExplainedRow:
     """One explained row."""
 
     explanation: Explanation
@@ -41,7 +41,7 @@ class Report:
     """{curves: {loss, val_loss: one number per epoch}, epochs, seconds, seed, …}"""
     parity: Mapping[str, Any] | None = None
     """{max_abs_diff, rows, tolerance, passed, …}"""
-    examples: tuple[Example, ...] = ()
+    examples: tuple[ExplainedRow, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     """More lines for the table of facts: version number, data digest, machine, command."""
     created_at: float = 0.0
@@ -179,7 +179,7 @@ def _parity(parity: Mapping[str, Any]) -> str:
     return section("Parity", verdict + facts(rows, caption="Parity"), note=note)
 
 
-def _examples(examples: Sequence[Example]) -> str:
+def _examples(examples: Sequence[ExplainedRow]) -> str:
     parts = [
         explanation_figure(e.explanation, image=e.image, title=e.title or f"Example {index}")
         for index, e in enumerate(examples, start=1)

@@ -27,7 +27,7 @@ from maas.control.explanation.explain import Explainer
 from maas.control.publishing.publish import Publisher
 from maas.control.reconciliation.launcher import LocalLauncher
 from maas.control.reconciliation.plans import Planner
-from maas.control.reconciliation.reconciler import Pace, Reconciler
+from maas.control.reconciliation.reconciler import Reconciler, ReconcilerTimeouts
 from maas.control.reconciliation.snapshot_file import SnapshotFile
 from maas.control.services import Services, Stores
 from maas.control.usage_collector import UsageCollector
@@ -160,7 +160,7 @@ class Control:
             settings.run_dir, log_folder(settings), settings.cache_dir, self._artifacts,
             self._lifeline, settings.serving.engines_file,
         )  # fmt: skip
-        pace = Pace(
+        pace = ReconcilerTimeouts(
             ready_s=settings.serving.ready_timeout_s,
             hang_s=settings.serving.hang_timeout_s,
             backoff_s=settings.serving.crash_backoff_s,

@@ -24,22 +24,22 @@ import uvloop
 
 from maas.domain.keys import Scope
 from maas.domain.snapshot import Snapshot
-from maas.gateway.app import Handlers, TextDoors, route_table
+from maas.gateway.app import Handlers, TextHandlers, route_table
 from maas.gateway.health import ready_handler
 from maas.gateway.http.auth import HostCheck, KeyRing
-from maas.gateway.http.busy_poll import Attention
+from maas.gateway.http.busy_poll import BusyPoll
 from maas.gateway.http.large_bodies import large_bodies
-from maas.gateway.http.routes import Access, Route
+from maas.gateway.http.routes import Route, RouteAccess
 from maas.gateway.http.server import HttpServer
 from maas.gateway.metering import Meter
 from maas.gateway.metrics import metrics_handler
 from maas.gateway.modalities import Modalities
-from maas.gateway.oip.infer import OipDoor
+from maas.gateway.oip.infer import OipHandler
 from maas.gateway.openai.named_calls import NamedCalls
-from maas.gateway.predict.tensors import PredictDoor
+from maas.gateway.predict.tensors import PredictHandler
 from maas.gateway.proxy import ControlProxy
 from maas.gateway.snapshot_watch import SnapshotWatch
-from maas.gateway.text.generation import GenerationDesk
+from maas.gateway.text.generation import TextService
 from maas.processes.lifeline import stop_event
 from maas.processes.output import add_log_argument, start_logging
 from maas.serving.routing.router import Router
@@ -84,16 +84,16 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     router = Router()
     keys = KeyRing()
     timeout = server_settings.request_timeout_s
-    desk = GenerationDesk(router, meter, server_settings.generation_timeout_s)
+    desk = TextService(router, meter, server_settings.generation_timeout_s)
     handlers = Handlers(
-        predict=PredictDoor(router, meter, timeout),
-        oip=OipDoor(router, meter, timeout, __version__, server_settings.max_json_bytes),
-        text=TextDoors(desk),
+        predict=PredictHandler(router, meter, timeout),
+        oip=OipHandler(router, meter, timeout, __version__, server_settings.max_json_bytes),
+        text=TextHandlers(desk),
         proxy=ControlProxy(settings.control_socket, meter, router),
         ready=Route(
             "GET",
             "/readyz",
-            Access.PUBLIC,
+            RouteAccess.PUBLIC,
             ready_handler(lambda: watch.has_snapshot),
             while_draining=True,
         ),
@@ -102,7 +102,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     )
     routes = route_table(handlers, server_settings)
     hosts = HostCheck((server_settings.host, *server_settings.allowed_hosts))
-    attention = Attention(
+    attention = BusyPoll(
         asyncio.get_running_loop(), server_settings.busy_poll_us / 1e6, router.is_working
     )
     server = HttpServer(routes, keys, hosts, attention)

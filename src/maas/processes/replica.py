@@ -37,7 +37,7 @@ from maas.serving.replica.batching import Batcher, Timing
 from maas.serving.replica.generator import GeneratorServer
 from maas.serving.replica.pending_sequences import PlainPrompts
 from maas.serving.replica.predictor import ReplicaServer
-from maas.serving.replica.queue import Parcel
+from maas.serving.replica.queue import RequestGroup
 from maas.serving.replica.replica_socket import ReplicaSocket
 from maas.serving.wire.codec import json_to_tensors
 from maas.serving.wire.messages import Priority
@@ -140,7 +140,7 @@ def warm_up(spec: ReplicaSpec, batcher: Batcher) -> None:
     """One real answer before anybody may ask: ready means that it works."""
     tensors, rows, _ = json_to_tensors(spec.signature, spec.signature.example)
     inputs = [tensors[s.name] for s in spec.signature.inputs]
-    example = Parcel(
+    example = RequestGroup(
         ids=array("Q", [0]),
         rows=array("I", [rows]),
         deadlines=array("d", [0.0]),

@@ -11,7 +11,7 @@ from maas.domain.errors import InvalidInput
 from maas.runtimes.base import Arrays, LoadRequest
 
 
-class Labels:
+class ClassLabels:
     def __init__(self, request: LoadRequest) -> None:
         """Raises InvalidInput if there are none, or the signature has other outputs than label
         BYTES [k] and score FP32 [k]."""

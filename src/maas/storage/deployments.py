@@ -16,7 +16,7 @@ from maas.storage.schema import deployment_history as history_table
 from maas.storage.schema import deployments, to_json
 
 
-class Changed(Conflict):
+class RevisionConflict(Conflict):
     """Somebody else put another revision meanwhile."""
 
 
@@ -106,7 +106,7 @@ class Deployments:
         self._lock(connection)
         query = select(deployments.c.revision).where(deployments.c.name == deployment.name)
         if after is not None and (connection.scalar(query) or 0) != after:
-            raise Changed(f"deployment {deployment.name} was changed meanwhile")
+            raise RevisionConflict(f"deployment {deployment.name} was changed meanwhile")
         others = connection.execute(select(deployments.c.name, deployments.c.is_default)).all()
         was_default = any(row.is_default and row.name == deployment.name for row in others)
         stored = replace(

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 import maas
-from maas.client.engine_choice import Wish, choose
+from maas.client.engine_choice import EngineChoiceOptions, choose
 from maas.domain.models import Variant
 from maas.lifecycle.load.load_results import Load
 from tests.support.models.onnx import echo_model
@@ -179,7 +179,9 @@ def test_text_is_measured_in_tokens_and_its_engines_compared(tmp_path_factory: A
         client = stack.client()
         client.publish_prepared(text_model(weights, options={"context_length": 512}))
         load = Load(concurrency=(1, 2), requests=2, prompt_tokens=24, output_tokens=8)
-        choice = choose(client, Wish("smollm2", "latency", "smollm2", threads=1, load=load))
+        choice = choose(
+            client, EngineChoiceOptions("smollm2", "latency", "smollm2", threads=1, load=load)
+        )
         assert names(stack) == []
         tried = {t.candidate.variant.runtime: t for t in choice.trials if not t.failed}
         assert tried and choice.kept in choice.trials
@@ -195,5 +197,7 @@ def test_text_is_measured_in_tokens_and_its_engines_compared(tmp_path_factory: A
         for trial in choice.trials:
             variant: Variant = trial.candidate.variant
             assert variant in client.models.version("smollm2").version.variants
-        known = choose(client, Wish("smollm2", "throughput", "smollm2", threads=1, load=load))
+        known = choose(
+            client, EngineChoiceOptions("smollm2", "throughput", "smollm2", threads=1, load=load)
+        )
         assert all(t.is_known for t in known.trials if not t.failed)

@@ -17,10 +17,10 @@ from fastapi.routing import APIRoute
 from maas.control.api.principal import scope_of
 from maas.control.app import create_app
 from maas.domain.keys import Scope
-from maas.gateway.app import Handlers, TextDoors, route_table
-from maas.gateway.http.routes import Access, Route
+from maas.gateway.app import Handlers, TextHandlers, route_table
+from maas.gateway.http.routes import Route, RouteAccess
 from maas.gateway.modalities import Modalities
-from maas.settings import Server
+from maas.settings import ServerSettings
 from tests.support.clients import raw_http
 from tests.support.models.onnx import echo_model
 from tests.support.servers.maas import Stack, running, wait_until
@@ -87,12 +87,12 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
 
 def gateway_routes() -> list[Route]:
     nobody = cast(Any, _Anything())
-    ready = Route("GET", "/readyz", Access.PUBLIC, nobody)
+    ready = Route("GET", "/readyz", RouteAccess.PUBLIC, nobody)
     metrics = Route("GET", "/metrics", Scope.READ, nobody)
     handlers = Handlers(
-        nobody, nobody, TextDoors(nobody), nobody, ready, metrics, Modalities(nobody)
+        nobody, nobody, TextHandlers(nobody), nobody, ready, metrics, Modalities(nobody)
     )
-    return list(route_table(handlers, Server()).routes)
+    return list(route_table(handlers, ServerSettings()).routes)
 
 
 class _Anything:
@@ -137,7 +137,7 @@ def is_open(path: str) -> bool:
 def test_the_tables_are_not_empty() -> None:
     assert len(GATEWAY) > 20
     assert len(CONTROL) > 20
-    public = {r.pattern for r in GATEWAY if r.access is Access.PUBLIC}
+    public = {r.pattern for r in GATEWAY if r.access is RouteAccess.PUBLIC}
     assert {p for p in public if not p.startswith("/assets/")} == OPEN_TO_ALL
 
 
@@ -145,7 +145,7 @@ def test_every_route_declares_the_scope_that_is_promised() -> None:
     assert [(m, p, s) for m, p, s in CONTROL if s is not promised(m, p)] == []
     scoped = [r for r in GATEWAY if isinstance(r.access, Scope)]
     assert [r for r in scoped if r.access is not promised(r.method, r.pattern)] == []
-    others = {r.pattern for r in GATEWAY if r.access is Access.ANY_KEY}
+    others = {r.pattern for r in GATEWAY if r.access is RouteAccess.ANY_KEY}
     assert others == {"/openapi.json", "/api/{*}"}
 
 

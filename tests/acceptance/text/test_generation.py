@@ -17,7 +17,7 @@ import uvloop
 
 from maas.domain.deployments import Scaling
 from maas.gateway.snapshot_watch import SnapshotWatch
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.routing.router import Router
 from tests.support.fakes.generations import Written, wrote
 from tests.support.fakes.replica_peer import until
@@ -42,7 +42,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield started
 
 
-def routed(stack: Stack, use: Callable[[LiveRoute], Awaitable[None]]) -> None:
+def routed(stack: Stack, use: Callable[[LiveTarget], Awaitable[None]]) -> None:
     """`use` with the way to the deployment that a gateway has."""
 
     async def main() -> None:
@@ -65,7 +65,7 @@ def test_a_prompt_is_answered_in_words(stack: Stack) -> None:
     counted: list[dict[str, Any]] = []
     kinds = ("prompt_tokens", "completion_tokens")
 
-    async def count(route: LiveRoute) -> None:
+    async def count(route: LiveTarget) -> None:
         link = route._least_busy()
         assert link is not None
         counted.append(await link.ping(5))
@@ -93,7 +93,7 @@ def test_only_the_scaling_that_was_named_is_set(stack: Stack) -> None:
 
 
 def test_many_write_at_once_and_each_gets_its_own_words(stack: Stack) -> None:
-    async def use(route: LiveRoute) -> None:
+    async def use(route: LiveTarget) -> None:
         words = ["apple", "river", "seven", "winter", "music", "paper", "garden", "yellow", "horse"]
         calls = [
             Written(
@@ -111,7 +111,7 @@ def test_many_write_at_once_and_each_gets_its_own_words(stack: Stack) -> None:
 
 
 def test_callers_leave_at_any_point_and_every_token_is_accounted_for(stack: Stack) -> None:
-    async def use(route: LiveRoute) -> None:
+    async def use(route: LiveTarget) -> None:
         link = route._least_busy()
         assert link is not None
         before = await link.ping(5)
@@ -135,7 +135,7 @@ def test_callers_leave_at_any_point_and_every_token_is_accounted_for(stack: Stac
 
 
 def test_a_cancelled_answer_frees_its_slot_within_a_second(stack: Stack) -> None:
-    async def use(route: LiveRoute) -> None:
+    async def use(route: LiveTarget) -> None:
         call = Written("Write on and on.", logit_bias={0: -100.0, 2: -100.0})
         route.generate(call)
         await until(wrote(call, 3), 30)

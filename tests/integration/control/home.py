@@ -25,7 +25,13 @@ from maas.domain.snapshot import Snapshot
 from maas.processes.output import log_folder
 from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.wire.codec import json_to_tensors, tensors_to_json
-from maas.settings import Server, Serving, Settings, Storage, child_environment
+from maas.settings import (
+    ServerSettings,
+    ServingSettings,
+    Settings,
+    StorageSettings,
+    child_environment,
+)
 
 T = TypeVar("T")
 ALL = {"x-maas-key-id": "test", "x-maas-key-name": "tester", "x-maas-scopes": "admin"}
@@ -83,13 +89,13 @@ def sha256(data: bytes) -> str:
 class Home:
     """A home, and the control process that serves it."""
 
-    def __init__(self, path: Path, storage: Storage | None = None) -> None:
+    def __init__(self, path: Path, storage: StorageSettings | None = None) -> None:
         self.path = path
         self.settings = Settings(
             home=str(path),
-            server=Server(drain_s=3.0),
-            storage=storage or Storage(),
-            serving=Serving(hang_timeout_s=2.0, ready_timeout_s=20.0),
+            server=ServerSettings(drain_s=3.0),
+            storage=storage or StorageSettings(),
+            serving=ServingSettings(hang_timeout_s=2.0, ready_timeout_s=20.0),
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.lifeline, self.lifeline_end = os.pipe()

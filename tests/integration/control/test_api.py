@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from maas.domain.keys import hash_token
-from maas.settings import Logs
+from maas.settings import LogsSettings
 from tests.integration.control.home import Home, eventually, manifest, sha256, tiny_onnx
 
 DIGEST = "0" * 64
@@ -495,7 +495,9 @@ def test_nothing_here_was_a_defect(shared_control: Home) -> None:
 
 
 def test_logs_begin_anew_at_their_limit_and_are_read_as_one(home: Home) -> None:
-    home.settings = msgspec.structs.replace(home.settings, logs=Logs(max_bytes=1024, files=50))
+    home.settings = msgspec.structs.replace(
+        home.settings, logs=LogsSettings(max_bytes=1024, files=50)
+    )
     home.settings_file.write_text(home.settings.to_json())
     for _ in range(10):
         home.start()

@@ -10,18 +10,18 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from maas.settings import Storage
+from maas.settings import StorageSettings
 from tests.integration.control.home import Home, kill, pids, sha256, tiny_onnx
 from tests.support.servers.backends import PostgresServer, S3Server
 from tests.support.servers.maas import wait_until
 
 
 @pytest.fixture
-def storage(postgres_server: PostgresServer, s3_server: S3Server) -> Storage:
+def storage(postgres_server: PostgresServer, s3_server: S3Server) -> StorageSettings:
     name = f"control_{secrets.token_hex(4)}"
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    return Storage(
+    return StorageSettings(
         database_url=postgres_server.url(name),
         artifacts_url=f"s3://{s3_server.bucket}/{name}",
         s3_endpoint=s3_server.endpoint,
@@ -31,7 +31,7 @@ def storage(postgres_server: PostgresServer, s3_server: S3Server) -> Storage:
 
 
 @pytest.fixture
-def control(storage: Storage) -> Iterator[Home]:
+def control(storage: StorageSettings) -> Iterator[Home]:
     with tempfile.TemporaryDirectory(prefix="maas-") as folder:
         made = Home(Path(folder), storage)
         try:

@@ -13,14 +13,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from maas.runtimes.transformers import cuda_graphs
-from maas.runtimes.transformers.cuda_graphs import GraphedBatch, padded
+from maas.runtimes.transformers.cuda_graphs import CudaGraphBatch, padded
 from maas.runtimes.transformers.paged_batch import PagedBatch
 
 WORDS, SEQUENCES, TOKENS, BATCH = 101, 5, 512, 24
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-class _Padded(GraphedBatch):
+class _Padded(CudaGraphBatch):
     """Without a GPU: everything but the graphs. Notes the sizes that would have one."""
 
     sizes: set[tuple[int, int]]
@@ -81,7 +81,7 @@ def test_padding_changes_no_token(model: Any) -> None:
 def test_few_graphs_are_kept(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = write(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
     monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 3)
-    batch = GraphedBatch(model, SEQUENCES, TOKENS, BATCH)
+    batch = CudaGraphBatch(model, SEQUENCES, TOKENS, BATCH)
     for _ in range(3):
         assert write(batch) == plain and len(batch._graphs) == 3
 
@@ -89,7 +89,7 @@ def test_few_graphs_are_kept(model: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
 def test_graphs_give_way_to_a_step_that_needs_their_memory(model: Any) -> None:
     plain = write(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
-    batch = GraphedBatch(model, SEQUENCES, TOKENS, BATCH)
+    batch = CudaGraphBatch(model, SEQUENCES, TOKENS, BATCH)
     failures: list[int] = []
 
     def is_full(module: Any, given: Any) -> None:
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_recorded_is_computed(model: Any) -> None:
 
     hook = model.register_forward_hook(looks)
     try:
-        batch = GraphedBatch(model, SEQUENCES, TOKENS, BATCH)
+        batch = CudaGraphBatch(model, SEQUENCES, TOKENS, BATCH)
         assert write(batch) == plain and not batch._graphs
     finally:
         hook.remove()

@@ -13,7 +13,7 @@ from maas.domain.deployments import Deployment, Scaling, Target
 from maas.domain.errors import Conflict, NotFound
 from maas.storage import schema
 from maas.storage.database import Database
-from maas.storage.deployments import Changed, Deployments
+from maas.storage.deployments import Deployments, RevisionConflict
 from tests.integration.storage.examples import deployment
 
 
@@ -65,10 +65,10 @@ def test_rollback_puts_model_targets_and_scaling_back(db: Database) -> None:
 def test_what_was_made_from_another_revision_is_not_put(db: Database) -> None:
     store = Deployments(db)
     first = store.put(deployment(), after=0)
-    with pytest.raises(Changed):
+    with pytest.raises(RevisionConflict):
         store.put(deployment(), after=0)
     second = store.put(replace(first, scaling=Scaling(replicas=2)), after=first.revision)
-    with pytest.raises(Changed, match="digits was changed meanwhile"):
+    with pytest.raises(RevisionConflict, match="digits was changed meanwhile"):
         store.put(first, after=first.revision)
     assert store.get("digits") == second
 

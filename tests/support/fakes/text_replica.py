@@ -20,20 +20,20 @@ from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.keys import Key, Scope, hash_token
 from maas.domain.signature import Signature, TensorSpec
-from maas.domain.snapshot import DeploymentRoutes, Route, Snapshot
-from maas.gateway.app import Handlers, TextDoors, route_table
+from maas.domain.snapshot import DeploymentRoutes, Snapshot, TargetRoute
+from maas.gateway.app import Handlers, TextHandlers, route_table
 from maas.gateway.http.auth import HostCheck, KeyRing
-from maas.gateway.http.routes import Access
 from maas.gateway.http.routes import Route as HttpRoute
+from maas.gateway.http.routes import RouteAccess
 from maas.gateway.http.server import HttpServer
 from maas.gateway.metering import Meter
 from maas.gateway.modalities import Modalities
-from maas.gateway.text.generation import GenerationDesk
+from maas.gateway.text.generation import TextService
 from maas.serving.routing.router import Router
 from maas.serving.wire.channel import Channel
 from maas.serving.wire.generation_frames import pack_pieces, unpack_generate
 from maas.serving.wire.messages import Failure, FrameKind, pack_failure, unpack_cancel
-from maas.settings import Server
+from maas.settings import ServerSettings
 
 TOKEN = "maas_k1_secret"
 CALLER = Key("k1", "caller", (Scope.CALL, Scope.READ), hash_token(TOKEN))
@@ -139,7 +139,7 @@ class Doors:
     port: int
     loop: asyncio.AbstractEventLoop
     writer: Writer
-    desk: GenerationDesk
+    desk: TextService
     server: HttpServer
     stop: threading.Event
 
@@ -200,8 +200,10 @@ async def _serve(directory: Path, box: list[Doors], ready: threading.Event, long
     peer = await loop.create_unix_server(lambda: _Link(writer), path)
     meter = Meter(directory / "usage", directory, "g1")
     router = Router()
-    route = Route(1, "gguf", 100, SIGNATURE, (path,), task="text-generation", published_at=5.0)
-    other = Route(1, "onnx", 100, SIGNATURE, (), task="regression")
+    route = TargetRoute(
+        1, "gguf", 100, SIGNATURE, (path,), task="text-generation", published_at=5.0
+    )
+    other = TargetRoute(1, "onnx", 100, SIGNATURE, (), task="regression")
     deployments = (
         DeploymentRoutes("writer", "writer", (route,), 64),
         DeploymentRoutes("digits", "digits", (other,), 64),
@@ -209,20 +211,20 @@ async def _serve(directory: Path, box: list[Doors], ready: threading.Event, long
     router.apply(Snapshot(1, deployments, (), None))
     keys = KeyRing()
     keys.replace([CALLER, READER])
-    desk = GenerationDesk(router, meter, longest)
+    desk = TextService(router, meter, longest)
     blank: Any = _Blank()
-    nothing = HttpRoute("GET", "/readyz", Access.PUBLIC, blank.x)
+    nothing = HttpRoute("GET", "/readyz", RouteAccess.PUBLIC, blank.x)
     metrics = HttpRoute("GET", "/metrics", Scope.READ, blank.x)
     handlers = Handlers(
         predict=blank,
         oip=blank,
-        text=TextDoors(desk),
+        text=TextHandlers(desk),
         proxy=blank,
         ready=nothing,
         metrics=metrics,
         modalities=Modalities(blank),
     )
-    server = HttpServer(route_table(handlers, Server()), keys, HostCheck(()))
+    server = HttpServer(route_table(handlers, ServerSettings()), keys, HostCheck(()))
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     await server.listen(listening, None)

@@ -204,9 +204,9 @@ def test_deploy_says_nothing_about_what_was_not_given(fake: FakeServer, client: 
 
 
 def maas_change(**more: Any) -> Any:
-    from maas.client.deployments import Change
+    from maas.client.deployments import DeploymentChange
 
-    return Change("digits", **more)
+    return DeploymentChange("digits", **more)
 
 
 def test_a_failed_deployment_raises_its_reason(fake: FakeServer, client: Client) -> None:

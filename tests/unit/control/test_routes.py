@@ -13,10 +13,10 @@ from maas.control.api.problems import add_error_handlers
 from maas.control.app import create_app
 from maas.control.openapi.document import describe
 from maas.domain.keys import Scope
-from maas.gateway.app import Handlers, TextDoors, route_table
-from maas.gateway.http.routes import Access, Route
+from maas.gateway.app import Handlers, TextHandlers, route_table
+from maas.gateway.http.routes import Route, RouteAccess
 from maas.gateway.modalities import Modalities
-from maas.settings import Server
+from maas.settings import ServerSettings
 
 
 def nothing() -> dict[str, int]:
@@ -90,10 +90,10 @@ def test_the_description_has_what_the_gateway_answers_itself() -> None:
     of_control = {r.path for r in create_app(None).routes if isinstance(r, GuardedRoute)}
     described = {(p, m.upper()) for p, ops in paths.items() for m in ops if p not in of_control}
     blank = MagicMock()  # the table is read, and never called
-    ready = Route("GET", "/readyz", Access.PUBLIC, blank)
+    ready = Route("GET", "/readyz", RouteAccess.PUBLIC, blank)
     metrics = Route("GET", "/metrics", Scope.READ, blank)
-    handlers = Handlers(blank, blank, TextDoors(blank), blank, ready, metrics, Modalities(blank))
-    table = route_table(handlers, Server())
+    handlers = Handlers(blank, blank, TextHandlers(blank), blank, ready, metrics, Modalities(blank))
+    table = route_table(handlers, ServerSettings())
     answered = {
         (route.pattern, route.method)
         for route in table.routes

@@ -20,7 +20,7 @@ from maas.domain.keys import Key, Scope, hash_token
 from maas.gateway.console import console_routes
 from maas.gateway.http.auth import HostCheck, KeyRing, require
 from maas.gateway.http.request import Request
-from maas.gateway.http.routes import Access, Route, RouteTable
+from maas.gateway.http.routes import Route, RouteAccess, RouteTable
 from maas.gateway.http.server import HttpServer
 from tests.support.clients import browser
 from tests.support.clients.browser import Page
@@ -128,8 +128,8 @@ async def serve(ready: threading.Event, box: list[Site], stop: threading.Event) 
         answer(request)
 
     routes = [
-        Route("GET", "/api/{*}", Access.ANY_KEY, noted),
-        Route("GET", "/openapi.json", Access.ANY_KEY, noted),
+        Route("GET", "/api/{*}", RouteAccess.ANY_KEY, noted),
+        Route("GET", "/openapi.json", RouteAccess.ANY_KEY, noted),
         Route("GET", "/v1/models", Scope.CALL, noted),
         Route("POST", "/predict/{deployment}", Scope.CALL, noted, 1 << 20),
         Route("POST", "/explain/{deployment}", Scope.CALL, noted, 1 << 20),

@@ -13,7 +13,7 @@ import uvloop
 from maas.domain.errors import Overloaded, Unauthenticated
 from maas.domain.keys import Key, Scope, hash_token
 from maas.domain.signature import Signature, TensorSpec
-from maas.domain.snapshot import Route, Snapshot
+from maas.domain.snapshot import Snapshot, TargetRoute
 from maas.gateway.http.auth import KeyRing
 from maas.gateway.metering import (
     BATCH_ROWS,
@@ -22,11 +22,11 @@ from maas.gateway.metering import (
     FIRST_BUCKET,
     MODEL_US,
     QUEUE_US,
+    GenerationUsage,
     Meter,
-    Written,
 )
 from maas.gateway.snapshot_watch import SnapshotWatch
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.usage import counter_file
 from maas.serving.usage.usage_file import UsageFile
 from maas.serving.wire.messages import Answers, Column
@@ -44,7 +44,7 @@ def meter_of(directory: Path, source: str) -> Meter:
 
 def test_answers_and_failures_are_counted_and_a_batch_once(tmp_path: Path) -> None:
     meter = meter_of(tmp_path, "g1")
-    route = LiveRoute("d", Route(1, "v", 100, SIGNATURE, ()), 256)
+    route = LiveTarget("d", TargetRoute(1, "v", 100, SIGNATURE, ()), 256)
     answers = Answers(
         array("Q", [1, 2]),
         array("I", [1, 3]),
@@ -76,9 +76,9 @@ def test_answers_and_failures_are_counted_and_a_batch_once(tmp_path: Path) -> No
 
 def test_what_a_text_took_that_was_given_up_counts_without_a_request(tmp_path: Path) -> None:
     meter = meter_of(tmp_path, "g1")
-    route = LiveRoute("d", Route(1, "v", 100, SIGNATURE, ()), 256)
-    meter.computed(KEY, "predict", route, Written(0, compute_us=30))
-    meter.computed(KEY, "predict", route, Written(0, 7, 2, compute_us=50))
+    route = LiveTarget("d", TargetRoute(1, "v", 100, SIGNATURE, ()), 256)
+    meter.computed(KEY, "predict", route, GenerationUsage(0, compute_us=30))
+    meter.computed(KEY, "predict", route, GenerationUsage(0, 7, 2, compute_us=50))
     _, (usage,), _ = UsageFile.read(tmp_path / "usage" / "g1.usage")
     assert (usage.requests, usage.rows, usage.errors) == (0, 0, 0)
     assert (usage.compute_us, usage.prompt_tokens, usage.completion_tokens) == (80, 7, 2)
@@ -89,7 +89,7 @@ def test_what_a_text_took_that_was_given_up_counts_without_a_request(tmp_path: P
 
 def test_workers_are_added_up_and_the_dead_are_dropped(tmp_path: Path) -> None:
     first, second = meter_of(tmp_path, "g1"), meter_of(tmp_path, "g2")
-    route = LiveRoute("d", Route(1, "v", 100, SIGNATURE, ()), 256)
+    route = LiveTarget("d", TargetRoute(1, "v", 100, SIGNATURE, ()), 256)
     for meter in (first, second):
         meter.failed(None, "predict", "d", route, Overloaded())
     assert second.totals()["d\t1\tv\toverloaded"][COUNT] == 2

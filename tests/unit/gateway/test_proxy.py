@@ -16,7 +16,7 @@ import uvloop
 
 from maas.gateway import proxy
 from maas.gateway.http.auth import HostCheck, KeyRing
-from maas.gateway.http.routes import Access, Route, RouteTable
+from maas.gateway.http.routes import Route, RouteAccess, RouteTable
 from maas.gateway.http.server import HttpServer
 from maas.gateway.proxy import ControlProxy
 from tests.support.gateway import AUTH, CALLER, HOST, get, post, read_all, statuses, wait_for
@@ -75,7 +75,7 @@ class Doors:
         keys.replace([CALLER])
         forward = ControlProxy(path, cast(Any, self.books), cast(Any, self.books))
         upload = {"max_body": 1 << 30, "content_types": (), "streams_body": True}
-        any_key = Access.ANY_KEY
+        any_key = RouteAccess.ANY_KEY
         routes = [
             Route("GET", "/api/{*}", any_key, forward.forward),
             Route("PUT", "/api/{*}", any_key, forward.forward, **cast(Any, upload)),

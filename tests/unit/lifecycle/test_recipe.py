@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from maas.domain.errors import InvalidInput
-from maas.lifecycle.recipe import Gate, Recipe
+from maas.lifecycle.recipe import MetricGate, Recipe
 
 ROOT = Path(__file__).resolve().parents[3]
 LEAST = {
@@ -85,11 +85,11 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path) -> None:
 )
 def test_gates(rule: str, value: float | None, passed: bool) -> None:
     values = {"metrics": {"accuracy": value}, "intervals": {"accuracy": [0.9, 1.0]}}
-    result = Gate.parse(rule).check(values)
+    result = MetricGate.parse(rule).check(values)
     assert result.passed is passed
     assert result.interval == (0.9, 1.0)
 
 
 def test_a_gate_over_an_unknown_metric_is_a_mistake_not_a_pass() -> None:
     with pytest.raises(InvalidInput, match="no metric 'acuracy'; did you mean 'accuracy'"):
-        Gate.parse("acuracy >= 0").check({"metrics": {"accuracy": 1.0}})
+        MetricGate.parse("acuracy >= 0").check({"metrics": {"accuracy": 1.0}})

@@ -18,7 +18,7 @@ from maas.lifecycle.drawing.page import POLICY
 from maas.lifecycle.evaluate import EvaluationRequest, evaluate
 from maas.lifecycle.explain import ExplainRequest, Explanation, explain
 from maas.lifecycle.pictures import explanation_html
-from maas.lifecycle.report import Example, Report, render_report
+from maas.lifecycle.report import ExplainedRow, Report, render_report
 
 HOSTILE = "\"><script>alert('x')</script><img src=https://evil.test/a onerror=1>&amp;\x00\ud800]]>"
 VOID = {"meta", "img", "br", "link", "input"}
@@ -94,11 +94,11 @@ def explanation(text: str = "") -> Explanation:
     return explain(request, lambda i: {"y": i["x"][:, :2] * 0.1})
 
 
-def image_example(text: str = "") -> Example:
+def image_example(text: str = "") -> ExplainedRow:
     spec = Signature((TensorSpec("x", "FP32", (6, 5)),), (TensorSpec("y", "FP32", ()),))
     pixels = np.arange(30.0).reshape(6, 5)
     found = explain(ExplainRequest(spec, {"x": pixels}), lambda i: {"y": i["x"][:, 2, 3]})
-    return Example(found, text or "Test row 0", pixels)
+    return ExplainedRow(found, text or "Test row 0", pixels)
 
 
 def report(text: str = "", classes: int = 3) -> Report:
@@ -120,7 +120,7 @@ def report(text: str = "", classes: int = 3) -> Report:
         measured,
         {"curves": curves, "best_epoch": 3, "note": text, "seconds": 1.25},
         {"max_abs_diff": 1e-7, "rows": 10, "passed": True, text or "more": text},
-        (Example(explanation(text), text), image_example(text)),
+        (ExplainedRow(explanation(text), text), image_example(text)),
         {text or "version": text or 3},
         created_at=1.7e9,
     )

@@ -98,14 +98,14 @@ def write_report(result: LoadResult, path: Path) -> None:
         raise InvalidInput(f"{path}: {wrong.strerror or wrong}", field="report") from None
 
 
-def display(name: str) -> AbstractContextManager[LoadLines | LoadBar]:
+def display(name: str) -> AbstractContextManager[LoadProgressLines | LoadProgressBar]:
     """How far a load is: a bar in a terminal, else a line per level."""
     if sys.stderr.isatty():
-        return LoadBar(name)
-    return nullcontext(LoadLines(name))
+        return LoadProgressBar(name)
+    return nullcontext(LoadProgressLines(name))
 
 
-class LoadLines:
+class LoadProgressLines:
     def __init__(self, name: str) -> None:
         self._name = name
 
@@ -114,7 +114,7 @@ class LoadLines:
             say(f"{self._name}: {_level_text(progress)}")
 
 
-class LoadBar(AbstractContextManager["LoadBar"]):
+class LoadProgressBar(AbstractContextManager["LoadProgressBar"]):
     def __init__(self, name: str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
@@ -128,7 +128,7 @@ class LoadBar(AbstractContextManager["LoadBar"]):
         )
         self._task = self._bar.add_task(name, total=None, told="")
 
-    def __enter__(self) -> LoadBar:
+    def __enter__(self) -> LoadProgressBar:
         self._bar.start()
         return self
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maas.cli.common import Format, OutputOption, client_of, emit_json, emit_table, say
-from maas.cli.deployments.objective import ObjectiveWish, measured
+from maas.cli.deployments.objective import ObjectiveOptions, measured
 from maas.domain.deployments import Target
 from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError, NotFound
 from maas.domain.models import AUTO, best_variant
@@ -79,7 +79,7 @@ def command(
             raise InvalidInput("--objective chooses for all of the traffic; --weight shares it")
         ref = f"{model or name}:{version}" if version else model or name
         again = measure_again
-        wish = ObjectiveWish(name, objective, ref, variant, threads, measure_seconds, again)
+        wish = ObjectiveOptions(name, objective, ref, variant, threads, measure_seconds, again)
         version, variant, threads, found = measured(client, wish, output)
     given = {
         "replicas": replicas,

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from maas.client.client import Client
-    from maas.client.engine_choice import Choice
+    from maas.client.engine_choice import EngineChoice
 
 
-class ObjectiveWish(NamedTuple):
+class ObjectiveOptions(NamedTuple):
     """What the command line says about it."""
 
     name: str
@@ -30,19 +30,19 @@ class ObjectiveWish(NamedTuple):
 
 
 def measured(
-    client: Client, wish: ObjectiveWish, output: Format
+    client: Client, wish: ObjectiveOptions, output: Format
 ) -> tuple[int, str, int, dict[str, Any]]:
     """Version, variant and threads of what was found best, and all that was found, for JSON.
 
     Measures what is to be measured, and shows the table. Raises as
     `maas.client.engine_choice.choose`.
     """
-    from maas.client.engine_choice import Wish, choose
+    from maas.client.engine_choice import EngineChoiceOptions, choose
     from maas.lifecycle.load.choose import check_objective, usual_load
 
     check_objective(wish.objective)
     task = client.models.version(wish.ref).version.manifest.task
-    told = Wish(
+    told = EngineChoiceOptions(
         name=wish.name,
         objective=wish.objective,
         ref=wish.ref,
@@ -60,7 +60,7 @@ def measured(
     return choice.version, kept.variant.name, kept.threads, {"measured": choice_dict(choice)}
 
 
-def print_choice(choice: Choice) -> None:
+def print_choice(choice: EngineChoice) -> None:
     """A row per candidate and level."""
     from maas.lifecycle.load.summary import headings, rows
 
@@ -76,7 +76,7 @@ def print_choice(choice: Choice) -> None:
     emit_table(head, [(*line, *[""] * (len(head) - len(line))) for line in lines])
 
 
-def choice_dict(choice: Choice) -> dict[str, Any]:
+def choice_dict(choice: EngineChoice) -> dict[str, Any]:
     """For `-o json`."""
     return {
         "objective": choice.objective,

@@ -21,7 +21,7 @@ from maas.cli.models.watching import check_gates, finished
 from maas.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from maas.client.answers import Published
+    from maas.client.answers import PublishedVersion
 
 
 def command(
@@ -68,7 +68,7 @@ def command(
     )
 
 
-def publish_folder(ctx: typer.Context, publication: Path) -> Published:
+def publish_folder(ctx: typer.Context, publication: Path) -> PublishedVersion:
     """Sends what a job has left; needs none of the libraries that built it."""
     from maas.lifecycle.publication import PreparedPublication
 
@@ -76,7 +76,7 @@ def publish_folder(ctx: typer.Context, publication: Path) -> Published:
     return client_of(ctx).publish_prepared(prepared)
 
 
-def print_published(published: Published, output: Format) -> None:
+def print_published(published: PublishedVersion, output: Format) -> None:
     if output is Format.JSON:
         emit_json(published.to_dict())
         return

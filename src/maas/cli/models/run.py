@@ -18,7 +18,7 @@ from maas.cli.models.publish import publish_folder
 from maas.cli.models.watching import check_gates, metrics_line, start, watch
 
 if TYPE_CHECKING:
-    from maas.client.answers import DeploymentView, Published
+    from maas.client.answers import DeploymentView, PublishedVersion
     from maas.client.client import Client
     from maas.lifecycle.recipe import DeployStep, ExplainStep, OptimizeStep, Recipe
 
@@ -65,7 +65,9 @@ def command(
         say(f"call it: POST {client.base_url}/predict/{view.name}, or `maas predict {view.name} …`")
 
 
-def _optimize(ctx: typer.Context, step: OptimizeStep, published: Published) -> dict[str, Any]:
+def _optimize(
+    ctx: typer.Context, step: OptimizeStep, published: PublishedVersion
+) -> dict[str, Any]:
     settings = settings_of(ctx)
     client = client_of(ctx, timeout=300)
     folder = new_optimization(client, settings, str(published), step.to_dict())
@@ -77,7 +79,7 @@ def _optimize(ctx: typer.Context, step: OptimizeStep, published: Published) -> d
 
 
 def deploy_step(
-    client: Client, recipe: Recipe, step: DeployStep, published: Published
+    client: Client, recipe: Recipe, step: DeployStep, published: PublishedVersion
 ) -> DeploymentView:
     name = step.name or recipe.name
     scaling: dict[str, Any] = step.scaling()
@@ -108,7 +110,7 @@ class _Answering:
     """Where a picture goes: the job's folder, so that a recipe leaves nothing beside itself."""
 
 
-def _call(at: _Answering, recipe: Recipe, published: Published) -> dict[str, Any]:
+def _call(at: _Answering, recipe: Recipe, published: PublishedVersion) -> dict[str, Any]:
     """The first call, with the recipe's inputs or the model's own example."""
     inputs = recipe.call
     if not inputs:

@@ -116,13 +116,13 @@ def _gate_text(gate: dict[str, Any]) -> str:
     return f"{gate['rule']} {'holds' if gate['passed'] else 'fails'}: measured {value}{span}"
 
 
-def _display() -> AbstractContextManager[Lines | Bar]:
+def _display() -> AbstractContextManager[ProgressLines | ProgressBar]:
     if sys.stderr.isatty():
-        return Bar()
-    return nullcontext(Lines())
+        return ProgressBar()
+    return nullcontext(ProgressLines())
 
 
-class Lines:
+class ProgressLines:
     """For a file or a pipe: a line for each phase, and now and then one within it."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class Lines:
             say(f"{job.name}: {_counts(job)} {_values(job)}".rstrip())
 
 
-class Bar(AbstractContextManager["Bar"]):
+class ProgressBar(AbstractContextManager["ProgressBar"]):
     """For a terminal: a bar with what the job reports, and when it will be done."""
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class Bar(AbstractContextManager["Bar"]):
         )
         self._task = self._bar.add_task("starting", total=None, counts="", values="", eta="")
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> ProgressBar:
         self._bar.start()
         return self
 

@@ -1,6 +1,6 @@
 """What the operations of the SDK are made of, without any input or output.
 
-An operation is a `Call` (one request and how its answer is read) or a `Flow`: a generator that
+An operation is a `ApiCall` (one request and how its answer is read) or a `Flow`: a generator that
 yields steps and is sent their results. The clients only drive these, so that what an operation
 does is written once for the synchronous and the asynchronous client.
 """
@@ -26,7 +26,7 @@ _OTHER_CODES = {"invalid_api_key": "unauthenticated", "rate_limit_exceeded": "ov
 
 
 @dataclass(frozen=True)
-class Reply:
+class ApiReply:
     """An answer of the server, read to its end."""
 
     status: int
@@ -44,12 +44,12 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Call(Generic[T_co]):
+class ApiCall(Generic[T_co]):
     """One request, and what its answer means."""
 
     method: str
     path: str
-    parse: Callable[[Reply], T_co]
+    parse: Callable[[ApiReply], T_co]
     safe: bool = False
     """True if sending it twice does no more than sending it once; only then is it retried."""
     params: Mapping[str, str] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Call(Generic[T_co]):
     allow: frozenset[int] = frozenset()
     """Statuses from 400 that `parse` wants to see itself."""
 
-    def read(self, reply: Reply) -> T_co:
+    def read(self, reply: ApiReply) -> T_co:
         """The parsed answer; raises the error that the server reported."""
         if reply.status < 400 or reply.status in self.allow:
             return self.parse(reply)
@@ -70,14 +70,14 @@ class Call(Generic[T_co]):
 
 
 @dataclass(frozen=True)
-class Pause:
+class WaitStep:
     """A flow's step that waits."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
-class Work:
+class ComputeStep:
     """A flow's step that computes for a while; the asynchronous client gives it a thread."""
 
     run: Callable[[], Any]
@@ -92,11 +92,11 @@ class Awaitable:
     """What the synchronous client takes for its result if the user interrupts it (Ctrl-C)."""
 
 
-Step: TypeAlias = Call[Any] | Pause | Work | Awaitable
+Step: TypeAlias = ApiCall[Any] | WaitStep | ComputeStep | Awaitable
 Flow: TypeAlias = Generator[Step, Any, T]
 
 
-def error_of(reply: Reply) -> MaasError:
+def error_of(reply: ApiReply) -> MaasError:
     """The error that an answer with status ≥ 400 stands for, whatever sent it."""
     problem: Any = None
     if "json" in reply.headers.get("content-type", ""):
@@ -124,7 +124,7 @@ def error_in(said: Any, status: int) -> MaasError:
     return error_from_problem(said)
 
 
-def retry_after(reply: Reply) -> float | None:
+def retry_after(reply: ApiReply) -> float | None:
     """Seconds that the answer asks to wait; None if it does not."""
     try:
         seconds = float(reply.headers["retry-after"])

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from maas.client.http.calls import Awaitable, Call, Flow, Pause, Step
+from maas.client.http.calls import ApiCall, Awaitable, Flow, Step, WaitStep
 from maas.client.http.transport import AsyncTransport, SyncTransport
 from maas.domain.errors import MaasError
 
@@ -18,14 +18,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Blocking:
+class BlockingDriver:
     """Runs operations to their end."""
 
     def __init__(self, transport: SyncTransport) -> None:
         self._transport = transport
 
-    def _run(self, operation: Call[T] | Flow[T]) -> T:
-        if isinstance(operation, Call):
+    def _run(self, operation: ApiCall[T] | Flow[T]) -> T:
+        if isinstance(operation, ApiCall):
             return self._transport.send(operation)
         answer: Any = None
         error: MaasError | None = None
@@ -44,23 +44,23 @@ class Blocking:
             operation.close()
 
     def _take(self, step: Step) -> Any:
-        if isinstance(step, Call):
+        if isinstance(step, ApiCall):
             return self._transport.send(step)
-        if isinstance(step, Pause):
+        if isinstance(step, WaitStep):
             return time.sleep(step.seconds)
         if isinstance(step, Awaitable):
             return _run_awaitable(step)
         return step.run()
 
 
-class Awaited:
+class AsyncDriver:
     """Runs operations to their end without blocking the event loop."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
 
-    async def _run(self, operation: Call[T] | Flow[T]) -> T:
-        if isinstance(operation, Call):
+    async def _run(self, operation: ApiCall[T] | Flow[T]) -> T:
+        if isinstance(operation, ApiCall):
             return await self._transport.send(operation)
         answer: Any = None
         error: MaasError | None = None
@@ -79,9 +79,9 @@ class Awaited:
             operation.close()
 
     async def _take(self, step: Step) -> Any:
-        if isinstance(step, Call):
+        if isinstance(step, ApiCall):
             return await self._transport.send(step)
-        if isinstance(step, Pause):
+        if isinstance(step, WaitStep):
             return await asyncio.sleep(step.seconds)
         if isinstance(step, Awaitable):
             return await step.start()
@@ -106,10 +106,10 @@ def _run_awaitable(step: Awaitable) -> Any:
         return pool.submit(run).result()
 
 
-D = TypeVar("D", bound=Blocking | Awaited, covariant=True)
+D = TypeVar("D", bound=BlockingDriver | AsyncDriver, covariant=True)
 
 
-class Group(Generic[D]):
+class OperationGroup(Generic[D]):
     """Operations under a name of their own, run by `driver`."""
 
     def __init__(self, driver: D) -> None:
@@ -117,9 +117,9 @@ class Group(Generic[D]):
 
 
 class operation(Generic[P, T]):  # noqa: N801 - used as `property` is
-    """An operation as a method: one that blocks where a `Blocking` runs it, else a coroutine."""
+    """An operation as a method: blocking in a `BlockingDriver`, else a coroutine."""
 
-    def __init__(self, make: Callable[P, Call[T] | Flow[T]]) -> None:
+    def __init__(self, make: Callable[P, ApiCall[T] | Flow[T]]) -> None:
         @functools.wraps(make)
         def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
             return self._run(make(*args, **kwargs))
@@ -133,11 +133,13 @@ class operation(Generic[P, T]):  # noqa: N801 - used as `property` is
     @overload
     def __get__(self, owner: None, kind: type) -> Callable[Concatenate[Any, P], Any]: ...
     @overload
-    def __get__(self, owner: Blocking | Group[Blocking], kind: type) -> Callable[P, T]: ...
+    def __get__(
+        self, owner: BlockingDriver | OperationGroup[BlockingDriver], kind: type
+    ) -> Callable[P, T]: ...
     @overload
     def __get__(
-        self, owner: Awaited | Group[Awaited], kind: type
+        self, owner: AsyncDriver | OperationGroup[AsyncDriver], kind: type
     ) -> Callable[P, Coroutine[Any, Any, T]]: ...
     def __get__(self, owner: Any, kind: type) -> Any:
-        function = self._coroutine if issubclass(kind, Awaited) else self._method
+        function = self._coroutine if issubclass(kind, AsyncDriver) else self._method
         return function if owner is None else MethodType(function, owner)

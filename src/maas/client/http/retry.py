@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from maas.client.http.calls import Call, Reply, retry_after
+from maas.client.http.calls import ApiCall, ApiReply, retry_after
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
@@ -19,7 +19,7 @@ class RetryPolicy:
     retries: int
 
     def pause(
-        self, call: Call[Any], attempt: int, reply: Reply | None, remaining_s: float
+        self, call: ApiCall[Any], attempt: int, reply: ApiReply | None, remaining_s: float
     ) -> float | None:
         """Seconds to wait before attempt `attempt + 1`; None: do not try again.
 

@@ -1,6 +1,6 @@
 """How a request reaches the server: one transport that blocks, one that is awaited.
 
-Both send one `Call` with retries. What is to be retried, and when, is in `retry.py`; what an
+Both send one `ApiCall` with retries. What is to be retried, and when, is in `retry.py`; what an
 answer means is in the call. Nothing here knows an operation.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from maas.client.http.calls import Call, Reply, error_of
+from maas.client.http.calls import ApiCall, ApiReply, error_of
 from maas.client.http.errors import ServerUnavailable
 from maas.client.http.retry import RetryPolicy
 from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError
@@ -27,7 +27,7 @@ CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Connection:
+class Endpoint:
     """Where the server is and who asks."""
 
     base_url: str
@@ -63,7 +63,7 @@ class Connection:
             "timeout": self.timeout_s,
         }
 
-    def lost(self, call: Call[Any], error: httpx2.TransportError, waited_s: float) -> MaasError:
+    def lost(self, call: ApiCall[Any], error: httpx2.TransportError, waited_s: float) -> MaasError:
         """The error for a request that got no answer."""
         if isinstance(error, httpx2.TimeoutException) and not isinstance(
             error, httpx2.ConnectTimeout
@@ -83,18 +83,18 @@ class Connection:
 
 
 class SyncTransport:
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Endpoint) -> None:
         self.connection = connection
         self._http = httpx2.Client(**connection.options())
 
-    def send(self, call: Call[T]) -> T:
+    def send(self, call: ApiCall[T]) -> T:
         """The parsed answer. Raises MaasError and nothing else for what can go wrong outside."""
         started = time.monotonic()
         deadline = started + (call.timeout or self.connection.timeout_s)
         attempt = 0
         while True:
             failure: httpx2.TransportError | None = None
-            reply: Reply | None = None
+            reply: ApiReply | None = None
             try:
                 reply = self._once(call, deadline)
             except httpx2.TransportError as error:
@@ -105,7 +105,7 @@ class SyncTransport:
             time.sleep(pause)
             attempt += 1
 
-    def lines(self, call: Call[Any]) -> Generator[str, None, None]:
+    def lines(self, call: ApiCall[Any]) -> Generator[str, None, None]:
         """Lines of the answer while they come; closing this ends it. `call.timeout` is for the
         silence before each. Raises as `send`; nothing is sent again."""
         started = time.monotonic()
@@ -114,7 +114,7 @@ class SyncTransport:
             response = self._http.send(request, stream=True)
             try:
                 if response.status_code >= 400:
-                    reply = Reply(response.status_code, dict(response.headers), response.read())
+                    reply = ApiReply(response.status_code, dict(response.headers), response.read())
                     raise error_of(reply)
                 yield from response.iter_lines()
             finally:
@@ -125,7 +125,7 @@ class SyncTransport:
     def close(self) -> None:
         self._http.close()
 
-    def _once(self, call: Call[Any], deadline: float) -> Reply:
+    def _once(self, call: ApiCall[Any], deadline: float) -> ApiReply:
         request = self._http.build_request(
             call.method,
             call.path,
@@ -143,22 +143,22 @@ class SyncTransport:
                     raise httpx2.ReadTimeout("the answer did not end in time", request=request)
         finally:
             response.close()
-        return Reply(response.status_code, dict(response.headers), bytes(body))
+        return ApiReply(response.status_code, dict(response.headers), bytes(body))
 
 
 class AsyncTransport:
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Endpoint) -> None:
         self.connection = connection
         self._http = httpx2.AsyncClient(**connection.options())
 
-    async def send(self, call: Call[T]) -> T:
+    async def send(self, call: ApiCall[T]) -> T:
         """As SyncTransport.send."""
         started = time.monotonic()
         deadline = started + (call.timeout or self.connection.timeout_s)
         attempt = 0
         while True:
             failure: httpx2.TransportError | None = None
-            reply: Reply | None = None
+            reply: ApiReply | None = None
             try:
                 reply = await self._once(call, deadline)
             except httpx2.TransportError as error:
@@ -169,7 +169,7 @@ class AsyncTransport:
             await asyncio.sleep(pause)
             attempt += 1
 
-    async def lines(self, call: Call[Any]) -> AsyncGenerator[str, None]:
+    async def lines(self, call: ApiCall[Any]) -> AsyncGenerator[str, None]:
         """As SyncTransport.lines."""
         started = time.monotonic()
         request = _streamed(self._http, self.connection, call)
@@ -177,7 +177,7 @@ class AsyncTransport:
             response = await self._http.send(request, stream=True)
             try:
                 if response.status_code >= 400:
-                    reply = Reply(
+                    reply = ApiReply(
                         response.status_code, dict(response.headers), await response.aread()
                     )
                     raise error_of(reply)
@@ -191,7 +191,7 @@ class AsyncTransport:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def _once(self, call: Call[Any], deadline: float) -> Reply:
+    async def _once(self, call: ApiCall[Any], deadline: float) -> ApiReply:
         request = self._http.build_request(
             call.method,
             call.path,
@@ -209,19 +209,19 @@ class AsyncTransport:
                     raise httpx2.ReadTimeout("the answer did not end in time", request=request)
         finally:
             await response.aclose()
-        return Reply(response.status_code, dict(response.headers), bytes(body))
+        return ApiReply(response.status_code, dict(response.headers), bytes(body))
 
 
-Outcome = tuple[Reply | None, httpx2.TransportError | None]
+Outcome = tuple[ApiReply | None, httpx2.TransportError | None]
 
 
 def _pause(
-    connection: Connection, call: Call[Any], attempt: int, outcome: Outcome, deadline: float
+    connection: Endpoint, call: ApiCall[Any], attempt: int, outcome: Outcome, deadline: float
 ) -> float | None:
     return connection.retry.pause(call, attempt, outcome[0], deadline - time.monotonic())
 
 
-def _finish(connection: Connection, call: Call[T], outcome: Outcome, started: float) -> T:
+def _finish(connection: Endpoint, call: ApiCall[T], outcome: Outcome, started: float) -> T:
     reply, failure = outcome
     if failure is not None:
         raise connection.lost(call, failure, time.monotonic() - started) from failure
@@ -231,7 +231,7 @@ def _finish(connection: Connection, call: Call[T], outcome: Outcome, started: fl
 
 
 def _streamed(
-    http: httpx2.Client | httpx2.AsyncClient, connection: Connection, call: Call[Any]
+    http: httpx2.Client | httpx2.AsyncClient, connection: Endpoint, call: ApiCall[Any]
 ) -> httpx2.Request:
     return http.build_request(
         call.method,
@@ -242,7 +242,7 @@ def _streamed(
     )
 
 
-def _headers(call: Call[Any]) -> dict[str, str]:
+def _headers(call: ApiCall[Any]) -> dict[str, str]:
     headers = {"accept": "application/json, */*;q=0.5"}
     if call.file is not None:
         headers["content-length"] = str(call.file.stat().st_size)
@@ -251,7 +251,7 @@ def _headers(call: Call[Any]) -> dict[str, str]:
     return headers
 
 
-def _left(deadline: float, call: Call[Any], connection: Connection) -> float:
+def _left(deadline: float, call: ApiCall[Any], connection: Endpoint) -> float:
     """Seconds that one read or write may take. A file may take hours, but no single piece."""
     left = max(deadline - time.monotonic(), 0.001)
     return min(left, connection.timeout_s) if call.file else left

@@ -10,9 +10,16 @@ from maas.client.administration import status
 from maas.client.answers import DeploymentView, VersionDetails
 from maas.client.deployments import get
 from maas.client.http.calls import Awaitable, Flow, path
-from maas.client.http.transport import Connection
+from maas.client.http.transport import Endpoint
 from maas.client.load.connections import Address
-from maas.client.load.generator import Asker, Level, LoadRun, RowAsker, TextAsker, Watch
+from maas.client.load.generator import (
+    Level,
+    LoadRequests,
+    LoadRun,
+    RowRequests,
+    TextRequests,
+    Watch,
+)
 from maas.client.registry import version
 from maas.client.values import encode_inputs
 from maas.domain.errors import InvalidInput
@@ -39,7 +46,7 @@ OPEN = (
 
 
 def bench(
-    connection: Connection, deployment: str, load: Load | None = None, watch: Watch | None = None
+    connection: Endpoint, deployment: str, load: Load | None = None, watch: Watch | None = None
 ) -> Flow[LoadResult]:
     """Puts `load` on a deployment and measures what its callers would see.
 
@@ -56,15 +63,15 @@ def bench(
     server: dict[str, Any] = yield status()
     address = Address.of(connection)
     manifest = details.version.manifest
-    asker: Asker
+    asker: LoadRequests
     if manifest.task is Task.TEXT_GENERATION:
-        asker = TextAsker(address, deployment, load)
+        asker = TextRequests(address, deployment, load)
         usual, method = TEXT_CONCURRENCY, TEXT_METHOD
     else:
         if not manifest.signature.example:
             raise InvalidInput(f"{manifest.model} has no example to ask with", field="example")
         body = encode_inputs(manifest.signature.example)
-        asker = RowAsker(address, path("predict", deployment), body)
+        asker = RowRequests(address, path("predict", deployment), body)
         usual, method = ROW_CONCURRENCY, ROW_METHOD
     levels = [Level(rate=rate) for rate in load.rates]
     levels = levels or [Level(concurrency=c) for c in load.concurrency or usual]

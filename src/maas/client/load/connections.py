@@ -16,9 +16,9 @@ import httptools
 import httpx2
 import msgspec
 
-from maas.client.http.calls import Reply, error_in, error_of
+from maas.client.http.calls import ApiReply, error_in, error_of
 from maas.client.http.errors import ServerUnavailable
-from maas.client.http.transport import Connection
+from maas.client.http.transport import Endpoint
 from maas.domain.errors import MaasError
 from maas.version import __version__
 
@@ -41,7 +41,7 @@ class Address:
     secure: ssl.SSLContext | None
 
     @classmethod
-    def of(cls, connection: Connection) -> Address:
+    def of(cls, connection: Endpoint) -> Address:
         url = httpx2.URL(connection.base_url)
         secure = url.scheme == "https"
         lines = [
@@ -70,7 +70,7 @@ class Address:
         )
 
 
-class Line(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """One connection, one request at a time; it opens again by itself after a failure."""
 
     def __init__(self, address: Address) -> None:
@@ -164,7 +164,7 @@ class Line(asyncio.Protocol):
         if status < 400:
             self._end(None)
         else:
-            self._end(error_of(Reply(status, self._headers, bytes(self._refusal))))
+            self._end(error_of(ApiReply(status, self._headers, bytes(self._refusal))))
 
 
 class _Choice(msgspec.Struct):
@@ -190,7 +190,7 @@ class _Chunk(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Chunk).decode
 
 
-class Written:
+class StreamTimings:
     """Reads the event stream of one completion and notes when what came."""
 
     def __init__(self) -> None:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from maas.client.http.calls import encode
-from maas.client.load.connections import Address, Line, Written
+from maas.client.load.connections import Address, LoadConnection, StreamTimings
 from maas.domain.errors import MaasError
 from maas.lifecycle.load.load_results import (
     MOST_AT_ONCE,
     MOST_SAMPLES,
-    Figures,
+    LevelResult,
     Load,
     LoadProgress,
-    Sample,
+    RequestSample,
 )
 from maas.lifecycle.load.prompts import prompt, words_for
 from maas.lifecycle.load.statistics import NOT_SENT, figures
@@ -32,20 +32,22 @@ USUAL_PAUSE_S = 0.05
 CLIENT_TIMEOUT = "client_timeout"
 
 
-class Asker(Protocol):
+class LoadRequests(Protocol):
     """Knows what is asked, and what an answer means."""
 
     writes: bool
     """Whether the answers are text that comes in pieces."""
 
-    async def prepare(self, line: Line) -> None:
+    async def prepare(self, line: LoadConnection) -> None:
         """Asks once, so that nothing is measured cold. Raises what that raises."""
 
-    async def ask(self, line: Line, level: int, number: int, start: float) -> Sample:
+    async def ask(
+        self, line: LoadConnection, level: int, number: int, start: float
+    ) -> RequestSample:
         """One request. Raises MaasError."""
 
 
-class RowAsker:
+class RowRequests:
     """Asks `/predict` for the same row."""
 
     writes = False
@@ -53,16 +55,18 @@ class RowAsker:
     def __init__(self, address: Address, path: str, body: bytes) -> None:
         self._request = address.post(path, body)
 
-    async def prepare(self, line: Line) -> None:
+    async def prepare(self, line: LoadConnection) -> None:
         await line.ask(self._request, _ignore)
 
-    async def ask(self, line: Line, level: int, number: int, start: float) -> Sample:
+    async def ask(
+        self, line: LoadConnection, level: int, number: int, start: float
+    ) -> RequestSample:
         await line.ask(self._request, _ignore)
         now = time.perf_counter()
-        return Sample(start, now, now, now)
+        return RequestSample(start, now, now, now)
 
 
-class TextAsker:
+class TextRequests:
     """Asks OpenAI's completions for a stream; every prompt is another, unless the load wants one.
 
     Completions, because a text that is continued needs no template and seldom ends early.
@@ -76,14 +80,16 @@ class TextAsker:
         self._load = load
         self._words = load.prompt_tokens
 
-    async def prepare(self, line: Line) -> None:
+    async def prepare(self, line: LoadConnection) -> None:
         """Learns how many words make a prompt of the wanted length."""
         said = await self._written(line, prompt(self._load.seed, -1, 0, self._words), 1)
         if said.usage is not None:
             counted = said.usage.prompt_tokens
             self._words = words_for(self._load.prompt_tokens, self._words, counted)
 
-    async def ask(self, line: Line, level: int, number: int, start: float) -> Sample:
+    async def ask(
+        self, line: LoadConnection, level: int, number: int, start: float
+    ) -> RequestSample:
         place = (0, 0) if self._load.same_prompt else (level, number)
         text = prompt(self._load.seed, *place, self._words)
         said = await self._written(line, text, self._load.output_tokens)
@@ -91,7 +97,7 @@ class TextAsker:
         if said.usage is None:
             raise MaasError("the stream has no usage")
         details = said.usage.prompt_tokens_details
-        return Sample(
+        return RequestSample(
             start,
             said.first,
             said.last,
@@ -101,7 +107,7 @@ class TextAsker:
             details.cached_tokens if details else 0,
         )
 
-    async def _written(self, line: Line, text: str, tokens: int) -> Written:
+    async def _written(self, line: LoadConnection, text: str, tokens: int) -> StreamTimings:
         body = {
             "model": self._deployment,
             "prompt": text,
@@ -111,7 +117,7 @@ class TextAsker:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        said = Written()
+        said = StreamTimings()
         await line.ask(self._address.post("/v1/completions", encode(body)), said.take)
         said.check()
         return said
@@ -129,9 +135,14 @@ class LoadRun:
     """All levels of a load, one after the other; used once."""
 
     def __init__(
-        self, address: Address, asker: Asker, load: Load, levels: list[Level], watch: Watch | None
+        self,
+        address: Address,
+        asker: LoadRequests,
+        load: Load,
+        levels: list[Level],
+        watch: Watch | None,
     ) -> None:
-        self.finished: list[Figures] = []
+        self.finished: list[LevelResult] = []
         """Levels that are over; after an interruption the last may be incomplete."""
         self._address = address
         self._asker = asker
@@ -144,7 +155,7 @@ class LoadRun:
     async def run(self) -> None:
         """Raises what the first request of all raises; later failures are counted. Cancelled, it
         leaves what is known in `finished`."""
-        line = Line(self._address)
+        line = LoadConnection(self._address)
         try:
             await self._asker.prepare(line)
         finally:
@@ -166,7 +177,7 @@ class LoadRun:
     # -- one level --------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        self._samples: list[Sample] = []
+        self._samples: list[RequestSample] = []
         self._errors = 0
         self._taken = 0
         self._start = time.perf_counter()
@@ -193,7 +204,7 @@ class LoadRun:
         return self._taken < least or time.perf_counter() - self._start < self._load.seconds
 
     async def _closed(self, concurrency: int) -> None:
-        lines = [Line(self._address) for _ in range(concurrency)]
+        lines = [LoadConnection(self._address) for _ in range(concurrency)]
         try:
             for line in lines:
                 await line.connect()
@@ -205,7 +216,7 @@ class LoadRun:
             for line in lines:
                 line.close()
 
-    async def _keep_asking(self, line: Line, least: int) -> None:
+    async def _keep_asking(self, line: LoadConnection, least: int) -> None:
         while self._goes_on(least):
             number, self._taken = self._taken, self._taken + 1
             pause = await self._one(line, number, time.perf_counter())
@@ -216,12 +227,12 @@ class LoadRun:
         """Latencies count from when a request was due, so that a slow answer shows in those that
         had to wait behind it."""
         arrivals = random.Random(f"{self._load.seed} arrivals {rate}")
-        idle: list[Line] = []
+        idle: list[LoadConnection] = []
         at_once = 0
 
         async def one(number: int, due: float) -> None:
             nonlocal at_once
-            line = idle.pop() if idle else Line(self._address)
+            line = idle.pop() if idle else LoadConnection(self._address)
             at_once += 1
             try:
                 await self._one(line, number, due)
@@ -239,26 +250,26 @@ class LoadRun:
                     if at_once < MOST_AT_ONCE:
                         group.create_task(one(number, due))
                     else:
-                        self._count(Sample(due, 0.0, 0.0, due, error=NOT_SENT))
+                        self._count(RequestSample(due, 0.0, 0.0, due, error=NOT_SENT))
         finally:
             for line in idle:
                 line.close()
 
-    async def _one(self, line: Line, number: int, start: float) -> float:
+    async def _one(self, line: LoadConnection, number: int, start: float) -> float:
         """Seconds to wait before the next, if this one failed."""
         pause = 0.0
         try:
             async with asyncio.timeout(self._load.timeout_s):
                 sample = await self._asker.ask(line, self._number, number, start)
         except TimeoutError:
-            sample = Sample(start, 0.0, 0.0, time.perf_counter(), error=CLIENT_TIMEOUT)
+            sample = RequestSample(start, 0.0, 0.0, time.perf_counter(), error=CLIENT_TIMEOUT)
         except MaasError as error:
-            sample = Sample(start, 0.0, 0.0, time.perf_counter(), error=error.code)
+            sample = RequestSample(start, 0.0, 0.0, time.perf_counter(), error=error.code)
             pause = min(LONGEST_PAUSE_S, error.retry_after or USUAL_PAUSE_S)
         self._count(sample)
         return pause
 
-    def _count(self, sample: Sample) -> None:
+    def _count(self, sample: RequestSample) -> None:
         self._samples.append(sample)
         self._errors += bool(sample.error)
 
@@ -278,7 +289,7 @@ class LoadRun:
             if task is not None:
                 task.cancel()
 
-    def _tell(self, found: Figures | None) -> None:
+    def _tell(self, found: LevelResult | None) -> None:
         if self._watch is None:
             return
         level = self._levels[self._number]

@@ -34,7 +34,7 @@ class Principal:
 
 
 @dataclass(frozen=True)
-class Needs:
+class RequiredScope:
     """The dependency: gives the Principal, or raises Unauthenticated or Forbidden."""
 
     scope: Scope
@@ -59,12 +59,12 @@ class Needs:
 
 def needs(scope: Scope) -> Any:
     """For `dependencies=[needs(Scope.READ)]`, or as a parameter's default to get the Principal."""
-    return Depends(Needs(scope))
+    return Depends(RequiredScope(scope))
 
 
 def any_key() -> Any:
     """As `needs` of the least scope, for what every key may see."""
-    return Depends(Needs(Scope.CALL, or_any=True))
+    return Depends(RequiredScope(Scope.CALL, or_any=True))
 
 
 def scope_of(route: APIRoute) -> Scope:
@@ -72,10 +72,10 @@ def scope_of(route: APIRoute) -> Scope:
     return _needs_of(route).scope
 
 
-def _needs_of(route: APIRoute) -> Needs:
+def _needs_of(route: APIRoute) -> RequiredScope:
     asked: list[Any] = [d.dependency for d in route.dependencies if _is_depends(d)]
     asked += [d.call for d in route.dependant.dependencies]
-    found = {a for a in asked if isinstance(a, Needs)}
+    found = {a for a in asked if isinstance(a, RequiredScope)}
     if len(found) != 1:
         raise RuntimeError(f"{route.methods} {route.path} must declare exactly one scope")
     return found.pop()

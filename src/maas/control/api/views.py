@@ -6,14 +6,14 @@ import time
 from typing import Any
 
 from maas.control.reconciliation.replica_life import LiveReplica
-from maas.control.reconciliation.state import Served, State
+from maas.control.reconciliation.state import ReconcilerState, ServedDeployment
 from maas.domain.deployments import Deployment
 
 GATEWAYS_KNOW_AFTER_S = 0.1
 """Gateways look for a new snapshot every 50 ms; nobody is told `ready` before they had the time."""
 
 
-def deployment_view(state: State, deployment: Deployment) -> dict[str, Any]:
+def deployment_view(state: ReconcilerState, deployment: Deployment) -> dict[str, Any]:
     """`Deployment.to_dict()` with `ready`, `desired`, `state` and `reason`."""
     served = state.served.get(deployment.name)
     if served is None or served.wanted.deployment.revision < deployment.revision:
@@ -32,12 +32,12 @@ def deployment_view(state: State, deployment: Deployment) -> dict[str, Any]:
     }
 
 
-def replica_views(state: State, name: str) -> list[dict[str, Any]]:
+def replica_views(state: ReconcilerState, name: str) -> list[dict[str, Any]]:
     """The replicas of a deployment, with what they said about themselves last."""
     return [_replica_view(r) for r in state.replicas if r.template.deployment == name]
 
 
-def replica_ids(state: State, name: str) -> list[str] | None:
+def replica_ids(state: ReconcilerState, name: str) -> list[str] | None:
     """Replicas of a deployment whose logs say something: the latest that failed, and those that
     live. None if there is no such deployment."""
     served = state.served.get(name)
@@ -54,7 +54,7 @@ def _replica_view(replica: LiveReplica) -> dict[str, Any]:
     return replica.to_replica().to_dict() | stats
 
 
-def _state(state: State, served: Served) -> str:
+def _state(state: ReconcilerState, served: ServedDeployment) -> str:
     """ready | starting | updating | failed | stopped"""
     short = [g for g in served.wanted.groups if len(state.ready(g)) < g.count]
     troubles = [state.troubles[g.digest] for g in short if g.digest in state.troubles]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
-from maas.control.reconciliation.plans import Group
+from maas.control.reconciliation.plans import ReplicaGroup
 from maas.control.reconciliation.reconciler import Reconciler
 from maas.domain.errors import DeadlineExceeded, Overloaded, Unavailable
 from maas.domain.signature import Signature
@@ -35,7 +35,7 @@ BackgroundOf = Callable[[str, int], dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
-class Question:
+class RowToExplain:
     """What a caller wants explained: one row of one deployment."""
 
     inputs: dict[str, Any]
@@ -47,7 +47,7 @@ class Question:
 
 
 @dataclass
-class Spent:
+class ExplanationCost:
     """What an explanation has asked its model."""
 
     rows: int = 0
@@ -68,14 +68,14 @@ class Explainer:
     async def explain(
         self,
         deployment: str,
-        question: Question,
-        spent: Spent | None = None,
+        question: RowToExplain,
+        spent: ExplanationCost | None = None,
         until: float = math.inf,
         key: str = "",
     ) -> dict[str, Any]:
         """`Explanation.to_dict()` with what was asked; adds to `spent`. Ends after DEADLINE_S, or
         at `until` on the monotonic clock. `key` is the id of who asks. Raises MaasError."""
-        spent = Spent() if spent is None else spent
+        spent = ExplanationCost() if spent is None else spent
         group, _ = self._reconciler.answering(deployment)
         self._check_places(key)
         self._running[key] += 1
@@ -91,7 +91,12 @@ class Explainer:
         } | answer
 
     async def _answered(
-        self, deployment: str, group: Group, question: Question, spent: Spent, until: float
+        self,
+        deployment: str,
+        group: ReplicaGroup,
+        question: RowToExplain,
+        spent: ExplanationCost,
+        until: float,
     ) -> dict[str, Any]:
         if question.background is None:
             published = await asyncio.to_thread(
@@ -149,7 +154,7 @@ class Explainer:
         )
 
 
-def _explain(signature: Signature, question: Question, ask: Ask) -> dict[str, Any]:
+def _explain(signature: Signature, question: RowToExplain, ask: Ask) -> dict[str, Any]:
     # NumPy would cost every start of control 0.2 s; it comes with the first explanation.
     shapley = import_module("maas.control.explanation.shapley")
     answer: dict[str, Any] = shapley.shapley_values(signature, question, ask, BATCH_ROWS)

@@ -17,7 +17,7 @@ from maas.serving.wire.codec import json_to_tensors
 from maas.serving.wire.tensors import Tensor, Tensors
 
 if TYPE_CHECKING:
-    from maas.control.explanation.explain import Ask, Question
+    from maas.control.explanation.explain import Ask, RowToExplain
 
 MAX_BACKGROUND_ROWS = 1000
 
@@ -25,7 +25,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def shapley_values(
-    signature: Signature, question: Question, ask: Ask, batch_rows: int
+    signature: Signature, question: RowToExplain, ask: Ask, batch_rows: int
 ) -> dict[str, Any]:
     """`Explanation.to_dict()`. Raises InvalidInput that names the field at fault."""
     needed = [spec for spec in signature.inputs if spec.default is None]
@@ -63,7 +63,7 @@ def shapley_values(
     return explanation.to_dict()
 
 
-def _background(signature: Signature, question: Question) -> Arrays | None:
+def _background(signature: Signature, question: RowToExplain) -> Arrays | None:
     """Rows of the inputs that were given; others keep the explained row's value."""
     if question.background is None:
         return None

@@ -45,7 +45,7 @@ class Process(Protocol):
 
 
 @dataclass(frozen=True)
-class Launched:
+class LaunchedReplica:
     """A replica that somebody started."""
 
     spec: ReplicaSpec
@@ -55,14 +55,14 @@ class Launched:
 
 
 class Launcher(Protocol):
-    async def start(self, template: ReplicaSpec) -> Launched:
+    async def start(self, template: ReplicaSpec) -> LaunchedReplica:
         """Brings the files of `template` to where the replica runs and starts it there.
 
         The template lacks id, socket and the files' paths. Raises MaasError: ArtifactCorrupt,
         NotFound, OutOfSpace, Unavailable.
         """
 
-    async def find(self) -> list[Launched]:
+    async def find(self) -> list[LaunchedReplica]:
         """Replicas that a former control started and that still run."""
 
     def failure(self, replica_id: str) -> MaasError | None:
@@ -104,7 +104,7 @@ class LocalLauncher:
         self._specs.mkdir(mode=0o700, parents=True, exist_ok=True)
         logs.path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    async def start(self, template: ReplicaSpec) -> Launched:
+    async def start(self, template: ReplicaSpec) -> LaunchedReplica:
         try:
             spec = await asyncio.to_thread(self._prepare, template)
             return self._launch(spec)
@@ -112,7 +112,7 @@ class LocalLauncher:
             kind = OutOfSpace if wrong.errno in (errno.ENOSPC, errno.EDQUOT) else Unavailable
             raise kind(f"a replica cannot be started: {wrong.strerror}") from None
 
-    def _launch(self, spec: ReplicaSpec) -> Launched:
+    def _launch(self, spec: ReplicaSpec) -> LaunchedReplica:
         command = [sys.executable, "-m", "maas.processes.replica", str(self._spec_file(spec.id))]
         inherited: tuple[int, ...] = ()
         if self._engines_file:
@@ -131,9 +131,9 @@ class LocalLauncher:
                 pass_fds=inherited,
                 start_new_session=True,
             )
-        return Launched(spec, LocalProcess(child.pid, child), time.time())
+        return LaunchedReplica(spec, LocalProcess(child.pid, child), time.time())
 
-    async def find(self) -> list[Launched]:
+    async def find(self) -> list[LaunchedReplica]:
         found = []
         for pid, spec_file in await asyncio.to_thread(lambda: list(self._running())):
             process = LocalProcess(pid)
@@ -146,7 +146,7 @@ class LocalLauncher:
                 # Retired, or from an OpenMaaS that said it in other words.
                 process.send_signal(signal.SIGTERM)
                 continue
-            found.append(Launched(spec, process, process.started_at))
+            found.append(LaunchedReplica(spec, process, process.started_at))
         self._tidy({launched.spec.id for launched in found})
         return found
 

@@ -12,7 +12,7 @@ from maas.storage.versions import Versions
 
 
 @dataclass(frozen=True)
-class Group:
+class ReplicaGroup:
     """Interchangeable replicas: the ones of one target of one deployment."""
 
     target: Target
@@ -25,9 +25,9 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DeploymentPlan:
     deployment: Deployment
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ReplicaGroup, ...] = ()
     problem: str = ""
     """Why there are no groups, if the deployment cannot be understood."""
 
@@ -63,16 +63,16 @@ class Planner:
         self._drain_s = drain_s
         self._known: dict[tuple[str, int], Version] = {}
 
-    def plan(self, deployment: Deployment) -> Plan:
+    def plan(self, deployment: Deployment) -> DeploymentPlan:
         try:
             groups = tuple(self._group(deployment, target) for target in deployment.targets)
         except MaasError as error:
             if error.status >= 500:
                 raise
-            return Plan(deployment, problem=f"{error.code}: {error.message}")
-        return Plan(deployment, groups)
+            return DeploymentPlan(deployment, problem=f"{error.code}: {error.message}")
+        return DeploymentPlan(deployment, groups)
 
-    def _group(self, deployment: Deployment, target: Target) -> Group:
+    def _group(self, deployment: Deployment, target: Target) -> ReplicaGroup:
         place = (deployment.model, target.version)
         known = self._known.get(place)
         if known is None or target.variant not in (v.name for v in known.variants):
@@ -94,7 +94,7 @@ class Planner:
             options=variant.options,
             drain_s=self._drain_s,
         )
-        return Group(
+        return ReplicaGroup(
             target,
             template,
             template.digest,

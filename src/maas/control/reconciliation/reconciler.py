@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from maas.control.reconciliation.launcher import Launcher
-from maas.control.reconciliation.plans import Group, Plan, Planner
-from maas.control.reconciliation.replica_life import LiveReplica, Patience
+from maas.control.reconciliation.plans import DeploymentPlan, Planner, ReplicaGroup
+from maas.control.reconciliation.replica_life import LiveReplica, ReplicaTimeouts
 from maas.control.reconciliation.snapshot_file import SnapshotFile
-from maas.control.reconciliation.state import Served, State, Trouble
+from maas.control.reconciliation.state import FailureRecord, ReconcilerState, ServedDeployment
 from maas.domain.deployments import Deployment, ReplicaState
 from maas.domain.errors import MaasError, NotFound, Unavailable
 from maas.domain.keys import Key
 from maas.domain.names import shown
-from maas.domain.snapshot import DeploymentRoutes, Route, Snapshot
+from maas.domain.snapshot import DeploymentRoutes, Snapshot, TargetRoute
 from maas.storage.deployments import Deployments
 from maas.storage.keys import Keys
 from maas.telemetry import FIELDS
@@ -44,7 +44,7 @@ HEALTHY_AFTER_S = 60.0
 
 
 @dataclass(frozen=True)
-class Pace:
+class ReconcilerTimeouts:
     """How long to wait for what, in seconds."""
 
     ready_s: float
@@ -63,9 +63,9 @@ class Reconciler:
         keys: Keys,
         planner: Planner,
         snapshot_file: SnapshotFile,
-        pace: Pace,
+        pace: ReconcilerTimeouts,
     ) -> None:
-        self.state = State()
+        self.state = ReconcilerState()
         self._launcher = launcher
         self._deployments = deployments
         self._key_store = keys
@@ -141,7 +141,7 @@ class Reconciler:
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
-    def answering(self, name: str) -> tuple[Group, LiveReplica]:
+    def answering(self, name: str) -> tuple[ReplicaGroup, LiveReplica]:
         """The heaviest target of a deployment that has a ready replica, and that replica.
 
         Raises NotFound or Unavailable.
@@ -178,13 +178,15 @@ class Reconciler:
 
     def _read(
         self, active: dict[str, Deployment]
-    ) -> tuple[list[Plan], dict[str, Plan], tuple[Key, ...]]:
+    ) -> tuple[list[DeploymentPlan], dict[str, DeploymentPlan], tuple[Key, ...]]:
         keys = tuple(k for k in self._key_store.list() if k.revoked_at is None)
         wanted = [self._planner.plan(d) for d in self._deployments.list()]
         routed = {n: self._planner.plan(d) for n, d in active.items()}
         return wanted, {n: p for n, p in routed.items() if not p.problem}, keys
 
-    def _take_over(self, wanted: dict[str, Plan], routed: dict[str, Plan]) -> None:
+    def _take_over(
+        self, wanted: dict[str, DeploymentPlan], routed: dict[str, DeploymentPlan]
+    ) -> None:
         former, self.state.served = self.state.served, {}
         for name, plan in wanted.items():
             known = former.get(name)
@@ -192,7 +194,7 @@ class Reconciler:
                 self.state.served[name] = known
                 continue
             active = known.active if known is not None else routed.get(name, plan)
-            self.state.served[name] = Served(plan, plan if active == plan else active)
+            self.state.served[name] = ServedDeployment(plan, plan if active == plan else active)
 
     # -- one step ---------------------------------------------------------------------------
 
@@ -205,16 +207,16 @@ class Reconciler:
         for replica in surplus:
             self._spawn(self._drain(replica))
 
-    def _groups(self) -> dict[str, tuple[Group, int]]:
+    def _groups(self) -> dict[str, tuple[ReplicaGroup, int]]:
         """Every group that shall have replicas, by digest, and how many."""
-        found: dict[str, tuple[Group, int]] = {}
+        found: dict[str, tuple[ReplicaGroup, int]] = {}
         for served in self.state.served.values():
             for group in (*served.wanted.groups, *served.active.groups):
                 _, count = found.get(group.digest, (group, 0))
                 found[group.digest] = (group, max(count, group.count))
         return found
 
-    def _start_missing(self, groups: dict[str, tuple[Group, int]]) -> None:
+    def _start_missing(self, groups: dict[str, tuple[ReplicaGroup, int]]) -> None:
         now = time.monotonic()
         for digest in set(self.state.troubles) - set(groups):
             del self.state.troubles[digest]
@@ -245,7 +247,7 @@ class Reconciler:
                 log.info("%s: revision %d gets the traffic", served.wanted.deployment.name,
                          served.wanted.deployment.revision)  # fmt: skip
 
-    def _mark_surplus(self, groups: dict[str, tuple[Group, int]]) -> list[LiveReplica]:
+    def _mark_surplus(self, groups: dict[str, tuple[ReplicaGroup, int]]) -> list[LiveReplica]:
         """Replicas that nobody needs any more; they leave the next snapshot."""
         surplus = []
         kept: dict[str, int] = {}
@@ -281,10 +283,10 @@ class Reconciler:
             elif served.complete_since is None:
                 served.complete_since = now
 
-    def _routes(self, served: Served) -> DeploymentRoutes:
+    def _routes(self, served: ServedDeployment) -> DeploymentRoutes:
         deployment = served.active.deployment
         routes = tuple(
-            Route(
+            TargetRoute(
                 version=group.target.version,
                 variant=group.template.variant,
                 weight=group.target.weight,
@@ -319,7 +321,7 @@ class Reconciler:
         self._spawn(self._live(replica))
 
     async def _live(self, replica: LiveReplica) -> None:
-        patience = Patience(self._pace.ready_s, self._pace.hang_s)
+        patience = ReplicaTimeouts(self._pace.ready_s, self._pace.hang_s)
         try:
             await replica.live(self._launcher, patience, lambda: self._became_ready(replica))
         except MaasError as error:
@@ -343,7 +345,7 @@ class Reconciler:
         """Remember why, and when to try again: at once the first time, then ever later."""
         now = time.monotonic()
         trouble = self.state.troubles.setdefault(
-            replica.digest, Trouble(replica.template.deployment)
+            replica.digest, FailureRecord(replica.template.deployment)
         )
         if replica.ready_since is not None and now - replica.ready_since >= HEALTHY_AFTER_S:
             trouble.failures = 0

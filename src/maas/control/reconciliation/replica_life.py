@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from maas.control.reconciliation.launcher import Launched, Launcher, Process
+from maas.control.reconciliation.launcher import LaunchedReplica, Launcher, Process
 from maas.domain.deployments import Replica, ReplicaSpec, ReplicaState
 from maas.domain.errors import DeadlineExceeded, MaasError, ReplicaLost, Unavailable
 from maas.serving.routing.dispatch import ReplicaLink
@@ -34,7 +34,7 @@ class ReplicaHung(Unavailable):
 
 
 @dataclass(frozen=True)
-class Patience:
+class ReplicaTimeouts:
     """How long to wait for what, in seconds."""
 
     ready_s: float
@@ -47,7 +47,7 @@ class LiveReplica:
 
     template: ReplicaSpec
     digest: str
-    launched: Launched | None = None
+    launched: LaunchedReplica | None = None
     state: ReplicaState = ReplicaState.STARTING
     reason: str = ""
     born_at: float = field(default_factory=time.monotonic)
@@ -84,7 +84,7 @@ class LiveReplica:
         )
 
     async def live(
-        self, launcher: Launcher, patience: Patience, on_ready: Callable[[], None]
+        self, launcher: Launcher, patience: ReplicaTimeouts, on_ready: Callable[[], None]
     ) -> None:
         """Until it is gone. Raises MaasError for every end that nobody asked for.
 
@@ -106,7 +106,7 @@ class LiveReplica:
                 launcher.forget(self.id)
 
     async def _life(
-        self, launcher: Launcher, patience: Patience, on_ready: Callable[[], None]
+        self, launcher: Launcher, patience: ReplicaTimeouts, on_ready: Callable[[], None]
     ) -> None:
         if self.launched is None:
             self.launched = await launcher.start(self.template)
@@ -133,7 +133,7 @@ class LiveReplica:
             process.send_signal(signal.SIGKILL)
             await process.ended()
 
-    async def _get_ready(self, spec: ReplicaSpec, patience: Patience) -> None:
+    async def _get_ready(self, spec: ReplicaSpec, patience: ReplicaTimeouts) -> None:
         """Connected, answers a ping, and answered its example."""
         try:
             async with asyncio.timeout(patience.ready_s):
@@ -147,7 +147,7 @@ class LiveReplica:
                 f"replica {spec.id} was not ready after {patience.ready_s:g} s"
             ) from None
 
-    async def _watch(self, spec: ReplicaSpec, patience: Patience) -> None:
+    async def _watch(self, spec: ReplicaSpec, patience: ReplicaTimeouts) -> None:
         """Pings for as long as the replica lives; raises ReplicaHung when they go unanswered."""
         while True:
             await asyncio.sleep(PING_EVERY_S)

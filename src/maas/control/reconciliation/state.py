@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from maas.control.reconciliation.plans import Group, Plan
+from maas.control.reconciliation.plans import DeploymentPlan, ReplicaGroup
 from maas.control.reconciliation.replica_life import LiveReplica
 
 
 @dataclass
-class Served:
+class ServedDeployment:
     """One deployment: as it shall be, and as it is routed."""
 
-    wanted: Plan
-    active: Plan
+    wanted: DeploymentPlan
+    active: DeploymentPlan
     complete_since: float | None = None
     """When (monotonic) a snapshot first had all of `wanted`; None before."""
 
@@ -23,7 +23,7 @@ class Served:
 
 
 @dataclass
-class Trouble:
+class FailureRecord:
     """The record of one group's failures."""
 
     deployment: str
@@ -39,29 +39,29 @@ class Trouble:
 
 
 @dataclass
-class State:
+class ReconcilerState:
     """Everything that the reconciler knows; `maas.control.api.views` shows it."""
 
-    served: dict[str, Served] = field(default_factory=dict)
+    served: dict[str, ServedDeployment] = field(default_factory=dict)
     replicas: list[LiveReplica] = field(default_factory=list)
-    troubles: dict[str, Trouble] = field(default_factory=dict)
+    troubles: dict[str, FailureRecord] = field(default_factory=dict)
     """By digest of the group."""
 
-    def ready(self, group: Group) -> list[LiveReplica]:
+    def ready(self, group: ReplicaGroup) -> list[LiveReplica]:
         return [r for r in self.replicas if r.digest == group.digest and r.is_ready]
 
-    def is_complete(self, plan: Plan) -> bool:
+    def is_complete(self, plan: DeploymentPlan) -> bool:
         return not plan.problem and all(len(self.ready(g)) >= g.count for g in plan.groups)
 
-    def answers(self, plan: Plan) -> bool:
+    def answers(self, plan: DeploymentPlan) -> bool:
         """Whether every target that gets traffic has somebody to answer it."""
         asked = [g for g in plan.groups if g.target.weight > 0]
         return bool(asked) and all(self.ready(g) for g in asked)
 
-    def answers_somehow(self, plan: Plan) -> bool:
+    def answers_somehow(self, plan: DeploymentPlan) -> bool:
         return any(self.ready(g) for g in plan.groups if g.target.weight > 0)
 
-    def reason(self, served: Served) -> str:
+    def reason(self, served: ServedDeployment) -> str:
         """Why it is not as it shall be; '' if it is."""
         if served.wanted.problem:
             return served.wanted.problem

@@ -21,7 +21,7 @@ from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.keys import Scope
 from maas.domain.models import AUTO, Version, best_variant
 from maas.domain.names import checked_name
-from maas.storage.deployments import Changed
+from maas.storage.deployments import RevisionConflict
 
 router = guarded_router("deployments")
 PUT_ATTEMPTS = 5
@@ -86,7 +86,7 @@ def _put(services: Services, name: str, body: DeploymentBody, actor: str) -> Dep
     checked_name(name, "deployment")
     checked_name(body.model, "model")
     for _ in range(PUT_ATTEMPTS - 1):
-        with contextlib.suppress(Changed):
+        with contextlib.suppress(RevisionConflict):
             return _put_once(services, name, body, actor)
     return _put_once(services, name, body, actor)
 

@@ -8,7 +8,7 @@ from fastapi import Request, Response
 
 from maas.control.api.principal import GuardedRoute, Principal, guarded_router, needs
 from maas.control.api.request_bodies import ExplainBody
-from maas.control.explanation.explain import DEFAULT_SAMPLES, Question, Spent
+from maas.control.explanation.explain import DEFAULT_SAMPLES, ExplanationCost, RowToExplain
 from maas.control.routes import UseServices
 from maas.domain.keys import Scope
 from maas.domain.names import checked_name
@@ -34,7 +34,7 @@ async def explain(
     response: Response,
 ) -> dict[str, Any]:
     """Shapley values of one answer, by sampling."""
-    question = Question(
+    question = RowToExplain(
         inputs=body.inputs,
         output=body.output,
         target=body.target,
@@ -42,7 +42,7 @@ async def explain(
         seed=body.seed or 0,
         background=body.background,
     )
-    spent = Spent()
+    spent = ExplanationCost()
     name = checked_name(deployment, "deployment")
     try:
         return await services.explainer.explain(

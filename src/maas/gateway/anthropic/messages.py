@@ -14,10 +14,10 @@ from maas.gateway.anthropic.request import count_of, messages_of
 from maas.gateway.anthropic.shapes import error_body
 from maas.gateway.http.request import Request
 from maas.gateway.http.sse import EventStream, event
-from maas.gateway.metering import Written
-from maas.gateway.openai.answers import Collected, WholeAnswer
+from maas.gateway.metering import GenerationUsage
+from maas.gateway.openai.answers import ChoiceText, WholeAnswer
 from maas.gateway.openai.request import named_model
-from maas.gateway.text.generation import GenerationDesk, Writing
+from maas.gateway.text.generation import TextRequest, TextService
 
 OPERATION = "messages"
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -25,8 +25,8 @@ _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"
 encode = msgspec.json.Encoder().encode
 
 
-class MessagesDoor:
-    def __init__(self, desk: GenerationDesk) -> None:
+class MessagesHandler:
+    def __init__(self, desk: TextService) -> None:
         self._desk = desk
 
     def create(self, request: Request) -> None:
@@ -53,8 +53,8 @@ class MessagesDoor:
         writing.counts_tokens = False
         writing.start(_Count(writing, 1), [generation], 1)
 
-    def _writing(self, request: Request, model: str) -> Writing:
-        return Writing(self._desk, request, self._desk.route(model), OPERATION)
+    def _writing(self, request: Request, model: str) -> TextRequest:
+        return TextRequest(self._desk, request, self._desk.route(model), OPERATION)
 
 
 def _message(model: str) -> dict[str, Any]:
@@ -66,11 +66,11 @@ def _message(model: str) -> dict[str, Any]:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": _usage(Written(0)),
+        "usage": _usage(GenerationUsage(0)),
     }
 
 
-def _usage(written: Written) -> dict[str, Any]:
+def _usage(written: GenerationUsage) -> dict[str, Any]:
     """All of the prompt counts as input: this protocol's prompt cache is not offered."""
     return {
         "input_tokens": written.prompt_tokens,
@@ -92,7 +92,7 @@ class _Count(WholeAnswer):
 
 
 class _Whole(WholeAnswer):
-    def __init__(self, writing: Writing, model: str) -> None:
+    def __init__(self, writing: TextRequest, model: str) -> None:
         super().__init__(writing, 1)
         self._model = model
 
@@ -103,7 +103,7 @@ class _Whole(WholeAnswer):
         return said | {"usage": _usage(self.writing.written)}
 
 
-def _content(choice: Collected) -> list[dict[str, Any]]:
+def _content(choice: ChoiceText) -> list[dict[str, Any]]:
     content: list[dict[str, Any]] = []
     text = choice.text
     if text or not choice.calls:
@@ -132,7 +132,7 @@ def _input(arguments: str) -> dict[str, Any]:
 class _Stream:
     """One content block after the other: text, then each tool that is called."""
 
-    def __init__(self, writing: Writing, model: str) -> None:
+    def __init__(self, writing: TextRequest, model: str) -> None:
         self._writing = writing
         self._stream = EventStream(writing.request, writing.leave, self._fell_behind)
         self._model = model

@@ -8,8 +8,8 @@ from typing import Any
 from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation
 from maas.gateway.anthropic.shapes import (
+    AnthropicMessage,
     CountRequest,
-    Message,
     MessagesRequest,
     TextBlock,
     ToolResultBlock,
@@ -63,7 +63,7 @@ def _text(content: str | list[TextBlock]) -> str:
     return content if isinstance(content, str) else "".join(block.text for block in content)
 
 
-def _messages(message: Message, field: str) -> list[dict[str, Any]]:
+def _messages(message: AnthropicMessage, field: str) -> list[dict[str, Any]]:
     """Results of tools are messages of their own, before what the user says besides."""
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]

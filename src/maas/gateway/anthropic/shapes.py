@@ -49,12 +49,12 @@ class ToolResultBlock(Struct, tag_field="type", tag="tool_result"):
 Block = TextBlock | ToolUseBlock | ToolResultBlock
 
 
-class Message(Struct, forbid_unknown_fields=True):
+class AnthropicMessage(Struct, forbid_unknown_fields=True):
     role: Literal["user", "assistant"]
     content: str | Annotated[list[Block], Meta(max_length=MAX_MESSAGES)]
 
 
-class Tool(Struct, forbid_unknown_fields=True):
+class AnthropicTool(Struct, forbid_unknown_fields=True):
     name: FunctionName
     input_schema: dict[str, Any]
     description: Description | None = None
@@ -75,9 +75,9 @@ class Thinking(Struct):
 
 class CountRequest(Struct, kw_only=True):
     model: ModelName
-    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[AnthropicMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     system: str | list[TextBlock] = ""
-    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] = []
+    tools: Annotated[list[AnthropicTool], Meta(max_length=MAX_TOOLS)] = []
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
 

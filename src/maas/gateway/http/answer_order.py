@@ -9,7 +9,7 @@ from maas.domain.errors import Unavailable
 from maas.gateway.http.request import Request
 
 
-class Turns:
+class AnswerOrder:
     """A connection's requests that are not fully answered yet, in the order in which they came."""
 
     __slots__ = ("_loop", "requests", "streams")

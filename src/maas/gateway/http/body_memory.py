@@ -7,7 +7,7 @@ from maas.domain.errors import Overloaded
 ARRIVING_BYTES = 512 << 20
 
 
-class ArrivingBodies:
+class BodyMemory:
     """Who sends slowly keeps what it has sent in our memory; so many of them would fill it."""
 
     def __init__(self) -> None:

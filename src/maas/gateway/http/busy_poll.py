@@ -19,7 +19,7 @@ _SHARE = 0.125
 """How much the latest pause weighs among those before it."""
 
 
-class Attention:
+class BusyPoll:
     """Looks for requests for `longest` seconds after an answer, if that is what callers take."""
 
     __slots__ = ("_answered", "_is_first", "_is_looking", "_is_scheduled", "_is_working",

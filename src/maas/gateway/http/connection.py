@@ -13,12 +13,12 @@ from time import monotonic
 from typing import Protocol, cast
 
 from maas.domain.errors import BadRequest, BodyTooLarge, MaasError, RequestTimeout, Unavailable
-from maas.gateway.http.answer_order import Turns
-from maas.gateway.http.body_memory import ArrivingBodies
-from maas.gateway.http.busy_poll import Attention
-from maas.gateway.http.read_timeouts import Pace, Pause, Reading
+from maas.gateway.http.answer_order import AnswerOrder
+from maas.gateway.http.body_memory import BodyMemory
+from maas.gateway.http.busy_poll import BusyPoll
+from maas.gateway.http.read_timeouts import PauseReason, ReadControl, ReadTimeouts
 from maas.gateway.http.reader import RequestReader
-from maas.gateway.http.request import BodyStream, Door, Head, Request
+from maas.gateway.http.request import BodyStream, Request, RequestHead, ServerContext
 
 MAX_PIPELINED = 8
 DISCARDED_BYTES = 64 << 10
@@ -28,22 +28,22 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NOT_REPEATABLE = {b"transfer-encoding", b"expect", b"upgrade"}
 
 
-class Server(Door, Protocol):
+class ServerInterface(ServerContext, Protocol):
     """What a connection needs of its server."""
 
-    attention: Attention
-    arriving: ArrivingBodies
+    attention: BusyPoll
+    arriving: BodyMemory
 
     def opened(self, connection: Connection) -> None: ...
     def closed(self, connection: Connection) -> None: ...
-    def begin(self, head: Head) -> int:
+    def begin(self, head: RequestHead) -> int:
         """The head is here: match, authenticate, or raise; returns the largest body allowed."""
 
     @property
-    def heads(self) -> dict[bytes, Head]:
+    def heads(self) -> dict[bytes, RequestHead]:
         """What was decided for heads, by their bytes, while it holds."""
 
-    def remember_head(self, raw: bytes, head: Head) -> None: ...
+    def remember_head(self, raw: bytes, head: RequestHead) -> None: ...
 
     def handle(self, request: Request) -> None:
         """The request is whole (or its body streams): answer it, now or later."""
@@ -52,15 +52,15 @@ class Server(Door, Protocol):
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
-    _reading: Reading
+    _reading: ReadControl
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ServerInterface) -> None:
         self.server = server
-        self.door: Door = server
+        self.door: ServerContext = server
         self._transport: asyncio.Transport | None = None
         self._reader = RequestReader(self)
-        self._turns = Turns(server.loop)
-        self._pace = Pace()
+        self._turns = AnswerOrder(server.loop)
+        self._pace = ReadTimeouts()
         self._arriving: Request | None = None
         """Whose body is not here yet."""
         self._body_limit = self._held = 0
@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
         """The last answer is decided: what still comes is not looked at."""
         self._completed = 0
         """Requests whose body ended, as a count."""
-        self._repeatable: Head | None = None
+        self._repeatable: RequestHead | None = None
         """The last completed request's head, if its like may skip the parser."""
         self._writable: asyncio.Future[None] | None = None
 
@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._reading = Reading(self._transport, self._pace)
+        self._reading = ReadControl(self._transport, self._pace)
         self.server.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
                     request = Request(self, head, now, body)
                     requests.append(request)
                     if len(requests) >= MAX_PIPELINED:
-                        self._reading.pause(Pause.PIPELINE)
+                        self._reading.pause(PauseReason.PIPELINE)
                     self.server.handle(request)
                     return
         completed = self._completed
@@ -135,13 +135,13 @@ class Connection(asyncio.Protocol):
         """Who does not take its answers may not ask for more of them."""
         self._writable = self.server.loop.create_future()
         if not self._deaf:
-            self._reading.pause(Pause.WRITE)
+            self._reading.pause(PauseReason.WRITE)
 
     def resume_writing(self) -> None:
         writable, self._writable = self._writable, None
         if writable is not None and not writable.done():
             writable.set_result(None)
-        self._reading.resume(Pause.WRITE)
+        self._reading.resume(PauseReason.WRITE)
 
     # -- requests, as the reader finds them -------------------------------------------------
 
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
         self._pace.since = now = monotonic()
         self.server.attention.asked(now)
 
-    def head_read(self, head: Head) -> None:
+    def head_read(self, head: RequestHead) -> None:
         if self._deaf or not self._turns.accepts_more:
             raise BadRequest("a request came after the last one")
         self._pace.body_bytes = 0
@@ -158,7 +158,7 @@ class Connection(asyncio.Protocol):
         requests = self._turns.requests
         requests.append(request)
         if len(requests) >= MAX_PIPELINED:
-            self._reading.pause(Pause.PIPELINE)
+            self._reading.pause(PauseReason.PIPELINE)
         try:
             self._body_limit = self.server.begin(head)
             if head.body_length > self._body_limit:
@@ -252,7 +252,7 @@ class Connection(asyncio.Protocol):
         # Who asked first and hears an answer may send the body or the next request: who knows.
         if head.is_chunked or left > DISCARDED_BYTES or b"expect" in head.headers:
             request.keep_alive = False
-        self._reading.resume(Pause.BODY)
+        self._reading.resume(PauseReason.BODY)
 
     # -- answers ----------------------------------------------------------------------------
 
@@ -293,7 +293,7 @@ class Connection(asyncio.Protocol):
         if self._owes_continue:
             self._give_continue()
         if len(turns.requests) < MAX_PIPELINED:
-            self._reading.resume(Pause.PIPELINE)
+            self._reading.resume(PauseReason.PIPELINE)
 
     async def turn_of(self, request: Request) -> None:
         """Wait until every earlier request of this connection is answered."""
@@ -330,7 +330,7 @@ class Connection(asyncio.Protocol):
         if request is None:
             if not self._turns.accepts_more:
                 return
-            request = Request(self, Head("GET", b"/", {}), self._pace.since)
+            request = Request(self, RequestHead("GET", b"/", {}), self._pace.since)
             requests.append(request)
         request.keep_alive = False
         if request.body_stream is not None:
@@ -350,7 +350,7 @@ class Connection(asyncio.Protocol):
             transport.close()
             return
         self._pace.linger()
-        self._reading.resume(*Pause)
+        self._reading.resume(*PauseReason)
         if transport.can_write_eof():
             transport.write_eof()
 
@@ -358,11 +358,11 @@ class Connection(asyncio.Protocol):
 
     def pause_body(self) -> None:
         if self._transport is not None:
-            self._reading.pause(Pause.BODY)
+            self._reading.pause(PauseReason.BODY)
 
     def resume_body(self) -> None:
         if self._transport is not None:
-            self._reading.resume(Pause.BODY)
+            self._reading.resume(PauseReason.BODY)
 
     @property
     def is_idle(self) -> bool:

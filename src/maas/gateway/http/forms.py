@@ -19,14 +19,14 @@ MAX_HEADERS = 8
 MAX_BOUNDARY_BYTES = 70
 
 
-class Part(NamedTuple):
+class FormPart(NamedTuple):
     name: str
     is_file: bool
     """Whether it came with a file name."""
     data: bytes
 
 
-def form_of(request: Request) -> list[Part]:
+def form_of(request: Request) -> list[FormPart]:
     """The parts in their order. Raises MalformedBody, at the first byte that is wrong."""
     header = request.headers.get(b"content-type", b"").decode("latin-1")
     boundary = parse_options_header(header)[1].get("boundary", "")
@@ -34,7 +34,7 @@ def form_of(request: Request) -> list[Part]:
         raise MalformedBody(
             f"multipart/form-data needs a boundary of 1 to {MAX_BOUNDARY_BYTES} characters"
         )
-    parts: list[Part] = []
+    parts: list[FormPart] = []
     segment: MultipartSegment | None = None
     pieces: list[bytes] = []
     try:
@@ -51,7 +51,7 @@ def form_of(request: Request) -> list[Part]:
                     pieces.append(bytes(event))
                 elif segment is not None:
                     is_file = segment.filename is not None
-                    parts.append(Part(segment.name, is_file, b"".join(pieces)))
+                    parts.append(FormPart(segment.name, is_file, b"".join(pieces)))
                     segment = None
     except (MultipartError, UnicodeError) as wrong:
         raise MalformedBody(f"the body is not multipart/form-data: {wrong}") from None

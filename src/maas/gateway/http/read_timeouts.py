@@ -17,7 +17,7 @@ LINGER_SILENCE_SECONDS = 2.0
 LINGER_BYTES = 256 << 20
 
 
-class Pause(Enum):
+class PauseReason(Enum):
     """A reason not to read from a connection."""
 
     PIPELINE = "enough requests wait for their answers"
@@ -25,7 +25,7 @@ class Pause(Enum):
     WRITE = "the client does not take its answers"
 
 
-class Pace:
+class ReadTimeouts:
     """What one connection has done since when; all times in seconds on the monotonic clock."""
 
     __slots__ = ("_linger_since", "_lingered_bytes", "_taken", "_unsent", "answered", "body_bytes",
@@ -82,28 +82,28 @@ class Pace:
         return silent or now - self._linger_since > LINGER_SECONDS
 
 
-class Reading:
+class ReadControl:
     """Reads on only while nobody has a reason against it; time paused is not the client's."""
 
     __slots__ = ("_pace", "_reasons", "_since", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, pace: Pace) -> None:
+    def __init__(self, transport: asyncio.Transport, pace: ReadTimeouts) -> None:
         self._transport = transport
         self._pace = pace
-        self._reasons: set[Pause] = set()
+        self._reasons: set[PauseReason] = set()
         self._since = 0.0
 
     @property
     def is_paused(self) -> bool:
         return bool(self._reasons)
 
-    def pause(self, reason: Pause) -> None:
+    def pause(self, reason: PauseReason) -> None:
         if not self._reasons and not self._transport.is_closing():
             self._since = time.monotonic()
             self._transport.pause_reading()
         self._reasons.add(reason)
 
-    def resume(self, *reasons: Pause) -> None:
+    def resume(self, *reasons: PauseReason) -> None:
         if not self._reasons:
             return
         self._reasons.difference_update(reasons)

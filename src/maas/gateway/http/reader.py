@@ -7,7 +7,7 @@ from typing import Protocol
 import httptools
 
 from maas.domain.errors import BadRequest, HeadersTooLarge, MaasError
-from maas.gateway.http.request import Head
+from maas.gateway.http.request import RequestHead
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_HEADERS = 100
@@ -19,7 +19,7 @@ class Sink(Protocol):
     """Who is told what was read; may raise MaasError to refuse it."""
 
     def head_began(self) -> None: ...
-    def head_read(self, head: Head) -> None: ...
+    def head_read(self, head: RequestHead) -> None: ...
     def body_read(self, piece: bytes) -> None: ...
     def request_read(self) -> None: ...
 
@@ -35,7 +35,7 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self.in_head = False
         """The first byte of a head is here and its end is not."""
-        self._head: Head | None = None
+        self._head: RequestHead | None = None
         """Whose body is being read."""
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
@@ -122,7 +122,7 @@ class RequestReader:
         self.in_head = False
         self._loose_bytes = 0
         parser = self._parser
-        head = Head(
+        head = RequestHead(
             parser.get_method().decode(),
             self._target,
             self._headers,

@@ -23,7 +23,7 @@ ErrorShape = Callable[[MaasError, str], tuple[int, bytes, bytes]]
 """An error and a request id → status, content type and body."""
 
 
-class Door(Protocol):
+class ServerContext(Protocol):
     """What a request needs to know of the server that it came to."""
 
     loop: AbstractEventLoop
@@ -31,11 +31,11 @@ class Door(Protocol):
     date_line: bytes
 
 
-class Wire(Protocol):
+class RequestConnection(Protocol):
     """The connection that a request came over, as the request sees it."""
 
     @property
-    def door(self) -> Door: ...
+    def door(self) -> ServerContext: ...
     def answered(self, request: Request) -> None: ...
     async def turn_of(self, request: Request) -> None: ...
     def write_streamed(self, request: Request, data: bytes) -> Future[None] | None: ...
@@ -46,7 +46,7 @@ class Wire(Protocol):
     def drop_body(self) -> None: ...
 
 
-class Head:
+class RequestHead:
     """A request's head and what was decided by it; never changed once the request is handled.
 
     Clients that keep their connection send the same head again and again, so it is a thing of its
@@ -114,7 +114,9 @@ class Request:
         "wire",
     )
 
-    def __init__(self, wire: Wire, head: Head, received: float, body: bytes = b"") -> None:
+    def __init__(
+        self, wire: RequestConnection, head: RequestHead, received: float, body: bytes = b""
+    ) -> None:
         """`received` is in seconds on the monotonic clock."""
         self.wire = wire
         self.head = head
@@ -271,7 +273,7 @@ class AnswerStream:
 class BodyStream:
     """A body that is handed on while it arrives, at the pace of whoever takes it."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: RequestConnection) -> None:
         self._wire = wire
         self._pieces: list[bytes] = []
         self._ended = False

@@ -17,7 +17,7 @@ from maas.gateway.http.request import ErrorShape, Request, problem_shape
 JSON_ONLY = (b"application/json",)
 
 
-class Access(Enum):
+class RouteAccess(Enum):
     """Who may use a route that no single scope guards."""
 
     PUBLIC = "public"
@@ -31,7 +31,7 @@ class Route:
     pattern: str
     """`/predict/{deployment}`: a segment in braces matches any one segment; a last `{*}` matches
     the rest of the path."""
-    access: Scope | Access
+    access: Scope | RouteAccess
     handler: Callable[[Request], None]
     max_body: int = 0
     content_types: tuple[bytes, ...] = JSON_ONLY

@@ -23,11 +23,11 @@ from maas.domain.errors import (
 from maas.domain.keys import Scope
 from maas.domain.names import shown
 from maas.gateway.http.auth import HostCheck, KeyRing, require
-from maas.gateway.http.body_memory import ArrivingBodies
-from maas.gateway.http.busy_poll import Attention
+from maas.gateway.http.body_memory import BodyMemory
+from maas.gateway.http.busy_poll import BusyPoll
 from maas.gateway.http.connection import Connection
-from maas.gateway.http.request import Head, Request, media_type
-from maas.gateway.http.routes import JSON_ONLY, Access, Route, RouteTable
+from maas.gateway.http.request import Request, RequestHead, media_type
+from maas.gateway.http.routes import JSON_ONLY, Route, RouteAccess, RouteTable
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,10 @@ class HttpServer:
         routes: RouteTable,
         keys: KeyRing,
         hosts: HostCheck,
-        attention: Attention | None = None,
+        attention: BusyPoll | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.attention = attention or Attention(self.loop, 0.0, lambda: False)
+        self.attention = attention or BusyPoll(self.loop, 0.0, lambda: False)
         self.draining = False
         self.date_line = b""
         self._routes = routes
@@ -69,8 +69,8 @@ class HttpServer:
         self._hosts = hosts
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
-        self.heads: dict[bytes, Head] = {}
-        self.arriving = ArrivingBodies()
+        self.heads: dict[bytes, RequestHead] = {}
+        self.arriving = BodyMemory()
         self._max_connections = max_connections()
         self._idlest: list[Connection] | None = None
         self._tick()
@@ -143,7 +143,7 @@ class HttpServer:
 
     # -- requests ---------------------------------------------------------------------------
 
-    def begin(self, head: Head) -> int:
+    def begin(self, head: RequestHead) -> int:
         """Match, check host and key, and say how large the body may be; raises to refuse."""
         missing: MaasError | None = None
         route = None
@@ -156,7 +156,7 @@ class HttpServer:
         self._hosts.check(head.method, head.headers)
         if authority:
             self._hosts.check_host(authority)
-        if route is None or route.access is not Access.PUBLIC:
+        if route is None or route.access is not RouteAccess.PUBLIC:
             # Who may not call learns nothing of what is here to be called.
             head.key = self._keys.authenticate(head.headers)
         if route is None:
@@ -174,7 +174,7 @@ class HttpServer:
         is_json = _checked_content_type(head, route) in JSON_ONLY
         return route.max_json if is_json and route.max_json is not None else route.max_body
 
-    def remember_head(self, raw: bytes, head: Head) -> None:
+    def remember_head(self, raw: bytes, head: RequestHead) -> None:
         if len(self.heads) >= MAX_KNOWN_HEADS:
             self.heads.clear()
         if len(raw) <= MAX_KNOWN_HEAD_BYTES:
@@ -208,7 +208,7 @@ def _origin_form(target: bytes) -> tuple[bytes, bytes]:
     return rest[:end] or b"?", path if path.startswith(b"/") else b"/" + path
 
 
-def _checked_content_type(head: Head, route: Route) -> bytes:
+def _checked_content_type(head: RequestHead, route: Route) -> bytes:
     """The body's type without its parameters; raises UnsupportedMediaType."""
     encoding = head.headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding != b"identity":

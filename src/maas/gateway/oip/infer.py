@@ -20,7 +20,7 @@ from maas.gateway.calls import Encoded, HttpCall, deadline_of
 from maas.gateway.http.large_bodies import LARGE_BYTES, large_bodies
 from maas.gateway.http.request import JSON, Request
 from maas.gateway.metering import Meter
-from maas.gateway.oip.quick_json import QuickOip
+from maas.gateway.oip.json_fast_path import OipJsonFastPath
 from maas.gateway.oip.request import (
     HEADER_LENGTH,
     Wanted,
@@ -29,7 +29,7 @@ from maas.gateway.oip.request import (
     split,
     wanted_outputs,
 )
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.routing.router import LiveDeployment, Router
 from maas.serving.wire.codec import Decoded, flat_elements
 from maas.serving.wire.messages import Answers, Buffer, rows_of
@@ -39,7 +39,7 @@ Understood = tuple[Decoded, str, list[Wanted] | None]
 OCTETS = b"application/octet-stream"
 
 
-class OipDoor:
+class OipHandler:
     def __init__(
         self, router: Router, meter: Meter, timeout_s: float, version: str, max_json: int
     ) -> None:
@@ -49,8 +49,8 @@ class OipDoor:
         self._meter = meter
         self._timeout_s = timeout_s
         self._version = version
-        self._quick: WeakKeyDictionary[LiveRoute, QuickOip] = WeakKeyDictionary()
-        self._last: tuple[LiveRoute | None, QuickOip | None] = (None, None)
+        self._quick: WeakKeyDictionary[LiveTarget, OipJsonFastPath] = WeakKeyDictionary()
+        self._last: tuple[LiveTarget | None, OipJsonFastPath | None] = (None, None)
         """Of the latest request, whose like is the next one's nearly always."""
 
     # -- about the server and its models ----------------------------------------------------
@@ -130,7 +130,9 @@ class OipDoor:
             self._meter.failed(request.key, "predict", deployment.name, route, error)
             request.fail(error)
 
-    def _understood(self, request: Request, route: LiveRoute, quick: QuickOip) -> Understood:
+    def _understood(
+        self, request: Request, route: LiveTarget, quick: OipJsonFastPath
+    ) -> Understood:
         """Of any request. Raises BadRequest, BodyTooLarge, MalformedBody or InvalidInput."""
         body = request.body
         if LARGE_BYTES < len(body) <= self._max_json and HEADER_LENGTH not in request.headers:
@@ -144,8 +146,8 @@ class OipDoor:
     def _go(
         self,
         request: Request,
-        route: LiveRoute,
-        quick: QuickOip,
+        route: LiveTarget,
+        quick: OipJsonFastPath,
         deadline: float | None,
         found: Understood | MaasError,
     ) -> None:
@@ -162,10 +164,10 @@ class OipDoor:
             self._meter.failed(request.key, "predict", route.deployment, route, error)
             request.fail(error)
 
-    def _quick_for(self, route: LiveRoute) -> QuickOip:
+    def _quick_for(self, route: LiveTarget) -> OipJsonFastPath:
         quick = self._quick.get(route)
         if quick is None:
-            quick = QuickOip(route.signature, route.deployment, route.version)
+            quick = OipJsonFastPath(route.signature, route.deployment, route.version)
             self._quick[route] = quick
         self._last = (route, quick)
         return quick
@@ -177,7 +179,7 @@ class OipCall(HttpCall):
     encodes_aside = True
 
     id: str
-    quick: QuickOip
+    quick: OipJsonFastPath
     wanted: list[Wanted] | None
     """None: all outputs, in JSON."""
 

@@ -11,9 +11,9 @@ import msgspec
 from maas.domain.errors import MaasError, RequestTimeout
 from maas.domain.generation import Ending, Piece, TokenLogprob
 from maas.gateway.http.sse import EventStream, event
-from maas.gateway.metering import Written
+from maas.gateway.metering import GenerationUsage
 from maas.gateway.openai.shapes import error_body
-from maas.gateway.text.generation import Writing
+from maas.gateway.text.generation import TextRequest
 
 encode = msgspec.json.Encoder().encode
 
@@ -22,7 +22,7 @@ UNLIKELY = -9999.0
 """The protocol's word for "very unlikely": JSON has no infinity."""
 
 
-def stamp(writing: Writing, model: str, prefix: str, kind: str) -> dict[str, Any]:
+def stamp(writing: TextRequest, model: str, prefix: str, kind: str) -> dict[str, Any]:
     """What all parts of one answer have in common."""
     return {
         "id": f"{prefix}-{secrets.token_hex(12)}",
@@ -34,7 +34,7 @@ def stamp(writing: Writing, model: str, prefix: str, kind: str) -> dict[str, Any
     }
 
 
-def usage_of(written: Written) -> dict[str, Any]:
+def usage_of(written: GenerationUsage) -> dict[str, Any]:
     return {
         "prompt_tokens": written.prompt_tokens,
         "completion_tokens": written.completion_tokens,
@@ -43,7 +43,7 @@ def usage_of(written: Written) -> dict[str, Any]:
     }
 
 
-class Collected:
+class ChoiceText:
     """What one choice has written so far."""
 
     def __init__(self) -> None:
@@ -71,9 +71,9 @@ class Collected:
 class WholeAnswer:
     """Collects until all is written, then answers once."""
 
-    def __init__(self, writing: Writing, choices: int) -> None:
+    def __init__(self, writing: TextRequest, choices: int) -> None:
         self.writing = writing
-        self.choices = [Collected() for _ in range(choices)]
+        self.choices = [ChoiceText() for _ in range(choices)]
 
     def wrote(self, choice: int, piece: Piece) -> None:
         self.choices[choice].add(piece)
@@ -95,7 +95,7 @@ class WholeAnswer:
 class StreamedAnswer:
     """Chunks of one kind, `stamp` and choices in each, and the end of such a stream."""
 
-    def __init__(self, writing: Writing, common: dict[str, Any], include_usage: bool) -> None:
+    def __init__(self, writing: TextRequest, common: dict[str, Any], include_usage: bool) -> None:
         self.writing = writing
         self.include_usage = include_usage
         self.stream = EventStream(writing.request, writing.leave, self._fell_behind)

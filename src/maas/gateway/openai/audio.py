@@ -15,7 +15,7 @@ from maas.gateway.http.forms import form_of
 from maas.gateway.http.request import JSON, Request
 from maas.gateway.openai.named_calls import NamedCalls, decoded, output
 from maas.gateway.openai.subtitles import srt, vtt
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.wire.codec import flat_elements
 from maas.serving.wire.messages import Answers
 
@@ -29,7 +29,7 @@ _SAYS_NOTHING = {"stream": "false", "chunking_strategy": "auto"}
 """Fields that may be there with the one value that changes nothing."""
 
 
-class AudioDoor:
+class AudioHandler:
     def __init__(self, calls: NamedCalls) -> None:
         self._calls = calls
 
@@ -109,7 +109,7 @@ class Form:
         """The field, "" if it is not there."""
         return next(iter(self._all(name)), "")
 
-    def values(self, route: LiveRoute, translate: bool) -> dict[str, list[Any]]:
+    def values(self, route: LiveTarget, translate: bool) -> dict[str, list[Any]]:
         """What the runtime gets. Raises InvalidInput."""
         values: dict[str, list[Any]] = {
             "audio": [next(part.data for part in self._parts if part.name == "file")]

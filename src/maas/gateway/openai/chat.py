@@ -8,21 +8,21 @@ from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Piece, TokenLogprob, ToolCallPiece
 from maas.gateway.http.request import Request
 from maas.gateway.openai.answers import (
-    Collected,
+    ChoiceText,
     StreamedAnswer,
     WholeAnswer,
     stamp,
     token_logprob,
     usage_of,
 )
-from maas.gateway.openai.request import Asked, chat_of, named_model
-from maas.gateway.text.generation import GenerationDesk, Writing
+from maas.gateway.openai.request import ParsedRequest, chat_of, named_model
+from maas.gateway.text.generation import TextRequest, TextService
 
 OPERATION = "chat"
 
 
-class ChatDoor:
-    def __init__(self, desk: GenerationDesk) -> None:
+class ChatHandler:
+    def __init__(self, desk: TextService) -> None:
         self._desk = desk
 
     def handle(self, request: Request) -> None:
@@ -30,7 +30,7 @@ class ChatDoor:
         model, body = named_model(request.body)
         try:
             model, asked = chat_of(body)
-            writing = Writing(self._desk, request, self._desk.route(model), OPERATION)
+            writing = TextRequest(self._desk, request, self._desk.route(model), OPERATION)
         except MaasError as error:
             self._desk.refused(request, OPERATION, model, error)
             return
@@ -39,7 +39,7 @@ class ChatDoor:
 
 
 class _Whole(WholeAnswer):
-    def __init__(self, writing: Writing, model: str, asked: Asked) -> None:
+    def __init__(self, writing: TextRequest, model: str, asked: ParsedRequest) -> None:
         super().__init__(writing, len(asked.generations))
         self._model = model
         self._logprobs = asked.generations[0].logprobs is not None
@@ -59,7 +59,7 @@ class _Whole(WholeAnswer):
 
 
 class _Stream(StreamedAnswer):
-    def __init__(self, writing: Writing, model: str, asked: Asked) -> None:
+    def __init__(self, writing: TextRequest, model: str, asked: ParsedRequest) -> None:
         common = stamp(writing, model, "chatcmpl", "chat.completion.chunk")
         super().__init__(writing, common, asked.include_usage)
         self._logprobs = asked.generations[0].logprobs is not None
@@ -96,7 +96,7 @@ class _Stream(StreamedAnswer):
         )
 
 
-def _message(choice: Collected) -> dict[str, Any]:
+def _message(choice: ChoiceText) -> dict[str, Any]:
     text = choice.text
     said: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if choice.calls:

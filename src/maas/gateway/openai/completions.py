@@ -8,15 +8,15 @@ from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Piece, TokenLogprob
 from maas.gateway.http.request import Request
 from maas.gateway.openai.answers import UNLIKELY, StreamedAnswer, WholeAnswer, stamp, usage_of
-from maas.gateway.openai.request import Asked, completions_of, named_model
-from maas.gateway.text.generation import GenerationDesk, Writing
+from maas.gateway.openai.request import ParsedRequest, completions_of, named_model
+from maas.gateway.text.generation import TextRequest, TextService
 
 OPERATION = "completions"
 KIND = "text_completion"
 
 
-class CompletionsDoor:
-    def __init__(self, desk: GenerationDesk) -> None:
+class CompletionsHandler:
+    def __init__(self, desk: TextService) -> None:
         self._desk = desk
 
     def handle(self, request: Request) -> None:
@@ -24,7 +24,7 @@ class CompletionsDoor:
         model, body = named_model(request.body)
         try:
             model, asked, said = completions_of(body)
-            writing = Writing(self._desk, request, self._desk.route(model), OPERATION)
+            writing = TextRequest(self._desk, request, self._desk.route(model), OPERATION)
         except MaasError as error:
             self._desk.refused(request, OPERATION, model, error)
             return
@@ -32,13 +32,13 @@ class CompletionsDoor:
         writing.start(teller, asked.generations, asked.per_prompt)
 
 
-def _echoes(asked: Asked, echo: bool) -> list[str]:
+def _echoes(asked: ParsedRequest, echo: bool) -> list[str]:
     """What stands before each choice."""
     return [g.prompt if echo and isinstance(g.prompt, str) else "" for g in asked.generations]
 
 
 class _Whole(WholeAnswer):
-    def __init__(self, writing: Writing, model: str, asked: Asked, echo: bool) -> None:
+    def __init__(self, writing: TextRequest, model: str, asked: ParsedRequest, echo: bool) -> None:
         super().__init__(writing, len(asked.generations))
         self._model = model
         self._logprobs = asked.generations[0].logprobs is not None
@@ -59,7 +59,7 @@ class _Whole(WholeAnswer):
 
 
 class _Stream(StreamedAnswer):
-    def __init__(self, writing: Writing, model: str, asked: Asked, echo: bool) -> None:
+    def __init__(self, writing: TextRequest, model: str, asked: ParsedRequest, echo: bool) -> None:
         super().__init__(writing, stamp(writing, model, "cmpl", KIND), asked.include_usage)
         self._logprobs = asked.generations[0].logprobs is not None
         self._echoes = _echoes(asked, echo)

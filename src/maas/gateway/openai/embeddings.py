@@ -35,7 +35,7 @@ class EmbeddingRequest(Struct):
     dimensions: Annotated[int, Meta(ge=1, le=1 << 16)] | None = None
 
 
-class EmbeddingsDoor:
+class EmbeddingsHandler:
     def __init__(self, calls: NamedCalls) -> None:
         self._calls = calls
 

@@ -14,7 +14,7 @@ from maas.serving.routing.router import LiveDeployment, Router
 TASKS = frozenset({Task.TEXT_GENERATION, Task.EMBEDDING, Task.TRANSCRIPTION})
 
 
-class ModelsDoor:
+class ModelsHandler:
     def __init__(self, router: Router) -> None:
         self._router = router
 

@@ -13,7 +13,7 @@ from maas.domain.signature import Signature
 from maas.gateway.http.request import Request
 from maas.gateway.metering import Meter
 from maas.gateway.text.generation import check_task
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.routing.router import Router
 from maas.serving.wire.codec import Decoded, default_tensor, flat_elements, pack
 from maas.serving.wire.messages import Answers, Buffer, rows_of
@@ -26,7 +26,7 @@ class NamedCalls:
         self.meter = meter
         self.longest_s = longest_s
 
-    def route(self, name: str, task: Task) -> LiveRoute:
+    def route(self, name: str, task: Task) -> LiveTarget:
         """A route of the deployment `name`, which must be for `task`; raises ModelNotFound, or
         Unavailable if nobody can answer for it."""
         try:

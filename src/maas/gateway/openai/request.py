@@ -10,12 +10,12 @@ from maas.domain.generation import Generation
 from maas.domain.names import shown
 from maas.gateway.openai.shapes import (
     MAX_PROMPTS,
+    ChatMessage,
     ChatRequest,
     CompletionRequest,
-    Message,
+    ContentPart,
+    FunctionTool,
     NamedTool,
-    Part,
-    Tool,
     ToolsChoice,
     biases_of,
     check_fields,
@@ -30,7 +30,7 @@ _SAID_BACK = frozenset({"refusal", "annotations", "reasoning", "reasoning_conten
 """Of an earlier answer: clients send whole messages back."""
 
 
-class Asked(NamedTuple):
+class ParsedRequest(NamedTuple):
     generations: list[Generation]
     per_prompt: int
     """How many of them, one after the other, are choices for the same prompt."""
@@ -38,7 +38,7 @@ class Asked(NamedTuple):
     include_usage: bool
 
 
-def chat_of(body: dict[str, Any]) -> tuple[str, Asked]:
+def chat_of(body: dict[str, Any]) -> tuple[str, ParsedRequest]:
     """The deployment that is named, and what it shall write. Raises InvalidInput."""
     check_fields(body, ChatRequest.__struct_fields__)
     body = said_in(body)
@@ -68,10 +68,10 @@ def chat_of(body: dict[str, Any]) -> tuple[str, Asked]:
         parallel_tool_calls=asked.parallel_tool_calls,
     )
     usage = check_stream_options(asked)
-    return asked.model, Asked(_choices(generation, asked.n), asked.n, asked.stream, usage)
+    return asked.model, ParsedRequest(_choices(generation, asked.n), asked.n, asked.stream, usage)
 
 
-def completions_of(body: dict[str, Any]) -> tuple[str, Asked, CompletionRequest]:
+def completions_of(body: dict[str, Any]) -> tuple[str, ParsedRequest, CompletionRequest]:
     """As `chat_of`, for text that is continued as it is."""
     check_fields(body, (*CompletionRequest.__struct_fields__,))
     asked = typed(CompletionRequest, said_in(body))
@@ -96,7 +96,7 @@ def completions_of(body: dict[str, Any]) -> tuple[str, Asked, CompletionRequest]
     for prompt in prompts:
         generations += _choices(replace(base, prompt=prompt), asked.n)
     usage = check_stream_options(asked)
-    return asked.model, Asked(generations, asked.n, asked.stream, usage), asked
+    return asked.model, ParsedRequest(generations, asked.n, asked.stream, usage), asked
 
 
 def named_model(body: bytes | bytearray) -> tuple[str, dict[str, Any]]:
@@ -146,9 +146,9 @@ def _max_tokens(asked: ChatRequest) -> int | None:
 # -- messages ---------------------------------------------------------------------------------
 
 
-def _message(message: Message, raw: dict[str, Any], field: str) -> dict[str, Any]:
+def _message(message: ChatMessage, raw: dict[str, Any], field: str) -> dict[str, Any]:
     for name, value in raw.items():
-        known = name in Message.__struct_fields__ or name in _SAID_BACK
+        known = name in ChatMessage.__struct_fields__ or name in _SAID_BACK
         if not known and value not in (None, [], {}):
             raise InvalidInput(f"{field}.{name} is not supported here", field=f"{field}.{name}")
     role = "system" if message.role == "developer" else message.role
@@ -180,7 +180,7 @@ def _message(message: Message, raw: dict[str, Any], field: str) -> dict[str, Any
     return out
 
 
-def _text(content: str | list[Part] | None, field: str) -> str:
+def _text(content: str | list[ContentPart] | None, field: str) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     texts = []
@@ -212,7 +212,7 @@ def _response_format(asked: ChatRequest) -> dict[str, Any] | None:
     return {"type": "json_schema", "schema": wanted.json_schema.schema}
 
 
-def _tools(tools: list[Tool]) -> list[dict[str, Any]]:
+def _tools(tools: list[FunctionTool]) -> list[dict[str, Any]]:
     out = []
     names = set()
     for number, tool in enumerate(tools):
@@ -232,7 +232,7 @@ def _tools(tools: list[Tool]) -> list[dict[str, Any]]:
     return out
 
 
-def _chosen_tools(asked: ChatRequest) -> tuple[list[Tool], str | dict[str, Any] | None]:
+def _chosen_tools(asked: ChatRequest) -> tuple[list[FunctionTool], str | dict[str, Any] | None]:
     """The tools that may be called, and whether one must be."""
     choice = asked.tool_choice
     if choice is None:

@@ -46,7 +46,7 @@ class RerankRequest(Struct):
     return_documents: bool = True
 
 
-class RerankDoor:
+class RerankHandler:
     def __init__(self, calls: NamedCalls) -> None:
         self._calls = calls
 

@@ -41,7 +41,7 @@ CallId = Annotated[str, Meta(min_length=1, max_length=256)]
 Description = Annotated[str, Meta(max_length=16_384)]
 
 
-class Part(Struct):
+class ContentPart(Struct):
     type: str
     text: str | None = None
     refusal: str | None = None
@@ -58,9 +58,9 @@ class ToolCall(Struct):
     type: Literal["function"] = "function"
 
 
-class Message(Struct):
+class ChatMessage(Struct):
     role: Literal["developer", "system", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
     name: Annotated[str, Meta(max_length=256)] | None = None
     tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_TOOLS)] | None = None
     tool_call_id: CallId | None = None
@@ -73,7 +73,7 @@ class Function(Struct, forbid_unknown_fields=True):
     strict: bool | None = None
 
 
-class Tool(Struct, forbid_unknown_fields=True):
+class FunctionTool(Struct, forbid_unknown_fields=True):
     type: Literal["function"]
     function: Function
 
@@ -129,13 +129,13 @@ class _Sampling(Struct, kw_only=True):
 
 
 class ChatRequest(_Sampling, kw_only=True):
-    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] = []
+    tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)] = []
     tool_choice: Literal["none", "auto", "required"] | NamedTool | ToolsChoice | None = None
     parallel_tool_calls: bool = True
 

@@ -7,10 +7,10 @@ from typing import Any
 from maas.domain.errors import InvalidInput, UnsupportedMediaType
 from maas.domain.names import shown
 from maas.domain.signature import Signature, TensorSpec
-from maas.gateway.http.forms import FORM, Part, form_of
+from maas.gateway.http.forms import FORM, FormPart, form_of
 from maas.gateway.http.request import Request, media_type
 from maas.gateway.http.routes import JSON_ONLY
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.wire.codec import Decoded, json_to_tensors, parse_json
 
 PREDICT_TYPES = (
@@ -20,7 +20,7 @@ ANY_FILE = "file"
 """What many clients call the one file of a form."""
 
 
-def decoded(request: Request, route: LiveRoute) -> Decoded:
+def decoded(request: Request, route: LiveTarget) -> Decoded:
     """The inputs in `request`. Raises MalformedBody, InvalidInput, or UnsupportedMediaType if the
     deployment takes none of that type."""
     kind = media_type(request.headers)
@@ -51,7 +51,7 @@ def _only_bytes(signature: Signature) -> TensorSpec | None:
     return None
 
 
-def _form_values(signature: Signature, parts: list[Part]) -> dict[str, Any]:
+def _form_values(signature: Signature, parts: list[FormPart]) -> dict[str, Any]:
     """A name that comes once is one row, one that comes several times a list of rows."""
     found: dict[str, list[Any]] = {}
     for part in parts:

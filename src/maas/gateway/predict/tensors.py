@@ -15,7 +15,7 @@ from maas.gateway.http.request import JSON, Request, media_type
 from maas.gateway.http.routes import JSON_ONLY
 from maas.gateway.metering import Meter
 from maas.gateway.predict.bodies import decoded
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.routing.router import Router
 from maas.serving.wire.codec import Decoded
 from maas.serving.wire.messages import Answers
@@ -24,7 +24,7 @@ _PARSED = (*JSON_ONLY, FORM)
 """Bodies that take time to read; others are copied as they are."""
 
 
-class PredictDoor:
+class PredictHandler:
     def __init__(self, router: Router, meter: Meter, timeout_s: float) -> None:
         self._router = router
         self._meter = meter
@@ -53,7 +53,7 @@ class PredictDoor:
             request.fail(error)
 
     def _go(
-        self, request: Request, route: LiveRoute, deadline: float, found: Decoded | MaasError
+        self, request: Request, route: LiveTarget, deadline: float, found: Decoded | MaasError
     ) -> None:
         """On with a large body that was read, or not."""
         try:

@@ -19,15 +19,15 @@ from maas.domain.models import Task
 from maas.domain.names import shown
 from maas.gateway.calls import deadline_of, key_of, tenant_of
 from maas.gateway.http.request import Request
-from maas.gateway.metering import Meter, Written
+from maas.gateway.metering import GenerationUsage, Meter
 from maas.serving.routing.generation_call import GenerationCall
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.routing.router import LiveDeployment, Router
 
 CANCELLED = "cancelled"
 
 
-class Teller(Protocol):
+class AnswerWriter(Protocol):
     """Tells one caller, in the caller's protocol, what is written. After `done` or `failed`, or
     once the caller has left, nothing more is told."""
 
@@ -37,7 +37,7 @@ class Teller(Protocol):
     def failed(self, error: MaasError) -> None: ...
 
 
-class GenerationDesk:
+class TextService:
     """What all doors for text share: deployments, the meter, and who is being answered."""
 
     def __init__(self, router: Router, meter: Meter, longest_s: float) -> None:
@@ -45,9 +45,9 @@ class GenerationDesk:
         self.router = router
         self.meter = meter
         self.longest_s = longest_s
-        self.active: set[Writing] = set()
+        self.active: set[TextRequest] = set()
 
-    def route(self, name: str) -> LiveRoute:
+    def route(self, name: str) -> LiveTarget:
         """A route of the deployment `name`, which must write text; raises ModelNotFound, or
         Unavailable if nobody can answer for it."""
         try:
@@ -95,11 +95,11 @@ def check_task(deployment: LiveDeployment, wanted: Task) -> None:
         )
 
 
-class Writing:
+class TextRequest:
     """The generations of one request."""
 
     def __init__(
-        self, desk: GenerationDesk, request: Request, route: LiveRoute, operation: str
+        self, desk: TextService, request: Request, route: LiveTarget, operation: str
     ) -> None:
         """`operation` is what usage is recorded under. Raises BadRequest for a deadline that is
         none."""
@@ -109,18 +109,18 @@ class Writing:
         self.key = key_of(request)
         self._operation = operation
         self._deadline = deadline_of(request, desk.longest_s)
-        self._teller: Teller | None = None
+        self._teller: AnswerWriter | None = None
         self._open: set[_Choice] = set()
         self._is_over = False
         """For the caller; the engine may still owe its counts."""
         self._error: MaasError | None = None
         self._has_left = False
         self._prompt_tokens: dict[int, int] = {}
-        self.written = Written(0)
+        self.written = GenerationUsage(0)
         self.counts_tokens = True
         """False if the request only asks how many there are."""
 
-    def start(self, teller: Teller, generations: list[Generation], per_prompt: int) -> None:
+    def start(self, teller: AnswerWriter, generations: list[Generation], per_prompt: int) -> None:
         """Write, and tell `teller`. The first `per_prompt` generations are choices for one prompt,
         and so on. From here on the request will be answered; nothing is raised."""
         self._teller = teller
@@ -210,7 +210,7 @@ class Writing:
         self._desk.active.discard(self)
         meter, written = self._desk.meter, self.written
         if not self.counts_tokens:
-            written = Written(written.choices, compute_us=written.compute_us)
+            written = GenerationUsage(written.choices, compute_us=written.compute_us)
         if self._error is None and not self._has_left:
             meter.wrote(self.key, self._operation, self.route, self.request.received, written)
         else:
@@ -222,7 +222,7 @@ class _Choice(GenerationCall):
 
     def __init__(
         self,
-        writing: Writing,
+        writing: TextRequest,
         number: int,
         prompt: int,
         generation: Generation,

@@ -24,7 +24,7 @@ from maas.lifecycle.conversion.parity import check_parity
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Converted", "Names", "signature_of_onnx", "sklearn_to_onnx", "torch_to_onnx"]
+__all__ = ["Converted", "TensorNames", "signature_of_onnx", "sklearn_to_onnx", "torch_to_onnx"]
 
 Array = npt.NDArray[Any]
 
@@ -32,7 +32,7 @@ MOST_PARITY_ROWS = 1000
 
 
 @dataclass(frozen=True)
-class Names:
+class TensorNames:
     """How a model's tensors are called and labelled in its signature."""
 
     input: str = "x"
@@ -92,7 +92,7 @@ def torch_to_onnx(
 
 
 def sklearn_to_onnx(
-    estimator: Any, example_rows: Array, path: Path, names: Names | None = None
+    estimator: Any, example_rows: Array, path: Path, names: TensorNames | None = None
 ) -> Converted:
     """Writes a fitted estimator or Pipeline to `path` and checks it on the rows [n, features].
 
@@ -102,7 +102,7 @@ def sklearn_to_onnx(
     """
     from maas.lifecycle.conversion.sklearn_export import class_names, export_sklearn  # noqa: PLC0415
 
-    names = names or Names()
+    names = names or TensorNames()
     rows = np.ascontiguousarray(example_rows, dtype=np.float32)[:MOST_PARITY_ROWS]
     if rows.ndim != 2 or not len(rows):
         raise InvalidInput(
@@ -125,7 +125,7 @@ def sklearn_to_onnx(
     return named(_proven(path, {names.input: rows}, expected), names)
 
 
-def named(converted: Converted, names: Names) -> Converted:
+def named(converted: Converted, names: TensorNames) -> Converted:
     """The same with labels, units and descriptions in the signature."""
     signature = converted.signature
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from maas.domain.errors import InvalidInput
 from maas.lifecycle.conversion.convert import torch_to_onnx
-from maas.lifecycle.sources.base import Fetched, Request
+from maas.lifecycle.sources.base import Fetched, SourceRequest
 from maas.lifecycle.sources.package import locate
 
 SIZE = 224
@@ -27,7 +27,7 @@ STEPS = {
 """How the images looked that it was trained on, in the Hub's words."""
 
 
-def fetch(request: Request, folder: Path) -> Fetched:
+def fetch(request: SourceRequest, folder: Path) -> Fetched:
     """model.onnx, and its labels and steps in the files that the Hub has for them. Raises NotFound
     for a missing package, InvalidInput for a missing library or other weights."""
     weights, origin = locate(request.source)

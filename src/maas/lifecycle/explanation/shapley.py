@@ -25,7 +25,7 @@ Ask = Callable[[Bools, Ints], Floats]
 
 
 @dataclass(frozen=True)
-class Game:
+class ShapleyResult:
     """Shapley values with what they rest on."""
 
     values: Floats
@@ -47,7 +47,7 @@ class Game:
         return "all coalitions"
 
 
-def play(ask: Ask, players: int, background: int, *, samples: int, seed: int) -> Game:
+def play(ask: Ask, players: int, background: int, *, samples: int, seed: int) -> ShapleyResult:
     """Asks all coalitions if they are at most `samples`, else samples permutations."""
     if players == 0:
         # Nothing differs from the background, so one of its rows is all of them.
@@ -57,7 +57,7 @@ def play(ask: Ask, players: int, background: int, *, samples: int, seed: int) ->
     return sample_permutations(ask, players, background, samples=samples, seed=seed)
 
 
-def enumerate_coalitions(ask: Ask, players: int, background: int) -> Game:
+def enumerate_coalitions(ask: Ask, players: int, background: int) -> ShapleyResult:
     """The definition (Shapley 1953): exact, for 2^players × background model rows."""
     masks = (np.arange(2**players)[:, None] >> np.arange(players)) & 1 == 1
     numbers = np.arange(background)
@@ -71,12 +71,12 @@ def enumerate_coalitions(ask: Ask, players: int, background: int) -> Game:
         gain = worth[without + 2**player] - worth[without]
         values[player] = (share[sizes[without]] * gain).sum()
     nothing = np.zeros(players)
-    return Game(values, nothing, float(worth[-1]), float(worth[0]), 0, numbers)
+    return ShapleyResult(values, nothing, float(worth[-1]), float(worth[0]), 0, numbers)
 
 
 def sample_permutations(
     ask: Ask, players: int, background: int, *, samples: int, seed: int
-) -> Game:
+) -> ShapleyResult:
     """Antithetic permutation sampling: about `samples` model rows, at least 4 pairs of orders.
 
     Each order of the players turns a background row into the explained row, one player at a time;
@@ -107,7 +107,7 @@ def sample_permutations(
         gains[first : first + len(block)] = single.mean(axis=1)
     errors = _standard_errors(gains, len(used))
     baseline = float(ends[:-1].mean())
-    return Game(gains.mean(axis=0), errors, finish, baseline, 2 * pairs, used)
+    return ShapleyResult(gains.mean(axis=0), errors, finish, baseline, 2 * pairs, used)
 
 
 def _standard_errors(gains: Floats, used: int) -> Floats:

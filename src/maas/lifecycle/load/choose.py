@@ -9,7 +9,7 @@ from typing import Any
 
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Evidence, Task, Variant, Version
-from maas.lifecycle.load.load_results import ROW_CONCURRENCY, TEXT_CONCURRENCY, Figures, Load
+from maas.lifecycle.load.load_results import ROW_CONCURRENCY, TEXT_CONCURRENCY, LevelResult, Load
 
 OBJECTIVES = ("latency", "throughput")
 KIND = "latency"
@@ -23,7 +23,7 @@ SAME_FILES = {
 
 
 @dataclass(frozen=True)
-class Candidate:
+class EngineCandidate:
     """An engine with a number of threads."""
 
     variant: Variant
@@ -39,11 +39,11 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Trial:
+class EngineTrial:
     """What a candidate came to."""
 
-    candidate: Candidate
-    levels: tuple[Figures, ...] = ()
+    candidate: EngineCandidate
+    levels: tuple[LevelResult, ...] = ()
     failed: str = ""
     """Why it does not serve."""
     is_known: bool = False
@@ -67,7 +67,7 @@ def usual_load(task: Task, seconds: float = 10.0, seed: int = 0) -> Load:
 
 def candidates(
     version: Version, base: Variant, libraries: Mapping[str, str | None], threads: tuple[int, ...]
-) -> list[Candidate]:
+) -> list[EngineCandidate]:
     """Every engine whose library the server has and that loads the files of `base`, each with each
     of `threads`. `libraries` are by runtime."""
     found = []
@@ -79,7 +79,7 @@ def candidates(
         # Engines for the same files take the same options.
         name = _free_name(version, base, runtime)
         variant = present or Variant(name, runtime, base.files, base.options)
-        found += [Candidate(variant, count, library, present is None) for count in threads]
+        found += [EngineCandidate(variant, count, library, present is None) for count in threads]
     return found
 
 
@@ -90,7 +90,7 @@ def thread_counts(cores: int, task: Task) -> tuple[int, ...]:
     return tuple(sorted({few, max(1, cores)}))
 
 
-def evidence_of(trial: Trial, load: Load, how: Mapping[str, Any]) -> Evidence:
+def evidence_of(trial: EngineTrial, load: Load, how: Mapping[str, Any]) -> Evidence:
     """What stays with the variant, with all that `known` asks for."""
     values: dict[str, Any] = {"threads": trial.candidate.threads}
     if trial.failed:
@@ -102,8 +102,8 @@ def evidence_of(trial: Trial, load: Load, how: Mapping[str, Any]) -> Evidence:
 
 
 def known(
-    evidence: Iterable[Evidence], candidate: Candidate, load: Load, machine: Mapping[str, Any]
-) -> Trial | None:
+    evidence: Iterable[Evidence], candidate: EngineCandidate, load: Load, machine: Mapping[str, Any]
+) -> EngineTrial | None:
     """The newest measurement of this candidate under this load on a machine like this, with this
     version of its library; None if there is none. A failure is no measurement: it may pass."""
     asked = _plain(load.to_dict())
@@ -121,11 +121,11 @@ def known(
     if not found:
         return None
     newest = max(found, key=lambda item: item.created_at)
-    levels = tuple(Figures.from_dict(level) for level in newest.values["levels"])
-    return Trial(candidate, levels, is_known=True)
+    levels = tuple(LevelResult.from_dict(level) for level in newest.values["levels"])
+    return EngineTrial(candidate, levels, is_known=True)
 
 
-def best(trials: Sequence[Trial], objective: str) -> Trial | None:
+def best(trials: Sequence[EngineTrial], objective: str) -> EngineTrial | None:
     """The one to keep: for latency the shortest median answer at the fewest callers, for
     throughput the most tokens (or requests) per second at the most callers. A candidate of which
     requests failed there is only kept if of all others requests failed, too; None if none serves.
@@ -139,7 +139,7 @@ def best(trials: Sequence[Trial], objective: str) -> Trial | None:
     return max(usable, key=lambda pair: pair[0])[1]
 
 
-def score(trial: Trial, objective: str) -> tuple[bool, float] | None:
+def score(trial: EngineTrial, objective: str) -> tuple[bool, float] | None:
     """Greater is better; None if it does not serve."""
     if trial.failed or not trial.levels:
         return None

@@ -77,7 +77,7 @@ class Load:
         return asdict(self)
 
 
-class Sample(NamedTuple):
+class RequestSample(NamedTuple):
     """One request; times are seconds of one clock."""
 
     start: float
@@ -95,7 +95,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Spread:
+class Percentiles:
     """Nearest-rank percentiles: both are values that occurred."""
 
     p50: float
@@ -103,7 +103,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Figures:
+class LevelResult:
     """What one level came to. Requests that failed count in `errors` and nowhere else."""
 
     concurrency: int | None
@@ -115,11 +115,11 @@ class Figures:
     seconds: float
     """From the first request's start to the last one's end."""
     requests_per_s: float
-    latency_ms: Spread | None
+    latency_ms: Percentiles | None
     """Of whole answers; None here and below if no request was answered."""
-    ttft_ms: Spread | None = None
+    ttft_ms: Percentiles | None = None
     """To the first text."""
-    tpot_ms: Spread | None = None
+    tpot_ms: Percentiles | None = None
     """Per output token after the first: last text minus first text, by the tokens between."""
     tokens_per_s: float | None = None
     """Output tokens of all requests, by `seconds`."""
@@ -143,11 +143,11 @@ class Figures:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> Figures:
+    def from_dict(cls, raw: dict[str, Any]) -> LevelResult:
         known = {k: v for k, v in raw.items() if k in cls.__dataclass_fields__}
         for name in ("latency_ms", "ttft_ms", "tpot_ms"):
             if known.get(name) is not None:
-                known[name] = Spread(**known[name])
+                known[name] = Percentiles(**known[name])
         return cls(**known)
 
 
@@ -163,7 +163,7 @@ class LoadProgress:
     """Answered or failed, of this level."""
     errors: int
     elapsed_s: float
-    figures: Figures | None = None
+    figures: LevelResult | None = None
     """Of the level, once it is over."""
 
 
@@ -177,7 +177,7 @@ class LoadResult:
     """`version/variant` of each that answered, with its share if there are several."""
     task: str
     load: Load
-    levels: tuple[Figures, ...]
+    levels: tuple[LevelResult, ...]
     how: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
     """True if it was stopped; the last level may then be incomplete."""

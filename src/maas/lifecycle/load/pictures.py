@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maas.lifecycle.drawing.svg import Plot, label, picture, said, ticks
-from maas.lifecycle.load.load_results import Figures, Spread
+from maas.lifecycle.load.load_results import LevelResult, Percentiles
 from maas.lifecycle.load.summary import writes
 
 SIZE = (400.0, 260.0)
@@ -24,7 +24,7 @@ class Panel:
     """Name and a value per level; the first line is drawn in the main color."""
 
 
-def panels(levels: Sequence[Figures]) -> list[Panel]:
+def panels(levels: Sequence[LevelResult]) -> list[Panel]:
     """Throughput first, then what a caller waits."""
     if writes(levels):
         return [
@@ -40,13 +40,13 @@ def panels(levels: Sequence[Figures]) -> list[Panel]:
     ]  # fmt: skip
 
 
-def panel_svg(panel: Panel, levels: Sequence[Figures], *, alone: bool = False) -> str:
+def panel_svg(panel: Panel, levels: Sequence[LevelResult], *, alone: bool = False) -> str:
     """One panel as a picture; levels stand at equal distances."""
     plot = _plot(panel, levels)
     return plot.draw(panel.title, alone=alone)
 
 
-def load_svg(levels: Sequence[Figures], title: str, note: str = "") -> str:
+def load_svg(levels: Sequence[LevelResult], title: str, note: str = "") -> str:
     """All panels beside each other, as a document of its own."""
     shown = panels(levels)
     parts = [label(16.0, 24.0, title, class_="strong")]
@@ -64,13 +64,13 @@ def load_svg(levels: Sequence[Figures], title: str, note: str = "") -> str:
     return picture(width, SIZE[1] + TITLE_HEIGHT, parts, title=title, alone=True)
 
 
-def _spread(title: str, values: Sequence[Spread | None]) -> Panel:
+def _spread(title: str, values: Sequence[Percentiles | None]) -> Panel:
     p50 = tuple(v.p50 if v else None for v in values)
     p99 = tuple(v.p99 if v else None for v in values)
     return Panel(title, "ms", (("p50", p50), ("p99", p99)))
 
 
-def _plot(panel: Panel, levels: Sequence[Figures]) -> Plot:
+def _plot(panel: Panel, levels: Sequence[LevelResult]) -> Plot:
     values = [v for _, line in panel.lines for v in line if v is not None]
     top = max([*values, 0.0]) * 1.12 or 1.0
     last = len(levels) - 1
@@ -91,7 +91,7 @@ def _plot(panel: Panel, levels: Sequence[Figures]) -> Plot:
     return plot
 
 
-def _axes(plot: Plot, panel: Panel, levels: Sequence[Figures]) -> None:
+def _axes(plot: Plot, panel: Panel, levels: Sequence[LevelResult]) -> None:
     """As `Plot.axes`, but what stands below are levels, not numbers."""
     for value in ticks(*plot.domain_y, count=4):
         at = plot.y(value)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
-from maas.lifecycle.load.load_results import Figures, Load, Sample, Spread
+from maas.lifecycle.load.load_results import LevelResult, Load, Percentiles, RequestSample
 
 NOT_SENT = "not_sent"
 BUSY_CLIENT = 0.5
@@ -25,20 +25,20 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(0, min(len(ordered), rank) - 1)]
 
 
-def spread(values: Sequence[float]) -> Spread | None:
+def spread(values: Sequence[float]) -> Percentiles | None:
     """None if there are no values."""
     ordered = sorted(values)
-    return Spread(percentile(ordered, 50), percentile(ordered, 99)) if ordered else None
+    return Percentiles(percentile(ordered, 50), percentile(ordered, 99)) if ordered else None
 
 
 def figures(
     level: tuple[int | None, float | None],
-    samples: Sequence[Sample],
+    samples: Sequence[RequestSample],
     *,
     writes: bool,
     cpu_s: float = 0.0,
     complete: bool = True,
-) -> Figures:
+) -> LevelResult:
     """`level` is (concurrency, rate); `writes`: whether the answers are text. Raises ValueError if
     there are no samples."""
     answered = [s for s in samples if not s.error]
@@ -47,7 +47,7 @@ def figures(
     tokens = sum(s.completion_tokens for s in answered)
     several = [s for s in answered if s.completion_tokens > 1 and s.first > 0]
     has_text = writes and bool(answered)
-    return Figures(
+    return LevelResult(
         concurrency=level[0],
         rate=level[1],
         requests=len(answered),
@@ -70,7 +70,7 @@ def figures(
     )
 
 
-def notes(load: Load, levels: Sequence[Figures], *, same_machine: bool) -> list[str]:
+def notes(load: Load, levels: Sequence[LevelResult], *, same_machine: bool) -> list[str]:
     """What a reader must know before these figures are believed."""
     said = []
     few = [f.label for f in levels if 0 < f.requests < FEW]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maas.lifecycle.drawing.svg import said
-from maas.lifecycle.load.load_results import Figures, Spread
+from maas.lifecycle.load.load_results import LevelResult, Percentiles
 
 TEXT_HEADINGS = (
     "load", "requests", "errors", "ttft ms p50", "p99", "ms/token p50", "p99", "tokens/s",
@@ -14,22 +14,22 @@ TEXT_HEADINGS = (
 ROW_HEADINGS = ("load", "requests", "errors", "ms p50", "p99", "requests/s")
 
 
-def headings(levels: Sequence[Figures]) -> tuple[str, ...]:
+def headings(levels: Sequence[LevelResult]) -> tuple[str, ...]:
     return TEXT_HEADINGS if writes(levels) else ROW_HEADINGS
 
 
-def rows(levels: Sequence[Figures]) -> list[tuple[str, ...]]:
+def rows(levels: Sequence[LevelResult]) -> list[tuple[str, ...]]:
     """A row per level; times in milliseconds, prompt and output in tokens per request."""
     row = _text_row if writes(levels) else _row
     return [row(level) for level in levels]
 
 
-def writes(levels: Sequence[Figures]) -> bool:
+def writes(levels: Sequence[LevelResult]) -> bool:
     """Whether the answers were text."""
     return any(level.tokens_per_s is not None for level in levels)
 
 
-def errors_text(level: Figures) -> str:
+def errors_text(level: LevelResult) -> str:
     """`0`, or `3: overloaded 2, client_timeout 1`."""
     if not level.errors:
         return "0"
@@ -37,7 +37,7 @@ def errors_text(level: Figures) -> str:
     return f"{sum(level.errors.values())}: {kinds}"
 
 
-def _text_row(level: Figures) -> tuple[str, ...]:
+def _text_row(level: LevelResult) -> tuple[str, ...]:
     return (
         _label(level),
         f"{level.requests:,}",
@@ -51,7 +51,7 @@ def _text_row(level: Figures) -> tuple[str, ...]:
     )
 
 
-def _row(level: Figures) -> tuple[str, ...]:
+def _row(level: LevelResult) -> tuple[str, ...]:
     return (
         _label(level),
         f"{level.requests:,}",
@@ -61,11 +61,11 @@ def _row(level: Figures) -> tuple[str, ...]:
     )
 
 
-def _label(level: Figures) -> str:
+def _label(level: LevelResult) -> str:
     return level.label if level.complete else f"{level.label} (stopped)"
 
 
-def _both(value: Spread | None) -> tuple[str, str]:
+def _both(value: Percentiles | None) -> tuple[str, str]:
     return (said(value.p50), said(value.p99)) if value is not None else ("–", "–")
 
 

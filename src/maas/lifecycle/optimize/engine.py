@@ -24,10 +24,10 @@ from maas.lifecycle.measure import sha256_of
 from maas.lifecycle.optimize.judgment.choose import OBJECTIVES, checked_objective, choose
 from maas.lifecycle.optimize.judgment.gate import Gate, judge
 from maas.lifecycle.optimize.ledger import Ledger
-from maas.lifecycle.optimize.model_kind import Kind, Named, Place
-from maas.lifecycle.optimize.results import Candidate, Optimization, Tried
+from maas.lifecycle.optimize.model_kind import CandidateFolder, CandidateSpec, ModelKind
+from maas.lifecycle.optimize.results import Candidate, CandidateResult, Optimization
 from maas.lifecycle.optimize.subject import NotApplicable, Subject
-from maas.lifecycle.optimize.tensor_kind import RowsKind
+from maas.lifecycle.optimize.tensor_kind import TensorKind
 from maas.lifecycle.optimize.text.kind import TextKind
 from maas.lifecycle.optimize.text.subject import TextSubject
 
@@ -35,7 +35,7 @@ Objective = Literal["latency", "throughput", "size", "memory"]
 
 
 @dataclass(frozen=True)
-class Request:
+class OptimizationRequest:
     """What is wanted of an optimization."""
 
     model: str
@@ -63,7 +63,7 @@ class Optimized:
 
 
 @dataclass
-class Watch:
+class ProgressWatch:
     """Who is told how far it is, and who may stop it."""
 
     report: Callable[[Progress], None] = lambda progress: None
@@ -80,18 +80,21 @@ class Watch:
 
 
 def optimize(
-    subject: Subject | TextSubject, request: Request, workdir: Path, watch: Watch | None = None
+    subject: Subject | TextSubject,
+    request: OptimizationRequest,
+    workdir: Path,
+    watch: ProgressWatch | None = None,
 ) -> Optimized:
     """Tries every maker on `subject`. What is in `workdir` from a former run is not done again.
 
     Raises InvalidInput for a request that cannot be understood, OutOfSpace if nothing more can
     be written (what is finished stays), BuildCancelled.
     """
-    watch = watch or Watch()
-    kind: Kind[Any] = (
+    watch = watch or ProgressWatch()
+    kind: ModelKind[Any] = (
         TextKind(subject, request.seed, request.seconds)
         if isinstance(subject, TextSubject)
-        else RowsKind(subject, request.seed, request.epochs, request.seconds)
+        else TensorKind(subject, request.seed, request.epochs, request.seconds)
     )
     run = _Run(kind, request, workdir, watch)
     made = run.make_all()
@@ -115,12 +118,12 @@ def optimize(
 
 @dataclass
 class _Run:
-    kind: Kind[Any]
-    request: Request
+    kind: ModelKind[Any]
+    request: OptimizationRequest
     workdir: Path
-    watch: Watch
+    watch: ProgressWatch
     gate: Gate = field(init=False)
-    makers: tuple[Named, ...] = field(init=False)
+    makers: tuple[CandidateSpec, ...] = field(init=False)
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,10 +146,10 @@ class _Run:
             self.watch.done += 1
         return made
 
-    def _make(self, maker: Named, made: Mapping[str, Candidate]) -> Candidate | None:
+    def _make(self, maker: CandidateSpec, made: Mapping[str, Candidate]) -> Candidate | None:
         try:
             with self.ledger.stage() as folder:
-                place = Place(
+                place = CandidateFolder(
                     folder,
                     made,
                     report=lambda text: self.watch.say(f"making {maker.name}: {text}"),
@@ -161,7 +164,7 @@ class _Run:
             self.ledger.leave_out(maker.name, f"it could not be made: {wrong.message}")
         return None
 
-    def _made(self, maker: Named, place: Place) -> Candidate:
+    def _made(self, maker: CandidateSpec, place: CandidateFolder) -> Candidate:
         try:
             return self.kind.make(maker, place)
         except (MaasError, OSError):
@@ -170,7 +173,7 @@ class _Run:
             text = " ".join(str(wrong).split())[:300]
             raise InferenceFailed(f"{type(wrong).__name__}: {text}") from wrong
 
-    def judge_all(self, made: Mapping[str, Candidate]) -> tuple[Tried, ...]:
+    def judge_all(self, made: Mapping[str, Candidate]) -> tuple[CandidateResult, ...]:
         """The original first, then every candidate in the order of the makers."""
         original = self.kind.original
         failed = self._take_turns((original, *made.values()))
@@ -180,11 +183,11 @@ class _Run:
             if candidate is None:
                 why = self.ledger.left_out(maker.name) or "it could not be made"
                 how = {"what": maker.what, "left_out": why}
-                found.append(Tried(maker.name, original.runtime, how, failed=why))
+                found.append(CandidateResult(maker.name, original.runtime, how, failed=why))
             else:
                 found.append(self._tried(candidate, failed))
         found += [
-            Tried(name, "", {"left_out": why}, failed=why)
+            CandidateResult(name, "", {"left_out": why}, failed=why)
             for name, why in self.kind.left_out().items()
             if not self.request.candidates
         ]
@@ -233,7 +236,7 @@ class _Run:
         if comparison is None or len(known) < len(sittings):
             raise MaasError(f"what was measured of {name} is not where it was put")
         measurement = self.kind.measurement(candidate, known)
-        tried = Tried(
+        tried = CandidateResult(
             name=name,
             runtime=candidate.runtime,
             how=dict(candidate.how),
@@ -246,15 +249,15 @@ class _Run:
         )
         self.ledger.judged(tried)
 
-    def _tried(self, candidate: Candidate, failed: Mapping[str, str]) -> Tried:
+    def _tried(self, candidate: Candidate, failed: Mapping[str, str]) -> CandidateResult:
         known = self.ledger.tried(candidate.name)
         if known is not None:
             return known
         why = f"it could not be measured: {failed.get(candidate.name, 'nothing is known of it')}"
-        return Tried(candidate.name, candidate.runtime, dict(candidate.how), failed=why)
+        return CandidateResult(candidate.name, candidate.runtime, dict(candidate.how), failed=why)
 
 
-def wanted(names: tuple[str, ...], makers: tuple[Named, ...]) -> tuple[Named, ...]:
+def wanted(names: tuple[str, ...], makers: tuple[CandidateSpec, ...]) -> tuple[CandidateSpec, ...]:
     """The makers of these names and of what they are made of. Raises InvalidInput."""
     known = {maker.name: maker for maker in makers}
     unknown = [name for name in names if name not in known]
@@ -267,7 +270,7 @@ def wanted(names: tuple[str, ...], makers: tuple[Named, ...]) -> tuple[Named, ..
     return tuple(maker for maker in known.values() if maker.name in needed)
 
 
-def _fingerprint(kind: Kind[Any], request: Request) -> str:
+def _fingerprint(kind: ModelKind[Any], request: OptimizationRequest) -> str:
     """Equal where a former run's candidates and figures may be taken over."""
     told = {
         "original": [sha256_of(path) for path in kind.original.files.values()],
@@ -281,7 +284,7 @@ def _fingerprint(kind: Kind[Any], request: Request) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _how(kind: Kind[Any], request: Request) -> dict[str, Any]:
+def _how(kind: ModelKind[Any], request: OptimizationRequest) -> dict[str, Any]:
     return {
         **kind.how,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",

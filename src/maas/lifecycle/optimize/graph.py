@@ -37,7 +37,7 @@ LEARNED = (
 
 
 @dataclass
-class Layer:
+class GraphLayer:
     """A node with the weights that are meant for it."""
 
     name: str
@@ -48,7 +48,7 @@ class Layer:
     """For one row; None where a shape is not known."""
 
 
-def read_layers(path: Path) -> list[Layer]:
+def read_layers(path: Path) -> list[GraphLayer]:
     """The graph's nodes that have parameters or multiply.
 
     Shapes are inferred by onnx for one row. Raises InvalidInput if the file is no ONNX model or
@@ -66,7 +66,7 @@ def read_layers(path: Path) -> list[Layer]:
     except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as wrong:
         raise InvalidInput(f"{path.name} is no ONNX model: {wrong}", field="files") from None
     shapes = _shapes(onnx, model)
-    layers = [Layer(node.name or node.output[0], node.op_type) for node in model.graph.node]
+    layers = [GraphLayer(node.name or node.output[0], node.op_type) for node in model.graph.node]
     consumers = {
         name: (index, place)
         for index, node in reversed(list(enumerate(model.graph.node)))
@@ -155,7 +155,7 @@ def _meant_for(
     return index, weight
 
 
-def _add_attributes(onnx: Any, layer: Layer, node: Any) -> None:
+def _add_attributes(onnx: Any, layer: GraphLayer, node: Any) -> None:
     """What is kept in the node itself: constants, and trees of ai.onnx.ml."""
     for attribute in node.attribute:
         if node.op_type == "Constant" and attribute.name == "value":

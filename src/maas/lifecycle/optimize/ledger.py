@@ -23,8 +23,14 @@ from typing import Any
 import msgspec
 
 from maas.domain.errors import MaasError, OutOfSpace
-from maas.lifecycle.optimize.measurement.paired_runs import Sitting
-from maas.lifecycle.optimize.results import Candidate, Comparison, Tried, from_json, to_json
+from maas.lifecycle.optimize.measurement.paired_runs import PairedRun
+from maas.lifecycle.optimize.results import (
+    Candidate,
+    CandidateResult,
+    Comparison,
+    from_json,
+    to_json,
+)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROBE_BYTES = 1 << 20
@@ -58,17 +64,17 @@ class Ledger:
         raw = _read(self._root / "left" / f"{name}.json")
         return None if raw is None else str(raw["why"])
 
-    def tried(self, name: str) -> Tried | None:
+    def tried(self, name: str) -> CandidateResult | None:
         raw = _read(self._root / "judged" / f"{name}.json")
-        return None if raw is None else from_json(raw, Tried)
+        return None if raw is None else from_json(raw, CandidateResult)
 
     def comparison(self, name: str) -> Comparison | None:
         raw = _read(self._root / "measured" / name / "compared.json")
         return None if raw is None else from_json(raw, Comparison)
 
-    def sitting(self, name: str, number: int) -> Sitting | None:
+    def sitting(self, name: str, number: int) -> PairedRun | None:
         raw = _read(self._root / "measured" / name / f"sitting-{number}.json")
-        return None if raw is None else from_json(raw, Sitting)
+        return None if raw is None else from_json(raw, PairedRun)
 
     @contextmanager
     def stage(self) -> Iterator[Path]:
@@ -116,16 +122,16 @@ class Ledger:
     def compared(self, comparison: Comparison) -> None:
         self._measured(comparison.candidate, "compared.json", comparison)
 
-    def sat(self, name: str, number: int, sitting: Sitting) -> None:
+    def sat(self, name: str, number: int, sitting: PairedRun) -> None:
         self._measured(name, f"sitting-{number}.json", sitting)
 
-    def _measured(self, name: str, file: str, found: Comparison | Sitting) -> None:
+    def _measured(self, name: str, file: str, found: Comparison | PairedRun) -> None:
         with space(self._root):
             folder = self._root / "measured" / name
             folder.mkdir(exist_ok=True)
             _write(folder / file, msgspec.json.encode(to_json(found)))
 
-    def judged(self, tried: Tried) -> None:
+    def judged(self, tried: CandidateResult) -> None:
         with space(self._root):
             path = self._root / "judged" / f"{tried.name}.json"
             _write(path, msgspec.json.encode(to_json(tried)))

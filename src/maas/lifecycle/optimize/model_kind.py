@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from maas.domain.models import Task
-from maas.lifecycle.optimize.measurement.paired_runs import Sitting
+from maas.lifecycle.optimize.measurement.paired_runs import PairedRun
 from maas.lifecycle.optimize.results import Candidate, Comparison, Measurement
 
 
-class Named(Protocol):
+class CandidateSpec(Protocol):
     """What makes one candidate, of the original or `of` another candidate."""
 
     @property
@@ -24,11 +24,11 @@ class Named(Protocol):
         """In a line, for who reads the report."""
 
 
-M = TypeVar("M", bound=Named, contravariant=True)
+M = TypeVar("M", bound=CandidateSpec, contravariant=True)
 
 
 @dataclass(frozen=True)
-class Place:
+class CandidateFolder:
     """Where a candidate is made."""
 
     folder: Path
@@ -39,7 +39,7 @@ class Place:
     cancelled: Callable[[], bool] = lambda: False
 
 
-class Kind(Protocol[M]):
+class ModelKind(Protocol[M]):
     """Models that answer rows of tensors are one kind, those that write text another."""
 
     @property
@@ -56,16 +56,16 @@ class Kind(Protocol[M]):
     def left_out(self) -> dict[str, str]:
         """What is not tried on any model of this kind, and why."""
 
-    def make(self, maker: M, place: Place) -> Candidate:
+    def make(self, maker: M, place: CandidateFolder) -> Candidate:
         """A candidate that has answered. Raises NotApplicable, or another MaasError."""
 
     def compare(self, candidate: Candidate) -> Comparison:
         """What it says beside what the original says; may be the original itself."""
 
-    def sit(self, candidate: Candidate, number: int) -> Sitting:
+    def sit(self, candidate: Candidate, number: int) -> PairedRun:
         """What it costs, in turns with the original: sitting `number`, from 0."""
 
-    def measurement(self, candidate: Candidate, sittings: Sequence[Sitting]) -> Measurement:
+    def measurement(self, candidate: Candidate, sittings: Sequence[PairedRun]) -> Measurement:
         """All its sittings together."""
 
     def profile(self, candidate: Candidate, measurement: Measurement) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from maas.lifecycle.optimize.judgment.repeats import with_report_intervals
 from maas.lifecycle.optimize.publication import FIGURES, REPORT, PreparedOptimization
 from maas.lifecycle.optimize.report.report import render_optimization
 from maas.lifecycle.optimize.report.summary import summary
-from maas.lifecycle.optimize.results import Candidate, Optimization, Tried, to_json
+from maas.lifecycle.optimize.results import Candidate, CandidateResult, Optimization, to_json
 
 
 def prepare_optimization(found: Optimized, workdir: Path) -> PreparedOptimization:
@@ -97,7 +97,7 @@ def _figures(optimization: Optimization, file: File) -> Evidence:
     return Evidence("optimization-figures", values, how, file=file, created_at=created)
 
 
-def _of_variant(optimization: Optimization, tried: Tried) -> list[Evidence]:
+def _of_variant(optimization: Optimization, tried: CandidateResult) -> list[Evidence]:
     """What a gate is held against later, and what the variant costs."""
     how = {**optimization.how, "command": optimization.command, "made": dict(tried.how)}
     found = []

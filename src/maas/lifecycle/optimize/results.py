@@ -60,7 +60,7 @@ class EvaluationRows:
 
 
 @dataclass(frozen=True)
-class Answers:
+class CandidateOutputs:
     """What a candidate says about n rows."""
 
     task: Task
@@ -165,7 +165,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """The rows of one class, or of one group of a slice."""
 
     kind: str
@@ -188,7 +188,7 @@ class Comparison:
     candidate: str
     rows: int
     differences: tuple[Difference, ...]
-    groups: tuple[Group, ...] = ()
+    groups: tuple[RowGroup, ...] = ()
     mcnemar: dict[str, Any] | None = None
     """{lost, gained, p}: McNemar's exact test, two-sided."""
     agreement: Difference | None = None
@@ -234,7 +234,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Tried:
+class CandidateResult:
     """A candidate with all that is known about it; what is missing was not reached."""
 
     name: str
@@ -270,7 +270,7 @@ class Optimization:
     objective: str
     """latency | throughput | size | memory"""
     gate: str
-    tried: tuple[Tried, ...]
+    tried: tuple[CandidateResult, ...]
     """The original first, then in the order in which they were tried."""
     chosen: str
     """The name of one of `tried`."""
@@ -284,7 +284,7 @@ class Optimization:
     """By objective: the name of the one that would be chosen for it."""
 
     @property
-    def original(self) -> Tried:
+    def original(self) -> CandidateResult:
         return self.tried[0]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from maas.domain.errors import InvalidInput
 from maas.domain.jobs import Progress
 from maas.domain.models import Manifest, Task
-from maas.lifecycle.optimize.engine import Optimized, Request, Watch, optimize
+from maas.lifecycle.optimize.engine import OptimizationRequest, Optimized, ProgressWatch, optimize
 from maas.lifecycle.optimize.ledger import space
 from maas.lifecycle.optimize.measurement.beside_estimator import beside_estimator
 from maas.lifecycle.optimize.prepare import prepare_optimization
@@ -22,7 +22,7 @@ from maas.lifecycle.recipe import OptimizeStep, optimize_step
 
 
 @dataclass(frozen=True)
-class Order:
+class OptimizationOrder:
     """A version and what is wanted of it, as a job's folder keeps it."""
 
     ref: str
@@ -37,7 +37,7 @@ class Order:
     """A text to compare language models on; None: the one of this package."""
 
     @classmethod
-    def of_job(cls, options: dict[str, Any], original: Path) -> Order:
+    def of_job(cls, options: dict[str, Any], original: Path) -> OptimizationOrder:
         """As the options of a job's spec say."""
         return cls(
             ref=options["ref"],
@@ -50,17 +50,17 @@ class Order:
 
 
 def run_order(
-    order: Order, jobs_dir: Path, workdir: Path, watch: Watch | None = None
+    order: OptimizationOrder, jobs_dir: Path, workdir: Path, watch: ProgressWatch | None = None
 ) -> PreparedOptimization:
     """Everything but the sending. What is finished in `workdir` is not done again.
 
     Raises InvalidInput if there is nothing to judge candidates with, OutOfSpace, BuildCancelled.
     """
-    watch = watch or Watch()
+    watch = watch or ProgressWatch()
     subject = _subject(order, jobs_dir, watch)
     gate = order.step.gate or default_gate(subject)
     sittings = order.step.sittings or default_sittings(subject)
-    request = Request(
+    request = OptimizationRequest(
         model=order.ref,
         objective=order.step.objective,
         gate=gate,
@@ -92,7 +92,7 @@ def default_sittings(subject: Subject | TextSubject) -> int:
     return 4 if isinstance(subject, TextSubject) else 8
 
 
-def command_of(order: Order, gate: str, sittings: int) -> str:
+def command_of(order: OptimizationOrder, gate: str, sittings: int) -> str:
     """The command that does the same again."""
     step, parts = order.step, ["maas", "optimize", order.ref]
     parts += ["--objective", step.objective, "--gate", gate]
@@ -109,7 +109,9 @@ def command_of(order: Order, gate: str, sittings: int) -> str:
     return shlex.join(parts)
 
 
-def _subject(order: Order, jobs_dir: Path, watch: Watch) -> Subject | TextSubject:
+def _subject(
+    order: OptimizationOrder, jobs_dir: Path, watch: ProgressWatch
+) -> Subject | TextSubject:
     if writes_text(order.manifest):
         if order.data is not None:
             raise InvalidInput("a language model is compared on a text: --text", field="data")
@@ -133,7 +135,7 @@ def _subject(order: Order, jobs_dir: Path, watch: Watch) -> Subject | TextSubjec
 
 
 def _with_estimator(
-    subject: Subject | TextSubject, found: Optimized, request: Request
+    subject: Subject | TextSubject, found: Optimized, request: OptimizationRequest
 ) -> Optimized:
     if isinstance(subject, TextSubject) or subject.estimator is None:
         return found

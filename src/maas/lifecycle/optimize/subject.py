@@ -21,7 +21,7 @@ from maas.lifecycle.optimize.results import Candidate, EvaluationRows
 if TYPE_CHECKING:
     from maas.lifecycle.data.dataset import Split
     from maas.lifecycle.data.spec import BuildSpec
-    from maas.lifecycle.training.families import Served
+    from maas.lifecycle.training.families import ServedModel
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +41,7 @@ class NotApplicable(InvalidInput):
 class Training:
     """How the original came to be, for candidates that are trained again."""
 
-    served: Served
+    served: ServedModel
     """Never changed: candidates are made from copies."""
     spec: BuildSpec
     parts: Split

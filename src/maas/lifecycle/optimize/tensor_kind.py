@@ -9,20 +9,26 @@ from typing import Any
 
 from maas.domain.models import Task
 from maas.lifecycle.optimize.candidates.libraries import versions
-from maas.lifecycle.optimize.candidates.methods import FILE, Maker, Workshop, all_makers, left_out
+from maas.lifecycle.optimize.candidates.methods import (
+    FILE,
+    CandidateContext,
+    CandidateMethod,
+    all_makers,
+    left_out,
+)
 from maas.lifecycle.optimize.judgment.compare import compare
 from maas.lifecycle.optimize.measurement.answers import keep, kept, read_answers
 from maas.lifecycle.optimize.measurement.candidate_process import answers_of
-from maas.lifecycle.optimize.measurement.measure import RESIDENT, Plan, sit
-from maas.lifecycle.optimize.measurement.paired_runs import Sitting, measurement_of
+from maas.lifecycle.optimize.measurement.measure import RESIDENT, MeasurementPlan, sit
+from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, measurement_of
 from maas.lifecycle.optimize.measurement.profile import profile
-from maas.lifecycle.optimize.model_kind import Place
-from maas.lifecycle.optimize.results import Answers, Candidate, Comparison, Measurement
+from maas.lifecycle.optimize.model_kind import CandidateFolder
+from maas.lifecycle.optimize.results import Candidate, CandidateOutputs, Comparison, Measurement
 from maas.lifecycle.optimize.subject import Subject
 
 
 @dataclass(frozen=True)
-class RowsKind:
+class TensorKind:
     """Models that answer rows of tensors."""
 
     subject: Subject
@@ -44,14 +50,14 @@ class RowsKind:
     def how(self) -> Mapping[str, Any]:
         return self.subject.how
 
-    def makers(self) -> tuple[Maker, ...]:
+    def makers(self) -> tuple[CandidateMethod, ...]:
         return all_makers()
 
     def left_out(self) -> dict[str, str]:
         return left_out()
 
-    def make(self, maker: Maker, place: Place) -> Candidate:
-        work = Workshop(
+    def make(self, maker: CandidateMethod, place: CandidateFolder) -> Candidate:
+        work = CandidateContext(
             subject=self.subject,
             folder=place.folder,
             made=place.made,
@@ -82,11 +88,11 @@ class RowsKind:
             seed=self.seed,
         )
 
-    def sit(self, candidate: Candidate, number: int) -> Sitting:
+    def sit(self, candidate: Candidate, number: int) -> PairedRun:
         subject = self.subject
         return sit(candidate, self.original, subject.rows, subject.signature, self._plan)
 
-    def measurement(self, candidate: Candidate, sittings: Sequence[Sitting]) -> Measurement:
+    def measurement(self, candidate: Candidate, sittings: Sequence[PairedRun]) -> Measurement:
         how = {
             "rounds": self._plan.rounds,
             "seconds_per_turn": self.seconds,
@@ -104,14 +110,14 @@ class RowsKind:
         return versions("openmaas", "onnxruntime", "onnx", "torch", "torch-pruning", "numpy")
 
     @property
-    def _plan(self) -> Plan:
-        return Plan(seconds=self.seconds)
+    def _plan(self) -> MeasurementPlan:
+        return MeasurementPlan(seconds=self.seconds)
 
     @cached_property
-    def _truth(self) -> Answers:
+    def _truth(self) -> CandidateOutputs:
         return self._answers(self.subject.original)
 
-    def _answers(self, candidate: Candidate) -> Answers:
+    def _answers(self, candidate: Candidate) -> CandidateOutputs:
         rows = self.subject.rows
         outputs = None if candidate is self.original else kept(candidate)
         if outputs is None:

@@ -31,7 +31,7 @@ class ObjectStoreAccess:
 
 
 @dataclass(frozen=True)
-class Access:
+class SourceAccess:
     """What the settings of the machine that pulls say."""
 
     folder: Path
@@ -50,11 +50,11 @@ def _silent(name: str, done: int, total: int | None) -> None:
 
 
 @dataclass(frozen=True)
-class Request:
+class SourceRequest:
     """What is to be pulled."""
 
     source: str
-    access: Access
+    access: SourceAccess
     file: str | None = None
     """Which file, where a source has several."""
     sha256: str | None = None
@@ -80,7 +80,7 @@ class Fetched:
 
 
 @dataclass(frozen=True)
-class Entry:
+class SourceEntry:
     """A file that a source offers."""
 
     path: str
@@ -101,7 +101,7 @@ _TRANSLATOR = re.compile(r"(?:^|/)(?:model|lex)\.[\w.]+\.bin$")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 
-def choose(entries: list[Entry], file: str | None, source: str) -> list[Entry]:
+def choose(entries: list[SourceEntry], file: str | None, source: str) -> list[SourceEntry]:
     """The files of a model among all that are there, in a stable order.
 
     Raises InvalidInput if there is none, or if it is not clear which; then it names them.
@@ -109,7 +109,7 @@ def choose(entries: list[Entry], file: str | None, source: str) -> list[Entry]:
     if file is not None:
         return _chosen(entries, file, source)
     weights = [e for e in entries if _WEIGHTS.search(e.path)]
-    by_kind: dict[str, list[Entry]] = {}
+    by_kind: dict[str, list[SourceEntry]] = {}
     for entry in weights:
         by_kind.setdefault(entry.path.rpartition(".")[2].lower(), []).append(entry)
     names = {e.path for e in entries}
@@ -153,7 +153,7 @@ def named(path: str) -> str:
     return path.replace("/", ".") if path.startswith("1_Pooling/") else checked_file_name(path)
 
 
-def _chosen(entries: list[Entry], file: str, source: str) -> list[Entry]:
+def _chosen(entries: list[SourceEntry], file: str, source: str) -> list[SourceEntry]:
     found = [e for e in entries if e.path == file] or [
         e for e in entries if e.path.rpartition("/")[2] == file
     ]
@@ -166,7 +166,7 @@ def _chosen(entries: list[Entry], file: str, source: str) -> list[Entry]:
     return _with_beside(entries, found)
 
 
-def _with_beside(entries: list[Entry], weights: list[Entry]) -> list[Entry]:
+def _with_beside(entries: list[SourceEntry], weights: list[SourceEntry]) -> list[SourceEntry]:
     """With the configuration that lies beside the weights, or at the top; a GGUF needs none."""
     if all(e.path.lower().endswith(".gguf") for e in weights):
         return weights
@@ -181,6 +181,6 @@ def _with_beside(entries: list[Entry], weights: list[Entry]) -> list[Entry]:
     return [taken[name] for name in sorted(taken)]
 
 
-def _listed(entries: list[Entry], most: int = 20) -> str:
+def _listed(entries: list[SourceEntry], most: int = 20) -> str:
     names = [shown(e.path, 100)[1:-1] for e in entries[:most]]
     return ", ".join(names) + (f" and {len(entries) - most} more" if len(entries) > most else "")

@@ -27,8 +27,8 @@ from maas.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-from maas.lifecycle.sources.base import Access, Progress
-from maas.lifecycle.sources.workspace import Digest, Limits, Partial
+from maas.lifecycle.sources.base import Progress, SourceAccess
+from maas.lifecycle.sources.workspace import DownloadLimits, ExpectedDigest, PartialDownload
 
 ATTEMPTS = 6
 """In a row that bring nothing; any byte starts the count anew."""
@@ -50,7 +50,7 @@ _REFUSALS: dict[int, tuple[type[MaasError], str]] = {
 @dataclass(frozen=True)
 class Download:
     url: httpx2.URL
-    digest: Digest
+    digest: ExpectedDigest
     size: int | None = None
     """If it is known before the server says it."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -61,7 +61,9 @@ class _Again(Exception):
     """The attempt failed in a way that the next one may not."""
 
 
-def download(wanted: Download, partial: Partial, access: Access, progress: Progress) -> None:
+def download(
+    wanted: Download, partial: PartialDownload, access: SourceAccess, progress: Progress
+) -> None:
     """The whole and verified file is at `partial.target` afterwards.
 
     Raises InvalidInput for another digest, NotFound, Forbidden, Unauthenticated, OutOfSpace,
@@ -86,7 +88,7 @@ def download(wanted: Download, partial: Partial, access: Access, progress: Progr
 class _Fetch:
     http: httpx2.Client
     wanted: Download
-    partial: Partial
+    partial: PartialDownload
     max_bytes: int
     progress: Progress
 
@@ -152,7 +154,7 @@ class _Fetch:
             raise StorageFailed(f"{host} sent the file in an encoding that nobody asked for")
         if self.wanted.size is not None and total not in (None, self.wanted.size):
             raise StorageFailed(f"{host} has {total} bytes, and {self.wanted.size} are expected")
-        limits = Limits(total or self.wanted.size, self.max_bytes, self.progress)
+        limits = DownloadLimits(total or self.wanted.size, self.max_bytes, self.progress)
         self.partial.grow(response.iter_raw(PIECE_BYTES), start, limits)
         if limits.total is not None and self.partial.size < limits.total:
             raise _Again("the connection ended early")
@@ -178,7 +180,7 @@ def _place(response: httpx2.Response, here: int) -> tuple[int, int | None]:
     raise kind(f"{host} answers {status}{advice}")
 
 
-def _trust(access: Access) -> ssl.SSLContext:
+def _trust(access: SourceAccess) -> ssl.SSLContext:
     trust = ssl.create_default_context()
     if access.ca_file:
         try:

@@ -10,13 +10,13 @@ import httpx2
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
-from maas.lifecycle.sources.base import Fetched, Request, checked_file_name
+from maas.lifecycle.sources.base import Fetched, SourceRequest, checked_file_name
 from maas.lifecycle.sources.download import Download, download
 from maas.lifecycle.sources.local import from_path
-from maas.lifecycle.sources.workspace import Digest, Partial, is_whole
+from maas.lifecycle.sources.workspace import ExpectedDigest, PartialDownload, is_whole
 
 
-def fetch(request: Request, folder: Path) -> Fetched:
+def fetch(request: SourceRequest, folder: Path) -> Fetched:
     """Continues where an earlier run stopped. Raises as `download` does."""
     if request.sha256 is None:
         raise InvalidInput(
@@ -26,10 +26,10 @@ def fetch(request: Request, folder: Path) -> Fetched:
         )
     url = _checked_url(request.source)
     target = folder / checked_file_name(request.file or unquote(url.path))
-    digest = Digest(request.sha256)
+    digest = ExpectedDigest(request.sha256)
     if not is_whole(target, digest):
         wanted = Download(url, digest, headers={"user-agent": "openmaas"})
-        download(wanted, Partial(target, request.sha256), request.access, request.progress)
+        download(wanted, PartialDownload(target, request.sha256), request.access, request.progress)
     # A query may be a signature that lets whoever has it download.
     address = str(url.copy_with(query=None, fragment=None))
     origin = {"kind": "https", "uri": address, "sha256": request.sha256}

@@ -15,9 +15,9 @@ import httpx2
 
 from maas.domain.errors import Forbidden, InvalidInput, NotFound, StorageFailed, Unavailable
 from maas.domain.names import shown
-from maas.lifecycle.sources.base import Entry, Fetched, Request, choose, named
+from maas.lifecycle.sources.base import Fetched, SourceEntry, SourceRequest, choose, named
 from maas.lifecycle.sources.download import Download, download
-from maas.lifecycle.sources.workspace import Digest, Partial, is_whole
+from maas.lifecycle.sources.workspace import ExpectedDigest, PartialDownload, is_whole
 
 TIMEOUT_S = 30.0
 _SOURCE = re.compile(
@@ -26,7 +26,7 @@ _SOURCE = re.compile(
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def fetch(request: Request, folder: Path) -> Fetched:
+def fetch(request: SourceRequest, folder: Path) -> Fetched:
     """`hf://ORG/REPOSITORY[@REVISION]`; the revision is a branch, a tag or a commit."""
     match = _SOURCE.fullmatch(request.source)
     if match is None or ".." in request.source:
@@ -40,7 +40,7 @@ def fetch(request: Request, folder: Path) -> Fetched:
     if not _COMMIT.fullmatch(commit):
         raise StorageFailed(f"the Hub does not say which commit of {repository} this is")
     siblings = {s.rfilename: s for s in info.siblings or ()}
-    entries = [Entry(name, s.size) for name, s in sorted(siblings.items())]
+    entries = [SourceEntry(name, s.size) for name, s in sorted(siblings.items())]
     files: dict[str, Path] = {}
     for entry in choose(entries, request.file, request.source):
         target = folder / commit / named(entry.path)
@@ -48,7 +48,7 @@ def fetch(request: Request, folder: Path) -> Fetched:
         if not is_whole(target, digest):
             target.parent.mkdir(exist_ok=True)
             wanted = _download(repository, entry, commit, digest, request.access.hf_endpoint)
-            partial = Partial(target, digest.value)
+            partial = PartialDownload(target, digest.value)
             download(wanted, partial, request.access, request.progress)
         files[target.name] = target
     origin = {"kind": "hf", "uri": f"hf://{repository}@{commit}", "commit": commit}
@@ -87,7 +87,7 @@ def _info(repository: str, revision: str | None, endpoint: str) -> Any:
 
 
 def _download(
-    repository: str, entry: Entry, commit: str, digest: Digest, endpoint: str
+    repository: str, entry: SourceEntry, commit: str, digest: ExpectedDigest, endpoint: str
 ) -> Download:
     hub = _library()
     url = hub.hf_hub_url(repository, entry.path, revision=commit, endpoint=endpoint or None)
@@ -95,13 +95,13 @@ def _download(
     return Download(httpx2.URL(url), digest, entry.size, headers)
 
 
-def _digest(sibling: Any) -> Digest:
+def _digest(sibling: Any) -> ExpectedDigest:
     """Large files are known by their SHA-256, small ones by what git calls them."""
     if sibling.lfs is not None:
-        return Digest(str(sibling.lfs["sha256"]))
+        return ExpectedDigest(str(sibling.lfs["sha256"]))
     if not sibling.blob_id:
         raise StorageFailed(f"the Hub does not say what {shown(sibling.rfilename)} must be")
-    return Digest(str(sibling.blob_id), "git object id")
+    return ExpectedDigest(str(sibling.blob_id), "git object id")
 
 
 def _license(info: Any) -> str:

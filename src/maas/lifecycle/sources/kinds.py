@@ -7,7 +7,7 @@ from pathlib import Path
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
-from maas.lifecycle.sources.base import Fetched, Request
+from maas.lifecycle.sources.base import Fetched, SourceRequest
 
 _KINDS = {
     "hf": "hub",
@@ -20,7 +20,7 @@ _KINDS = {
 }
 
 
-def fetch(request: Request, folder: Path) -> Fetched:
+def fetch(request: SourceRequest, folder: Path) -> Fetched:
     """The files of a source, on this machine; `folder` is for what is not here yet.
 
     Raises InvalidInput for a source of no known kind.

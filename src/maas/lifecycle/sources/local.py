@@ -8,25 +8,25 @@ from typing import Any
 from maas.domain.errors import BodyTooLarge, InvalidInput, NotFound
 from maas.domain.names import shown
 from maas.lifecycle.sources.archive import UNPACKED, is_archive, unpack
-from maas.lifecycle.sources.base import Entry, Fetched, Request, choose, named
+from maas.lifecycle.sources.base import Fetched, SourceEntry, SourceRequest, choose, named
 
 MAX_SEEN = 10_000
 
 
-def fetch(request: Request, folder: Path) -> Fetched:
+def fetch(request: SourceRequest, folder: Path) -> Fetched:
     """`PATH` or `file:///PATH` of a weights file, a zip archive, or a folder with a model in it."""
     path = Path(request.source.removeprefix("file://")).expanduser()
     return from_path(path, request, folder, {"kind": "file", "uri": f"file:{path.resolve().name}"})
 
 
-def from_path(path: Path, request: Request, scratch: Path, origin: dict[str, Any]) -> Fetched:
+def from_path(path: Path, request: SourceRequest, scratch: Path, origin: dict[str, Any]) -> Fetched:
     """The model at `path`. An archive is unpacked into `scratch`."""
     if is_archive(path):
         path = unpack(path, scratch / UNPACKED, request.access.max_bytes)
     if path.is_dir():
         inside, leading_out = _files_below(path)
         found = {str(p.relative_to(path)): p for p in inside}
-        entries = [Entry(name, p.stat().st_size) for name, p in sorted(found.items())]
+        entries = [SourceEntry(name, p.stat().st_size) for name, p in sorted(found.items())]
         try:
             chosen = choose(entries, request.file, request.source)
         except InvalidInput as wrong:

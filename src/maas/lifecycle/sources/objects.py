@@ -31,16 +31,16 @@ from maas.domain.errors import (
 )
 from maas.domain.names import shown
 from maas.lifecycle.sources.base import (
-    Entry,
     Fetched,
     ObjectStoreAccess,
-    Request,
+    SourceEntry,
+    SourceRequest,
     checked_file_name,
     choose,
     named,
 )
 from maas.lifecycle.sources.local import from_path
-from maas.lifecycle.sources.workspace import Digest, Limits, Partial
+from maas.lifecycle.sources.workspace import DownloadLimits, ExpectedDigest, PartialDownload
 
 MAX_LISTED = 10_000
 ATTEMPTS = 5
@@ -49,7 +49,7 @@ _SOURCE = re.compile(r"(s3|gs|az)://([a-z0-9][a-z0-9._-]{1,62})/([^?#]{1,1024})"
 _ERROR_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 
 
-def fetch(request: Request, folder: Path) -> Fetched:
+def fetch(request: SourceRequest, folder: Path) -> Fetched:
     """`s3://BUCKET/KEY`, or with a `/` at the end all that lies below it."""
     match = _SOURCE.fullmatch(request.source)
     if match is None:
@@ -72,12 +72,12 @@ def fetch(request: Request, folder: Path) -> Fetched:
     return Fetched(files, origin)
 
 
-def _download(store: _Bucket, key: str, target: Path, request: Request) -> str:
+def _download(store: _Bucket, key: str, target: Path, request: SourceRequest) -> str:
     """Its SHA-256."""
     if not target.exists():
         etag, size = store.head(key)
-        partial = Partial(target, f"{etag} {size}")
-        limits = Limits(size, request.access.max_bytes, request.progress)
+        partial = PartialDownload(target, f"{etag} {size}")
+        limits = DownloadLimits(size, request.access.max_bytes, request.progress)
         for attempt in range(ATTEMPTS):
             before = partial.size
             if before >= size:
@@ -89,7 +89,7 @@ def _download(store: _Bucket, key: str, target: Path, request: Request) -> str:
                     raise
         if partial.size != size:
             raise Unavailable(f"{store.url} sent {partial.size} of the {size} bytes of {key}")
-        partial.finish(Digest(request.sha256) if request.sha256 else None)
+        partial.finish(ExpectedDigest(request.sha256) if request.sha256 else None)
     with target.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -118,14 +118,14 @@ class _Bucket:
             for piece in answer.stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
 
-    def entries(self, prefix: str) -> list[Entry]:
+    def entries(self, prefix: str) -> list[SourceEntry]:
         """All objects below a prefix, by their path from there."""
-        found: list[Entry] = []
+        found: list[SourceEntry] = []
         with self._in_our_words(prefix):
             for page in obstore.list(self._store, prefix.rstrip("/")):
                 for item in page:
                     path = str(item["path"]).removeprefix(prefix)
-                    found.append(Entry(path, int(item["size"])))
+                    found.append(SourceEntry(path, int(item["size"])))
                 if len(found) > MAX_LISTED:
                     raise InvalidInput(f"{self.url}/{prefix} has more than {MAX_LISTED} objects")
         if not found:

@@ -10,13 +10,13 @@ from typing import Any
 
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.names import shown
-from maas.lifecycle.sources.base import Fetched, Request
+from maas.lifecycle.sources.base import Fetched, SourceRequest
 from maas.lifecycle.sources.local import from_path
 
 _PACKAGE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
-def fetch(request: Request, folder: Path) -> Fetched:
+def fetch(request: SourceRequest, folder: Path) -> Fetched:
     """`package://PACKAGE/FILE`: PACKAGE is what Python imports; FILE a weights file, a zip archive
     or a folder in it."""
     path, origin = locate(request.source)

@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 
 from maas.domain.errors import BodyTooLarge, Conflict, InvalidInput, OutOfSpace, StorageFailed
-from maas.lifecycle.sources.base import Progress, Request
+from maas.lifecycle.sources.base import Progress, SourceRequest
 from maas.storage.files import in_our_words, make_own_dir, make_private_dir
 
 CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
-def workspace(request: Request) -> Iterator[Path]:
+def workspace(request: SourceRequest) -> Iterator[Path]:
     """The folder of this source, for this process alone. Raises Conflict if another has it."""
     key = hashlib.sha256(f"{request.source}\n{request.file or ''}".encode()).hexdigest()[:24]
     folder = request.access.folder / key
@@ -45,7 +45,7 @@ def discard(folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Digest:
+class ExpectedDigest:
     """What a whole file must have."""
 
     value: str
@@ -62,13 +62,13 @@ class Digest:
             return hasher.hexdigest()
 
 
-def is_whole(target: Path, digest: Digest) -> bool:
+def is_whole(target: Path, digest: ExpectedDigest) -> bool:
     """Whether an earlier run finished this file; what somebody changed since is no such file."""
     with in_our_words(f"read {target}"):
         return target.is_file() and digest.of(target) == digest.value
 
 
-class Partial:
+class PartialDownload:
     """A file that is downloaded, possibly over several runs of the program."""
 
     def __init__(self, target: Path, identity: str) -> None:
@@ -93,7 +93,7 @@ class Partial:
     def forget(self) -> None:
         self._data.unlink(missing_ok=True)
 
-    def grow(self, chunks: Iterable[bytes], start: int, limits: Limits) -> None:
+    def grow(self, chunks: Iterable[bytes], start: int, limits: DownloadLimits) -> None:
         """Writes `chunks` from byte `start` on. Raises OutOfSpace, BodyTooLarge."""
         done = start
         limits.check_total(self._data.parent, done)
@@ -107,7 +107,7 @@ class Partial:
                 file.write(chunk)
                 limits.progress(self.target.name, done, limits.total)
 
-    def finish(self, digest: Digest | None) -> None:
+    def finish(self, digest: ExpectedDigest | None) -> None:
         """Gives the file its name. Raises InvalidInput and forgets it if it is not what the digest
         says; None: nobody knows what it must be."""
         with in_our_words(f"read {self._data}"):
@@ -132,7 +132,7 @@ class Partial:
             return None
 
 
-class Limits:
+class DownloadLimits:
     """How much a download may bring, and who is told how far it is."""
 
     def __init__(self, total: int | None, most: int, progress: Progress) -> None:

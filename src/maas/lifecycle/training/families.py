@@ -55,7 +55,7 @@ class Standardize(nn.Module):
         )
 
 
-class Served(nn.Module):
+class ServedModel(nn.Module):
     """What callers reach: raw rows in, answers in the target's units or classes out.
 
     Its `network` gives logits [n, classes], one logit [n, 1] for two classes, or a value [n, 1].
@@ -88,7 +88,7 @@ class Served(nn.Module):
         return probabilities.argmax(dim=1), probabilities
 
 
-def make_served(spec: ModelSpec, train: Dataset, outputs: int) -> Served:
+def make_served(spec: ModelSpec, train: Dataset, outputs: int) -> ServedModel:
     """An untrained model for these rows; its weights come from torch's global generator.
 
     `outputs` is the width of the network's last layer. The owner's module must give that width,
@@ -99,7 +99,7 @@ def make_served(spec: ModelSpec, train: Dataset, outputs: int) -> Served:
     target = None
     if train.task is Task.REGRESSION and spec.standardize_target:
         target = Standardize.fitted(train.y[:, None])
-    served = Served(_network(spec, train.x.shape[1:], outputs), train.task, inputs, target)
+    served = ServedModel(_network(spec, train.x.shape[1:], outputs), train.task, inputs, target)
     _check_width(served, train, outputs, spec)
     return served
 
@@ -152,7 +152,7 @@ def _own_module(spec: ModelSpec) -> nn.Module:
     return network
 
 
-def _check_width(served: Served, train: Dataset, outputs: int, spec: ModelSpec) -> None:
+def _check_width(served: ServedModel, train: Dataset, outputs: int, spec: ModelSpec) -> None:
     served.eval()
     try:
         with torch.no_grad():

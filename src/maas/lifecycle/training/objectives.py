@@ -14,7 +14,7 @@ from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
 from maas.lifecycle.data.dataset import Dataset
 from maas.lifecycle.data.spec import TrainingSpec
-from maas.lifecycle.training.families import Served
+from maas.lifecycle.training.families import ServedModel
 
 _REGRESSION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": functional.mse_loss,
@@ -64,7 +64,7 @@ def make_objective(spec: TrainingSpec, train: Dataset) -> Objective:
     return Objective(name, outputs, _class_weights(spec, train))
 
 
-def targets(served: Served, data: Dataset) -> Tensor:
+def targets(served: ServedModel, data: Dataset) -> Tensor:
     """[n] INT64 classes, or the [n, 1] standardized values of a regression."""
     values = torch.from_numpy(data.y)
     if data.task is not Task.REGRESSION:

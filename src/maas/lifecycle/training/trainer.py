@@ -26,7 +26,7 @@ from maas.lifecycle.training.checkpoints import (
     save_checkpoint,
     seed_everything,
 )
-from maas.lifecycle.training.families import Served, make_served
+from maas.lifecycle.training.families import ServedModel, make_served
 from maas.lifecycle.training.objectives import (
     learning_rate,
     make_objective,
@@ -43,7 +43,7 @@ EVALUATION_ROWS = 1024
 
 
 @dataclass
-class State:
+class TrainingState:
     """Where a training stands, but for weights and generators."""
 
     epoch: int = 0
@@ -66,7 +66,7 @@ class State:
 
 @dataclass(frozen=True)
 class Trained:
-    model: Served
+    model: ServedModel
     summary: dict[str, Any]
 
 
@@ -85,7 +85,7 @@ class Trainer:
             )
         self.spec = spec
         self.checkpoint = checkpoint
-        self.state = State()
+        self.state = TrainingState()
         self.best: dict[str, Tensor] = {}
         seed_everything(spec.seed)
         self.objective = make_objective(spec, parts.train)
@@ -228,7 +228,7 @@ class Trainer:
             return
         self.served.load_state_dict(found["model"])
         self.optimizer.load_state_dict(found["optimizer"])
-        self.state = State(**found["state"])
+        self.state = TrainingState(**found["state"])
         self.best = found["best"]
         restore_random_states(found["random"])
 
@@ -256,7 +256,7 @@ class _Clock:
     """Tells the progress now and then, with the time that is left at the pace so far."""
 
     def __init__(
-        self, state: State, batches: int, epochs: int, report: Callable[[Progress], None]
+        self, state: TrainingState, batches: int, epochs: int, report: Callable[[Progress], None]
     ) -> None:
         self._state, self._batches, self._epochs, self._report = state, batches, epochs, report
         self._began = self._told = time.monotonic()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from maas.domain.errors import InvalidInput
 from maas.runtimes.base import Arrays, LoadRequest
 from maas.runtimes.encoders.tokens import Ids, TextReader, TokenGraph, alike
-from maas.runtimes.labels import Labels, softmax
+from maas.runtimes.labels import ClassLabels, softmax
 from maas.runtimes.onnx import open_session
 from maas.runtimes.options import one_of
 
@@ -27,7 +27,7 @@ class TextClassifier:
 
     def load(self, request: LoadRequest) -> None:
         """Raises InvalidInput for other files, options or signatures than described above."""
-        self._labels = Labels(request)
+        self._labels = ClassLabels(request)
         self._scale = one_of(request.options, "scale", ("probabilities", "independent", "none"))
         self._reader = TextReader(request.files, request.options)
         if "model.onnx" not in request.files:

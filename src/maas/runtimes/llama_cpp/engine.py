@@ -31,8 +31,8 @@ from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.formats.gguf import GgufSummary, check_gguf
 from maas.runtimes.llama_cpp.request import request_body
 from maas.runtimes.options import one_of
-from maas.runtimes.schemas.llama_limits import TokensSeen
-from maas.runtimes.schemas.llguidance import Followed
+from maas.runtimes.schemas.llama_limits import TokenTexts
+from maas.runtimes.schemas.llguidance import AnswerFollower
 from maas.runtimes.text.detokenizer import StopTexts
 from maas.runtimes.text.engine import TextEngine
 from maas.runtimes.text.options import (
@@ -43,7 +43,7 @@ from maas.runtimes.text.options import (
     settled_sizes,
 )
 from maas.runtimes.text.prompted_tools import CallReader
-from maas.runtimes.text.stream_chunks import Progress, decode_chunk, too_long
+from maas.runtimes.text.stream_chunks import PromptProgress, decode_chunk, too_long
 from maas.runtimes.text.vocabulary import gguf_vocabulary
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class LlamaCpp(TextEngine["_Sequence"]):
         super().__init__()
         self._knows_tools = False
         self._known_tokens: int | None = None
-        self._tokens_seen = TokensSeen()
+        self._tokens_seen = TokenTexts()
         self._server: Any = None
 
     def load(self, request: LoadRequest) -> None:
@@ -78,7 +78,7 @@ class LlamaCpp(TextEngine["_Sequence"]):
             raise InvalidInput(f"{name} is one of {summary.splits} parts; give one whole file")
         self._settle_sizes(summary, request)
         self._vocabulary = gguf_vocabulary(path, summary)
-        self._tokens_seen = TokensSeen.of(path, summary)
+        self._tokens_seen = TokenTexts.of(path, summary)
         self._server = _start(name, self._parameters(path, summary, request), self._inside)
         # One more than callers get, so that control's proof never waits behind long answers.
         self._threads = ThreadPoolExecutor(self.slots + 1, thread_name_prefix="sequence")
@@ -122,7 +122,7 @@ class LlamaCpp(TextEngine["_Sequence"]):
         generation = self._vocabulary.checked(sequence.generation, self.context_length)
         asked = self._body(generation)
         if "grammar" in asked and not self._tokens_seen.lacks_blanks:
-            sequence.followed = Followed(asked["grammar"])
+            sequence.followed = AnswerFollower(asked["grammar"])
         body = msgspec.json.encode(asked)
         ask = self._server.handle_completions
         if generation.messages is not None:
@@ -204,7 +204,7 @@ class _Sequence:
         self.error: MaasError | None = None
         self.calls: CallReader | None = None
         """Finds calls of tools in the text, if the engine does not."""
-        self.followed: Followed | None = None
+        self.followed: AnswerFollower | None = None
         """Reads along, if the answer has a grammar: the engine drops one that it cannot follow."""
         self._stops = StopTexts(generation.stop)
         self._context_length = context_length
@@ -262,7 +262,7 @@ class _Sequence:
             piece = replace(piece, text=text, logprobs=told)
         self.sink(self.number, piece)
 
-    def _read(self, progress: Progress) -> bool:
+    def _read(self, progress: PromptProgress) -> bool:
         """The engine tells before it starts, and after each batch, how long the prompt is."""
         prompt_tokens = self._prompt_tokens = progress.total
         self._cached_tokens = progress.cache

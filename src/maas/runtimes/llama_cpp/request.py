@@ -7,18 +7,18 @@ from typing import Any
 
 from maas.domain.generation import Generation
 from maas.runtimes.schemas.ebnf import schema_grammar
-from maas.runtimes.schemas.llama_limits import TokensSeen, check_counts, held_schema
+from maas.runtimes.schemas.llama_limits import TokenTexts, check_counts, held_schema
 from maas.runtimes.schemas.llguidance import json_grammar
 from maas.runtimes.text.prompted_tools import call_grammar, chosen_tools, told_messages
 
 _SEEDS = 1 << 31
 """The engine takes so many; its largest number means a random one."""
 
-_PLAIN = TokensSeen()
+_PLAIN = TokenTexts()
 
 
 def request_body(
-    generation: Generation, knows_tools: bool = True, seen: TokensSeen = _PLAIN
+    generation: Generation, knows_tools: bool = True, seen: TokenTexts = _PLAIN
 ) -> dict[str, Any]:
     """What the engine is asked. Nothing in it is the caller's but what `Generation` can say.
 

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
 from maas.runtimes.base import Arrays, LoadRequest
-from maas.runtimes.labels import Labels, softmax
+from maas.runtimes.labels import ClassLabels, softmax
 from maas.runtimes.onnx import failed, open_session
 from maas.runtimes.options import number_of, one_of
 
@@ -42,7 +42,7 @@ class ImageClassifier:
     def load(self, request: LoadRequest) -> None:
         """Raises InvalidInput for other files, options or signatures than described above."""
         options = request.options
-        self._labels = Labels(request)
+        self._labels = ClassLabels(request)
         self._size = int(number_of(options, "size", 224, 8, 4096))
         self._resize = int(number_of(options, "resize", self._size, self._size, 8192))
         self._max_pixels = int(number_of(options, "max_pixels", 50e6, 64, 1e9))

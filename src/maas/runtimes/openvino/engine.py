@@ -23,7 +23,7 @@ from maas.domain.generation import TokenLogprob
 from maas.runtimes.base import LoadRequest
 from maas.runtimes.formats.gguf import check_gguf
 from maas.runtimes.openvino.request import asked, configured
-from maas.runtimes.text.detokenizer import WrittenText, bytes_of_tokens, read_tokens
+from maas.runtimes.text.detokenizer import SequenceText, bytes_of_tokens, read_tokens
 from maas.runtimes.text.options import (
     Sizes,
     batch_size,
@@ -92,7 +92,7 @@ class OpenVino(SteppedEngine):
         sequence.work = _Work(openvino.Tensor(np.array([ids], np.int64)), config)
         reading = read_tokens(self._in_texts, self._tokenizer.decode)
         calls = CallReader() if wanted.reads_calls else None
-        sequence.text = WrittenText(reading, generation.stop, calls)
+        sequence.text = SequenceText(reading, generation.stop, calls)
 
     def _encoded(self, text: str, *, is_plain: bool) -> list[int]:
         found = self._tokenizer.encode(text, add_special_tokens=is_plain)

@@ -21,7 +21,7 @@ _FORBIDDEN = -100.0
 
 
 @dataclass(frozen=True)
-class Asked:
+class EngineRequest:
     """What is wanted, after it was found that the engine can do it."""
 
     messages: list[dict[str, Any]]
@@ -33,7 +33,7 @@ class Asked:
     """The caller forbids the tokens that end a text."""
 
 
-def asked(generation: Generation, ends: frozenset[int]) -> Asked:
+def asked(generation: Generation, ends: frozenset[int]) -> EngineRequest:
     """`ends` are the tokens that end a text. Raises InvalidInput for what this engine cannot do:
     nothing is left out in silence."""
     g = generation
@@ -49,10 +49,10 @@ def asked(generation: Generation, ends: frozenset[int]) -> Asked:
     if tools and choice == "required":
         grammar = call_grammar(tools, schema_grammar)
     told = told_messages(g.messages or [], tools if choice != "none" else [])
-    return Asked(told, grammar, bool(tools) and choice != "none", never_ends)
+    return EngineRequest(told, grammar, bool(tools) and choice != "none", never_ends)
 
 
-def configured(generation: Generation, wanted: Asked, limit: int) -> Any:
+def configured(generation: Generation, wanted: EngineRequest, limit: int) -> Any:
     """The engine's configuration for a sequence of at most `limit` tokens; raises InvalidInput."""
     g = generation
     config = openvino_genai.GenerationConfig()

@@ -55,7 +55,7 @@ _URI = (
 
 
 @dataclass(frozen=True)
-class TokensSeen:
+class TokenTexts:
     """How llama.cpp shows a model's tokens to LLGuidance: each as a text of its own, from which it
     takes blanks that the token does add to a longer text (common/llguidance.cpp, and
     `detokenize` in src/llama-vocab.cpp)."""
@@ -67,7 +67,7 @@ class TokensSeen:
     have."""
 
     @classmethod
-    def of(cls, path: Path, summary: GgufSummary) -> TokensSeen:
+    def of(cls, path: Path, summary: GgufSummary) -> TokenTexts:
         """Of a GGUF file whose header was found in order."""
         is_pieces = summary.tokenizer == "llama"
         lacks_blanks = is_pieces if summary.adds_space is None else summary.adds_space

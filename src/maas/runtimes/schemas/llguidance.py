@@ -2,7 +2,7 @@
 
 llama.cpp writes freely, and says so in its log only, if it cannot follow a grammar. So each is
 compiled here first, by the same library, and what it cannot hold is refused, never ignored. That
-library is not of the same version, so `Followed` reads along.
+library is not of the same version, so `AnswerFollower` reads along.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def _start(grammar: str) -> str:
     return _NOTHING if reason.startswith("NoExtension") else reason
 
 
-class Followed:
+class AnswerFollower:
     """An answer that another library writes by a grammar, read along while it comes."""
 
     def __init__(self, grammar: str) -> None:

@@ -1,10 +1,10 @@
 """Tokens as text while they are written: whole characters only, and no stop text.
 
 `StopTexts` is for every engine of ours, since those that look for stop texts themselves do not say
-which one they found. `WrittenText` is for engines that give token ids, of which a character may
+which one they found. `SequenceText` is for engines that give token ids, of which a character may
 take several. Most vocabularies are of bytes, and a text is the bytes of its tokens in a row:
-`BytesRead` joins them. Where what a token looks like depends on the one before it, `TokensRead`
-decodes the last few again with what is new, as vLLM does, which costs far more.
+`ByteDetokenizer` joins them. Where what a token looks like depends on the one before it,
+`TokenDetokenizer` decodes the last few again with what is new, as vLLM does, which costs far more.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class StopTexts:
         return ready
 
 
-class Reading(Protocol):
+class Detokenizer(Protocol):
     """The tokens of one text, made characters."""
 
     def push(self, tokens: Iterable[int]) -> str:
@@ -85,7 +85,7 @@ class Reading(Protocol):
         """What is left when no more comes."""
 
 
-class BytesRead:
+class ByteDetokenizer:
     """A text whose tokens are bytes in a row (`bytes_of_tokens`)."""
 
     def __init__(self, of_tokens: Mapping[int, bytes]) -> None:
@@ -100,7 +100,7 @@ class BytesRead:
         return self._decoder.decode(b"", final=True)
 
 
-class TokensRead:
+class TokenDetokenizer:
     """A text of tokens that are only understood together."""
 
     def __init__(self, decode: Decode) -> None:
@@ -131,16 +131,16 @@ class TokensRead:
         return text[len(known) :]
 
 
-def read_tokens(of_tokens: Mapping[int, bytes] | None, decode: Decode) -> Reading:
+def read_tokens(of_tokens: Mapping[int, bytes] | None, decode: Decode) -> Detokenizer:
     """For a new text, with what `bytes_of_tokens` found."""
-    return TokensRead(decode) if of_tokens is None else BytesRead(of_tokens)
+    return TokenDetokenizer(decode) if of_tokens is None else ByteDetokenizer(of_tokens)
 
 
-class WrittenText:
+class SequenceText:
     """The text of one sequence."""
 
     def __init__(
-        self, reading: Reading, stops: Sequence[str], calls: CallReader | None = None
+        self, reading: Detokenizer, stops: Sequence[str], calls: CallReader | None = None
     ) -> None:
         """`calls` takes out what is of a call, if the model may make one."""
         self._reading = reading

@@ -22,7 +22,7 @@ from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
 from maas.domain.generation import Ending, Generation, Piece, TokenLogprob
 from maas.runtimes.base import Sink
 from maas.runtimes.text.chat_template import ChatTemplate
-from maas.runtimes.text.detokenizer import WrittenText
+from maas.runtimes.text.detokenizer import SequenceText
 from maas.runtimes.text.engine import TextEngine
 from maas.runtimes.text.options import Sizes, fitting
 from maas.runtimes.text.stream_chunks import too_long
@@ -50,7 +50,7 @@ class Sequence:
         self.prompt_tokens = self.completion_tokens = 0
         self.limit = 0
         """Most tokens that it may write."""
-        self.text: WrittenText | None = None
+        self.text: SequenceText | None = None
         self.has_spoken = False
         """Whether any words of it were told."""
         self.is_over = False

@@ -50,7 +50,7 @@ class _Choice(msgspec.Struct):
     logprobs: _Logprobs | None = None
 
 
-class Progress(msgspec.Struct):
+class PromptProgress(msgspec.Struct):
     total: int = 0
     cache: int = 0
     processed: int = 0
@@ -93,7 +93,7 @@ class Chunk(msgspec.Struct):
     """One JSON text of a stream; what is not named here is of no use to us."""
 
     choices: list[_Choice] = []
-    prompt_progress: Progress | None = None
+    prompt_progress: PromptProgress | None = None
     timings: _Timings | None = None
     usage: _Usage | None = None
     error: EngineError | None = None

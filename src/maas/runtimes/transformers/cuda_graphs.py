@@ -37,7 +37,7 @@ def padded(count: int, grain: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-class GraphedBatch(PagedBatch):
+class CudaGraphBatch(PagedBatch):
     """A PagedBatch on a CUDA device. Its logits lie where the next step writes its own."""
 
     def __init__(self, model: Any, sequences: int, tokens: int, batch: int) -> None:

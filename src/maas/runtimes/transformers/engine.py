@@ -19,7 +19,7 @@ from maas.domain.errors import InvalidInput, MaasError
 from maas.domain.generation import Ending, Piece, TokenLogprob
 from maas.runtimes.base import LoadRequest
 from maas.runtimes.schemas.llguidance import json_grammar
-from maas.runtimes.text.detokenizer import WrittenText, bytes_of_tokens, read_tokens
+from maas.runtimes.text.detokenizer import SequenceText, bytes_of_tokens, read_tokens
 from maas.runtimes.text.options import (
     LARGEST_BATCH,
     OPTIONS,
@@ -32,16 +32,21 @@ from maas.runtimes.text.options import (
 from maas.runtimes.text.prompted_tools import CallReader, call_grammar, chosen_tools, told_messages
 from maas.runtimes.text.stepped_engine import Sequence, SteppedEngine
 from maas.runtimes.text.vocabulary import Vocabulary, looks_like_control
-from maas.runtimes.transformers.cuda_graphs import GraphedBatch
+from maas.runtimes.transformers.cuda_graphs import CudaGraphBatch
 from maas.runtimes.transformers.model import (
-    Folder,
+    ModelFolder,
     chosen_device,
     chosen_dtype,
     load_model,
     read_folder,
 )
 from maas.runtimes.transformers.paged_batch import PagedBatch
-from maas.runtimes.transformers.sampler import Chooser, Chosen, Manner, choose
+from maas.runtimes.transformers.sampler import (
+    SampledToken,
+    SamplingDefaults,
+    SequenceSampler,
+    choose,
+)
 
 _PROOF_TOKENS = 512
 """Of the cache, for control's proof, which is started without asking for room."""
@@ -54,7 +59,7 @@ class Transformers(SteppedEngine):
     def __init__(self) -> None:
         super().__init__()
         self._ends: frozenset[int] = frozenset()
-        self._manner = Manner()
+        self._manner = SamplingDefaults()
         self._in_texts: Mapping[int, bytes] | None = None
         """Tokens as they stand in texts, where they stand for themselves."""
 
@@ -83,7 +88,7 @@ class Transformers(SteppedEngine):
         self._set_words(folder)
         self._begin()
 
-    def _set_words(self, folder: Folder) -> None:
+    def _set_words(self, folder: ModelFolder) -> None:
         self._set_template(folder.template, folder.special)
         try:
             self._grammars = llguidance.LLTokenizer(
@@ -120,9 +125,9 @@ class Transformers(SteppedEngine):
         told = told_messages(g.messages or [], tools if may_call else [])
         ids = self._take_prompt(sequence, g, told)
         matcher = None if grammar is None else self._matcher(grammar)
-        sequence.work = _Work(ids, Chooser(g, self._manner, matcher))
+        sequence.work = _Work(ids, SequenceSampler(g, self._manner, matcher))
         reading = read_tokens(self._in_texts, self._tokenizer.decode)
-        sequence.text = WrittenText(reading, g.stop, CallReader() if may_call else None)
+        sequence.text = SequenceText(reading, g.stop, CallReader() if may_call else None)
 
     def _matcher(self, grammar: str) -> Any:
         matcher = llguidance.LLMatcher(self._grammars, grammar, log_level=0)
@@ -164,7 +169,7 @@ class Transformers(SteppedEngine):
             else:
                 self._collect(sequence, one, is_time)
 
-    def _collect(self, sequence: Sequence, one: Chosen, is_time: bool) -> None:
+    def _collect(self, sequence: Sequence, one: SampledToken, is_time: bool) -> None:
         """What a sequence wrote, and whether it ended with that."""
         sequence.completion_tokens += 1
         is_end = one.token in self._ends
@@ -199,7 +204,7 @@ class _Work:
     """A sequence as the batch knows it."""
 
     prompt: list[int]
-    chooser: Chooser
+    chooser: SequenceSampler
 
 
 def _batch(model: Any, sequences: int, tokens: int, batch: int) -> PagedBatch:
@@ -207,7 +212,7 @@ def _batch(model: Any, sequences: int, tokens: int, batch: int) -> PagedBatch:
     if model.device.type != "cuda":
         return PagedBatch(model, sequences, tokens, batch)
     try:
-        return GraphedBatch(model, sequences, tokens, batch)
+        return CudaGraphBatch(model, sequences, tokens, batch)
     except RuntimeError as wrong:  # it computes its first steps there
         raise InvalidInput(f"the device cannot compute this model: {str(wrong)[:300]}") from None
 

@@ -30,7 +30,13 @@ from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
 from maas.runtimes.formats.safetensors_header import check_safetensors
 from maas.runtimes.options import one_of
-from maas.runtimes.transformers.sampler import LARGEST_TOP_K, TEMPERATURE, TOP_K, TOP_P, Manner
+from maas.runtimes.transformers.sampler import (
+    LARGEST_TOP_K,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    SamplingDefaults,
+)
 
 MAX_JSON_BYTES = 16 << 20
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -43,7 +49,7 @@ Files = Mapping[str, Path]
 
 
 @dataclass(frozen=True)
-class Folder:
+class ModelFolder:
     """What the files of a variant say, before any library has seen them."""
 
     config: dict[str, Any]
@@ -53,7 +59,7 @@ class Folder:
     parameters: int
     ends: frozenset[int]
     """Tokens at which the model ends its text."""
-    manner: Manner
+    manner: SamplingDefaults
     template: str
     """Of chats; empty if there is none."""
     special: dict[str, str]
@@ -65,7 +71,7 @@ class Folder:
         return found if isinstance(found, int) and found > 0 else None
 
 
-def read_folder(files: Files) -> Folder:
+def read_folder(files: Files) -> ModelFolder:
     """Raises InvalidInput for files that are no language model in safetensors."""
     weights = {name: path for name, path in files.items() if name.endswith(".safetensors")}
     for needed in ("config.json", "tokenizer.json"):
@@ -77,7 +83,7 @@ def read_folder(files: Files) -> Folder:
     config = _object(files, "config.json")
     generation = _object(files, "generation_config.json")
     told = _object(files, "tokenizer_config.json")
-    return Folder(
+    return ModelFolder(
         config={k: v for k, v in config.items() if k not in _NEVER_KEPT and "attn_impl" not in k},
         weights=weights,
         size=sum(summary.size for summary in summaries),
@@ -125,7 +131,7 @@ def chosen_dtype(options: dict[str, Any], device: torch.device) -> torch.dtype:
     return found
 
 
-def load_model(folder: Folder, device: torch.device, dtype: torch.dtype) -> Any:
+def load_model(folder: ModelFolder, device: torch.device, dtype: torch.dtype) -> Any:
     """The model, ready to infer. Raises InvalidInput if transformers does not load it whole."""
     disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="maas-transformers-") as made:
@@ -190,7 +196,7 @@ def _ends(said: dict[str, Any]) -> frozenset[int]:
     return frozenset(end for end in ends if isinstance(end, int) and not isinstance(end, bool))
 
 
-def _manner(said: dict[str, Any]) -> Manner:
+def _manner(said: dict[str, Any]) -> SamplingDefaults:
     """What the publisher recommends, as far as it is sensible."""
 
     def number(name: str, usual: float, low: float, high: float) -> float:
@@ -198,7 +204,7 @@ def _manner(said: dict[str, Any]) -> Manner:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return float(value) if is_number and value is not None and low <= value <= high else usual
 
-    return Manner(
+    return SamplingDefaults(
         number("temperature", TEMPERATURE, 0.0, 5.0),
         number("top_p", TOP_P, 0.01, 1.0),
         int(number("top_k", TOP_K, 1, LARGEST_TOP_K)),

@@ -27,7 +27,7 @@ _COLDEST = 1e-4
 
 
 @dataclass(frozen=True)
-class Manner:
+class SamplingDefaults:
     """How a model's publisher recommends to draw."""
 
     temperature: float = TEMPERATURE
@@ -36,7 +36,7 @@ class Manner:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SampledToken:
     token: int
     logprob: float = 0.0
     """Natural logarithm of the probability that the model gave it, before anything was changed."""
@@ -44,10 +44,12 @@ class Chosen:
     """The likeliest tokens with theirs, as many as were asked for."""
 
 
-class Chooser:
+class SequenceSampler:
     """How one sequence chooses, and what it has chosen so far."""
 
-    def __init__(self, generation: Generation, manner: Manner, matcher: Any = None) -> None:
+    def __init__(
+        self, generation: Generation, manner: SamplingDefaults, matcher: Any = None
+    ) -> None:
         """`matcher`: llguidance's, which says after each token what may follow."""
         g = generation
         heat = manner.temperature if g.temperature is None else g.temperature
@@ -110,7 +112,7 @@ class Chooser:
             self._matcher.consume_token(token)
 
 
-def choose(logits: torch.Tensor, choosers: list[Chooser]) -> list[Chosen | MaasError]:
+def choose(logits: torch.Tensor, choosers: list[SequenceSampler]) -> list[SampledToken | MaasError]:
     """For each row of `logits`, [n, v] on any device, what its chooser takes; or its error."""
     raw = logits.float()
     changed, wrong = _changed(raw, choosers)
@@ -126,11 +128,13 @@ def choose(logits: torch.Tensor, choosers: list[Chooser]) -> list[Chosen | MaasE
     for row, chooser in enumerate(choosers):
         if row not in wrong:
             chooser.note(tokens[row])
-    return [wrong.get(row) or told.get(row) or Chosen(token) for row, token in enumerate(tokens)]
+    return [
+        wrong.get(row) or told.get(row) or SampledToken(token) for row, token in enumerate(tokens)
+    ]
 
 
 def _changed(
-    raw: torch.Tensor, choosers: list[Chooser]
+    raw: torch.Tensor, choosers: list[SequenceSampler]
 ) -> tuple[torch.Tensor, dict[int, MaasError]]:
     """Logits with biases, penalties and grammars in them, and by row the error of who has none.
     All rows at once: on a GPU each change costs as much as a thousand."""
@@ -161,7 +165,7 @@ def _changed(
 
 
 def _best(
-    logits: torch.Tensor, choosers: list[Chooser]
+    logits: torch.Tensor, choosers: list[SequenceSampler]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The likeliest tokens of each row, as many as anybody draws from, and their logits."""
     count = max(1 if c.is_greedy else c.top_k for c in choosers)
@@ -173,7 +177,9 @@ def _best(
     return found.indices.cpu().numpy(), found.values.double().cpu().numpy()
 
 
-def _logprobs(raw: torch.Tensor, choosers: list[Chooser], tokens: list[int]) -> dict[int, Chosen]:
+def _logprobs(
+    raw: torch.Tensor, choosers: list[SequenceSampler], tokens: list[int]
+) -> dict[int, SampledToken]:
     """By row, for those that asked."""
     rows = [row for row, chooser in enumerate(choosers) if chooser.logprobs is not None]
     if not rows:
@@ -188,5 +194,5 @@ def _logprobs(raw: torch.Tensor, choosers: list[Chooser], tokens: list[int]) -> 
             count = choosers[row].logprobs or 0
             ids, values = top.indices[at][:count].tolist(), top.values[at][:count].tolist()
             pairs = list(zip(ids, values, strict=True))
-        found[row] = Chosen(tokens[row], float(of_rows[at, tokens[row]]), pairs)
+        found[row] = SampledToken(tokens[row], float(of_rows[at, tokens[row]]), pairs)
     return found

@@ -19,7 +19,7 @@ from maas.runtimes.base import (
     silent_seconds,
     takes_bytes,
 )
-from maas.serving.replica.queue import Parcel
+from maas.serving.replica.queue import RequestGroup
 from maas.serving.wire.elements import bytes_elements, pack_elements
 from maas.serving.wire.messages import Answers, Buffer, Column
 
@@ -36,7 +36,7 @@ class Batcher:
         self.silent_seconds = silent_seconds(runtime)
         self._dtypes = [numpy_dtype(spec.datatype) for spec in signature.inputs]
 
-    def run(self, parcels: list[Parcel]) -> Arrays:
+    def run(self, parcels: list[RequestGroup]) -> Arrays:
         """Outputs `[rows of all parcels, …]`, in their order. Raises InferenceFailed."""
         rows = sum(parcel.total_rows for parcel in parcels)
         inputs: Arrays = {}
@@ -93,7 +93,7 @@ class Batcher:
         return outputs
 
     def answers(
-        self, parcels: list[Parcel], outputs: Arrays, first_row: int, timing: Timing
+        self, parcels: list[RequestGroup], outputs: Arrays, first_row: int, timing: Timing
     ) -> Answers:
         """What goes back over one connection: `parcels` own the rows from `first_row` on."""
         ids, rows, queue_us = array("Q"), array("I"), array("I")
@@ -128,7 +128,7 @@ class Timing:
         self.compute_us = int((finished - started) * 1e6)
         self.rows = rows
 
-    def queue_us(self, parcel: Parcel) -> int:
+    def queue_us(self, parcel: RequestGroup) -> int:
         """How long it waited, microseconds; an hour or more is an hour."""
         return min(max(0, int((self.started - parcel.arrived) * 1e6)), _LONGEST_WAIT_US)
 

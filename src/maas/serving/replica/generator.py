@@ -14,11 +14,16 @@ from maas.domain.deployments import ReplicaSpec
 from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError, Overloaded
 from maas.domain.generation import Ending, Piece
 from maas.runtimes.base import Generator, Said, tell_when
-from maas.serving.replica.pending_sequences import Job, PlainPrompts, Rows, says_something
-from maas.serving.replica.queue import FairQueue, Parcel
+from maas.serving.replica.pending_sequences import (
+    PendingSequence,
+    PlainPrompts,
+    TextRows,
+    says_something,
+)
+from maas.serving.replica.queue import FairQueue, RequestGroup
 from maas.serving.replica.replica_socket import ReplicaConnection, ReplicaSocket
 from maas.serving.replica.step_inbox import StepInbox
-from maas.serving.replica.stream_interval import STREAM_MS, StreamPace
+from maas.serving.replica.stream_interval import STREAM_MS, StreamInterval
 from maas.serving.wire.channel import Channel
 from maas.serving.wire.generation_frames import Step, pack_pieces, unpack_generate
 from maas.serving.wire.messages import (
@@ -50,16 +55,16 @@ class GeneratorServer(ReplicaSocket):
         longest = int(spec.options.get("predict_max_tokens", PREDICT_MAX_TOKENS))
         self.prompts = PlainPrompts(generator.has_chat_template, longest)
         self._queue = FairQueue(spec.scaling.queue_limit)
-        self._jobs: dict[int, Job] = {}
+        self._jobs: dict[int, PendingSequence] = {}
         """All that is owed, by key."""
         self._running: set[int] = set()
-        self._head: Job | None = None
+        self._head: PendingSequence | None = None
         """Whose turn it is, if the engine has no room for it yet."""
         self._last_key = 0
         self._inbox = StepInbox(self._loop, generator, lambda: len(self._running), self._collect)
-        self._pace = StreamPace(int(spec.options.get("stream_ms", STREAM_MS)))
+        self._pace = StreamInterval(int(spec.options.get("stream_ms", STREAM_MS)))
         self._engine_keeps_pace = tell_when(generator, self._pace.is_time)
-        self._unsent: dict[int, Job] = {}
+        self._unsent: dict[int, PendingSequence] = {}
         """Who wrote something that has not left, by key."""
         self._sends_later: asyncio.TimerHandle | None = None
         self._last_step = self._cpu_at_step = 0.0
@@ -110,7 +115,7 @@ class GeneratorServer(ReplicaSocket):
 
     # -- requests ---------------------------------------------------------------------------
 
-    def accept(self, jobs: list[Job]) -> None:
+    def accept(self, jobs: list[PendingSequence]) -> None:
         """All jobs of one request, or none if there is no room for them to wait."""
         if len(jobs) > self._queue.limit:
             most = f"{self._spec.deployment} takes at most {self._queue.limit} texts at a time"
@@ -138,7 +143,7 @@ class GeneratorServer(ReplicaSocket):
                 job.rows.is_cancelled = True
             self._end_early(job)
 
-    def _end_early(self, job: Job) -> None:
+    def _end_early(self, job: PendingSequence) -> None:
         if job.key in self._running:
             self._generator.cancel(job.key)  # it tells us what it took
             return
@@ -172,12 +177,12 @@ class GeneratorServer(ReplicaSocket):
                 self._head = job
                 return
 
-    def _next(self) -> Job | None:
+    def _next(self) -> PendingSequence | None:
         for parcel in self._queue.take(1):
             return self._jobs[parcel.ids[0]]
         return None
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: PendingSequence) -> None:
         job.started = time.monotonic()
         if job.rows is not None and not job.rows.started:
             job.rows.started = job.started
@@ -193,7 +198,7 @@ class GeneratorServer(ReplicaSocket):
     def _collect(self, said: deque[tuple[int, Said]]) -> None:
         self._got_on()
         steps: dict[Channel, list[Step]] = {}
-        failed: list[tuple[Job, MaasError]] = []
+        failed: list[tuple[PendingSequence, MaasError]] = []
         while said:
             key, one = said.popleft()
             job = self._jobs.get(key)
@@ -211,7 +216,9 @@ class GeneratorServer(ReplicaSocket):
         if not self._jobs:
             self.idle.set()
 
-    def _send(self, failed: list[tuple[Job, MaasError]], steps: dict[Channel, list[Step]]) -> None:
+    def _send(
+        self, failed: list[tuple[PendingSequence, MaasError]], steps: dict[Channel, list[Step]]
+    ) -> None:
         """`steps`, the first words of who has said nothing yet, and what all others wrote, unless
         that has to wait; then who failed."""
         is_time = self._engine_keeps_pace or not self._unsent or self._pace.is_time()
@@ -236,10 +243,10 @@ class GeneratorServer(ReplicaSocket):
 
     def _finish(
         self,
-        job: Job,
+        job: PendingSequence,
         said: Ending | MaasError,
         steps: dict[Channel, list[Step]],
-        failed: list[tuple[Job, MaasError]],
+        failed: list[tuple[PendingSequence, MaasError]],
     ) -> None:
         self._share_time()
         latest = self._share - job.share_before
@@ -260,7 +267,7 @@ class GeneratorServer(ReplicaSocket):
                 steps.setdefault(job.owner, []).append((job.number, job.take_unsent(), None))
             failed.append((job, said))
 
-    def _finish_row(self, job: Job, said: Ending | MaasError, share: float) -> None:
+    def _finish_row(self, job: PendingSequence, said: Ending | MaasError, share: float) -> None:
         """The last row of a request sends what becomes of it, so that what all of them took is
         told also of one that fails or is cancelled."""
         rows = job.rows
@@ -290,15 +297,15 @@ class GeneratorServer(ReplicaSocket):
         self._share += (now - self._shared_at) / max(1, len(self._running))
         self._shared_at = now
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: PendingSequence) -> None:
         self._share_time()
         self._jobs.pop(job.key, None)
         self._running.discard(job.key)
 
 
-def _parcel(job: Job) -> Parcel:
+def _parcel(job: PendingSequence) -> RequestGroup:
     """As the queue knows it: one row of no size."""
-    return Parcel(
+    return RequestGroup(
         ids=array("Q", [job.key]),
         rows=array("I", [1]),
         deadlines=array("d", [job.deadline]),
@@ -312,14 +319,14 @@ def _parcel(job: Job) -> Parcel:
     )
 
 
-def _account(number: int, rows: Rows, *, is_last: bool) -> list[Buffer]:
+def _account(number: int, rows: TextRows, *, is_last: bool) -> list[Buffer]:
     """What all rows of a request took that has no answer."""
     return pack_progress(
         number, rows.compute_us, is_last, rows.prompt_tokens, rows.completion_tokens
     )
 
 
-def _fail(job: Job, error: MaasError) -> None:
+def _fail(job: PendingSequence, error: MaasError) -> None:
     job.owner.send(pack_failure(Failure(job.number, error)))
 
 
@@ -331,7 +338,7 @@ class _Connection(ReplicaConnection):
     def frame_received(self, kind: int, body: memoryview) -> None:
         if kind == FrameKind.GENERATE:
             asked = unpack_generate(body)
-            job = Job(
+            job = PendingSequence(
                 self, asked.id, asked.generation, asked.deadline, asked.tenant, asked.priority
             )
             self._server.accept([job])

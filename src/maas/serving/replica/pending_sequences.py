@@ -17,7 +17,7 @@ _NOTHING = Piece()
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class PendingSequence:
     """One sequence that somebody asked for."""
 
     owner: Channel
@@ -27,7 +27,7 @@ class Job:
     deadline: float
     tenant: int
     priority: Priority
-    rows: Rows | None = None
+    rows: TextRows | None = None
     """The request of several rows that it is a part of; None: its text goes out in pieces."""
     row: int = 0
     key: int = 0
@@ -52,7 +52,7 @@ class Job:
 
 
 @dataclass(slots=True, eq=False)
-class Rows:
+class TextRows:
     """A request of one text per row, answered when all are written."""
 
     count: int
@@ -119,7 +119,7 @@ class PlainPrompts:
     has_chat_template: bool
     max_tokens: int
 
-    def jobs(self, owner: Channel, message: Infer) -> list[Job]:
+    def jobs(self, owner: Channel, message: Infer) -> list[PendingSequence]:
         """A job per row of an INFER frame. Raises InvalidInput if a row is not UTF-8."""
         known = max(message.priorities, default=len(Priority)) < len(Priority)
         if len(message.columns) != 1 or 0 in message.rows or not known:
@@ -130,9 +130,9 @@ class PlainPrompts:
         jobs, first = [], 0
         for at, (number, count) in enumerate(zip(message.ids, message.rows, strict=True)):
             priority = Priority(message.priorities[at])
-            rows = Rows(count)
+            rows = TextRows(count)
             jobs += [
-                Job(
+                PendingSequence(
                     owner, number, self.generation(text, priority), message.deadlines[at],
                     message.tenants[at], priority, rows, row,
                 )

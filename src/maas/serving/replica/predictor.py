@@ -15,7 +15,7 @@ from maas.domain.deployments import ReplicaSpec
 from maas.domain.errors import DeadlineExceeded, InferenceFailed, MaasError, Overloaded
 from maas.runtimes.base import Arrays
 from maas.serving.replica.batching import Batcher, Timing
-from maas.serving.replica.queue import FairQueue, Parcel, Parts
+from maas.serving.replica.queue import FairQueue, PartProgress, RequestGroup
 from maas.serving.replica.replica_socket import ReplicaConnection, ReplicaSocket
 from maas.serving.wire.channel import Channel
 from maas.serving.wire.messages import (
@@ -59,7 +59,7 @@ class ReplicaServer(ReplicaSocket):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._busy = False
         self._busy_since = 0.0
-        self._suspects: deque[list[Parcel]] = deque()
+        self._suspects: deque[list[RequestGroup]] = deque()
         """Parts of batches that failed, to be tried by themselves."""
         self._unwanted: set[tuple[Channel, int]] = set()
         """Requests that were cancelled since the last batch was taken from the queue."""
@@ -104,7 +104,7 @@ class ReplicaServer(ReplicaSocket):
 
     # -- requests ---------------------------------------------------------------------------
 
-    def accept(self, parcel: Parcel) -> None:
+    def accept(self, parcel: RequestGroup) -> None:
         room = self._queue.room
         if room < len(parcel):
             parcel, refused = parcel.split(max(0, room))
@@ -126,12 +126,12 @@ class ReplicaServer(ReplicaSocket):
         if found is not None and (found.parts is None or not found.parts.is_running):
             connection.send(pack_progress(number, 0, is_last=True))
 
-    def parts_of(self, rows: int, columns: list[Buffer]) -> Parts | None:
+    def parts_of(self, rows: int, columns: list[Buffer]) -> PartProgress | None:
         """For one request: in which parts it is worked through; None if it fits a batch."""
         size = sum(map(len, columns))
         is_much = rows > self._batcher.max_rows or size > LONG_BYTES
         may_be_cut = rows > FIRST_ROWS and not self._is_steady
-        return Parts(rows, FIRST_ROWS) if may_be_cut and is_much else None
+        return PartProgress(rows, FIRST_ROWS) if may_be_cut and is_much else None
 
     def work(self) -> None:
         """Start the next batch if the model is free."""
@@ -152,7 +152,7 @@ class ReplicaServer(ReplicaSocket):
         future = self._loop.run_in_executor(self._thread, _attempt, self._batcher.run, batch)
         future.add_done_callback(lambda done: self._finish(batch, *done.result()))
 
-    def _next_batch(self) -> list[Parcel]:
+    def _next_batch(self) -> list[RequestGroup]:
         """Late-formed: what waits now. Who is past its deadline is told so and not computed."""
         while True:
             if self._suspects:
@@ -171,7 +171,7 @@ class ReplicaServer(ReplicaSocket):
             if alive:
                 return alive
 
-    def _still_wanted(self, parcel: Parcel) -> list[Parcel]:
+    def _still_wanted(self, parcel: RequestGroup) -> list[RequestGroup]:
         gone = {
             place
             for place, number in enumerate(parcel.ids)
@@ -182,7 +182,7 @@ class ReplicaServer(ReplicaSocket):
                 parcel.owner.send(pack_progress(parcel.ids[place], 0, is_last=True))
         return parcel.without(gone) if gone else [parcel]
 
-    def _in_time(self, parcel: Parcel, now: float) -> list[Parcel]:
+    def _in_time(self, parcel: RequestGroup, now: float) -> list[RequestGroup]:
         if min(parcel.deadlines) > now:
             return [parcel]
         late = {place for place, deadline in enumerate(parcel.deadlines) if deadline <= now}
@@ -194,7 +194,11 @@ class ReplicaServer(ReplicaSocket):
         return parcel.without(late)
 
     def _finish(
-        self, batch: list[Parcel], outcome: Arrays | MaasError, started: float, finished: float
+        self,
+        batch: list[RequestGroup],
+        outcome: Arrays | MaasError,
+        started: float,
+        finished: float,
     ) -> None:
         """Answer a batch, or split it if it failed; then go on with what waits."""
         rows = sum(parcel.total_rows for parcel in batch)
@@ -227,7 +231,7 @@ class ReplicaServer(ReplicaSocket):
                 self.idle.set()
 
     def _part_done(
-        self, part: Parcel, parts: Parts, done: tuple[Arrays | MaasError, float, float]
+        self, part: RequestGroup, parts: PartProgress, done: tuple[Arrays | MaasError, float, float]
     ) -> None:
         """Answer a request if this was its last part; otherwise tell what it has taken so far, so
         that it is counted whatever becomes of it."""
@@ -254,7 +258,7 @@ class ReplicaServer(ReplicaSocket):
         timing = Timing(parts.started, parts.started + parts.seconds, parts.rows)
         self._answer([whole], outputs, timing)
 
-    def _answer(self, batch: list[Parcel], outputs: Arrays, timing: Timing) -> None:
+    def _answer(self, batch: list[RequestGroup], outputs: Arrays, timing: Timing) -> None:
         """One frame per connection; runs of parcels of one connection own runs of rows."""
         if self.answers_alone:
             batch = [parcel.part(at, at + 1) for parcel in batch for at in range(len(parcel))]
@@ -273,7 +277,7 @@ class ReplicaServer(ReplicaSocket):
             start = end
 
 
-def _halves(batch: list[Parcel]) -> tuple[list[Parcel], list[Parcel]]:
+def _halves(batch: list[RequestGroup]) -> tuple[list[RequestGroup], list[RequestGroup]]:
     if len(batch) == 1:
         first, second = batch[0].split(len(batch[0]) // 2)
         return [first], [second]
@@ -282,7 +286,7 @@ def _halves(batch: list[Parcel]) -> tuple[list[Parcel], list[Parcel]]:
 
 
 def _attempt(
-    run: Callable[[list[Parcel]], Arrays], batch: list[Parcel]
+    run: Callable[[list[RequestGroup]], Arrays], batch: list[RequestGroup]
 ) -> tuple[Arrays | MaasError, float, float]:
     """The outputs or why there are none, and when the model started and ended."""
     started = time.monotonic()
@@ -312,7 +316,7 @@ class _Connection(ReplicaConnection):
         else:
             super().frame_received(kind, body)
 
-    def _parcels(self, message: Infer) -> list[Parcel]:
+    def _parcels(self, message: Infer) -> list[RequestGroup]:
         """The requests of a frame, those of one tenant and priority together."""
         count = len(message.ids)
         total = sum(message.rows)
@@ -322,7 +326,7 @@ class _Connection(ReplicaConnection):
             raise ProtocolViolation(f"there is no priority {max(message.priorities)}")
         if count > 1 and any(len(column.data) % total for column in message.columns):
             raise ProtocolViolation("the rows of a column differ in size")
-        whole = Parcel(
+        whole = RequestGroup(
             ids=message.ids,
             rows=message.rows,
             deadlines=message.deadlines,

@@ -18,7 +18,7 @@ from maas.runtimes.base import Arrays
 from maas.serving.wire.messages import Buffer, Priority
 
 
-class Parts:
+class PartProgress:
     """How far a request is that is worked through in parts, because it would hold up others."""
 
     __slots__ = ("is_running", "next_rows", "outputs", "rows", "rows_done", "seconds", "started")
@@ -50,7 +50,7 @@ class Parts:
 
 
 @dataclass(slots=True, eq=False)
-class Parcel:
+class RequestGroup:
     """Requests that came in one frame, from one tenant and of one priority, in their order.
 
     They travel the queue together, so that what a request costs here is shared by its fellows;
@@ -70,13 +70,13 @@ class Parcel:
     """Whoever is to be told: the connection that it came over."""
     arrived: float
     total_rows: int
-    parts: Parts | None = None
+    parts: PartProgress | None = None
     """Of one request that is worked through in parts: what was done before these rows."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def part(self, first: int, last: int) -> Parcel:
+    def part(self, first: int, last: int) -> RequestGroup:
         """Requests `first` to `last` (excluded) as a parcel of their own."""
         if first == 0 and last == len(self.ids):
             return self
@@ -96,10 +96,10 @@ class Parcel:
             total_rows=count,
         )
 
-    def split(self, count: int) -> tuple[Parcel, Parcel]:
+    def split(self, count: int) -> tuple[RequestGroup, RequestGroup]:
         return self.part(0, count), self.part(count, len(self))
 
-    def without(self, places: set[int]) -> list[Parcel]:
+    def without(self, places: set[int]) -> list[RequestGroup]:
         """The requests that are not at `places`, as parcels of neighbors."""
         kept = []
         first = None
@@ -112,7 +112,7 @@ class Parcel:
                 first = place
         return kept
 
-    def cut(self, rows: int, is_bytes: Sequence[bool]) -> tuple[Parcel, Parcel | None]:
+    def cut(self, rows: int, is_bytes: Sequence[bool]) -> tuple[RequestGroup, RequestGroup | None]:
         """The first `rows` rows of one request, and the others; nothing is copied. `is_bytes`
         says of every input whether it is BYTES, whose elements differ in length."""
         if rows >= self.total_rows:
@@ -159,7 +159,7 @@ class FairQueue:
         self._is_bytes = is_bytes
         self.waiting = 0
         """Requests that wait."""
-        self._lines: tuple[tuple[dict[int, deque[Parcel]], deque[int]], ...] = tuple(
+        self._lines: tuple[tuple[dict[int, deque[RequestGroup]], deque[int]], ...] = tuple(
             ({}, deque()) for _ in Priority
         )
         """By priority: each tenant's line, and the tenants in the order of their turns."""
@@ -169,7 +169,7 @@ class FairQueue:
         """Requests that may still come."""
         return self.limit - self.waiting
 
-    def put(self, parcel: Parcel) -> None:
+    def put(self, parcel: RequestGroup) -> None:
         """The caller has checked that there is room."""
         level, turns = self._lines[parcel.priority]
         line = level.get(parcel.tenant)
@@ -179,7 +179,7 @@ class FairQueue:
         line.append(parcel)
         self.waiting += len(parcel)
 
-    def cancel(self, owner: object, number: int) -> Parcel | None:
+    def cancel(self, owner: object, number: int) -> RequestGroup | None:
         """Request `number` of `owner` is not to be computed. The parcel that it was in; None if it
         does not wait."""
         for line in self._all_lines():
@@ -200,15 +200,16 @@ class FairQueue:
                 line.remove(parcel)
                 self.waiting -= len(parcel)
 
-    def _all_lines(self) -> Iterator[deque[Parcel]]:
+    def _all_lines(self) -> Iterator[deque[RequestGroup]]:
         for level, _ in self._lines:
             yield from level.values()
 
-    def take(self, max_rows: int, max_low_rows: int | None = None) -> list[Parcel]:
+    def take(self, max_rows: int, max_low_rows: int | None = None) -> list[RequestGroup]:
         """The next batch: requests of one priority and one shape, at most `max_rows` rows (of low
         priority `max_low_rows`).
 
-        A request that has more, or that is marked as long (`Parcel.parts`), comes in parts, each
+        A request that has more, or that is marked as long (`RequestGroup.parts`), comes in parts,
+        each
         a batch of its own. Its other rows wait behind its tenant's other requests.
         """
         for priority, (level, turns) in enumerate(self._lines):
@@ -222,7 +223,7 @@ class FairQueue:
                     return self._first_part(batch[0], limit) if batch[0].parts else batch
         return []
 
-    def _first_part(self, request: Parcel, limit: int) -> list[Parcel]:
+    def _first_part(self, request: RequestGroup, limit: int) -> list[RequestGroup]:
         parts = request.parts
         rows = (parts and parts.next_rows) or limit
         if request.priority == Priority.LOW:
@@ -233,9 +234,11 @@ class FairQueue:
         return [part]
 
 
-def _take(level: dict[int, deque[Parcel]], turns: deque[int], max_rows: int) -> list[Parcel]:
+def _take(
+    level: dict[int, deque[RequestGroup]], turns: deque[int], max_rows: int
+) -> list[RequestGroup]:
     """From each tenant in turn an equal share of the room, until it is used up or nothing fits."""
-    batch: list[Parcel] = []
+    batch: list[RequestGroup] = []
     passed_over: list[int] = []
     room = max_rows
     share = max(1, room // max(1, len(turns)))
@@ -265,7 +268,7 @@ def _take(level: dict[int, deque[Parcel]], turns: deque[int], max_rows: int) -> 
         if len(turns) > 1:
             turns.rotate(-1)
         if is_long:  # no batch has room for it: it goes alone, in parts
-            taken.parts = taken.parts or Parts(taken.total_rows)
+            taken.parts = taken.parts or PartProgress(taken.total_rows)
             break
     # Who did not fit keeps the place: the next batch begins with them, and fits them.
     turns.extendleft(reversed(passed_over))

@@ -9,7 +9,7 @@ STREAM_MS = 40
 much with one token as with ten. The variant's option `stream_ms` may say otherwise; 0: always."""
 
 
-class StreamPace:
+class StreamInterval:
     """Whether it is time to tell again. Who gets a yes tells, for that begins the next pause."""
 
     def __init__(self, milliseconds: int) -> None:

@@ -19,7 +19,7 @@ FAIR_ROWS = 64
 """A replica works through more rows of one call in parts, and through others' calls in between."""
 
 
-class Carrier(Protocol):
+class CallCarrier(Protocol):
     """Whoever has calls: the link to a replica."""
 
     def cancel(self, call: Call) -> None:
@@ -77,7 +77,7 @@ class Call:
         self.size = len(columns[0]) if len(columns) == 1 else sum(map(len, columns))
         """Bytes of all columns."""
         self.attempts = 0
-        self.link: Carrier | None = None
+        self.link: CallCarrier | None = None
         """Who has it; None while nobody does."""
         self.number = 0
         """Its id on that link; 0 until it is sent."""
@@ -113,7 +113,7 @@ class Call:
         """Whether another replica may answer it if the one that has it dies."""
         return self.attempts < MAX_ATTEMPTS
 
-    def expire(self, link: Carrier, now: float) -> None:
+    def expire(self, link: CallCarrier, now: float) -> None:
         """Its deadline has passed while `link` had it."""
         link.cancel(self)
         fail_call(self, DeadlineExceeded())

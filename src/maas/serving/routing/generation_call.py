@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from maas.domain.errors import DeadlineExceeded, MaasError
 from maas.domain.generation import Ending, Generation, Piece
-from maas.serving.routing.call import Call, Carrier, fail_call
+from maas.serving.routing.call import Call, CallCarrier, fail_call
 from maas.serving.wire.generation_frames import encode_generation, pack_encoded
 from maas.serving.wire.messages import Buffer, Priority
 
@@ -91,7 +91,7 @@ class GenerationCall(Call):
     def may_be_repeated(self) -> bool:
         return super().may_be_repeated and not self.has_written and not self._is_stopped
 
-    def expire(self, link: Carrier, now: float) -> None:
+    def expire(self, link: CallCarrier, now: float) -> None:
         if not self._is_late:
             self._is_late = True
             link.stop(self)

@@ -19,7 +19,7 @@ from maas.domain.errors import (
     Unavailable,
 )
 from maas.domain.signature import Signature
-from maas.domain.snapshot import Route
+from maas.domain.snapshot import TargetRoute
 from maas.serving.routing.call import Call, fail_call
 from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.routing.generation_call import GenerationCall
@@ -36,13 +36,13 @@ carries more is taken while there is no other."""
 LARGEST_CALL_BYTES = MAX_FRAME_BYTES - (1 << 20)  # a frame holds more than the tensors
 
 
-class LiveRoute:
+class LiveTarget:
     """One variant of a deployment, with the links to the replicas that have it loaded."""
 
     def __init__(
         self,
         deployment: str,
-        route: Route,
+        route: TargetRoute,
         queue_limit: int,
         owing: set[ReplicaLink] | None = None,
     ) -> None:
@@ -71,7 +71,7 @@ class LiveRoute:
         self._down_since = time.monotonic()
         """Since when no replica takes calls, if none does."""
         self._retired = False
-        self._heir: LiveRoute | None = None
+        self._heir: LiveTarget | None = None
 
     # -- calls ------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class LiveRoute:
         if call.link is not None:
             call.link.cancel(call)
             return
-        route: LiveRoute | None = self
+        route: LiveTarget | None = self
         while route is not None:
             if call in route._held:
                 route._held.remove(call)
@@ -185,7 +185,7 @@ class LiveRoute:
         except MaasError as error:
             fail_call(call, error)
 
-    def _check_heir(self, heir: LiveRoute, call: Call) -> None:
+    def _check_heir(self, heir: LiveTarget, call: Call) -> None:
         if call.is_pinned and heir.version != self.version:
             raise Unavailable(f"{self.deployment} was replaced meanwhile", retry_after=1.0)
 
@@ -205,7 +205,7 @@ class LiveRoute:
 
     # -- replicas ---------------------------------------------------------------------------
 
-    def update(self, route: Route, queue_limit: int, reason: str) -> None:
+    def update(self, route: TargetRoute, queue_limit: int, reason: str) -> None:
         self.weight = route.weight
         self.queue_limit = queue_limit
         self.reason = reason
@@ -215,7 +215,7 @@ class LiveRoute:
         for path in known - self._sockets:
             self._leave(path)
 
-    def retire(self, heir: LiveRoute | None, why: MaasError) -> None:
+    def retire(self, heir: LiveTarget | None, why: MaasError) -> None:
         """Take no more calls and let the replicas finish. `heir`, a route of the same signature,
         gets the calls that wait and those that the replicas lose; without one they end, those
         that wait with `why`."""

@@ -14,7 +14,7 @@ from maas.domain.names import shown
 from maas.domain.signature import Signature
 from maas.domain.snapshot import DeploymentRoutes, Snapshot
 from maas.serving.routing.dispatch import ReplicaLink
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 
 SWEEP_SECONDS = 0.1
 
@@ -27,8 +27,8 @@ class LiveDeployment:
         self._owing = owing
         self.model = ""
         self.reason = ""
-        self.routes: list[LiveRoute] = []
-        self._retired: list[LiveRoute] = []
+        self.routes: list[LiveTarget] = []
+        self._retired: list[LiveTarget] = []
         """Those whose replicas still owe answers."""
 
     def update(self, new: DeploymentRoutes) -> None:
@@ -38,7 +38,7 @@ class LiveDeployment:
         routes = []
         for route in new.routes:
             live = known.pop((route.version, route.variant, _identity(route.signature)), None)
-            routes.append(live or LiveRoute(self.name, route, new.queue_limit, self._owing))
+            routes.append(live or LiveTarget(self.name, route, new.queue_limit, self._owing))
         self.routes = routes
         for to_update, route in zip(routes, new.routes, strict=True):
             to_update.update(route, new.queue_limit, new.reason)
@@ -47,12 +47,12 @@ class LiveDeployment:
             self._retired.append(old)
             old.retire(self._heir_of(old), why)
 
-    def _heir_of(self, old: LiveRoute) -> LiveRoute | None:
+    def _heir_of(self, old: LiveTarget) -> LiveTarget | None:
         """Who can answer the calls of `old`: the same version if it is there, else by weight."""
         able = [route for route in self.routes if route.signature == old.signature]
         return max(able, key=lambda r: (r.version == old.version, r.weight), default=None)
 
-    def pick(self, version: int | None = None) -> LiveRoute:
+    def pick(self, version: int | None = None) -> LiveTarget:
         """A route by weight, or the one of `version`; raises NotFound or Unavailable."""
         routes = self.routes
         if version is not None:

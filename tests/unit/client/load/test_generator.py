@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from maas.client.http.retry import RetryPolicy
-from maas.client.http.transport import Connection
-from maas.client.load.connections import Address, Line, Written
-from maas.client.load.generator import Level, LoadRun, TextAsker
+from maas.client.http.transport import Endpoint
+from maas.client.load.connections import Address, LoadConnection, StreamTimings
+from maas.client.load.generator import Level, LoadRun, TextRequests
 from maas.domain.errors import InferenceFailed, MaasError, NotFound, Overloaded, Unauthenticated
 from maas.domain.generation import Generation
 from maas.lifecycle.load.load_results import Load, LoadProgress
@@ -29,7 +29,7 @@ def writer(tmp_path: Path) -> Iterator[Doors]:
 
 
 def address(port: int, token: str = TOKEN) -> Address:
-    return Address.of(Connection(f"http://127.0.0.1:{port}", token, 5.0, RetryPolicy(0)))
+    return Address.of(Endpoint(f"http://127.0.0.1:{port}", token, 5.0, RetryPolicy(0)))
 
 
 def run_of(
@@ -37,7 +37,7 @@ def run_of(
     watch: Any = None,
 ) -> LoadRun:  # fmt: skip
     at = address(port, token)
-    return LoadRun(at, TextAsker(at, name, load), load, list(levels), watch)
+    return LoadRun(at, TextRequests(at, name, load), load, list(levels), watch)
 
 
 def prompts(writer: Doors) -> list[str]:
@@ -181,13 +181,13 @@ def test_an_answer_that_breaks_off_is_an_error() -> None:
 
         async def main() -> list[str]:
             at = address(listening.getsockname()[1])
-            line = Line(at)
+            line = LoadConnection(at)
             said = []
             for _ in range(2):
                 with pytest.raises(MaasError) as error:
                     await line.ask(at.post("/", b"{}"), lambda _: None)
                 said.append(error.value.message)
-            written = Written()
+            written = StreamTimings()
             await line.ask(at.post("/", b"{}"), written.take)
             with pytest.raises(MaasError, match="before the answer did"):
                 written.check()
@@ -207,13 +207,13 @@ def test_events_that_are_cut_anywhere_are_read() -> None:
         b'"prompt_tokens_details":{"cached_tokens":1}}}\n\ndata: [DONE]\n\n'
     )
     for size in (1, 7, 64, len(stream)):
-        written = Written()
+        written = StreamTimings()
         for at in range(0, len(stream), size):
             written.take(stream[at : at + size])
         written.check()
         assert written.usage is not None and written.usage.completion_tokens == 2
         assert 0 < written.first == written.last
-    broken = Written()
+    broken = StreamTimings()
     broken.take(b"data: {]\n\n")
     with pytest.raises(MaasError, match="event"):
         broken.check()

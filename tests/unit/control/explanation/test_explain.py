@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from maas.control.explanation import explain
-from maas.control.explanation.explain import AT_ONCE, BATCH_ROWS, Explainer, Question, Spent
+from maas.control.explanation.explain import (
+    AT_ONCE,
+    BATCH_ROWS,
+    Explainer,
+    ExplanationCost,
+    RowToExplain,
+)
 from maas.domain.errors import DeadlineExceeded, MaasError, Overloaded, ReplicaLost
 from maas.domain.signature import Signature, TensorSpec
 from maas.serving.wire.messages import Priority
@@ -54,7 +60,7 @@ class Answering:
         return self.group, self.replica
 
 
-QUESTION = Question({"x": list(range(WIDTH))}, target=3, samples=512)
+QUESTION = RowToExplain({"x": list(range(WIDTH))}, target=3, samples=512)
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def test_one_too_many_is_refused_with_a_time_to_come_back() -> None:
             answer = await task
             assert answer["prediction"] == pytest.approx(3)
         asked = len(link.asked)
-        spent = Spent()
+        spent = ExplanationCost()
         assert (await explains.explain("t", QUESTION, spent))["version"] == 1
         latest = [rows for rows, _ in link.asked[asked:]]
         assert (spent.rows, spent.compute_us) == (sum(latest), 10 * len(latest))
@@ -139,7 +145,7 @@ def test_a_callers_deadline_ends_it_and_what_it_took_is_told() -> None:
     async def scene() -> None:
         link = Link()
         link.may.set()
-        explains, spent = explainer(link), Spent()
+        explains, spent = explainer(link), ExplanationCost()
         clock = [100.0]
         with pytest.MonkeyPatch.context() as patched:
             # Each call of the model takes two seconds.

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from maas.control.api.views import deployment_view
-from maas.control.reconciliation.launcher import Launched
+from maas.control.reconciliation.launcher import LaunchedReplica
 from maas.control.reconciliation.plans import Planner
-from maas.control.reconciliation.reconciler import Pace, Reconciler
+from maas.control.reconciliation.reconciler import Reconciler, ReconcilerTimeouts
 from maas.control.reconciliation.snapshot_file import SnapshotFile
 from maas.domain.deployments import Deployment, ReplicaSpec, Scaling, Target
 from maas.domain.errors import ArtifactCorrupt, MaasError
@@ -34,11 +34,11 @@ class HopelessLauncher:
     def __init__(self) -> None:
         self.starts: list[tuple[float, ReplicaSpec]] = []
 
-    async def start(self, template: ReplicaSpec) -> Launched:
+    async def start(self, template: ReplicaSpec) -> LaunchedReplica:
         self.starts.append((time.monotonic(), template))
         raise ArtifactCorrupt("model.onnx is not what was published")
 
-    async def find(self) -> list[Launched]:
+    async def find(self) -> list[LaunchedReplica]:
         return []
 
     def failure(self, replica_id: str) -> MaasError | None:
@@ -78,7 +78,7 @@ class Scene:
                 Keys(self.database),
                 Planner(self.versions, 1.0),
                 self.file,
-                Pace(ready_s=5, hang_s=5, backoff_s=BACKOFF_S, drain_s=1),
+                ReconcilerTimeouts(ready_s=5, hang_s=5, backoff_s=BACKOFF_S, drain_s=1),
             )
             await reconciler.start()
             running = asyncio.create_task(reconciler.run())

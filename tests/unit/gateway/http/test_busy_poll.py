@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from maas.gateway.http import busy_poll
-from maas.gateway.http.busy_poll import Attention
+from maas.gateway.http.busy_poll import BusyPoll
 
 
 class _Loop:
@@ -41,11 +41,11 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> _Loop:
     return made
 
 
-def _made(loop: asyncio.AbstractEventLoop, longest: float, working: bool = False) -> Attention:
-    return Attention(loop, longest, lambda: working)
+def _made(loop: asyncio.AbstractEventLoop, longest: float, working: bool = False) -> BusyPoll:
+    return BusyPoll(loop, longest, lambda: working)
 
 
-def _calls(loop: _Loop, subject: Attention, pause: float, count: int = 40) -> int:
+def _calls(loop: _Loop, subject: BusyPoll, pause: float, count: int = 40) -> int:
     """Turns without sleep after the last of `count` answers, each asked for after a pause."""
     turns = 0
     for _ in range(count):

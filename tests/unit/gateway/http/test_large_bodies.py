@@ -21,7 +21,7 @@ import pytest
 from maas.domain.errors import MaasError, Unavailable
 from maas.domain.keys import Scope
 from maas.domain.signature import Signature, TensorSpec
-from maas.domain.snapshot import Route as SnapshotRoute
+from maas.domain.snapshot import TargetRoute as SnapshotRoute
 from maas.gateway.http import large_bodies as large_bodies_module
 from maas.gateway.http.auth import HostCheck, KeyRing
 from maas.gateway.http.connection import Connection
@@ -29,17 +29,17 @@ from maas.gateway.http.large_bodies import LargeBodies, large_bodies
 from maas.gateway.http.routes import Route, RouteTable
 from maas.gateway.http.server import HttpServer
 from maas.gateway.metering import Meter
-from maas.gateway.oip.infer import OipCall, OipDoor
-from maas.gateway.oip.quick_json import QuickOip
+from maas.gateway.oip.infer import OipCall, OipHandler
+from maas.gateway.oip.json_fast_path import OipJsonFastPath
 from maas.gateway.predict import bodies
 from maas.gateway.predict.bodies import PREDICT_TYPES
-from maas.gateway.predict.tensors import PredictCall, PredictDoor
+from maas.gateway.predict.tensors import PredictCall, PredictHandler
 from maas.processes import gateway as gateway_process
 from maas.serving.routing.call import Call
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.routing.router import LiveDeployment, Router
 from maas.serving.wire.messages import Answers, Column
-from maas.settings import Server, Settings
+from maas.settings import ServerSettings, Settings
 from tests.support.gateway import CALLER, TOKEN
 
 ROWS = 20_000
@@ -58,7 +58,7 @@ class _Transport:
         return False
 
 
-class _Route(LiveRoute):
+class _Route(LiveTarget):
     """Answers each call at once: every row is its own number."""
 
     def submit(self, call: Call) -> None:
@@ -76,7 +76,7 @@ def _server(folder: Path, given: TensorSpec = NUMBER) -> HttpServer:
     meter = Meter(folder / "usage", folder, "gateway-0")
     deployment = router.deployments["d"] = LiveDeployment("d")
     deployment.routes = [_Route("d", SnapshotRoute(1, "v", 100, signature, ()), 256)]
-    doors = PredictDoor(router, meter, 60.0), OipDoor(router, meter, 60.0, "0", 8 << 20)
+    doors = PredictHandler(router, meter, 60.0), OipHandler(router, meter, 60.0, "0", 8 << 20)
     table = RouteTable(
         [
             Route("POST", "/predict/{deployment}", Scope.CALL, doors[0].handle, 8 << 20,
@@ -153,8 +153,8 @@ def test_others_are_answered_meanwhile(
         slow = waiting(bodies.decoded, lambda request, _: len(request.body) > ROWS)
         monkeypatch.setattr("maas.gateway.predict.tensors.decoded", slow)
     else:
-        slow = waiting(QuickOip.decode, lambda _, body: len(body) > ROWS)
-        monkeypatch.setattr(QuickOip, "decode", slow)
+        slow = waiting(OipJsonFastPath.decode, lambda _, body: len(body) > ROWS)
+        monkeypatch.setattr(OipJsonFastPath, "decode", slow)
 
     async def run() -> None:
         server = _server(tmp_path)
@@ -419,7 +419,7 @@ def test_the_thread_ends_before_the_counters_close(
         close(meter)
 
     monkeypatch.setattr(Meter, "close", closes)
-    settings = Settings(home=str(tmp_path), server=Server(drain_s=0))
+    settings = Settings(home=str(tmp_path), server=ServerSettings(drain_s=0))
     for folder in (settings.run_dir, settings.usage_dir):
         folder.mkdir()
     lifeline, end = os.pipe()

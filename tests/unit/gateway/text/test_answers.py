@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from maas.gateway.http.auth import HostCheck
-from maas.gateway.http.body_memory import ArrivingBodies
-from maas.gateway.http.busy_poll import Attention
+from maas.gateway.http.body_memory import BodyMemory
+from maas.gateway.http.busy_poll import BusyPoll
 from maas.gateway.http.connection import Connection
-from maas.gateway.http.request import JSON, Head, Request
+from maas.gateway.http.request import JSON, Request, RequestHead
 
 Act = Callable[[Request], None]
 
@@ -46,17 +46,17 @@ class Server:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.attention = Attention(loop, 0.0, lambda: False)
+        self.attention = BusyPoll(loop, 0.0, lambda: False)
         self.later: list[Request] = []
-        self.heads: dict[bytes, Head] = {}
-        self.arriving = ArrivingBodies()
+        self.heads: dict[bytes, RequestHead] = {}
+        self.arriving = BodyMemory()
 
     def opened(self, connection: Connection) -> None: ...
     def closed(self, connection: Connection) -> None: ...
-    def begin(self, head: Head) -> int:
+    def begin(self, head: RequestHead) -> int:
         return 100
 
-    def remember_head(self, raw: bytes, head: Head) -> None:
+    def remember_head(self, raw: bytes, head: RequestHead) -> None:
         self.heads[raw] = head
 
     def handle(self, request: Request) -> None:
@@ -80,8 +80,8 @@ def connect(server: Server) -> tuple[Connection, Transport]:
 def test_the_usual_head_is_what_the_general_way_writes(server: Server) -> None:
     connection, _ = connect(server)
     for body in (b"", b"{}", b"x" * 12345):
-        usual = Request(connection, Head("POST", b"/", {}), 0.0)
-        general = Request(connection, Head("POST", b"/", {}), 0.0)
+        usual = Request(connection, RequestHead("POST", b"/", {}), 0.0)
+        general = Request(connection, RequestHead("POST", b"/", {}), 0.0)
         general.head.is_usual = False
         usual.respond(200, body)
         general.respond(200, body)

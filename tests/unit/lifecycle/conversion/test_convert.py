@@ -21,7 +21,7 @@ from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.models import Task
 from maas.lifecycle.conversion import torch_export, torch_translation
 from maas.lifecycle.conversion.convert import (
-    Names,
+    TensorNames,
     signature_of_onnx,
     sklearn_to_onnx,
     torch_to_onnx,
@@ -198,7 +198,7 @@ def test_classifiers_answer_with_the_index_of_the_class(
 
 def test_regressors_have_the_name_and_units_that_they_were_given(tmp_path: Path) -> None:
     x, y = load_diabetes(return_X_y=True)
-    names = Names(input="row", output="progress", output_units="points")
+    names = TensorNames(input="row", output="progress", output_units="points")
     for estimator in (Ridge(), RandomForestRegressor(5, random_state=0)):
         done = sklearn_to_onnx(estimator.fit(x.astype("f4"), y), x, tmp_path / "m.onnx", names)
         (output,) = done.signature.outputs

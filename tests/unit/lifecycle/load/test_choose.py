@@ -10,8 +10,8 @@ import pytest
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Evidence, File, Manifest, Task, Variant, Version
 from maas.lifecycle.load.choose import (
-    Candidate,
-    Trial,
+    EngineCandidate,
+    EngineTrial,
     best,
     candidates,
     evidence_of,
@@ -19,7 +19,7 @@ from maas.lifecycle.load.choose import (
     thread_counts,
     usual_load,
 )
-from maas.lifecycle.load.load_results import Figures, Spread
+from maas.lifecycle.load.load_results import LevelResult, Percentiles
 from tests.support.fakes.generations import TEXT_TO_TEXT
 
 FILE = File("m.gguf", "a" * 64, 10)
@@ -35,13 +35,13 @@ def version(*added: Variant) -> Version:
 
 def level(
     at_once: int, ms: float, tokens: float, errors: dict[str, int] | None = None, requests: int = 9
-) -> Figures:
-    return Figures(at_once, None, requests, errors or {}, 1.0, 9.0, Spread(ms, ms),
+) -> LevelResult:
+    return LevelResult(at_once, None, requests, errors or {}, 1.0, 9.0, Percentiles(ms, ms),
                    tokens_per_s=tokens)  # fmt: skip
 
 
-def trial(name: str, *levels: Figures, threads: int = 1, failed: str = "") -> Trial:
-    return Trial(Candidate(replace(BASE, name=name), threads, "x 1"), levels, failed)
+def trial(name: str, *levels: LevelResult, threads: int = 1, failed: str = "") -> EngineTrial:
+    return EngineTrial(EngineCandidate(replace(BASE, name=name), threads, "x 1"), levels, failed)
 
 
 def test_every_engine_of_the_server_that_loads_the_files_is_tried() -> None:
@@ -99,7 +99,7 @@ def test_failures_lose() -> None:
 def test_evidence_counts_for_the_same_machine_load_and_library_only() -> None:
     load = usual_load(Task.TEXT_GENERATION)
     candidate = candidates(version(), BASE, LIBRARIES, (1, 2))[0]
-    made = Trial(candidate, (level(1, 100, 90), level(32, 5, 6)))
+    made = EngineTrial(candidate, (level(1, 100, 90), level(32, 5, 6)))
     stored = Evidence.from_dict(evidence_of(made, load, {"machine": MACHINE}).to_dict())
     assert stored.variant == "gguf" and stored.kind == "latency"
     again = known([stored], candidate, load, MACHINE)
@@ -121,6 +121,6 @@ def test_evidence_counts_for_the_same_machine_load_and_library_only() -> None:
 def test_a_failure_is_stored_and_tried_again() -> None:
     load = usual_load(Task.TEXT_GENERATION)
     candidate = candidates(version(), BASE, LIBRARIES, (1, 2))[0]
-    stored = evidence_of(Trial(candidate, failed="no memory"), load, {"machine": MACHINE})
+    stored = evidence_of(EngineTrial(candidate, failed="no memory"), load, {"machine": MACHINE})
     assert stored.values == {"threads": 1, "failed": "no memory"}
     assert known([stored], candidate, load, MACHINE) is None

@@ -6,17 +6,21 @@ import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from maas.lifecycle.load.load_results import Load, LoadResult, Sample
+from maas.lifecycle.load.load_results import Load, LoadResult, RequestSample
 from maas.lifecycle.load.page import load_page
 from maas.lifecycle.load.pictures import load_svg, panels
 from maas.lifecycle.load.statistics import figures
 from maas.lifecycle.load.summary import headings, rows
 
 TEXT = tuple(
-    figures((c, None), [Sample(0.0, 0.1 * c, 0.1 * c + 1, 0.1 * c + 1, 128, 65)] * c, writes=True)
+    figures(
+        (c, None), [RequestSample(0.0, 0.1 * c, 0.1 * c + 1, 0.1 * c + 1, 128, 65)] * c, writes=True
+    )
     for c in (1, 4, 16, 32)
 )
-ROWS = tuple(figures((None, r), [Sample(0.0, 0.1, 0.1, 0.1)], writes=False) for r in (5.0, 10.0))
+ROWS = tuple(
+    figures((None, r), [RequestSample(0.0, 0.1, 0.1, 0.1)], writes=False) for r in (5.0, 10.0)
+)
 RESULT = LoadResult("writer", "writer:1", ("1/gguf",), "text-generation", Load(), TEXT,
                     {"method": "<script>", "seed": 0})  # fmt: skip
 
@@ -26,7 +30,9 @@ def test_a_row_per_level() -> None:
     assert all(len(row) == len(headings(TEXT)) for row in rows(TEXT))
     assert rows(ROWS)[0] == ("rate 5/s", "1", "0", "100", "100", "10.0")
     assert headings(ROWS)[-1] == "requests/s"
-    failed = figures((1, None), [Sample(0.0, 0.0, 0.0, 1.0, error="overloaded")], writes=True)
+    failed = figures(
+        (1, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="overloaded")], writes=True
+    )
     assert "1: overloaded 1" in rows([replace(failed, complete=False), *TEXT])[0]
     assert rows([replace(failed, complete=False), *TEXT])[0][0] == "concurrency 1 (stopped)"
 
@@ -42,7 +48,7 @@ def test_the_picture_is_a_document_of_its_own_with_a_dot_per_level() -> None:
 
 
 def test_levels_without_answers_are_drawn_without_dots() -> None:
-    failed = figures((1, None), [Sample(0.0, 0.0, 0.0, 1.0, error="x")], writes=True)
+    failed = figures((1, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="x")], writes=True)
     root = ElementTree.fromstring(load_svg([failed], "all failed"))
     assert all("nan" not in str(e.attrib).lower() for e in root.iter())
 

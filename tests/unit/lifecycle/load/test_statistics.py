@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from maas.domain.errors import InvalidInput
-from maas.lifecycle.load.load_results import Figures, Load, Sample, Spread
+from maas.lifecycle.load.load_results import LevelResult, Load, Percentiles, RequestSample
 from maas.lifecycle.load.prompts import prompt, words_for
 from maas.lifecycle.load.statistics import figures, notes, percentile, spread
 
 
-def written(start: float, first: float, last: float, tokens: int, **more: int) -> Sample:
-    return Sample(start, first, last, last + 0.5, more.get("prompt", 10), tokens,
+def written(start: float, first: float, last: float, tokens: int, **more: int) -> RequestSample:
+    return RequestSample(start, first, last, last + 0.5, more.get("prompt", 10), tokens,
                   more.get("cached", 0))  # fmt: skip
 
 
@@ -37,13 +37,13 @@ def test_a_level_of_text() -> None:
     samples = [
         written(10.0, 11.0, 13.0, 5, prompt=20, cached=4),  # 2 s for 4 tokens after the first
         written(10.0, 10.5, 13.5, 4),  # 3 s for 3
-        Sample(12.0, 0.0, 0.0, 12.1, error="overloaded"),
+        RequestSample(12.0, 0.0, 0.0, 12.1, error="overloaded"),
     ]
     found = figures((2, None), samples, writes=True, cpu_s=1.0)
     assert (found.requests, found.errors, found.seconds) == (2, {"overloaded": 1}, 4.0)
-    assert found.ttft_ms == Spread(500.0, 1000.0)
-    assert found.tpot_ms == Spread(500.0, 1000.0)
-    assert found.latency_ms == Spread(3500.0, 4000.0)
+    assert found.ttft_ms == Percentiles(500.0, 1000.0)
+    assert found.tpot_ms == Percentiles(500.0, 1000.0)
+    assert found.latency_ms == Percentiles(3500.0, 4000.0)
     assert found.tokens_per_s == 9 / 4.0
     assert (found.prompt_tokens, found.output_tokens, found.cached_tokens) == (15, 4.5, 2)
     assert (found.requests_per_s, found.client_cores) == (0.5, 0.25)
@@ -52,28 +52,28 @@ def test_a_level_of_text() -> None:
 def test_an_answer_of_one_token_says_nothing_about_the_time_per_token() -> None:
     found = figures((1, None), [written(0.0, 1.0, 1.0, 1)], writes=True)
     assert found.tpot_ms is None
-    assert found.ttft_ms == Spread(1000.0, 1000.0)
+    assert found.ttft_ms == Percentiles(1000.0, 1000.0)
 
 
 def test_a_level_in_which_all_failed() -> None:
-    found = figures((1, None), [Sample(0.0, 0.0, 0.0, 1.0, error="x")] * 2, writes=True)
+    found = figures((1, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="x")] * 2, writes=True)
     assert (found.requests, found.errors, found.latency_ms) == (0, {"x": 2}, None)
     assert found.ttft_ms is None and found.tokens_per_s is None
 
 
 def test_a_level_of_rows_has_no_tokens() -> None:
-    found = figures((None, 5.0), [Sample(0.0, 0.2, 0.2, 0.2)], writes=False)
+    found = figures((None, 5.0), [RequestSample(0.0, 0.2, 0.2, 0.2)], writes=False)
     assert found.label == "rate 5/s"
-    assert found.latency_ms == Spread(200.0, 200.0)
+    assert found.latency_ms == Percentiles(200.0, 200.0)
     assert (found.ttft_ms, found.tpot_ms, found.tokens_per_s) == (None, None, None)
-    assert Figures.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert LevelResult.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 def test_what_a_reader_must_know_is_said() -> None:
     slow = figures(
         (4, None), [written(0.0, 1.0, 2.0, 3, cached=9)], writes=True, cpu_s=2.0
     )  # fmt: skip
-    failed = figures((8, None), [Sample(0.0, 0.0, 0.0, 1.0, error="x")], writes=True)
+    failed = figures((8, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="x")], writes=True)
     said = "\n".join(notes(Load(output_tokens=64), [slow, failed], same_machine=True))
     for part in ("p99 is the slowest", "requests failed", "0.8 cores", "ended before 64", "90%"):
         assert part in said

@@ -19,12 +19,12 @@ from maas.domain.jobs import Progress
 from maas.domain.signature import Signature
 from maas.lifecycle.data.spec import BuildCancelled
 from maas.lifecycle.optimize import tensor_kind
-from maas.lifecycle.optimize.candidates.methods import Maker, Workshop
-from maas.lifecycle.optimize.engine import Optimized, Request, Watch, optimize
+from maas.lifecycle.optimize.candidates.methods import CandidateContext, CandidateMethod
+from maas.lifecycle.optimize.engine import OptimizationRequest, Optimized, ProgressWatch, optimize
 from maas.lifecycle.optimize.judgment.compare import compare
 from maas.lifecycle.optimize.measurement.beside_estimator import beside_estimator
 from maas.lifecycle.optimize.measurement.loaded import outputs_of
-from maas.lifecycle.optimize.measurement.paired_runs import Figures, Sitting
+from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, RunFigures
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.publication import PreparedOptimization
 from maas.lifecycle.optimize.report.report import render_optimization
@@ -35,12 +35,12 @@ from tests.unit.lifecycle.optimize.subjects import digits_subject
 LOST = 7
 
 
-def request(**more: Any) -> Request:
+def request(**more: Any) -> OptimizationRequest:
     told: dict[str, Any] = {"model": "digits:1", "gate": "accuracy>=-0.02", "seconds": 0.002}
-    return Request(**(told | {"sittings": 2} | more))
+    return OptimizationRequest(**(told | {"sittings": 2} | more))
 
 
-def sabotaged(work: Workshop) -> dict[str, Any]:
+def sabotaged(work: CandidateContext) -> dict[str, Any]:
     """The weights of one class, shuffled."""
     model = onnx.load(work.source(""))
     for tensor in model.graph.initializer:
@@ -54,11 +54,11 @@ def sabotaged(work: Workshop) -> dict[str, Any]:
     return {"by": "sabotage"}
 
 
-def refused(work: Workshop) -> dict[str, Any]:
+def refused(work: CandidateContext) -> dict[str, Any]:
     raise NotApplicable("there is nothing to do")
 
 
-def same(work: Workshop) -> dict[str, Any]:
+def same(work: CandidateContext) -> dict[str, Any]:
     work.target.write_bytes(work.source("").read_bytes())
     return {"by": "copy"}
 
@@ -67,8 +67,10 @@ def same(work: Workshop) -> dict[str, Any]:
 def making(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Only these makers are tried."""
 
-    def use(**makers: Callable[[Workshop], dict[str, Any]]) -> None:
-        table = tuple(Maker(name.replace("_", "-"), make) for name, make in makers.items())
+    def use(**makers: Callable[[CandidateContext], dict[str, Any]]) -> None:
+        table = tuple(
+            CandidateMethod(name.replace("_", "-"), make) for name, make in makers.items()
+        )
         monkeypatch.setattr(tensor_kind, "all_makers", lambda: table)
         monkeypatch.setattr(tensor_kind, "left_out", dict)
 
@@ -77,12 +79,12 @@ def making(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def at_no_cost(
     candidate: Candidate, original: Candidate, rows: object, signature: object, plan: object
-) -> Sitting:
+) -> PairedRun:
     """Bytes are real; the clock is left out, because processes that are timed take seconds."""
     size = [sum(p.stat().st_size for p in c.files.values()) for c in (candidate, original)]
     ratio = size[0] / size[1]
-    figures = (Figures(b, 9, ratio, ratio, 1 / ratio, ratio, ratio, 1 / ratio) for b in (1, 32))
-    return Sitting(tuple(figures), 10**8, 10**8, ratio, 0.0, (1.0, 1.0), 0.0)
+    figures = (RunFigures(b, 9, ratio, ratio, 1 / ratio, ratio, ratio, 1 / ratio) for b in (1, 32))
+    return PairedRun(tuple(figures), 10**8, 10**8, ratio, 0.0, (1.0, 1.0), 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -119,11 +121,11 @@ def test_what_is_finished_is_not_done_again(
 ) -> None:
     calls: list[str] = []
 
-    def counted(work: Workshop) -> dict[str, Any]:
+    def counted(work: CandidateContext) -> dict[str, Any]:
         calls.append("first")
         return same(work)
 
-    def dies(work: Workshop) -> dict[str, Any]:
+    def dies(work: CandidateContext) -> dict[str, Any]:
         calls.append("second")
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -146,7 +148,7 @@ def test_what_is_finished_is_not_done_again(
 def test_a_file_that_does_not_answer_is_no_candidate(
     digits: Subject, tmp_path: Path, making: Callable[..., None]
 ) -> None:
-    def broken(work: Workshop) -> dict[str, Any]:
+    def broken(work: CandidateContext) -> dict[str, Any]:
         work.target.write_bytes(work.source("").read_bytes()[:-1000])
         return {}
 
@@ -161,7 +163,7 @@ def test_one_that_crashes_is_told_and_the_others_are_judged(
 ) -> None:
     making(first=same, crashes=same)
 
-    def crash(candidate: Candidate, *rest: Any) -> Sitting:
+    def crash(candidate: Candidate, *rest: Any) -> PairedRun:
         if candidate.name == "crashes":
             raise InferenceFailed("crashes: its process was ended by signal 11")
         return at_no_cost(candidate, *rest)
@@ -178,7 +180,7 @@ def test_sittings_take_turns_and_are_not_done_again(
     making(first=same, second=same)
     sat: list[str] = []
 
-    def killed(candidate: Candidate, *rest: Any) -> Sitting:
+    def killed(candidate: Candidate, *rest: Any) -> PairedRun:
         sat.append(candidate.name)
         if len(sat) == 5:
             raise KeyboardInterrupt
@@ -194,7 +196,7 @@ def test_sittings_take_turns_and_are_not_done_again(
 
 
 def test_a_full_disk_ends_it(digits: Subject, tmp_path: Path, making: Callable[..., None]) -> None:
-    def full(work: Workshop) -> dict[str, Any]:
+    def full(work: CandidateContext) -> dict[str, Any]:
         raise OSError(28, "No space left on device")
 
     making(first=same, full=full)
@@ -208,7 +210,7 @@ def test_it_stops_when_asked_and_tells_how_far_it_is(
 ) -> None:
     making(first=same, second=same)
     told: list[Progress] = []
-    watch = Watch(told.append, lambda: any("second" in p.message for p in told))
+    watch = ProgressWatch(told.append, lambda: any("second" in p.message for p in told))
     with pytest.raises(BuildCancelled):
         optimize(digits, request(), tmp_path, watch)
     assert [p.message for p in told] == ["making first", "making second"]

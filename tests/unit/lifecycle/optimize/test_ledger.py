@@ -11,7 +11,7 @@ import pytest
 from maas.domain.errors import InferenceFailed, OutOfSpace
 from maas.lifecycle.optimize.ledger import Ledger
 from maas.lifecycle.optimize.measurement.answers import keep, kept
-from maas.lifecycle.optimize.results import Candidate, Tried
+from maas.lifecycle.optimize.results import Candidate, CandidateResult
 
 
 def finished(ledger: Ledger, name: str = "small") -> Candidate:
@@ -46,7 +46,7 @@ def test_another_model_starts_over(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "a")
     finished(ledger)
     ledger.leave_out("other", "no reason")
-    ledger.judged(Tried("small", "onnx", {}))
+    ledger.judged(CandidateResult("small", "onnx", {}))
     fresh = Ledger(tmp_path, "b")
     assert fresh.candidate("small") is None
     assert fresh.left_out("other") is None
@@ -56,9 +56,11 @@ def test_another_model_starts_over(tmp_path: Path) -> None:
 def test_reasons_and_judgements_are_kept(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "a")
     ledger.leave_out("other", "no products")
-    ledger.judged(Tried("small", "onnx", {"by": "us"}, threads=2))
+    ledger.judged(CandidateResult("small", "onnx", {"by": "us"}, threads=2))
     assert Ledger(tmp_path, "a").left_out("other") == "no products"
-    assert Ledger(tmp_path, "a").tried("small") == Tried("small", "onnx", {"by": "us"}, threads=2)
+    assert Ledger(tmp_path, "a").tried("small") == CandidateResult(
+        "small", "onnx", {"by": "us"}, threads=2
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

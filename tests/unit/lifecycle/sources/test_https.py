@@ -29,7 +29,7 @@ from maas.domain.errors import (
     Unavailable,
 )
 from maas.lifecycle.sources import download, workspace
-from maas.lifecycle.sources.base import Access, Fetched, Request
+from maas.lifecycle.sources.base import Fetched, SourceAccess, SourceRequest
 from maas.lifecycle.sources.kinds import fetch
 from maas.lifecycle.sources.workspace import discard
 from tests.support.servers.downloads import DownloadServer, Turn, download_server
@@ -60,22 +60,22 @@ def server(https: DownloadServer) -> DownloadServer:
 
 
 @pytest.fixture
-def request_(server: DownloadServer, tmp_path: Path) -> Request:
-    access = Access(tmp_path / "pulls", ca_file=server.ca_file)
-    return Request(server.url + PATH, access, sha256=SHA256)
+def request_(server: DownloadServer, tmp_path: Path) -> SourceRequest:
+    access = SourceAccess(tmp_path / "pulls", ca_file=server.ca_file)
+    return SourceRequest(server.url + PATH, access, sha256=SHA256)
 
 
-def pull(request: Request) -> Fetched:
+def pull(request: SourceRequest) -> Fetched:
     with workspace.workspace(request) as folder:
         return fetch(request, folder)
 
 
-def refused(request: Request, kind: type[MaasError], said: str) -> None:
+def refused(request: SourceRequest, kind: type[MaasError], said: str) -> None:
     with pytest.raises(kind, match=said):
         pull(request)
 
 
-def test_the_file_comes_with_its_progress(request_: Request, server: DownloadServer) -> None:
+def test_the_file_comes_with_its_progress(request_: SourceRequest, server: DownloadServer) -> None:
     seen: list[tuple[str, int, int | None]] = []
     wanted = replace(request_, progress=lambda *now: seen.append(now))
     fetched = pull(replace(wanted, source=wanted.source + "?signature=secret"))
@@ -86,7 +86,7 @@ def test_the_file_comes_with_its_progress(request_: Request, server: DownloadSer
 
 
 def test_a_broken_connection_is_continued_and_not_begun_anew(
-    request_: Request, server: DownloadServer
+    request_: SourceRequest, server: DownloadServer
 ) -> None:
     server.turns[PATH] += [Turn(cut=1_000_000), Turn(status=503), Turn(cut=900_000)]
     assert pull(request_).files["small.gguf"].read_bytes() == CONTENT
@@ -96,16 +96,18 @@ def test_a_broken_connection_is_continued_and_not_begun_anew(
     assert int(fourth.removeprefix("bytes=").rstrip("-")) > int(third[6:-1]) > 0
 
 
-def test_a_killed_pull_goes_on_where_it_was(request_: Request, server: DownloadServer) -> None:
+def test_a_killed_pull_goes_on_where_it_was(
+    request_: SourceRequest, server: DownloadServer
+) -> None:
     """kill -9 while bytes arrive, then the same again in this process."""
     server.turns[PATH].append(Turn(cut=2_000_000, stall_s=20))
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from maas.lifecycle.sources.base import Access, Request\n"
+        "from maas.lifecycle.sources.base import SourceAccess, SourceRequest\n"
         "from maas.lifecycle.sources.kinds import fetch\n"
         "from maas.lifecycle.sources.workspace import workspace\n"
         "source, folder, ca, sha = sys.argv[1:]\n"
-        "request = Request(source, Access(Path(folder), ca_file=ca), sha256=sha)\n"
+        "request = SourceRequest(source, SourceAccess(Path(folder), ca_file=ca), sha256=sha)\n"
         "with workspace(request) as place:\n    fetch(request, place)\n"
     )
     words = [request_.source, str(request_.access.folder), server.ca_file, SHA256]
@@ -124,12 +126,16 @@ def test_a_killed_pull_goes_on_where_it_was(request_: Request, server: DownloadS
     assert int(server.ranges(PATH)[-1][6:-1]) > 1_000_000
 
 
-def test_a_server_without_ranges_sends_all_again(request_: Request, server: DownloadServer) -> None:
+def test_a_server_without_ranges_sends_all_again(
+    request_: SourceRequest, server: DownloadServer
+) -> None:
     server.turns[PATH] += [Turn(cut=1_000_000), Turn(ranges=False)]
     assert pull(request_).files["small.gguf"].read_bytes() == CONTENT
 
 
-def test_what_another_file_left_is_begun_anew(request_: Request, server: DownloadServer) -> None:
+def test_what_another_file_left_is_begun_anew(
+    request_: SourceRequest, server: DownloadServer
+) -> None:
     """The address has another file than when the first part came."""
     server.files[PATH] = b"another" * 300_000
     server.turns[PATH] += [Turn(cut=1_000_000)] + [Turn(status=500)] * download.ATTEMPTS
@@ -138,18 +144,22 @@ def test_what_another_file_left_is_begun_anew(request_: Request, server: Downloa
     assert pull(request_).files["small.gguf"].read_bytes() == CONTENT
 
 
-def test_another_digest_is_refused_and_forgotten(request_: Request, server: DownloadServer) -> None:
+def test_another_digest_is_refused_and_forgotten(
+    request_: SourceRequest, server: DownloadServer
+) -> None:
     server.files[PATH] = CONTENT[:-1] + b"x"
     refused(request_, InvalidInput, f"should have the SHA-256 {SHA256}; what came has")
     assert not list(request_.access.folder.rglob("*.part"))
 
 
-def test_without_a_digest_nothing_is_asked(request_: Request, server: DownloadServer) -> None:
+def test_without_a_digest_nothing_is_asked(request_: SourceRequest, server: DownloadServer) -> None:
     refused(replace(request_, sha256=None), InvalidInput, "needs --sha256")
     assert server.asked == []
 
 
-def test_a_web_page_is_not_taken_for_a_model(request_: Request, server: DownloadServer) -> None:
+def test_a_web_page_is_not_taken_for_a_model(
+    request_: SourceRequest, server: DownloadServer
+) -> None:
     server.files[PATH] = b"<!doctype html><title>Log in</title>"
     server.kinds[PATH] = "text/html; charset=utf-8"
     refused(request_, StorageFailed, "sent a web page and not a file")
@@ -159,33 +169,37 @@ def test_a_web_page_is_not_taken_for_a_model(request_: Request, server: Download
     ("status", "kind"), [(404, NotFound), (403, Forbidden), (418, StorageFailed)]
 )
 def test_a_refusal_is_passed_on(
-    request_: Request, server: DownloadServer, status: int, kind: type[MaasError]
+    request_: SourceRequest, server: DownloadServer, status: int, kind: type[MaasError]
 ) -> None:
     server.turns[PATH].append(Turn(status=status))
     refused(request_, kind, f"127.0.0.1 answers {status}")
 
 
-def test_a_server_that_never_sends_is_given_up(request_: Request, server: DownloadServer) -> None:
+def test_a_server_that_never_sends_is_given_up(
+    request_: SourceRequest, server: DownloadServer
+) -> None:
     server.turns[PATH].extend([Turn(status=503)] * 50)
     refused(request_, Unavailable, "it answers 503; the same command goes on")
     assert len(server.asked) == download.ATTEMPTS
 
 
-def test_a_certificate_that_nobody_vouches_for(request_: Request, server: DownloadServer) -> None:
+def test_a_certificate_that_nobody_vouches_for(
+    request_: SourceRequest, server: DownloadServer
+) -> None:
     access = replace(request_.access, ca_file="")
     refused(
         replace(request_, access=access), Unavailable, "certificate of 127.0.0.1 is not trusted"
     )
 
 
-def test_more_than_permitted(request_: Request, server: DownloadServer) -> None:
+def test_more_than_permitted(request_: SourceRequest, server: DownloadServer) -> None:
     access = replace(request_.access, max_bytes=1_000_000)
     refused(replace(request_, access=access), BodyTooLarge, "pull.max_bytes")
     assert len(server.asked) == 1
 
 
 def test_a_disk_without_room(
-    request_: Request, server: DownloadServer, monkeypatch: pytest.MonkeyPatch
+    request_: SourceRequest, server: DownloadServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
     refused(
@@ -193,7 +207,7 @@ def test_a_disk_without_room(
     )
 
 
-def test_redirects_are_followed(request_: Request, server: DownloadServer) -> None:
+def test_redirects_are_followed(request_: SourceRequest, server: DownloadServer) -> None:
     server.redirects["/latest.gguf"] = "/then.gguf"
     server.redirects["/then.gguf"] = server.url + PATH
     fetched = pull(replace(request_, source=server.url + "/latest.gguf"))
@@ -210,14 +224,14 @@ def test_redirects_are_followed(request_: Request, server: DownloadServer) -> No
     ],
 )
 def test_redirects_that_are_not_followed(
-    request_: Request, server: DownloadServer, target: str, said: str
+    request_: SourceRequest, server: DownloadServer, target: str, said: str
 ) -> None:
     server.redirects["/round.gguf"] = target
     refused(replace(request_, source=server.url + "/round.gguf"), StorageFailed, said)
 
 
 def test_a_public_server_does_not_send_us_into_a_private_network(
-    request_: Request, server: DownloadServer, monkeypatch: pytest.MonkeyPatch
+    request_: SourceRequest, server: DownloadServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server plays one of a public address; its redirect leads to this machine's."""
     server.redirects["/out.gguf"] = server.url.replace("127.0.0.1", "localhost") + PATH
@@ -238,13 +252,13 @@ def test_what_is_public() -> None:
 @pytest.mark.parametrize(
     "source", ["http://127.0.0.1/x.gguf", "https://me:secret@127.0.0.1/x.gguf", "ftp://h/x"]
 )
-def test_other_addresses(request_: Request, source: str) -> None:
+def test_other_addresses(request_: SourceRequest, source: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         pull(replace(request_, source=source))
     assert "secret" not in caught.value.message
 
 
-def test_a_finished_folder_can_be_removed(request_: Request) -> None:
+def test_a_finished_folder_can_be_removed(request_: SourceRequest) -> None:
     with workspace.workspace(request_) as folder:
         fetch(request_, folder)
         discard(folder)
@@ -252,7 +266,7 @@ def test_a_finished_folder_can_be_removed(request_: Request) -> None:
 
 
 def test_what_is_there_already_is_held_against_the_digest(
-    request_: Request, server: DownloadServer
+    request_: SourceRequest, server: DownloadServer
 ) -> None:
     file = pull(request_).files["small.gguf"]
     pull(request_)
@@ -262,7 +276,7 @@ def test_what_is_there_already_is_held_against_the_digest(
     assert len(server.asked) == 2
 
 
-def test_headers_stay_with_their_server(request_: Request, server: DownloadServer) -> None:
+def test_headers_stay_with_their_server(request_: SourceRequest, server: DownloadServer) -> None:
     """A token for one server is not given to the one that it redirects to."""
     with download_server() as other:
         other.files["/x"] = CONTENT
@@ -270,11 +284,11 @@ def test_headers_stay_with_their_server(request_: Request, server: DownloadServe
         first = httpx2.URL(other.url + "/start")
         other.redirects["/start"] = server.url + PATH
         wanted = download.Download(
-            first, workspace.Digest(SHA256), headers={"authorization": "Bearer t"}
+            first, workspace.ExpectedDigest(SHA256), headers={"authorization": "Bearer t"}
         )
         folder = request_.access.folder
         folder.mkdir()
-        partial = workspace.Partial(folder / "x", "x")
+        partial = workspace.PartialDownload(folder / "x", "x")
         download.download(wanted, partial, request_.access, lambda *_: None)
         assert other.asked[0][2]["authorization"] == "Bearer t"
         assert "authorization" not in server.asked[0][2]

@@ -10,7 +10,7 @@ import pytest
 
 from maas.domain.errors import Forbidden, InvalidInput, MaasError, NotFound, Unavailable
 from maas.lifecycle.sources import download
-from maas.lifecycle.sources.base import Access, Fetched, Request
+from maas.lifecycle.sources.base import Fetched, SourceAccess, SourceRequest
 from maas.lifecycle.sources.kinds import fetch
 from maas.lifecycle.sources.workspace import workspace
 from tests.support.servers.downloads import DownloadServer, Turn, download_server
@@ -44,16 +44,18 @@ def hub() -> Iterator[DownloadServer]:
 
 
 @pytest.fixture
-def request_(hub: DownloadServer, tmp_path: Path) -> Request:
-    return Request(f"hf://{REPOSITORY}", Access(tmp_path / "pulls", hf_endpoint=hub.url))
+def request_(hub: DownloadServer, tmp_path: Path) -> SourceRequest:
+    return SourceRequest(
+        f"hf://{REPOSITORY}", SourceAccess(tmp_path / "pulls", hf_endpoint=hub.url)
+    )
 
 
-def pull(request: Request) -> Fetched:
+def pull(request: SourceRequest) -> Fetched:
     with workspace(request) as folder:
         return fetch(request, folder)
 
 
-def test_a_repository_is_pinned_to_its_commit(request_: Request, hub: DownloadServer) -> None:
+def test_a_repository_is_pinned_to_its_commit(request_: SourceRequest, hub: DownloadServer) -> None:
     fetched = pull(replace(request_, source=request_.source + "@main"))
     assert {name: path.read_bytes() for name, path in fetched.files.items()} == {
         "config.json": FILES["config.json"],
@@ -71,7 +73,7 @@ def test_a_repository_is_pinned_to_its_commit(request_: Request, hub: DownloadSe
     assert not [path for path, _, _ in hub.asked if "pytorch_model" in path]
 
 
-def test_it_goes_on_after_a_break(request_: Request, hub: DownloadServer) -> None:
+def test_it_goes_on_after_a_break(request_: SourceRequest, hub: DownloadServer) -> None:
     hub.turns[LARGE] += [Turn(cut=1_000_000)] + [Turn(status=503)] * download.ATTEMPTS
     with pytest.raises(Unavailable, match="goes on after"):
         pull(request_)
@@ -82,7 +84,7 @@ def test_it_goes_on_after_a_break(request_: Request, hub: DownloadServer) -> Non
 
 @pytest.mark.parametrize("path", ["model.safetensors", "config.json"])
 def test_other_bytes_than_the_commit_has_are_refused(
-    request_: Request, hub: DownloadServer, path: str
+    request_: SourceRequest, hub: DownloadServer, path: str
 ) -> None:
     """Large files are held against their SHA-256, small ones against git's object id."""
     content = FILES[path]
@@ -91,7 +93,7 @@ def test_other_bytes_than_the_commit_has_are_refused(
         pull(request_)
 
 
-def test_which_of_many(request_: Request, hub: DownloadServer) -> None:
+def test_which_of_many(request_: SourceRequest, hub: DownloadServer) -> None:
     files = {"a-q4.gguf": b"a" * 2000, "a-q8.gguf": b"b" * 3000, "config.json": b"{}"}
     hub.add_hub_repository("tester/many", COMMIT, files)
     wanted = replace(request_, source="hf://tester/many")
@@ -102,7 +104,7 @@ def test_which_of_many(request_: Request, hub: DownloadServer) -> None:
         pull(replace(wanted, file="b.gguf"))
 
 
-def test_only_pickles(request_: Request, hub: DownloadServer) -> None:
+def test_only_pickles(request_: SourceRequest, hub: DownloadServer) -> None:
     hub.add_hub_repository("tester/old", COMMIT, {"pytorch_model.bin": b"x", "config.json": b"{}"})
     with pytest.raises(InvalidInput, match="no weights in GGUF, safetensors, ONNX or CTranslate2"):
         pull(replace(request_, source="hf://tester/old"))
@@ -118,7 +120,7 @@ def test_only_pickles(request_: Request, hub: DownloadServer) -> None:
     ],
 )
 def test_what_the_hub_refuses(
-    request_: Request,
+    request_: SourceRequest,
     hub: DownloadServer,
     status: int,
     headers: dict[str, str],
@@ -132,7 +134,7 @@ def test_what_the_hub_refuses(
         pull(replace(request_, source=request_.source + "@v2"))
 
 
-def test_nobody_there(request_: Request) -> None:
+def test_nobody_there(request_: SourceRequest) -> None:
     access = replace(request_.access, hf_endpoint="http://127.0.0.1:9")
     with pytest.raises(Unavailable, match="cannot be asked about"):
         pull(replace(request_, access=access))
@@ -141,6 +143,6 @@ def test_nobody_there(request_: Request) -> None:
 @pytest.mark.parametrize(
     "source", ["hf://one", "hf://a/b/c", "hf://a/../b", "hf://a/b@../x", "hf://"]
 )
-def test_names_that_are_none(request_: Request, source: str) -> None:
+def test_names_that_are_none(request_: SourceRequest, source: str) -> None:
     with pytest.raises(InvalidInput, match="hf://org/repository"):
         pull(replace(request_, source=source))

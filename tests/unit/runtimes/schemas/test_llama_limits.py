@@ -13,7 +13,7 @@ pytest.importorskip("llguidance", reason="needs the extra llm")
 
 from maas.domain.errors import InvalidInput
 from maas.runtimes.formats.gguf import check_gguf
-from maas.runtimes.schemas.llama_limits import TokensSeen, held_schema
+from maas.runtimes.schemas.llama_limits import TokenTexts, held_schema
 from tests.support.models.tiny_gguf import byte_words, tiny_gguf
 from tests.unit.runtimes.schemas.test_llguidance import allows
 
@@ -63,10 +63,10 @@ def test_tokens_that_lose_a_blank_are_known(tmp_path: Path) -> None:
     summary = check_gguf(path)
     marks = tuple(range(257, 257 + len(MARKS)))
     for kind in ("gpt2", "gemma4"):
-        assert TokensSeen.of(path, replace(summary, tokenizer=kind)) == TokensSeen(False, marks)
-    assert TokensSeen.of(path, replace(summary, pre_tokenizer="qwen2")) == TokensSeen()
+        assert TokenTexts.of(path, replace(summary, tokenizer=kind)) == TokenTexts(False, marks)
+    assert TokenTexts.of(path, replace(summary, pre_tokenizer="qwen2")) == TokenTexts()
     pieces = replace(summary, tokenizer="llama", adds_space=False)
-    assert TokensSeen.of(path, pieces) == TokensSeen()
+    assert TokenTexts.of(path, pieces) == TokenTexts()
 
 
 RIGHT = [

@@ -8,7 +8,7 @@ import llguidance
 import pytest
 
 from maas.domain.errors import InvalidInput
-from maas.runtimes.schemas.llguidance import Followed, json_grammar
+from maas.runtimes.schemas.llguidance import AnswerFollower, json_grammar
 
 
 def allows(schema: dict[str, Any], text: str) -> bool:
@@ -124,7 +124,7 @@ def test_properties_that_cannot_be_doubled_are_counted() -> None:
 @pytest.mark.parametrize("cuts", [(1, 4), (2, 3, 9), ()])
 def test_an_answer_is_read_along_however_it_is_cut(cuts: tuple[int, ...]) -> None:
     schema = {"type": "string", "maxLength": 8}
-    followed = Followed(json_grammar({"type": "json_schema", "schema": schema}))
+    followed = AnswerFollower(json_grammar({"type": "json_schema", "schema": schema}))
     text = r'"né\n\\wort"'
     for start, end in zip((0, *cuts), (*cuts, len(text)), strict=True):
         assert not followed.is_complete
@@ -133,7 +133,7 @@ def test_an_answer_is_read_along_however_it_is_cut(cuts: tuple[int, ...]) -> Non
 
 
 def test_an_answer_that_leaves_its_grammar_never_comes_back() -> None:
-    followed = Followed(json_grammar({"type": "json_schema", "schema": {"type": "boolean"}}))
+    followed = AnswerFollower(json_grammar({"type": "json_schema", "schema": {"type": "boolean"}}))
     assert followed.take("tr") and not followed.take("y")
     assert not followed.take("ue") and not followed.is_complete
 

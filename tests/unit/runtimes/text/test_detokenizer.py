@@ -8,11 +8,11 @@ import pytest
 
 from maas.domain.generation import TokenLogprob
 from maas.runtimes.text.detokenizer import (
-    BytesRead,
-    Reading,
+    ByteDetokenizer,
+    Detokenizer,
+    SequenceText,
     StopTexts,
-    TokensRead,
-    WrittenText,
+    TokenDetokenizer,
     bytes_of_tokens,
 )
 
@@ -22,12 +22,16 @@ def decode(tokens: Sequence[int]) -> str:
     return bytes(tokens).decode(errors="replace")
 
 
-def reading(of_bytes: bool = False) -> Reading:
-    return BytesRead({n: bytes([n]) for n in range(256)}) if of_bytes else TokensRead(decode)
+def reading(of_bytes: bool = False) -> Detokenizer:
+    return (
+        ByteDetokenizer({n: bytes([n]) for n in range(256)})
+        if of_bytes
+        else TokenDetokenizer(decode)
+    )
 
 
 def pieces(text: str, *stop: str, at_once: int = 1, of_bytes: bool = False) -> list[str]:
-    written = WrittenText(reading(of_bytes), stop)
+    written = SequenceText(reading(of_bytes), stop)
     data = text.encode()
     told = [written.push(data[n : n + at_once]) for n in range(0, len(data), at_once)]
     return [*told, written.rest()]
@@ -46,7 +50,7 @@ def test_the_pieces_are_the_text_and_whole_characters(
 
 @pytest.mark.parametrize("of_bytes", [False, True])
 def test_what_never_becomes_a_character_is_told_as_such(of_bytes: bool) -> None:
-    written = WrittenText(reading(of_bytes), [])
+    written = SequenceText(reading(of_bytes), [])
     assert written.push([0xF0]) + written.push([0x9F]) == ""
     assert written.rest() == "\ufffd"
 
@@ -81,7 +85,7 @@ def test_a_text_ends_before_its_first_stop(
 )
 @pytest.mark.parametrize("at_once", [1, 2, 99])
 def test_it_says_which_stop_ended_it(text: str, stop: list[str], found: str, at_once: int) -> None:
-    written = WrittenText(reading(), stop)
+    written = SequenceText(reading(), stop)
     for n in range(0, len(text), at_once):
         written.push(text[n : n + at_once].encode())
     written.rest()
@@ -101,13 +105,13 @@ def test_the_logprobs_are_those_of_what_is_told() -> None:
 
 
 def test_what_cannot_be_a_stop_is_not_held_back() -> None:
-    written = WrittenText(reading(), ["END"])
+    written = SequenceText(reading(), ["END"])
     assert [written.push(b"a"), written.push(b"E"), written.push(b"x")] == ["a", "", "Ex"]
     assert not written.stops.found
 
 
 def test_a_token_that_only_the_model_knows_says_nothing() -> None:
-    assert WrittenText(BytesRead({0: b"a"}), []).push([0, 1, 0]) == "aa"
+    assert SequenceText(ByteDetokenizer({0: b"a"}), []).push([0, 1, 0]) == "aa"
 
 
 @pytest.mark.parametrize("broken", ["replace", "ignore"])

@@ -17,7 +17,7 @@ import pytest
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
 from maas.domain.generation import Ending, Generation, Piece
 from maas.runtimes.base import Said
-from maas.runtimes.text.detokenizer import BytesRead, WrittenText
+from maas.runtimes.text.detokenizer import ByteDetokenizer, SequenceText
 from maas.runtimes.text.options import Sizes
 from maas.runtimes.text.stepped_engine import Sequence, SteppedEngine
 
@@ -43,7 +43,7 @@ class Counting(SteppedEngine):
     def _prepare(self, sequence: Sequence) -> None:
         assert self.reads.wait(10)
         self._take_prompt(sequence, sequence.generation, [])
-        sequence.text = WrittenText(BytesRead({1: b"x"}), sequence.generation.stop)
+        sequence.text = SequenceText(ByteDetokenizer({1: b"x"}), sequence.generation.stop)
 
     def _admit(self, sequence: Sequence) -> None:
         if sequence.generation.prompt == [13]:
@@ -214,7 +214,7 @@ def test_text_that_cannot_be_read_keeps_nobody_from_learning_of_a_failure(
     engine.reads.set()
     while len(engine.steps) < 1:
         time.sleep(0.001)
-    monkeypatch.setattr(WrittenText, "rest", lambda _: 1 / 0)
+    monkeypatch.setattr(SequenceText, "rest", lambda _: 1 / 0)
     for number in (1, 2):
         assert isinstance(told.ending(number), InferenceFailed)
         assert sum(told_tokens(told, number)) == 3

@@ -14,18 +14,25 @@ pytest.importorskip("torch", reason="needs the extra transformers")
 
 import torch
 
-from maas.runtimes.transformers.sampler import Chooser, Chosen, Manner, choose
+from maas.runtimes.transformers.sampler import (
+    SampledToken,
+    SamplingDefaults,
+    SequenceSampler,
+    choose,
+)
 
 LOGITS = torch.randn(4, 500, generator=torch.Generator().manual_seed(0))
 
 
-def chooser(top_k: int = 40, **fields: Any) -> Chooser:
-    return Chooser(Generation(prompt="x", **({"temperature": 0.0} | fields)), Manner(top_k=top_k))
+def chooser(top_k: int = 40, **fields: Any) -> SequenceSampler:
+    return SequenceSampler(
+        Generation(prompt="x", **({"temperature": 0.0} | fields)), SamplingDefaults(top_k=top_k)
+    )
 
 
-def tokens(choosers: list[Chooser], logits: Any = LOGITS) -> list[int]:
+def tokens(choosers: list[SequenceSampler], logits: Any = LOGITS) -> list[int]:
     found = choose(logits[: len(choosers)], choosers)
-    return [one.token for one in found if isinstance(one, Chosen)]
+    return [one.token for one in found if isinstance(one, SampledToken)]
 
 
 def test_each_row_is_chosen_as_its_own_sequence_wants() -> None:
@@ -58,7 +65,7 @@ def test_draws_have_the_shares_of_the_likeliest() -> None:
 
 def test_logprobs_are_the_models_whatever_was_changed() -> None:
     (one,) = choose(LOGITS[:1], [chooser(logprobs=2, logit_bias={7: 50.0})])
-    assert isinstance(one, Chosen) and one.token == 7
+    assert isinstance(one, SampledToken) and one.token == 7
     said = torch.log_softmax(LOGITS[0], -1)
     assert one.logprob == pytest.approx(float(said[7]), abs=1e-5)
     assert [token for token, _ in one.top] == said.topk(2).indices.tolist()
@@ -69,4 +76,4 @@ def test_numbers_that_are_none_fail_their_own_sequence_only() -> None:
     broken[0] = float("nan")
     first, second = choose(broken[:2], [chooser(temperature=1.0), chooser()])
     assert isinstance(first, InferenceFailed)
-    assert isinstance(second, Chosen) and second.token == int(LOGITS[1].argmax())
+    assert isinstance(second, SampledToken) and second.token == int(LOGITS[1].argmax())

@@ -17,11 +17,11 @@ from maas.domain.deployments import Scaling
 from maas.domain.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Overloaded
 from maas.domain.generation import Ending, Piece, TokenLogprob, ToolCallPiece
 from maas.runtimes.base import LoadRequest
-from maas.runtimes.text.detokenizer import BytesRead, WrittenText
+from maas.runtimes.text.detokenizer import ByteDetokenizer, SequenceText
 from maas.runtimes.text.options import Sizes
 from maas.runtimes.text.stepped_engine import Sequence, SteppedEngine
 from maas.serving.replica.generator import GeneratorServer
-from maas.serving.replica.pending_sequences import Rows
+from maas.serving.replica.pending_sequences import TextRows
 from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.wire.elements import bytes_elements
 from maas.serving.wire.generation_frames import unpack_pieces
@@ -97,7 +97,7 @@ def note_computed(link: ReplicaLink) -> list[tuple[int, int, int]]:
 
 
 def test_an_answer_to_predict_has_the_tokens_of_all_its_rows() -> None:
-    rows = Rows(2)
+    rows = TextRows(2)
     rows.prompt_tokens, rows.completion_tokens = 10, 4
     frame = b"".join(map(bytes, pack_answers(rows.answers(7))))
     answers = unpack_answers(memoryview(frame)[5:])
@@ -294,7 +294,7 @@ class Keeping(SteppedEngine):
 
     def _prepare(self, sequence: Sequence) -> None:
         self._take_prompt(sequence, sequence.generation, [])
-        sequence.text = WrittenText(BytesRead({1: b"x"}), sequence.generation.stop)
+        sequence.text = SequenceText(ByteDetokenizer({1: b"x"}), sequence.generation.stop)
 
     def _admit(self, sequence: Sequence) -> None:
         pass

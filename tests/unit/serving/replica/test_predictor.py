@@ -20,7 +20,7 @@ from maas.domain.signature import Signature, TensorSpec
 from maas.runtimes.base import Arrays, LoadRequest
 from maas.serving.replica.batching import Batcher
 from maas.serving.replica.predictor import ReplicaServer
-from maas.serving.replica.queue import Parcel
+from maas.serving.replica.queue import RequestGroup
 from maas.serving.routing.call import Call
 from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.wire.elements import bytes_elements, pack_elements
@@ -51,10 +51,20 @@ def echo(inputs: Arrays) -> Arrays:
     return {"y": inputs["x"]}
 
 
-def _parcel(column: bytes) -> Parcel:
+def _parcel(column: bytes) -> RequestGroup:
     """One row of one BYTES input."""
-    return Parcel(array("Q", [1]), array("I", [1]), array("d", [0.0]), 0, Priority.NORMAL, ((),),
-                  [column], None, 0.0, 1)  # fmt: skip
+    return RequestGroup(
+        array("Q", [1]),
+        array("I", [1]),
+        array("d", [0.0]),
+        0,
+        Priority.NORMAL,
+        ((),),
+        [column],
+        None,
+        0.0,
+        1,
+    )
 
 
 async def ask(link: ReplicaLink, *values: float, seconds: float = 5.0) -> list[float]:
@@ -72,9 +82,19 @@ def run(
 ) -> None:
     async def main() -> None:
         with tempfile.TemporaryDirectory(prefix="r") as home:
-            spec = ReplicaSpec("r", "d", "m", 1, "v", "test", (LocalFile("f", "f", "0" * 64),),
-                               SIGNATURE, scaling or Scaling(), str(Path(home) / "s"),
-                               drain_s=2.0)  # fmt: skip
+            spec = ReplicaSpec(
+                "r",
+                "d",
+                "m",
+                1,
+                "v",
+                "test",
+                (LocalFile("f", "f", "0" * 64),),
+                SIGNATURE,
+                scaling or Scaling(),
+                str(Path(home) / "s"),
+                drain_s=2.0,
+            )
             model = Model(predict)
             server = ReplicaServer(spec, Batcher(model, SIGNATURE, spec.scaling.max_batch))
             await server.listen()

@@ -6,7 +6,7 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maas.serving.replica.queue import FairQueue, Parcel
+from maas.serving.replica.queue import FairQueue, RequestGroup
 from maas.serving.wire.messages import Priority
 
 OWNER = object()
@@ -18,7 +18,7 @@ def entry(
     rows: int = 1,
     priority: Priority = Priority.NORMAL,
     size: int = 3,
-) -> Parcel:
+) -> RequestGroup:
     """One request by itself."""
     return parcel([number], [rows], tenant, priority, size)
 
@@ -29,15 +29,25 @@ def parcel(
     tenant: int = 0,
     priority: Priority = Priority.NORMAL,
     size: int = 3,
-) -> Parcel:
+) -> RequestGroup:
     """Requests whose rows hold their number, `size` bytes each."""
     data = b"".join(bytes([n % 256]) * size * r for n, r in zip(numbers, rows, strict=True))
     deadlines = array("d", [time.monotonic() + 60] * len(numbers))
-    return Parcel(array("Q", numbers), array("I", rows), deadlines, tenant, priority, ((size,),),
-                  [data], OWNER, 0.0, sum(rows))  # fmt: skip
+    return RequestGroup(
+        array("Q", numbers),
+        array("I", rows),
+        deadlines,
+        tenant,
+        priority,
+        ((size,),),
+        [data],
+        OWNER,
+        0.0,
+        sum(rows),
+    )
 
 
-def numbers_of(batch: list[Parcel]) -> list[int]:
+def numbers_of(batch: list[RequestGroup]) -> list[int]:
     return [number for taken in batch for number in taken.ids]
 
 

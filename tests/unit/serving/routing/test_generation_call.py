@@ -18,9 +18,9 @@ from maas.domain.errors import (
     Unavailable,
 )
 from maas.domain.generation import Ending, Piece
-from maas.domain.snapshot import DeploymentRoutes, Route, Snapshot
+from maas.domain.snapshot import DeploymentRoutes, Snapshot, TargetRoute
 from maas.serving.routing import generation_call
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.routing.router import Router
 from tests.support.fakes.generations import TEXT_TO_TEXT, Written, wrote
 from tests.support.fakes.replica_peer import Peer, until
@@ -34,7 +34,7 @@ class Replicas:
         self.router = Router()
         self.peers: list[Peer] = []
 
-    async def serve(self, count: int = 1, limit: int = 256) -> LiveRoute:
+    async def serve(self, count: int = 1, limit: int = 256) -> LiveTarget:
         for at in range(count):
             self.peers.append(await Peer(self._directory / f"s{at}").listen())
         self.apply(*self.peers, limit=limit)
@@ -44,7 +44,7 @@ class Replicas:
 
     def apply(self, *peers: Peer, limit: int = 256) -> None:
         sockets = tuple(peer.path for peer in peers)
-        route = Route(1, "v", 100, TEXT_TO_TEXT, sockets, "text-generation")
+        route = TargetRoute(1, "v", 100, TEXT_TO_TEXT, sockets, "text-generation")
         self.router.apply(Snapshot(1, (DeploymentRoutes("d", "m", (route,), limit),), (), "d"))
 
     async def holder(self, text: str) -> Peer:

@@ -20,10 +20,10 @@ from maas.domain.errors import (
     Unavailable,
 )
 from maas.domain.signature import Signature, TensorSpec
-from maas.domain.snapshot import DeploymentRoutes, Route, Snapshot
+from maas.domain.snapshot import DeploymentRoutes, Snapshot, TargetRoute
 from maas.serving.routing import dispatch, live_target
 from maas.serving.routing.dispatch import ReplicaLink
-from maas.serving.routing.live_target import LiveRoute
+from maas.serving.routing.live_target import LiveTarget
 from maas.serving.routing.router import Router
 from tests.support.fakes.replica_peer import DOUBLES, Asked, Peer, until
 
@@ -34,11 +34,11 @@ OTHER = Signature(
 
 def route(
     *peers: Peer, version: int = 1, weight: int = 100, signature: Signature = DOUBLES
-) -> Route:
-    return Route(version, "v", weight, signature, tuple(peer.path for peer in peers))
+) -> TargetRoute:
+    return TargetRoute(version, "v", weight, signature, tuple(peer.path for peer in peers))
 
 
-def snapshot(*routes: Route, limit: int = 256, reason: str = "") -> Snapshot:
+def snapshot(*routes: TargetRoute, limit: int = 256, reason: str = "") -> Snapshot:
     return Snapshot(1, (DeploymentRoutes("d", "m", routes, limit, reason),), (), "d")
 
 
@@ -56,7 +56,7 @@ class Cluster:
         self.peers.append(peer)
         return peer
 
-    async def serve(self, *routes: Route, limit: int = 256) -> LiveRoute:
+    async def serve(self, *routes: TargetRoute, limit: int = 256) -> LiveTarget:
         """Apply a snapshot of `routes`, wait until they are ready, and give the first."""
         self.router.apply(snapshot(*routes, limit=limit))
         live = self.router.get("d").routes
@@ -79,7 +79,7 @@ def clustered(directory: Path, use: Callable[[Cluster], Awaitable[None]]) -> Non
     uvloop.run(main())
 
 
-async def sent(live: LiveRoute, peer: Peer, call: Asked | None = None) -> Asked:
+async def sent(live: LiveTarget, peer: Peer, call: Asked | None = None) -> Asked:
     """A call of `live` that has arrived at `peer`."""
     call = call or Asked()
     before = len(peer.asked)

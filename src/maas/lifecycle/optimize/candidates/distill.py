@@ -11,7 +11,7 @@ from maas.lifecycle.optimize.candidates.fine_tune import TEACHER_SHARE, TEMPERAT
 from maas.lifecycle.optimize.candidates.libraries import versions
 from maas.lifecycle.optimize.subject import NotApplicable, Training
 from maas.lifecycle.training.checkpoints import seed_everything
-from maas.lifecycle.training.families import Served, make_served
+from maas.lifecycle.training.families import ServedModel, make_served
 from maas.lifecycle.training.objectives import make_objective
 
 SMALLEST_WIDTH = 4
@@ -33,7 +33,7 @@ def smaller(spec: ModelSpec, factor: float) -> ModelSpec:
 
 def distill(
     training: Training, tuner: FineTuner, factor: float, epochs: int
-) -> tuple[Served, dict[str, Any]]:
+) -> tuple[ServedModel, dict[str, Any]]:
     """A trained student, and how it came to be."""
     spec = smaller(training.spec.model, factor)
     outputs = make_objective(training.spec.training, training.parts.train).outputs

@@ -16,7 +16,7 @@ from maas.domain.models import Task
 from maas.lifecycle.data.spec import BuildCancelled
 from maas.lifecycle.optimize.subject import Training
 from maas.lifecycle.training.checkpoints import seed_everything
-from maas.lifecycle.training.families import Served
+from maas.lifecycle.training.families import ServedModel
 from maas.lifecycle.training.objectives import (
     learning_rate,
     make_objective,
@@ -41,7 +41,7 @@ class FineTuner:
     report: Callable[[str], None] = lambda message: None
     cancelled: Callable[[], bool] = lambda: False
 
-    def run(self, served: Served, epochs: int, rate: float) -> list[float]:
+    def run(self, served: ServedModel, epochs: int, rate: float) -> list[float]:
         """Trains `served` in place, and leaves it with the weights of its best validation loss.
 
         `rate`: of the build's learning rate; it falls to 0 along half a cosine. Returns the mean
@@ -90,7 +90,7 @@ class FineTuner:
         served.eval()
         return losses
 
-    def _validate(self, served: Served) -> float:
+    def _validate(self, served: ServedModel) -> float:
         rows = self.training.parts.validation
         if not len(rows):
             return 0.0  # then the last epoch is the best
@@ -114,7 +114,7 @@ def taught(raw: Tensor, teacher: Tensor, task: Task) -> Tensor:
     return functional.kl_div(said, wanted, reduction="batchmean") * TEMPERATURE**2
 
 
-def _train_mode(served: Served) -> None:
+def _train_mode(served: ServedModel) -> None:
     """Without dropout: what is taught is one function, and the smaller network has no width to
     spare."""
     served.train()
@@ -134,6 +134,6 @@ def mixed(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _raw(served: Served, x: Tensor) -> Tensor:
+def _raw(served: ServedModel, x: Tensor) -> Tensor:
     served.eval()
     return torch.cat([served.raw(rows) for rows in torch.split(x, ROWS)])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from maas.lifecycle.optimize.candidates.fine_tune import FineTuner
-    from maas.lifecycle.training.families import Served
+    from maas.lifecycle.training.families import ServedModel
 
 FILE = "model.onnx"
 PARITY_ROWS = 64
@@ -32,7 +32,7 @@ RATE = 1.0
 
 
 @dataclass(frozen=True)
-class Workshop:
+class CandidateContext:
     """What a maker gets besides the model."""
 
     subject: Subject
@@ -67,10 +67,10 @@ class Workshop:
 
 
 @dataclass(frozen=True)
-class Maker:
+class CandidateMethod:
     name: str
     """Of the variant that it may become."""
-    make: Callable[[Workshop], dict[str, Any]]
+    make: Callable[[CandidateContext], dict[str, Any]]
     """Writes `workshop.target` and returns how; raises NotApplicable or another MaasError."""
     of: str = ""
     """The candidate that it is made of; empty: the original."""
@@ -80,7 +80,7 @@ class Maker:
     """One line for people who do not know the name."""
 
 
-def all_makers() -> tuple[Maker, ...]:
+def all_makers() -> tuple[CandidateMethod, ...]:
     """Cheap ones first, so that a job that is stopped early has tried what is likely to help."""
     return (
         *_graph_makers(),
@@ -88,7 +88,7 @@ def all_makers() -> tuple[Maker, ...]:
         *_number_makers(),
         *_trained_makers(),
         *(
-            Maker(
+            CandidateMethod(
                 f"{name}-int8",
                 partial(_static, method="minmax", rounding="fitted", of=name),
                 of=name,
@@ -99,63 +99,63 @@ def all_makers() -> tuple[Maker, ...]:
     )
 
 
-def _graph_makers() -> tuple[Maker, ...]:
+def _graph_makers() -> tuple[CandidateMethod, ...]:
     """The same numbers in fewer steps."""
     once = "the same graph, optimized once instead of at every load"
     return (
-        Maker("onnx-extended", lambda w: _graph(w, "extended"), what=once),
-        Maker(
+        CandidateMethod("onnx-extended", lambda w: _graph(w, "extended"), what=once),
+        CandidateMethod(
             "onnx-fused", lambda w: _graph(w, "all"), what=f"{once}, with this processor's layouts"
         ),
     )
 
 
-def _number_makers() -> tuple[Maker, ...]:
+def _number_makers() -> tuple[CandidateMethod, ...]:
     """Fewer bits."""
     both = "8-bit weights and activations"
     return (
-        Maker("onnx-int8-dynamic", _dynamic, what="8-bit weights of matrix products"),
-        Maker(
+        CandidateMethod("onnx-int8-dynamic", _dynamic, what="8-bit weights of matrix products"),
+        CandidateMethod(
             "onnx-int8-static",
             lambda w: _static(w, "minmax"),
             what=f"{both}, ranges by least and greatest",
         ),
-        Maker(
+        CandidateMethod(
             "onnx-int8-entropy",
             lambda w: _static(w, "entropy"),
             what=f"{both}, ranges that lose least information",
         ),
-        Maker(
+        CandidateMethod(
             "onnx-int8-tensor",
             lambda w: _static(w, "minmax", per_channel=False),
             what=f"{both}, one scale for a whole tensor",
         ),
-        Maker(
+        CandidateMethod(
             "onnx-int8-fitted",
             partial(_static, method="minmax", rounding="fitted"),
             what=f"{both}, rounded so that each layer's answers change least",
         ),
-        Maker("onnx-fp16", _half, what="16-bit weights"),
+        CandidateMethod("onnx-fp16", _half, what="16-bit weights"),
     )
 
 
-def _trained_makers() -> tuple[Maker, ...]:
+def _trained_makers() -> tuple[CandidateMethod, ...]:
     """Smaller networks that learned from the original."""
     return (
         *(
-            Maker(
+            CandidateMethod(
                 f"onnx-pruned-{percent}",
                 partial(_structured, keep=percent / 100),
                 what=f"whole channels removed: at most {percent} % of the parameters",
             )
             for percent in (50, 35, 20)
         ),
-        Maker(
+        CandidateMethod(
             "onnx-sparse-80",
             lambda w: _unstructured(w, 0.8),
             what="80 % of the weights are 0: neither smaller nor faster",
         ),
-        Maker(
+        CandidateMethod(
             "onnx-distilled",
             lambda w: _distilled(w, 0.5),
             what="half as wide a network, taught by the original",
@@ -172,13 +172,13 @@ def left_out() -> dict[str, str]:
     }
 
 
-def _engine_makers() -> tuple[Maker, ...]:
+def _engine_makers() -> tuple[CandidateMethod, ...]:
     """The same file, run otherwise."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     several = (2, 4, 8)
     return (
         *(
-            Maker(
+            CandidateMethod(
                 f"onnx-threads-{n}",
                 _same,
                 threads=n,
@@ -188,7 +188,7 @@ def _engine_makers() -> tuple[Maker, ...]:
             for n in several
             if n <= (cores or 1)
         ),
-        Maker(
+        CandidateMethod(
             "onnx-lean",
             _same,
             options={"arena": False, "prepacking": False},
@@ -197,21 +197,21 @@ def _engine_makers() -> tuple[Maker, ...]:
     )
 
 
-def _same(work: Workshop) -> dict[str, Any]:
+def _same(work: CandidateContext) -> dict[str, Any]:
     work.target.write_bytes(work.subject.model_path.read_bytes())
     return {"by": "the original's file with other engine options"}
 
 
-def _graph(work: Workshop, level: fusion.Level) -> dict[str, Any]:
+def _graph(work: CandidateContext, level: fusion.Level) -> dict[str, Any]:
     return fusion.optimize_graph(work.source(""), work.target, level)
 
 
-def _dynamic(work: Workshop) -> dict[str, Any]:
+def _dynamic(work: CandidateContext) -> dict[str, Any]:
     return quantize.int8_dynamic(work.source(""), work.target)
 
 
 def _static(
-    work: Workshop,
+    work: CandidateContext,
     method: quantize.Method,
     *,
     per_channel: bool = True,
@@ -229,11 +229,11 @@ def _static(
     return {**how, "of": of} if of else how
 
 
-def _half(work: Workshop) -> dict[str, Any]:
+def _half(work: CandidateContext) -> dict[str, Any]:
     return precision.half_precision(work.source(""), work.target)
 
 
-def _structured(work: Workshop, keep: float) -> dict[str, Any]:
+def _structured(work: CandidateContext, keep: float) -> dict[str, Any]:
     from maas.lifecycle.optimize.candidates.prune import prune_structured  # noqa: PLC0415  (torch: 2 s)
 
     training = work.training()
@@ -257,7 +257,7 @@ def _structured(work: Workshop, keep: float) -> dict[str, Any]:
     }
 
 
-def _unstructured(work: Workshop, sparsity: float) -> dict[str, Any]:
+def _unstructured(work: CandidateContext, sparsity: float) -> dict[str, Any]:
     from maas.lifecycle.optimize.candidates.prune import prune_unstructured  # noqa: PLC0415  (torch: 2 s)
 
     training = work.training()
@@ -275,7 +275,7 @@ def _unstructured(work: Workshop, sparsity: float) -> dict[str, Any]:
     return {**pruned.how, **how, "fine_tuning": {"epochs": STEPS * epochs, "seed": work.seed}}
 
 
-def _distilled(work: Workshop, factor: float) -> dict[str, Any]:
+def _distilled(work: CandidateContext, factor: float) -> dict[str, Any]:
     from maas.lifecycle.optimize.candidates.distill import distill  # noqa: PLC0415  (torch: 2 s)
 
     training = work.training()
@@ -284,13 +284,13 @@ def _distilled(work: Workshop, factor: float) -> dict[str, Any]:
     return how
 
 
-def _tuner(work: Workshop) -> FineTuner:
+def _tuner(work: CandidateContext) -> FineTuner:
     from maas.lifecycle.optimize.candidates.fine_tune import FineTuner  # noqa: PLC0415  (torch: 2 s)
 
     return FineTuner(work.training(), work.seed, work.report, work.cancelled)
 
 
-def _epochs(work: Workshop) -> int:
+def _epochs(work: CandidateContext) -> int:
     return work.epochs or work.training().spec.training.epochs
 
 
@@ -302,7 +302,7 @@ def _network_rows(training: Training) -> Any:
         return served.inputs(torch.from_numpy(training.parts.train.x[:2]))
 
 
-def _export(work: Workshop, served: Served, training: Training) -> None:
+def _export(work: CandidateContext, served: ServedModel, training: Training) -> None:
     signature = work.subject.signature
     rows = training.parts.train.x[:PARITY_ROWS]
     outputs = [spec.name for spec in signature.outputs]

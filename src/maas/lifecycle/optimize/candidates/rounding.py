@@ -34,7 +34,7 @@ COMPUTING = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
-class Layer:
+class WeightedLayer:
     """A node that multiplies its input by constant weights."""
 
     op: str
@@ -103,12 +103,12 @@ def round_weights(
     return count
 
 
-def layers_of(model: Any) -> list[Layer]:
+def layers_of(model: Any) -> list[WeightedLayer]:
     """Convolutions and matrix products by constants, each constant once."""
     from onnx import helper, numpy_helper  # noqa: PLC0415
 
     constants = {t.name: t for t in model.graph.initializer}
-    found: dict[str, Layer] = {}
+    found: dict[str, WeightedLayer] = {}
     for node in model.graph.node:
         if node.op_type not in COMPUTING or node.input[1] not in constants:
             continue
@@ -128,7 +128,7 @@ def layers_of(model: Any) -> list[Layer]:
         )
         found.setdefault(
             node.input[1],
-            Layer(
+            WeightedLayer(
                 node.op_type,
                 node.input[0],
                 node.input[1],
@@ -142,7 +142,7 @@ def layers_of(model: Any) -> list[Layer]:
 
 
 def _moments(
-    model: Any, layers: list[Layer], calibration: Mapping[str, Array]
+    model: Any, layers: list[WeightedLayer], calibration: Mapping[str, Array]
 ) -> dict[str, Moments]:
     """By weight, over the calibration rows."""
     import onnx  # noqa: PLC0415
@@ -179,7 +179,9 @@ def _moments(
     return found
 
 
-def inputs_of(layer: Layer, x: Array, random: np.random.Generator) -> npt.NDArray[np.float32]:
+def inputs_of(
+    layer: WeightedLayer, x: Array, random: np.random.Generator
+) -> npt.NDArray[np.float32]:
     """[groups, samples, inputs]: what the layer's weights are multiplied with.
 
     `x`: [n, channels, height, width] or […, features]. Of a convolution some places of each row.
@@ -210,7 +212,7 @@ def inputs_of(layer: Layer, x: Array, random: np.random.Generator) -> npt.NDArra
 
 
 def _chosen(
-    layer: Layer, seen: Moments, before: dict[str, Array], bias: Array | None, largest: int
+    layer: WeightedLayer, seen: Moments, before: dict[str, Array], bias: Array | None, largest: int
 ) -> dict[str, Array]:
     """New integers of the layer's weight and bias in the quantized graph, by name."""
     weight = f"{layer.weight}_quantized"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
 from maas.lifecycle.drawing.svg import said
-from maas.lifecycle.optimize.results import Estimate, Measurement, Tried
+from maas.lifecycle.optimize.results import CandidateResult, Estimate, Measurement
 
 OBJECTIVES = ("latency", "throughput", "size", "memory")
 MEMORY_NOISE = 0.02
@@ -42,7 +42,7 @@ def merit(objective: str, measurement: Measurement) -> Estimate:
     return Estimate(memory, memory * (1 - MEMORY_NOISE), memory * (1 + MEMORY_NOISE))
 
 
-def choose(objective: str, tried: Sequence[Tried]) -> tuple[str, str]:
+def choose(objective: str, tried: Sequence[CandidateResult]) -> tuple[str, str]:
     """The name of the best and why it is.
 
     Only those are asked that are surely better than the original, with their whole interval. The

@@ -19,8 +19,8 @@ from maas.lifecycle.optimize.judgment.paired_metrics import (
     FEWEST,
     ONE_SIDE,
     WORST_SEEN,
+    MetricDraws,
     Pair,
-    Spread,
     affordable,
     difference_of,
     share_difference,
@@ -28,11 +28,11 @@ from maas.lifecycle.optimize.judgment.paired_metrics import (
 )
 from maas.lifecycle.optimize.results import (
     CONFIDENCE,
-    Answers,
+    CandidateOutputs,
     Comparison,
     Difference,
     EvaluationRows,
-    Group,
+    RowGroup,
 )
 
 RESAMPLES = 2000
@@ -51,8 +51,8 @@ ALIKE = 0.01
 def compare(
     name: str,
     rows: EvaluationRows,
-    original: Answers,
-    candidate: Answers,
+    original: CandidateOutputs,
+    candidate: CandidateOutputs,
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -86,8 +86,8 @@ def compare(
 def _classes(
     name: str,
     rows: EvaluationRows,
-    original: Answers,
-    candidate: Answers,
+    original: CandidateOutputs,
+    candidate: CandidateOutputs,
     how: dict[str, object],
 ) -> Comparison:
     same = (original.predicted == candidate.predicted).astype(np.float64)
@@ -133,7 +133,7 @@ def _classes(
     )
 
 
-def _classified(true: Ints, answers: Answers, names: int) -> Classified:
+def _classified(true: Ints, answers: CandidateOutputs, names: int) -> Classified:
     predicted = class_indices(answers.predicted, "predicted", len(true))
     scores = answers.scores
     wide = 0 if scores is None else scores.shape[1]
@@ -191,7 +191,7 @@ def _scored(before: Classified, after: Classified) -> Pair | None:
 
 
 def _overall(
-    found: dict[str, Spread], rows: int, method: str, skip: str = ""
+    found: dict[str, MetricDraws], rows: int, method: str, skip: str = ""
 ) -> Iterable[Difference]:
     for metric, values in found.items():
         if not metric.endswith("_per_class") and metric != skip:
@@ -201,8 +201,8 @@ def _overall(
 
 
 def _by_class(
-    before: Classified, after: Classified, found: dict[str, Spread], names: tuple[str, ...]
-) -> Iterable[Group]:
+    before: Classified, after: Classified, found: dict[str, MetricDraws], names: tuple[str, ...]
+) -> Iterable[RowGroup]:
     for index, name in enumerate(names):
         own = before.true == index
         count = int(own.sum())
@@ -214,7 +214,7 @@ def _by_class(
         for metric in PER_CLASS:
             more = difference_of(metric, found[f"{metric}_per_class"], count, DRAWN, index)
             told += [more] if more is not None else []
-        yield Group("class", name, count, tuple(told))
+        yield RowGroup("class", name, count, tuple(told))
 
 
 def _specificity(own: Bools, before: Floats, after: Floats) -> list[Difference]:
@@ -224,7 +224,7 @@ def _specificity(own: Bools, before: Floats, after: Floats) -> list[Difference]:
     return [share_difference("specificity", 1 - before[~own], 1 - after[~own])]
 
 
-def _by_answer(original: Answers, candidate: Answers) -> Iterable[Group]:
+def _by_answer(original: CandidateOutputs, candidate: CandidateOutputs) -> Iterable[RowGroup]:
     """Without labels, the rows of a class are those that the original gives to it."""
     if original.task not in CLASSIFIED:
         return
@@ -236,12 +236,12 @@ def _by_answer(original: Answers, candidate: Answers) -> Iterable[Group]:
         here = [(a.predicted == value).astype(np.float64) for a in (original, candidate)]
         told = [share_difference("agreement", np.ones(count), here[1][own])]
         told += _specificity(own, here[0], here[1])
-        yield Group("class", name, count, tuple(told))
+        yield RowGroup("class", name, count, tuple(told))
 
 
-def _slices(rows: EvaluationRows, metric: str, before: Floats, after: Floats) -> Iterable[Group]:
+def _slices(rows: EvaluationRows, metric: str, before: Floats, after: Floats) -> Iterable[RowGroup]:
     for name, own in _slice_rows(rows):
-        yield Group(
+        yield RowGroup(
             "slice", name, int(own.sum()), (share_difference(metric, before[own], after[own]),)
         )
 
@@ -269,8 +269,8 @@ def _matrix(rows: Classified, classes: int, ones: Floats) -> tuple[tuple[int, ..
 def _numbers(
     name: str,
     rows: EvaluationRows,
-    original: Answers,
-    candidate: Answers,
+    original: CandidateOutputs,
+    candidate: CandidateOutputs,
     how: dict[str, object],
 ) -> Comparison:
     before = numbers(original.predicted, "predicted", len(rows))
@@ -291,7 +291,7 @@ def _numbers(
     seed, wanted = int(str(how["seed"])), int(str(how["resamples"]))
     whole = tuple(_errors(true, before, after, seed, affordable(wanted, len(rows), 1)))
     groups = [
-        Group(
+        RowGroup(
             "slice",
             group,
             int(own.sum()),

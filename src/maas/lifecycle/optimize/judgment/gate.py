@@ -25,8 +25,8 @@ from maas.lifecycle.optimize.results import (
     CONFIDENCE,
     Comparison,
     Difference,
-    Group,
     Measurement,
+    RowGroup,
     RuleResult,
     Verdict,
 )
@@ -228,7 +228,7 @@ def _judge_cost(rule: Rule, measurement: Measurement | None) -> RuleResult:
     return RuleResult(rule.text, held, told if held else f"{told}, which breaks {rule.text}")
 
 
-def _guard(allowed: float, groups: Sequence[Group]) -> tuple[RuleResult | None, tuple[str, ...]]:
+def _guard(allowed: float, groups: Sequence[RowGroup]) -> tuple[RuleResult | None, tuple[str, ...]]:
     """Refuses what lost significantly more than `allowed` of the rows of any class or slice, and
     what takes more than that for a class that they are not of.
 
@@ -258,7 +258,7 @@ def _guard(allowed: float, groups: Sequence[Group]) -> tuple[RuleResult | None, 
 class _Loss:
     """What a class or a slice lost of its own rows, or a class took in of others' rows."""
 
-    group: Group
+    group: RowGroup
     found: Difference
     takes_in: bool
 
@@ -285,7 +285,7 @@ class _Loss:
         )
 
 
-def _losses(group: Group) -> list[_Loss]:
+def _losses(group: RowGroup) -> list[_Loss]:
     own = [_Loss(group, d, False) for d in group.differences[:1] if d.lost is not None]
     others = group.difference("specificity")
     return own + ([_Loss(group, others, True)] if others is not None else [])

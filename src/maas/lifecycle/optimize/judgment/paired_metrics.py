@@ -47,7 +47,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Spread:
+class MetricDraws:
     """One metric: values [] or [classes], and draws [b] or [b, classes]."""
 
     original: Floats
@@ -63,7 +63,7 @@ def affordable(resamples: int, rows: int, classes: int) -> int:
     return min(resamples, max(FEWEST, BUDGET // max(1, rows * classes)))
 
 
-def spread(pair: Pair, seed: int, resamples: int) -> dict[str, Spread]:
+def spread(pair: Pair, seed: int, resamples: int) -> dict[str, MetricDraws]:
     """Every metric that both models have."""
     drawn = np.random.default_rng(seed)
     seen = np.concatenate([np.ones(pair.rows), np.zeros(2)])[None, :]
@@ -83,7 +83,7 @@ def spread(pair: Pair, seed: int, resamples: int) -> dict[str, Spread]:
             found[name].append((a[name], b[name], d[name] - c[name]))
         left -= block
     return {
-        name: Spread(
+        name: MetricDraws(
             points[0][name][0],
             points[1][name][0],
             *(np.concatenate([part[i] for part in parts]) for i in range(3)),
@@ -93,7 +93,7 @@ def spread(pair: Pair, seed: int, resamples: int) -> dict[str, Spread]:
 
 
 def difference_of(
-    metric: str, found: Spread, rows: int, method: str, index: int | None = None
+    metric: str, found: MetricDraws, rows: int, method: str, index: int | None = None
 ) -> Difference | None:
     """The difference with its bounds, of class `index` if there is one; None if it is undefined
     for one of the models or in more than a tenth of the draws."""

@@ -14,7 +14,7 @@ from maas.domain.names import shown
 from maas.domain.signature import Signature
 from maas.lifecycle.measure import read_classes, read_numbers
 from maas.lifecycle.optimize.measurement.worker_messages import packed, unpacked
-from maas.lifecycle.optimize.results import Answers, Array, Candidate, EvaluationRows
+from maas.lifecycle.optimize.results import Array, Candidate, CandidateOutputs, EvaluationRows
 
 CLASSES = (Task.BINARY, Task.MULTICLASS)
 KEPT = "answers"
@@ -34,25 +34,25 @@ def kept(candidate: Candidate) -> dict[str, Array] | None:
 
 def read_answers(
     outputs: Mapping[str, Array], signature: Signature, rows: EvaluationRows
-) -> Answers:
+) -> CandidateOutputs:
     """Outputs [n, …] by name as classes, numbers, vectors or texts, by the task.
 
     Raises InvalidInput if the outputs are not those of such a task.
     """
     if rows.task in CLASSES:
         predicted, scores, names = read_classes(signature, outputs, rows.class_names)
-        return Answers(rows.task, predicted, scores, names)
+        return CandidateOutputs(rows.task, predicted, scores, names)
     if rows.task in (Task.IMAGE_CLASSIFICATION, Task.TEXT_CLASSIFICATION) and "label" in outputs:
         return _labeled(outputs["label"], rows)
     if rows.task is Task.REGRESSION:
-        return Answers(rows.task, read_numbers(signature, outputs).reshape(len(rows), -1))
+        return CandidateOutputs(rows.task, read_numbers(signature, outputs).reshape(len(rows), -1))
     first = outputs[signature.outputs[0].name]
     if first.dtype.kind == "f":
-        return Answers(rows.task, first.astype(np.float64).reshape(len(rows), -1))
-    return Answers(rows.task, first.reshape(len(rows), -1)[:, 0])
+        return CandidateOutputs(rows.task, first.astype(np.float64).reshape(len(rows), -1))
+    return CandidateOutputs(rows.task, first.reshape(len(rows), -1)[:, 0])
 
 
-def _labeled(labels: Array, rows: EvaluationRows) -> Answers:
+def _labeled(labels: Array, rows: EvaluationRows) -> CandidateOutputs:
     """The first of the labels of each row, as the index among the class names."""
     first = [
         v.decode() if isinstance(v, bytes) else str(v)
@@ -60,7 +60,7 @@ def _labeled(labels: Array, rows: EvaluationRows) -> Answers:
     ]
     names = rows.class_names
     if not names:
-        return Answers(rows.task, np.asarray(first, dtype=object))
+        return CandidateOutputs(rows.task, np.asarray(first, dtype=object))
     index = {name: i for i, name in enumerate(names)}
     unknown = next((v for v in first if v not in index), None)
     if unknown is not None:
@@ -68,4 +68,4 @@ def _labeled(labels: Array, rows: EvaluationRows) -> Answers:
             f"the model answers {shown(unknown)}, which is none of the {len(names)} class names",
             field="class_names",
         )
-    return Answers(rows.task, np.asarray([index[v] for v in first]), None, names)
+    return CandidateOutputs(rows.task, np.asarray([index[v] for v in first]), None, names)

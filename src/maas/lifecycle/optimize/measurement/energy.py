@@ -9,7 +9,7 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 @dataclass(frozen=True)
-class Meter:
+class EnergyMeter:
     """Running Average Power Limit counters of every processor package (Linux powercap)."""
 
     zones: tuple[Path, ...]
@@ -17,7 +17,7 @@ class Meter:
     """How energy is read, or why it is not."""
 
     @classmethod
-    def find(cls, root: Path = POWERCAP) -> Meter:
+    def find(cls, root: Path = POWERCAP) -> EnergyMeter:
         """The packages' counters; none, with the reason, where there is nothing to read."""
         zones = sorted(p for p in root.glob("*rapl:*") if p.name.count(":") == 1)
         if not zones:

@@ -16,15 +16,15 @@ import numpy as np
 from maas.domain.errors import InvalidInput
 from maas.domain.signature import Signature
 from maas.lifecycle.optimize.measurement.candidate_process import CandidateProcess
-from maas.lifecycle.optimize.measurement.energy import Meter
-from maas.lifecycle.optimize.measurement.paired_runs import Figures, OtherWork, Sitting
+from maas.lifecycle.optimize.measurement.energy import EnergyMeter
+from maas.lifecycle.optimize.measurement.paired_runs import CpuContention, PairedRun, RunFigures
 from maas.lifecycle.optimize.results import Candidate, EvaluationRows
 
 RESIDENT = "resident set of a fresh process after its first calls, median"
 
 
 @dataclass(frozen=True)
-class Plan:
+class MeasurementPlan:
     """How long a sitting measures."""
 
     batches: tuple[int, ...] = (1, 8, 32)
@@ -33,7 +33,7 @@ class Plan:
     """Of one side's turn with one batch size."""
     least_calls: int = 3
     """Of a turn, however long they take."""
-    meter: Meter = field(default_factory=Meter.find)
+    meter: EnergyMeter = field(default_factory=EnergyMeter.find)
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,18 @@ def sit(
     original: Candidate,
     rows: EvaluationRows,
     signature: Signature,
-    plan: Plan | None = None,
-) -> Sitting:
+    plan: MeasurementPlan | None = None,
+) -> PairedRun:
     """Latency, throughput, memory and work of the candidate beside the original, once.
 
     Takes about rounds × batches × 2 × seconds, and two starts. Raises InvalidInput or
     InferenceFailed with the reason if one of them does not load or answer.
     """
-    plan = plan or Plan()
+    plan = plan or MeasurementPlan()
     batches = tuple(b for b in plan.batches if b <= (signature.max_rows or b))
     if not batches:
         raise InvalidInput("a batch size of 1 must be among those measured", field="batches")
-    watch = OtherWork()
+    watch = CpuContention()
     mine: _Turns = defaultdict(list)
     other: _Turns = defaultdict(list)
     with (
@@ -90,7 +90,7 @@ def sit(
     largest = batches[-1]
     answered = sum(len(t.milliseconds) for t in mine[largest]) * largest / 1000
     took = [median(t.milliseconds) for t in other[largest]]
-    return Sitting(
+    return PairedRun(
         figures=tuple(_figures(batch, mine[batch], other[batch]) for batch in batches),
         original_bytes=resident[0],
         candidate_bytes=resident[1],
@@ -101,17 +101,17 @@ def sit(
     )
 
 
-def _turn(process: CandidateProcess, batch: int, plan: Plan) -> _Turn:
+def _turn(process: CandidateProcess, batch: int, plan: MeasurementPlan) -> _Turn:
     started = plan.meter.read()
     got = process.turn(batch, plan.seconds, plan.least_calls)
     joules = plan.meter.joules_since(started)
     return _Turn(tuple(d / 1e6 for d in got["durations"]), got["cpu"] / 1e9, joules)
 
 
-def _figures(batch: int, mine: Sequence[_Turn], other: Sequence[_Turn]) -> Figures:
+def _figures(batch: int, mine: Sequence[_Turn], other: Sequence[_Turn]) -> RunFigures:
     beside = list(zip(mine, other, strict=True))
     p99 = _quantile(mine, 99)
-    return Figures(
+    return RunFigures(
         size=batch,
         calls=sum(len(t.milliseconds) for t in mine),
         p50_ms=_quantile(mine, 50),

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from maas.domain.errors import InvalidInput
-from maas.lifecycle.optimize.measurement.energy import Meter
+from maas.lifecycle.optimize.measurement.energy import EnergyMeter
 from maas.lifecycle.optimize.results import Candidate, Estimate, Measurement, Speed
 
 T_995 = (
@@ -40,7 +40,7 @@ HOW: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Figures:
+class RunFigures:
     """Of one size of load in one sitting: rows of a call, or answers at once."""
 
     size: int
@@ -58,10 +58,10 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Sitting:
+class PairedRun:
     """One fresh process of each side; what it showed."""
 
-    figures: tuple[Figures, ...]
+    figures: tuple[RunFigures, ...]
     """Smallest load first."""
     candidate_bytes: int
     original_bytes: int
@@ -78,14 +78,14 @@ class Sitting:
 def measurement_of(
     candidate: Candidate,
     original: Candidate,
-    sittings: Sequence[Sitting],
+    sittings: Sequence[PairedRun],
     *,
     unit: str = "row",
     how: Mapping[str, Any],
 ) -> Measurement:
     """Each figure once per sitting, then their median with its interval. Raises InvalidInput if
     there are not at least two."""
-    meter = Meter.find()
+    meter = EnergyMeter.find()
     resident = int(median(s.candidate_bytes for s in sittings))
     files, files_before = (_bytes(c) for c in (candidate, original))
     sizes = zip(*(s.figures for s in sittings), strict=True)
@@ -111,7 +111,7 @@ def measurement_of(
     )
 
 
-def _speed(figures: Sequence[Figures]) -> Speed:
+def _speed(figures: Sequence[RunFigures]) -> Speed:
     def over(name: str) -> Estimate:
         return repeat_interval([getattr(f, name) for f in figures])
 
@@ -152,7 +152,7 @@ def repeat_interval(values: Sequence[float]) -> Estimate:
     return Estimate(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach))
 
 
-def _notes(sittings: Sequence[Sitting]) -> list[str]:
+def _notes(sittings: Sequence[PairedRun]) -> list[str]:
     """What disturbed it: who else used the processor, and the original against itself."""
     notes = []
     others = fmean(s.other_cores for s in sittings)
@@ -168,7 +168,7 @@ def _notes(sittings: Sequence[Sitting]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class OtherWork:
+class CpuContention:
     """Who else used the processor since this was made."""
 
     start: float = field(default_factory=time.monotonic)

@@ -14,7 +14,7 @@ from typing import Any
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Evidence
 from maas.lifecycle.conversion.onnx_files import run_session
-from maas.lifecycle.optimize.graph import Layer, read_layers
+from maas.lifecycle.optimize.graph import GraphLayer, read_layers
 from maas.lifecycle.optimize.results import Array, Candidate, EvaluationRows, Measurement
 
 RUNS = 20
@@ -24,7 +24,7 @@ IN_GRAPH = ("parameters", "multiply_adds", "largest")
 
 
 @dataclass(frozen=True)
-class Price:
+class CorePrice:
     """What an hour of one core costs."""
 
     per_core_hour: float
@@ -39,7 +39,7 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Timed:
+class NodeTime:
     """One node that ran, as the engine names it after its own optimizations."""
 
     name: str
@@ -86,7 +86,7 @@ def profile(
     candidate: Candidate,
     rows: EvaluationRows,
     measurement: Measurement | None = None,
-    price: Price | None = None,
+    price: CorePrice | None = None,
 ) -> Profile:
     """Graph, time by layer, memory and cost of a candidate.
 
@@ -127,7 +127,7 @@ def _of_graph(found: Profile, path: Path) -> None:
     found.how |= {"multiply_adds": "of one row, by onnx shape inference, in layers that multiply"}
 
 
-def _line(layer: Layer) -> dict[str, Any]:
+def _line(layer: GraphLayer) -> dict[str, Any]:
     return asdict(layer)
 
 
@@ -150,7 +150,7 @@ def _of_time(found: Profile, path: Path, candidate: Candidate, rows: EvaluationR
     }
 
 
-def time_by_layer(path: Path, inputs: Mapping[str, Array], threads: int) -> list[Timed]:
+def time_by_layer(path: Path, inputs: Mapping[str, Array], threads: int) -> list[NodeTime]:
     """Every node that ran, slowest first, on average over runs after the first few.
 
     Raises InferenceFailed with onnxruntime's words if the model does not answer.
@@ -177,7 +177,7 @@ def time_by_layer(path: Path, inputs: Mapping[str, Array], threads: int) -> list
             spent[name, event["args"]["op_name"]].append(event["dur"] / 1000)
     kept = {key: sum(ms[RUNS // 4 :]) / max(1, len(ms[RUNS // 4 :])) for key, ms in spent.items()}
     total = sum(kept.values()) or 1.0
-    timed = [Timed(name, op, ms / total, ms) for (name, op), ms in kept.items()]
+    timed = [NodeTime(name, op, ms / total, ms) for (name, op), ms in kept.items()]
     return sorted(timed, key=lambda t: -t.share)
 
 
@@ -218,7 +218,9 @@ def _safetensors(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def of_measurement(found: Profile, measurement: Measurement | None, price: Price | None) -> None:
+def of_measurement(
+    found: Profile, measurement: Measurement | None, price: CorePrice | None
+) -> None:
     """Memory, work and cost, or why they are not known."""
     if measurement is None:
         why = "not measured; `maas optimize` does that"

@@ -31,7 +31,7 @@ MOST_CALLS = 20_000
 """Of one turn."""
 
 
-class Loaded:
+class LoadedCandidate:
     """One candidate that answers."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class Loaded:
 
 
 def main() -> int:
-    return serve(Loaded, handle)
+    return serve(LoadedCandidate, handle)
 
 
 def serve(
@@ -116,7 +116,7 @@ def serve(
     return 0
 
 
-def handle(loaded: Loaded, message: dict[str, Any]) -> dict[str, Any]:
+def handle(loaded: LoadedCandidate, message: dict[str, Any]) -> dict[str, Any]:
     if message["do"] == "turn":
         return loaded.turn(message["batch"], message["seconds"], message["least"])
     if message["do"] == "answer":

@@ -9,7 +9,7 @@ from maas.domain.models import Task
 
 
 @dataclass(frozen=True)
-class Labels:
+class FigureNames:
     rate: str
     call: str
     """What a batch size says, with {} for it."""
@@ -22,7 +22,7 @@ class Labels:
 
 
 _BYTES = {"size": "bytes of the files, original = 1", "memory": "resident memory, original = 1"}
-_ROWS = Labels(
+_ROWS = FigureNames(
     rate="rows/s",
     call="batch {}",
     costs={
@@ -35,7 +35,7 @@ _ROWS = Labels(
     "significantly more than the gate allows.",
     compared="rows",
 )
-_TOKENS = Labels(
+_TOKENS = FigureNames(
     rate="tokens/s",
     call="{} at once",
     costs={
@@ -50,5 +50,5 @@ _TOKENS = Labels(
 )
 
 
-def labels_of(task: Task) -> Labels:
+def labels_of(task: Task) -> FigureNames:
     return _TOKENS if task is Task.TEXT_GENERATION else _ROWS

@@ -20,12 +20,12 @@ from maas.lifecycle.optimize.report.report_parts import (
     profile_details,
 )
 from maas.lifecycle.optimize.results import (
+    CandidateResult,
     Comparison,
     Difference,
     Estimate,
     Measurement,
     Optimization,
-    Tried,
 )
 
 MOST_DETAILED = 12
@@ -235,11 +235,11 @@ def _tried(found: Optimization) -> str:
     )
 
 
-def _what(tried: Tried) -> str:
+def _what(tried: CandidateResult) -> str:
     return str(tried.how.get("what") or "")
 
 
-def _how_made(tried: Tried) -> str:
+def _how_made(tried: CandidateResult) -> str:
     told = {key: value for key, value in tried.how.items() if key not in SAID_ELSEWHERE}
     said_ = [f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in told.items()]
     return "; ".join([*said_, f"threads: {tried.threads}"])

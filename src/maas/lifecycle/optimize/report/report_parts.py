@@ -10,14 +10,14 @@ from maas.lifecycle.drawing.page import Cell, facts, figure, number, pair, secti
 from maas.lifecycle.drawing.svg import escaped, said
 from maas.lifecycle.metrics.metric_names import named
 from maas.lifecycle.optimize.report.pictures import confusion_change_svg
-from maas.lifecycle.optimize.results import Comparison, Difference, Group, Tried
+from maas.lifecycle.optimize.results import CandidateResult, Comparison, Difference, RowGroup
 
 MOST_MATRIX = 40
 MOST_BARS = 40
 MOST_LINES = 12
 
 
-def candidate_details(tried: Tried, *, open_: bool) -> str:
+def candidate_details(tried: CandidateResult, *, open_: bool) -> str:
     """Metrics, classes, slices and confusion of one candidate beside the original."""
     comparison = tried.comparison
     if comparison is None:
@@ -88,7 +88,7 @@ def _groups(comparison: Comparison, kind: str) -> list[str]:
     return [figure(title, drawing, caption, _group_table(groups, kind))]
 
 
-def _group_table(groups: Sequence[Group], kind: str) -> str:
+def _group_table(groups: Sequence[RowGroup], kind: str) -> str:
     rows: list[list[Cell]] = [
         [escaped(g.name), number(f"{g.rows:,}"), escaped(named(d.metric)), *_line(d)]
         for g in groups
@@ -99,7 +99,7 @@ def _group_table(groups: Sequence[Group], kind: str) -> str:
     return table(head, rows, caption=f"By {kind}")
 
 
-def _loss(group: Group) -> float:
+def _loss(group: RowGroup) -> float:
     first = group.differences[0]
     return -first.value if first.lower_is_better else first.value
 
@@ -149,7 +149,7 @@ def beside_estimator(told: Mapping[str, Any]) -> str:
     return section("Beside scikit-learn", table(head, rows), note=note)
 
 
-def profile_details(tried: Tried) -> str:
+def profile_details(tried: CandidateResult) -> str:
     """What a candidate consists of, and where its time goes."""
     profile = tried.profile or {}
     rows = [(name, escaped(value)) for name, value in profile_lines(profile)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from maas.lifecycle.optimize.report.figure_names import labels_of
-from maas.lifecycle.optimize.results import Estimate, Optimization, Tried, to_json
+from maas.lifecycle.optimize.results import CandidateResult, Estimate, Optimization, to_json
 
 _SPEEDS = (
     ("p50_ms", "p50_ms"), ("p99_ms", "p99_ms"), ("rate", "rows_per_s"), ("first_ms", "first_ms"),
@@ -21,7 +21,7 @@ def headings(found: Optimization) -> tuple[str, ...]:
     return ("candidate", "passed", "quality", "p50", rate, "size", "memory", "why")
 
 
-def metrics_of(tried: Tried) -> dict[str, Any]:
+def metrics_of(tried: CandidateResult) -> dict[str, Any]:
     """Every figure of a candidate by its name: {value, low, high}, or a number where it is exact.
 
     Quality first, with the change against the original as `NAME_change`; then the costs.
@@ -75,7 +75,7 @@ def summary(found: Optimization) -> dict[str, Any]:
     }
 
 
-def _candidate(tried: Tried, original: bool) -> dict[str, Any]:
+def _candidate(tried: CandidateResult, original: bool) -> dict[str, Any]:
     return {
         "name": tried.name,
         "runtime": tried.runtime,
@@ -105,7 +105,7 @@ def terminal_rows(found: Optimization) -> list[Sequence[object]]:
     return rows
 
 
-def _quality(tried: Tried) -> str | None:
+def _quality(tried: CandidateResult) -> str | None:
     if tried.comparison is None:
         return None
     main = next(iter(tried.comparison.differences), tried.comparison.agreement)
@@ -114,7 +114,7 @@ def _quality(tried: Tried) -> str | None:
     return f"{main.metric} {main.candidate:.4g}"
 
 
-def _costs(tried: Tried) -> tuple[object, ...]:
+def _costs(tried: CandidateResult) -> tuple[object, ...]:
     measured = tried.measurement
     if measured is None:
         return (None,) * 4

@@ -21,7 +21,7 @@ from maas.lifecycle.optimize.results import CONFIDENCE, Comparison
 
 
 @dataclass(frozen=True)
-class Said:
+class TextOutputs:
     """What a candidate made of the text and the prompts."""
 
     scores: list[list[float]]
@@ -31,7 +31,7 @@ class Said:
 
 
 def compare_text(
-    name: str, original: Said, candidate: Said, *, seed: int, how: dict[str, Any]
+    name: str, original: TextOutputs, candidate: TextOutputs, *, seed: int, how: dict[str, Any]
 ) -> Comparison:
     """Perplexity and agreement of the candidate beside the original's."""
     pair = _perplexity(original.scores, candidate.scores)

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
 from maas.lifecycle.optimize.candidates.libraries import versions
-from maas.lifecycle.optimize.measurement.paired_runs import Sitting, measurement_of
-from maas.lifecycle.optimize.model_kind import Place
+from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, measurement_of
+from maas.lifecycle.optimize.model_kind import CandidateFolder
 from maas.lifecycle.optimize.results import Candidate, Comparison, Measurement
-from maas.lifecycle.optimize.text.compare import Said, compare_text
-from maas.lifecycle.optimize.text.makers import Maker, text_makers
+from maas.lifecycle.optimize.text.compare import TextOutputs, compare_text
 from maas.lifecycle.optimize.text.measure import RESIDENT, TOKENS, sit_text
+from maas.lifecycle.optimize.text.methods import TextCandidateMethod, text_makers
 from maas.lifecycle.optimize.text.process import TextProcess
 from maas.lifecycle.optimize.text.profile import profile_text
 from maas.lifecycle.optimize.text.requantize import TYPES_LEFT_OUT
@@ -49,13 +49,13 @@ class TextKind:
     def how(self) -> Mapping[str, Any]:
         return self.subject.how
 
-    def makers(self) -> tuple[Maker, ...]:
+    def makers(self) -> tuple[TextCandidateMethod, ...]:
         return text_makers(self.subject.original)
 
     def left_out(self) -> dict[str, str]:
         return dict(TYPES_LEFT_OUT)
 
-    def make(self, maker: Maker, place: Place) -> Candidate:
+    def make(self, maker: TextCandidateMethod, place: CandidateFolder) -> Candidate:
         source = place.made.get(maker.of, self.original)
         candidate = maker.make(source, place.folder)
         with TextProcess(candidate, self.subject.signature) as process:
@@ -67,11 +67,11 @@ class TextKind:
         how = {"data_digest": self.subject.digest, "chunk_tokens": CHUNK_TOKENS}
         return compare_text(candidate.name, self._truth, found, seed=self.seed, how=how)
 
-    def sit(self, candidate: Candidate, number: int) -> Sitting:
+    def sit(self, candidate: Candidate, number: int) -> PairedRun:
         signature = self.subject.signature
         return sit_text(candidate, self.original, signature, self.seconds, number)
 
-    def measurement(self, candidate: Candidate, sittings: Sequence[Sitting]) -> Measurement:
+    def measurement(self, candidate: Candidate, sittings: Sequence[PairedRun]) -> Measurement:
         how = {
             "seconds_per_turn": self.seconds,
             "tokens_per_answer": TOKENS,
@@ -89,7 +89,7 @@ class TextKind:
         return versions("openmaas", "xllamacpp", "openvino-genai", "gguf", "numpy")
 
     @cached_property
-    def _truth(self) -> Said:
+    def _truth(self) -> TextOutputs:
         return self.said(self.original)
 
     @cached_property
@@ -107,19 +107,21 @@ class TextKind:
             )
         return chunks
 
-    def said(self, candidate: Candidate) -> Said:
+    def said(self, candidate: Candidate) -> TextOutputs:
         """What it makes of the text and the prompts. By two processes, for no clock runs: each has
         half of the chunks and of the prompts."""
         chunks, prompts = self._chunks, list(self.subject.prompts)
 
-        def half(number: int) -> Said:
+        def half(number: int) -> TextOutputs:
             with TextProcess(candidate, self.subject.signature, timed=False) as process:
                 scores = process.scores(chunks[number::2])
-                return Said(scores, process.answers(prompts[number::2], ANSWER_TOKENS))
+                return TextOutputs(scores, process.answers(prompts[number::2], ANSWER_TOKENS))
 
         with ThreadPoolExecutor(2) as pool:
             first, second = pool.map(half, range(2))
-        return Said(_in_turn(first.scores, second.scores), _in_turn(first.answers, second.answers))
+        return TextOutputs(
+            _in_turn(first.scores, second.scores), _in_turn(first.answers, second.answers)
+        )
 
 
 def _in_turn(first: list[T], second: list[T]) -> list[T]:

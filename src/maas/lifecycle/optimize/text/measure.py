@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from maas.domain.signature import Signature
-from maas.lifecycle.optimize.measurement.energy import Meter
-from maas.lifecycle.optimize.measurement.paired_runs import Figures, OtherWork, Sitting
+from maas.lifecycle.optimize.measurement.energy import EnergyMeter
+from maas.lifecycle.optimize.measurement.paired_runs import CpuContention, PairedRun, RunFigures
 from maas.lifecycle.optimize.results import Candidate
 from maas.lifecycle.optimize.text.process import TextProcess
 
@@ -51,9 +51,9 @@ class _Turn:
 
 def sit_text(
     candidate: Candidate, original: Candidate, signature: Signature, seconds: float, number: int
-) -> Sitting:
+) -> PairedRun:
     """Tokens per second, time of answers and to their first token, memory and work, once."""
-    meter, watch = Meter.find(), OtherWork()
+    meter, watch = EnergyMeter.find(), CpuContention()
     mine: dict[int, _Turn] = {}
     other: dict[int, _Turn] = {}
     with TextProcess(original, signature) as first, TextProcess(candidate, signature) as second:
@@ -66,7 +66,7 @@ def sit_text(
         states = [process.state() for process in (first, second)]
     largest = mine[AT_ONCE[-1]]
     took = other[AT_ONCE[-1]].p50
-    return Sitting(
+    return PairedRun(
         figures=tuple(_figures(at_once, mine[at_once], other[at_once]) for at_once in AT_ONCE),
         original_bytes=int(states[0]["resident"]),
         candidate_bytes=int(states[1]["resident"]),
@@ -77,7 +77,7 @@ def sit_text(
     )
 
 
-def _turn(process: TextProcess, at_once: int, seconds: float, meter: Meter) -> _Turn:
+def _turn(process: TextProcess, at_once: int, seconds: float, meter: EnergyMeter) -> _Turn:
     started = meter.read()
     got = process.turn(at_once, WAVES[at_once], TOKENS, seconds)
     thousands = got["tokens"] / 1000
@@ -90,9 +90,9 @@ def _turn(process: TextProcess, at_once: int, seconds: float, meter: Meter) -> _
     )
 
 
-def _figures(at_once: int, mine: _Turn, other: _Turn) -> Figures:
+def _figures(at_once: int, mine: _Turn, other: _Turn) -> RunFigures:
     mine_p99, other_p99 = mine.p99, other.p99
-    return Figures(
+    return RunFigures(
         size=at_once,
         calls=len(mine.answer_ms),
         p50_ms=mine.p50,

@@ -13,7 +13,7 @@ from torch import nn
 
 from maas.lifecycle.optimize.candidates import quantize
 from maas.lifecycle.optimize.candidates.quantize import Rounding, int8_static
-from maas.lifecycle.optimize.candidates.rounding import Layer, inputs_of, rounded
+from maas.lifecycle.optimize.candidates.rounding import WeightedLayer, inputs_of, rounded
 from maas.lifecycle.optimize.measurement.loaded import outputs_of
 from maas.lifecycle.optimize.results import Array, Candidate
 from maas.lifecycle.optimize.subject import Subject
@@ -65,7 +65,7 @@ def test_a_convolutions_inputs_are_what_its_weights_are_multiplied_with(layer: n
         "pads": [*padding, *padding],
         "dilations": layer.dilation,
     }
-    told = Layer("Conv", "x", "w", "", values.astype(np.float64), False, window)
+    told = WeightedLayer("Conv", "x", "w", "", values.astype(np.float64), False, window)
     pieces = inputs_of(told, x.numpy(), np.random.default_rng(0))
     places = pieces.shape[1] // 3
     assert places == expected[0, 0].size

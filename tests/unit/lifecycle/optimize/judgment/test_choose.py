@@ -6,7 +6,7 @@ import pytest
 
 from maas.domain.errors import InvalidInput
 from maas.lifecycle.optimize.judgment.choose import checked_objective, choose
-from maas.lifecycle.optimize.results import Estimate, Measurement, Speed, Tried, Verdict
+from maas.lifecycle.optimize.results import CandidateResult, Estimate, Measurement, Speed, Verdict
 
 
 def speed(batch: int, latency: Estimate, rate: Estimate) -> Speed:
@@ -22,7 +22,7 @@ def tried(
     size: float = 1.0,
     memory: float = 1.0,
     passed: bool = True,
-) -> Tried:
+) -> CandidateResult:
     measurement = Measurement(
         candidate=name,
         speeds=(
@@ -38,7 +38,7 @@ def tried(
         joules_why="",
     )
     verdict = Verdict(name, "", passed, ())
-    return Tried(name, "onnx", {}, measurement=measurement, verdict=verdict)
+    return CandidateResult(name, "onnx", {}, measurement=measurement, verdict=verdict)
 
 
 ORIGINAL = tried("original")

@@ -12,7 +12,13 @@ from maas.domain.models import Task
 from maas.lifecycle.evaluate import EvaluationRequest, evaluate
 from maas.lifecycle.optimize.judgment.compare import compare
 from maas.lifecycle.optimize.judgment.gate import Gate, judge
-from maas.lifecycle.optimize.results import Answers, Array, Comparison, EvaluationRows, to_json
+from maas.lifecycle.optimize.results import (
+    Array,
+    CandidateOutputs,
+    Comparison,
+    EvaluationRows,
+    to_json,
+)
 from maas.lifecycle.optimize.results import from_json as word_from_json
 
 NAMES = ("a", "b", "c")
@@ -20,7 +26,7 @@ NAMES = ("a", "b", "c")
 
 def classified(
     seed: int = 0, rows: int = 300, scores: bool = False
-) -> tuple[EvaluationRows, Answers, Answers]:
+) -> tuple[EvaluationRows, CandidateOutputs, CandidateOutputs]:
     """Two models that are right on about 90 % and 85 % of the rows."""
     drawn = np.random.default_rng(seed)
     y = drawn.integers(0, 3, rows)
@@ -30,12 +36,14 @@ def classified(
         right = np.where(drawn.random(rows) < error, (y + 1) % 3, y)
         raw[np.arange(rows), right] += 1.0
         raw /= raw.sum(axis=1, keepdims=True)
-        found.append(Answers(Task.MULTICLASS, raw.argmax(axis=1), raw if scores else None, NAMES))
+        found.append(
+            CandidateOutputs(Task.MULTICLASS, raw.argmax(axis=1), raw if scores else None, NAMES)
+        )
     given = EvaluationRows({"x": np.zeros((rows, 1))}, y, Task.MULTICLASS, NAMES)
     return given, found[0], found[1]
 
 
-def evaluated(rows: EvaluationRows, answers: Answers) -> dict[str, Any]:
+def evaluated(rows: EvaluationRows, answers: CandidateOutputs) -> dict[str, Any]:
     request = EvaluationRequest(
         rows.task, rows.y, answers.predicted, answers.scores, NAMES, resamples=0
     ) if rows.y is not None else None  # fmt: skip
@@ -89,7 +97,7 @@ def test_a_paired_comparison_is_surer_than_two_separate_ones() -> None:
     rows, before, _ = classified()
     predicted = before.predicted.copy()
     predicted[:3] = (predicted[:3] + 1) % 3
-    after = Answers(Task.MULTICLASS, predicted, None, NAMES)
+    after = CandidateOutputs(Task.MULTICLASS, predicted, None, NAMES)
     accuracy = compare("c", rows, before, after, resamples=100).difference("accuracy")
     assert accuracy is not None
     assert accuracy.high - accuracy.low < 0.05
@@ -125,7 +133,7 @@ def test_bounds_of_averages_over_classes_hold_for_uneven_classes(metric: str) ->
         lost = drawn.random(400) < 0.025
         after = np.where(lost, (y + 1) % 3, y)
         rows = EvaluationRows({"x": np.zeros((400, 1))}, y, Task.MULTICLASS, NAMES)
-        pair = [Answers(Task.MULTICLASS, p, None, NAMES) for p in (y, after)]
+        pair = [CandidateOutputs(Task.MULTICLASS, p, None, NAMES) for p in (y, after)]
         found = compare("c", rows, pair[0], pair[1], seed=seed, resamples=300)
         passed += judge(gate, found).passed
     assert passed <= 2
@@ -145,7 +153,7 @@ def numbers(rows: int = 400, seed: int = 0) -> tuple[EvaluationRows, Array, Arra
 def test_errors_of_a_regression_are_those_by_hand() -> None:
     rows, before, after = numbers()
     y = np.asarray(rows.y)
-    pair = [Answers(Task.REGRESSION, p.reshape(-1, 1)) for p in (before, after)]
+    pair = [CandidateOutputs(Task.REGRESSION, p.reshape(-1, 1)) for p in (before, after)]
     found = compare("c", rows, pair[0], pair[1], resamples=300)
     by_hand = {
         "mae": np.abs(after - y).mean() - np.abs(before - y).mean(),
@@ -164,7 +172,7 @@ def test_errors_of_a_regression_are_those_by_hand() -> None:
 def test_an_error_that_grew_is_refused() -> None:
     rows, before, _ = numbers()
     worse = before + np.random.default_rng(1).normal(0, 1, len(before))
-    pair = [Answers(Task.REGRESSION, p.reshape(-1, 1)) for p in (before, worse)]
+    pair = [CandidateOutputs(Task.REGRESSION, p.reshape(-1, 1)) for p in (before, worse)]
     found = compare("c", rows, pair[0], pair[1], resamples=300)
     verdict = judge(Gate.parse("rmse<=+10%"), found)
     assert not verdict.passed
@@ -176,7 +184,7 @@ def test_without_labels_the_answers_are_compared_with_each_other_class_by_class(
     after = predicted.copy()
     after[400:500] = 0
     rows = EvaluationRows({"x": np.zeros((600, 1))}, None, Task.MULTICLASS, NAMES)
-    pair = [Answers(Task.MULTICLASS, p, None, NAMES) for p in (predicted, after)]
+    pair = [CandidateOutputs(Task.MULTICLASS, p, None, NAMES) for p in (predicted, after)]
     found = compare("c", rows, pair[0], pair[1], resamples=100)
     assert found.differences == ()
     assert found.agreement is not None
@@ -191,12 +199,17 @@ def test_vectors_agree_by_their_angle() -> None:
     drawn = np.random.default_rng(0)
     before = drawn.normal(size=(500, 8))
     rows = EvaluationRows({"x": np.zeros((500, 1))}, None, Task.EMBEDDING)
-    near = compare("c", rows, Answers(Task.EMBEDDING, before), Answers(Task.EMBEDDING, before * 2))
+    near = compare(
+        "c",
+        rows,
+        CandidateOutputs(Task.EMBEDDING, before),
+        CandidateOutputs(Task.EMBEDDING, before * 2),
+    )
     assert near.agreement is not None
     assert near.agreement.candidate == pytest.approx(1.0)
     assert 0.99 < near.agreement.level < 1
-    other = Answers(Task.EMBEDDING, drawn.normal(size=(500, 8)))
-    far = compare("c", rows, Answers(Task.EMBEDDING, before), other).agreement
+    other = CandidateOutputs(Task.EMBEDDING, drawn.normal(size=(500, 8)))
+    far = compare("c", rows, CandidateOutputs(Task.EMBEDDING, before), other).agreement
     assert far is not None
     assert far.level < 0.3
 
@@ -205,7 +218,12 @@ def test_texts_agree_where_they_are_the_same() -> None:
     rows = EvaluationRows({"x": np.zeros((4, 1))}, None, Task.TRANSLATION)
     before = np.array(["un", "deux", "trois", "quatre"], dtype=object)
     after = np.array(["un", "deux", "trois", "four"], dtype=object)
-    found = compare("c", rows, Answers(Task.TRANSLATION, before), Answers(Task.TRANSLATION, after))
+    found = compare(
+        "c",
+        rows,
+        CandidateOutputs(Task.TRANSLATION, before),
+        CandidateOutputs(Task.TRANSLATION, after),
+    )
     assert found.agreement is not None
     assert found.agreement.candidate == 0.75
 
@@ -221,11 +239,11 @@ def test_texts_agree_where_they_are_the_same() -> None:
 def test_answers_that_do_not_fit_are_refused(broken: str, told: str) -> None:
     rows, before, after = classified(scores=True)
     if broken == "rows":
-        after = Answers(after.task, after.predicted[:-1], None, NAMES)
+        after = CandidateOutputs(after.task, after.predicted[:-1], None, NAMES)
     if broken == "slice":
         rows = EvaluationRows(rows.inputs, rows.y, rows.task, NAMES, {"s": np.zeros(3)})
     if broken == "scores" and after.scores is not None:
-        after = Answers(after.task, after.predicted, after.scores[:, :2], NAMES)
+        after = CandidateOutputs(after.task, after.predicted, after.scores[:, :2], NAMES)
     with pytest.raises(InvalidInput) as refused:
         compare("c", rows, before, after, resamples=50)
     assert told in refused.value.message

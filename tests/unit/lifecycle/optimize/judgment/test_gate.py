@@ -13,8 +13,8 @@ from maas.lifecycle.optimize.judgment.compare import compare
 from maas.lifecycle.optimize.judgment.gate import Gate, judge
 from maas.lifecycle.optimize.judgment.paired_metrics import share_difference
 from maas.lifecycle.optimize.results import (
-    Answers,
     Array,
+    CandidateOutputs,
     Comparison,
     EvaluationRows,
     Verdict,
@@ -27,8 +27,8 @@ def rows_of(y: Array, names: tuple[str, ...] = CLASSES) -> EvaluationRows:
     return EvaluationRows({"x": np.zeros((len(y), 1))}, y, Task.MULTICLASS, names)
 
 
-def answers(predicted: Array, names: tuple[str, ...] = CLASSES) -> Answers:
-    return Answers(Task.MULTICLASS, predicted, None, names)
+def answers(predicted: Array, names: tuple[str, ...] = CLASSES) -> CandidateOutputs:
+    return CandidateOutputs(Task.MULTICLASS, predicted, None, names)
 
 
 def compared(y: Array, before: Array, after: Array, resamples: int = 200) -> Comparison:

@@ -14,14 +14,19 @@ from scipy import stats
 from benchmarks.reproduce import figures
 from maas.domain.models import Task
 from maas.lifecycle.optimize.judgment.repeats import T_9995, with_report_intervals
-from maas.lifecycle.optimize.measurement.paired_runs import T_995, Figures, Sitting, measurement_of
+from maas.lifecycle.optimize.measurement.paired_runs import (
+    T_995,
+    PairedRun,
+    RunFigures,
+    measurement_of,
+)
 from maas.lifecycle.optimize.results import (
     Candidate,
+    CandidateResult,
     Estimate,
     Measurement,
     Optimization,
     Speed,
-    Tried,
 )
 
 CANDIDATE = Candidate("c", "onnx", {"file": Path(__file__)}, {})
@@ -34,33 +39,33 @@ def test_the_quantiles_are_those_of_students_distribution() -> None:
     assert pytest.approx([stats.t.ppf(0.995, d) for d in degrees], abs=6e-4) == T_995
 
 
-def sitting(drawn: Drawn, noise: float) -> Sitting:
+def sitting(drawn: Drawn, noise: float) -> PairedRun:
     """All figures of three loads, around 1, each by itself."""
 
     def one() -> float:
         return float(np.exp(drawn.normal(0, noise)))
 
-    loads = [Figures(size, 100, *(one() for _ in range(6))) for size in (1, 8, 32)]
-    return Sitting(tuple(loads), 100, 100, one(), 0.0, (1.0, 1.0), 0.0)
+    loads = [RunFigures(size, 100, *(one() for _ in range(6))) for size in (1, 8, 32)]
+    return PairedRun(tuple(loads), 100, 100, one(), 0.0, (1.0, 1.0), 0.0)
 
 
-def report(drawn: Drawn, candidates: int, sittings: int) -> list[Tried]:
+def report(drawn: Drawn, candidates: int, sittings: int) -> list[CandidateResult]:
     """Candidates with more and with less noise."""
     found = []
     for number in range(candidates):
         noise = 0.01 * (1 + number % 3)
         told = [sitting(drawn, noise) for _ in range(sittings)]
         measured = measurement_of(CANDIDATE, CANDIDATE, told, how={})
-        found.append(Tried(f"c{number}", "onnx", {}, measurement=measured))
+        found.append(CandidateResult(f"c{number}", "onnx", {}, measurement=measured))
     return found
 
 
-def widened(tried: list[Tried]) -> tuple[Tried, ...]:
+def widened(tried: list[CandidateResult]) -> tuple[CandidateResult, ...]:
     told = Optimization("m:1", Task.MULTICLASS, "size", "", tuple(tried), "c0", "", "")
     return with_report_intervals(told).tried
 
 
-def outside(first: Tried, second: Tried) -> int:
+def outside(first: CandidateResult, second: CandidateResult) -> int:
     assert first.measurement is not None and second.measurement is not None
     return sum(not held for *_, held in figures(first.measurement, second.measurement))
 
@@ -77,9 +82,9 @@ def test_all_figures_of_a_report_are_found_again(sittings: int) -> None:
     assert narrow < 0.5 * 60, "so the wider intervals are not for nothing"
 
 
-def measured(*reaches: float) -> list[Tried]:
+def measured(*reaches: float) -> list[CandidateResult]:
     """Candidates whose every figure has such an interval."""
-    return [Tried("c", "onnx", {}, measurement=_measurement(reach)) for reach in reaches]
+    return [CandidateResult("c", "onnx", {}, measurement=_measurement(reach)) for reach in reaches]
 
 
 def _measurement(reach: float) -> Measurement:
@@ -105,5 +110,5 @@ def test_no_interval_is_narrower_than_the_median_candidates() -> None:
 
 
 def test_what_was_not_measured_stays_as_it_is() -> None:
-    failed = Tried("c", "onnx", {}, failed="it could not be made")
+    failed = CandidateResult("c", "onnx", {}, failed="it could not be made")
     assert widened([failed]) == (failed,)

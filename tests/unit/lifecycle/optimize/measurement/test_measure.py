@@ -14,8 +14,8 @@ import pytest
 from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.models import Task
 from maas.lifecycle.optimize.measurement.candidate_process import CandidateProcess, answers_of
-from maas.lifecycle.optimize.measurement.energy import Meter
-from maas.lifecycle.optimize.measurement.measure import Plan, sit
+from maas.lifecycle.optimize.measurement.energy import EnergyMeter
+from maas.lifecycle.optimize.measurement.measure import MeasurementPlan, sit
 from maas.lifecycle.optimize.measurement.paired_runs import measurement_of, repeat_interval
 from maas.lifecycle.optimize.measurement.worker_messages import packed, receive, send, unpacked
 from maas.lifecycle.optimize.results import (
@@ -27,7 +27,7 @@ from maas.lifecycle.optimize.results import (
 )
 from tests.support.models.onnx import echo_model, echo_signature, slow_model
 
-QUICK = Plan(rounds=2, seconds=0.005, meter=Meter((), "none here"))
+QUICK = MeasurementPlan(rounds=2, seconds=0.005, meter=EnergyMeter((), "none here"))
 ROWS = EvaluationRows({"x": np.arange(80, dtype=np.float32).reshape(40, 2)}, None, Task.OTHER)
 
 
@@ -54,7 +54,7 @@ def test_a_slow_candidate_is_measured_as_slow_beside_the_original(tmp_path: Path
     )
     assert found.resident_bytes > 20_000_000
     assert found.core_seconds_per_1000.value > 0
-    assert (found.joules_per_1000 is None) == (not Meter.find().zones)
+    assert (found.joules_per_1000 is None) == (not EnergyMeter.find().zones)
     assert from_json(to_json(found), Measurement) == found
     with pytest.raises(InvalidInput, match="one of 1, 8, 32; got 4"):
         found.at(4)
@@ -167,7 +167,7 @@ def test_energy_is_the_packages_counters_also_when_one_wraps_around(tmp_path: Pa
     first = zone(tmp_path, "intel-rapl:0", "5000000\n")
     second = zone(tmp_path, "intel-rapl:1", "999000000\n")
     zone(tmp_path, "intel-rapl:0:0", "1\n")  # part of a package, and counted there
-    meter = Meter.find(tmp_path)
+    meter = EnergyMeter.find(tmp_path)
     assert meter.zones == (first, second)
     before = meter.read()
     (first / "energy_uj").write_text("7000000\n")
@@ -176,6 +176,6 @@ def test_energy_is_the_packages_counters_also_when_one_wraps_around(tmp_path: Pa
 
 
 def test_a_machine_without_a_meter_says_so(tmp_path: Path) -> None:
-    assert "shows no energy meter" in Meter.find(tmp_path).why
+    assert "shows no energy meter" in EnergyMeter.find(tmp_path).why
     zone(tmp_path, "intel-rapl:0", "not a number")
-    assert "cannot be read" in Meter.find(tmp_path).why
+    assert "cannot be read" in EnergyMeter.find(tmp_path).why

@@ -12,7 +12,7 @@ import pytest
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
 from maas.lifecycle.optimize.graph import read_layers
-from maas.lifecycle.optimize.measurement.profile import Price, profile, time_by_layer
+from maas.lifecycle.optimize.measurement.profile import CorePrice, profile, time_by_layer
 from maas.lifecycle.optimize.results import Candidate, EvaluationRows
 from tests.support.models.onnx import save
 
@@ -147,4 +147,4 @@ def test_what_is_no_model_is_said(tmp_path: Path) -> None:
 
 def test_a_price_is_a_number_of_money() -> None:
     with pytest.raises(InvalidInput, match="must be a number ≥ 0"):
-        Price(-1)
+        CorePrice(-1)

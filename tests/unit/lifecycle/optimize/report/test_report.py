@@ -17,14 +17,14 @@ from maas.lifecycle.optimize.report.report import render_optimization
 from maas.lifecycle.optimize.report.report_parts import profile_lines
 from maas.lifecycle.optimize.report.summary import headings, summary, terminal_rows
 from maas.lifecycle.optimize.results import (
-    Answers,
     Array,
+    CandidateOutputs,
+    CandidateResult,
     Estimate,
     EvaluationRows,
     Measurement,
     Optimization,
     Speed,
-    Tried,
     from_json,
     to_json,
 )
@@ -66,7 +66,7 @@ def measurement(name: str, ratio: float) -> Measurement:
 def test_a_p99_that_was_not_measured_has_no_column_or_a_dash() -> None:
     found = optimized()
 
-    def without(tried: Tried) -> Tried:
+    def without(tried: CandidateResult) -> CandidateResult:
         if tried.measurement is None:
             return tried
         speeds = tuple(replace(s, p99_ms=None, p99_ratio=None) for s in tried.measurement.speeds)
@@ -86,11 +86,11 @@ def optimized() -> Optimization:
     y = np.arange(3000) % 3
     rows = EvaluationRows({"x": np.zeros((3000, 1))}, y, Task.MULTICLASS, CLASSES)
 
-    def tried(name: str, predicted: Array, ratio: float) -> Tried:
-        answers = Answers(Task.MULTICLASS, predicted, None, CLASSES)
-        truth = Answers(Task.MULTICLASS, y, None, CLASSES)
+    def tried(name: str, predicted: Array, ratio: float) -> CandidateResult:
+        answers = CandidateOutputs(Task.MULTICLASS, predicted, None, CLASSES)
+        truth = CandidateOutputs(Task.MULTICLASS, y, None, CLASSES)
         comparison = compare(name, rows, truth, answers, resamples=100)
-        return Tried(
+        return CandidateResult(
             name,
             "onnx",
             {"library": "onnxruntime", "method": "<script>alert(1)</script>"},
@@ -105,7 +105,7 @@ def optimized() -> Optimization:
         tried("original", y, 1.0),
         tried("int8", y, 0.4),
         tried("sabotaged", lost, 0.3),
-        Tried("broken", "onnx", {}, failed="it could not be converted"),
+        CandidateResult("broken", "onnx", {}, failed="it could not be converted"),
     )
     name, why = choose("throughput", every)
     return Optimization(
@@ -186,7 +186,7 @@ def test_the_terminal_shows_a_line_for_each_with_the_chosen_one_marked(found: Op
 
 def test_a_report_without_anything_measured_is_still_a_report(found: Optimization) -> None:
     bare = tuple(
-        Tried(t.name, t.runtime, {}, failed="" if i == 0 else "nothing works")
+        CandidateResult(t.name, t.runtime, {}, failed="" if i == 0 else "nothing works")
         for i, t in enumerate(found.tried)
     )
     html = render_optimization(replace(found, tried=bare, chosen="original"))

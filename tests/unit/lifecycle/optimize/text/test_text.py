@@ -13,15 +13,15 @@ import pytest
 
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Variant
-from maas.lifecycle.optimize.engine import Optimized, Request, optimize
+from maas.lifecycle.optimize.engine import OptimizationRequest, Optimized, optimize
 from maas.lifecycle.optimize.judgment.gate import Gate, judge
-from maas.lifecycle.optimize.measurement.paired_runs import Figures, Sitting, measurement_of
+from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, RunFigures, measurement_of
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.results import Candidate
 from maas.lifecycle.optimize.subject import NotApplicable
 from maas.lifecycle.optimize.text import kind as text_kind
-from maas.lifecycle.optimize.text import makers as text_makers
-from maas.lifecycle.optimize.text.compare import Said, agreement, compare_text
+from maas.lifecycle.optimize.text import methods as text_makers
+from maas.lifecycle.optimize.text.compare import TextOutputs, agreement, compare_text
 from maas.lifecycle.optimize.text.measure import _figures, _Turn, sit_text
 from maas.lifecycle.optimize.text.process import TextProcess
 from maas.lifecycle.optimize.text.profile import profile_text
@@ -50,13 +50,13 @@ def subject(path: Path) -> TextSubject:
     return TextSubject(candidate(path), TEXT_TO_TEXT, TEXT, "a text", ("Hello", "Why?"))
 
 
-def at_no_cost(mine: Candidate, original: Candidate, *_: object) -> Sitting:
+def at_no_cost(mine: Candidate, original: Candidate, *_: object) -> PairedRun:
     """Bytes are real; the clock is left out."""
     size = [sum(p.stat().st_size for p in c.files.values()) for c in (mine, original)]
     ratio = size[0] / size[1]
     took = (ratio,) * 8
-    figures = (Figures(n, 9, *took) for n in (1, 16))
-    return Sitting(tuple(figures), 10**8, 10**8, ratio, 0.0, (1.0, 1.0), 0.0)
+    figures = (RunFigures(n, 9, *took) for n in (1, 16))
+    return PairedRun(tuple(figures), 10**8, 10**8, ratio, 0.0, (1.0, 1.0), 0.0)
 
 
 def test_llama_cpp_scores_a_text_as_transformers_does(tmp_path: Path) -> None:
@@ -92,7 +92,9 @@ def test_two_processes_say_what_one_says(tmp_path: Path) -> None:
 
 
 def optimized(path: Path, workdir: Path, *names: str, gate: str = "perplexity<=+5%") -> Optimized:
-    request = Request(model="tiny:1", objective="size", gate=gate, candidates=names, sittings=2)
+    request = OptimizationRequest(
+        model="tiny:1", objective="size", gate=gate, candidates=names, sittings=2
+    )
     return optimize(subject(path), request, workdir)
 
 
@@ -104,7 +106,7 @@ def test_from_a_gguf_file_to_variants(
     known = text_makers.text_makers
 
     def with_sabotage(original: Candidate) -> tuple[Any, ...]:
-        class Shuffled(text_makers.Maker):
+        class Shuffled(text_makers.TextCandidateMethod):
             def make(self, source: Candidate, folder: Path) -> Candidate:
                 other = tiny_gguf(folder / "model.gguf", seed=1)
                 return Candidate(self.name, "llama_cpp", {other.name: other})
@@ -147,7 +149,9 @@ def test_from_a_gguf_file_to_variants(
 def test_a_short_text_is_refused(tiny: Path, tmp_path: Path) -> None:
     short = TextSubject(candidate(tiny), TEXT_TO_TEXT, "Too short.", "a note", ("Hello",))
     with pytest.raises(InvalidInput, match=r"at least 768 tokens.*a note has 10"):
-        optimize(short, Request("tiny:1", candidates=("gguf-kv-q8_0",), sittings=2), tmp_path)
+        optimize(
+            short, OptimizationRequest("tiny:1", candidates=("gguf-kv-q8_0",), sittings=2), tmp_path
+        )
 
 
 def test_tokens_are_counted_and_timed_side_by_side(tiny: Path) -> None:
@@ -182,7 +186,7 @@ def test_a_p99_is_told_of_enough_answers(answers: int, told: bool) -> None:
 
 
 def same_said() -> Any:
-    said = Said([[-1.0, -2.0]] * 8, [[b"a", b"b"]])
+    said = TextOutputs([[-1.0, -2.0]] * 8, [[b"a", b"b"]])
     return compare_text("x", said, said, seed=0, how={})
 
 
@@ -192,7 +196,9 @@ def test_perplexity_is_paired_over_chunks_and_its_bound_is_cautious() -> None:
 
     def worse(by: float) -> Any:
         other = [[s - by + drawn.normal(0, 0.05) for s in chunk] for chunk in text]
-        return compare_text("x", Said(text, [[b"a"]]), Said(other, [[b"a"]]), seed=0, how={})
+        return compare_text(
+            "x", TextOutputs(text, [[b"a"]]), TextOutputs(other, [[b"a"]]), seed=0, how={}
+        )
 
     found = worse(math.log(1.02)).difference("perplexity")
     assert found.original == pytest.approx(math.exp(-np.mean(text)))

@@ -23,7 +23,7 @@ from maas.serving.wire.messages import Answers, Buffer, rows_of
 _NOT_QUICK = (msgspec.MsgspecError, struct.error, OverflowError, ValueError, RecursionError)
 
 
-class QuickOip:
+class OipJsonFastPath:
     """Requests and answers of one route; `None` from either means: not in this way."""
 
     def __init__(self, signature: Signature, deployment: str, version: int) -> None:

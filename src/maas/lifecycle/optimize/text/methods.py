@@ -22,7 +22,7 @@ NO_INFORMATION = "of the original's rounded weights: the wider type adds no info
 
 
 @dataclass(frozen=True)
-class Maker:
+class TextCandidateMethod:
     """One candidate, as it differs from the original or from the candidate `of`."""
 
     name: str
@@ -64,43 +64,47 @@ class Maker:
         )
 
 
-def text_makers(original: Candidate) -> tuple[Maker, ...]:
+def text_makers(original: Candidate) -> tuple[TextCandidateMethod, ...]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     several = [n for n in (2, 4, 8) if n <= (cores or 1)]
     return (*_loaded_otherwise(original, several), *_of_other_types(several))
 
 
-def _loaded_otherwise(original: Candidate, several: list[int]) -> Iterator[Maker]:
+def _loaded_otherwise(original: Candidate, several: list[int]) -> Iterator[TextCandidateMethod]:
     for n in several:
-        yield Maker(f"gguf-threads-{n}", f"the same file on {n} threads", threads=n)
-    yield Maker("gguf-lean", LEAN_SAID, options=LEAN)
-    yield Maker("gguf-batch-512", "512 tokens of a prompt at a time", options={"batch": 512})
+        yield TextCandidateMethod(f"gguf-threads-{n}", f"the same file on {n} threads", threads=n)
+    yield TextCandidateMethod("gguf-lean", LEAN_SAID, options=LEAN)
+    yield TextCandidateMethod(
+        "gguf-batch-512", "512 tokens of a prompt at a time", options={"batch": 512}
+    )
     if original.runtime == "llama_cpp":
         for kept in ("q8_0", "q4_0"):
             what = f"keys and values kept as {kept.upper()}"
-            yield Maker(f"gguf-kv-{kept}", what, options={"cache_type": kept})
+            yield TextCandidateMethod(f"gguf-kv-{kept}", what, options={"cache_type": kept})
     for engine in SCORERS:
         if engine == original.runtime:
             continue
         what = f"the same file, written by {engine}"
-        yield Maker(f"gguf-{engine}", what, runtime=engine)
+        yield TextCandidateMethod(f"gguf-{engine}", what, runtime=engine)
         for n in several[-1:]:
             name = f"gguf-{engine}-threads-{n}"
-            yield Maker(name, f"{what} on {n} threads", runtime=engine, threads=n)
+            yield TextCandidateMethod(name, f"{what} on {n} threads", runtime=engine, threads=n)
 
 
-def _of_other_types(several: list[int]) -> Iterator[Maker]:
+def _of_other_types(several: list[int]) -> Iterator[TextCandidateMethod]:
     whole = "matrices and the embedding as Q4_0"
-    yield Maker("gguf-q4_0", "matrices as Q4_0", weights="Q4_0")
-    yield Maker("gguf-q4_0-small", whole, weights="Q4_0", embedding="Q4_0")
-    yield Maker("gguf-q5_0", f"matrices as Q5_0, {NO_INFORMATION}", weights="Q5_0")
-    yield Maker("gguf-q8_0", f"matrices as Q8_0, {NO_INFORMATION}", weights="Q8_0")
+    yield TextCandidateMethod("gguf-q4_0", "matrices as Q4_0", weights="Q4_0")
+    yield TextCandidateMethod("gguf-q4_0-small", whole, weights="Q4_0", embedding="Q4_0")
+    yield TextCandidateMethod("gguf-q5_0", f"matrices as Q5_0, {NO_INFORMATION}", weights="Q5_0")
+    yield TextCandidateMethod("gguf-q8_0", f"matrices as Q8_0, {NO_INFORMATION}", weights="Q8_0")
     for n in several[-1:]:
         for kind in ("Q4_0", "Q8_0"):
             of = f"gguf-{kind.lower()}"
-            yield Maker(f"{of}-threads-{n}", f"matrices as {kind}, on {n} threads", of, threads=n)
+            yield TextCandidateMethod(
+                f"{of}-threads-{n}", f"matrices as {kind}, on {n} threads", of, threads=n
+            )
     what = f"{whole}; {LEAN_SAID}"
-    yield Maker("gguf-q4_0-small-lean", what, of="gguf-q4_0-small", options=LEAN)
+    yield TextCandidateMethod("gguf-q4_0-small-lean", what, of="gguf-q4_0-small", options=LEAN)
 
 
 def _same(path: Path, target: Path) -> None:

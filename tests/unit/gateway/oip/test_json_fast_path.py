@@ -13,7 +13,7 @@ import pytest
 from maas.domain.errors import MaasError
 from maas.domain.signature import Signature, TensorSpec
 from maas.gateway.oip.infer import OipCall
-from maas.gateway.oip.quick_json import QuickOip
+from maas.gateway.oip.json_fast_path import OipJsonFastPath
 from maas.gateway.oip.request import decoded_inputs, split
 from maas.serving.wire.codec import Decoded
 from maas.serving.wire.messages import Answers, Column
@@ -47,7 +47,7 @@ def asked(data: Any, shape: list[int], datatype: str = "FP32", **more: Any) -> b
 )
 def test_what_is_taken_is_what_the_explicit_way_makes_of_it(datatype: str, data: Any) -> None:
     made = signature(datatype)
-    quick = QuickOip(made, "m", 1)
+    quick = OipJsonFastPath(made, "m", 1)
     for body in (asked(data, [2, 2], datatype), asked(data[:2], [1, 2], datatype, id="seven")):
         found = quick.decode(body)
         assert found is not None
@@ -81,7 +81,7 @@ WRONG: list[bytes] = [
 @pytest.mark.parametrize("body", WRONG, ids=range(len(WRONG)))
 def test_what_is_wrong_is_left_to_the_explicit_way(body: bytes) -> None:
     made = signature()
-    assert QuickOip(made, "m", 1).decode(body) is None
+    assert OipJsonFastPath(made, "m", 1).decode(body) is None
     with pytest.raises(MaasError):
         explicit(made, body)
 
@@ -89,7 +89,7 @@ def test_what_is_wrong_is_left_to_the_explicit_way(body: bytes) -> None:
 @pytest.mark.parametrize("element", [b"128", b"-129", b"1.5", b"true", b"9" * 5000])
 def test_no_integer_of_the_datatype(element: bytes) -> None:
     body = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"INT8","data":[1,%b]}]}' % element
-    assert QuickOip(signature("INT8"), "m", 1).decode(body) is None
+    assert OipJsonFastPath(signature("INT8"), "m", 1).decode(body) is None
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_no_integer_of_the_datatype(element: bytes) -> None:
     ],
 )
 def test_what_is_unusual_is_left_to_the_explicit_way(body: bytes) -> None:
-    assert QuickOip(signature(), "m", 1).decode(body) is None
+    assert OipJsonFastPath(signature(), "m", 1).decode(body) is None
     explicit(signature(), body)
 
 
@@ -116,7 +116,7 @@ def test_what_is_unusual_is_left_to_the_explicit_way(body: bytes) -> None:
     ],
 )
 def test_other_signatures_are_left_to_the_explicit_way(inputs: tuple[TensorSpec, ...]) -> None:
-    quick = QuickOip(Signature(inputs, (TensorSpec("y", "FP32"),)), "m", 1)
+    quick = OipJsonFastPath(Signature(inputs, (TensorSpec("y", "FP32"),)), "m", 1)
     assert quick.decode(asked([1, 2], [1, 2], inputs[0].datatype)) is None
 
 
@@ -140,7 +140,7 @@ def test_answers_are_those_of_the_explicit_way(
     call = OipCall.__new__(OipCall)
     call.route = cast(Any, SimpleNamespace(deployment="m", version=3, signature=made))
     call.id, call.rows = identity, 2
-    call.quick = QuickOip(made, "m", 3)
+    call.quick = OipJsonFastPath(made, "m", 3)
     call.wanted = [(0, made.outputs[0], False)]
     slow = call.encode(answers, 1)
     call.wanted = None
@@ -151,4 +151,4 @@ def test_answers_are_those_of_the_explicit_way(
 def test_an_answer_of_another_shape_is_left_to_the_explicit_way() -> None:
     columns = [Column((3,), bytes(12))]
     answers = cast(Answers, SimpleNamespace(columns=columns, total_rows=1))
-    assert QuickOip(signature(), "m", 1).encode(answers, 0, 1, "") is None
+    assert OipJsonFastPath(signature(), "m", 1).encode(answers, 0, 1, "") is None
