@@ -203,7 +203,7 @@ def bootstrap_passes(lost: int, gained: int, rows: int, threshold: float) -> boo
 
 
 def test_errors_and_power_of_other_bounds_are_what_the_decision_says() -> None:
-    """docs/decisions/0011-gate-bounds.md: 360 rows, one point allowed; exact over all counts."""
+    """docs/decisions/0008-gate-bounds.md: 360 rows, one point allowed; exact over all counts."""
 
     def chances(lose: float, gain: float) -> list[float]:
         found = [0.0, 0.0, 0.0]
