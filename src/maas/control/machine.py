@@ -5,31 +5,24 @@ Nothing is imported for it: a library's presence is read from what its installer
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from maas.domain.machine import library_versions, usable_cores
 
 
 def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, bytes of memory, and system."""
     return {
         "processor": _processor(),
-        "cores": cores(),
+        "cores": usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-def cores() -> int:
-    """That this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def runtimes() -> list[dict[str, Any]]:
@@ -46,10 +39,8 @@ def runtimes() -> list[dict[str, Any]]:
 def _installed(distribution: str | None) -> str | None:
     if distribution is None:
         return None
-    try:
-        return f"{distribution} {version(distribution)}"
-    except PackageNotFoundError:
-        return None
+    version = library_versions(distribution).get(distribution)
+    return version and f"{distribution} {version}"
 
 
 def _processor() -> str:

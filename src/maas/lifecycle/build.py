@@ -12,7 +12,6 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maas.domain.jobs import Progress
+from maas.domain.machine import library_versions
 from maas.domain.models import Evidence, Task
 from maas.domain.signature import Signature
 from maas.lifecycle.conversion.convert import (
@@ -226,7 +226,7 @@ def _metadata(spec: BuildSpec, data: Dataset, parts: Split) -> dict[str, Any]:
         "data_digest": data.digest,
         "rows": rows,
         "build": raw,
-        "libraries": _versions("openmaas", "numpy", *libraries),
+        "libraries": library_versions("openmaas", "numpy", *libraries),
     }
 
 
@@ -273,13 +273,3 @@ def _described(signature: Signature, data: Dataset) -> Signature:
     if not known or signature.inputs[0].units:
         return signature
     return replace(signature, inputs=(replace(signature.inputs[0], description=", ".join(known)),))
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

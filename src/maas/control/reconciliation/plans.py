@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from maas.domain.deployments import Deployment, LocalFile, ReplicaSpec, Scaling, Target
 from maas.domain.errors import MaasError
+from maas.domain.machine import usable_cores
 from maas.domain.models import Task, Version
 from maas.storage.versions import Versions
 
@@ -44,14 +44,8 @@ def usual_scaling(task: Task) -> Scaling:
     """What a new deployment gets where its maker says nothing. Text comes token after token, so
     one replica that has all cores answers sooner than several that share them."""
     if task is Task.TEXT_GENERATION:
-        return Scaling(max_batch=GENERATION_SLOTS, threads=_cores())
+        return Scaling(max_batch=GENERATION_SLOTS, threads=usable_cores())
     return Scaling()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Planner:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from maas.domain.machine import library_versions
 from maas.domain.models import Task
-from maas.lifecycle.optimize.candidates.libraries import versions
 from maas.lifecycle.optimize.candidates.methods import (
     FILE,
     CandidateContext,
@@ -107,7 +107,9 @@ class TensorKind:
         return {"rows": self.subject.rows.digest, "epochs": self.epochs}
 
     def libraries(self) -> dict[str, str]:
-        return versions("openmaas", "onnxruntime", "onnx", "torch", "torch-pruning", "numpy")
+        return library_versions(
+            "openmaas", "onnxruntime", "onnx", "torch", "torch-pruning", "numpy"
+        )
 
     @property
     def _plan(self) -> MeasurementPlan:

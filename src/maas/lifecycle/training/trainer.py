@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from maas.domain.errors import InvalidInput
 from maas.domain.jobs import Progress
+from maas.domain.machine import usable_cores
 from maas.domain.models import Task
 from maas.lifecycle.data.dataset import Split
 from maas.lifecycle.data.spec import BuildCancelled, ModelSpec, TrainingSpec
@@ -234,10 +234,7 @@ class Trainer:
 
     def _threads(self) -> int:
         weights = sum(p.numel() for p in self.served.parameters())
-        usable = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        )
-        return self.spec.threads or (1 if weights < SMALL_NETWORK else min(8, usable or 1))
+        return self.spec.threads or (1 if weights < SMALL_NETWORK else min(8, usable_cores()))
 
     def _summary(self) -> dict[str, Any]:
         state = self.state

@@ -27,6 +27,7 @@ import xllamacpp
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, Unavailable
 from maas.domain.generation import Ending, Generation, Piece
+from maas.domain.machine import usable_cores
 from maas.runtimes.base import LoadRequest, Sink
 from maas.runtimes.formats.gguf import GgufSummary, check_gguf
 from maas.runtimes.llama_cpp.request import request_body
@@ -39,7 +40,6 @@ from maas.runtimes.text.options import (
     batch_size,
     check_text_signature,
     checked_options,
-    cores,
     settled_sizes,
 )
 from maas.runtimes.text.prompted_tools import CallReader
@@ -160,7 +160,7 @@ class LlamaCpp(TextEngine["_Sequence"]):
         self._known_tokens = summary.vocabulary
 
     def _parameters(self, path: Path, summary: GgufSummary, request: LoadRequest) -> Any:
-        threads = min(request.threads, cores())
+        threads = min(request.threads, usable_cores())
         p = xllamacpp.CommonParams()
         p.model.path = str(path)
         p.n_ctx = self._pool + min(self.context_length, PROOF_TOKENS)

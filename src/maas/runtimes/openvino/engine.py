@@ -20,6 +20,7 @@ from openvino_genai import GenerationFinishReason, GenerationStatus
 
 from maas.domain.errors import InvalidInput, Unavailable
 from maas.domain.generation import TokenLogprob
+from maas.domain.machine import usable_cores
 from maas.runtimes.base import LoadRequest
 from maas.runtimes.formats.gguf import check_gguf
 from maas.runtimes.openvino.request import asked, configured
@@ -29,7 +30,6 @@ from maas.runtimes.text.options import (
     batch_size,
     check_text_signature,
     checked_options,
-    cores,
     settled_sizes,
 )
 from maas.runtimes.text.prompted_tools import CallReader
@@ -62,7 +62,7 @@ class OpenVino(SteppedEngine):
         check_text_signature(request.signature)
         options = checked_options("openvino", request.options)
         sizes, size = _sizes(request, options)
-        batch = options.get("batch") or batch_size(min(request.threads, cores()), size)
+        batch = options.get("batch") or batch_size(min(request.threads, usable_cores()), size)
         self._set_sizes(sizes, batch, _for_proof(sizes))
         self._pipeline = _pipeline(request, sizes, batch)
         self._tokenizer = self._pipeline.get_tokenizer()
@@ -232,7 +232,7 @@ def _for_proof(sizes: Sizes) -> int:
 
 
 def _pipeline(request: LoadRequest, sizes: Sizes, batch: int) -> Any:
-    threads = min(request.threads, cores())
+    threads = min(request.threads, usable_cores())
     scheduler = openvino_genai.SchedulerConfig()
     # Each sequence wastes at most a part of a block; one more than callers get is for control.
     wasted = sizes.slots + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -145,9 +144,3 @@ def checked_options(runtime: str, options: dict[str, Any]) -> dict[str, int]:
                 field=name,
             )
     return {name: value for name, value in options.items() if name in OPTIONS}
-
-
-def cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -17,6 +17,7 @@ from tokenizers.decoders import ByteLevel
 
 from maas.domain.errors import InvalidInput, MaasError
 from maas.domain.generation import Ending, Piece, TokenLogprob
+from maas.domain.machine import usable_cores
 from maas.runtimes.base import LoadRequest
 from maas.runtimes.schemas.llguidance import json_grammar
 from maas.runtimes.text.detokenizer import SequenceText, bytes_of_tokens, read_tokens
@@ -26,7 +27,6 @@ from maas.runtimes.text.options import (
     batch_size,
     check_text_signature,
     checked_options,
-    cores,
     settled_sizes,
 )
 from maas.runtimes.text.prompted_tools import CallReader, call_grammar, chosen_tools, told_messages
@@ -75,7 +75,7 @@ class Transformers(SteppedEngine):
         # A GPU writes more at once than the usual slots; who deploys may ask for them.
         slots = {"slots": min(request.max_batch, OPTIONS["slots"][1])}
         sizes = settled_sizes(folder.trained_context, slots | common, request.max_batch)
-        threads = min(request.threads, cores())
+        threads = min(request.threads, usable_cores())
         torch.set_num_threads(threads)
         size = folder.parameters * dtype.itemsize
         usual = batch_size(threads, size) if device.type == "cpu" else _GPU_BATCH

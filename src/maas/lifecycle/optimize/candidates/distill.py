@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from maas.domain.machine import library_versions
 from maas.lifecycle.data.spec import ModelSpec
 from maas.lifecycle.optimize.candidates.fine_tune import TEACHER_SHARE, TEMPERATURE, FineTuner
-from maas.lifecycle.optimize.candidates.libraries import versions
 from maas.lifecycle.optimize.subject import NotApplicable, Training
 from maas.lifecycle.training.checkpoints import seed_everything
 from maas.lifecycle.training.families import ServedModel, make_served
@@ -53,6 +53,6 @@ def distill(
             "last_loss": losses[-1] if losses else None,
             "parameters": sum(p.numel() for p in student.parameters()),
         },
-        "libraries": versions("torch"),
+        "libraries": library_versions("torch"),
     }
     return student, how

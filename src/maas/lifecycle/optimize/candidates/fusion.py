@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from maas.domain.errors import InvalidInput
-from maas.lifecycle.optimize.candidates.libraries import versions
+from maas.domain.machine import library_versions
 
 Level = Literal["basic", "extended", "all"]
 
@@ -38,6 +38,6 @@ def optimize_graph(source: Path, target: Path, level: Level) -> dict[str, Any]:
     return {
         "by": "onnxruntime.SessionOptions.optimized_model_filepath",
         "settings": {"level": level},
-        "libraries": versions("onnxruntime"),
+        "libraries": library_versions("onnxruntime"),
         **({"processor": platform.machine()} if level == "all" else {}),
     }

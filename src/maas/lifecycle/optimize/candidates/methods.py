@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maas.domain.machine import usable_cores
 from maas.lifecycle.conversion.convert import torch_to_onnx
 from maas.lifecycle.optimize.candidates import fusion, precision, quantize
 from maas.lifecycle.optimize.results import Candidate
@@ -174,7 +174,7 @@ def left_out() -> dict[str, str]:
 
 def _engine_makers() -> tuple[CandidateMethod, ...]:
     """The same file, run otherwise."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     several = (2, 4, 8)
     return (
         *(
@@ -186,7 +186,7 @@ def _engine_makers() -> tuple[CandidateMethod, ...]:
                 what=f"the same file on {n} threads",
             )
             for n in several
-            if n <= (cores or 1)
+            if n <= cores
         ),
         CandidateMethod(
             "onnx-lean",

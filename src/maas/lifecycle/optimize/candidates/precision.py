@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from maas.domain.errors import InvalidInput
-from maas.lifecycle.optimize.candidates.libraries import versions
+from maas.domain.machine import library_versions
 from maas.lifecycle.optimize.subject import NotApplicable
 
 BFLOAT16 = (
@@ -38,5 +38,5 @@ def half_precision(source: Path, target: Path) -> dict[str, Any]:
     return {
         "by": "onnxruntime.transformers.float16.convert_float_to_float16",
         "settings": {"keep_io_types": True},
-        "libraries": versions("onnxruntime", "onnx"),
+        "libraries": library_versions("onnxruntime", "onnx"),
     }

@@ -13,7 +13,8 @@ from torch import Size, Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from maas.domain.errors import InvalidInput
-from maas.lifecycle.optimize.candidates.libraries import require, versions
+from maas.domain.machine import library_versions
+from maas.lifecycle.optimize.candidates.libraries import require
 from maas.lifecycle.optimize.subject import NotApplicable
 
 SMALLEST_STEP = 64
@@ -92,7 +93,7 @@ def prune_structured(
     how = {
         "by": "torch_pruning.pruner.BasePruner",
         "settings": {"importance": "group L2", "keep": keep, "steps": steps, "round_to": round_to},
-        "libraries": versions("torch", "torch-pruning"),
+        "libraries": library_versions("torch", "torch-pruning"),
     }
     return Pruned(smaller, (before[1], after[1]), (before[0], after[0]), schedule, how)
 
@@ -132,7 +133,7 @@ def prune_unstructured(
     how = {
         "by": "torch.nn.utils.prune.global_unstructured",
         "settings": {"method": "L1", "sparsity": sparsity, "steps": steps},
-        "libraries": versions("torch"),
+        "libraries": library_versions("torch"),
         "note": NO_SPEED,
     }
     return Pruned(sparse, (count, count), (0, 0), schedule, how)

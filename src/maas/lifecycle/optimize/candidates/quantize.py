@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from maas.lifecycle.optimize.candidates.libraries import versions
+from maas.domain.machine import library_versions
 from maas.lifecycle.optimize.candidates.rounding import round_weights
 from maas.lifecycle.optimize.subject import NotApplicable
 
@@ -195,5 +195,5 @@ def _how(function: str, **settings: Any) -> dict[str, Any]:
     return {
         "by": f"onnxruntime.quantization.{function}",
         "settings": {"quant_pre_process": True, **settings},
-        "libraries": versions("onnxruntime", "onnx"),
+        "libraries": library_versions("onnxruntime", "onnx"),
     }

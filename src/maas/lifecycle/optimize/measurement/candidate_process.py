@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, error_from_problem
+from maas.domain.machine import usable_core_ids
 from maas.domain.signature import Signature
 from maas.lifecycle.optimize.measurement.worker_messages import packed, receive, send, unpacked
 from maas.lifecycle.optimize.results import Array, Candidate, EvaluationRows
@@ -200,9 +201,7 @@ def answers_of(
 
 def _cores(threads: int) -> list[int]:
     """Always the same cores for the same number of threads; [] where they cannot be chosen."""
-    if not hasattr(os, "sched_getaffinity"):
-        return []
-    return sorted(os.sched_getaffinity(0))[-threads:]
+    return usable_core_ids()[-threads:]
 
 
 def _error(name: str, problem: dict[str, Any]) -> MaasError:

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from maas.domain.errors import InvalidInput
+from maas.domain.machine import library_versions
 from maas.domain.models import Task
-from maas.lifecycle.optimize.candidates.libraries import versions
 from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, measurement_of
 from maas.lifecycle.optimize.model_kind import CandidateFolder
 from maas.lifecycle.optimize.results import Candidate, Comparison, Measurement
@@ -86,7 +86,7 @@ class TextKind:
         return {"text": self.subject.digest, "options": dict(self.original.options)}
 
     def libraries(self) -> dict[str, str]:
-        return versions("openmaas", "xllamacpp", "openvino-genai", "gguf", "numpy")
+        return library_versions("openmaas", "xllamacpp", "openvino-genai", "gguf", "numpy")
 
     @cached_property
     def _truth(self) -> TextOutputs:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from maas.domain.machine import usable_cores
 from maas.lifecycle.optimize.results import Candidate
 from maas.lifecycle.optimize.subject import NotApplicable
 from maas.lifecycle.optimize.text.requantize import requantize
@@ -65,8 +66,8 @@ class TextCandidateMethod:
 
 
 def text_makers(original: Candidate) -> tuple[TextCandidateMethod, ...]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    several = [n for n in (2, 4, 8) if n <= (cores or 1)]
+    cores = usable_cores()
+    several = [n for n in (2, 4, 8) if n <= cores]
     return (*_loaded_otherwise(original, several), *_of_other_types(several))
 
 

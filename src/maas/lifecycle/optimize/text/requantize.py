@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maas.lifecycle.optimize.candidates.libraries import require, versions
+from maas.domain.machine import library_versions
+from maas.lifecycle.optimize.candidates.libraries import require
 from maas.lifecycle.optimize.subject import NotApplicable
 
 EMBEDDINGS = ("token_embd.weight", "output.weight")
@@ -64,7 +65,7 @@ def requantize(source: Path, target: Path, weights: str, embedding: str) -> dict
             )
             for before, after in {(t.tensor_type.name, k.name) for t, k in changed}
         },
-        "library": versions("gguf"),
+        "library": library_versions("gguf"),
     }
 
 
