@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
 
 from maas.domain.errors import InvalidInput
 
@@ -11,6 +14,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 TENSOR_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/ -]{0,127}")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+LONGEST_NAME = 63
+MAX_COMPARED = 500
+"""Names compared with a misspelled one: suggesting one must stay cheap for a server."""
 
 
 def checked_name(value: str, what: str = "name") -> str:
@@ -40,6 +46,20 @@ def shown(value: object, limit: int = 60) -> str:
     """`value` as an error message may show it: printable, and cut to `limit` characters."""
     text = ascii(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that `name` most likely misspells; None if none is close."""
+    if len(name) > LONGEST_NAME:
+        return None
+    matches = get_close_matches(name.lower(), list(islice(names, MAX_COMPARED)), n=1)
+    return matches[0] if matches else None
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: `; did you mean 'smollm2'?`, or nothing."""
+    suggestion = nearest(name, names)
+    return f"; did you mean {shown(suggestion)}?" if suggestion is not None else ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from maas.domain.deployments import Deployment, Scaling, Target
 from maas.domain.errors import Conflict, NotFound
-from maas.domain.names import shown
+from maas.domain.names import did_you_mean, shown
 from maas.storage.database import Database
 from maas.storage.schema import deployment_history as history_table
 from maas.storage.schema import deployments, to_json
@@ -62,8 +62,8 @@ class Deployments:
         query = select(history_table).where(history_table.c.name == name)
         with self._db.read() as connection:
             rows = connection.execute(query.order_by(history_table.c.revision)).all()
-        if not rows:
-            raise NotFound(f"there is no deployment {shown(name)}")
+            if not rows:
+                raise self._not_found(connection, name)
         return [_deployment(row) for row in rows if row.action != "delete"]
 
     def rollback(self, name: str, actor: str = "") -> Deployment:
@@ -133,8 +133,13 @@ class Deployments:
             select(deployments).where(deployments.c.name == name)
         ).one_or_none()
         if row is None:
-            raise NotFound(f"there is no deployment {shown(name)}")
+            raise self._not_found(connection, name)
         return _deployment(row)
+
+    @staticmethod
+    def _not_found(connection: Connection, name: str) -> NotFound:
+        names = connection.scalars(select(deployments.c.name).order_by(deployments.c.name)).all()
+        return NotFound(f"there is no deployment {shown(name)}{did_you_mean(name, names)}")
 
     def _next_revision(self, connection: Connection, name: str) -> int:
         query = select(func.max(history_table.c.revision)).where(history_table.c.name == name)

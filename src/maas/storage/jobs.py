@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from maas.domain.errors import Conflict, NotFound
 from maas.domain.jobs import Job, JobState, Progress
-from maas.domain.names import shown
+from maas.domain.names import did_you_mean, shown
 from maas.storage.database import Database
 from maas.storage.schema import jobs, to_json
 
@@ -120,7 +120,8 @@ class Jobs:
     def _job(self, connection: Connection, job_id: str, lock: bool = False) -> Job:
         row = self._row_of(connection, job_id, lock)
         if row is None:
-            raise NotFound(f"there is no job {shown(job_id)}")
+            ids = connection.scalars(select(jobs.c.id)).all()
+            raise NotFound(f"there is no job {shown(job_id)}{did_you_mean(job_id, ids)}")
         return _job(row)
 
 

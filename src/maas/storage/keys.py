@@ -10,7 +10,7 @@ from sqlalchemy import Row, insert, select, update
 
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.keys import PREFIX, Key, Scope, generate_token, hash_token
-from maas.domain.names import checked_name, shown
+from maas.domain.names import checked_name, nearest, shown
 from maas.storage.database import Database
 from maas.storage.schema import keys
 from maas.storage.upsert import upsert
@@ -53,7 +53,7 @@ class Keys:
         with self._db.read() as connection:
             row = connection.execute(select(keys).where(keys.c.id == key_id)).one_or_none()
         if row is None:
-            raise NotFound(f"there is no key {shown(key_id)}")
+            raise NotFound(f"there is no key {shown(key_id)}{self._suggestion(key_id)}")
         return _key(row)
 
     def revoke(self, key_id: str) -> Key:
@@ -65,6 +65,16 @@ class Keys:
                 .values(revoked_at=self._db.now())
             )
         return self.get(key_id)
+
+    def _suggestion(self, key_id: str) -> str:
+        """A hint at the key whose id or name is close to `key_id`."""
+        rows = self.list()
+        keys_by_text = {key.name: key for key in rows} | {key.id: key for key in rows}
+        match = nearest(key_id, keys_by_text)
+        if match is None:
+            return ""
+        key = keys_by_text[match]
+        return f"; did you mean {key.id!r} ({key.name})?"
 
     def list(self) -> list[Key]:
         """All keys, also revoked ones, oldest first."""

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
 from maas.domain.errors import Conflict, NotFound
 from maas.domain.models import Evidence, File, Manifest, Variant, Version
-from maas.domain.names import shown
+from maas.domain.names import did_you_mean, shown
 from maas.storage.database import Database
 from maas.storage.schema import evidence as evidence_table
 from maas.storage.schema import file_uses, models, to_json, variants, versions
@@ -79,8 +79,7 @@ class Versions:
             ).one_or_none()
             added = self._added(connection, model, row.number) if row is not None else {}
         if row is None:
-            what = shown(model) if number is None else f"{shown(model)} version {number}"
-            raise NotFound(f"there is no model {what}")
+            raise self._not_found(model, number)
         return _version(row, added)
 
     def add_variant(
@@ -207,8 +206,19 @@ class Versions:
             added = self._added(connection, model)
             found = [_version(row, added) for row in connection.execute(query)]
         if not found:
-            raise NotFound(f"there is no model {shown(model)}")
+            raise self._not_found(model)
         return found
+
+    def _not_found(self, model: str, number: int | None = None) -> NotFound:
+        """The error for an unknown model, or for a version that a known model does not have."""
+        with self._db.read() as connection:
+            names = connection.scalars(select(models.c.name).order_by(models.c.name)).all()
+            newest = connection.scalar(
+                select(func.max(versions.c.number)).where(versions.c.model == model)
+            )
+        if number is None or newest is None:
+            return NotFound(f"there is no model {shown(model)}{did_you_mean(model, names)}")
+        return NotFound(f"model {shown(model)} has no version {number}; the newest is {newest}")
 
     def _lock(self, connection: Connection, model: str) -> None:
         """Whoever writes the model's row first holds it to the end."""

@@ -439,6 +439,8 @@ def test_usage_status_and_openapi(shared_control: Home) -> None:
     assert http.get("/api/v1/usage?since=2026-01-01").json() == {"usage": []}
     for query in ("since=yesterday", "since=2026-13-99", "until=2026-01-01"):
         problem(http.get(f"/api/v1/usage?{query}"), 422, "invalid_input")
+    for query in ("key=nosuch", "deployment=nosuch"):
+        problem(http.get(f"/api/v1/usage?{query}"), 404, "not_found")
     status = http.get("/api/v1/status").json()
     assert status["database"].startswith("sqlite:///") and status["uptime_s"] > 0
     document = http.get("/openapi.json").json()

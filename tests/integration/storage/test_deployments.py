@@ -111,6 +111,9 @@ def test_an_unknown_name_is_not_found(
 ) -> None:
     with pytest.raises(NotFound, match="absent"):
         ask(Deployments(db), "absent")
+    Deployments(db).put(deployment())
+    with pytest.raises(NotFound, match=r"^there is no deployment 'digts'; did you mean 'digits'\?"):
+        ask(Deployments(db), "digts")
 
 
 def test_who_did_what_is_on_record(db: Database) -> None:

@@ -24,6 +24,8 @@ def test_a_job_comes_back_as_it_was_created(db: Database, clock: Clock) -> None:
         Jobs(db).create(JOB)
     with pytest.raises(NotFound):
         Jobs(db).get("absent")
+    with pytest.raises(NotFound, match=r"^there is no job 'j11'; did you mean 'j1'\?$"):
+        Jobs(db).get("j11")
     with pytest.raises(NotFound):
         Jobs(db).update("absent", state=JobState.RUNNING)
 

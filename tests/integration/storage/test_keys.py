@@ -47,6 +47,16 @@ def test_an_unknown_key_is_not_found(db: Database) -> None:
         Keys(db).revoke("absent")
 
 
+def test_an_unknown_key_is_answered_with_the_nearest_one(db: Database) -> None:
+    key, _ = Keys(db).create("mobile-app", [Scope.CALL])
+    for typo in ("mobil-app", key.id[:-1]):
+        with pytest.raises(NotFound) as caught:
+            Keys(db).get(typo)
+        assert caught.value.message == (
+            f"there is no key '{typo}'; did you mean '{key.id}' (mobile-app)?"
+        )
+
+
 def test_a_token_is_imported_once(db: Database) -> None:
     key_id, token = generate_token()
     key = Keys(db).import_token("admin", [Scope.ADMIN], token)

@@ -68,6 +68,12 @@ def test_what_is_not_there_is_not_found(db: Database) -> None:
             versions.get(*absent)
     with pytest.raises(NotFound, match="absent"):
         versions.list("absent")
+    with pytest.raises(NotFound, match=r"^there is no model 'digts'; did you mean 'digits'\?$"):
+        versions.list("digts")
+    with pytest.raises(NotFound, match=r"^there is no model 'digts'; did you mean 'digits'\?$"):
+        versions.get("digts", 2)
+    with pytest.raises(NotFound, match=r"^model 'digits' has no version 2; the newest is 1$"):
+        versions.get("digits", 2)
     with pytest.raises(NotFound):
         versions.evidence("digits", 2)
     with pytest.raises(NotFound):

@@ -25,7 +25,7 @@ from maas.control.reconciliation.state import FailureRecord, ReconcilerState, Se
 from maas.domain.deployments import Deployment, ReplicaState
 from maas.domain.errors import MaasError, NotFound, Unavailable
 from maas.domain.keys import Key
-from maas.domain.names import shown
+from maas.domain.names import did_you_mean, shown
 from maas.domain.snapshot import DeploymentRoutes, Snapshot, TargetRoute
 from maas.storage.deployments import Deployments
 from maas.storage.keys import Keys
@@ -148,7 +148,8 @@ class Reconciler:
         """
         served = self.state.served.get(name)
         if served is None:
-            raise NotFound(f"there is no deployment {shown(name)}")
+            hint = did_you_mean(name, self.state.served)
+            raise NotFound(f"there is no deployment {shown(name)}{hint}")
         for group in sorted(served.active.groups, key=lambda g: -g.target.weight):
             ready = self.state.ready(group)
             if ready:

@@ -14,7 +14,7 @@ from maas.control.routes import UseServices
 from maas.control.services import Services
 from maas.domain.errors import NotFound
 from maas.domain.keys import Scope
-from maas.domain.names import checked_name, shown
+from maas.domain.names import checked_name, did_you_mean, shown
 from maas.storage.log_files import log_tail
 
 router = guarded_router("logs")
@@ -46,5 +46,7 @@ def _processes(services: Services, name: str) -> list[str]:
         return [name]
     ids = replica_ids(services.reconciler.state, name)
     if ids is None:
-        raise NotFound(f"there is no process and no deployment {shown(name)}")
+        names = ["control", "gateway", *services.reconciler.state.served]
+        hint = did_you_mean(name, names)
+        raise NotFound(f"there is no process and no deployment {shown(name)}{hint}")
     return ids

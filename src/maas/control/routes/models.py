@@ -10,7 +10,7 @@ from maas.control.api.principal import Principal, guarded_router, needs
 from maas.control.api.request_bodies import EvidenceBody, ManifestBody, VariantBody
 from maas.control.routes import UseServices
 from maas.control.services import Services
-from maas.domain.errors import InvalidInput, NotFound
+from maas.domain.errors import InvalidInput
 from maas.domain.keys import Scope
 from maas.domain.models import Version
 from maas.domain.names import ModelRef, checked_name, shown
@@ -28,8 +28,6 @@ def list_models(services: UseServices) -> dict[str, Any]:
 def get_model(model: str, services: UseServices) -> dict[str, Any]:
     """A model with its versions, each in a line."""
     versions = services.stores.versions.list(checked_name(model, "model"))
-    if not versions:
-        raise NotFound(f"there is no model {shown(model)}")
     return {"name": model, "versions": [_line(version) for version in versions]}
 
 

@@ -33,6 +33,10 @@ async def get_usage(
         )
     await services.collector.collect()
     stores = services.stores
+    if key is not None:
+        await asyncio.to_thread(stores.keys.get, key)  # raises NotFound for an unknown key
     totals = await asyncio.to_thread(stores.usage.totals, key, deployment, since)
+    if deployment is not None and not totals:
+        await asyncio.to_thread(stores.deployments.history, deployment)  # raises NotFound
     names = {k.id: k.name for k in await asyncio.to_thread(stores.keys.list)}
     return {"usage": [t.to_dict() | {"key_name": names.get(t.key_id, "")} for t in totals]}

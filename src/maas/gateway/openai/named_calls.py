@@ -8,7 +8,6 @@ from typing import Any
 
 from maas.domain.errors import InvalidInput, MaasError, ModelNotFound, NotFound
 from maas.domain.models import Task
-from maas.domain.names import shown
 from maas.domain.signature import Signature
 from maas.gateway.http.request import Request
 from maas.gateway.metering import Meter
@@ -31,8 +30,8 @@ class NamedCalls:
         Unavailable if nobody can answer for it."""
         try:
             deployment = self.router.get(name)
-        except NotFound:
-            raise ModelNotFound(f"there is no deployment {shown(name)}", field="model") from None
+        except NotFound as error:
+            raise ModelNotFound(error.message, field="model") from None
         check_task(deployment, task)
         return deployment.pick()
 

@@ -16,7 +16,6 @@ from maas.domain.errors import MaasError, ModelNotFound, NotFound, Unauthenticat
 from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.keys import Key
 from maas.domain.models import Task
-from maas.domain.names import shown
 from maas.gateway.calls import deadline_of, key_of, tenant_of
 from maas.gateway.http.request import Request
 from maas.gateway.metering import GenerationUsage, Meter
@@ -52,8 +51,8 @@ class TextService:
         Unavailable if nobody can answer for it."""
         try:
             deployment = self.router.get(name)
-        except NotFound:
-            raise ModelNotFound(f"there is no deployment {shown(name)}", field="model") from None
+        except NotFound as error:
+            raise ModelNotFound(error.message, field="model") from None
         check_task(deployment, Task.TEXT_GENERATION)
         return deployment.pick()
 

@@ -10,7 +10,7 @@ import time
 from random import choices
 
 from maas.domain.errors import NotFound, Unavailable
-from maas.domain.names import shown
+from maas.domain.names import did_you_mean, shown
 from maas.domain.signature import Signature
 from maas.domain.snapshot import DeploymentRoutes, Snapshot
 from maas.serving.routing.dispatch import ReplicaLink
@@ -59,7 +59,10 @@ class LiveDeployment:
             for route in routes:
                 if route.version == version:
                     return route
-            raise NotFound(f"{self.name} does not serve version {version}")
+            versions = ", ".join(str(number) for number in sorted({r.version for r in routes}))
+            raise NotFound(
+                f"deployment {self.name} does not serve version {version}; it serves {versions}"
+            )
         if len(routes) == 1:
             return routes[0]
         # A target whose replicas are all away leaves its share to the others.
@@ -119,7 +122,8 @@ class Router:
                 raise NotFound("there is no default deployment; call /predict/NAME")
         live = self.deployments.get(name)
         if live is None:
-            raise NotFound(f"there is no deployment {shown(name)}")
+            hint = did_you_mean(name, self.deployments)
+            raise NotFound(f"there is no deployment {shown(name)}{hint}")
         return live
 
     def is_working(self) -> bool:

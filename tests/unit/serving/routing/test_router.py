@@ -96,8 +96,12 @@ def test_names_and_versions_are_found_or_refused(tmp_path: Path) -> None:
         a = await cluster.peer()
         await cluster.serve(route(a, version=3), route(a, version=4, weight=0))
         assert router.get(None) is router.get("d")
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound, match=r"^there is no deployment 'other'$"):
             router.get("other")
+        router.deployments["digits"] = router.deployments["d"]
+        with pytest.raises(NotFound, match=r"'digts'; did you mean 'digits'\?$"):
+            router.get("digts")
+        del router.deployments["digits"]
         assert router.get("d").pick(4).version == 4
         with pytest.raises(NotFound, match="does not serve version 9"):
             router.get("d").pick(9)
