@@ -127,7 +127,7 @@ def test_the_metrics_reference_has_every_metric_and_no_other() -> None:
         "metrics": {"d\t1\tonnx\tok": tuple(range(WIDTH))},
         GENERATIONS: {"d\t1\tgguf\tchat": tuple(range(GENERATION_WIDTH))},
     }
-    router = SimpleNamespace(deployments={"d": SimpleNamespace(routes=[])})
+    router = SimpleNamespace(deployments={"d": SimpleNamespace(targets=[])})
     meter = SimpleNamespace(totals=lambda ending="metrics": totals[ending])
     handle = metrics_handler(meter, router, "0")  # type: ignore[arg-type]
     handle(SimpleNamespace(respond=lambda status, body, kind: answers.append(body)))  # type: ignore[arg-type]

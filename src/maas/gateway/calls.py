@@ -29,7 +29,7 @@ TIMEOUT_HEADER = b"x-request-timeout-ms"
 class HttpCall(Call):
     """Carries an HTTP request to a replica and its answer back; one subclass per protocol."""
 
-    __slots__ = ("key", "meter", "request", "route", "single")
+    __slots__ = ("key", "meter", "request", "single", "target")
 
     operation: ClassVar[str] = "predict"
     """What usage is recorded under."""
@@ -39,7 +39,7 @@ class HttpCall(Call):
     def __init__(
         self,
         request: Request,
-        route: LiveTarget,
+        target: LiveTarget,
         meter: Meter,
         decoded: Decoded,
         longest: float,
@@ -62,10 +62,10 @@ class HttpCall(Call):
             deadline,
             tenant,
             Priority.NORMAL,
-            route.travels_alone,
+            target.travels_alone,
         )
         self.request = request
-        self.route = route
+        self.target = target
         self.meter = meter
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
@@ -74,10 +74,10 @@ class HttpCall(Call):
     def submit(self) -> None:
         """Raises MaasError if it is refused; otherwise the request will be answered."""
         self.request.on_disconnect = self.cancel
-        self.route.submit(self)
+        self.target.submit(self)
 
     def cancel(self) -> None:
-        self.route.cancel(self)
+        self.target.cancel(self)
 
     def answered(self, answers: Answers, at: int, first_row: int) -> None:
         if answers.size * self.rows > LARGE_BYTES * answers.total_rows and self.encodes_aside:
@@ -93,7 +93,7 @@ class HttpCall(Call):
             return
         except Exception:
             # Here the replica's frame is being read: others' answers come after this one.
-            log.exception("an answer of %s could not be encoded", self.route.deployment)
+            log.exception("an answer of %s could not be encoded", self.target.deployment)
             self.failed(MaasError("an internal error; the server's log has it"))
             return
         self._encoded(answers, encoded)
@@ -105,17 +105,17 @@ class HttpCall(Call):
         request = self.request
         body, content_type, headers = encoded
         self.meter.answered(
-            self.key, self.operation, self.route, self.rows, request.received, answers
+            self.key, self.operation, self.target, self.rows, request.received, answers
         )
         request.respond(200, body, content_type, headers)
 
     def computed(self, compute_us: int, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         written = GenerationUsage(0, prompt_tokens, completion_tokens, compute_us=compute_us)
-        self.meter.computed(self.key, self.operation, self.route, written)
+        self.meter.computed(self.key, self.operation, self.target, written)
 
     def failed(self, error: MaasError) -> None:
-        route = self.route
-        self.meter.failed(self.request.key, self.operation, route.deployment, route, error)
+        target = self.target
+        self.meter.failed(self.request.key, self.operation, target.deployment, target, error)
         self.request.fail(error)
 
 

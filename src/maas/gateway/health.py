@@ -18,7 +18,7 @@ def ready_handler(has_snapshot: Callable[[], bool]) -> Callable[[Request], None]
     """Ready means: it knows the keys and the deployments, and is not stopping."""
 
     def ready(request: Request) -> None:
-        if request.wire.door.draining:
+        if request.connection.server.draining:
             request.respond(503, b"stopping\n", TEXT)
         elif not has_snapshot():
             request.respond(503, b"waiting for control\n", TEXT)

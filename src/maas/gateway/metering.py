@@ -78,7 +78,7 @@ class Meter:
         self,
         key: Key,
         operation: str,
-        route: LiveTarget,
+        target: LiveTarget,
         rows: int,
         received: float,
         answers: Answers,
@@ -86,14 +86,14 @@ class Meter:
         """Count one of `answers`, just before it leaves; what concerns its batch, once."""
         # Most answers of a frame are counted in the same places.
         tally = answers.tally
-        if tally is not None and tally[0] is key and tally[1] is route and tally[2] is operation:
+        if tally is not None and tally[0] is key and tally[1] is target and tally[2] is operation:
             usage, slot = tally[3], tally[4]
         else:
-            usage = self._usage.slot(key.id, route.deployment, operation)
-            slot = route.ok_counters
+            usage = self._usage.slot(key.id, target.deployment, operation)
+            slot = target.ok_counters
             if slot is None:
-                slot = route.ok_counters = self._slot(route, "ok")
-            answers.tally = (key, route, operation, usage, slot)
+                slot = target.ok_counters = self._slot(target, "ok")
+            answers.tally = (key, target, operation, usage, slot)
             if tally is None:
                 slot[BATCHES] += 1
                 slot[BATCH_ROWS] += answers.total_rows
@@ -108,19 +108,19 @@ class Meter:
         if answers.prompt_tokens:
             usage[PROMPT_TOKENS] += answers.prompt_tokens
             usage[COMPLETION_TOKENS] += answers.completion_tokens
-            tokens = self._generations.slot(_label(route, operation))
+            tokens = self._generations.slot(_label(target, operation))
             tokens[PROMPT] += answers.prompt_tokens
             tokens[COMPLETION] += answers.completion_tokens
 
     def computed(
-        self, key: Key, operation: str, route: LiveTarget, written: GenerationUsage
+        self, key: Key, operation: str, target: LiveTarget, written: GenerationUsage
     ) -> None:
         """Count what the model has done for a request that is not answered yet, or never will."""
-        self._slot(route, "ok")[MODEL_US] += written.compute_us
+        self._slot(target, "ok")[MODEL_US] += written.compute_us
         if written.prompt_tokens:
-            self._count_tokens(key, operation, route, written)
+            self._count_tokens(key, operation, target, written)
         else:
-            self._usage.slot(key.id, route.deployment, operation)[COMPUTE_US] += written.compute_us
+            self._usage.slot(key.id, target.deployment, operation)[COMPUTE_US] += written.compute_us
 
     def used(
         self, key: Key, deployment: str, operation: str, rows: int, compute_us: int,
@@ -134,65 +134,70 @@ class Meter:
         usage[COMPUTE_US] += compute_us
 
     def failed(
-        self, key: Key | None, operation: str, deployment: str, route: LiveTarget | None,
+        self, key: Key | None, operation: str, deployment: str, target: LiveTarget | None,
         error: MaasError,
     ) -> None:  # fmt: skip
         """Count a refusal or failure; only for deployments that exist."""
         if key is not None:
             self._usage.slot(key.id, deployment, operation)[ERRORS] += 1
-        if route is not None:
-            self._slot(route, error.code)[COUNT] += 1
+        if target is not None:
+            self._slot(target, error.code)[COUNT] += 1
 
     def wrote(
-        self, key: Key, operation: str, route: LiveTarget, received: float, written: GenerationUsage
+        self,
+        key: Key,
+        operation: str,
+        target: LiveTarget,
+        received: float,
+        written: GenerationUsage,
     ) -> None:
         """Count a request for text that was answered."""
-        usage = self._usage.slot(key.id, route.deployment, operation)
+        usage = self._usage.slot(key.id, target.deployment, operation)
         usage[REQUESTS] += 1
         usage[ROWS] += written.choices
         latency = time.monotonic() - received
-        slot = self._slot(route, "ok")
+        slot = self._slot(target, "ok")
         slot[LATENCY_US] += int(latency * 1e6)
         slot[FIRST_BUCKET + bisect_left(BOUNDS, latency)] += 1
-        self._count_tokens(key, operation, route, written)
+        self._count_tokens(key, operation, target, written)
 
-    def read(self, key: Key, operation: str, route: LiveTarget, tokens: int) -> None:
+    def read(self, key: Key, operation: str, target: LiveTarget, tokens: int) -> None:
         """Count the tokens of texts that were read and nothing was written to."""
-        self._usage.slot(key.id, route.deployment, operation)[PROMPT_TOKENS] += tokens
-        self._generations.slot(_label(route, operation))[PROMPT] += tokens
+        self._usage.slot(key.id, target.deployment, operation)[PROMPT_TOKENS] += tokens
+        self._generations.slot(_label(target, operation))[PROMPT] += tokens
 
     def stopped_writing(
         self,
         key: Key,
         operation: str,
-        route: LiveTarget,
+        target: LiveTarget,
         written: GenerationUsage,
         error: MaasError | None,
     ) -> None:
         """Count one that ended otherwise, with what was written until then; without an `error`
         its client left."""
-        usage = self._usage.slot(key.id, route.deployment, operation)
+        usage = self._usage.slot(key.id, target.deployment, operation)
         usage[ERRORS if error is not None else REQUESTS] += 1
         usage[ROWS] += 0 if error is not None else written.choices
-        self._slot(route, error.code if error is not None else "cancelled")[COUNT] += 1
-        self._count_tokens(key, operation, route, written)
+        self._slot(target, error.code if error is not None else "cancelled")[COUNT] += 1
+        self._count_tokens(key, operation, target, written)
 
     def _count_tokens(
-        self, key: Key, operation: str, route: LiveTarget, written: GenerationUsage
+        self, key: Key, operation: str, target: LiveTarget, written: GenerationUsage
     ) -> None:
-        usage = self._usage.slot(key.id, route.deployment, operation)
+        usage = self._usage.slot(key.id, target.deployment, operation)
         usage[COMPUTE_US] += written.compute_us
         usage[PROMPT_TOKENS] += written.prompt_tokens
         usage[COMPLETION_TOKENS] += written.completion_tokens
-        slot = self._generations.slot(_label(route, operation))
+        slot = self._generations.slot(_label(target, operation))
         slot[PROMPT] += written.prompt_tokens
         slot[COMPLETION] += written.completion_tokens
         slot[CACHED] += written.cached_tokens
         _observe(slot, FIRST_US, FIRST_FIRST_BUCKET, FIRST_BOUNDS, written.first)
         _observe(slot, PER_TOKEN_US, FIRST_PER_TOKEN_BUCKET, PER_TOKEN_BOUNDS, written.per_token)
 
-    def _slot(self, route: LiveTarget, outcome: str) -> memoryview:
-        return self._metrics.slot(_label(route, outcome))
+    def _slot(self, target: LiveTarget, outcome: str) -> memoryview:
+        return self._metrics.slot(_label(target, outcome))
 
     def totals(self, ending: str = "metrics") -> dict[str, tuple[int, ...]]:
         """Metrics of all gateway workers, added up by label."""
@@ -215,8 +220,8 @@ class Meter:
         self._generations.close()
 
 
-def _label(route: LiveTarget, last: str) -> str:
-    return "\t".join((route.deployment, str(route.version), route.variant, last))
+def _label(target: LiveTarget, last: str) -> str:
+    return "\t".join((target.deployment, str(target.version), target.variant, last))
 
 
 def _observe(

@@ -47,7 +47,7 @@ def _lines(totals: dict[str, tuple[int, ...]], router: Router, version: str) -> 
     yield "# HELP maas_deployment_ready Whether a replica of the deployment can answer."
     yield "# TYPE maas_deployment_ready gauge"
     for name, live in sorted(router.deployments.items()):
-        ready = any(route.is_ready for route in live.routes)
+        ready = any(target.is_ready for target in live.targets)
         yield f'maas_deployment_ready{{deployment="{_escaped(name)}"}} {int(ready)}'
     series = sorted((_labels(label), counters) for label, counters in totals.items())
     yield "# HELP maas_inference_requests_total Requests by outcome (ok, or the error's code)."

@@ -85,7 +85,7 @@ class ControlProxy:
 
     async def _exchange(self, request: Request, response: _Response, deadline: float) -> int:
         """The status of control's answer, which the client has then."""
-        loop = request.wire.door.loop
+        loop = request.connection.server.loop
         # A bare socket, because a stream forgets what it has read when a write fails, and control
         # may refuse a request and close before it has read the body.
         with socket.socket(socket.AF_UNIX) as control:
@@ -102,7 +102,7 @@ class ControlProxy:
 
 def _fail(request: Request, error: MaasError) -> None:
     if request.is_streaming:
-        request.wire.abort()
+        request.connection.abort()
     else:
         request.fail(error)
 
@@ -144,7 +144,7 @@ class Exchange:
         self._request = request
         self._response = response
         self._control = control
-        self._loop = request.wire.door.loop
+        self._loop = request.connection.server.loop
         self._patience = patience
         self._is_sent = asyncio.Event()
 

@@ -102,10 +102,10 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     )
     routes = route_table(handlers, server_settings)
     hosts = HostCheck((server_settings.host, *server_settings.allowed_hosts))
-    attention = BusyPoll(
+    busy_poll = BusyPoll(
         asyncio.get_running_loop(), server_settings.busy_poll_us / 1e6, router.is_working
     )
-    server = HttpServer(routes, keys, hosts, attention)
+    server = HttpServer(routes, keys, hosts, busy_poll)
 
     def apply(snapshot: Snapshot) -> None:
         keys.replace(snapshot.keys)

@@ -49,9 +49,9 @@ def routed(stack: Stack, use: Callable[[LiveTarget], Awaitable[None]]) -> None:
         router = Router()
         watch = SnapshotWatch(stack.home / "run" / "snapshot.json", router.apply)
         try:
-            (route,) = router.get("smollm2").routes
-            await until(lambda: route.is_ready)
-            await use(route)
+            (target,) = router.get("smollm2").targets
+            await until(lambda: target.is_ready)
+            await use(target)
         finally:
             watch.close()
             router.close()
@@ -65,8 +65,8 @@ def test_a_prompt_is_answered_in_words(stack: Stack) -> None:
     counted: list[dict[str, Any]] = []
     kinds = ("prompt_tokens", "completion_tokens")
 
-    async def count(route: LiveTarget) -> None:
-        link = route._least_busy()
+    async def count(target: LiveTarget) -> None:
+        link = target._least_busy()
         assert link is not None
         counted.append(await link.ping(5))
 
@@ -93,7 +93,7 @@ def test_only_the_scaling_that_was_named_is_set(stack: Stack) -> None:
 
 
 def test_many_write_at_once_and_each_gets_its_own_words(stack: Stack) -> None:
-    async def use(route: LiveTarget) -> None:
+    async def use(target: LiveTarget) -> None:
         words = ["apple", "river", "seven", "winter", "music", "paper", "garden", "yellow", "horse"]
         calls = [
             Written(
@@ -102,7 +102,7 @@ def test_many_write_at_once_and_each_gets_its_own_words(stack: Stack) -> None:
             for word in words
         ]
         for call in calls:
-            route.generate(call)
+            target.generate(call)
         for word, call in zip(words, calls, strict=True):
             assert (await call.over(60)).text == f" {word}."
             assert call.ending.completion_tokens == call.completion_tokens == 2
@@ -111,18 +111,18 @@ def test_many_write_at_once_and_each_gets_its_own_words(stack: Stack) -> None:
 
 
 def test_callers_leave_at_any_point_and_every_token_is_accounted_for(stack: Stack) -> None:
-    async def use(route: LiveTarget) -> None:
-        link = route._least_busy()
+    async def use(target: LiveTarget) -> None:
+        link = target._least_busy()
         assert link is not None
         before = await link.ping(5)
         calls = [Written(f"Tell a story of {n}.", seconds=120.0, max_tokens=12) for n in range(24)]
         for call in calls:
-            route.generate(call)
+            target.generate(call)
         for number, call in enumerate(calls):
             if number % 3 == 1:
                 await until(lambda c=call: c.pieces or c.ends, 60)  # type: ignore[misc]
             if number % 3 != 2:
-                route.cancel_generation(call)
+                target.cancel_generation(call)
         for call in calls:
             await call.over(60)
         after = await link.ping(5)
@@ -135,12 +135,12 @@ def test_callers_leave_at_any_point_and_every_token_is_accounted_for(stack: Stac
 
 
 def test_a_cancelled_answer_frees_its_slot_within_a_second(stack: Stack) -> None:
-    async def use(route: LiveTarget) -> None:
+    async def use(target: LiveTarget) -> None:
         call = Written("Write on and on.", logit_bias={0: -100.0, 2: -100.0})
-        route.generate(call)
+        target.generate(call)
         await until(wrote(call, 3), 30)
         left = time.monotonic()
-        route.cancel_generation(call)
+        target.cancel_generation(call)
         await call.over()
         assert time.monotonic() - left <= SLOT_FREED_S
 

@@ -199,20 +199,20 @@ class Home:
 
     def sockets(self, name: str) -> list[str]:
         found = [d for d in self.snapshot().deployments if d.name == name]
-        return [s for d in found for route in d.routes for s in route.sockets]
+        return [s for d in found for target in d.routes for s in target.sockets]
 
     def predict(self, name: str, x: list[float]) -> Any:
         """As a gateway does it: by the snapshot."""
 
         async def ask() -> Any:
             (deployment,) = [d for d in self.snapshot().deployments if d.name == name]
-            route = next(r for r in deployment.routes if r.sockets)
-            link = await ReplicaLink.connect(route.sockets[0])
-            tensors, rows, single = json_to_tensors(route.signature, {"x": x})
+            target = next(r for r in deployment.routes if r.sockets)
+            link = await ReplicaLink.connect(target.sockets[0])
+            tensors, rows, single = json_to_tensors(target.signature, {"x": x})
             deadline = time.monotonic() + 5
-            outputs = await link.predict(route.signature, tensors, rows, deadline)
+            outputs = await link.predict(target.signature, tensors, rows, deadline)
             link.close()
-            return tensors_to_json(route.signature, outputs, single)["y"]
+            return tensors_to_json(target.signature, outputs, single)["y"]
 
         return asyncio.run(ask())
 

@@ -200,12 +200,12 @@ async def _serve(directory: Path, box: list[Doors], ready: threading.Event, long
     peer = await loop.create_unix_server(lambda: _Link(writer), path)
     meter = Meter(directory / "usage", directory, "g1")
     router = Router()
-    route = TargetRoute(
+    target = TargetRoute(
         1, "gguf", 100, SIGNATURE, (path,), task="text-generation", published_at=5.0
     )
     other = TargetRoute(1, "onnx", 100, SIGNATURE, (), task="regression")
     deployments = (
-        DeploymentRoutes("writer", "writer", (route,), 64),
+        DeploymentRoutes("writer", "writer", (target,), 64),
         DeploymentRoutes("digits", "digits", (other,), 64),
     )
     router.apply(Snapshot(1, deployments, (), None))
@@ -228,7 +228,7 @@ async def _serve(directory: Path, box: list[Doors], ready: threading.Event, long
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     await server.listen(listening, None)
-    while not router.get("writer").routes[0].is_ready:
+    while not router.get("writer").targets[0].is_ready:
         await asyncio.sleep(0.002)
     box.append(Doors(port, loop, writer, desk, server, stop))
     ready.set()

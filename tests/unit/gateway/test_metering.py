@@ -44,7 +44,7 @@ def meter_of(directory: Path, source: str) -> Meter:
 
 def test_answers_and_failures_are_counted_and_a_batch_once(tmp_path: Path) -> None:
     meter = meter_of(tmp_path, "g1")
-    route = LiveTarget("d", TargetRoute(1, "v", 100, SIGNATURE, ()), 256)
+    target = LiveTarget("d", TargetRoute(1, "v", 100, SIGNATURE, ()), 256)
     answers = Answers(
         array("Q", [1, 2]),
         array("I", [1, 3]),
@@ -55,8 +55,8 @@ def test_answers_and_failures_are_counted_and_a_batch_once(tmp_path: Path) -> No
         total_rows=4,
     )
     for rows in answers.rows:
-        meter.answered(KEY, "predict", route, rows, time.monotonic(), answers)
-    meter.failed(KEY, "predict", "d", route, Overloaded())
+        meter.answered(KEY, "predict", target, rows, time.monotonic(), answers)
+    meter.failed(KEY, "predict", "d", target, Overloaded())
     meter.failed(None, "predict", "d", None, Overloaded())
     totals = meter.totals()
     ok = totals["d\t1\tv\tok"]
@@ -67,7 +67,7 @@ def test_answers_and_failures_are_counted_and_a_batch_once(tmp_path: Path) -> No
     assert alive and (usage.requests, usage.rows, usage.errors) == (2, 4, 1)
     assert usage.compute_us == 800 * 4 // 8 and usage.prompt_tokens == 0
     answers.prompt_tokens, answers.completion_tokens = 10, 4
-    meter.answered(KEY, "predict", route, 4, time.monotonic(), answers)
+    meter.answered(KEY, "predict", target, 4, time.monotonic(), answers)
     _, (usage,), _ = UsageFile.read(tmp_path / "usage" / "g1.usage")
     assert (usage.prompt_tokens, usage.completion_tokens) == (10, 4)
     assert meter.totals("generations")["d\t1\tv\tpredict"][:2] == (10, 4)
@@ -76,9 +76,9 @@ def test_answers_and_failures_are_counted_and_a_batch_once(tmp_path: Path) -> No
 
 def test_what_a_text_took_that_was_given_up_counts_without_a_request(tmp_path: Path) -> None:
     meter = meter_of(tmp_path, "g1")
-    route = LiveTarget("d", TargetRoute(1, "v", 100, SIGNATURE, ()), 256)
-    meter.computed(KEY, "predict", route, GenerationUsage(0, compute_us=30))
-    meter.computed(KEY, "predict", route, GenerationUsage(0, 7, 2, compute_us=50))
+    target = LiveTarget("d", TargetRoute(1, "v", 100, SIGNATURE, ()), 256)
+    meter.computed(KEY, "predict", target, GenerationUsage(0, compute_us=30))
+    meter.computed(KEY, "predict", target, GenerationUsage(0, 7, 2, compute_us=50))
     _, (usage,), _ = UsageFile.read(tmp_path / "usage" / "g1.usage")
     assert (usage.requests, usage.rows, usage.errors) == (0, 0, 0)
     assert (usage.compute_us, usage.prompt_tokens, usage.completion_tokens) == (80, 7, 2)
@@ -89,9 +89,9 @@ def test_what_a_text_took_that_was_given_up_counts_without_a_request(tmp_path: P
 
 def test_workers_are_added_up_and_the_dead_are_dropped(tmp_path: Path) -> None:
     first, second = meter_of(tmp_path, "g1"), meter_of(tmp_path, "g2")
-    route = LiveTarget("d", TargetRoute(1, "v", 100, SIGNATURE, ()), 256)
+    target = LiveTarget("d", TargetRoute(1, "v", 100, SIGNATURE, ()), 256)
     for meter in (first, second):
-        meter.failed(None, "predict", "d", route, Overloaded())
+        meter.failed(None, "predict", "d", target, Overloaded())
     assert second.totals()["d\t1\tv\toverloaded"][COUNT] == 2
     first.close()
     (tmp_path / "junk.metrics").write_bytes(b"junk")

@@ -54,7 +54,7 @@ class MessagesHandler:
         writing.start(_Count(writing, 1), [generation], 1)
 
     def _writing(self, request: Request, model: str) -> TextRequest:
-        return TextRequest(self._desk, request, self._desk.route(model), OPERATION)
+        return TextRequest(self._desk, request, self._desk.target(model), OPERATION)
 
 
 def _message(model: str) -> dict[str, Any]:

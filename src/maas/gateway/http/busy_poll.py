@@ -38,7 +38,7 @@ class BusyPoll:
         twice the longest counts as that."""
         self._is_looking = self._is_first = self._is_scheduled = False
 
-    def asked(self, now: float) -> None:
+    def request_began(self, now: float) -> None:
         """A request begins."""
         self._is_looking = False
         pause = min(now - self._answered, 2 * self._longest)

@@ -31,8 +31,8 @@ _NOT_REPEATABLE = {b"transfer-encoding", b"expect", b"upgrade"}
 class ServerInterface(ServerContext, Protocol):
     """What a connection needs of its server."""
 
-    attention: BusyPoll
-    arriving: BodyMemory
+    busy_poll: BusyPoll
+    body_memory: BodyMemory
 
     def opened(self, connection: Connection) -> None: ...
     def closed(self, connection: Connection) -> None: ...
@@ -56,7 +56,6 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: ServerInterface) -> None:
         self.server = server
-        self.door: ServerContext = server
         self._transport: asyncio.Transport | None = None
         self._reader = RequestReader(self)
         self._turns = AnswerOrder(server.loop)
@@ -112,7 +111,7 @@ class Connection(asyncio.Protocol):
                 if head is not None and head.body_length == len(body):
                     # The whole request, whose head was seen before: nobody need parse it again.
                     self._pace.since = now = monotonic()
-                    self.server.attention.asked(now)
+                    self.server.busy_poll.request_began(now)
                     request = Request(self, head, now, body)
                     requests.append(request)
                     if len(requests) >= MAX_PIPELINED:
@@ -148,7 +147,7 @@ class Connection(asyncio.Protocol):
     def head_began(self) -> None:
         self._repeatable = None
         self._pace.since = now = monotonic()
-        self.server.attention.asked(now)
+        self.server.busy_poll.request_began(now)
 
     def head_read(self, head: RequestHead) -> None:
         if self._deaf or not self._turns.accepts_more:
@@ -197,7 +196,7 @@ class Connection(asyncio.Protocol):
 
     def _keep(self, request: Request, piece: bytes) -> None:
         try:
-            self.server.arriving.take(len(piece))
+            self.server.body_memory.take(len(piece))
         except MaasError as error:
             self.drop_body()
             request.fail(error)
@@ -211,7 +210,7 @@ class Connection(asyncio.Protocol):
             request.body += piece
 
     def _let_go(self) -> None:
-        self.server.arriving.release(self._held)
+        self.server.body_memory.release(self._held)
         self._held = 0
 
     def request_read(self) -> None:
@@ -273,7 +272,7 @@ class Connection(asyncio.Protocol):
             requests.popleft()
             transport.write(request.answer or b"")
             self._pace.answered = now = monotonic()
-            self.server.attention.answered(now)
+            self.server.busy_poll.answered(now)
             return
         turns.forget_stream(request)
         self._write_answers()

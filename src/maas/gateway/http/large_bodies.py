@@ -101,7 +101,7 @@ class LargeBodies:
     ) -> Callable[[], None]:
         """The returned function gives it up without a word."""
         work = _Work(do)
-        future = request.wire.door.loop.run_in_executor(self._thread, work.run)
+        future = request.connection.server.loop.run_in_executor(self._thread, work.run)
         self.waiting += size
         is_given_up = False
 

@@ -35,7 +35,7 @@ class RequestConnection(Protocol):
     """The connection that a request came over, as the request sees it."""
 
     @property
-    def door(self) -> ServerContext: ...
+    def server(self) -> ServerContext: ...
     def answered(self, request: Request) -> None: ...
     async def turn_of(self, request: Request) -> None: ...
     def write_streamed(self, request: Request, data: bytes) -> Future[None] | None: ...
@@ -107,18 +107,18 @@ class Request:
         "answer",
         "body",
         "body_stream",
+        "connection",
         "head",
         "keep_alive",
         "on_disconnect",
         "received",
-        "wire",
     )
 
     def __init__(
-        self, wire: RequestConnection, head: RequestHead, received: float, body: bytes = b""
+        self, connection: RequestConnection, head: RequestHead, received: float, body: bytes = b""
     ) -> None:
         """`received` is in seconds on the monotonic clock."""
-        self.wire = wire
+        self.connection = connection
         self.head = head
         self.received = received
         self.body: bytes | bytearray = body
@@ -168,7 +168,7 @@ class Request:
         if self.answer is None:
             self.on_disconnect = None
             head = self.head
-            door = self.wire.door
+            server = self.connection.server
             if (
                 status == 200
                 and content_type is JSON
@@ -176,15 +176,15 @@ class Request:
                 and self.keep_alive
                 and self.body_stream is None
                 and not headers
-                and not door.draining
+                and not server.draining
             ):
                 # Nearly every answer; the general way below gives the same bytes.
-                self.answer = b"%b%d\r\n%b%b" % (_USUAL_HEAD, len(body), door.date_line, body)
+                self.answer = b"%b%d\r\n%b%b" % (_USUAL_HEAD, len(body), server.date_line, body)
             else:
                 answer = self._answer_head(status, content_type, headers, len(body))
                 has_body = head.method != "HEAD" and status not in _BODILESS
                 self.answer = answer + body if has_body else answer
-            self.wire.answered(self)
+            self.connection.answered(self)
 
     def fail(self, error: MaasError) -> None:
         """Answer with the error in the shape of the route's protocol."""
@@ -205,11 +205,11 @@ class Request:
         """Send the head of an answer; its body follows in pieces. Without a `length` the body goes
         in chunks, or for HTTP/1.0 until the connection closes. What is still to come of the
         request's body is dropped. Raises Unavailable if the client is gone."""
-        await self.wire.turn_of(self)
+        await self.connection.turn_of(self)
         self.on_disconnect = None
         self.answer = b""
         head = self._answer_head(status, content_type, headers, length)
-        behind = self.wire.write_streamed(self, head)
+        behind = self.connection.write_streamed(self, head)
         if behind is not None:
             await behind
         return AnswerStream(self, is_chunked=length is None and not self.head.is_http_10)
@@ -219,8 +219,8 @@ class Request:
     ) -> bytes:
         if self.body_stream is not None:
             self.body_stream.discard()
-        head, door = self.head, self.wire.door
-        if door.draining or (length is None and head.is_http_10):
+        head, server = self.head, self.connection.server
+        if server.draining or (length is None and head.is_http_10):
             self.keep_alive = False
         lines = [_status_line(status)]
         if status not in _BODILESS:
@@ -236,7 +236,7 @@ class Request:
             lines.append(b"connection: close\r\n")
         elif head.is_http_10:
             lines.append(b"connection: keep-alive\r\n")
-        lines.append(door.date_line)
+        lines.append(server.date_line)
         return b"".join(lines)
 
 
@@ -255,7 +255,7 @@ class AnswerStream:
         if not piece or request.method == "HEAD":
             return None  # a chunk of no bytes would be the end
         framed = b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece
-        return request.wire.write_streamed(request, framed)
+        return request.connection.write_streamed(request, framed)
 
     async def send(self, piece: bytes) -> None:
         """The same at the client's pace."""
@@ -266,15 +266,15 @@ class AnswerStream:
     def end(self) -> None:
         request = self._request
         if self._is_chunked and request.method != "HEAD":
-            request.wire.write_streamed(request, b"0\r\n\r\n")
-        request.wire.stream_ended(request)
+            request.connection.write_streamed(request, b"0\r\n\r\n")
+        request.connection.stream_ended(request)
 
 
 class BodyStream:
     """A body that is handed on while it arrives, at the pace of whoever takes it."""
 
-    def __init__(self, wire: RequestConnection) -> None:
-        self._wire = wire
+    def __init__(self, connection: RequestConnection) -> None:
+        self._connection = connection
         self._pieces: list[bytes] = []
         self._ended = False
         self._failed: MaasError | None = None
@@ -282,7 +282,7 @@ class BodyStream:
 
     def put(self, piece: bytes) -> None:
         self._pieces.append(piece)
-        self._wire.pause_body()
+        self._connection.pause_body()
         self._notify()
 
     def end(self, error: MaasError | None = None) -> None:
@@ -291,7 +291,7 @@ class BodyStream:
             return
         self._ended = True
         self._failed = error
-        self._wire.resume_body()
+        self._connection.resume_body()
         self._notify()
 
     def discard(self) -> None:
@@ -299,7 +299,7 @@ class BodyStream:
         self._pieces.clear()
         if not self._ended:
             self.end(Unavailable("the request was answered before its body ended"))
-            self._wire.drop_body()
+            self._connection.drop_body()
 
     def _notify(self) -> None:
         if self._wake is not None:
@@ -307,7 +307,7 @@ class BodyStream:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """An async iterator over what arrives; raises if the client goes away within."""
-        loop = self._wire.door.loop
+        loop = self._connection.server.loop
         while True:
             while self._pieces:
                 yield self._pieces.pop(0)
@@ -317,7 +317,7 @@ class BodyStream:
                 return
             arrived: Future[None] = loop.create_future()
             self._wake = partial(_set_once, arrived)
-            self._wire.resume_body()
+            self._connection.resume_body()
             await arrived
             self._wake = None
 

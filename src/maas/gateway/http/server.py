@@ -1,4 +1,4 @@
-"""The HTTP server: connections, the check at the door, and an orderly end."""
+"""The HTTP server: connections, the checks on each request, and an orderly end."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class HttpServer:
         routes: RouteTable,
         keys: KeyRing,
         hosts: HostCheck,
-        attention: BusyPoll | None = None,
+        busy_poll: BusyPoll | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.attention = attention or BusyPoll(self.loop, 0.0, lambda: False)
+        self.busy_poll = busy_poll or BusyPoll(self.loop, 0.0, lambda: False)
         self.draining = False
         self.date_line = b""
         self._routes = routes
@@ -70,7 +70,7 @@ class HttpServer:
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
         self.heads: dict[bytes, RequestHead] = {}
-        self.arriving = BodyMemory()
+        self.body_memory = BodyMemory()
         self._max_connections = max_connections()
         self._idlest: list[Connection] | None = None
         self._tick()

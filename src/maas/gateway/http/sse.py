@@ -76,7 +76,7 @@ class EventStream:
             self._opening = asyncio.ensure_future(self._open())
         elif not self._is_due and self._body is not None:
             self._is_due = True
-            self._request.wire.door.loop.call_soon(self._write)
+            self._request.connection.server.loop.call_soon(self._write)
 
     async def _open(self) -> None:
         try:

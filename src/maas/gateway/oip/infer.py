@@ -63,19 +63,19 @@ class OipHandler:
         _answer(request, {"live": True})
 
     def server_ready(self, request: Request) -> None:
-        ready = not request.wire.door.draining
+        ready = not request.connection.server.draining
         _answer(request, {"ready": ready}, 200 if ready else 503)
 
     def model_metadata(self, request: Request) -> None:
         deployment, version = self._named(request)
-        route = deployment.pick(version)
-        signature = route.signature
+        target = deployment.pick(version)
+        signature = target.signature
         _answer(
             request,
             {
                 "name": deployment.name,
-                "versions": [str(r.version) for r in deployment.routes],
-                "platform": f"openmaas_{route.variant}",
+                "versions": [str(r.version) for r in deployment.targets],
+                "platform": f"openmaas_{target.variant}",
                 "inputs": [_tensor_metadata(spec) for spec in signature.inputs],
                 "outputs": [_tensor_metadata(spec) for spec in signature.outputs],
             },
@@ -83,10 +83,10 @@ class OipHandler:
 
     def model_ready(self, request: Request) -> None:
         deployment, version = self._named(request)
-        routes = [r for r in deployment.routes if version in (None, r.version)]
-        if version is not None and not routes:
+        targets = [r for r in deployment.targets if version in (None, r.version)]
+        if version is not None and not targets:
             raise NotFound(f"{deployment.name} does not serve version {version}")
-        ready = any(route.is_ready for route in routes)
+        ready = any(target.is_ready for target in targets)
         _answer(request, {"name": deployment.name, "ready": ready}, 200 if ready else 503)
 
     def _named(self, request: Request) -> tuple[LiveDeployment, int | None]:
@@ -102,36 +102,36 @@ class OipHandler:
 
     def infer(self, request: Request) -> None:
         deployment, version = self._named(request)
-        route = None
+        target = None
         try:
-            route = deployment.pick(version)
+            target = deployment.pick(version)
             known, quick = self._last
-            if known is not route or quick is None:
-                quick = self._quick_for(route)
+            if known is not target or quick is None:
+                quick = self._quick_for(target)
             found = None
             if HEADER_LENGTH in request.head.headers:
                 # Elements of BYTES are counted one by one, those of fixed size not at all.
-                size = len(request.body) if route.travels_alone else json_bytes(request)
+                size = len(request.body) if target.travels_alone else json_bytes(request)
             else:
                 size = len(request.body)
                 if size <= LARGE_BYTES and size <= self._max_json:
                     found = quick.decode(request.body)
             if found is not None:
                 decoded, identity = found
-                self._go(request, route, quick, None, (decoded, identity, None))
+                self._go(request, target, quick, None, (decoded, identity, None))
             elif size <= LARGE_BYTES:
-                self._go(request, route, quick, None, self._understood(request, route, quick))
+                self._go(request, target, quick, None, self._understood(request, target, quick))
             else:
                 deadline = deadline_of(request, self._timeout_s)
-                read = partial(self._understood, request, route, quick)
-                then = partial(self._go, request, route, quick, deadline)
+                read = partial(self._understood, request, target, quick)
+                then = partial(self._go, request, target, quick, deadline)
                 large_bodies.read(request, deadline, read, then)
         except MaasError as error:
-            self._meter.failed(request.key, "predict", deployment.name, route, error)
+            self._meter.failed(request.key, "predict", deployment.name, target, error)
             request.fail(error)
 
     def _understood(
-        self, request: Request, route: LiveTarget, quick: OipJsonFastPath
+        self, request: Request, target: LiveTarget, quick: OipJsonFastPath
     ) -> Understood:
         """Of any request. Raises BadRequest, BodyTooLarge, MalformedBody or InvalidInput."""
         body = request.body
@@ -140,13 +140,13 @@ class OipHandler:
             if found is not None:
                 return *found, None
         asked, tail = split(request, self._max_json)
-        decoded = decoded_inputs(route.signature, asked, tail)
-        return decoded, asked.id or "", wanted_outputs(route.signature, asked)
+        decoded = decoded_inputs(target.signature, asked, tail)
+        return decoded, asked.id or "", wanted_outputs(target.signature, asked)
 
     def _go(
         self,
         request: Request,
-        route: LiveTarget,
+        target: LiveTarget,
         quick: OipJsonFastPath,
         deadline: float | None,
         found: Understood | MaasError,
@@ -156,20 +156,20 @@ class OipHandler:
             if isinstance(found, MaasError):
                 raise found
             kind = VersionCall if len(request.head.params) > 1 else OipCall
-            call = kind(request, route, self._meter, found[0], self._timeout_s, deadline)
+            call = kind(request, target, self._meter, found[0], self._timeout_s, deadline)
             _, call.id, call.wanted = found
             call.quick = quick
             call.submit()
         except MaasError as error:
-            self._meter.failed(request.key, "predict", route.deployment, route, error)
+            self._meter.failed(request.key, "predict", target.deployment, target, error)
             request.fail(error)
 
-    def _quick_for(self, route: LiveTarget) -> OipJsonFastPath:
-        quick = self._quick.get(route)
+    def _quick_for(self, target: LiveTarget) -> OipJsonFastPath:
+        quick = self._quick.get(target)
         if quick is None:
-            quick = OipJsonFastPath(route.signature, route.deployment, route.version)
-            self._quick[route] = quick
-        self._last = (route, quick)
+            quick = OipJsonFastPath(target.signature, target.deployment, target.version)
+            self._quick[target] = quick
+        self._last = (target, quick)
         return quick
 
 
@@ -188,7 +188,7 @@ class OipCall(HttpCall):
             encoded = self.quick.encode(answers, first_row, self.rows, self.id)
             if encoded is not None:
                 return encoded
-            signature = self.route.signature
+            signature = self.target.signature
             self.wanted = [(at, spec, False) for at, spec in enumerate(signature.outputs)]
         outputs: list[dict[str, Any]] = []
         tail: list[Buffer] = []
@@ -206,10 +206,10 @@ class OipCall(HttpCall):
             else:
                 out["data"] = flat_elements(spec.datatype, data)
             outputs.append(out)
-        route = self.route
+        target = self.target
         body = {
-            "model_name": route.deployment,
-            "model_version": str(route.version),
+            "model_name": target.deployment,
+            "model_version": str(target.version),
             "outputs": outputs,
         }
         if self.id:

@@ -24,7 +24,7 @@ _NOT_QUICK = (msgspec.MsgspecError, struct.error, OverflowError, ValueError, Rec
 
 
 class OipJsonFastPath:
-    """Requests and answers of one route; `None` from either means: not in this way."""
+    """Requests and answers of one target; `None` from either means: not in this way."""
 
     def __init__(self, signature: Signature, deployment: str, version: int) -> None:
         self._decode = None

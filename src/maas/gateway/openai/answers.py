@@ -30,7 +30,7 @@ def stamp(writing: TextRequest, model: str, prefix: str, kind: str) -> dict[str,
         "created": int(time.time()),
         "model": model,
         # What wrote it: an answer can be had again only from the same.
-        "system_fingerprint": f"v{writing.route.version}-{writing.route.variant}",
+        "system_fingerprint": f"v{writing.target.version}-{writing.target.variant}",
     }
 
 

@@ -45,9 +45,9 @@ class AudioHandler:
         calls = self._calls
         try:
             form.check()
-            route = calls.route(form.text("model"), Task.TRANSCRIPTION)
-            found = decoded(route.signature, form.values(route, translate), 1)
-            call = AudioCall(request, route, calls.meter, found, calls.longest_s)
+            target = calls.target(form.text("model"), Task.TRANSCRIPTION)
+            found = decoded(target.signature, form.values(target, translate), 1)
+            call = AudioCall(request, target, calls.meter, found, calls.longest_s)
             call.form, call.is_translation = form, translate
             call.submit()
         except MaasError as error:
@@ -109,7 +109,7 @@ class Form:
         """The field, "" if it is not there."""
         return next(iter(self._all(name)), "")
 
-    def values(self, route: LiveTarget, translate: bool) -> dict[str, list[Any]]:
+    def values(self, target: LiveTarget, translate: bool) -> dict[str, list[Any]]:
         """What the runtime gets. Raises InvalidInput."""
         values: dict[str, list[Any]] = {
             "audio": [next(part.data for part in self._parts if part.name == "file")]
@@ -122,8 +122,8 @@ class Form:
         if self.wants_words:
             values["word_timestamps"] = [True]
         if translate:
-            if route.signature.input("translate") is None:
-                raise InvalidInput(f"{route.deployment} cannot translate", field="model")
+            if target.signature.input("translate") is None:
+                raise InvalidInput(f"{target.deployment} cannot translate", field="model")
             values["translate"] = [True]
         return values
 
@@ -158,7 +158,7 @@ class AudioCall(HttpCall):
 
     def _answered(self, answers: Answers) -> dict[str, Any]:
         """The one row by the outputs' names; it travels alone, as its rows have no common size."""
-        signature = self.route.signature
+        signature = self.target.signature
         output(signature, "text")
         return {
             spec.name: flat_elements(spec.datatype, column.data)[0]

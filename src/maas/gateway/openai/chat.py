@@ -30,7 +30,7 @@ class ChatHandler:
         model, body = named_model(request.body)
         try:
             model, asked = chat_of(body)
-            writing = TextRequest(self._desk, request, self._desk.route(model), OPERATION)
+            writing = TextRequest(self._desk, request, self._desk.target(model), OPERATION)
         except MaasError as error:
             self._desk.refused(request, OPERATION, model, error)
             return

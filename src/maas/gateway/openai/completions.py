@@ -24,7 +24,7 @@ class CompletionsHandler:
         model, body = named_model(request.body)
         try:
             model, asked, said = completions_of(body)
-            writing = TextRequest(self._desk, request, self._desk.route(model), OPERATION)
+            writing = TextRequest(self._desk, request, self._desk.target(model), OPERATION)
         except MaasError as error:
             self._desk.refused(request, OPERATION, model, error)
             return

@@ -47,12 +47,12 @@ class EmbeddingsHandler:
             check_fields(body, EmbeddingRequest.__struct_fields__)
             asked = typed(EmbeddingRequest, said_in(body))
             values = inputs_of(asked)
-            route = calls.route(asked.model, Task.EMBEDDING)
+            target = calls.target(asked.model, Task.EMBEDDING)
             rows = len(values["text"])
-            found = decoded(route.signature, values, rows)
-            call = EmbeddingsCall(request, route, calls.meter, found, calls.longest_s)
+            found = decoded(target.signature, values, rows)
+            call = EmbeddingsCall(request, target, calls.meter, found, calls.longest_s)
             call.asked = asked
-            call.place, call.size = embedding_output(route.signature)
+            call.place, call.size = embedding_output(target.signature)
             call.check_dimensions()
             call.submit()
         except MaasError as error:
@@ -72,7 +72,7 @@ class EmbeddingsCall(HttpCall):
         wanted = self.asked.dimensions
         if wanted is None or wanted == self.size:
             return
-        nested = self.route.signature.outputs[self.place].nested
+        nested = self.target.signature.outputs[self.place].nested
         if wanted > self.size or not nested:
             may = f"from 1 to {self.size}" if nested else f"{self.size} and no other number"
             raise InvalidInput(
@@ -80,8 +80,8 @@ class EmbeddingsCall(HttpCall):
             )
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
-        tokens = tokens_read(self.route.signature, answers, first_row, self.rows)
-        self.meter.read(key_of(self.request), OPERATION, self.route, tokens)
+        tokens = tokens_read(self.target.signature, answers, first_row, self.rows)
+        self.meter.read(key_of(self.request), OPERATION, self.target, tokens)
         column = answers.columns[self.place]
         data = rows_of(column, first_row, self.rows, answers.total_rows)
         dimensions = self.asked.dimensions

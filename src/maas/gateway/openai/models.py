@@ -39,12 +39,12 @@ class ModelsHandler:
 
 
 def _is_listed(live: LiveDeployment) -> bool:
-    return any(route.task in TASKS for route in live.routes)
+    return any(target.task in TASKS for target in live.targets)
 
 
 def _shown(live: LiveDeployment) -> dict[str, Any]:
     """`created`: when the newest of its versions was published."""
-    created = max(route.published_at for route in live.routes)
+    created = max(target.published_at for target in live.targets)
     return {"id": live.name, "object": "model", "created": int(created), "owned_by": "openmaas"}
 
 

@@ -25,8 +25,8 @@ class NamedCalls:
         self.meter = meter
         self.longest_s = longest_s
 
-    def route(self, name: str, task: Task) -> LiveTarget:
-        """A route of the deployment `name`, which must be for `task`; raises ModelNotFound, or
+    def target(self, name: str, task: Task) -> LiveTarget:
+        """A target of the deployment `name`, which must be for `task`; raises ModelNotFound, or
         Unavailable if nobody can answer for it."""
         try:
             deployment = self.router.get(name)
@@ -39,8 +39,8 @@ class NamedCalls:
         """Count and answer what was refused before a call of it began."""
         deployment = self.router.deployments.get(name)
         if deployment is not None:
-            route = deployment.routes[0] if len(deployment.routes) == 1 else None
-            self.meter.failed(request.key, operation, name, route, error)
+            target = deployment.targets[0] if len(deployment.targets) == 1 else None
+            self.meter.failed(request.key, operation, name, target, error)
         request.fail(error)
 
 

@@ -58,12 +58,12 @@ class RerankHandler:
             check_fields(body, _KNOWN)
             asked = typed(RerankRequest, body)
             texts = [d if isinstance(d, str) else d.text for d in asked.documents]
-            route = calls.route(asked.model, Task.EMBEDDING)
+            target = calls.target(asked.model, Task.EMBEDDING)
             rows = 1 + len(texts)
-            found = decoded(route.signature, {"text": [asked.query, *texts]}, rows)
-            call = RerankCall(request, route, calls.meter, found, calls.longest_s)
+            found = decoded(target.signature, {"text": [asked.query, *texts]}, rows)
+            call = RerankCall(request, target, calls.meter, found, calls.longest_s)
             call.asked, call.texts = asked, texts
-            call.place, call.size = embedding_output(route.signature)
+            call.place, call.size = embedding_output(target.signature)
             if call.size * rows > MAX_NUMBERS:
                 raise InvalidInput(
                     f"documents: at most {MAX_NUMBERS // call.size - 1} for this model",
@@ -84,8 +84,8 @@ class RerankCall(HttpCall):
     size: int
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
-        tokens = tokens_read(self.route.signature, answers, first_row, self.rows)
-        self.meter.read(key_of(self.request), OPERATION, self.route, tokens)
+        tokens = tokens_read(self.target.signature, answers, first_row, self.rows)
+        self.meter.read(key_of(self.request), OPERATION, self.target, tokens)
         column = answers.columns[self.place]
         data = rows_of(column, first_row, self.rows, answers.total_rows)
         query, *documents = vectors_of(data, self.size)

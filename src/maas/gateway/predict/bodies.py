@@ -20,13 +20,13 @@ ANY_FILE = "file"
 """What many clients call the one file of a form."""
 
 
-def decoded(request: Request, route: LiveTarget) -> Decoded:
+def decoded(request: Request, target: LiveTarget) -> Decoded:
     """The inputs in `request`. Raises MalformedBody, InvalidInput, or UnsupportedMediaType if the
     deployment takes none of that type."""
     kind = media_type(request.headers)
-    signature = route.signature
+    signature = target.signature
     if kind in JSON_ONLY:
-        return route.codec.decode(request.body)
+        return target.codec.decode(request.body)
     if kind == FORM:
         values = _form_values(signature, form_of(request))
     else:
@@ -34,7 +34,7 @@ def decoded(request: Request, route: LiveTarget) -> Decoded:
         if spec is None:
             needed = ", ".join(s.name for s in signature.inputs)
             raise UnsupportedMediaType(
-                f"{route.deployment} does not take one {kind.decode('latin-1')} body: it has the "
+                f"{target.deployment} does not take one {kind.decode('latin-1')} body: it has the "
                 f"inputs {needed}; send JSON, or a form"
             )
         values = {spec.name: bytes(request.body)}

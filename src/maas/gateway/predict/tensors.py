@@ -34,34 +34,34 @@ class PredictHandler:
         """Raises NotFound; other failures are counted and answered."""
         head = request.head
         deployment = self._router.get(head.params[0] if head.params else None)
-        route = None
+        target = None
         try:
-            route = deployment.pick()
+            target = deployment.pick()
             if len(request.body) > LARGE_BYTES and media_type(head.headers) in _PARSED:
                 deadline = deadline_of(request, self._timeout_s)
-                read = partial(decoded, request, route)
-                then = partial(self._go, request, route, deadline)
+                read = partial(decoded, request, target)
+                then = partial(self._go, request, target, deadline)
                 large_bodies.read(request, deadline, read, then)
                 return
             if head.headers.get(b"content-type") == JSON:
-                found = route.codec.decode(request.body)
+                found = target.codec.decode(request.body)
             else:
-                found = decoded(request, route)
-            PredictCall(request, route, self._meter, found, self._timeout_s).submit()
+                found = decoded(request, target)
+            PredictCall(request, target, self._meter, found, self._timeout_s).submit()
         except MaasError as error:
-            self._meter.failed(request.key, "predict", deployment.name, route, error)
+            self._meter.failed(request.key, "predict", deployment.name, target, error)
             request.fail(error)
 
     def _go(
-        self, request: Request, route: LiveTarget, deadline: float, found: Decoded | MaasError
+        self, request: Request, target: LiveTarget, deadline: float, found: Decoded | MaasError
     ) -> None:
         """On with a large body that was read, or not."""
         try:
             if isinstance(found, MaasError):
                 raise found
-            PredictCall(request, route, self._meter, found, self._timeout_s, deadline).submit()
+            PredictCall(request, target, self._meter, found, self._timeout_s, deadline).submit()
         except MaasError as error:
-            self._meter.failed(request.key, "predict", route.deployment, route, error)
+            self._meter.failed(request.key, "predict", target.deployment, target, error)
             request.fail(error)
 
 
@@ -71,5 +71,5 @@ class PredictCall(HttpCall):
     encodes_aside = True
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
-        body = self.route.codec.encode(answers.columns, first_row, self.rows, self.single)
+        body = self.target.codec.encode(answers.columns, first_row, self.rows, self.single)
         return body, JSON, ()

@@ -46,8 +46,8 @@ class TextService:
         self.longest_s = longest_s
         self.active: set[TextRequest] = set()
 
-    def route(self, name: str) -> LiveTarget:
-        """A route of the deployment `name`, which must write text; raises ModelNotFound, or
+    def target(self, name: str) -> LiveTarget:
+        """A target of the deployment `name`, which must write text; raises ModelNotFound, or
         Unavailable if nobody can answer for it."""
         try:
             deployment = self.router.get(name)
@@ -60,8 +60,8 @@ class TextService:
         """Count and answer what was refused before a generation of it began."""
         deployment = self.router.deployments.get(name)
         if deployment is not None:
-            route = deployment.routes[0] if len(deployment.routes) == 1 else None
-            self.meter.failed(request.key, operation, name, route, error)
+            target = deployment.targets[0] if len(deployment.targets) == 1 else None
+            self.meter.failed(request.key, operation, name, target, error)
         request.fail(error)
 
     def stop_all(self) -> None:
@@ -85,7 +85,7 @@ class TextService:
 
 def check_task(deployment: LiveDeployment, wanted: Task) -> None:
     """Raises ModelNotFound, which says what the deployment is for instead."""
-    other = next((r.task for r in deployment.routes if r.task != wanted), None)
+    other = next((r.task for r in deployment.targets if r.task != wanted), None)
     if other is not None:
         raise ModelNotFound(
             f"{deployment.name} is for {other}, not for {wanted}; "
@@ -98,12 +98,12 @@ class TextRequest:
     """The generations of one request."""
 
     def __init__(
-        self, desk: TextService, request: Request, route: LiveTarget, operation: str
+        self, desk: TextService, request: Request, target: LiveTarget, operation: str
     ) -> None:
         """`operation` is what usage is recorded under. Raises BadRequest for a deadline that is
         none."""
         self.request = request
-        self.route = route
+        self.target = target
         self._desk = desk
         self.key = key_of(request)
         self._operation = operation
@@ -137,7 +137,7 @@ class TextRequest:
                 self._open.discard(choice)
                 continue
             try:
-                self.route.generate(choice)
+                self.target.generate(choice)
             except MaasError as error:
                 self._open.difference_update(choices[number:])
                 self.fail(error)
@@ -160,7 +160,7 @@ class TextRequest:
     def _stop(self) -> None:
         self._is_over = True
         for choice in list(self._open):
-            self.route.cancel_generation(choice)
+            self.target.cancel_generation(choice)
 
     # -- what the engine says ---------------------------------------------------------------
 
@@ -211,9 +211,9 @@ class TextRequest:
         if not self.counts_tokens:
             written = GenerationUsage(written.choices, compute_us=written.compute_us)
         if self._error is None and not self._has_left:
-            meter.wrote(self.key, self._operation, self.route, self.request.received, written)
+            meter.wrote(self.key, self._operation, self.target, self.request.received, written)
         else:
-            meter.stopped_writing(self.key, self._operation, self.route, written, self._error)
+            meter.stopped_writing(self.key, self._operation, self.target, written, self._error)
 
 
 class _Choice(GenerationCall):

@@ -59,7 +59,7 @@ class GenerationCall(Call):
         """All was written, or it was cancelled."""
         raise NotImplementedError
 
-    # -- for links and routes ---------------------------------------------------------------
+    # -- for links and targets ---------------------------------------------------------------
 
     def packed(self) -> list[Buffer]:
         return pack_encoded(self.number, self.deadline, self.tenant, self.priority, self.columns[0])
@@ -78,7 +78,7 @@ class GenerationCall(Call):
                 self.ended(ending)
 
     def stop(self) -> bool:
-        """Ask whoever has it to end it early; False if it waits in a route."""
+        """Ask whoever has it to end it early; False if it waits in a target."""
         if self._is_stopped or self._is_over:
             return True
         self._is_stopped = True

@@ -1,7 +1,7 @@
-"""One variant of a deployment: the links to its replicas, and who of them gets a call.
+"""One target of a deployment: links to the replicas of a variant, and the choice among them.
 
-A route sends each call to the least busy replica, gives a call that a dying replica took one second
-chance elsewhere, and holds calls for a moment while no replica takes any, so that a crash or an
+A target sends each call to the least busy replica, repeats a call once on another replica if the
+first one crashes, and holds calls for a moment while no replica takes any, so that a crash or an
 update costs a little latency and no answer.
 """
 
@@ -31,7 +31,7 @@ HOLD_SECONDS = 5.0
 """How long calls wait for a replica after the last one went away."""
 RECONNECT_SECONDS = 0.02
 BYTES_IN_FLIGHT = 256 << 20
-"""How much the calls of one link, and those that a route holds, may carry together. One that
+"""How much the calls of one link, and those that a target holds, may carry together. One that
 carries more is taken while there is no other."""
 LARGEST_CALL_BYTES = MAX_FRAME_BYTES - (1 << 20)  # a frame holds more than the tensors
 
@@ -42,21 +42,21 @@ class LiveTarget:
     def __init__(
         self,
         deployment: str,
-        route: TargetRoute,
+        target: TargetRoute,
         queue_limit: int,
         owing: set[ReplicaLink] | None = None,
     ) -> None:
         """`owing` holds the links whose replicas owe an answer."""
         self._owing = owing
         self.deployment = deployment
-        self.version = route.version
-        self.variant = route.variant
-        self.signature: Signature = route.signature
-        self.codec = JsonCodec(route.signature)
-        self.travels_alone = route.signature.has_bytes
-        self.task = route.task
-        self.published_at = route.published_at
-        self.weight = route.weight
+        self.version = target.version
+        self.variant = target.variant
+        self.signature: Signature = target.signature
+        self.codec = JsonCodec(target.signature)
+        self.travels_alone = target.signature.has_bytes
+        self.task = target.task
+        self.published_at = target.published_at
+        self.weight = target.weight
         self.queue_limit = queue_limit
         self.reason = ""
         self.ok_counters: memoryview | None = None
@@ -111,12 +111,12 @@ class LiveTarget:
         if call.link is not None:
             call.link.cancel(call)
             return
-        route: LiveTarget | None = self
-        while route is not None:
-            if call in route._held:
-                route._held.remove(call)
+        target: LiveTarget | None = self
+        while target is not None:
+            if call in target._held:
+                target._held.remove(call)
                 return
-            route = route._heir
+            target = target._heir
 
     def generate(self, call: GenerationCall) -> None:
         """As `submit`, for text that comes in pieces."""
@@ -176,12 +176,12 @@ class LiveTarget:
             self._resubmit(call)
 
     def _resubmit(self, call: Call) -> None:
-        route = self
-        while route._heir is not None:
-            route = route._heir
+        target = self
+        while target._heir is not None:
+            target = target._heir
         try:
-            self._check_heir(route, call)
-            route.submit(call)
+            self._check_heir(target, call)
+            target.submit(call)
         except MaasError as error:
             fail_call(call, error)
 
@@ -205,18 +205,18 @@ class LiveTarget:
 
     # -- replicas ---------------------------------------------------------------------------
 
-    def update(self, route: TargetRoute, queue_limit: int, reason: str) -> None:
-        self.weight = route.weight
+    def update(self, target: TargetRoute, queue_limit: int, reason: str) -> None:
+        self.weight = target.weight
         self.queue_limit = queue_limit
         self.reason = reason
-        known, self._sockets = self._sockets, frozenset(route.sockets)
+        known, self._sockets = self._sockets, frozenset(target.sockets)
         for path in self._sockets - known:
             self._start_connecting(path)
         for path in known - self._sockets:
             self._leave(path)
 
     def retire(self, heir: LiveTarget | None, why: MaasError) -> None:
-        """Take no more calls and let the replicas finish. `heir`, a route of the same signature,
+        """Take no more calls and let the replicas finish. `heir`, a target of the same signature,
         gets the calls that wait and those that the replicas lose; without one they end, those
         that wait with `why`."""
         self._retired = True
@@ -232,7 +232,7 @@ class LiveTarget:
 
     @property
     def is_gone(self) -> bool:
-        """Whether a retired route owes no answer any more."""
+        """Whether a retired target owes no answer any more."""
         return not self._links and not self._leaving
 
     def _leave(self, path: str) -> None:

@@ -1,6 +1,6 @@
-"""Where a call goes: deployments by name, and their routes by weight.
+"""Where a call goes: deployments by name, and their targets by weight.
 
-A router follows the routing snapshot. What a route does with a call is in `live_route.py`.
+A router follows the routing snapshot. What a target does with a call is in `live_route.py`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ SWEEP_SECONDS = 0.1
 
 
 class LiveDeployment:
-    """A callable name and its routes."""
+    """A callable name and its targets."""
 
     def __init__(self, name: str, owing: set[ReplicaLink] | None = None) -> None:
         self.name = name
         self._owing = owing
         self.model = ""
         self.reason = ""
-        self.routes: list[LiveTarget] = []
+        self.targets: list[LiveTarget] = []
         self._retired: list[LiveTarget] = []
         """Those whose replicas still owe answers."""
 
     def update(self, new: DeploymentRoutes) -> None:
         self.model = new.model
         self.reason = new.reason
-        known = {(r.version, r.variant, _identity(r.signature)): r for r in self.routes}
-        routes = []
-        for route in new.routes:
-            live = known.pop((route.version, route.variant, _identity(route.signature)), None)
-            routes.append(live or LiveTarget(self.name, route, new.queue_limit, self._owing))
-        self.routes = routes
-        for to_update, route in zip(routes, new.routes, strict=True):
-            to_update.update(route, new.queue_limit, new.reason)
+        known = {(r.version, r.variant, _identity(r.signature)): r for r in self.targets}
+        targets = []
+        for target in new.routes:
+            live = known.pop((target.version, target.variant, _identity(target.signature)), None)
+            targets.append(live or LiveTarget(self.name, target, new.queue_limit, self._owing))
+        self.targets = targets
+        for to_update, target in zip(targets, new.routes, strict=True):
+            to_update.update(target, new.queue_limit, new.reason)
         for old in known.values():
             why = Unavailable(f"{self.name} was replaced meanwhile", retry_after=1.0)
             self._retired.append(old)
@@ -49,40 +49,40 @@ class LiveDeployment:
 
     def _heir_of(self, old: LiveTarget) -> LiveTarget | None:
         """Who can answer the calls of `old`: the same version if it is there, else by weight."""
-        able = [route for route in self.routes if route.signature == old.signature]
+        able = [target for target in self.targets if target.signature == old.signature]
         return max(able, key=lambda r: (r.version == old.version, r.weight), default=None)
 
     def pick(self, version: int | None = None) -> LiveTarget:
-        """A route by weight, or the one of `version`; raises NotFound or Unavailable."""
-        routes = self.routes
+        """A target by weight, or the one of `version`; raises NotFound or Unavailable."""
+        targets = self.targets
         if version is not None:
-            for route in routes:
-                if route.version == version:
-                    return route
-            versions = ", ".join(str(number) for number in sorted({r.version for r in routes}))
+            for target in targets:
+                if target.version == version:
+                    return target
+            versions = ", ".join(str(number) for number in sorted({t.version for t in targets}))
             raise NotFound(
                 f"deployment {self.name} does not serve version {version}; it serves {versions}"
             )
-        if len(routes) == 1:
-            return routes[0]
+        if len(targets) == 1:
+            return targets[0]
         # A target whose replicas are all away leaves its share to the others.
-        ready = [route for route in routes if route.weight and route.is_ready]
-        candidates = ready or [route for route in routes if route.weight]
+        ready = [target for target in targets if target.weight and target.is_ready]
+        candidates = ready or [target for target in targets if target.weight]
         if not candidates:
             why = f": {self.reason}" if self.reason else ""
             raise Unavailable(f"{self.name} has no ready replica{why}", retry_after=1.0)
-        return choices(candidates, [route.weight for route in candidates])[0]
+        return choices(candidates, [target.weight for target in candidates])[0]
 
     def remove(self) -> None:
-        routes, self.routes = self.routes, []
-        self._retired += routes
-        for route in routes:
-            route.retire(None, NotFound(f"deployment {self.name} was deleted"))
+        targets, self.targets = self.targets, []
+        self._retired += targets
+        for target in targets:
+            target.retire(None, NotFound(f"deployment {self.name} was deleted"))
 
     def sweep(self, now: float) -> None:
-        for route in (*self.routes, *self._retired):
-            route.sweep(now)
-        self._retired = [route for route in self._retired if not route.is_gone]
+        for target in (*self.targets, *self._retired):
+            target.sweep(now)
+        self._retired = [target for target in self._retired if not target.is_gone]
 
     @property
     def is_gone(self) -> bool:

@@ -49,7 +49,7 @@ def _calls(loop: _Loop, subject: BusyPoll, pause: float, count: int = 40) -> int
     """Turns without sleep after the last of `count` answers, each asked for after a pause."""
     turns = 0
     for _ in range(count):
-        subject.asked(loop.now)
+        subject.request_began(loop.now)
         subject.answered(loop.now)
         turns = loop.run(pause)
     return turns

@@ -286,7 +286,7 @@ def test_bodies_on_their_way_hold_no_more_than_a_share_of_memory(
     whole = post(b"/echo", b"x" * 900)
 
     def holds(size: int) -> None:
-        wait_until(lambda: gateway.server.arriving.bytes == size)
+        wait_until(lambda: gateway.server.body_memory.bytes == size)
 
     with gateway.connect() as slow, gateway.connect() as other:
         slow.sendall(whole[:-1])

@@ -75,7 +75,7 @@ def _server(folder: Path, given: TensorSpec = NUMBER) -> HttpServer:
     keys.replace([CALLER])
     meter = Meter(folder / "usage", folder, "gateway-0")
     deployment = router.deployments["d"] = LiveDeployment("d")
-    deployment.routes = [_Route("d", SnapshotRoute(1, "v", 100, signature, ()), 256)]
+    deployment.targets = [_Route("d", SnapshotRoute(1, "v", 100, signature, ()), 256)]
     doors = PredictHandler(router, meter, 60.0), OipHandler(router, meter, 60.0, "0", 8 << 20)
     table = RouteTable(
         [
@@ -241,8 +241,8 @@ def test_what_waits_for_the_thread_is_bounded(
 
 
 def _stub(body: bytes = b"") -> Any:
-    door = SimpleNamespace(loop=asyncio.get_running_loop())
-    return SimpleNamespace(wire=SimpleNamespace(door=door), body=body, on_disconnect=None)
+    server = SimpleNamespace(loop=asyncio.get_running_loop())
+    return SimpleNamespace(connection=SimpleNamespace(server=server), body=body, on_disconnect=None)
 
 
 def test_an_answer_is_written_at_once_if_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,7 @@ def test_answers_are_those_of_the_explicit_way(
         SimpleNamespace(columns=[Column(shape, values.astype(dtype).tobytes())], total_rows=4),
     )
     call = OipCall.__new__(OipCall)
-    call.route = cast(Any, SimpleNamespace(deployment="m", version=3, signature=made))
+    call.target = cast(Any, SimpleNamespace(deployment="m", version=3, signature=made))
     call.id, call.rows = identity, 2
     call.quick = OipJsonFastPath(made, "m", 3)
     call.wanted = [(0, made.outputs[0], False)]

@@ -46,10 +46,10 @@ class Server:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.attention = BusyPoll(loop, 0.0, lambda: False)
+        self.busy_poll = BusyPoll(loop, 0.0, lambda: False)
         self.later: list[Request] = []
         self.heads: dict[bytes, RequestHead] = {}
-        self.arriving = BodyMemory()
+        self.body_memory = BodyMemory()
 
     def opened(self, connection: Connection) -> None: ...
     def closed(self, connection: Connection) -> None: ...

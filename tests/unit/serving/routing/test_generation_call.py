@@ -38,14 +38,14 @@ class Replicas:
         for at in range(count):
             self.peers.append(await Peer(self._directory / f"s{at}").listen())
         self.apply(*self.peers, limit=limit)
-        (live,) = self.router.get("d").routes
+        (live,) = self.router.get("d").targets
         await until(lambda: len(live._links) == count)
         return live
 
     def apply(self, *peers: Peer, limit: int = 256) -> None:
         sockets = tuple(peer.path for peer in peers)
-        route = TargetRoute(1, "v", 100, TEXT_TO_TEXT, sockets, "text-generation")
-        self.router.apply(Snapshot(1, (DeploymentRoutes("d", "m", (route,), limit),), (), "d"))
+        target = TargetRoute(1, "v", 100, TEXT_TO_TEXT, sockets, "text-generation")
+        self.router.apply(Snapshot(1, (DeploymentRoutes("d", "m", (target,), limit),), (), "d"))
 
     async def holder(self, text: str) -> Peer:
         """Who was asked for the generation of `text`."""

@@ -32,14 +32,14 @@ OTHER = Signature(
 )
 
 
-def route(
+def target(
     *peers: Peer, version: int = 1, weight: int = 100, signature: Signature = DOUBLES
 ) -> TargetRoute:
     return TargetRoute(version, "v", weight, signature, tuple(peer.path for peer in peers))
 
 
-def snapshot(*routes: TargetRoute, limit: int = 256, reason: str = "") -> Snapshot:
-    return Snapshot(1, (DeploymentRoutes("d", "m", routes, limit, reason),), (), "d")
+def snapshot(*targets: TargetRoute, limit: int = 256, reason: str = "") -> Snapshot:
+    return Snapshot(1, (DeploymentRoutes("d", "m", targets, limit, reason),), (), "d")
 
 
 class Cluster:
@@ -56,11 +56,11 @@ class Cluster:
         self.peers.append(peer)
         return peer
 
-    async def serve(self, *routes: TargetRoute, limit: int = 256) -> LiveTarget:
-        """Apply a snapshot of `routes`, wait until they are ready, and give the first."""
-        self.router.apply(snapshot(*routes, limit=limit))
-        live = self.router.get("d").routes
-        for one, wanted in zip(live, routes, strict=True):
+    async def serve(self, *targets: TargetRoute, limit: int = 256) -> LiveTarget:
+        """Apply a snapshot of `targets`, wait until they are ready, and give the first."""
+        self.router.apply(snapshot(*targets, limit=limit))
+        live = self.router.get("d").targets
+        for one, wanted in zip(live, targets, strict=True):
             await until(lambda o=one, w=wanted: len(o._links) == len(w.sockets))  # type: ignore[misc]
         return live[0]
 
@@ -94,7 +94,7 @@ def test_names_and_versions_are_found_or_refused(tmp_path: Path) -> None:
         with pytest.raises(NotFound, match="no default deployment"):
             router.get(None)
         a = await cluster.peer()
-        await cluster.serve(route(a, version=3), route(a, version=4, weight=0))
+        await cluster.serve(target(a, version=3), target(a, version=4, weight=0))
         assert router.get(None) is router.get("d")
         with pytest.raises(NotFound, match=r"^there is no deployment 'other'$"):
             router.get("other")
@@ -112,13 +112,13 @@ def test_names_and_versions_are_found_or_refused(tmp_path: Path) -> None:
 def test_traffic_is_shared_by_weight_and_only_among_the_ready(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a, b = await cluster.peer(), await cluster.peer()
-        routes = (route(a, version=1, weight=90), route(b, version=2, weight=10))
-        await cluster.serve(*routes, route(a, version=3, weight=0))
+        targets = (target(a, version=1, weight=90), target(b, version=2, weight=10))
+        await cluster.serve(*targets, target(a, version=3, weight=0))
         live = cluster.router.get("d")
         picked = Counter(live.pick().version for _ in range(4000))
         assert 3400 < picked[1] < 3800 and picked[1] + picked[2] == 4000
         a.crash()
-        await until(lambda: not live.routes[0].is_ready)
+        await until(lambda: not live.targets[0].is_ready)
         assert {live.pick().version for _ in range(50)} == {2}
 
     clustered(tmp_path, use)
@@ -127,7 +127,7 @@ def test_traffic_is_shared_by_weight_and_only_among_the_ready(tmp_path: Path) ->
 def test_the_least_busy_replica_gets_the_call(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a, b = await cluster.peer(), await cluster.peer()
-        live = await cluster.serve(route(a, b))
+        live = await cluster.serve(target(a, b))
         for _ in range(10):
             live.submit(Asked())
         await until(lambda: len(a.asked) + len(b.asked) == 10)
@@ -144,7 +144,7 @@ def test_the_least_busy_replica_gets_the_call(tmp_path: Path) -> None:
 def test_too_many_requests_are_refused(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a = await cluster.peer()
-        live = await cluster.serve(route(a), limit=2)
+        live = await cluster.serve(target(a), limit=2)
         live.submit(Asked())
         live.submit(Asked())
         with pytest.raises(Overloaded, match="2 requests waiting") as refused:
@@ -157,7 +157,7 @@ def test_too_many_requests_are_refused(tmp_path: Path) -> None:
 def test_a_call_that_could_only_be_late_is_refused(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a = await cluster.peer()
-        live = await cluster.serve(route(a))
+        live = await cluster.serve(target(a))
         live._links[a.path].seconds_per_row = 4.0
         live.submit(Asked())
         with pytest.raises(Overloaded, match="after the deadline") as refused:
@@ -176,7 +176,7 @@ def test_bytes_are_bounded_too_and_an_oversized_call_is_taken_alone(
 
     async def use(cluster: Cluster) -> None:
         a, b = await cluster.peer(), await cluster.peer()
-        live = await cluster.serve(route(a, b))
+        live = await cluster.serve(target(a, b))
         live.submit(Asked((b"x" * 2000,)))
         live.submit(Asked((b"x" * 100,)))
         live.submit(Asked((b"x" * 100,)))  # by number either would do; only one has room
@@ -193,7 +193,7 @@ def test_held_bytes_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(live_target, "BYTES_IN_FLIGHT", 1000)
 
     async def use(cluster: Cluster) -> None:
-        live = await cluster.serve(route())
+        live = await cluster.serve(target())
         first, second = Asked((b"x" * 900,)), Asked((b"y" * 900,))
         live.submit(first)
         with pytest.raises(Overloaded, match="MiB"):
@@ -206,7 +206,7 @@ def test_held_bytes_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_calls_are_held_until_a_replica_comes(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
-        live = await cluster.serve(route(), limit=2)
+        live = await cluster.serve(target(), limit=2)
         gone, stays = Asked(), Asked((b"s",))
         live.submit(gone)
         live.submit(stays)
@@ -214,7 +214,7 @@ def test_calls_are_held_until_a_replica_comes(tmp_path: Path) -> None:
             live.submit(Asked())
         live.cancel(gone)
         a = await cluster.peer(answers_at_once=True)
-        cluster.router.apply(snapshot(route(a)))
+        cluster.router.apply(snapshot(target(a)))
         await until(lambda: stays.ends)
         assert stays.ends == [b"s"] and gone.ends == [] and len(a.asked) == 1
 
@@ -225,7 +225,7 @@ def test_holding_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(live_target, "HOLD_SECONDS", 0.15)
 
     async def use(cluster: Cluster) -> None:
-        cluster.router.apply(snapshot(route(), reason="it burned"))
+        cluster.router.apply(snapshot(target(), reason="it burned"))
         live = cluster.router.get("d").pick()
         late, held = Asked(seconds=0.01, trouble=True), Asked()
         live.submit(late)
@@ -242,9 +242,9 @@ def test_holding_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_lost_call_is_tried_once_more(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a, b = await cluster.peer(), await cluster.peer()
-        live = await cluster.serve(route(a))
+        live = await cluster.serve(target(a))
         call = await sent(live, a)
-        await cluster.serve(route(a, b))
+        await cluster.serve(target(a, b))
         a.crash()
         await until(lambda: b.asked)
         assert call.ends == []
@@ -258,7 +258,7 @@ def test_a_lost_call_is_tried_once_more(tmp_path: Path) -> None:
 def test_a_replica_whose_connection_broke_is_connected_again(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a = await cluster.peer()
-        live = await cluster.serve(route(a))
+        live = await cluster.serve(target(a))
         call = await sent(live, a, Asked((b"z",)))
         a.answers_at_once = True
         a.link.abort()
@@ -286,7 +286,7 @@ def test_a_connection_that_breaks_as_it_is_made_is_made_again(
 
     async def use(cluster: Cluster) -> None:
         a = await cluster.peer(answers_at_once=True)
-        live = await cluster.serve(route(a))
+        live = await cluster.serve(target(a))
         call = Asked()
         live.submit(call)
         await until(lambda: call.ends)
@@ -298,7 +298,7 @@ def test_a_connection_that_breaks_as_it_is_made_is_made_again(
 def test_a_call_past_its_deadline_is_ended_and_cancelled(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a = await cluster.peer()
-        live = await cluster.serve(route(a))
+        live = await cluster.serve(target(a))
         bad = await sent(live, a, Asked(seconds=0.1, trouble=True))
         call = await sent(live, a, Asked(seconds=0.1))
         await until(lambda: call.ends)
@@ -311,9 +311,9 @@ def test_a_call_past_its_deadline_is_ended_and_cancelled(tmp_path: Path) -> None
 def test_a_replaced_route_still_keeps_deadlines(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a, b = await cluster.peer(), await cluster.peer()
-        live = await cluster.serve(route(a))
+        live = await cluster.serve(target(a))
         call, patient = await sent(live, a, Asked(seconds=0.2)), await sent(live, a)
-        await cluster.serve(route(b, version=2))
+        await cluster.serve(target(b, version=2))
         await until(lambda: call.ends)
         assert isinstance(call.error, DeadlineExceeded)
         a.link.answer(a.link.infers[-1])
@@ -327,7 +327,7 @@ def test_a_replaced_route_still_keeps_deadlines(tmp_path: Path) -> None:
 def test_a_deleted_deployment_still_keeps_deadlines(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a = await cluster.peer()
-        live = await cluster.serve(route(a))
+        live = await cluster.serve(target(a))
         call = await sent(live, a, Asked(seconds=0.2))
         cluster.router.apply(Snapshot(2))
         await until(lambda: call.ends)
@@ -340,9 +340,9 @@ def test_a_deleted_deployment_still_keeps_deadlines(tmp_path: Path) -> None:
 def test_what_a_replaced_route_loses_its_heir_answers(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a, b = await cluster.peer(), await cluster.peer(answers_at_once=True)
-        live = await cluster.serve(route(a))
+        live = await cluster.serve(target(a))
         call = await sent(live, a, Asked((b"h",)))
-        await cluster.serve(route(b, version=2))
+        await cluster.serve(target(b, version=2))
         a.crash()
         await until(lambda: call.ends)
         assert call.ends == [b"h"]
@@ -357,9 +357,9 @@ class Pinned(Asked):
 def test_no_other_version_answers_a_call_that_asked_for_one(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a, b = await cluster.peer(), await cluster.peer(answers_at_once=True)
-        live = await cluster.serve(route(a))
+        live = await cluster.serve(target(a))
         lost = await sent(live, a, Pinned())
-        await cluster.serve(route(b, version=2))
+        await cluster.serve(target(b, version=2))
         with pytest.raises(Unavailable, match="replaced meanwhile"):
             live.submit(Pinned())
         a.crash()
@@ -372,8 +372,8 @@ def test_no_other_version_answers_a_call_that_asked_for_one(tmp_path: Path) -> N
 def test_the_same_version_elsewhere_answers_a_call_that_asked_for_it(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a, b = await cluster.peer(), await cluster.peer(answers_at_once=True)
-        live = await cluster.serve(route(a))
-        await cluster.serve(replace(route(b), variant="other"))
+        live = await cluster.serve(target(a))
+        await cluster.serve(replace(target(b), variant="other"))
         late = Pinned((b"p",))
         live.submit(late)
         await until(lambda: late.ends)
@@ -385,9 +385,9 @@ def test_the_same_version_elsewhere_answers_a_call_that_asked_for_it(tmp_path: P
 def test_no_route_of_another_signature_is_an_heir(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a, b = await cluster.peer(), await cluster.peer(answers_at_once=True)
-        live = await cluster.serve(route(a))
+        live = await cluster.serve(target(a))
         call = await sent(live, a)
-        await cluster.serve(route(b, version=2, signature=OTHER))
+        await cluster.serve(target(b, version=2, signature=OTHER))
         a.crash()
         await until(lambda: call.ends)
         assert isinstance(call.error, Unavailable) and b.asked == []
@@ -397,14 +397,14 @@ def test_no_route_of_another_signature_is_an_heir(tmp_path: Path) -> None:
 
 def test_calls_held_by_a_replaced_route_pass_on_and_can_be_cancelled(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
-        live = await cluster.serve(route())
+        live = await cluster.serve(target())
         gone, stays = Asked(), Asked((b"s",))
         live.submit(gone)
         live.submit(stays)
-        await cluster.serve(route(version=2))
+        await cluster.serve(target(version=2))
         live.cancel(gone)
         a = await cluster.peer(answers_at_once=True)
-        await cluster.serve(route(a, version=3))
+        await cluster.serve(target(a, version=3))
         await until(lambda: stays.ends)
         assert stays.ends == [b"s"] and len(a.asked) == 1
 
@@ -413,7 +413,7 @@ def test_calls_held_by_a_replaced_route_pass_on_and_can_be_cancelled(tmp_path: P
 
 def test_calls_held_by_a_deleted_deployment_end(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
-        live = await cluster.serve(route())
+        live = await cluster.serve(target())
         bad, call = Asked(trouble=True), Asked()
         live.submit(bad)
         live.submit(call)
@@ -426,7 +426,7 @@ def test_calls_held_by_a_deleted_deployment_end(tmp_path: Path) -> None:
 def test_calls_are_held_from_the_moment_that_the_last_replica_goes_away(tmp_path: Path) -> None:
     async def use(cluster: Cluster) -> None:
         a = await cluster.peer()
-        live = await cluster.serve(route(a))
+        live = await cluster.serve(target(a))
         await sent(live, a)
         live._down_since -= 60  # it was last down long ago
         a.link.go_away()
@@ -434,7 +434,7 @@ def test_calls_are_held_from_the_moment_that_the_last_replica_goes_away(tmp_path
         call = Asked((b"n",))
         live.submit(call)
         b = await cluster.peer(answers_at_once=True)
-        cluster.router.apply(snapshot(route(b)))
+        cluster.router.apply(snapshot(target(b)))
         await until(lambda: call.ends)
         assert call.ends == [b"n"]
 
@@ -449,7 +449,7 @@ def test_a_replica_that_does_not_read_cannot_fill_the_memory(
 
     async def use(cluster: Cluster) -> None:
         a = await cluster.peer()
-        live = await cluster.serve(route(a), limit=16)
+        live = await cluster.serve(target(a), limit=16)
         link = live._links[a.path]
         a.link.stop_reading()
         body = bytes(200_000)
