@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from maas.domain.errors import InvalidInput
+from maas.domain.numbers import format_change, format_number
 from maas.lifecycle.drawing.page import Cell, embedded_png, figure, number, page, table
 from maas.lifecycle.drawing.png import Pixels, enlarged, png
-from maas.lifecycle.drawing.svg import GLYPH, Plot, clipped, element, escaped, label, picture, said
+from maas.lifecycle.drawing.svg import GLYPH, Plot, clipped, element, escaped, label, picture
 from maas.lifecycle.explain import Attribution, Explanation
 from maas.lifecycle.metrics.metrics import Floats
 
@@ -40,15 +41,16 @@ def terminal_bars(
     e = explanation
     units = f" {_printable(e.units)}" if e.units else ""
     head = (
-        f"{_printable(subject(e))} is {said(e.prediction)}{units}; over the background it is "
-        f"{said(e.baseline)}{units}, a difference of {_signed(e.prediction - e.baseline)}{units}"
+        f"{_printable(subject(e))} is {format_number(e.prediction)}{units}; over the background it "
+        f"is {format_number(e.baseline)}{units}, a difference of "
+        f"{format_change(e.prediction - e.baseline)}{units}"
     )
     shown = [a for a in e.top(count) if a.shapley]
     columns = [
         [clipped(_printable(a.name), min(24, width // 4)) for a in shown],
         [clipped(_given(a), min(24, width // 4)) for a in shown],
-        [_signed(a.shapley) for a in shown],
-        [f"± {said(a.standard_error)}" if _is_sampled(a) else "" for a in shown],
+        [format_change(a.shapley) for a in shown],
+        [f"± {format_number(a.standard_error)}" if _is_sampled(a) else "" for a in shown],
     ]
     wide = [max([0, *map(len, column)]) for column in columns]
     longest = max([abs(a.shapley) for a in shown], default=1.0)
@@ -62,10 +64,10 @@ def terminal_bars(
         lines.append(f"  {words}  {bar}")
     rest = [a.shapley for a in e.top()[len(shown) :] if a.shapley]
     if rest:
-        lines.append(f"  and {len(rest)} more, together {_signed(sum(rest))}")
+        lines.append(f"  and {len(rest)} more, together {format_change(sum(rest))}")
     how = (
         f"{e.method}, {e.rows:,} rows in {e.calls:,} calls, additivity error "
-        f"{said(abs(e.additivity_error))}, seed {e.seed}"
+        f"{format_number(abs(e.additivity_error))}, seed {e.seed}"
     )
     lines += [f"  {line}" for line in textwrap.wrap(how, max(20, width - 2))]
     return "\n".join(lines)
@@ -76,12 +78,8 @@ def _is_sampled(a: Attribution) -> bool:
     return a.standard_error > 1e-9 * abs(a.shapley)
 
 
-def _signed(value: float) -> str:
-    return ("+" if value > 0 else "") + said(value)
-
-
 def _given(a: Attribution) -> str:
-    return f"= {said(a.value)}" + (f" {_printable(a.units)}" if a.units else "")
+    return f"= {format_number(a.value)}" + (f" {_printable(a.units)}" if a.units else "")
 
 
 def _printable(text: str) -> str:
@@ -112,7 +110,7 @@ def explanation_svg(explanation: Explanation, *, count: int = 12, alone: bool = 
         y = top + row * index
         tip, adds = zero + a.shapley * scale, a.shapley > 0
         end = zero + (a.shapley + math.copysign(a.standard_error, a.shapley)) * scale
-        title = f"{a.name}: {said(a.shapley, 4)} ± {said(a.standard_error, 4)}"
+        title = f"{a.name}: {format_number(a.shapley)} ± {format_number(a.standard_error)}"
         bar = element(
             "rect",
             f"<title>{escaped(title)}</title>",
@@ -130,7 +128,7 @@ def explanation_svg(explanation: Explanation, *, count: int = 12, alone: bool = 
             parts.append(
                 element("line", x1=start, x2=end, y1=middle, y2=middle, class_="rule error")
             )
-        number = _signed(a.shapley)
+        number = format_change(a.shapley)
         beside = max(tip, end) + 6 if adds else min(tip, end) - 6
         anchor = "start" if adds else "end"
         parts.append(label(beside, y + 17, number, text_anchor=anchor, class_="soft"))
@@ -242,8 +240,8 @@ def explanation_figure(
     units = f" {e.units}" if e.units else ""
     what = subject(e)
     words = (
-        f"{what} is {said(e.prediction, 4)}{units}; over the background it is "
-        f"{said(e.baseline, 4)}{units}. Orange adds, blue takes away."
+        f"{what} is {format_number(e.prediction)}{units}; over the background it is "
+        f"{format_number(e.baseline)}{units}. Orange adds, blue takes away."
     )
     if e.image is not None:
         side = 240 if image is None else 492
@@ -258,9 +256,9 @@ def explanation_figure(
         [
             escaped(a.name),
             number(escaped(_given(a).removeprefix("= "))),
-            number(escaped(said(a.background))),
-            number(escaped(f"{a.shapley:+.4g}")),
-            number(escaped(said(a.standard_error, 4))),
+            number(escaped(format_number(a.background))),
+            number(escaped(format_change(a.shapley))),
+            number(escaped(format_number(a.standard_error))),
         ]
         for a in e.top(MOST_LINES)
     ]
@@ -269,7 +267,7 @@ def explanation_figure(
     how = (
         f"By {e.method}: {e.rows:,} model rows in {e.calls:,} calls, {e.background_rows:,} "
         f"background rows{zeros}, seed {e.seed}; additivity error "
-        f"{said(abs(e.additivity_error))}."
+        f"{format_number(abs(e.additivity_error))}."
     )
     numbers = table(head, lines, caption=f"Shapley values of {what}")
     return figure(title or what, drawing, f"{words} {how}", numbers)
@@ -278,7 +276,9 @@ def explanation_figure(
 def explanation_html(explanation: Explanation, *, image: npt.ArrayLike | None = None) -> str:
     """A self-contained page about one explained row."""
     what = subject(explanation)
-    heading = f"<header><h1>Why {escaped(what)} is {said(explanation.prediction)}</h1></header>"
+    heading = (
+        f"<header><h1>Why {escaped(what)} is {format_number(explanation.prediction)}</h1></header>"
+    )
     return page(
         f"Why {what}",
         [heading, explanation_figure(explanation, image=image, title="Shapley values")],

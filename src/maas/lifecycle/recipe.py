@@ -25,6 +25,7 @@ import msgspec
 from maas.domain.deployments import Scaling
 from maas.domain.errors import InvalidInput
 from maas.domain.names import FILE_NAME, checked_name, shown
+from maas.domain.numbers import format_number
 from maas.lifecycle.data.spec import BuildSpec
 
 BUILD_TABLES = ("data", "split", "model", "training")
@@ -52,9 +53,9 @@ class GateResult:
         return asdict(self)
 
     def __str__(self) -> str:
-        value = "undefined" if self.value is None else f"{self.value:.4g}"
+        value = "undefined" if self.value is None else format_number(self.value)
         if self.interval:
-            value += f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
+            value += f" [{format_number(self.interval[0])}, {format_number(self.interval[1])}]"
         return f"{self.rule}: {'holds' if self.passed else 'fails'}, measured {value}"
 
 

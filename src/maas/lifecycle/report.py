@@ -10,9 +10,10 @@ from typing import Any
 import numpy.typing as npt
 
 from maas.domain.models import Manifest
+from maas.domain.numbers import format_number, format_range
 from maas.domain.signature import TensorSpec
 from maas.lifecycle.drawing.page import Cell, facts, figure, number, page, pair, section, table
-from maas.lifecycle.drawing.svg import escaped, said
+from maas.lifecycle.drawing.svg import escaped
 from maas.lifecycle.evaluate import Evaluation
 from maas.lifecycle.explain import Explanation
 from maas.lifecycle.metrics.metric_names import IN_UNITS, LOWER_IS_BETTER, MAIN, named
@@ -89,10 +90,10 @@ def _tiles(evaluation: Evaluation | None) -> str:
     for name in shown:
         unit = f" {units}" if units and name in IN_UNITS else ""
         interval = values["intervals"].get(name)
-        between = f"{said(interval[0])} to {said(interval[1])}" if interval else "no interval"
+        between = format_range(interval[0], interval[1]) if interval else "no interval"
         lines.append(
             f'<li><span class="name">{escaped(_named(name, values))}</span>'
-            f"<b>{escaped(said(values['metrics'][name]) + unit)}</b>"
+            f"<b>{escaped(format_number(values['metrics'][name]) + unit)}</b>"
             f"<span>{escaped(between)}</span></li>"
         )
     rows = evaluation.how["rows"]
@@ -128,10 +129,10 @@ def _metrics(values: Mapping[str, Any], units: str) -> str:
     rows: list[list[Cell]] = []
     for name, value in values["metrics"].items():
         interval = values["intervals"].get(name)
-        between = f"{said(interval[0], 4)} to {said(interval[1], 4)}" if interval else "–"
+        between = format_range(interval[0], interval[1]) if interval else "–"
         unit = f" {units}" if units and name in IN_UNITS else ""
         better = "<small>lower is better</small>" if name in LOWER_IS_BETTER else ""
-        shown = "undefined" if value is None else said(value, 4) + unit
+        shown = "undefined" if value is None else format_number(value) + unit
         row: list[Cell] = [escaped(_named(name, values)) + better, number(escaped(shown))]
         row.append(number(escaped(between)))
         rows.append([*row, (escaped(remarks.get(name, "")), "soft")] if remarks else row)
@@ -153,7 +154,7 @@ def _training(training: Mapping[str, Any]) -> str:
         best = training.get("best_epoch")
         names = [n for n in ("loss", "val_loss", "learning_rate") if curves.get(n)]
         rows: list[list[Cell]] = [
-            [str(epoch + 1), *(number(said(curves[n][epoch], 5)) for n in names)]
+            [str(epoch + 1), *(number(format_number(curves[n][epoch], digits=5)) for n in names)]
             for epoch in range(min(len(curves[n]) for n in names))
         ]
         head: list[Cell] = ["Epoch", *(number(escaped(n.replace("_", " "))) for n in names)]
@@ -252,10 +253,8 @@ def _value(value: Any) -> str:
     """A JSON value as HTML that a person can read."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
+    if isinstance(value, int | float):
+        return format_number(value)
     if isinstance(value, Mapping):
         return "<br>".join(f"{escaped(k)}: {_value(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):

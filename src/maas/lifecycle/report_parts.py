@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from maas.domain.numbers import format_number, format_range
 from maas.lifecycle.drawing.charts import (
     MOST_NUMBERED,
     Row,
@@ -16,7 +17,7 @@ from maas.lifecycle.drawing.charts import (
     score_curve_svg,
 )
 from maas.lifecycle.drawing.page import Cell, figure, number, pair, table
-from maas.lifecycle.drawing.svg import escaped, said
+from maas.lifecycle.drawing.svg import escaped
 from maas.lifecycle.metrics.metric_names import LOWER_IS_BETTER, named
 
 MOST_BARS = 40
@@ -49,19 +50,23 @@ def _confusion(values: Mapping[str, Any]) -> str:
     wrong.sort(key=lambda cell: -cell[0])
     caption = "Shades are shares of a true class. "
     caption += (
-        f"Most often {wrong[0][1]} is taken for {wrong[0][2]} ({said(wrong[0][0], 0)} rows)."
+        f"Most often {wrong[0][1]} is taken for {wrong[0][2]} "
+        f"({format_number(wrong[0][0], digits=1)} rows)."
         if wrong
         else "No row is taken for another class."
     )
     if len(classes) <= MOST_NUMBERED:
         head: list[Cell] = ["true \\ predicted", *(number(escaped(c)) for c in classes)]
         rows: list[list[Cell]] = [
-            [escaped(c), *(number(said(n, 0)) for n in row)]
+            [escaped(c), *(number(format_number(n, digits=1)) for n in row)]
             for c, row in zip(classes, matrix, strict=True)
         ]
     else:
         head = ["True", "Predicted", number("Rows")]
-        rows = [[escaped(t), escaped(p), number(said(n, 0))] for n, t, p in wrong[:MOST_MISTAKES]]
+        rows = [
+            [escaped(t), escaped(p), number(format_number(n, digits=1))]
+            for n, t, p in wrong[:MOST_MISTAKES]
+        ]
     drawing = confusion_svg(matrix, classes) if len(classes) <= MOST_MATRIX else ""
     return figure("Confusion matrix", drawing, caption, table(head, rows, caption="Confusion"))
 
@@ -73,7 +78,11 @@ def _per_class(values: Mapping[str, Any]) -> str:
     rows: list[Row] = [(e["class"], e["rows"], e["f1"], e["intervals"].get("f1")) for e in shown]
     names = [n for n in ("precision", "recall", "f1", "roc_auc", "pr_auc") if n in entries[0]]
     lines: list[list[Cell]] = [
-        [escaped(e["class"]), number(f"{e['rows']:,}"), *(number(said(e[n])) for n in names)]
+        [
+            escaped(e["class"]),
+            number(f"{e['rows']:,}"),
+            *(number(format_number(e[n])) for n in names),
+        ]
         for e in entries
     ]
     head: list[Cell] = ["Class", number("Rows"), *(number(escaped(named(n))) for n in names)]
@@ -92,10 +101,10 @@ def _reliability(values: Mapping[str, Any]) -> list[str]:
         return []
     rows: list[list[Cell]] = [
         [
-            f"{said(b['low'], 1)} to {said(b['high'], 1)}",
+            format_range(b["low"], b["high"], digits=2),
             number(f"{b['rows']:,}"),
-            number(said(b["confidence"])),
-            number(said(b["share"])),
+            number(format_number(b["confidence"])),
+            number(format_number(b["share"])),
         ]
         for b in bins
     ]
@@ -103,7 +112,7 @@ def _reliability(values: Mapping[str, Any]) -> list[str]:
     ece = values["metrics"].get("ece")
     caption = (
         "On the dashed line, what is said to happen with 80 % happens in 80 % of the cases. "
-        f"The mean distance from it, the calibration error, is {said(ece)}."
+        f"The mean distance from it, the calibration error, is {format_number(ece)}."
     )
     drawing = reliability_svg(bins, binary=len(values["classes"]) == 2)
     numbers = table(head, rows, caption="Reliability")
@@ -126,9 +135,9 @@ def _curves(values: Mapping[str, Any]) -> list[str]:
         worst = min(by_class, key=lambda i: by_class[i]) if by_class else None
         whole = values["metrics"].get(key, values["metrics"].get(f"{key}_macro"))
         average = "" if key in values["metrics"] else " on average over the classes"
-        caption = f"The area under the curve is {said(whole, 4)}{average}."
+        caption = f"The area under the curve is {format_number(whole)}{average}."
         lines: list[list[Cell]] = [
-            [escaped(classes[i]), number(said(v, 4))] for i, v in by_class.items()
+            [escaped(classes[i]), number(format_number(v))] for i, v in by_class.items()
         ]
         numbers = table(["Class", number(escaped(named(key)))], lines, caption=title)
         drawing = score_curve_svg(curves, classes, worst, kind)
@@ -141,7 +150,7 @@ def regression_figures(values: Mapping[str, Any], units: str) -> str:
     sample, residuals = values["sample"], values["residuals"]
     edges = residuals["edges"]
     rows: list[list[Cell]] = [
-        [f"{said(low)} to {said(high)}", number(f"{count:,}")]
+        [format_range(low, high), number(f"{count:,}")]
         for low, high, count in zip(edges, edges[1:], residuals["rows"], strict=False)
     ]
     shown = len(sample["true"])
@@ -174,7 +183,7 @@ def slice_figures(values: Mapping[str, Any]) -> str:
             [
                 escaped(g["value"]),
                 number(f"{g['rows']:,}"),
-                *(number(said(g["metrics"].get(m))) for m in metrics),
+                *(number(format_number(g["metrics"].get(m))) for m in metrics),
             ]
             for g in groups
         ]

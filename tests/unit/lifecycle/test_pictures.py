@@ -15,7 +15,7 @@ import pytest
 from maas.domain.errors import InvalidInput
 from maas.domain.signature import Signature, TensorSpec
 from maas.lifecycle.drawing.png import enlarged, png
-from maas.lifecycle.drawing.svg import escaped, said, ticks
+from maas.lifecycle.drawing.svg import escaped, ticks
 from maas.lifecycle.explain import ExplainRequest, Explanation, explain
 from maas.lifecycle.pictures import (
     diverging,
@@ -125,13 +125,13 @@ def test_colors_run_from_blue_over_white_to_orange() -> None:
 def test_terminal_bars_are_as_long_as_they_say() -> None:
     text = terminal_bars(linear([4.0, -2.0, 0.0, 1.0], ("wide", "tall", "idle", "deep")))
     lines = text.split("\n")
-    assert lines[0].startswith("y is 3.00 kg; over the background it is 0 kg")
+    assert lines[0].startswith("y is 3 kg; over the background it is 0 kg")
     lengths = {line.split()[0]: line.count("█") for line in lines if "█" in line}
     assert list(lengths) == ["wide", "tall", "deep"]
     assert lengths["wide"] == pytest.approx(2 * lengths["tall"], abs=2)
     assert lengths["wide"] == pytest.approx(4 * lengths["deep"], abs=4)
-    assert "+4.00" in text
-    assert "−2.00" in text
+    assert "+4 " in text
+    assert "-2 " in text
     assert "additivity error" in lines[-1] + lines[-2]
 
 
@@ -165,7 +165,7 @@ def test_svg_bars_stand_alone_and_point_both_ways() -> None:
     zero = float(bars[0].get("x", 0))
     assert float(bars[1].get("x", 0)) + widths[1] == pytest.approx(zero, abs=0.1)
     texts = [t.text for t in root.findall("s:text", space)]
-    assert "a&b = 1.000 cm" in texts
+    assert "a&b = 1 cm" in texts
 
 
 def lines_of(svg: str) -> dict[str, list[tuple[float, float]]]:
@@ -200,12 +200,6 @@ def test_strange_losses_still_make_a_picture(curves: Any) -> None:
     svg = loss_curves_svg(curves, best_epoch=1)
     ElementTree.fromstring(svg)
     assert "nan" not in svg
-
-
-def test_numbers_are_said_as_people_say_them() -> None:
-    given = [0.96123, 5.958, 47.46, 999.6, 1234.5, 2.1e-7, -0.5, 0.0, None, float("nan"), 1.0]
-    expected = ["0.961", "5.96", "47.5", "1000", "1,234", "2.1e-07", "−0.500", "0", "–", "–"]
-    assert [said(v) for v in given] == [*expected, "1.000"]
 
 
 def test_ticks_are_round_and_inside() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from maas.domain.models import File, Manifest, Task, Variant
+from maas.domain.numbers import format_number, format_range
 from maas.domain.signature import Signature, TensorSpec
 from maas.lifecycle.drawing.page import POLICY
 from maas.lifecycle.evaluate import EvaluationRequest, evaluate
@@ -188,8 +189,7 @@ def test_a_report_tells_everything_that_was_measured() -> None:
     for name in ("accuracy", "f1_macro", "roc_auc_macro", "log_loss", "ece"):
         value = given.evaluation.values["metrics"][name]
         low, high = given.evaluation.values["intervals"][name]
-        assert f"{value:.4f}" in text, name
-        assert f"{low:.4f} to {high:.4f}" in text, name
+        assert f" {format_number(value)} {format_range(low, high)} " in text, name
     assert given.manifest.digest in text
     assert "<h1>digits</h1>" in render_report(given)
     assert "ab" * 32 in text

@@ -20,6 +20,7 @@ from maas.client.http.calls import ApiCall, ApiReply, error_of
 from maas.client.http.errors import ServerUnavailable
 from maas.client.http.retry import RetryPolicy
 from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError
+from maas.domain.numbers import format_number
 
 T = TypeVar("T")
 
@@ -69,7 +70,8 @@ class Endpoint:
             error, httpx2.ConnectTimeout
         ):
             return DeadlineExceeded(
-                f"{self.base_url} did not answer {call.method} {call.path} in {waited_s:.3g} s"
+                f"{self.base_url} did not answer {call.method} {call.path} in "
+                f"{format_number(waited_s, 's', digits=3)}"
             )
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
             return ServerUnavailable(

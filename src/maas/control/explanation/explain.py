@@ -16,6 +16,7 @@ from typing import Any
 from maas.control.reconciliation.plans import ReplicaGroup
 from maas.control.reconciliation.reconciler import Reconciler
 from maas.domain.errors import DeadlineExceeded, Overloaded, Unavailable
+from maas.domain.numbers import format_number
 from maas.domain.signature import Signature
 from maas.serving.wire.messages import Priority
 from maas.serving.wire.tensors import Tensors
@@ -163,5 +164,6 @@ def _explain(signature: Signature, question: RowToExplain, ask: Ask) -> dict[str
 
 def _too_late(seconds: float) -> DeadlineExceeded:
     return DeadlineExceeded(
-        f"the explanation was not finished within {max(0.0, seconds):.3g} s; ask for fewer samples"
+        "the explanation was not finished within "
+        f"{format_number(max(0.0, seconds), 's', digits=3)}; ask for fewer samples"
     )

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maas.domain.errors import InferenceFailed
+from maas.domain.numbers import format_number
 
 Array = npt.NDArray[Any]
 
@@ -44,7 +45,8 @@ def check_parity(
             if not difference <= tolerance * scale:
                 raise InferenceFailed(
                     f"the ONNX form differs from the original in {name}, row {row + 1} of "
-                    f"{rows}, by {difference:.3g}; at most {tolerance * scale:.3g} is tolerated",
+                    f"{rows}, by {format_number(difference)}; at most "
+                    f"{format_number(tolerance * scale)} is tolerated",
                     output=name,
                     max_abs_diff=difference if np.isfinite(difference) else None,
                 )

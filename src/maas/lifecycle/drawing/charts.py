@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maas.lifecycle.drawing.svg import GLYPH, Plot, clipped, element, escaped, label, picture, said
+from maas.domain.numbers import format_number, format_range
+from maas.lifecycle.drawing.svg import GLYPH, Plot, clipped, element, escaped, label, picture
 
 SQUARE = (400.0, 340.0)
 MOST_NUMBERED = 20
@@ -34,7 +35,7 @@ def confusion_svg(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> 
             parts.append(label(x, top - 8, names[i], text_anchor=anchor, transform=turn))
         for j, value in enumerate(row):
             share = value / total if total else 0.0
-            hint = f"true {classes[i]}, predicted {classes[j]}: {said(value)}"
+            hint = f"true {classes[i]}, predicted {classes[j]}: {format_number(value)}"
             numbered = count <= MOST_NUMBERED
             parts += _cell((left + j * cell, y, cell), value, share, hint, i == j, numbered)
     side = count * cell
@@ -68,7 +69,7 @@ def _cell(
     if value and numbered:
         middle = (size - gap) / 2
         on = "on" if share > 0.5 else "strong" if right else None
-        text = said(value, 0)
+        text = format_number(value, digits=1)
         parts.append(label(x + middle, y + middle + 4, text, text_anchor="middle", class_=on))
     return parts
 
@@ -86,7 +87,8 @@ def reliability_svg(bins: Sequence[Mapping[str, Any]], *, binary: bool) -> str:
     most = max([1, *(b["rows"] for b in bins)])
     floor, room = plot.height - 26, 34.0
     for b in known:
-        hint = f"{b['rows']} rows: confidence {said(b['confidence'])}, right {said(b['share'])}"
+        confidence, share = format_number(b["confidence"]), format_number(b["share"])
+        hint = f"{b['rows']} rows: confidence {confidence}, right {share}"
         plot.dot(b["confidence"], b["share"], "fill-main", 3.0 + 3.0 * (b["rows"] / most) ** 0.5)
         tall = max(1.0, b["rows"] / most * room)
         plot.parts.append(
@@ -154,7 +156,7 @@ def ranges_svg(rows: Sequence[Row], x_label: str, *, whole: float | None, title:
     plot.line([(plot.left, plot.bottom), (plot.right, plot.bottom)], "rule", plain=True)
     if whole is not None:
         plot.line([(whole, 0), (whole, len(rows))], "even")
-        plot.text(plot.x(whole), 12, f"all {said(whole)}", anchor="middle", kind="soft")
+        plot.text(plot.x(whole), 12, f"all {format_number(whole)}", anchor="middle", kind="soft")
     plot.text(plot.width - 4, 12, "rows", anchor="end", kind="soft")
     for index, (name, count, value, interval) in enumerate(rows):
         y = len(rows) - index - 0.5
@@ -165,8 +167,8 @@ def ranges_svg(rows: Sequence[Row], x_label: str, *, whole: float | None, title:
         if value is None:
             plot.text(plot.left + 4, plot.y(y) + 4, "undefined", kind="soft")
             continue
-        between = f", {said(interval[0])} to {said(interval[1])}" if interval else ""
-        plot.dot(value, y, "fill-main", hint=f"{name}: {said(value)}{between}")
+        between = f", {format_range(interval[0], interval[1])}" if interval else ""
+        plot.dot(value, y, "fill-main", hint=f"{name}: {format_number(value)}{between}")
     return plot.draw(title)
 
 
@@ -192,7 +194,7 @@ def residuals_svg(residuals: Mapping[str, Sequence[float]], units: str) -> str:
     plot = Plot(SQUARE, (edges[0], edges[-1]), (0, max([1, *rows]) * 1.05))
     plot.axes(f"predicted − true{', ' + units if units else ''}", "rows")
     for low, high, count in zip(edges, edges[1:], rows, strict=False):
-        hint = f"<title>{escaped(f'{said(low)} to {said(high)}: {count} rows')}</title>"
+        hint = f"<title>{escaped(f'{format_range(low, high)}: {count} rows')}</title>"
         plot.parts.append(
             element(
                 "rect",

@@ -48,24 +48,6 @@ def clipped(text: object, characters: int) -> str:
     return whole if len(whole) <= characters else whole[: max(1, characters - 1)] + "…"
 
 
-def said(value: float | None, digits: int = 3) -> str:
-    """A number as people write it, with about `digits` digits: 0.969, 5.96, 12.4, 1,234, 2.1e-07.
-
-    Numbers up to 1 have as many decimals, so that shares stand below each other.
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    size, sign = abs(value), "−" if value < 0 else ""
-    if size == 0:
-        return "0"
-    if size < 10**-digits or size >= 1e7:
-        return f"{sign}{size:.{max(1, digits - 2)}e}"
-    if size >= 1000:
-        return f"{sign}{size:,.0f}"
-    decimals = digits if size <= 1 else max(0, digits - 1 - math.floor(math.log10(size)))
-    return f"{sign}{size:.{decimals}f}"
-
-
 def element(tag: str, text: str | None = None, /, **attributes: object) -> str:
     """`<tag …>` with escaped attribute values; `class_` is `class`, `_` in a name is `-`."""
     given = "".join(
@@ -118,7 +100,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def tick_text(value: float, step: float) -> str:
-    size, sign = abs(value), "−" if value < 0 else ""
+    size, sign = abs(value), "-" if value < 0 else ""
     if size >= 1e6 or 0 < size < 1e-3:
         return f"{sign}{size:.0e}"
     places = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 2

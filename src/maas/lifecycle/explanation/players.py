@@ -79,13 +79,15 @@ def players_of(
             for columns in axes[1]:
                 spans = {"h": rows, "w": columns, "c": (0, image.channels)}
                 region = tuple(spans[axis] for axis in image.layout)
-                name = f"{spec.name}[{_said(rows)}, {_said(columns)}]"
+                name = f"{spec.name}[{_span_text(rows)}, {_span_text(columns)}]"
                 yield Player(name, spec.name, region, image.shape, spec.units)
         return
     size = math.prod(shape)
     if size > MOST_PLAYERS:
         for span in _spans(size, math.ceil(size / MOST_PLAYERS)):
-            yield Player(f"{spec.name}[{_said(span)}]", spec.name, (span,), (size,), spec.units)
+            yield Player(
+                f"{spec.name}[{_span_text(span)}]", spec.name, (span,), (size,), spec.units
+            )
         return
     for place in np.ndindex(*shape):
         region = tuple((i, i + 1) for i in place)
@@ -109,7 +111,7 @@ def _spans(size: int, step: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def _said(span: tuple[int, int]) -> str:
+def _span_text(span: tuple[int, int]) -> str:
     return str(span[0]) if span[1] == span[0] + 1 else f"{span[0]}:{span[1]}"
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from maas.lifecycle.drawing.svg import Plot, label, picture, said, ticks
+from maas.domain.numbers import format_number
+from maas.lifecycle.drawing.svg import Plot, label, picture, ticks
 from maas.lifecycle.load.load_results import LevelResult, Percentiles
 from maas.lifecycle.load.summary import writes
 
@@ -81,7 +82,9 @@ def _plot(panel: Panel, levels: Sequence[LevelResult]) -> Plot:
         points = [(float(i), v) for i, v in enumerate(line) if v is not None]
         plot.line(points, f"line {color}")
         for x, y in points:
-            hint = f"{levels[int(x)].label}: {name} {said(y)} {panel.y_label}".replace(":  ", ": ")
+            hint = f"{levels[int(x)].label}: {name} {format_number(y)} {panel.y_label}".replace(
+                ":  ", ": "
+            )
             plot.dot(x, y, f"fill-{color}", 3.5, hint)
         if points and name:
             x, y = points[-1]
@@ -96,7 +99,7 @@ def _axes(plot: Plot, panel: Panel, levels: Sequence[LevelResult]) -> None:
     for value in ticks(*plot.domain_y, count=4):
         at = plot.y(value)
         plot.line([(plot.left, at), (plot.right, at)], "rule", plain=True)
-        plot.text(plot.left - 8, at + 4, said(value, 2), anchor="end", kind="soft")
+        plot.text(plot.left - 8, at + 4, format_number(value, digits=2), anchor="end", kind="soft")
     is_open = any(level.rate is not None for level in levels)
     for place, level in enumerate(levels):
         text = f"{level.rate:g}" if level.rate is not None else str(level.concurrency)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from maas.lifecycle.drawing.svg import said
+from maas.domain.numbers import format_number
 from maas.lifecycle.load.load_results import LevelResult, Percentiles
 
 TEXT_HEADINGS = (
@@ -44,7 +44,7 @@ def _text_row(level: LevelResult) -> tuple[str, ...]:
         errors_text(level),
         *_both(level.ttft_ms),
         *_both(level.tpot_ms),
-        said(level.tokens_per_s),
+        format_number(level.tokens_per_s),
         _whole(level.prompt_tokens),
         _whole(level.output_tokens),
         _whole(level.cached_tokens),
@@ -57,7 +57,7 @@ def _row(level: LevelResult) -> tuple[str, ...]:
         f"{level.requests:,}",
         errors_text(level),
         *_both(level.latency_ms),
-        said(level.requests_per_s),
+        format_number(level.requests_per_s),
     )
 
 
@@ -66,7 +66,7 @@ def _label(level: LevelResult) -> str:
 
 
 def _both(value: Percentiles | None) -> tuple[str, str]:
-    return (said(value.p50), said(value.p99)) if value is not None else ("–", "–")
+    return (format_number(value.p50), format_number(value.p99)) if value is not None else ("–", "–")
 
 
 def _whole(value: float | None) -> str:

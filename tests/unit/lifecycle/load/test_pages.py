@@ -28,7 +28,7 @@ RESULT = LoadResult("writer", "writer:1", ("1/gguf",), "text-generation", Load()
 def test_a_row_per_level() -> None:
     assert [row[0] for row in rows(TEXT)] == [f"concurrency {c}" for c in (1, 4, 16, 32)]
     assert all(len(row) == len(headings(TEXT)) for row in rows(TEXT))
-    assert rows(ROWS)[0] == ("rate 5/s", "1", "0", "100", "100", "10.0")
+    assert rows(ROWS)[0] == ("rate 5/s", "1", "0", "100", "100", "10")
     assert headings(ROWS)[-1] == "requests/s"
     failed = figures(
         (1, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="overloaded")], writes=True

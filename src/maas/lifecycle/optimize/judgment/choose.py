@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
-from maas.lifecycle.drawing.svg import said
+from maas.domain.numbers import format_number, format_range
 from maas.lifecycle.optimize.results import CandidateResult, Estimate, Measurement
 
 OBJECTIVES = ("latency", "throughput", "size", "memory")
@@ -65,16 +65,17 @@ def choose(objective: str, tried: Sequence[CandidateResult]) -> tuple[str, str]:
             why = f"nothing that passed is better for {objective}: the original stays"
             return original.name, why
         return original.name, (
-            f"{best_name} is best for {objective} ({_said(best)} of the original), which cannot be "
-            "told from the original: the original stays"
+            f"{best_name} is best for {objective} ({_ratio_text(best)} of the original), which "
+            "cannot be told from the original: the original stays"
         )
     best_name, best = min(sure, key=lambda pair: pair[1].high)
     name, found = next(pair for pair in sure if pair[1].value <= best.high)
-    told = f"{_said(found)} of the original's {_unit(objective)}"
+    told = f"{_ratio_text(found)} of the original's {_unit(objective)}"
     if name == best_name:
         return name, f"the best for {objective} of {len(known)} that passed: {told}"
     return name, (
-        f"{told}; {best_name} has {_said(best)}, which cannot be told apart, and {name} is simpler"
+        f"{told}; {best_name} has {_ratio_text(best)}, which cannot be told apart, "
+        f"and {name} is simpler"
     )
 
 
@@ -87,7 +88,8 @@ def _unit(objective: str) -> str:
     }[objective]
 
 
-def _said(ratio: Estimate) -> str:
+def _ratio_text(ratio: Estimate) -> str:
     if ratio.low == ratio.high:
-        return f"{said(ratio.value * 100)} %"
-    return f"{said(ratio.value * 100)} % ({said(ratio.low * 100)} to {said(ratio.high * 100)} %)"
+        return format_number(ratio.value * 100, "%", digits=3)
+    interval = format_range(ratio.low * 100, ratio.high * 100, "%", digits=3)
+    return f"{format_number(ratio.value * 100, '%', digits=3)} ({interval})"

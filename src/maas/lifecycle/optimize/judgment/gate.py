@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
-from maas.lifecycle.drawing.svg import said
+from maas.domain.numbers import format_change, format_number
 from maas.lifecycle.optimize.judgment.bounds import holm, rows_to_show, share_loss_p
 from maas.lifecycle.optimize.results import (
     CONFIDENCE,
@@ -186,16 +186,12 @@ def _told(rule: Rule, seen: float, bound: float) -> str:
     end = "at least" if rule.at_least else "at most"
     sure = f"{CONFIDENCE * 100:.0f} % sure to be {end}"
     if rule.kind == "level":
-        return f"{rule.metric} is {said(seen, 4)}, {sure} {said(bound, 4)}"
+        return f"{rule.metric} is {format_number(seen)}, {sure} {format_number(bound)}"
     scale, unit = (100, " %") if rule.kind == "relative" else (1, "")
     return (
-        f"{rule.metric} changed by {_signed(seen * scale)}{unit}, {sure} "
-        f"{_signed(bound * scale)}{unit}"
+        f"{rule.metric} changed by {format_change(seen * scale)}{unit}, {sure} "
+        f"{format_change(bound * scale)}{unit}"
     )
-
-
-def _signed(value: float) -> str:
-    return f"+{said(value, 4)}" if value > 0 else said(value, 4)
 
 
 def _rows_needed(rule: Rule, found: Difference, seen: float, bound: float) -> int | None:
@@ -224,7 +220,9 @@ def _judge_cost(rule: Rule, measurement: Measurement | None) -> RuleResult:
         why = "; it needs 100 answers in each sitting" if rule.metric == "p99_ms" else ""
         return RuleResult(rule.text, False, f"{rule.metric} was not measured{why}")
     held = cautious >= rule.value if rule.at_least else cautious <= rule.value
-    told = f"{rule.metric} is {'at least' if rule.at_least else 'at most'} {said(cautious, 4)}"
+    told = (
+        f"{rule.metric} is {'at least' if rule.at_least else 'at most'} {format_number(cautious)}"
+    )
     return RuleResult(rule.text, held, told if held else f"{told}, which breaks {rule.text}")
 
 
@@ -244,12 +242,12 @@ def _guard(allowed: float, groups: Sequence[RowGroup]) -> tuple[RuleResult | Non
     if not worse:
         why = (
             f"none of {len(groups)} classes and slices lost significantly more than "
-            f"{said(allowed * 100)} % of its rows"
+            f"{format_number(allowed * 100, digits=3)} % of its rows"
         )
         return RuleResult(rule, True, why), ()
     named = [loss.told() for loss in worse[:MOST_NAMED]]
     more = f" and {len(worse) - MOST_NAMED} more" if len(worse) > MOST_NAMED else ""
-    why = f"{', '.join(named)}{more}; {said(allowed * 100)} % is allowed"
+    why = f"{', '.join(named)}{more}; {format_number(allowed * 100, digits=3)} % is allowed"
     names = dict.fromkeys(f"{loss.group.kind} {loss.group.name}" for loss in worse)
     return RuleResult(rule, False, why), tuple(names)
 
@@ -280,8 +278,9 @@ class _Loss:
             more = int(self.found.lost or 0) - int(self.found.gained or 0)
             return f"{more:,} more rows of others are taken for {name} ({self.group.rows:,} rows)"
         return (
-            f"{name} lost {said(self.share * 100)} % of its {self.group.rows:,} rows "
-            f"({self.found.metric} {said(self.found.original)} → {said(self.found.candidate)})"
+            f"{name} lost {format_number(self.share * 100, digits=3)} % of its "
+            f"{self.group.rows:,} rows ({self.found.metric} {format_number(self.found.original)} → "
+            f"{format_number(self.found.candidate)})"
         )
 
 

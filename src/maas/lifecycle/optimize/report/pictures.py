@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from maas.lifecycle.drawing.svg import GLYPH, Plot, clipped, element, escaped, label, picture, said
+from maas.domain.numbers import format_change, format_number, format_range
+from maas.lifecycle.drawing.svg import GLYPH, Plot, clipped, element, escaped, label, picture
 from maas.lifecycle.optimize.results import Estimate
 
 MOST_NUMBERED = 20
@@ -34,9 +35,9 @@ class Point:
         state = "the original" if self.kind == "original" else self.kind
         cost, quality = self.cost, self.quality
         return (
-            f"{self.name}, {state}: cost {said(cost.value)} ({said(cost.low)} to "
-            f"{said(cost.high)}), quality {said(quality.value, 4)} ({said(quality.low, 4)} to "
-            f"{said(quality.high, 4)})"
+            f"{self.name}, {state}: cost {format_number(cost.value)} "
+            f"({format_range(cost.low, cost.high)}), quality {format_number(quality.value)} "
+            f"({format_range(quality.low, quality.high)})"
         )
 
 
@@ -202,7 +203,7 @@ def _change_cell(
             element("rect", title, class_=kind, fill_opacity=0.2 + 0.8 * abs(share), **box)
         )
         if count <= MOST_NUMBERED:
-            text = f"{'+' if change > 0 else '−'}{abs(change)}"
+            text = format_change(change)
             on = "on" if abs(share) > 0.5 else None
             middle = (size - gap) / 2
             at = (x + middle, y + middle + 4)

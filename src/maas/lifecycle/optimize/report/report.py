@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from maas.domain.errors import InvalidInput
+from maas.domain.numbers import format_number, format_range
 from maas.lifecycle.drawing.page import Cell, facts, figure, number, page, section, table
-from maas.lifecycle.drawing.svg import escaped, said
+from maas.lifecycle.drawing.svg import escaped
 from maas.lifecycle.metrics.metric_names import LOWER_IS_BETTER, named
 from maas.lifecycle.optimize.judgment.choose import MEMORY_NOISE, merit
 from maas.lifecycle.optimize.judgment.gate import Gate, Rule
@@ -103,7 +104,7 @@ def _tiles(found: Optimization) -> str:
         ("Memory", Estimate(*(measured.resident_ratio,) * 3)),
     ]
     tiles = "".join(
-        f'<li><span class="name">{escaped(name)}</span><b>× {said(ratio.value)}</b>'
+        f'<li><span class="name">{escaped(name)}</span><b>× {format_number(ratio.value)}</b>'
         f"<span>{escaped(_between(ratio))}</span></li>"
         for name, ratio in lines
     )
@@ -114,7 +115,7 @@ def _tiles(found: Optimization) -> str:
 
 
 def _between(found: Estimate) -> str:
-    return "" if found.low == found.high else f"{said(found.low)} to {said(found.high)}"
+    return "" if found.low == found.high else format_range(found.low, found.high)
 
 
 def _main_rule(found: Optimization) -> tuple[str, Rule | None]:
@@ -150,10 +151,10 @@ def _pareto(found: Optimization) -> str:
         lines.append(
             [
                 f"{index}. {escaped(tried.name)}",
-                number(escaped(said(cost.value))),
+                number(escaped(format_number(cost.value))),
                 number(escaped(_between(cost))),
-                number(escaped(said(quality.value, 4))),
-                number(escaped(f"{said(quality.low, 4)} to {said(quality.high, 4)}")),
+                number(escaped(format_number(quality.value))),
+                number(escaped(format_range(quality.low, quality.high))),
             ]
         )
     if original is None:
@@ -250,7 +251,7 @@ def _plain(value: Any) -> str:
         return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_plain(v) for v in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return format_number(value) if isinstance(value, float) else str(value)
 
 
 def _costs(found: Optimization) -> str:
@@ -282,16 +283,18 @@ def _costs(found: Optimization) -> str:
 def _cost_line(name: str, measured: Measurement, has_p99: bool) -> list[Cell]:
     line: list[Cell] = [name]
     speeds = measured.speeds
-    line.append(number(f"{said(measured.file_bytes / 1e6)}{_ratio(measured.file_ratio)}"))
-    line.append(number(f"{said(measured.resident_bytes / 1e6)}{_ratio(measured.resident_ratio)}"))
+    line.append(number(f"{format_number(measured.file_bytes / 1e6)}{_ratio(measured.file_ratio)}"))
+    line.append(
+        number(f"{format_number(measured.resident_bytes / 1e6)}{_ratio(measured.resident_ratio)}")
+    )
     line += [_pair(s.rows_per_s, s.rows_per_s_ratio) for s in speeds]
     line += [_pair(s.p50_ms, s.p50_ratio) for s in speeds]
     if has_p99:
         line += [_pair(s.p99_ms, s.p99_ratio) for s in speeds]
     line += [_pair(s.first_ms, s.first_ratio) for s in speeds if s.first_ms and s.first_ratio]
     work = measured.core_seconds_per_1000
-    line.append(number(f"{said(work.value)}<br><small>{escaped(_between(work))}</small>"))
-    line.append(number(said(measured.joules_per_1000)))
+    line.append(number(f"{format_number(work.value)}<br><small>{escaped(_between(work))}</small>"))
+    line.append(number(format_number(measured.joules_per_1000)))
     return line
 
 
@@ -299,13 +302,13 @@ def _pair(value: Estimate | None, ratio: Estimate | None) -> Cell:
     if value is None or ratio is None:
         return number("–")
     return number(
-        f"{said(value.value)}{_ratio(ratio.value)}"
-        f"<br><small>× {said(ratio.low)} to {said(ratio.high)}</small>"
+        f"{format_number(value.value)}{_ratio(ratio.value)}"
+        f"<br><small>× {format_range(ratio.low, ratio.high)}</small>"
     )
 
 
 def _ratio(value: float) -> str:
-    return f'<br><span class="soft">× {said(value)}</span>'
+    return f'<br><span class="soft">× {format_number(value)}</span>'
 
 
 def _how(found: Optimization) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from maas.domain.numbers import format_change, format_number
 from maas.lifecycle.drawing.charts import Row, ranges_svg
 from maas.lifecycle.drawing.page import Cell, facts, figure, number, pair, section, table
-from maas.lifecycle.drawing.svg import escaped, said
+from maas.lifecycle.drawing.svg import escaped
 from maas.lifecycle.metrics.metric_names import named
 from maas.lifecycle.optimize.report.pictures import confusion_change_svg
 from maas.lifecycle.optimize.results import CandidateResult, Comparison, Difference, RowGroup
@@ -43,8 +44,8 @@ def _metrics(comparison: Comparison) -> str:
     test = comparison.mcnemar
     text = (
         f"Only the original is right on {test['lost']} rows, only the candidate on "
-        f"{test['gained']}. McNemar's exact test: p = {said(test['p'])} that this or more is "
-        "chance if both are equally good."
+        f"{test['gained']}. McNemar's exact test: p = {format_number(test['p'])} that this "
+        "or more is chance if both are equally good."
     )
     return f'{found}<p class="note">{escaped(text)}</p>'
 
@@ -53,18 +54,14 @@ CHANGED = ("Change", "95 % interval", "95 % sure")
 
 
 def _line(found: Difference) -> list[Cell]:
-    sure = f"{'≤' if found.lower_is_better else '≥'} {_signed(found.bound)}"
+    sure = f"{'≤' if found.lower_is_better else '≥'} {format_change(found.bound)}"
     return [
-        number(escaped(said(found.original, 4))),
-        number(escaped(said(found.candidate, 4))),
-        number(escaped(_signed(found.value))),
-        number(escaped(f"{_signed(found.low)} to {_signed(found.high)}")),
+        number(escaped(format_number(found.original))),
+        number(escaped(format_number(found.candidate))),
+        number(escaped(format_change(found.value))),
+        number(escaped(f"{format_change(found.low)} to {format_change(found.high)}")),
         number(escaped(sure)),
     ]
-
-
-def _signed(value: float) -> str:
-    return f"+{said(value, 4)}" if value > 0 else said(value, 4)
 
 
 def _groups(comparison: Comparison, kind: str) -> list[str]:
@@ -122,7 +119,7 @@ def _confusion(comparison: Comparison) -> str:
     elif moved[0][0] > 0:
         caption += f" Most: {moved[0][0]} more of {moved[0][1]} are taken for {moved[0][2]}."
     rows: list[list[Cell]] = [
-        [escaped(true), escaped(predicted), number(f"{change:+d}".replace("-", "−"))]
+        [escaped(true), escaped(predicted), number(format_change(change))]
         for change, true, predicted in moved[:MOST_LINES]
     ]
     numbers = table(["True", "Predicted", number("Rows")], rows, caption="Rows that moved")
@@ -134,7 +131,13 @@ def beside_estimator(told: Mapping[str, Any]) -> str:
     """The scikit-learn estimator and its ONNX forms on the same rows."""
     batches = next((list(c["rows_per_s_ratio"]) for c in told["candidates"].values()), [])
     rows = [
-        [name, *(number(said(v, 3)) for v in (c["max_abs_diff"], *c["rows_per_s_ratio"].values()))]
+        [
+            name,
+            *(
+                number(format_number(v))
+                for v in (c["max_abs_diff"], *c["rows_per_s_ratio"].values())
+            ),
+        ]
         for name, c in told["candidates"].items()
     ]
     head = [
@@ -185,7 +188,7 @@ def profile_lines(profile: Mapping[str, Any]) -> list[tuple[str, str]]:
         if isinstance(value, bool) or not isinstance(value, int | float):
             lines.append((name, f"unknown: {missing.get(key, 'it was not measured')}"))
         else:
-            text = f"{value:,}" if isinstance(value, int) else said(value)
+            text = format_number(value)
             lines.append((name, f"{text}{unit}"))
     return lines
 
@@ -196,8 +199,13 @@ def _layers(lines: list[dict[str, Any]], head: Sequence[str], row: Any) -> str:
 
 
 def _timed_line(line: Mapping[str, Any]) -> list[Cell]:
-    share = f"{said(line['share'] * 100)} %"
-    return [escaped(line["name"]), escaped(line["op"]), number(share), number(said(line["ms"]))]
+    share = f"{format_number(line['share'] * 100, digits=3)} %"
+    return [
+        escaped(line["name"]),
+        escaped(line["op"]),
+        number(share),
+        number(format_number(line["ms"])),
+    ]
 
 
 def _sized_line(line: Mapping[str, Any]) -> list[Cell]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from maas.domain.numbers import format_number
 from maas.lifecycle.optimize.report.figure_names import labels_of
 from maas.lifecycle.optimize.results import CandidateResult, Estimate, Optimization, to_json
 
@@ -111,7 +112,7 @@ def _quality(tried: CandidateResult) -> str | None:
     main = next(iter(tried.comparison.differences), tried.comparison.agreement)
     if main is None or main.candidate is None:
         return None
-    return f"{main.metric} {main.candidate:.4g}"
+    return f"{main.metric} {format_number(main.candidate)}"
 
 
 def _costs(tried: CandidateResult) -> tuple[object, ...]:
@@ -120,9 +121,9 @@ def _costs(tried: CandidateResult) -> tuple[object, ...]:
         return (None,) * 4
     first, last = measured.speeds[0], measured.speeds[-1]
     return (
-        f"{first.p50_ms.value:.3g} ms ×{first.p50_ratio.value:.2f}",
+        f"{format_number(first.p50_ms.value, 'ms')} ×{first.p50_ratio.value:.2f}",
         f"{last.rows_per_s.value:,.0f} ×{last.rows_per_s_ratio.value:.2f}",
-        f"{measured.file_bytes / 1e6:.3g} MB ×{measured.file_ratio:.2f}",
+        f"{format_number(measured.file_bytes / 1e6, 'MB')} ×{measured.file_ratio:.2f}",
         f"{measured.resident_bytes / 1e6:.0f} MB ×{measured.resident_ratio:.2f}",
     )
 

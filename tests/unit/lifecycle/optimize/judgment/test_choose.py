@@ -68,7 +68,7 @@ def test_of_those_that_cannot_be_told_apart_the_simpler_one_is_chosen() -> None:
         ],
     )
     assert name == "simple"
-    assert "other has 50.0 %" in why
+    assert "other has 50 % (47 to 53 %)" in why
 
 
 def test_who_is_little_known_is_not_chosen_for_that() -> None:
@@ -86,7 +86,7 @@ def test_a_noisy_candidate_does_not_keep_a_proven_one_out() -> None:
     for order in ([proven, noisy], [noisy, proven]):
         name, why = choose("latency", [ORIGINAL, *order])
         assert name == "proven"
-        assert "90.0 %" in why
+        assert "90 % (89 to 91 %)" in why
     # Of those that are surely better, the best is the one with the best bound.
     sure = tried("sure", latency=(0.60, 0.59, 0.61))
     wide = tried("wide", latency=(0.55, 0.32, 0.95))
