@@ -44,12 +44,12 @@ def main() -> int:
     parser.add_argument("second", type=Path)
     told = parser.parse_args()
     first, second = (read(path) for path in (told.first, told.second))
-    again = {tried.name: tried for tried in second.tried}
+    again = {tried.name: tried for tried in second.results}
     inside = {"ratios": [0, 0], "memory": [0, 0], "sizes": [0, 0], "levels": [0, 0]}
     different: list[str] = []
     outside: list[str] = []
     ratios: list[list[bool]] = []
-    for tried in first.tried[1:]:
+    for tried in first.results[1:]:
         other = again.get(tried.name)
         if tried.measurement is None or other is None or other.measurement is None:
             continue
@@ -80,7 +80,7 @@ def main() -> int:
 
 def share_of_repeats(found: Optimization) -> float:
     """For which its intervals are made."""
-    measured = [tried.measurement for tried in found.tried if tried.measurement is not None]
+    measured = [tried.measurement for tried in found.results if tried.measurement is not None]
     return min((float(one.how.get("repeats", 0.99)) for one in measured), default=0.99)
 
 

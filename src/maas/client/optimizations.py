@@ -31,7 +31,7 @@ def optimize(
     text: str | Path | None = None,
     candidates: Sequence[str] = (),
     seconds: float = 0.05,
-    sittings: int | None = None,
+    runs: int | None = None,
     seed: int = 0,
     epochs: int = 0,
     workdir: str | Path | None = None,
@@ -44,12 +44,12 @@ def optimize(
     build on this machine; for a version that was built elsewhere give `data`, an NPZ file with X
     and, where there are labels, y. A language model is compared on `text`, a file; default: a text
     of this package. `candidates`: names to try; default: all. Each is measured in
-    `sittings` fresh processes (default: 8, and 4 of a language model), in turns of `seconds` with
+    `runs` fresh processes (default: 8, and 4 of a language model), in turns of `seconds` with
     the original. `epochs`: of each
     training; 0: as many as the build had. `workdir` is kept, and what is finished in it is not
     done again.
 
-    Returns {candidates: [{name, metrics, passed, why}], chosen, chosen_why, …}.
+    Returns {candidates: [{name, metrics, passed, reason}], chosen, chosen_reason, …}.
     """
     details: VersionDetails = yield version(ref)
     with ExitStack() as stack:
@@ -62,7 +62,7 @@ def optimize(
 
         def run() -> PreparedOptimization:
             # Brings onnxruntime and torch, which nothing else in the SDK needs.
-            from maas.lifecycle.optimize.run import OptimizationOrder, run_order  # noqa: PLC0415
+            from maas.lifecycle.optimize.run import OptimizationJob, run_optimization_job  # noqa: PLC0415
             from maas.lifecycle.recipe import optimize_step  # noqa: PLC0415
 
             told = {
@@ -70,11 +70,11 @@ def optimize(
                 "gate": gate,
                 "candidates": list(candidates),
                 "seconds": seconds,
-                "sittings": sittings,
+                "runs": runs,
                 "seed": seed,
                 "epochs": epochs,
             }
-            order = OptimizationOrder(
+            order = OptimizationJob(
                 ref=f"{details.version.model}:{details.version.number}",
                 manifest=details.version.manifest,
                 original=folder / ORIGINAL,
@@ -82,7 +82,7 @@ def optimize(
                 data=Path(data) if data else None,
                 text=Path(text) if text else None,
             )
-            return run_order(order, settings.load().jobs_dir, folder)
+            return run_optimization_job(order, settings.load().jobs_dir, folder)
 
         prepared: PreparedOptimization = yield ComputeStep(run)
         return (yield from send_optimization(prepared))

@@ -120,7 +120,7 @@ class OptimizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Names to try; empty: all."""
     seconds: float = 0.05
     """Of a turn: candidate and original are measured in turns, at every batch size."""
-    sittings: int | None = None
+    runs: int | None = None
     """Fresh processes of each that are measured; more give narrower intervals. Left out: 8, and 4
     of a language model."""
     seed: int = 0
@@ -130,7 +130,7 @@ class OptimizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         limits = {
             "seconds": (0.001, 60),
-            "sittings": (2, 100),
+            "runs": (2, 100),
             "seed": (0, 2**32 - 1),
             "epochs": (0, 10_000),
         }

@@ -175,15 +175,15 @@ def run_evaluation(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[s
 def run_optimization(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[str, Any]:
     """Makes, measures and judges candidates, and leaves those that passed in the folder."""
     # Brings what compares and draws, which a build does not need.
-    from maas.lifecycle.optimize.engine import ProgressWatch  # noqa: PLC0415
+    from maas.lifecycle.optimize.engine import ProgressReporter  # noqa: PLC0415
     from maas.lifecycle.optimize.ledger import space  # noqa: PLC0415
     from maas.lifecycle.optimize.publication import ORIGINAL  # noqa: PLC0415
-    from maas.lifecycle.optimize.run import OptimizationOrder, run_order  # noqa: PLC0415
+    from maas.lifecycle.optimize.run import OptimizationJob, run_optimization_job  # noqa: PLC0415
 
     tracker.report(Progress(message="loading"))
-    order = OptimizationOrder.of_job(spec.options, folder.work / ORIGINAL)
-    watch = ProgressWatch(tracker.report, tracker.cancelled)
-    prepared = run_order(order, folder.path.parent, folder.work, watch)
+    order = OptimizationJob.of_job(spec.options, folder.work / ORIGINAL)
+    watch = ProgressReporter(tracker.report, tracker.cancelled)
+    prepared = run_optimization_job(order, folder.path.parent, folder.work, watch)
     with space(folder.path):
         prepared.save(folder.publication)
         folder.mark_unsent()

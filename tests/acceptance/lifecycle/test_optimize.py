@@ -32,7 +32,7 @@ batch_size = 64
 [evaluate]
 explained_rows = 0
 """
-QUICK = ("--seconds", "0.002", "--sittings", "2", "--epochs", "2")
+QUICK = ("--seconds", "0.002", "--runs", "2", "--epochs", "2")
 FEW = (
     "--candidate", "onnx-extended", "--candidate", "onnx-int8-static",
     "--candidate", "onnx-distilled", "--candidate", "onnx-pruned-20",
@@ -92,7 +92,7 @@ def test_candidates_are_listed_with_figures_and_reasons(shell: Shell, found: Any
     assert names[0] == "onnx" and len(names) == 5
     assert found["chosen"] in names
     for candidate in found["candidates"]:
-        assert {"name", "metrics", "passed", "why"} <= candidate.keys()
+        assert {"name", "metrics", "passed", "reason"} <= candidate.keys()
         assert "accuracy" in candidate["metrics"] or not candidate["passed"]
     page = (shell.directory / "report.html").read_text()
     assert all(name in page for name in names)

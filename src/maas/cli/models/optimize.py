@@ -55,7 +55,7 @@ def command(
     seconds: Annotated[
         float, typer.Option(min=0.001, max=60, help="Of one turn of the measurement.")
     ] = 0.05,
-    sittings: Annotated[
+    runs: Annotated[
         int | None,
         typer.Option(
             min=2,
@@ -88,7 +88,7 @@ def command(
             "gate": gate,
             "candidates": candidate or [],
             "seconds": seconds,
-            "sittings": sittings,
+            "runs": runs,
             "seed": seed,
             "epochs": epochs,
         }
@@ -170,7 +170,7 @@ def print_optimization(found: dict[str, Any], folder: JobFolder, output: Format)
     figures = msgspec.json.decode((folder.work / FIGURES).read_bytes())
     optimization = from_json(figures, Optimization)
     emit_table(headings(optimization), terminal_rows(optimization))
-    say(f"chosen for {found['objective']}: {found['chosen']}: {found['chosen_why']}")
+    say(f"chosen for {found['objective']}: {found['chosen']}: {found['chosen_reason']}")
     others = [f"{o} {name}" for o, name in optimization.best.items() if o != found["objective"]]
     if others:
         say(f"by other objectives it would be: {', '.join(others)}")

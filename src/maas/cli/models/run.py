@@ -74,7 +74,7 @@ def _optimize(
     say(f"optimize {published} (job {folder.path.name})")
     watch(folder, start(folder, settings))
     found = send(client, folder)
-    say(f"chosen for {found['objective']}: {found['chosen']}: {found['chosen_why']}")
+    say(f"chosen for {found['objective']}: {found['chosen']}: {found['chosen_reason']}")
     return found
 
 

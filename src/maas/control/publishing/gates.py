@@ -41,7 +41,7 @@ def check_gate(gate: str, version: Version, variant: Variant, evidence: Sequence
     except InvalidInput as wrong:
         raise Conflict(f"the evidence of {name} cannot be read: {wrong.message}") from None
     if not verdict.passed:
-        raise Conflict(f"{name} does not pass the gate {gate!r}: {verdict.why}", field="gate")
+        raise Conflict(f"{name} does not pass the gate {gate!r}: {verdict.reason}", field="gate")
 
 
 def _compares(rule: Any) -> bool:

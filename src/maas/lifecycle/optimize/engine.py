@@ -1,7 +1,7 @@
 """Optimize: make candidates, measure and judge each beside the original, choose the best.
 
 Everything that is finished is kept in the work folder, so that a killed run goes on where it was:
-a candidate is made once, compared once, judged once, and every sitting of it is measured once.
+a candidate is made once, compared once, judged once, and every run of it is measured once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class OptimizationRequest:
     """Names to try; empty: all."""
     seconds: float = 0.05
     """Of a turn of the measurement."""
-    sittings: int = 8
+    runs: int = 8
     """Fresh processes of each side that are measured."""
     seed: int = 0
     epochs: int = 0
@@ -56,14 +56,14 @@ class OptimizationRequest:
 
 
 @dataclass(frozen=True)
-class Optimized:
+class OptimizationOutcome:
     optimization: Optimization
     candidates: Mapping[str, Candidate]
     """Those that could be made, by name; the original is one."""
 
 
 @dataclass
-class ProgressWatch:
+class ProgressReporter:
     """Who is told how far it is, and who may stop it."""
 
     report: Callable[[Progress], None] = lambda progress: None
@@ -83,14 +83,14 @@ def optimize(
     subject: Subject | TextSubject,
     request: OptimizationRequest,
     workdir: Path,
-    watch: ProgressWatch | None = None,
-) -> Optimized:
+    watch: ProgressReporter | None = None,
+) -> OptimizationOutcome:
     """Tries every maker on `subject`. What is in `workdir` from a former run is not done again.
 
     Raises InvalidInput for a request that cannot be understood, OutOfSpace if nothing more can
     be written (what is finished stays), BuildCancelled.
     """
-    watch = watch or ProgressWatch()
+    watch = watch or ProgressReporter()
     kind: ModelKind[Any] = (
         TextKind(subject, request.seed, request.seconds)
         if isinstance(subject, TextSubject)
@@ -105,15 +105,15 @@ def optimize(
         task=kind.task,
         objective=request.objective,
         gate=run.gate.text,
-        tried=tried,
+        results=tried,
         chosen=chosen,
-        chosen_why=why,
+        chosen_reason=why,
         command=request.command,
         how=_how(kind, request),
         created_at=time.time(),
         best={objective: choose(objective, tried)[0] for objective in OBJECTIVES},
     )
-    return Optimized(optimization, {kind.original.name: kind.original, **made})
+    return OptimizationOutcome(optimization, {kind.original.name: kind.original, **made})
 
 
 @dataclass
@@ -121,7 +121,7 @@ class _Run:
     kind: ModelKind[Any]
     request: OptimizationRequest
     workdir: Path
-    watch: ProgressWatch
+    watch: ProgressReporter
     gate: Gate = field(init=False)
     makers: tuple[CandidateSpec, ...] = field(init=False)
     ledger: Ledger = field(init=False)
@@ -131,14 +131,14 @@ class _Run:
         self.gate = Gate.parse(self.request.gate)
         self.makers = wanted(self.request.candidates, self.kind.makers())
         self.ledger = Ledger(self.workdir, _fingerprint(self.kind, self.request))
-        self.watch.total = len(self.makers) + (len(self.makers) + 1) * (self.request.sittings + 2)
+        self.watch.total = len(self.makers) + (len(self.makers) + 1) * (self.request.runs + 2)
 
     def make_all(self) -> dict[str, Candidate]:
         made: dict[str, Candidate] = {}
         for maker in self.makers:
             self.watch.check()
             candidate = self.ledger.candidate(maker.name)
-            if candidate is None and self.ledger.left_out(maker.name) is None:
+            if candidate is None and self.ledger.skipped(maker.name) is None:
                 self.watch.say(f"making {maker.name}")
                 candidate = self._make(maker, made)
             if candidate is not None:
@@ -159,9 +159,9 @@ class _Run:
         except (OutOfSpace, BuildCancelled):
             raise
         except NotApplicable as wrong:
-            self.ledger.leave_out(maker.name, wrong.message)
+            self.ledger.skip(maker.name, wrong.message)
         except MaasError as wrong:
-            self.ledger.leave_out(maker.name, f"it could not be made: {wrong.message}")
+            self.ledger.skip(maker.name, f"it could not be made: {wrong.message}")
         return None
 
     def _made(self, maker: CandidateSpec, place: CandidateFolder) -> Candidate:
@@ -181,26 +181,26 @@ class _Run:
         for maker in self.makers:
             candidate = made.get(maker.name)
             if candidate is None:
-                why = self.ledger.left_out(maker.name) or "it could not be made"
-                how = {"what": maker.what, "left_out": why}
-                found.append(CandidateResult(maker.name, original.runtime, how, failed=why))
+                why = self.ledger.skipped(maker.name) or "it could not be made"
+                how = {"what": maker.what, "skipped": why}
+                found.append(CandidateResult(maker.name, original.runtime, how, failure=why))
             else:
                 found.append(self._tried(candidate, failed))
         found += [
-            CandidateResult(name, "", {"left_out": why}, failed=why)
-            for name, why in self.kind.left_out().items()
+            CandidateResult(name, "", {"skipped": why}, failure=why)
+            for name, why in self.kind.skipped().items()
             if not self.request.candidates
         ]
         return tuple(found)
 
     def _take_turns(self, candidates: Sequence[Candidate]) -> dict[str, str]:
         """Compares, measures and judges, all into the ledger; why that was not possible, by name:
-        one that crashes takes nobody with it. A sitting of each comes before the next of any, so
+        one that crashes takes nobody with it. A run of each comes before the next of any, so
         that what changes on the machine within minutes is seen by all, and by their intervals."""
         failed: dict[str, str] = {}
-        unknown = [c for c in candidates if self.ledger.tried(c.name) is None]
-        sittings = [partial(self._sit, number) for number in range(self.request.sittings)]
-        steps: list[Callable[[Candidate], None]] = [self._compare, *sittings, self._judge]
+        unknown = [c for c in candidates if self.ledger.result(c.name) is None]
+        runs = [partial(self._sit, number) for number in range(self.request.runs)]
+        steps: list[Callable[[Candidate], None]] = [self._compare, *runs, self._judge]
         self.watch.total = self.watch.done + len(unknown) * len(steps)
         for step in steps:
             for candidate in unknown:
@@ -223,17 +223,17 @@ class _Run:
             self.ledger.compared(self.kind.compare(candidate))
 
     def _sit(self, number: int, candidate: Candidate) -> None:
-        name, count = candidate.name, self.request.sittings
-        if self.ledger.sitting(name, number) is None:
-            self.watch.say(f"measuring {name}, sitting {number + 1} of {count}")
-            self.ledger.sat(name, number, self.kind.sit(candidate, number))
+        name, count = candidate.name, self.request.runs
+        if self.ledger.run(name, number) is None:
+            self.watch.say(f"measuring {name}, run {number + 1} of {count}")
+            self.ledger.save_run(name, number, self.kind.sit(candidate, number))
 
     def _judge(self, candidate: Candidate) -> None:
         name = candidate.name
         comparison = self.ledger.comparison(name)
-        sittings = [self.ledger.sitting(name, n) for n in range(self.request.sittings)]
-        known = [sitting for sitting in sittings if sitting is not None]
-        if comparison is None or len(known) < len(sittings):
+        runs = [self.ledger.run(name, n) for n in range(self.request.runs)]
+        known = [run for run in runs if run is not None]
+        if comparison is None or len(known) < len(runs):
             raise MaasError(f"what was measured of {name} is not where it was put")
         measurement = self.kind.measurement(candidate, known)
         tried = CandidateResult(
@@ -250,11 +250,11 @@ class _Run:
         self.ledger.judged(tried)
 
     def _tried(self, candidate: Candidate, failed: Mapping[str, str]) -> CandidateResult:
-        known = self.ledger.tried(candidate.name)
+        known = self.ledger.result(candidate.name)
         if known is not None:
             return known
         why = f"it could not be measured: {failed.get(candidate.name, 'nothing is known of it')}"
-        return CandidateResult(candidate.name, candidate.runtime, dict(candidate.how), failed=why)
+        return CandidateResult(candidate.name, candidate.runtime, dict(candidate.how), failure=why)
 
 
 def wanted(names: tuple[str, ...], makers: tuple[CandidateSpec, ...]) -> tuple[CandidateSpec, ...]:
@@ -277,7 +277,7 @@ def _fingerprint(kind: ModelKind[Any], request: OptimizationRequest) -> str:
         "gate": request.gate,
         "seed": request.seed,
         "seconds": request.seconds,
-        "sittings": request.sittings,
+        "runs": request.runs,
         "libraries": kind.libraries(),
         **kind.told(),
     }
@@ -291,5 +291,5 @@ def _how(kind: ModelKind[Any], request: OptimizationRequest) -> dict[str, Any]:
         "libraries": kind.libraries(),
         "seed": request.seed,
         "seconds": request.seconds,
-        "sittings": request.sittings,
+        "runs": request.runs,
     }

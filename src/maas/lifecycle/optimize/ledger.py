@@ -3,7 +3,7 @@
 made/NAME/model.onnx       a candidate's file
 made/NAME/answers          what it says about the test rows, if it is one that answers rows
 made/NAME/candidate.json   there when the candidate is complete
-measured/NAME/compared.json, sitting-0.json, …
+measured/NAME/compared.json, run-0.json, …
                            what is known of it so far
 judged/NAME.json           how it was measured and judged
 left/NAME.json             why a candidate could not be made
@@ -59,12 +59,12 @@ class Ledger:
         files = {file: folder / file for file in raw.pop("files")}
         return Candidate(files=files, **raw)
 
-    def left_out(self, name: str) -> str | None:
+    def skipped(self, name: str) -> str | None:
         """Why it could not be made; None if it was not tried or was made."""
         raw = _read(self._root / "left" / f"{name}.json")
-        return None if raw is None else str(raw["why"])
+        return None if raw is None else str(raw["reason"])
 
-    def tried(self, name: str) -> CandidateResult | None:
+    def result(self, name: str) -> CandidateResult | None:
         raw = _read(self._root / "judged" / f"{name}.json")
         return None if raw is None else from_json(raw, CandidateResult)
 
@@ -72,8 +72,8 @@ class Ledger:
         raw = _read(self._root / "measured" / name / "compared.json")
         return None if raw is None else from_json(raw, Comparison)
 
-    def sitting(self, name: str, number: int) -> PairedRun | None:
-        raw = _read(self._root / "measured" / name / f"sitting-{number}.json")
+    def run(self, name: str, number: int) -> PairedRun | None:
+        raw = _read(self._root / "measured" / name / f"run-{number}.json")
         return None if raw is None else from_json(raw, PairedRun)
 
     @contextmanager
@@ -115,15 +115,15 @@ class Ledger:
             raise MaasError(f"candidate {candidate.name} is not where it was put: {target}")
         return found
 
-    def leave_out(self, name: str, why: str) -> None:
+    def skip(self, name: str, why: str) -> None:
         with space(self._root):
-            _write(self._root / "left" / f"{name}.json", msgspec.json.encode({"why": why}))
+            _write(self._root / "left" / f"{name}.json", msgspec.json.encode({"reason": why}))
 
     def compared(self, comparison: Comparison) -> None:
         self._measured(comparison.candidate, "compared.json", comparison)
 
-    def sat(self, name: str, number: int, sitting: PairedRun) -> None:
-        self._measured(name, f"sitting-{number}.json", sitting)
+    def save_run(self, name: str, number: int, run: PairedRun) -> None:
+        self._measured(name, f"run-{number}.json", run)
 
     def _measured(self, name: str, file: str, found: Comparison | PairedRun) -> None:
         with space(self._root):

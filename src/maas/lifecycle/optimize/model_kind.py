@@ -53,7 +53,7 @@ class ModelKind(Protocol[M]):
     def makers(self) -> tuple[Any, ...]:
         """In the order in which they are tried, simpler candidates first."""
 
-    def left_out(self) -> dict[str, str]:
+    def skipped(self) -> dict[str, str]:
         """What is not tried on any model of this kind, and why."""
 
     def make(self, maker: M, place: CandidateFolder) -> Candidate:
@@ -63,10 +63,10 @@ class ModelKind(Protocol[M]):
         """What it says beside what the original says; may be the original itself."""
 
     def sit(self, candidate: Candidate, number: int) -> PairedRun:
-        """What it costs, in turns with the original: sitting `number`, from 0."""
+        """What it costs, in turns with the original: run `number`, from 0."""
 
-    def measurement(self, candidate: Candidate, sittings: Sequence[PairedRun]) -> Measurement:
-        """All its sittings together."""
+    def measurement(self, candidate: Candidate, runs: Sequence[PairedRun]) -> Measurement:
+        """All its runs together."""
 
     def profile(self, candidate: Candidate, measurement: Measurement) -> dict[str, Any]:
         """What it consists of."""

@@ -10,7 +10,7 @@ import msgspec
 
 from maas.domain.models import Evidence, File, Variant
 from maas.lifecycle.measure import sha256_of
-from maas.lifecycle.optimize.engine import Optimized
+from maas.lifecycle.optimize.engine import OptimizationOutcome
 from maas.lifecycle.optimize.judgment.repeats import with_report_intervals
 from maas.lifecycle.optimize.publication import FIGURES, REPORT, PreparedOptimization
 from maas.lifecycle.optimize.report.report import render_optimization
@@ -18,7 +18,7 @@ from maas.lifecycle.optimize.report.summary import summary
 from maas.lifecycle.optimize.results import Candidate, CandidateResult, Optimization, to_json
 
 
-def prepare_optimization(found: Optimized, workdir: Path) -> PreparedOptimization:
+def prepare_optimization(found: OptimizationOutcome, workdir: Path) -> PreparedOptimization:
     """Variants for the candidates that passed, evidence for all, and the report as its file.
 
     Evidence also of those that were refused: an earlier run may have let the same one pass, and a
@@ -35,7 +35,7 @@ def prepare_optimization(found: Optimized, workdir: Path) -> PreparedOptimizatio
     refused: list[Variant] = []
     files: list[tuple[Path, File]] = [(page, _file(page)), (figures, _file(figures))]
     evidence = [_evidence(optimization, _file(page)), _figures(optimization, _file(figures))]
-    for tried in optimization.tried:
+    for tried in optimization.results:
         if tried.name not in found.candidates:
             continue
         evidence += _of_variant(optimization, tried)
@@ -68,18 +68,18 @@ def summary_of(optimization: Optimization) -> dict[str, Any]:
 
 def _evidence(optimization: Optimization, page: File) -> Evidence:
     """For the version as a whole: what was tried, and which is best for the objective."""
-    chosen = next(t for t in optimization.tried if t.name == optimization.chosen)
+    chosen = next(t for t in optimization.results if t.name == optimization.chosen)
     return Evidence(
         kind="optimization",
         values={
             "objective": optimization.objective,
             "gate": optimization.gate,
             "chosen": optimization.chosen,
-            "chosen_why": optimization.chosen_why,
+            "chosen_reason": optimization.chosen_reason,
             "threads": chosen.threads,
             "best": dict(optimization.best),
-            "tried": [
-                {"name": c["name"], "passed": c["passed"], "why": c["why"]}
+            "candidates": [
+                {"name": c["name"], "passed": c["passed"], "reason": c["reason"]}
                 for c in summary_of(optimization)["candidates"]
             ],
         },

@@ -36,7 +36,7 @@ class PreparedOptimization:
     refused: tuple[Variant, ...] = ()
     """Others that `evidence` names. It counts only for those that the version has already."""
     summary: dict[str, Any] = field(default_factory=dict)
-    """{model, objective, gate, candidates: [{name, metrics, passed, why}], chosen, chosen_why}"""
+    """{model, objective, gate, chosen, chosen_reason, candidates: [{name, passed, …}], …}"""
 
     def save(self, directory: Path) -> None:
         """Copies everything to `directory`, complete when `optimization.json` is there."""

@@ -1,4 +1,4 @@
-"""The words of an optimization: what is tried, what was measured, and what was decided."""
+"""Records of an optimization: candidates, their outputs, measurements, comparisons and verdicts."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
 
 Array = npt.NDArray[Any]
-Word = TypeVar("Word")
+Record = TypeVar("Record")
 
 CONFIDENCE = 0.95
-"""Of every interval (both sides) and of every bound (one side)."""
+"""Confidence of every interval (two-sided) and of every bound (one-sided)."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One servable form that is tried; the original is one, too."""
+    """A servable form of the model under optimization. The original is a candidate, too."""
 
     name: str
-    """That of the variant it may become."""
+    """Name of the variant that the candidate may become."""
     runtime: str
     files: Mapping[str, Path]
-    """By the file's name in the variant, where it is on this machine."""
+    """Local path of each file, by the file's name in the variant."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of the runtime; JSON values."""
+    """Options of the runtime; JSON values."""
     how: Mapping[str, Any] = field(default_factory=dict)
-    """Library, its version, method, settings: what is needed to make it again; JSON values."""
+    """Library, its version, method and settings, enough to make it again; JSON values."""
     threads: int = 1
-    """That the runtime may use, here and when it serves."""
+    """Threads that the runtime may use, during measurement and when serving."""
     batch: int = 32
-    """Most rows of one call when it serves."""
+    """Largest number of rows per call when serving."""
 
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """Rows that no candidate was made with, on which all are compared."""
+    """Rows on which all candidates are compared. No candidate was made with them."""
 
     inputs: Mapping[str, Array]
-    """By input of the signature: [n, …]; BYTES as object arrays of bytes."""
+    """Array [n, …] for each input of the signature; BYTES as object arrays of bytes."""
     y: Array | None
-    """[n] class index, or [n] or [n, targets] numbers; None: compare with the original only."""
+    """[n] class indices, or [n] or [n, targets] numbers; None: compare with the original only."""
     task: Task
     class_names: tuple[str, ...] = ()
     slices: Mapping[str, Array] = field(default_factory=dict)
-    """By slice name: [n] of str."""
+    """Labels [n] of str for each slice."""
     digest: str = ""
-    """SHA-256 of the rows, so that a reader can tell whether they are the same."""
+    """SHA-256 of the rows, which shows whether two comparisons used the same ones."""
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -61,19 +61,19 @@ class EvaluationRows:
 
 @dataclass(frozen=True)
 class CandidateOutputs:
-    """What a candidate says about n rows."""
+    """Outputs of a candidate for n rows."""
 
     task: Task
     predicted: Array
-    """[n] class index, [n, targets] numbers, or what a row's answer is otherwise"""
+    """[n] class indices, [n, targets] numbers, or one answer of another type per row."""
     scores: npt.NDArray[np.float64] | None = None
-    """[n, classes], if the candidate gives any"""
+    """[n, classes], if the candidate returns scores."""
     class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value between bounds."""
+    """A measured value with its interval."""
 
     value: float
     low: float
@@ -82,58 +82,60 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Speed:
-    """Calls of one batch size, the candidate's in turns with the original's.
+    """Speed of calls of one batch size, interleaved with those of the original.
 
     A ratio is candidate over original: latency below 1 and throughput above 1 are better.
     """
 
     batch: int
-    """Rows of a call."""
+    """Rows per call."""
     calls: int
     p50_ms: Estimate
     p99_ms: Estimate | None
-    """None, with its ratio, if a sitting had too few calls to tell."""
+    """None, as is its ratio, if a run had too few calls for a 99th percentile."""
     rows_per_s: Estimate
     p50_ratio: Estimate
     p99_ratio: Estimate | None
     rows_per_s_ratio: Estimate
     first_ms: Estimate | None = None
-    """Of text: until an answer's first token is there, the median."""
+    """Median time to the first token; language models only."""
     first_ratio: Estimate | None = None
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a candidate costs on this machine."""
+    """Speed, size, memory and energy of a candidate on this machine."""
 
     candidate: str
     speeds: tuple[Speed, ...]
+    """Smallest batch first."""
     file_bytes: int
     file_ratio: float
     """Candidate over original."""
     resident_bytes: int
-    """Of a fresh process that has loaded the candidate and answered the largest batch."""
+    """Resident memory of a new process that has loaded the candidate and answered the largest
+    batch."""
     resident_ratio: float
     core_seconds_per_1000: Estimate
-    """Processor seconds for 1,000 rows at the largest batch size."""
+    """CPU seconds for 1,000 rows at the largest batch size."""
     joules_per_1000: float | None
-    """Of the whole package, for 1,000 rows at the largest batch size."""
-    joules_why: str
-    """How the energy was read, or why it was not."""
+    """Energy of the whole processor package for 1,000 rows at the largest batch size."""
+    energy_note: str
+    """Source of the energy figure, or the reason why there is none."""
     notes: tuple[str, ...] = ()
-    """What disturbed the measuring."""
+    """Disturbances during the measurement."""
     how: dict[str, Any] = field(default_factory=dict)
     unit: str = "row"
-    """row | token: what is counted per second and in 1,000. Of tokens, `batch` is how many answers
-    are written at once, and p50 and p99 are times of whole answers."""
+    """row | token: the unit of rates and of figures per 1,000. If it is token, `batch` is the
+    number of concurrent answers, and p50 and p99 are durations of complete answers."""
 
     def at(self, batch: int) -> Speed:
-        """The calls of this batch size; raises InvalidInput if there were none."""
+        """Speed at one batch size. Raises InvalidInput if it was not measured."""
         for speed in self.speeds:
             if speed.batch == batch:
                 return speed
-        known = ", ".join(str(s.batch) for s in self.speeds)
-        raise InvalidInput(f"batch must be one of {known}; got {batch}", field="batch")
+        measured = ", ".join(str(s.batch) for s in self.speeds)
+        raise InvalidInput(f"batch must be one of {measured}; got {batch}", field="batch")
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,9 @@ class Difference:
     """Candidate minus original."""
     low: float
     high: float
-    """95 % interval of `value`."""
+    """With `low`, the 95 % interval of `value`."""
     bound: float
-    """With 95 % confidence the difference is not worse than this: a lower bound where higher is
-    better, else an upper bound."""
+    """One-sided 95 % bound of `value`: a lower bound where higher is better, else an upper one."""
     level: float
     """The same bound for the candidate's own value."""
     relative: float | None
@@ -159,23 +160,23 @@ class Difference:
     method: str
     lower_is_better: bool = False
     lost: int | None = None
-    """Of a share: rows that only the original has right."""
+    """Shares only: rows on which only the original is right."""
     gained: int | None = None
-    """Of a share: rows that only the candidate has right."""
+    """Shares only: rows on which only the candidate is right."""
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The rows of one class, or of one group of a slice."""
+    """Differences on the rows of one class, or of one group of a slice."""
 
     kind: str
     """class | slice"""
     name: str
-    """Of the class, or `slice=value`."""
+    """The class's name, or `slice=value`."""
     rows: int
     differences: tuple[Difference, ...]
-    """Class: recall (without labels agreement), specificity, precision, f1. Slice: accuracy, or
-    mae, rmse and r2. The first one is what the group itself may lose."""
+    """Class: recall (agreement without labels), specificity, precision, f1. Slice: accuracy, or
+    mae, rmse and r2. The guard of a gate tests the first one."""
 
     def difference(self, metric: str) -> Difference | None:
         return next((d for d in self.differences if d.metric == metric), None)
@@ -183,7 +184,7 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidate and original, row by row."""
+    """Quality of a candidate against the original, row by row."""
 
     candidate: str
     rows: int
@@ -192,10 +193,10 @@ class Comparison:
     mcnemar: dict[str, Any] | None = None
     """{lost, gained, p}: McNemar's exact test, two-sided."""
     agreement: Difference | None = None
-    """Share of rows on which both say the same; its level is what counts."""
+    """Share of rows with the same output; gates use its level."""
     class_names: tuple[str, ...] = ()
     confusion: tuple[tuple[tuple[int, ...], ...], ...] = ()
-    """(original's, candidate's): rows are true classes, columns predicted ones."""
+    """Confusion matrices (original's, candidate's): rows are true classes, columns predicted."""
     how: dict[str, Any] = field(default_factory=dict)
 
     def difference(self, metric: str) -> Difference | None:
@@ -206,18 +207,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RuleResult:
-    """One rule of a gate, and whether it holds."""
+    """Result of one rule of a gate."""
 
     rule: str
-    held: bool
-    why: str
+    passed: bool
+    reason: str
     rows_needed: int | None = None
-    """About how many rows would show it, if it goes on as in those that were looked at."""
+    """Approximate number of rows that would satisfy the rule, at the shares observed so far."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a candidate passes the gate, and why."""
+    """Result of a gate for one candidate."""
 
     candidate: str
     gate: str
@@ -227,15 +228,18 @@ class Verdict:
     """Classes and slices that lost significantly more than the gate allows, worst first."""
 
     @property
-    def why(self) -> str:
-        """One sentence per rule that decided: those that failed, or all if all hold."""
-        told = [r for r in self.results if not r.held] or self.results
-        return "; ".join(r.why for r in told)
+    def reason(self) -> str:
+        """Sentences of the rules that failed, or of all rules if none failed."""
+        deciding = [r for r in self.results if not r.passed] or self.results
+        return "; ".join(r.reason for r in deciding)
 
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """A candidate with all that is known about it; what is missing was not reached."""
+    """Everything an optimization found out about one candidate.
+
+    Fields of steps that the candidate did not reach are None.
+    """
 
     name: str
     runtime: str
@@ -246,23 +250,23 @@ class CandidateResult:
     comparison: Comparison | None = None
     verdict: Verdict | None = None
     profile: dict[str, Any] | None = None
-    failed: str = ""
-    """Why it could not be made, loaded or measured."""
+    failure: str = ""
+    """Reason why it could not be made, loaded or measured; empty if it could."""
 
     @property
     def passed(self) -> bool:
-        return self.verdict is not None and self.verdict.passed and not self.failed
+        return self.verdict is not None and self.verdict.passed and not self.failure
 
     @property
-    def why(self) -> str:
-        if self.failed:
-            return self.failed
-        return self.verdict.why if self.verdict else "it was not compared"
+    def reason(self) -> str:
+        if self.failure:
+            return self.failure
+        return self.verdict.reason if self.verdict else "it was not compared"
 
 
 @dataclass(frozen=True)
 class Optimization:
-    """Everything that an optimization found, as its report shows it."""
+    """All results of an optimization, as its report shows them."""
 
     model: str
     """MODEL:VERSION"""
@@ -270,33 +274,34 @@ class Optimization:
     objective: str
     """latency | throughput | size | memory"""
     gate: str
-    tried: tuple[CandidateResult, ...]
-    """The original first, then in the order in which they were tried."""
+    results: tuple[CandidateResult, ...]
+    """The original first, then all candidates in the order of their methods."""
     chosen: str
-    """The name of one of `tried`."""
-    chosen_why: str
+    """Name of the best candidate, one of `results`."""
+    chosen_reason: str
     command: str
-    """That gives every figure again."""
+    """Command that reproduces every figure."""
     how: dict[str, Any] = field(default_factory=dict)
     """Machine, libraries, data digest, rows, seed."""
     created_at: float = 0.0
     best: dict[str, str] = field(default_factory=dict)
-    """By objective: the name of the one that would be chosen for it."""
+    """Name of the candidate that each objective would choose."""
 
     @property
     def original(self) -> CandidateResult:
-        return self.tried[0]
+        return self.results[0]
 
 
-def to_json(word: Any) -> dict[str, Any]:
-    """Any of these words without arrays and paths, as JSON values."""
-    found: dict[str, Any] = msgspec.to_builtins(word)
-    return found
+def to_json(record: Any) -> dict[str, Any]:
+    """JSON values of a record of this module that has no arrays or paths."""
+    values: dict[str, Any] = msgspec.to_builtins(record)
+    return values
 
 
-def from_json(raw: Mapping[str, Any], kind: type[Word]) -> Word:
-    """What `to_json` was given. Raises InvalidInput that names the field that is wrong."""
+def from_json(values: Mapping[str, Any], record_type: type[Record]) -> Record:
+    """The record that `to_json` converted. Raises InvalidInput that names the invalid field."""
     try:
-        return msgspec.convert(dict(raw), kind)
-    except msgspec.ValidationError as wrong:
-        raise InvalidInput(f"no {kind.__name__.lower()}: {wrong}", field="values") from None
+        return msgspec.convert(dict(values), record_type)
+    except msgspec.ValidationError as error:
+        name = record_type.__name__.lower()
+        raise InvalidInput(f"not a valid {name}: {error}", field="values") from None

@@ -10,7 +10,12 @@ from typing import Any
 from maas.domain.errors import InvalidInput
 from maas.domain.jobs import Progress
 from maas.domain.models import Manifest, Task
-from maas.lifecycle.optimize.engine import OptimizationRequest, Optimized, ProgressWatch, optimize
+from maas.lifecycle.optimize.engine import (
+    OptimizationOutcome,
+    OptimizationRequest,
+    ProgressReporter,
+    optimize,
+)
 from maas.lifecycle.optimize.ledger import space
 from maas.lifecycle.optimize.measurement.beside_estimator import beside_estimator
 from maas.lifecycle.optimize.prepare import prepare_optimization
@@ -22,7 +27,7 @@ from maas.lifecycle.recipe import OptimizeStep, optimize_step
 
 
 @dataclass(frozen=True)
-class OptimizationOrder:
+class OptimizationJob:
     """A version and what is wanted of it, as a job's folder keeps it."""
 
     ref: str
@@ -37,7 +42,7 @@ class OptimizationOrder:
     """A text to compare language models on; None: the one of this package."""
 
     @classmethod
-    def of_job(cls, options: dict[str, Any], original: Path) -> OptimizationOrder:
+    def of_job(cls, options: dict[str, Any], original: Path) -> OptimizationJob:
         """As the options of a job's spec say."""
         return cls(
             ref=options["ref"],
@@ -49,27 +54,27 @@ class OptimizationOrder:
         )
 
 
-def run_order(
-    order: OptimizationOrder, jobs_dir: Path, workdir: Path, watch: ProgressWatch | None = None
+def run_optimization_job(
+    order: OptimizationJob, jobs_dir: Path, workdir: Path, watch: ProgressReporter | None = None
 ) -> PreparedOptimization:
     """Everything but the sending. What is finished in `workdir` is not done again.
 
     Raises InvalidInput if there is nothing to judge candidates with, OutOfSpace, BuildCancelled.
     """
-    watch = watch or ProgressWatch()
+    watch = watch or ProgressReporter()
     subject = _subject(order, jobs_dir, watch)
     gate = order.step.gate or default_gate(subject)
-    sittings = order.step.sittings or default_sittings(subject)
+    runs = order.step.runs or default_runs(subject)
     request = OptimizationRequest(
         model=order.ref,
         objective=order.step.objective,
         gate=gate,
         candidates=order.step.candidates,
         seconds=order.step.seconds,
-        sittings=sittings,
+        runs=runs,
         seed=order.step.seed,
         epochs=order.step.epochs,
-        command=command_of(order, gate, sittings),
+        command=command_of(order, gate, runs),
     )
     with space(workdir):
         found = _with_estimator(subject, optimize(subject, request, workdir, watch), request)
@@ -87,16 +92,16 @@ def default_gate(subject: Subject | TextSubject) -> str:
     return "rmse<=+1%" if subject.rows.task is Task.REGRESSION else "accuracy>=-0.01"
 
 
-def default_sittings(subject: Subject | TextSubject) -> int:
+def default_runs(subject: Subject | TextSubject) -> int:
     """Of a language model fewer, for one takes many times as long."""
     return 4 if isinstance(subject, TextSubject) else 8
 
 
-def command_of(order: OptimizationOrder, gate: str, sittings: int) -> str:
+def command_of(order: OptimizationJob, gate: str, runs: int) -> str:
     """The command that does the same again."""
     step, parts = order.step, ["maas", "optimize", order.ref]
     parts += ["--objective", step.objective, "--gate", gate]
-    parts += ["--seconds", f"{step.seconds:g}", "--sittings", str(sittings)]
+    parts += ["--seconds", f"{step.seconds:g}", "--runs", str(runs)]
     parts += ["--seed", str(step.seed)]
     if step.epochs:
         parts += ["--epochs", str(step.epochs)]
@@ -110,7 +115,7 @@ def command_of(order: OptimizationOrder, gate: str, sittings: int) -> str:
 
 
 def _subject(
-    order: OptimizationOrder, jobs_dir: Path, watch: ProgressWatch
+    order: OptimizationJob, jobs_dir: Path, watch: ProgressReporter
 ) -> Subject | TextSubject:
     if writes_text(order.manifest):
         if order.data is not None:
@@ -135,11 +140,11 @@ def _subject(
 
 
 def _with_estimator(
-    subject: Subject | TextSubject, found: Optimized, request: OptimizationRequest
-) -> Optimized:
+    subject: Subject | TextSubject, found: OptimizationOutcome, request: OptimizationRequest
+) -> OptimizationOutcome:
     if isinstance(subject, TextSubject) or subject.estimator is None:
         return found
-    seconds = request.seconds * request.sittings
+    seconds = request.seconds * request.runs
     beside = beside_estimator(subject, found.candidates, seconds)
     how = {**found.optimization.how, "estimator": beside}
     return replace(found, optimization=replace(found.optimization, how=how))

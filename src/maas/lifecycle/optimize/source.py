@@ -137,7 +137,7 @@ def _estimator(recipe: Recipe, parts: Any) -> Any:
 
 
 def _how(recipe: Recipe, parts: Any, digest: str, build: JobFolder) -> dict[str, Any]:
-    left_out = (
+    skipped = (
         "an estimator is neither pruned nor fine-tuned"
         if recipe.build.model.estimator
         else "the build's checkpoint is gone or of another torch"
@@ -152,5 +152,5 @@ def _how(recipe: Recipe, parts: Any, digest: str, build: JobFolder) -> dict[str,
         },
         "labels": "the build's own test rows",
         "build": build.path.name,
-        "left_out": left_out,
+        "skipped": skipped,
     }

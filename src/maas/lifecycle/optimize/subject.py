@@ -110,7 +110,7 @@ def subject_of_rows(
             "data_digest": digest,
             "rows": {"calibration": len(first), "test": len(rest)},
             "labels": "given" if labels is not None else "none: judged by agreement",
-            "left_out": "pruning, fine-tuning and distillation need the build's own data and "
+            "skipped": "pruning, fine-tuning and distillation need the build's own data and "
             "network, which are not on this machine",
         },
     )

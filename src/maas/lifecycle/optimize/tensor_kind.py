@@ -14,7 +14,7 @@ from maas.lifecycle.optimize.candidates.methods import (
     CandidateContext,
     CandidateMethod,
     all_makers,
-    left_out,
+    skipped,
 )
 from maas.lifecycle.optimize.judgment.compare import compare
 from maas.lifecycle.optimize.measurement.answers import keep, kept, read_answers
@@ -53,8 +53,8 @@ class TensorKind:
     def makers(self) -> tuple[CandidateMethod, ...]:
         return all_makers()
 
-    def left_out(self) -> dict[str, str]:
-        return left_out()
+    def skipped(self) -> dict[str, str]:
+        return skipped()
 
     def make(self, maker: CandidateMethod, place: CandidateFolder) -> Candidate:
         work = CandidateContext(
@@ -92,13 +92,13 @@ class TensorKind:
         subject = self.subject
         return sit(candidate, self.original, subject.rows, subject.signature, self._plan)
 
-    def measurement(self, candidate: Candidate, sittings: Sequence[PairedRun]) -> Measurement:
+    def measurement(self, candidate: Candidate, runs: Sequence[PairedRun]) -> Measurement:
         how = {
             "rounds": self._plan.rounds,
             "seconds_per_turn": self.seconds,
             "resident": RESIDENT,
         }
-        return measurement_of(candidate, self.original, sittings, how=how)
+        return measurement_of(candidate, self.original, runs, how=how)
 
     def profile(self, candidate: Candidate, measurement: Measurement) -> dict[str, Any]:
         return profile(candidate, self.subject.rows, measurement).to_dict()

@@ -43,5 +43,5 @@ def digits_subject(folder: Path, **model: Any) -> Subject:
         calibration=calibration_rows(built.signature, parts),
         training=Training(built.model, spec, parts) if not spec.model.estimator else None,
         estimator=built.model if spec.model.estimator else None,
-        how={"left_out": "it is a test"},
+        how={"skipped": "it is a test"},
     )

@@ -20,7 +20,12 @@ from maas.domain.signature import Signature
 from maas.lifecycle.data.spec import BuildCancelled
 from maas.lifecycle.optimize import tensor_kind
 from maas.lifecycle.optimize.candidates.methods import CandidateContext, CandidateMethod
-from maas.lifecycle.optimize.engine import OptimizationRequest, Optimized, ProgressWatch, optimize
+from maas.lifecycle.optimize.engine import (
+    OptimizationOutcome,
+    OptimizationRequest,
+    ProgressReporter,
+    optimize,
+)
 from maas.lifecycle.optimize.judgment.compare import compare
 from maas.lifecycle.optimize.measurement.beside_estimator import beside_estimator
 from maas.lifecycle.optimize.measurement.loaded import outputs_of
@@ -37,7 +42,7 @@ LOST = 7
 
 def request(**more: Any) -> OptimizationRequest:
     told: dict[str, Any] = {"model": "digits:1", "gate": "accuracy>=-0.02", "seconds": 0.002}
-    return OptimizationRequest(**(told | {"sittings": 2} | more))
+    return OptimizationRequest(**(told | {"runs": 2} | more))
 
 
 def sabotaged(work: CandidateContext) -> dict[str, Any]:
@@ -72,7 +77,7 @@ def making(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             CandidateMethod(name.replace("_", "-"), make) for name, make in makers.items()
         )
         monkeypatch.setattr(tensor_kind, "all_makers", lambda: table)
-        monkeypatch.setattr(tensor_kind, "left_out", dict)
+        monkeypatch.setattr(tensor_kind, "skipped", dict)
 
     return use
 
@@ -100,8 +105,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_kind, "compare", partial(compare, resamples=100))
 
 
-def tried(found: Optimized, name: str) -> Any:
-    return next(t for t in found.optimization.tried if t.name == name)
+def tried(found: OptimizationOutcome, name: str) -> Any:
+    return next(t for t in found.optimization.results if t.name == name)
 
 
 def test_a_sabotaged_class_is_refused_and_named(
@@ -111,7 +116,7 @@ def test_a_sabotaged_class_is_refused_and_named(
     found = optimize(digits, request(gate="accuracy>=-0.5"), tmp_path)
     assert tried(found, "same").passed
     assert not tried(found, "sabotage").passed
-    assert f"class {LOST}" in tried(found, "sabotage").why
+    assert f"class {LOST}" in tried(found, "sabotage").reason
     page = prepare_optimization(found, tmp_path).files[0][0].read_text()
     assert f"class {LOST}" in page
 
@@ -136,11 +141,11 @@ def test_what_is_finished_is_not_done_again(
         optimize(digits, request(), tmp_path)
     found = optimize(digits, request(), tmp_path)
     assert calls == ["first", "second", "second"]
-    before = [t.measurement for t in found.optimization.tried]
+    before = [t.measurement for t in found.optimization.results]
     again = optimize(digits, request(), tmp_path)
     assert calls == ["first", "second", "second"]
-    assert [t.measurement for t in again.optimization.tried] == before
-    assert tried(again, "third").why == "there is nothing to do"
+    assert [t.measurement for t in again.optimization.results] == before
+    assert tried(again, "third").reason == "there is nothing to do"
     optimize(digits, request(seed=1), tmp_path)
     assert calls == ["first", "second", "second", "first", "second"]
 
@@ -154,7 +159,7 @@ def test_a_file_that_does_not_answer_is_no_candidate(
 
     making(broken=broken)
     found = optimize(digits, request(), tmp_path)
-    assert "could not be made" in tried(found, "broken").why
+    assert "could not be made" in tried(found, "broken").reason
     assert found.optimization.chosen == "onnx"
 
 
@@ -170,11 +175,11 @@ def test_one_that_crashes_is_told_and_the_others_are_judged(
 
     monkeypatch.setattr(tensor_kind, "sit", crash)
     found = optimize(digits, request(), tmp_path)
-    assert "signal 11" in tried(found, "crashes").why and not tried(found, "crashes").passed
+    assert "signal 11" in tried(found, "crashes").reason and not tried(found, "crashes").passed
     assert tried(found, "first").passed
 
 
-def test_sittings_take_turns_and_are_not_done_again(
+def test_runs_take_turns_and_are_not_done_again(
     digits: Subject, tmp_path: Path, making: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     making(first=same, second=same)
@@ -192,7 +197,7 @@ def test_sittings_take_turns_and_are_not_done_again(
     assert sat == ["onnx", "first", "second", "onnx", "first"]
     found = optimize(digits, request(), tmp_path)
     assert sat[5:] == ["first", "second"]
-    assert tried(found, "first").measurement.how["sittings"] == 2
+    assert tried(found, "first").measurement.how["runs"] == 2
 
 
 def test_a_full_disk_ends_it(digits: Subject, tmp_path: Path, making: Callable[..., None]) -> None:
@@ -210,7 +215,7 @@ def test_it_stops_when_asked_and_tells_how_far_it_is(
 ) -> None:
     making(first=same, second=same)
     told: list[Progress] = []
-    watch = ProgressWatch(told.append, lambda: any("second" in p.message for p in told))
+    watch = ProgressReporter(told.append, lambda: any("second" in p.message for p in told))
     with pytest.raises(BuildCancelled):
         optimize(digits, request(), tmp_path, watch)
     assert [p.message for p in told] == ["making first", "making second"]
@@ -227,10 +232,10 @@ def test_what_is_wanted_must_be_known(digits: Subject, tmp_path: Path) -> None:
 def test_variants_evidence_and_report_come_out(digits: Subject, tmp_path: Path) -> None:
     wanted = ("onnx-extended", "onnx-int8-static", "onnx-distilled-int8")
     found = optimize(digits, request(candidates=wanted, epochs=2), tmp_path)
-    names = [t.name for t in found.optimization.tried]
+    names = [t.name for t in found.optimization.results]
     assert names[0] == "onnx" and {*wanted, "onnx-distilled"} == {*names[1:]}
     prepared = prepare_optimization(found, tmp_path)
-    passed = {t.name for t in found.optimization.tried[1:] if t.passed}
+    passed = {t.name for t in found.optimization.results[1:] if t.passed}
     assert {v.name for v in prepared.variants} == passed
     kinds = {(e.kind, e.variant) for e in prepared.evidence}
     assert ("optimization", None) in kinds and ("comparison", "onnx") in kinds
@@ -252,7 +257,7 @@ def test_rows_without_labels_judge_by_agreement(digits: Subject, tmp_path: Path)
     told = request(gate="agreement>=0.9", candidates=("onnx-int8-static", "onnx-distilled"))
     found = optimize(subject, told, tmp_path)
     assert tried(found, "onnx-int8-static").comparison.agreement.candidate >= 0.9
-    assert "not on this machine" in tried(found, "onnx-distilled").why
+    assert "not on this machine" in tried(found, "onnx-distilled").reason
     held = subject.how["rows"]
     assert held["calibration"] + held["test"] == len(inputs)
 
@@ -272,8 +277,8 @@ def test_trees_answer_as_scikit_learn_does(tmp_path: Path, kind: str) -> None:
     for told in beside["candidates"].values():
         assert told["max_abs_diff"] < 1e-5
         assert set(told["rows_per_s_ratio"]) == {"1", "32"}
-    assert "this graph has none" in tried(found, "onnx-int8-static").why
-    assert "32 bits only" in tried(found, "onnx-fp16").why
+    assert "this graph has none" in tried(found, "onnx-int8-static").reason
+    assert "32 bits only" in tried(found, "onnx-fp16").reason
     how = {**found.optimization.how, "estimator": beside}
     page = render_optimization(replace(found.optimization, how=how))
     assert "Beside scikit-learn" in page and kind.partition(":")[2] in page

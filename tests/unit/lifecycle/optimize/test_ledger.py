@@ -45,20 +45,20 @@ def test_an_unfinished_one_is_not(tmp_path: Path) -> None:
 def test_another_model_starts_over(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "a")
     finished(ledger)
-    ledger.leave_out("other", "no reason")
+    ledger.skip("other", "no reason")
     ledger.judged(CandidateResult("small", "onnx", {}))
     fresh = Ledger(tmp_path, "b")
     assert fresh.candidate("small") is None
-    assert fresh.left_out("other") is None
-    assert fresh.tried("small") is None
+    assert fresh.skipped("other") is None
+    assert fresh.result("small") is None
 
 
 def test_reasons_and_judgements_are_kept(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "a")
-    ledger.leave_out("other", "no products")
+    ledger.skip("other", "no products")
     ledger.judged(CandidateResult("small", "onnx", {"by": "us"}, threads=2))
-    assert Ledger(tmp_path, "a").left_out("other") == "no products"
-    assert Ledger(tmp_path, "a").tried("small") == CandidateResult(
+    assert Ledger(tmp_path, "a").skipped("other") == "no products"
+    assert Ledger(tmp_path, "a").result("small") == CandidateResult(
         "small", "onnx", {"by": "us"}, threads=2
     )
 

@@ -53,7 +53,7 @@ class CandidateContext:
     def training(self) -> Training:
         """Raises NotApplicable without the build's data and network."""
         if self.subject.training is None:
-            why = self.subject.how.get("left_out") or "this model is not a network of ours"
+            why = self.subject.how.get("skipped") or "this model is not a network of ours"
             raise NotApplicable(str(why))
         return self.subject.training
 
@@ -163,7 +163,7 @@ def _trained_makers() -> tuple[CandidateMethod, ...]:
     )
 
 
-def left_out() -> dict[str, str]:
+def skipped() -> dict[str, str]:
     """What is not tried on any model, and why."""
     return {
         "torch-int8": "torchao's integer tensors can only be served as a PyTorch program, whose "

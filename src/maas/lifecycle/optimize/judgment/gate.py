@@ -142,7 +142,7 @@ def judge(gate: Gate, comparison: Comparison, measurement: Measurement | None = 
     return Verdict(
         candidate=comparison.candidate,
         gate=gate.text,
-        passed=all(r.held for r in results),
+        passed=all(r.passed for r in results),
         results=tuple(results),
         worse_groups=worse,
     )
@@ -217,7 +217,7 @@ def _rounded(rows: float) -> int:
 def _judge_cost(rule: Rule, measurement: Measurement | None) -> RuleResult:
     cautious = COSTS[rule.metric](measurement) if measurement is not None else None
     if cautious is None:
-        why = "; it needs 100 answers in each sitting" if rule.metric == "p99_ms" else ""
+        why = "; it needs 100 answers in each run" if rule.metric == "p99_ms" else ""
         return RuleResult(rule.text, False, f"{rule.metric} was not measured{why}")
     held = cautious >= rule.value if rule.at_least else cautious <= rule.value
     told = (

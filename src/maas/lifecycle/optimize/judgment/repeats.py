@@ -1,9 +1,9 @@
 """Intervals of a report: who runs its command again shall find every figure within its own.
 
-To judge and to choose, it is enough to be 99 % sure of one figure (`sittings.py`). Of hundreds,
+To judge and to choose, it is enough to be 99 % sure of one figure (`runs.py`). Of hundreds,
 some would then fall outside. Here they hold 99.9 % of repeats, and none is narrower than that of
-the same figure of the median candidate: the spread of eight sittings is sometimes small by luck,
-and of hundreds there is always one such. That makes them half as wide again with eight sittings and
+the same figure of the median candidate: the spread of eight runs is sometimes small by luck,
+and of hundreds there is always one such. That makes them half as wide again with eight runs and
 twice as wide with four; two say next to nothing.
 """
 
@@ -26,33 +26,33 @@ T_9995 = (
 REPEATS = 0.999
 """Share of the repeats of one figure that fall into its interval."""
 HOW: Mapping[str, Any] = {
-    "interval": "median of sittings, and where 99.9 % of repeats fall by Student's t, with the "
+    "interval": "median of runs, and where 99.9 % of repeats fall by Student's t, with the "
     "spread of the median candidate at least; what is judged and chosen rests on 99 %",
     "repeats": REPEATS,
 }
 _WIDEST = 50.0
-"""Of a logarithm: two sittings say next to nothing."""
+"""Of a logarithm: two runs say next to nothing."""
 _WORK = "core_seconds_per_1000"
 Key = tuple[int, str]
 """Which figure: of which size of load, and its name."""
 
 
 def with_report_intervals(found: Optimization) -> Optimization:
-    """The same, with wider intervals of all that was measured in sittings."""
-    measured = [one.measurement for one in found.tried if one.measurement is not None]
+    """The same, with wider intervals of all that was measured in runs."""
+    measured = [one.measurement for one in found.results if one.measurement is not None]
     least = _medians(figure for one in measured for figure in _figures(one))
     tried = tuple(
         one
         if one.measurement is None
         else replace(one, measurement=_widened(one.measurement, least))
-        for one in found.tried
+        for one in found.results
     )
-    return replace(found, tried=tried)
+    return replace(found, results=tried)
 
 
 def _widened(measurement: Measurement, least: dict[Key, float]) -> Measurement:
-    sittings = int(measurement.how["sittings"])
-    degrees = min(sittings - 1, len(T_995)) - 1
+    runs = int(measurement.how["runs"])
+    degrees = min(runs - 1, len(T_995)) - 1
     factor = T_9995[degrees] / T_995[degrees]
 
     def wider(found: Estimate, key: Key) -> Estimate:

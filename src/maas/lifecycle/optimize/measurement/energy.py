@@ -13,7 +13,7 @@ class EnergyMeter:
     """Running Average Power Limit counters of every processor package (Linux powercap)."""
 
     zones: tuple[Path, ...]
-    why: str
+    note: str
     """How energy is read, or why it is not."""
 
     @classmethod

@@ -1,6 +1,6 @@
 """Measure: what a candidate that answers rows costs, in turns with the original.
 
-In the rounds of a sitting both get the same rows and the same time, in the order original,
+In the rounds of a run both get the same rows and the same time, in the order original,
 candidate, candidate, original. Ratios are of turns beside each other.
 """
 
@@ -25,7 +25,7 @@ RESIDENT = "resident set of a fresh process after its first calls, median"
 
 @dataclass(frozen=True)
 class MeasurementPlan:
-    """How long a sitting measures."""
+    """How long a run measures."""
 
     batches: tuple[int, ...] = (1, 8, 32)
     rounds: int = 3

@@ -1,10 +1,10 @@
-"""Sittings: what one fresh process of each side showed, and what many of them say together.
+"""Runs: what one fresh process of each side showed, and what many of them say together.
 
-In a sitting both sides get the same work in turns, so that what slows the machine slows both. The
-sittings of a candidate are spread over the whole optimization, with those of the others between
+In a run both sides get the same work in turns, so that what slows the machine slows both. The
+runs of a candidate are spread over the whole optimization, with those of the others between
 them: processes differ from start to start by more than calls do, and a machine from minute to
 minute, and a reader who measures again shall land within. An interval is where 99 % of repeats of
-the whole measurement fall, by Student's t distribution of the sittings' logarithms. That is to
+the whole measurement fall, by Student's t distribution of the runs' logarithms. That is to
 judge and to choose by one figure; a report has hundreds and shows wider ones (`repeats.py`).
 """
 
@@ -33,15 +33,15 @@ OF_MEDIAN = (1.0, 1.346, 1.193, 1.434, 1.288, 1.473, 1.346, 1.494, 1.383)
 DISTURBED_CORES = 0.25
 UNEVEN = 1.5
 HOW: Mapping[str, Any] = {
-    "interval": "median of sittings, and where 99 % of repeats fall by Student's t",
+    "interval": "median of runs, and where 99 % of repeats fall by Student's t",
     "repeats": 0.99,
-    "order": "sittings of all candidates take turns",
+    "order": "runs of all candidates take turns",
 }
 
 
 @dataclass(frozen=True)
 class RunFigures:
-    """Of one size of load in one sitting: rows of a call, or answers at once."""
+    """Of one size of load in one run: rows of a call, or answers at once."""
 
     size: int
     calls: int
@@ -78,30 +78,30 @@ class PairedRun:
 def measurement_of(
     candidate: Candidate,
     original: Candidate,
-    sittings: Sequence[PairedRun],
+    runs: Sequence[PairedRun],
     *,
     unit: str = "row",
     how: Mapping[str, Any],
 ) -> Measurement:
-    """Each figure once per sitting, then their median with its interval. Raises InvalidInput if
+    """Each figure once per run, then their median with its interval. Raises InvalidInput if
     there are not at least two."""
     meter = EnergyMeter.find()
-    resident = int(median(s.candidate_bytes for s in sittings))
+    resident = int(median(s.candidate_bytes for s in runs))
     files, files_before = (_bytes(c) for c in (candidate, original))
-    sizes = zip(*(s.figures for s in sittings), strict=True)
+    sizes = zip(*(s.figures for s in runs), strict=True)
     return Measurement(
         candidate=candidate.name,
         speeds=tuple(_speed(figures) for figures in sizes),
         file_bytes=files,
         file_ratio=files / files_before,
         resident_bytes=resident,
-        resident_ratio=resident / median(s.original_bytes for s in sittings),
-        core_seconds_per_1000=repeat_interval([s.core_s_per_1000 for s in sittings]),
-        joules_per_1000=fmean(s.joules_per_1000 for s in sittings) if meter.zones else None,
-        joules_why=meter.why,
-        notes=tuple(_notes(sittings)),
+        resident_ratio=resident / median(s.original_bytes for s in runs),
+        core_seconds_per_1000=repeat_interval([s.core_s_per_1000 for s in runs]),
+        joules_per_1000=fmean(s.joules_per_1000 for s in runs) if meter.zones else None,
+        energy_note=meter.note,
+        notes=tuple(_notes(runs)),
         how={
-            "sittings": len(sittings),
+            "runs": len(runs),
             "threads": candidate.threads,
             "original_threads": original.threads,
             **HOW,
@@ -135,7 +135,7 @@ def _speed(figures: Sequence[RunFigures]) -> Speed:
 def repeat_interval(values: Sequence[float]) -> Estimate:
     """The median of positive values, and where 99 % of such medians of as many fall.
 
-    A median, because now and then a sitting is unlike the others, which moves a mean out of what
+    A median, because now and then a run is unlike the others, which moves a mean out of what
     another run finds. Of logarithms that spread by s, two medians of k differ by s times the root
     of 2/k and of what a median's variance exceeds a mean's by; as s is estimated, by Student's t
     with k − 1 degrees of freedom. Those unlike the others widen s, so that who has met them is
@@ -144,7 +144,7 @@ def repeat_interval(values: Sequence[float]) -> Estimate:
     logs = [math.log(max(v, 1e-12)) for v in values]
     count = len(logs)
     if count < 2:
-        raise InvalidInput("an interval needs at least two sittings", field="sittings")
+        raise InvalidInput("an interval needs at least two runs", field="runs")
     quantile = T_995[min(count - 1, len(T_995)) - 1]
     share = OF_MEDIAN[count - 2] if count - 2 < len(OF_MEDIAN) else math.pi / 2
     reach = quantile * stdev(logs) * math.sqrt(2 / count * share)
@@ -152,16 +152,16 @@ def repeat_interval(values: Sequence[float]) -> Estimate:
     return Estimate(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach))
 
 
-def _notes(sittings: Sequence[PairedRun]) -> list[str]:
+def _notes(runs: Sequence[PairedRun]) -> list[str]:
     """What disturbed it: who else used the processor, and the original against itself."""
     notes = []
-    others = fmean(s.other_cores for s in sittings)
+    others = fmean(s.other_cores for s in runs)
     if others >= DISTURBED_CORES:
         notes.append(
             f"other processes used {others:.1f} of {psutil.cpu_count()} cores while this was "
             "measured: p99 may then come out beyond its interval"
         )
-    ratio = max(s.original_ms[1] for s in sittings) / min(s.original_ms[0] for s in sittings)
+    ratio = max(s.original_ms[1] for s in runs) / min(s.original_ms[0] for s in runs)
     if ratio >= UNEVEN:
         notes.append(f"the original's own rounds differed by a factor of {ratio:.1f}")
     return notes

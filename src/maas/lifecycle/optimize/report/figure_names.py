@@ -44,7 +44,7 @@ _TOKENS = FigureNames(
         **_BYTES,
     },
     columns="Columns name how many answers are written at once; p50 is the time of whole "
-    "answers (p99 is told where a sitting had 100) and first is that to their first token, in ms.",
+    "answers (p99 is told where a run had 100) and first is that to their first token, in ms.",
     judged="over chunks of the text, and over prompts for the agreement of greedy answers.",
     compared="chunks of text",
 )

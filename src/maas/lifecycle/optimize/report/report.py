@@ -30,7 +30,7 @@ from maas.lifecycle.optimize.results import (
 )
 
 MOST_DETAILED = 12
-SAID_ELSEWHERE = ("what", "libraries", "left_out")
+SAID_ELSEWHERE = ("what", "libraries", "skipped")
 """Of how a candidate was made."""
 
 
@@ -44,13 +44,13 @@ def render_optimization(found: Optimization) -> str:
     ]
     if found.how.get("estimator"):
         content.append(beside_estimator(found.how["estimator"]))
-    detailed = [t for t in found.tried[1:] if t.comparison is not None]
+    detailed = [t for t in found.results[1:] if t.comparison is not None]
     # The chosen one first, then those that were refused: there a reader wants to know why.
     detailed.sort(key=lambda t: (t.name != found.chosen, t.passed))
     for tried in detailed[:MOST_DETAILED]:
         content.append(candidate_details(tried, open_=tried.name == found.chosen))
     content.append(
-        section("What they consist of", *(profile_details(t) for t in found.tried if t.profile))
+        section("What they consist of", *(profile_details(t) for t in found.results if t.profile))
     )
     content.append(section("How to get this again", _how(found)))
     content.append("<footer>Made by OpenMaaS. This file holds everything it shows.</footer>")
@@ -72,11 +72,11 @@ def _cost_note(found: Optimization) -> str:
 def _header(found: Optimization) -> str:
     made = time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(found.created_at))
     kicker = "Optimization" + (f" · {made}" if found.created_at else "")
-    compared = [t for t in found.tried[1:] if not t.failed]
+    compared = [t for t in found.results[1:] if not t.failure]
     passed = sum(t.passed for t in compared)
     text = (
         f"{len(compared)} candidates were compared for {found.objective}, {passed} passed the gate"
-        f"{_left_out(found)}. Chosen: {found.chosen}, {found.chosen_why}."
+        f"{_left_out(found)}. Chosen: {found.chosen}, {found.chosen_reason}."
     )
     others = [f"{o} {name}" for o, name in found.best.items() if o != found.objective]
     text += f" By other objectives it would be: {', '.join(others)}." if others else ""
@@ -87,12 +87,12 @@ def _header(found: Optimization) -> str:
 
 
 def _left_out(found: Optimization) -> str:
-    count = sum(bool(t.failed) for t in found.tried[1:])
+    count = sum(bool(t.failure) for t in found.results[1:])
     return f"; {count} could not be made or are left out, with the reasons below" if count else ""
 
 
 def _tiles(found: Optimization) -> str:
-    chosen = next((t for t in found.tried if t.name == found.chosen), None)
+    chosen = next((t for t in found.results if t.name == found.chosen), None)
     if chosen is None or chosen.measurement is None:
         return ""
     measured, labels = chosen.measurement, labels_of(found.task)
@@ -120,7 +120,7 @@ def _between(found: Estimate) -> str:
 
 def _main_rule(found: Optimization) -> tuple[str, Rule | None]:
     """The metric of the picture, the first that the gate names, with its rule."""
-    told = [t.comparison for t in found.tried if t.comparison is not None]
+    told = [t.comparison for t in found.results if t.comparison is not None]
     try:
         rules = Gate.parse(found.gate).rules
     except InvalidInput:
@@ -140,7 +140,7 @@ def _pareto(found: Optimization) -> str:
     points: list[Point] = []
     original: float | None = None
     lines: list[list[Cell]] = []
-    for index, tried in enumerate(found.tried[1:], start=2):
+    for index, tried in enumerate(found.results[1:], start=2):
         difference = tried.comparison.difference(metric) if tried.comparison else None
         if difference is None or difference.original is None or tried.measurement is None:
             continue
@@ -210,24 +210,24 @@ def _gate_note(found: Optimization) -> str:
 
 def _tried(found: Optimization) -> str:
     rows: list[list[Cell]] = []
-    for index, tried in enumerate(found.tried, start=1):
+    for index, tried in enumerate(found.results, start=1):
         if tried is found.original:
             mark, why = "", "what the others are compared with"
-        elif "left_out" in tried.how:
-            mark, why = '<span class="soft">left out</span>', tried.failed
-        elif tried.failed:
-            mark, why = '<span class="bad">failed</span>', tried.failed
+        elif "skipped" in tried.how:
+            mark, why = '<span class="soft">left out</span>', tried.failure
+        elif tried.failure:
+            mark, why = '<span class="bad">failed</span>', tried.failure
         elif tried.passed:
-            mark, why = '<span class="good">kept</span>', tried.why
+            mark, why = '<span class="good">kept</span>', tried.reason
         else:
-            mark, why = '<span class="bad">dropped</span>', tried.why
+            mark, why = '<span class="bad">dropped</span>', tried.reason
         chosen = "<small>chosen</small>" if tried.name == found.chosen else ""
         name = f"{index}. {escaped(tried.name)}{chosen}"
         rows.append([name, mark, (escaped(_what(tried)), "soft"), escaped(why)])
     made = [
         [f"{index}. {escaped(tried.name)}", escaped(_how_made(tried))]
-        for index, tried in enumerate(found.tried, start=1)
-        if not tried.failed
+        for index, tried in enumerate(found.results, start=1)
+        if not tried.failure
     ]
     how = table(["Candidate", "Made by"], made, caption="How each was made")
     return (
@@ -255,7 +255,7 @@ def _plain(value: Any) -> str:
 
 
 def _costs(found: Optimization) -> str:
-    measured = [(i, t.measurement) for i, t in enumerate(found.tried, start=1)]
+    measured = [(i, t.measurement) for i, t in enumerate(found.results, start=1)]
     known = [(i, m) for i, m in measured if m is not None]
     if not known:
         return ""
@@ -273,7 +273,7 @@ def _costs(found: Optimization) -> str:
         f"{m.candidate}: {note}" for _, m in known for note in m.notes
     ]  # what disturbed one candidate's turns may not have disturbed another's
     told = "".join(f'<p class="note">{escaped(n)}.</p>' for n in notes)
-    why = {m.joules_why for _, m in known}
+    why = {m.energy_note for _, m in known}
     energy = f'<p class="note">Energy: {escaped("; ".join(sorted(why)))}.</p>'
     return (
         table(head, rows, caption=f"What each costs; {' and '.join(times)} in ms") + energy + told
@@ -314,7 +314,7 @@ def _ratio(value: float) -> str:
 def _how(found: Optimization) -> str:
     rows = [("command", f'<span class="code">{escaped(found.command)}</span>')]
     rows += [(k.replace("_", " "), escaped(_plain(v))) for k, v in found.how.items()]
-    compared = next((t.comparison for t in found.tried if t.comparison is not None), None)
+    compared = next((t.comparison for t in found.results if t.comparison is not None), None)
     rows += _compared(compared, labels_of(found.task).compared)
     return facts(rows, caption="How this was obtained")
 

@@ -30,7 +30,7 @@ def candidate_details(tried: CandidateResult, *, open_: bool) -> str:
         + pair(*_groups(comparison, "slice"))
     )
     inside = f"<details{' open' if open_ else ''}><summary>Details</summary>{content}</details>"
-    return section(f"{tried.name}: {verdict}", inside, note=f"{tried.why}.")
+    return section(f"{tried.name}: {verdict}", inside, note=f"{tried.reason}.")
 
 
 def _metrics(comparison: Comparison) -> str:

@@ -19,7 +19,7 @@ _SPEEDS = (
 def headings(found: Optimization) -> tuple[str, ...]:
     """Of `terminal_rows`."""
     rate = labels_of(found.task).rate
-    return ("candidate", "passed", "quality", "p50", rate, "size", "memory", "why")
+    return ("candidate", "passed", "quality", "p50", rate, "size", "memory", "reason")
 
 
 def metrics_of(tried: CandidateResult) -> dict[str, Any]:
@@ -60,19 +60,19 @@ def metrics_of(tried: CandidateResult) -> dict[str, Any]:
 
 
 def summary(found: Optimization) -> dict[str, Any]:
-    """The report as JSON values: `candidates` (name, metrics, passed, why, …) and `chosen`."""
+    """The report as JSON values: `candidates` (name, metrics, passed, reason, …) and `chosen`."""
     return {
         "model": found.model,
         "task": str(found.task),
         "objective": found.objective,
         "gate": found.gate,
         "chosen": found.chosen,
-        "chosen_why": found.chosen_why,
+        "chosen_reason": found.chosen_reason,
         "best": dict(found.best),
         "command": found.command,
         "how": found.how,
         "created_at": found.created_at,
-        "candidates": [_candidate(t, t is found.original) for t in found.tried],
+        "candidates": [_candidate(t, t is found.original) for t in found.results],
     }
 
 
@@ -81,13 +81,13 @@ def _candidate(tried: CandidateResult, original: bool) -> dict[str, Any]:
         "name": tried.name,
         "runtime": tried.runtime,
         "passed": original or tried.passed,
-        "why": "the original" if original else tried.why,
+        "reason": "the original" if original else tried.reason,
         "metrics": metrics_of(tried),
         "threads": tried.threads,
         "batch": tried.batch,
         "how": tried.how,
         "notes": list(tried.measurement.notes) if tried.measurement else [],
-        "joules_why": tried.measurement.joules_why if tried.measurement else "",
+        "energy_note": tried.measurement.energy_note if tried.measurement else "",
         "verdict": to_json(tried.verdict) if tried.verdict else None,
         "comparison": to_json(tried.comparison) if tried.comparison else None,
         "profile": tried.profile,
@@ -97,11 +97,11 @@ def _candidate(tried: CandidateResult, original: bool) -> dict[str, Any]:
 def terminal_rows(found: Optimization) -> list[Sequence[object]]:
     """Rows below `headings`, the chosen one marked; ratios are to the original."""
     rows: list[Sequence[object]] = []
-    for tried in found.tried:
+    for tried in found.results:
         original = tried is found.original
         mark = " *" if tried.name == found.chosen else ""
         passed = "original" if original else "yes" if tried.passed else "no"
-        why = "" if original else tried.why
+        why = "" if original else tried.reason
         rows.append((f"{tried.name}{mark}", passed, _quality(tried), *_costs(tried), why))
     return rows
 

@@ -52,7 +52,7 @@ class TextKind:
     def makers(self) -> tuple[TextCandidateMethod, ...]:
         return text_makers(self.subject.original)
 
-    def left_out(self) -> dict[str, str]:
+    def skipped(self) -> dict[str, str]:
         return dict(TYPES_LEFT_OUT)
 
     def make(self, maker: TextCandidateMethod, place: CandidateFolder) -> Candidate:
@@ -71,13 +71,13 @@ class TextKind:
         signature = self.subject.signature
         return sit_text(candidate, self.original, signature, self.seconds, number)
 
-    def measurement(self, candidate: Candidate, sittings: Sequence[PairedRun]) -> Measurement:
+    def measurement(self, candidate: Candidate, runs: Sequence[PairedRun]) -> Measurement:
         how = {
             "seconds_per_turn": self.seconds,
             "tokens_per_answer": TOKENS,
             "resident": RESIDENT,
         }
-        return measurement_of(candidate, self.original, sittings, unit="token", how=how)
+        return measurement_of(candidate, self.original, runs, unit="token", how=how)
 
     def profile(self, candidate: Candidate, measurement: Measurement) -> dict[str, Any]:
         return profile_text(candidate, measurement).to_dict()

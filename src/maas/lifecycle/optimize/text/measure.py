@@ -1,7 +1,7 @@
 """Measure: what a language model costs, in turns with the original.
 
 As `optimize/measure.py` does it for rows. A turn is a few waves of answers, all of the same number
-of tokens; who goes first changes from sitting to sitting.
+of tokens; who goes first changes from run to run.
 """
 
 from __future__ import annotations

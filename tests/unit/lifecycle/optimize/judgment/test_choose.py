@@ -35,7 +35,7 @@ def tried(
         resident_ratio=memory,
         core_seconds_per_1000=Estimate(1, 1, 1),
         joules_per_1000=None,
-        joules_why="",
+        energy_note="",
     )
     verdict = Verdict(name, "", passed, ())
     return CandidateResult(name, "onnx", {}, measurement=measurement, verdict=verdict)

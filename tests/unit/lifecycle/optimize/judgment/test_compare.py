@@ -176,7 +176,7 @@ def test_an_error_that_grew_is_refused() -> None:
     found = compare("c", rows, pair[0], pair[1], resamples=300)
     verdict = judge(Gate.parse("rmse<=+10%"), found)
     assert not verdict.passed
-    assert "which breaks rmse<=+10%" in verdict.why
+    assert "which breaks rmse<=+10%" in verdict.reason
 
 
 def test_without_labels_the_answers_are_compared_with_each_other_class_by_class() -> None:

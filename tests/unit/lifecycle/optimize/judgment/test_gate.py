@@ -95,7 +95,7 @@ def test_not_seen_worse_is_not_shown_not_worse() -> None:
     y = np.arange(100) % 5
     few = judged("accuracy>=-0.01", compared(y, y, y))
     assert not few.passed
-    assert "cannot be shown with 100 rows; needs about" in few.why
+    assert "cannot be shown with 100 rows; needs about" in few.reason
     needed = few.results[0].rows_needed
     assert needed is not None
     assert 290 <= needed <= 330
@@ -108,7 +108,7 @@ def test_what_is_worse_is_refused_as_worse_and_not_for_want_of_rows() -> None:
     after = np.where(np.arange(1000) < 50, (y + 1) % 5, y)
     verdict = judged("accuracy>=-0.01", compared(y, y, after))
     assert not verdict.passed
-    assert "which breaks accuracy>=-0.01" in verdict.why
+    assert "which breaks accuracy>=-0.01" in verdict.reason
     assert verdict.results[0].rows_needed is None
 
 
@@ -123,7 +123,7 @@ def test_a_metric_that_was_not_measured_does_not_pass() -> None:
     y = np.arange(50) % 5
     verdict = judged("log_loss<=+0.1", compared(y, y, y))
     assert not verdict.passed
-    assert "log_loss is not known; known are accuracy" in verdict.why
+    assert "log_loss is not known; known are accuracy" in verdict.reason
     assert not judged("speedup>=1.5", compared(y, y, y)).passed
 
 
@@ -160,7 +160,7 @@ def test_weights_shuffled_in_one_classs_row_are_refused_and_the_class_is_named(
     verdict = judged("accuracy>=-0.5", found)
     assert not verdict.passed
     assert f"class {sabotaged}" in verdict.worse_groups
-    assert f"class {sabotaged} lost" in verdict.why
+    assert f"class {sabotaged} lost" in verdict.reason
 
 
 def test_a_variant_that_keeps_the_average_and_loses_a_class_is_refused() -> None:
@@ -176,7 +176,7 @@ def test_a_variant_that_keeps_the_average_and_loses_a_class_is_refused() -> None
     verdict = judged("accuracy>=-0.02", found)
     assert not verdict.passed
     assert verdict.worse_groups == ("class e",)
-    assert "class e lost 100 % of its 20 rows" in verdict.why
+    assert "class e lost 100 % of its 20 rows" in verdict.reason
     # More may be allowed where it is said.
     assert judged("accuracy>=-0.02, class_loss<=1", found).passed
 
@@ -187,7 +187,7 @@ def test_a_class_that_takes_the_rows_of_others_is_named_first() -> None:
     after = np.where(np.arange(1000) % 3 == 0, 2, y)
     verdict = judged("accuracy>=-0.5", compared(y, y, after))
     assert verdict.worse_groups[0] == "class c"
-    assert "268 more rows of others are taken for class c (200 rows)" in verdict.why
+    assert "268 more rows of others are taken for class c (200 rows)" in verdict.reason
     few = np.where(np.arange(1000) < 10, 2, y)
     assert judged("accuracy>=-0.05", compared(y, y, few)).worse_groups == ()
 

@@ -39,7 +39,7 @@ def test_the_quantiles_are_those_of_students_distribution() -> None:
     assert pytest.approx([stats.t.ppf(0.995, d) for d in degrees], abs=6e-4) == T_995
 
 
-def sitting(drawn: Drawn, noise: float) -> PairedRun:
+def paired_run(drawn: Drawn, noise: float) -> PairedRun:
     """All figures of three loads, around 1, each by itself."""
 
     def one() -> float:
@@ -49,12 +49,12 @@ def sitting(drawn: Drawn, noise: float) -> PairedRun:
     return PairedRun(tuple(loads), 100, 100, one(), 0.0, (1.0, 1.0), 0.0)
 
 
-def report(drawn: Drawn, candidates: int, sittings: int) -> list[CandidateResult]:
+def report(drawn: Drawn, candidates: int, runs: int) -> list[CandidateResult]:
     """Candidates with more and with less noise."""
     found = []
     for number in range(candidates):
         noise = 0.01 * (1 + number % 3)
-        told = [sitting(drawn, noise) for _ in range(sittings)]
+        told = [paired_run(drawn, noise) for _ in range(runs)]
         measured = measurement_of(CANDIDATE, CANDIDATE, told, how={})
         found.append(CandidateResult(f"c{number}", "onnx", {}, measurement=measured))
     return found
@@ -62,7 +62,7 @@ def report(drawn: Drawn, candidates: int, sittings: int) -> list[CandidateResult
 
 def widened(tried: list[CandidateResult]) -> tuple[CandidateResult, ...]:
     told = Optimization("m:1", Task.MULTICLASS, "size", "", tuple(tried), "c0", "", "")
-    return with_report_intervals(told).tried
+    return with_report_intervals(told).results
 
 
 def outside(first: CandidateResult, second: CandidateResult) -> int:
@@ -70,12 +70,12 @@ def outside(first: CandidateResult, second: CandidateResult) -> int:
     return sum(not held for *_, held in figures(first.measurement, second.measurement))
 
 
-@pytest.mark.parametrize("sittings", [4, 8])
-def test_all_figures_of_a_report_are_found_again(sittings: int) -> None:
+@pytest.mark.parametrize("runs", [4, 8])
+def test_all_figures_of_a_report_are_found_again(runs: int) -> None:
     drawn = np.random.default_rng(0)
     again = narrow = 0
     for _ in range(60):
-        first, second = report(drawn, 18, sittings), report(drawn, 18, sittings)
+        first, second = report(drawn, 18, runs), report(drawn, 18, runs)
         again += not sum(map(outside, widened(first), second))
         narrow += not sum(map(outside, first, second))
     assert again >= 0.9 * 60
@@ -110,5 +110,5 @@ def test_no_interval_is_narrower_than_the_median_candidates() -> None:
 
 
 def test_what_was_not_measured_stays_as_it_is() -> None:
-    failed = CandidateResult("c", "onnx", {}, failed="it could not be made")
+    failed = CandidateResult("c", "onnx", {}, failure="it could not be made")
     assert widened([failed]) == (failed,)

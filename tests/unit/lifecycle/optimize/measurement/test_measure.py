@@ -38,8 +38,8 @@ def candidate(path: Path, name: str = "c") -> Candidate:
 def test_a_slow_candidate_is_measured_as_slow_beside_the_original(tmp_path: Path) -> None:
     original = candidate(echo_model(tmp_path / "echo.onnx"), "original")
     slow = candidate(slow_model(tmp_path / "slow.onnx", size=200, rounds=4), "slow")
-    sittings = [sit(slow, original, ROWS, echo_signature(), QUICK) for _ in range(2)]
-    found = measurement_of(slow, original, sittings, how={})
+    runs = [sit(slow, original, ROWS, echo_signature(), QUICK) for _ in range(2)]
+    found = measurement_of(slow, original, runs, how={})
     assert [s.batch for s in found.speeds] == [1, 8, 32]
     for speed in found.speeds:
         # Hundreds of times the work; any machine sees that.
@@ -129,7 +129,7 @@ def test_rows_arrive_as_they_were_sent() -> None:
 def test_a_repeat_falls_into_the_interval_of_the_first_in_99_of_100_cases(
     count: int, unlike: float
 ) -> None:
-    """Also if one of twelve sittings takes half as long again: of means, a quarter would not."""
+    """Also if one of twelve runs takes half as long again: of means, a quarter would not."""
     drawn = np.random.default_rng(0)
     inside = 0
     for _ in range(2000):
@@ -150,8 +150,8 @@ def test_intervals_are_no_wider_than_they_must_be() -> None:
     assert np.mean(reach) == pytest.approx(3.5 * 0.58 * 0.02, rel=0.06)
 
 
-def test_one_sitting_has_no_interval() -> None:
-    with pytest.raises(InvalidInput, match="at least two sittings"):
+def test_one_run_has_no_interval() -> None:
+    with pytest.raises(InvalidInput, match="at least two runs"):
         repeat_interval([1.0])
 
 
@@ -176,6 +176,6 @@ def test_energy_is_the_packages_counters_also_when_one_wraps_around(tmp_path: Pa
 
 
 def test_a_machine_without_a_meter_says_so(tmp_path: Path) -> None:
-    assert "shows no energy meter" in EnergyMeter.find(tmp_path).why
+    assert "shows no energy meter" in EnergyMeter.find(tmp_path).note
     zone(tmp_path, "intel-rapl:0", "not a number")
-    assert "cannot be read" in EnergyMeter.find(tmp_path).why
+    assert "cannot be read" in EnergyMeter.find(tmp_path).note

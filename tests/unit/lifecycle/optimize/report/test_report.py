@@ -58,7 +58,7 @@ def measurement(name: str, ratio: float) -> Measurement:
         resident_ratio=1.0,
         core_seconds_per_1000=around(0.5),
         joules_per_1000=None,
-        joules_why="this machine shows no energy meter",
+        energy_note="this machine shows no energy meter",
         notes=("other processes used 0.6 of 2 cores while this was measured",),
     )
 
@@ -72,9 +72,9 @@ def test_a_p99_that_was_not_measured_has_no_column_or_a_dash() -> None:
         speeds = tuple(replace(s, p99_ms=None, p99_ratio=None) for s in tried.measurement.speeds)
         return replace(tried, measurement=replace(tried.measurement, speeds=speeds))
 
-    head, *others = found.tried
-    some = replace(found, tried=(without(head), *others))
-    none = replace(found, tried=tuple(map(without, found.tried)))
+    head, *others = found.results
+    some = replace(found, results=(without(head), *others))
+    none = replace(found, results=tuple(map(without, found.results)))
     assert from_json(to_json(none), Optimization) == none
     assert "p99, 32" in render_optimization(some)
     page = render_optimization(none)
@@ -105,7 +105,7 @@ def optimized() -> Optimization:
         tried("original", y, 1.0),
         tried("int8", y, 0.4),
         tried("sabotaged", lost, 0.3),
-        CandidateResult("broken", "onnx", {}, failed="it could not be converted"),
+        CandidateResult("broken", "onnx", {}, failure="it could not be converted"),
     )
     name, why = choose("throughput", every)
     return Optimization(
@@ -113,9 +113,9 @@ def optimized() -> Optimization:
         task=Task.MULTICLASS,
         objective="throughput",
         gate=GATE,
-        tried=every,
+        results=every,
         chosen=name,
-        chosen_why=why,
+        chosen_reason=why,
         command="maas optimize pets:3 --objective throughput --gate 'accuracy>=-0.01'",
         how={"data_digest": "0" * 64, "machine": {"cores": 2}},
         created_at=1_700_000_000.0,
@@ -168,7 +168,7 @@ def test_json_has_every_candidate_with_metrics_and_reason(found: Optimization) -
     ]  # fmt: skip
     refused = told["candidates"][2]
     assert refused["passed"] is False
-    assert "class <dog> lost" in refused["why"]
+    assert "class <dog> lost" in refused["reason"]
     assert refused["metrics"]["accuracy"] == pytest.approx(2 / 3)
     assert refused["metrics"]["rows_per_s_ratio_batch_32"]["value"] == pytest.approx(1 / 0.3)
 
@@ -186,10 +186,10 @@ def test_the_terminal_shows_a_line_for_each_with_the_chosen_one_marked(found: Op
 
 def test_a_report_without_anything_measured_is_still_a_report(found: Optimization) -> None:
     bare = tuple(
-        CandidateResult(t.name, t.runtime, {}, failed="" if i == 0 else "nothing works")
-        for i, t in enumerate(found.tried)
+        CandidateResult(t.name, t.runtime, {}, failure="" if i == 0 else "nothing works")
+        for i, t in enumerate(found.results)
     )
-    html = render_optimization(replace(found, tried=bare, chosen="original"))
+    html = render_optimization(replace(found, results=bare, chosen="original"))
     assert "nothing works" in html
 
 

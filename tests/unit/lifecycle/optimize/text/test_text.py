@@ -13,7 +13,7 @@ import pytest
 
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Variant
-from maas.lifecycle.optimize.engine import OptimizationRequest, Optimized, optimize
+from maas.lifecycle.optimize.engine import OptimizationOutcome, OptimizationRequest, optimize
 from maas.lifecycle.optimize.judgment.gate import Gate, judge
 from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, RunFigures, measurement_of
 from maas.lifecycle.optimize.prepare import prepare_optimization
@@ -91,9 +91,11 @@ def test_two_processes_say_what_one_says(tmp_path: Path) -> None:
     assert len({round(sum(scores), 2) for scores in found.scores}) > 4, "the order matters"
 
 
-def optimized(path: Path, workdir: Path, *names: str, gate: str = "perplexity<=+5%") -> Optimized:
+def optimized(
+    path: Path, workdir: Path, *names: str, gate: str = "perplexity<=+5%"
+) -> OptimizationOutcome:
     request = OptimizationRequest(
-        model="tiny:1", objective="size", gate=gate, candidates=names, sittings=2
+        model="tiny:1", objective="size", gate=gate, candidates=names, runs=2
     )
     return optimize(subject(path), request, workdir)
 
@@ -115,10 +117,10 @@ def test_from_a_gguf_file_to_variants(
 
     monkeypatch.setattr(text_kind, "text_makers", with_sabotage)
     found = optimized(tiny, tmp_path, *names)
-    by_name = {t.name: t for t in found.optimization.tried}
+    by_name = {t.name: t for t in found.optimization.results}
     kept = by_name["gguf-kv-q8_0"]
     assert kept.passed and kept.comparison and kept.comparison.rows == 9
-    assert "perplexity changed by" in by_name["sabotaged"].why
+    assert "perplexity changed by" in by_name["sabotaged"].reason
     assert not by_name["sabotaged"].passed
     small = by_name["gguf-q4_0-small"].measurement
     assert small and small.file_ratio < 0.8
@@ -143,21 +145,21 @@ def test_from_a_gguf_file_to_variants(
 
     monkeypatch.setattr(text_kind, "TextProcess", none)
     again = optimized(tiny, tmp_path, *names)
-    assert again.optimization.tried == found.optimization.tried
+    assert again.optimization.results == found.optimization.results
 
 
 def test_a_short_text_is_refused(tiny: Path, tmp_path: Path) -> None:
     short = TextSubject(candidate(tiny), TEXT_TO_TEXT, "Too short.", "a note", ("Hello",))
     with pytest.raises(InvalidInput, match=r"at least 768 tokens.*a note has 10"):
         optimize(
-            short, OptimizationRequest("tiny:1", candidates=("gguf-kv-q8_0",), sittings=2), tmp_path
+            short, OptimizationRequest("tiny:1", candidates=("gguf-kv-q8_0",), runs=2), tmp_path
         )
 
 
 def test_tokens_are_counted_and_timed_side_by_side(tiny: Path) -> None:
     other = candidate(tiny, "lean", options={"cache_tokens": 4096, "slots": 4})
-    sittings = [sit_text(other, candidate(tiny), TEXT_TO_TEXT, 0.001, n) for n in range(2)]
-    found = measurement_of(other, candidate(tiny), sittings, unit="token", how={})
+    runs = [sit_text(other, candidate(tiny), TEXT_TO_TEXT, 0.001, n) for n in range(2)]
+    found = measurement_of(other, candidate(tiny), runs, unit="token", how={})
     one, many = found.speeds
     assert (one.batch, many.batch, found.unit) == (1, 16, "token")
     assert one.calls == 6 and many.calls == 32
@@ -165,15 +167,15 @@ def test_tokens_are_counted_and_timed_side_by_side(tiny: Path) -> None:
     assert many.first_ms and many.first_ms.value <= many.p50_ms.value
     assert one.p99_ms is one.p99_ratio is many.p99_ms is None, "of 3 answers it is the slowest"
     assert found.resident_ratio < 1 and found.core_seconds_per_1000.value > 0
-    # Two sittings bound nothing tightly. Asked is that the gate knows both figures.
+    # Two runs bound nothing tightly. Asked is that the gate knows both figures.
     verdict = judge(
         Gate.parse("tokens_per_s>=0.000001, first_token_ms<=0.000001"), same_said(), found
     )
-    assert [result.held for result in verdict.results] == [True, False]
+    assert [result.passed for result in verdict.results] == [True, False]
     verdict = judge(Gate.parse("rows_per_s>=1"), same_said(), found)
-    assert not verdict.passed and "rows_per_s was not measured" in verdict.why
+    assert not verdict.passed and "rows_per_s was not measured" in verdict.reason
     verdict = judge(Gate.parse("p99_ms<=1000000"), same_said(), found)
-    assert not verdict.passed and "p99_ms was not measured; it needs 100" in verdict.why
+    assert not verdict.passed and "p99_ms was not measured; it needs 100" in verdict.reason
 
 
 @pytest.mark.parametrize(("answers", "told"), [(99, False), (100, True)])
