@@ -17,7 +17,7 @@ from maas.lifecycle.optimize.engine import (
     optimize,
 )
 from maas.lifecycle.optimize.ledger import space
-from maas.lifecycle.optimize.measurement.beside_estimator import beside_estimator
+from maas.lifecycle.optimize.measurement.estimator_baseline import beside_estimator
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.publication import PreparedOptimization
 from maas.lifecycle.optimize.source import find_build, subject_of_build, subject_of_data

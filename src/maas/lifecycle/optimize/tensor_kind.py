@@ -17,9 +17,9 @@ from maas.lifecycle.optimize.candidates.methods import (
     skipped,
 )
 from maas.lifecycle.optimize.judgment.compare import compare
-from maas.lifecycle.optimize.measurement.answers import keep, kept, read_answers
 from maas.lifecycle.optimize.measurement.candidate_process import answers_of
 from maas.lifecycle.optimize.measurement.measure import RESIDENT, MeasurementPlan, sit
+from maas.lifecycle.optimize.measurement.outputs import keep, kept, read_answers
 from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, measurement_of
 from maas.lifecycle.optimize.measurement.profile import profile
 from maas.lifecycle.optimize.model_kind import CandidateFolder

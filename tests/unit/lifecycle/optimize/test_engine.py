@@ -27,8 +27,8 @@ from maas.lifecycle.optimize.engine import (
     optimize,
 )
 from maas.lifecycle.optimize.judgment.compare import compare
-from maas.lifecycle.optimize.measurement.beside_estimator import beside_estimator
-from maas.lifecycle.optimize.measurement.loaded import outputs_of
+from maas.lifecycle.optimize.measurement.estimator_baseline import beside_estimator
+from maas.lifecycle.optimize.measurement.in_process import outputs_of
 from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, RunFigures
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.publication import PreparedOptimization

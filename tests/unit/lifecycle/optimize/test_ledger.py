@@ -10,7 +10,7 @@ import pytest
 
 from maas.domain.errors import InferenceFailed, OutOfSpace
 from maas.lifecycle.optimize.ledger import Ledger
-from maas.lifecycle.optimize.measurement.answers import keep, kept
+from maas.lifecycle.optimize.measurement.outputs import keep, kept
 from maas.lifecycle.optimize.results import Candidate, CandidateResult
 
 

@@ -13,13 +13,13 @@ from maas.lifecycle.drawing.svg import escaped
 from maas.lifecycle.metrics.metric_names import LOWER_IS_BETTER, named
 from maas.lifecycle.optimize.judgment.choose import MEMORY_NOISE, merit
 from maas.lifecycle.optimize.judgment.gate import Gate, Rule
-from maas.lifecycle.optimize.report.figure_names import labels_of
-from maas.lifecycle.optimize.report.pictures import Point, pareto_svg
-from maas.lifecycle.optimize.report.report_parts import (
+from maas.lifecycle.optimize.report.candidate_sections import (
     beside_estimator,
     candidate_details,
     profile_details,
 )
+from maas.lifecycle.optimize.report.figure_names import labels_of
+from maas.lifecycle.optimize.report.pictures import Point, pareto_svg
 from maas.lifecycle.optimize.results import (
     CandidateResult,
     Comparison,

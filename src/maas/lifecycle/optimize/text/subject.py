@@ -12,7 +12,7 @@ from maas.domain.errors import InvalidInput
 from maas.domain.models import Manifest
 from maas.domain.signature import Signature
 from maas.lifecycle.optimize.results import Candidate
-from maas.lifecycle.optimize.text.reading import PROMPTS, TEXT
+from maas.lifecycle.optimize.text.evaluation_text import PROMPTS, TEXT
 from maas.runtimes.scores import SCORERS
 
 MOST_TEXT = 4 << 20

@@ -11,7 +11,7 @@ import pytest
 from maas.lifecycle.optimize.candidates.fusion import optimize_graph
 from maas.lifecycle.optimize.candidates.precision import half_precision
 from maas.lifecycle.optimize.candidates.quantize import int8_dynamic, int8_static, operators_of
-from maas.lifecycle.optimize.measurement.loaded import outputs_of
+from maas.lifecycle.optimize.measurement.in_process import outputs_of
 from maas.lifecycle.optimize.results import Array, Candidate
 from maas.lifecycle.optimize.subject import NotApplicable, Subject
 from tests.support.models.onnx import echo_model

@@ -14,7 +14,7 @@ from torch import nn
 from maas.lifecycle.optimize.candidates import quantize
 from maas.lifecycle.optimize.candidates.quantize import Rounding, int8_static
 from maas.lifecycle.optimize.candidates.rounding import WeightedLayer, inputs_of, rounded
-from maas.lifecycle.optimize.measurement.loaded import outputs_of
+from maas.lifecycle.optimize.measurement.in_process import outputs_of
 from maas.lifecycle.optimize.results import Array, Candidate
 from maas.lifecycle.optimize.subject import Subject
 

@@ -12,9 +12,9 @@ from maas.domain.models import Task
 from maas.lifecycle.optimize.judgment.choose import choose
 from maas.lifecycle.optimize.judgment.compare import compare
 from maas.lifecycle.optimize.judgment.gate import Gate, judge
+from maas.lifecycle.optimize.report.candidate_sections import profile_lines
 from maas.lifecycle.optimize.report.pictures import Point, frontier, pareto_svg
 from maas.lifecycle.optimize.report.report import render_optimization
-from maas.lifecycle.optimize.report.report_parts import profile_lines
 from maas.lifecycle.optimize.report.summary import headings, summary, terminal_rows
 from maas.lifecycle.optimize.results import (
     Array,

@@ -13,7 +13,7 @@ from scipy import stats
 
 from benchmarks.reproduce import figures
 from maas.domain.models import Task
-from maas.lifecycle.optimize.judgment.repeats import T_9995, with_report_intervals
+from maas.lifecycle.optimize.judgment.report_intervals import T_9995, with_report_intervals
 from maas.lifecycle.optimize.measurement.paired_runs import (
     T_995,
     PairedRun,

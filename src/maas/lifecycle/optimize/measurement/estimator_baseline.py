@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from maas.lifecycle.optimize.measurement.loaded import outputs_of
+from maas.lifecycle.optimize.measurement.in_process import outputs_of
 from maas.lifecycle.optimize.results import Array, Candidate
 from maas.lifecycle.optimize.subject import Subject
 from maas.runtimes.base import LoadRequest
