@@ -1,3 +1,5 @@
+"""Environment and options of all tests."""
+
 from __future__ import annotations
 
 import os
@@ -7,12 +9,12 @@ import pytest
 
 from maas.settings import GOMP_SPINS
 
-# Engines that tests load in their own process wait as in a replica: threads of OpenMP sleep soon,
-# else a test beside others on the same cores takes minutes.
+# Engines that tests load in their own process behave as in a replica: OpenMP threads sleep soon.
+# Otherwise a test that shares its cores with others takes minutes.
 os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINS)
 
-# Who starts the tests in the background of a shell has Ctrl-C ignored, and so would have every
-# process that a test interrupts.
+# A shell starts background jobs with SIGINT ignored, and every process that a test interrupts
+# would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -20,7 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full-size", action="store_true",
-        help="as many rounds, requests and answers as the acceptance criteria ask for",
+        help="run as many rounds and requests as the acceptance criteria require",
     )  # fmt: skip
 
 

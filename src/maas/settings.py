@@ -1,7 +1,7 @@
-"""All settings, and the only place that reads the environment.
+"""All settings; the only module that reads the environment.
 
 Precedence: command-line flag > environment > `maas.toml` > default. In the environment a setting
-is `MAAS_SECTION__KEY`, for example `MAAS_SERVER__PORT=9000`. A key that nobody knows is an error.
+is `MAAS_SECTION__KEY`, for example `MAAS_SERVER__PORT=9000`. An unknown key is an error.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from msgspec import Meta
 
 
 class ConfigurationError(Exception):
-    """A setting is unknown or has a value that it cannot have."""
+    """A setting is unknown or has an invalid value."""
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,98 +27,105 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Annotated[int, Meta(ge=1, le=65535)] = 8000
     """Port to listen on."""
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
-    """Gateway processes; one answers more requests than one core of model can take."""
+    """Number of gateway processes. One gateway handles more requests than a model on one core can
+    answer."""
     insecure: bool = False
-    """Permits a non-loopback `host` without TLS."""
+    """Allows a non-loopback `host` without TLS."""
     tls_cert: str = ""
-    """PEM file with the certificate chain; with it the server speaks TLS 1.2 or newer only."""
+    """PEM file with the certificate chain. Enables TLS (1.2 or newer); plain HTTP is then
+    refused."""
     tls_key: str = ""
-    """PEM file with its private key; empty: it is in `tls_cert`."""
+    """PEM file with the private key; empty: the key is in `tls_cert`."""
     allowed_hosts: tuple[str, ...] = ()
-    """Values of the Host header that are served besides loopback names and `host` itself."""
+    """Accepted values of the Host header, in addition to loopback names and `host`."""
     max_json_bytes: Annotated[int, Meta(ge=1024)] = 8 << 20
-    """Largest JSON of a prediction. What is over 64 KiB is read in a thread, one after another."""
+    """Maximum size of a prediction's JSON body. Bodies over 64 KiB are parsed in a thread, one at
+    a time."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 64 << 20
-    """Largest body of a prediction with binary tensors."""
+    """Maximum size of a prediction's body with binary tensors."""
     max_file_bytes: Annotated[int, Meta(ge=1024)] = 64 << 30
-    """Largest file that may be published."""
+    """Maximum size of a published file."""
     request_timeout_s: Annotated[float, Meta(gt=0)] = 60.0
-    """Longest that a request may take; a caller may ask for less."""
+    """Timeout of a request. A client may ask for a shorter one."""
     generation_timeout_s: Annotated[float, Meta(gt=0)] = 600.0
-    """Longest that writing a text may take; a caller may ask for less."""
+    """Timeout of a text generation. A client may ask for a shorter one."""
     busy_poll_us: Annotated[int, Meta(ge=0, le=10_000)] = 500
-    """While callers come back within this many microseconds, a gateway with nothing in flight looks
-    for their next request for as long before it sleeps; 0: it sleeps at once, which is
-    better where processor time is rationed."""
+    """Longest busy polling in microseconds: while clients send their next request within this
+    time, an idle gateway polls for it before it sleeps. 0 disables busy polling, which is better
+    where CPU time is limited."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
-    """How long accepted requests may take after SIGTERM."""
+    """Time for accepted requests to finish after SIGTERM."""
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     database_url: str = ""
-    """`sqlite:////path` or `postgresql://…`; empty: a SQLite file in the home."""
+    """URL of the database, `sqlite:////path` or `postgresql://…`; empty: a SQLite file in the
+    home."""
     artifacts_url: str = ""
-    """`file:///path` or `s3://bucket/prefix`; empty: a directory in the home."""
+    """URL of the artifact store, `file:///path` or `s3://bucket/prefix`; empty: a directory in the
+    home."""
     s3_endpoint: str = ""
-    """URL of an S3 service; empty: that of AWS."""
+    """URL of the S3 service; empty: AWS."""
     s3_region: str = "us-east-1"
     """Region of the bucket."""
     s3_access_key_id: str = ""
-    """Empty: those of the machine's role or of the AWS environment."""
+    """Access key ID; empty: credentials of the machine's role or of the AWS environment."""
     s3_secret_access_key: str = ""
-    """Belongs to `s3_access_key_id`."""
+    """Secret access key for `s3_access_key_id`."""
 
 
 class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ready_timeout_s: Annotated[float, Meta(gt=0)] = 300.0
-    """How long a replica may take to load its model and answer for the first time."""
+    """Time for a replica to load its model and answer the first request."""
     hang_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
-    """A replica that makes no progress for this long while it has work is replaced."""
+    """A replica that has work and makes no progress for this long is replaced."""
     crash_backoff_s: Annotated[float, Meta(ge=0)] = 0.25
-    """Pause before a crashed replica's replacement; doubles with each crash up to a minute."""
+    """Delay before a crashed replica is replaced; doubles with each crash, up to one minute."""
     engines_file: str = ""
-    """TOML file that names engines of others for the runtime `upstream`; empty: there are none."""
+    """TOML file with the external engines of the runtime `upstream`; empty: none."""
 
 
 class LogsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_bytes: Annotated[int, Meta(ge=1024)] = 20 << 20
-    """Size at which a process begins a new log file; looked at with each line, and once a second
-    for what libraries print."""
+    """Size at which a log file is rotated. Checked with every log line, and once a second for the
+    output of libraries."""
     files: Annotated[int, Meta(ge=2, le=1000)] = 3
-    """Log files that are kept of each process, with the one that it writes."""
+    """Maximum number of log files per process, including the current one."""
 
 
 class ClientSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str = ""
-    """Empty: the server of this home."""
+    """URL of the server; empty: the server of this home."""
     api_key: str = ""
-    """Empty: the admin key of this home."""
+    """API key; empty: the admin key of this home."""
 
 
 class PullSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_bytes: Annotated[int, Meta(ge=1024)] = 64 << 30
-    """Largest file that `maas pull` brings to this machine."""
+    """Maximum size of a file that `maas pull` downloads."""
     ca_file: str = ""
-    """PEM file with certificates that downloads trust besides the system's."""
+    """PEM file with certificates to trust for downloads, in addition to the system's."""
     hf_endpoint: str = ""
-    """Another server that speaks like the Hugging Face Hub; empty: the Hub."""
+    """URL of a server with the API of the Hugging Face Hub; empty: the Hub."""
     s3_endpoint: str = ""
-    """URL of an S3 service; empty: that of AWS."""
+    """URL of the S3 service; empty: AWS."""
     s3_region: str = "us-east-1"
     """Region of the bucket."""
     s3_access_key_id: str = ""
-    """Empty: those of the AWS environment."""
+    """Access key ID; empty: credentials of the AWS environment."""
     s3_secret_access_key: str = ""
-    """Belongs to `s3_access_key_id`."""
+    """Secret access key for `s3_access_key_id`."""
     gs_service_account_file: str = ""
-    """JSON key of a Google service account; empty: the Google environment."""
+    """JSON key file of a Google service account; empty: credentials of the Google environment."""
     az_account: str = ""
-    """Name of an Azure storage account; empty: the Azure environment."""
+    """Name of the Azure storage account; empty: the Azure environment."""
     az_access_key: str = ""
-    """Belongs to `az_account`."""
+    """Access key of `az_account`."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings, and the paths in the home that follow from them."""
+
     home: str
     server: ServerSettings = msgspec.field(default_factory=ServerSettings)
     storage: StorageSettings = msgspec.field(default_factory=StorageSettings)
@@ -133,7 +140,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def run_dir(self) -> Path:
-        """Sockets, the routing snapshot, the lock: everything that a start makes anew."""
+        """Directory of sockets, the routing snapshot and the lock; every start rebuilds it."""
         return self.home_path / "run"
 
     @property
@@ -142,12 +149,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def usage_dir(self) -> Path:
-        """Usage counters of gateways that the database may not have yet."""
+        """Directory of the gateways' usage counters, which may not be in the database yet."""
         return self.home_path / "usage"
 
     @property
     def cache_dir(self) -> Path:
-        """Files of the artifact store that replicas load, by SHA-256."""
+        """Directory of files from the artifact store that replicas load, by SHA-256."""
         return self.home_path / "cache"
 
     @property
@@ -156,7 +163,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def pulls_dir(self) -> Path:
-        """Unfinished downloads of `maas pull`."""
+        """Directory of unfinished downloads of `maas pull`."""
         return self.home_path / "pulls"
 
     @property
@@ -181,8 +188,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def base_url(self) -> str:
-        """Of the configured server, else of the one that runs for this home, else of the one that
-        `maas up` would start."""
+        """URL of the configured server, else of the running server of this home, else of the one
+        that `maas up` would start."""
         if self.client.base_url:
             return self.client.base_url
         server = self._running_server() or self.server
@@ -191,7 +198,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{'https' if server.tls_cert else 'http'}://{host}:{server.port}"
 
     def _running_server(self) -> ServerSettings | None:
-        """What this home's server was started with; another's must not get this home's key."""
+        """The settings that this home's server was started with; None if none is running.
+
+        The port of the present settings may belong to another server, which must not get this
+        home's key.
+        """
         if not (self.run_dir / "supervisor.pid").exists():
             return None
         try:
@@ -210,7 +221,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return ""
 
     def to_json(self) -> str:
-        """For a child process, which then needs no environment."""
+        """All settings as JSON, so that a child process needs no environment."""
         return msgspec.json.encode(self).decode()
 
     @classmethod
@@ -240,58 +251,59 @@ def load(
     """The settings from flags (`{"server.port": 9000}`), environment and file, in that order.
 
     `file` defaults to `maas.toml` in the working directory, then in the home. Raises
-    ConfigurationError that names the key, what was expected and where the value came from.
+    ConfigurationError that names the key, the expected value and the origin of the value.
     """
     env = os.environ if environment is None else environment
     flags = dict(flags or {})
     home = Path(str(flags.pop("home", None) or env.get("MAAS_HOME") or Path.home() / ".maas"))
     home = home.expanduser().absolute()
-    given = _Given()
-    _take_file(given, [file] if file else [Path("maas.toml"), home / "maas.toml"], bool(file))
-    _take_environment(given, env)
+    values = _Values()
+    _read_file(values, [file] if file else [Path("maas.toml"), home / "maas.toml"], bool(file))
+    _read_environment(values, env)
     for dotted, value in flags.items():
         if value is not None:
             section, _, key = dotted.partition(".")
-            given.put(section, key, value, f"--{key.replace('_', '-')}")
-    return Settings(home=str(home), **given.sections())
+            values.put(section, key, value, f"--{key.replace('_', '-')}")
+    return Settings(home=str(home), **values.sections())
 
 
-class _Given:
-    """What was given so far, later over earlier, and where each value came from."""
+class _Values:
+    """Values by section and key, later over earlier, and the origin of each."""
 
     def __init__(self) -> None:
         self._values: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
         self._origins: dict[tuple[str, str], str] = {}
 
     def put(self, section: str, key: str, value: Any, where: str) -> None:
-        known = _SECTIONS.get(section)
-        if known is None:
+        struct = _SECTIONS.get(section)
+        if struct is None:
             raise ConfigurationError(
-                f"{where}: there is no section [{section}]{_hint(section, _SECTIONS)}"
+                f"{where}: unknown section [{section}]{_hint(section, _SECTIONS)}"
             )
-        if key not in known.__struct_fields__:
+        if key not in struct.__struct_fields__:
             raise ConfigurationError(
-                f"{where}: [{section}] has no key {key!r}{_hint(key, known.__struct_fields__)}"
+                f"{where}: unknown key {key!r} in [{section}]{_hint(key, struct.__struct_fields__)}"
             )
         self._values[section][key] = value
         self._origins[section, key] = where
 
     def sections(self) -> dict[str, Any]:
+        """The validated section structs, by name."""
         out: dict[str, Any] = {}
-        for section, kind in _SECTIONS.items():
+        for section, struct in _SECTIONS.items():
             values = self._values[section]
             for key, value in values.items():
                 try:
-                    msgspec.convert({key: value}, kind, strict=False)
+                    msgspec.convert({key: value}, struct, strict=False)
                 except msgspec.ValidationError as wrong:
                     where = self._origins[section, key]
                     raise ConfigurationError(f"{where}: {section}.{key}: {wrong}") from None
-            out[section] = msgspec.convert(values, kind, strict=False)
+            out[section] = msgspec.convert(values, struct, strict=False)
         return out
 
 
-def _take_file(given: _Given, candidates: list[Path], must_exist: bool) -> None:
-    """The first of the files that is there."""
+def _read_file(values: _Values, candidates: list[Path], must_exist: bool) -> None:
+    """Adds the values of the first candidate that exists."""
     path = next((p for p in candidates if p.is_file()), None)
     if path is None:
         if must_exist:
@@ -301,36 +313,39 @@ def _take_file(given: _Given, candidates: list[Path], must_exist: bool) -> None:
         if not isinstance(keys, dict):
             raise ConfigurationError(f"{path}: {section!r} must be a section, [{section}]")
         for key, value in keys.items():
-            given.put(section, key, value, str(path))
+            values.put(section, key, value, str(path))
 
 
-def _take_environment(given: _Given, environment: Mapping[str, str]) -> None:
+def _read_environment(values: _Values, environment: Mapping[str, str]) -> None:
     for name, text in environment.items():
         if name in _ALIASES:
-            given.put(*_ALIASES[name], text, name)
+            values.put(*_ALIASES[name], text, name)
         elif name.startswith("MAAS_") and name != "MAAS_HOME":
             section, separator, key = name.removeprefix("MAAS_").lower().partition("__")
             if not separator:
-                raise ConfigurationError(f"{name}: no such setting; use MAAS_SECTION__KEY")
+                raise ConfigurationError(f"{name}: unknown setting; use MAAS_SECTION__KEY")
             value = text.split(",") if key == "allowed_hosts" else text
-            given.put(section, key, value, name)
+            values.put(section, key, value, name)
 
 
 GOMP_SPINS = "1000"
-"""How often a thread of GNU's OpenMP looks before it sleeps, about 20 µs; llama.cpp's threads meet
-hundreds of times for a token. With OpenMP's own 300,000 each that waits for a thread whose core
-another process uses burns milliseconds every time."""
+"""Spins of a thread of GNU OpenMP before it sleeps, about 20 µs. llama.cpp's threads synchronize
+hundreds of times per token. With OpenMP's default of 300,000, a thread that waits for another one
+whose core is used by another process burns milliseconds each time."""
 
 
 def child_environment(**extra: str) -> dict[str, str]:
-    """The environment for a process of ours: without our settings, which travel as JSON, and
-    with the thread pools of numeric libraries held to one thread unless they are set."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")}
+    """The environment for a child process: this process's environment and `extra`.
+
+    It has no settings of OpenMaaS, which children get as JSON. The thread pools of numeric
+    libraries have one thread unless the environment sets them.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")}
     for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        kept.setdefault(pool, "1")
-    if "OMP_WAIT_POLICY" not in kept:
-        kept.setdefault("GOMP_SPINCOUNT", GOMP_SPINS)
-    return kept | extra
+        environment.setdefault(pool, "1")
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", GOMP_SPINS)
+    return environment | extra
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -340,6 +355,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: {wrong}") from None
 
 
-def _hint(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+def _hint(word: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(names)}"

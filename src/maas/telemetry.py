@@ -1,4 +1,4 @@
-"""Logs: one JSON object per line, so that nothing a client sends can forge a line."""
+"""Logging as one JSON object per line, so that no client input can forge a log line."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import time
 from typing import Any
 
 _TOKEN = re.compile(r"(maas_[0-9a-f]{6,24})_[A-Za-z0-9_-]{16,}")
-"""A key as `maas.domain.keys` makes it; the first part is its id, which may be known."""
+"""An API key as `maas.domain.keys` generates it; the first group is its id, which is public."""
 
 FIELDS = "fields"
-"""`log.info("started", extra={FIELDS: {"replica": "r-1a2b3c4d"}})` adds keys to the line."""
+"""Key in `extra` for a dict of further members of the line:
+`log.info("started", extra={FIELDS: {"replica": "r-1a2b3c4d"}})`."""
 
 
 class JsonLines(logging.Formatter):
-    """`time`, `level`, `process`, `logger`, `message`, `exception` and the record's own fields."""
+    """Formatter for `time`, `level`, `process`, `logger`, `message`, `exception` and FIELDS."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -34,13 +35,13 @@ class JsonLines(logging.Formatter):
         entry |= getattr(record, FIELDS, {})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        # ASCII only: every control character and line separator is escaped, but for DEL.
+        # ASCII only: this escapes every control character and line separator except DEL.
         line = json.dumps(entry, ensure_ascii=True, default=str).replace("\x7f", "\\u007f")
         return _TOKEN.sub(r"\1_(hidden)", line)
 
 
 def log_as_json(process: str, handler: logging.Handler | None = None) -> None:
-    """All logging of this process goes to `handler` (default: stderr), a JSON object per line."""
+    """Sends all logging of this process to `handler` (default: stderr) as JSON lines."""
     handler = handler or logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(process))
     root = logging.getLogger()

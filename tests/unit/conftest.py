@@ -1,3 +1,5 @@
+"""Fixtures for all unit tests."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each, whatever is in the message."""
+"""Log lines: one JSON object each, whatever the message contains."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Nouns, states and errors of OpenMaaS. Standard library only, no input or output."""
+"""Domain objects, their states, and all errors. Standard library only; no I/O."""

@@ -1,4 +1,4 @@
-"""Deployments: callable names, what they should run, and what runs."""
+"""Deployments: callable names, their desired state, and the replicas that run for them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Scaling:
-    """How many replicas, and how much each takes in."""
+    """Number of replicas, and the limits of each."""
 
     replicas: int = 1
     max_batch: int = 64
-    """Most rows that one call of the model gets."""
+    """Most rows in one batch for the model."""
     queue_limit: int = 256
-    """Most requests that wait for or are in one replica; more are refused."""
+    """Most requests queued or running in one replica; further requests are refused."""
     threads: int = 1
-    """Threads that the runtime may use per replica."""
+    """Threads per replica that the runtime may use."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -55,18 +55,18 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Desired state: which variants of a model answer under a name, and how."""
+    """Desired state of one name: its targets, its scaling and its gate."""
 
     name: str
     model: str
     targets: tuple[Target, ...]
     scaling: Scaling = field(default_factory=Scaling)
     default: bool = False
-    """True for the deployment that `/predict` without a name calls."""
+    """True for the deployment that answers `/predict` without a name."""
     gate: str = ""
-    """Rule over a variant's evidence that must hold before it may serve; empty: none."""
+    """Rule that the evidence of every target must satisfy; empty: no rule."""
     revision: int = 1
-    """Counts the changes of this deployment; a rollback is a new revision, too."""
+    """Number of the change, from 1. A rollback is a new revision, too."""
 
     def __post_init__(self) -> None:
         checked_name(self.name, "deployment")
@@ -74,9 +74,9 @@ class Deployment:
         if not self.targets:
             raise InvalidInput("a deployment needs at least one target", field="targets")
         if len({(t.version, t.variant) for t in self.targets}) != len(self.targets):
-            raise InvalidInput("two targets are the same version and variant", field="targets")
+            raise InvalidInput("two targets have the same version and variant", field="targets")
         if sum(t.weight for t in self.targets) <= 0:
-            raise InvalidInput("the weights of the targets add up to nothing", field="targets")
+            raise InvalidInput("the weights of the targets must not all be 0", field="targets")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"targets": [asdict(t) for t in self.targets]}
@@ -103,22 +103,22 @@ class ReplicaState(StrEnum):
 
 @dataclass(frozen=True)
 class Replica:
-    """Actual state: one process that has one variant loaded."""
+    """Actual state: one process that serves one variant."""
 
     id: str
     deployment: str
     version: int
     variant: str
     spec_digest: str
-    """Digest of everything that decides how it runs; another digest means another replica."""
+    """`ReplicaSpec.digest`; replicas with the same digest are interchangeable."""
     state: ReplicaState
     pid: int
     started_at: float
     """Seconds since the epoch, UTC."""
     socket: str
-    """Path of the unix socket on which it answers."""
+    """Path of the unix socket that it listens on."""
     reason: str = ""
-    """Why it is not ready, in a sentence."""
+    """Why it is not ready, as a sentence."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -130,7 +130,7 @@ class Replica:
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of a variant as a replica finds it on its machine."""
+    """A file of a variant on the replica's machine."""
 
     name: str
     path: str
@@ -139,7 +139,7 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class ReplicaSpec:
-    """All that a replica process is told: what to load and how to answer for it."""
+    """Configuration of a replica process: the variant to load and how to serve it."""
 
     id: str
     deployment: str
@@ -151,17 +151,20 @@ class ReplicaSpec:
     signature: Signature
     scaling: Scaling
     socket: str
-    """Path of the unix socket that it shall answer on."""
+    """Path of the unix socket to listen on."""
     options: dict[str, Any] = field(default_factory=dict)
     drain_s: float = 30.0
 
     @property
     def digest(self) -> str:
-        """Two replicas with the same digest are interchangeable."""
-        told = self.to_dict() | {"id": "", "socket": "", "drain_s": 0}
-        told["scaling"] |= {"replicas": 0}
-        told["files"] = [f["sha256"] for f in told["files"]]
-        text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+        """SHA-256 of everything that decides how the replica serves, hexadecimal.
+
+        Replicas with the same digest are interchangeable.
+        """
+        fields = self.to_dict() | {"id": "", "socket": "", "drain_s": 0}
+        fields["scaling"] |= {"replicas": 0}
+        fields["files"] = [f["sha256"] for f in fields["files"]]
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:

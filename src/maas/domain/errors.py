@@ -1,4 +1,7 @@
-"""Every error that OpenMaaS reports, each with a stable code and the HTTP status of every door.
+"""Every error that OpenMaaS reports, with its stable code, its HTTP status and its title.
+
+The docstring of a class is the title of its problem document (RFC 9457), and the detail of an
+error that is raised without a message.
 
 MaasError
 ├── BadRequest 400 ─ MalformedBody 400, ContextLengthExceeded 400
@@ -24,7 +27,7 @@ from typing import Any, ClassVar
 
 
 class MaasError(Exception):
-    """Something went wrong inside OpenMaaS."""
+    """Internal server error."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
@@ -32,7 +35,7 @@ class MaasError(Exception):
     def __init__(
         self, message: str | None = None, *, retry_after: float | None = None, **details: Any
     ) -> None:
-        """`retry_after` is in seconds; `details` must be JSON values and reach the client."""
+        """`retry_after` is in seconds. `details` are JSON values; clients see them."""
         super().__init__(message or (type(self).__doc__ or "").strip())
         self.retry_after = retry_after
         self.details = details
@@ -42,7 +45,7 @@ class MaasError(Exception):
         return str(self.args[0])
 
     def to_problem(self, request_id: str | None = None) -> dict[str, Any]:
-        """The RFC 9457 problem document of this error."""
+        """This error as an RFC 9457 problem document."""
         problem: dict[str, Any] = {
             "type": f"urn:maas:error:{self.code}",
             "title": (type(self).__doc__ or "").strip().split("\n")[0],
@@ -59,53 +62,53 @@ class MaasError(Exception):
 
 
 class BadRequest(MaasError):
-    """The request is not well formed."""
+    """The request is malformed."""
 
     code = "bad_request"
     status = 400
 
 
 class MalformedBody(BadRequest):
-    """The body is not what its content type says."""
+    """The body does not match its content type."""
 
     code = "malformed_body"
 
 
 class ContextLengthExceeded(BadRequest):
-    """The input is longer than the model can read at once."""
+    """The input exceeds the model's context length."""
 
     code = "context_length_exceeded"
 
 
 class Unauthenticated(MaasError):
-    """A valid key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+    """A valid API key is required: send `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
 
     code = "unauthenticated"
     status = 401
 
 
 class Forbidden(MaasError):
-    """This key may not do that."""
+    """Permission denied."""
 
     code = "forbidden"
     status = 403
 
 
 class NotFound(MaasError):
-    """There is no such thing here."""
+    """Not found."""
 
     code = "not_found"
     status = 404
 
 
 class ModelNotFound(NotFound):
-    """No deployment of this name can do what is asked here."""
+    """No deployment of this name supports this operation."""
 
     code = "model_not_found"
 
 
 class MethodNotAllowed(MaasError):
-    """This path does not take that method."""
+    """Method not allowed."""
 
     code = "method_not_allowed"
     status = 405
@@ -119,113 +122,115 @@ class RequestTimeout(MaasError):
 
 
 class Conflict(MaasError):
-    """The request contradicts the present state."""
+    """The request conflicts with the current state."""
 
     code = "conflict"
     status = 409
 
 
 class BodyTooLarge(MaasError):
-    """The body is larger than this route takes."""
+    """The request body is too large."""
 
     code = "body_too_large"
     status = 413
 
 
 class UnsupportedMediaType(MaasError):
-    """This content type is not taken here."""
+    """Unsupported media type."""
 
     code = "unsupported_media_type"
     status = 415
 
 
 class InvalidInput(MaasError):
-    """An input does not fit what was expected."""
+    """The input is invalid."""
 
     code = "invalid_input"
     status = 422
 
 
 class UnsafeArtifact(InvalidInput):
-    """The file could run code when loaded, or reaches outside itself."""
+    """The file could run code when it is loaded, or refers to data outside itself."""
 
     code = "unsafe_artifact"
 
 
 class InferenceFailed(InvalidInput):
-    """The model could not answer for this input."""
+    """The model could not process this input."""
 
     code = "inference_failed"
 
 
 class HeadersTooLarge(MaasError):
-    """The request's headers are larger than the server takes."""
+    """The request headers are too large."""
 
     code = "headers_too_large"
     status = 431
 
 
 class StorageFailed(MaasError):
-    """The artifact store did not do what was asked."""
+    """The artifact store failed."""
 
     code = "storage_failed"
     status = 502
 
 
 class ArtifactCorrupt(StorageFailed):
-    """A stored file is not the file that was published."""
+    """A stored file differs from the one that was published."""
 
     code = "artifact_corrupt"
 
 
 class Unavailable(MaasError):
-    """This cannot be answered at the moment."""
+    """Temporarily unavailable."""
 
     code = "unavailable"
     status = 503
 
 
 class Overloaded(Unavailable):
-    """More was asked than can be answered in time."""
+    """The server is overloaded."""
 
     code = "overloaded"
 
 
 class ReplicaLost(Unavailable):
-    """The process that was to answer ended before it did."""
+    """The replica exited before it answered."""
 
     code = "replica_lost"
 
 
 class DeadlineExceeded(MaasError):
-    """The answer was not ready by the request's deadline."""
+    """The deadline passed before the answer was ready."""
 
     code = "deadline_exceeded"
     status = 504
 
 
 class OutOfSpace(MaasError):
-    """There is no space left to store this."""
+    """Insufficient storage."""
 
     code = "out_of_space"
     status = 507
 
 
-def _tree(root: type[MaasError]) -> dict[str, type[MaasError]]:
-    found = {root.code: root}
+def _classes_by_code(root: type[MaasError]) -> dict[str, type[MaasError]]:
+    classes = {root.code: root}
     for child in root.__subclasses__():
-        found.update(_tree(child))
-    return found
+        classes.update(_classes_by_code(child))
+    return classes
 
 
-ERRORS_BY_CODE: dict[str, type[MaasError]] = _tree(MaasError)
+ERRORS_BY_CODE: dict[str, type[MaasError]] = _classes_by_code(MaasError)
+_STANDARD_MEMBERS = frozenset(
+    ("type", "title", "status", "detail", "code", "request_id", "retry_after")
+)
 
 
 def error_from_problem(problem: dict[str, Any]) -> MaasError:
     """The error that a problem document (RFC 9457) describes; `MaasError` for an unknown code."""
     kind = ERRORS_BY_CODE.get(str(problem.get("code")), MaasError)
-    known = {"type", "title", "status", "detail", "code", "request_id", "retry_after"}
-    details = {str(k): v for k, v in problem.items() if k not in known}
+    details = {str(k): v for k, v in problem.items() if k not in _STANDARD_MEMBERS}
     retry_after = problem.get("retry_after")
     return kind(
         str(problem.get("detail") or problem.get("title") or kind.__doc__),

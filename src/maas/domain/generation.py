@@ -1,8 +1,8 @@
-"""Text that a model writes step by step: what is asked for, and what comes piece by piece.
+"""Text generation: the request for one sequence, and the pieces of its output.
 
-These are the words between a gateway and a replica. Doors translate their protocol into a
-`Generation`; runtimes answer with `Piece`s and one `Ending`. Whatever a caller may not say has been
-refused before one of these is made.
+Gateways and replicas exchange these objects. The handler of a protocol translates its request into
+a `Generation`; an engine answers with `Piece`s and one `Ending`. A `Generation` holds validated
+values only.
 """
 
 from __future__ import annotations
@@ -13,31 +13,32 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One sequence to be written. Several choices of one request are several generations."""
+    """One sequence to generate. A request with several choices is several generations."""
 
     messages: list[dict[str, Any]] | None = None
-    """Chat messages in OpenAI's shape; exactly one of `messages` and `prompt` is there."""
+    """Chat messages in OpenAI's format; exactly one of `messages` and `prompt` is set."""
     prompt: str | list[int] | None = None
-    """Text, or token ids, to be continued as it is."""
+    """Text or token ids to continue without a chat template."""
     max_tokens: int | None = None
-    """Most tokens to write; None: until the model stops or its context is full. 0: only count
-    the prompt."""
+    """Most tokens to generate. None: until the model stops or its context is full; 0: count the
+    prompt's tokens only."""
     temperature: float | None = None
-    """None here and below: what the model's publisher recommends, else the engine's default."""
+    """None here and below: the publisher's recommendation, else the engine's default."""
     top_p: float | None = None
     seed: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict)
-    """By token id, added to the logit."""
+    """Token id to the number that is added to its logit."""
     stop: list[str] = field(default_factory=list)
-    """Texts at which writing ends; they are not part of the answer."""
+    """Stop sequences: generation ends where one appears; it is not part of the text."""
     logprobs: int | None = None
-    """None: none; otherwise those of the chosen tokens and of so many likely others."""
+    """Number of likely alternatives to report per token, with the token itself; None: no
+    log probabilities."""
     response_format: dict[str, Any] | None = None
     """`{"type": "json_object"}` or `{"type": "json_schema", "schema": {…}}`; enforced."""
     tools: list[dict[str, Any]] = field(default_factory=list)
-    """Functions that may be called, in OpenAI's shape."""
+    """Functions that the model may call, in OpenAI's format."""
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool = True
 
@@ -46,15 +47,15 @@ class Generation:
 class TokenLogprob:
     token: str
     logprob: float
-    """Natural logarithm of its probability."""
+    """Natural logarithm of the token's probability."""
     bytes: list[int] | None = None
     top: list[TokenLogprob] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallPiece:
-    """A part of a call: the first piece of an `index` has id and name, the arguments come in
-    fragments of JSON text."""
+    """A part of a tool call. The first piece of an `index` has its id and name; the arguments
+    come in fragments of JSON text."""
 
     index: int
     id: str = ""
@@ -63,45 +64,45 @@ class ToolCallPiece:
 
 
 def joined_calls(pieces: list[ToolCallPiece]) -> list[ToolCallPiece]:
-    """The same with neighbors of a call joined: clients expect at most one piece of a call at a
-    time."""
-    found: list[ToolCallPiece] = []
+    """`pieces` with neighboring pieces of the same call joined; clients expect at most one piece
+    of a call at a time."""
+    joined: list[ToolCallPiece] = []
     for piece in pieces:
-        last = found[-1] if found else None
+        last = joined[-1] if joined else None
         if last is not None and last.index == piece.index and piece.id in ("", last.id):
-            found[-1] = ToolCallPiece(
+            joined[-1] = ToolCallPiece(
                 piece.index,
                 last.id,
                 last.name or piece.name,
                 last.arguments + piece.arguments,
             )
         else:
-            found.append(piece)
-    return found
+            joined.append(piece)
+    return joined
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What was written since the last piece."""
+    """Output since the last piece."""
 
     text: str = ""
     tokens: int = 0
-    """How many tokens this piece stands for, as far as the engine says; the ending has the sum."""
+    """Number of tokens in this piece, if the engine reports it; the ending has the total."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     tool_calls: list[ToolCallPiece] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why the writing ended, and what it took, as the engine counted."""
+    """Why generation ended, and its usage as the engine counted it."""
 
     reason: str
-    """stop | length | tool_calls; cancelled, if the caller left or its deadline passed"""
+    """stop | length | tool_calls | cancelled (the client disconnected or the deadline passed)"""
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
-    """Of the prompt's tokens, those whose work was done before."""
+    """Prompt tokens that were in the engine's prefix cache."""
     stop: str = ""
-    """Of the asked stops, the one that ended it, if the engine says."""
+    """The stop sequence that ended generation, if the engine reports it."""
     compute_us: int = field(default=0, compare=False)
-    """Its share of the engine's time, microseconds: sequences that run at once share it."""
+    """Share of the engine's time, microseconds; sequences that run at once divide it."""

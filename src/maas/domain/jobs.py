@@ -1,4 +1,4 @@
-"""Jobs: a build or an evaluation in a process of its own, with a log, a progress and a cancel."""
+"""Jobs: a build, an evaluation or an optimization in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class JobState(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     LOST = "lost"
-    """Its process went away without a word; it can be resumed."""
+    """The job's process stopped reporting; the job can be resumed."""
 
     @property
     def is_final(self) -> bool:
@@ -23,7 +23,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: `done` of `total` steps (epochs, batches, rows), and what it shows."""
+    """Progress of a job: `done` of `total` steps (epochs, batches, rows), and what to show."""
 
     done: int = 0
     total: int = 0
@@ -39,7 +39,7 @@ class Job:
     kind: str
     """build | evaluate | optimize"""
     name: str
-    """The model it is about."""
+    """Name of the model."""
     state: JobState
     progress: Progress = field(default_factory=Progress)
     spec: dict[str, Any] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""API keys: `maas_<id>_<secret>`, shown once, kept as SHA-256.
+"""API keys: `maas_<id>_<secret>`, shown once, stored as SHA-256.
 
-The secret has 256 random bits, so a fast hash is enough: there is nothing to guess from a
-dictionary, and the check costs about a microsecond on every request.
+The secret has 256 random bits, so a fast hash is enough: a dictionary attack cannot find it, and
+the check costs about a microsecond on every request.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PREFIX = "maas_"
 
 
 class Scope(StrEnum):
-    """What a key may do. Routes declare the one that they need."""
+    """Permission of a key. Every route declares the scope that it requires."""
 
     CALL = "call"
     """predict, explain, Open Inference Protocol"""
@@ -30,13 +30,13 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class Key:
-    """A key as it is stored: everything but the secret."""
+    """A key as it is stored: everything except the secret."""
 
     id: str
     name: str
     scopes: tuple[Scope, ...]
     sha256: str
-    """Of the whole token, hexadecimal."""
+    """SHA-256 of the whole token, hexadecimal."""
     created_at: float = 0.0
     revoked_at: float | None = None
 
@@ -44,7 +44,7 @@ class Key:
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
     def to_dict(self) -> dict[str, Any]:
-        """Without the hash: this is what people see."""
+        """This key as the API shows it, without the hash."""
         return {
             "id": self.id,
             "name": self.name,

@@ -13,14 +13,14 @@ from maas.domain.errors import Conflict, InvalidInput
 from maas.domain.names import FILE_NAME, checked_name, checked_sha256, shown
 from maas.domain.signature import Signature
 
-ELSEWHERE = "upstream"
-"""The runtime whose models may lie elsewhere, so that its variants need no files."""
+UPSTREAM = "upstream"
+"""The runtime for external engines, whose variants need no files."""
 AUTO = "auto"
-"""Stands for the variant that an optimization found best; no variant has this name."""
+"""Stands for the variant that an optimization marked best; no variant has this name."""
 
 
 class Task(StrEnum):
-    """What a model is for; decides which metrics and pictures make sense."""
+    """Purpose of a model; decides which metrics, plots and protocols apply."""
 
     REGRESSION = "regression"
     BINARY = "binary-classification"
@@ -36,7 +36,7 @@ class Task(StrEnum):
 
 @dataclass(frozen=True)
 class File:
-    """One file of a version, found in the artifact store by its SHA-256."""
+    """One file of a version; its SHA-256 is its key in the artifact store."""
 
     name: str
     sha256: str
@@ -44,10 +44,16 @@ class File:
 
     def __post_init__(self) -> None:
         if not FILE_NAME.fullmatch(self.name):
-            raise InvalidInput(f"file name {shown(self.name)} is not usable", field="files.name")
+            raise InvalidInput(
+                "a file name must be 1 to 128 letters, digits, '.', '_' or '-', starting with a "
+                f"letter or digit; got {shown(self.name)}",
+                field="files.name",
+            )
         checked_sha256(self.sha256)
         if self.size < 0:
-            raise InvalidInput("a file's size is not negative", field="files.size")
+            raise InvalidInput(
+                f"a file's size must be at least 0; got {self.size}", field="files.size"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "sha256": self.sha256, "size": self.size}
@@ -55,7 +61,7 @@ class File:
 
 @dataclass(frozen=True)
 class Variant:
-    """One servable form of a version: the runtime that loads it and the files it loads."""
+    """One servable form of a version: a runtime and the files that it loads."""
 
     name: str
     runtime: str
@@ -65,8 +71,11 @@ class Variant:
     def __post_init__(self) -> None:
         checked_name(self.name, "variant")
         if self.name == AUTO:
-            raise InvalidInput(f"no variant is called {AUTO}: it means the best", field="variant")
-        if not self.files and self.runtime != ELSEWHERE:
+            raise InvalidInput(
+                f"a variant must not be named {AUTO!r}, which stands for the best variant",
+                field="variant",
+            )
+        if not self.files and self.runtime != UPSTREAM:
             raise InvalidInput(f"variant {self.name} has no files", field="variants.files")
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +100,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a version is; two versions with equal manifests are the same version."""
+    """Content of a version; versions with equal manifests are the same version."""
 
     model: str
     task: Task
@@ -99,7 +108,7 @@ class Manifest:
     variants: tuple[Variant, ...]
     description: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """How it came to be: data digest, seed, libraries, hyperparameters. JSON values only."""
+    """Provenance: data digest, seed, libraries, hyperparameters. JSON values only."""
 
     def __post_init__(self) -> None:
         checked_name(self.model, "model")
@@ -130,7 +139,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Manifest:
-        """Raises InvalidInput naming the field that is missing or wrong."""
+        """Raises InvalidInput that names the missing or invalid field."""
         try:
             return cls(
                 model=str(raw["model"]),
@@ -142,10 +151,10 @@ class Manifest:
             )
         except KeyError as missing:
             raise InvalidInput(
-                f"the manifest lacks {missing}", field=str(missing.args[0])
+                f"the manifest has no field {missing}", field=str(missing.args[0])
             ) from None
         except (TypeError, ValueError) as wrong:
-            raise InvalidInput(f"the manifest cannot be read: {wrong}") from None
+            raise InvalidInput(f"the manifest is invalid: {wrong}") from None
 
 
 @dataclass(frozen=True)
@@ -159,11 +168,11 @@ class Version:
     """Seconds since the epoch, UTC."""
     created_by: str = ""
     added: tuple[Variant, ...] = ()
-    """Variants that it got after its publication; the manifest stays as it was published."""
+    """Variants that were added after publication; the manifest never changes."""
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """Those of the manifest, the first of which is the original, and those added since."""
+        """The manifest's variants, the first of which is the original, then the added ones."""
         return (*self.manifest.variants, *self.added)
 
     def variant(self, name: str | None = None) -> Variant:
@@ -173,26 +182,26 @@ class Version:
         for variant in self.variants:
             if variant.name == name:
                 return variant
-        known = ", ".join(v.name for v in self.variants)
+        names = ", ".join(v.name for v in self.variants)
         raise InvalidInput(
-            f"{self.model}:{self.number} has no variant {shown(name)}; it has {known}",
+            f"{self.model}:{self.number} has no variant {shown(name)}; it has {names}",
             field="variant",
         )
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Something measured about a version, with how it was obtained."""
+    """A measurement of a version, with how it was obtained."""
 
     kind: str
-    """metrics | parity | training | explanation | report; of an optimization: optimization,
-    comparison (with the first variant) and measurement (of cost)"""
+    """metrics | parity | training | explanation | report; from an optimization also
+    optimization, comparison (with the first variant) and measurement (cost)"""
     values: dict[str, Any]
     how: dict[str, Any]
-    """Data digest, sample size, machine, command, seed: what is needed to get it again."""
+    """What is needed to repeat it: data digest, sample size, machine, command, seed."""
     variant: str | None = None
     file: File | None = None
-    """A document that belongs to it, for example the HTML report."""
+    """A document with the measurement, for example the HTML report."""
     created_at: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -207,35 +216,37 @@ class Evidence:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Evidence:
+        """Raises InvalidInput that names the missing or invalid field."""
         try:
-            file = raw.get("file")
             return cls(
                 kind=checked_name(str(raw["kind"]), "kind"),
                 values=dict(raw["values"]),
                 how=dict(raw["how"]),
                 variant=raw.get("variant"),
-                file=File(str(file["name"]), str(file["sha256"]), int(file["size"]))
-                if file
-                else None,
+                file=_file(raw.get("file")),
                 created_at=float(raw.get("created_at", 0.0)),
             )
         except KeyError as missing:
-            raise InvalidInput(f"the evidence lacks {missing}") from None
+            raise InvalidInput(f"the evidence has no field {missing}") from None
         except (TypeError, ValueError) as wrong:
-            raise InvalidInput(f"the evidence cannot be read: {wrong}") from None
+            raise InvalidInput(f"the evidence is invalid: {wrong}") from None
+
+
+def _file(raw: dict[str, Any] | None) -> File | None:
+    return File(str(raw["name"]), str(raw["sha256"]), int(raw["size"])) if raw else None
 
 
 def best_variant(version: Version, evidence: Iterable[Evidence]) -> tuple[Variant, int | None]:
-    """The variant that the newest optimization marked best for its objective, and the threads
-    that it was measured with. Raises Conflict if there was no optimization."""
-    found = [e for e in evidence if e.kind == "optimization" and "chosen" in e.values]
-    if not found:
+    """The variant that the newest optimization marked best for its objective, and the number of
+    threads that it was measured with. Raises Conflict without an optimization."""
+    optimizations = [e for e in evidence if e.kind == "optimization" and "chosen" in e.values]
+    if not optimizations:
         raise Conflict(
             f"{version.model}:{version.number} has no variant that is marked best; "
             f"`maas optimize {version.model}:{version.number}` finds one",
             field="variant",
         )
-    newest = max(found, key=lambda e: e.created_at)
+    newest = max(optimizations, key=lambda e: e.created_at)
     threads = newest.values.get("threads")
     variant = version.variant(str(newest.values["chosen"]))
     return variant, threads if isinstance(threads, int) else None

@@ -1,4 +1,4 @@
-"""Names that people give: models, deployments, keys, tensors, files."""
+"""Syntax of user-chosen names: models, deployments, keys, tensors, files."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ MAX_COMPARED = 500
 
 
 def checked_name(value: str, what: str = "name") -> str:
-    """`value` if it may name a model, deployment, variant or key; else InvalidInput.
+    """`value`, if it is a valid name of a model, deployment, variant or key.
 
     Names are lower-case letters, digits, '.', '_' and '-', start with a letter or digit and have
-    at most 63 characters, so that they are safe as a path, a URL and a host label alike.
+    at most 63 characters, so that they are safe in a path, a URL and a host label. Raises
+    InvalidInput with the field `what` for any other value.
     """
     if not NAME.fullmatch(value) or ".." in value:
         raise InvalidInput(
@@ -37,13 +38,13 @@ def checked_name(value: str, what: str = "name") -> str:
 def checked_sha256(value: str) -> str:
     if not SHA256.fullmatch(value):
         raise InvalidInput(
-            f"a SHA-256 digest is 64 lower-case hexadecimal digits; got {shown(value)}"
+            f"a SHA-256 digest must be 64 lower-case hexadecimal digits; got {shown(value)}"
         )
     return value
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """`value` as an error message may show it: printable, and cut to `limit` characters."""
+    """`value` for an error message: printable ASCII, cut to `limit` characters."""
     text = ascii(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -76,7 +77,7 @@ class ModelRef:
         if not colon:
             return cls(model)
         if not number.isascii() or not number.isdigit() or not 0 < len(number) <= 9:
-            raise InvalidInput(f"a version is a whole number from 1; got {shown(number)}")
+            raise InvalidInput(f"a version must be a whole number from 1; got {shown(number)}")
         return cls(model, int(number))
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
-"""What a model takes and gives: named tensors with dtype, shape, units and an example.
+"""Signatures: a model's named inputs and outputs with datatype, shape, units and an example.
 
-Every tensor of a signature has a leading batch dimension that the signature leaves out: an input
-of shape `(10,)` is a float vector of length 10 per row, and arrives as `[n, 10]`.
+A signature leaves out the leading batch dimension: an input of shape `(10,)` is a vector of length
+10 per row and is sent as `[n, 10]`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ class DataType:
     size: int
     """Bytes per element; 0 for BYTES, whose elements are length-prefixed."""
     typecode: str
-    """Code in the standard library's `array` and `struct`; '' where they have none."""
+    """Type code in the standard library's `array` and `struct`; '' if there is none."""
     numpy: str
+    """Name of the NumPy dtype."""
 
 
 DATATYPES: dict[str, DataType] = {
@@ -51,7 +52,7 @@ DATATYPES: dict[str, DataType] = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One named input or output; `shape` is per row, -1 where the size may vary."""
+    """One named input or output; `shape` is per row, with -1 for a size that may vary."""
 
     name: str
     datatype: str
@@ -59,15 +60,19 @@ class TensorSpec:
     units: str | None = None
     description: str | None = None
     labels: tuple[str, ...] = ()
-    """Names of the last dimension's entries (features or classes), if they have names."""
+    """Names of the last dimension's entries (features or classes), if they have any."""
     default: str | float | bool | None = None
-    """What an input without dimensions is for callers who leave it out; None: nobody may."""
+    """Value of a scalar input that a request leaves out; None: the input is required."""
     nested: bool = False
-    """True for an embedding whose first so many numbers, scaled to length 1, are one, too."""
+    """True for a Matryoshka embedding: a prefix of it, scaled to length 1, is an embedding, too."""
 
     def __post_init__(self) -> None:
         if not TENSOR_NAME.fullmatch(self.name):
-            raise InvalidInput(f"tensor name {shown(self.name)} is not usable", field="name")
+            raise InvalidInput(
+                "a tensor name must be 1 to 128 letters, digits, spaces or any of _.:/-, starting "
+                f"with a letter or '_'; got {shown(self.name)}",
+                field="name",
+            )
         if self.datatype not in DATATYPES:
             raise InvalidInput(
                 f"{self.name}: datatype must be one of {', '.join(DATATYPES)}; "
@@ -81,10 +86,16 @@ class TensorSpec:
                 field="shape",
             )
         if math.prod(abs(d) for d in self.shape) > MAX_ELEMENTS:
-            raise InvalidInput(f"{self.name}: more than {MAX_ELEMENTS} elements per row")
+            raise InvalidInput(
+                f"{self.name}: shape must have at most {MAX_ELEMENTS} elements per row; "
+                f"got {list(self.shape)}",
+                field="shape",
+            )
         if self.default is not None and self.shape:
             raise InvalidInput(
-                f"{self.name}: only an input without dimensions has a default", field="default"
+                f"{self.name}: only a scalar input may have a default; its shape is "
+                f"{list(self.shape)}",
+                field="default",
             )
 
     @property
@@ -93,16 +104,16 @@ class TensorSpec:
 
     @property
     def is_fixed(self) -> bool:
-        """True if every row has the same number of bytes."""
+        """Whether every row has the same number of bytes."""
         return self.dtype.size > 0 and -1 not in self.shape
 
     @property
     def row_bytes(self) -> int:
-        """Bytes per row; only for a fixed tensor."""
+        """Bytes per row of a fixed tensor."""
         return self.dtype.size * math.prod(self.shape)
 
     def expected_shape(self) -> str:
-        """The shapes that a caller may send, as an error message says them."""
+        """The shapes that a request may have, for an error message."""
         dims = ["?" if d == -1 else str(d) for d in self.shape]
         return f"[{', '.join(dims)}] or [{', '.join(['n', *dims])}]"
 
@@ -140,14 +151,14 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """Named inputs and outputs, with one example row that the model is known to answer."""
+    """Named inputs and outputs, with one example row that the model can process."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     example: dict[str, Any] = field(default_factory=dict)
-    """One row per input in JSON form, e.g. `{"x": [1, 2, 3]}`."""
+    """One row per input as JSON values, for example `{"x": [1, 2, 3]}`."""
     max_rows: int | None = None
-    """Most rows that the model takes in one call; None if any number."""
+    """Most rows in one batch; None: no limit."""
 
     def __post_init__(self) -> None:
         if not self.inputs or not self.outputs:
@@ -160,14 +171,17 @@ class Signature:
                 raise InvalidInput(f"two {side}s have the same name: {', '.join(names)}")
         unknown = set(self.example) - {s.name for s in self.inputs}
         if unknown:
-            raise InvalidInput(f"example names an input that is not there: {sorted(unknown)}")
+            raise InvalidInput(
+                f"the example has values for unknown inputs: {', '.join(sorted(unknown))}",
+                field="example",
+            )
 
     def input(self, name: str) -> TensorSpec | None:
         return next((s for s in self.inputs if s.name == name), None)
 
     @property
     def has_bytes(self) -> bool:
-        """True if some input is BYTES, whose rows have no common size."""
+        """Whether some input is BYTES, whose rows differ in size."""
         return any(s.datatype == "BYTES" for s in self.inputs)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The signatures of the usual kinds of model that take text, images or sound.
+"""Standard signatures of models for text, images and audio.
 
-A runtime of such a kind and the protocols that lead to it meet in these names.
+Runtimes and protocol handlers rely on the names of these inputs and outputs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from base64 import b64encode
 
 from maas.domain.signature import Signature, TensorSpec
 
-# Encoded as in JSON bodies. One pixel of gray, and a fifth of a second of silence.
+# Base64 as in a JSON body: a PNG with one gray pixel.
 _PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 )
@@ -17,7 +17,7 @@ _SILENCE_BYTES = 1600 * 2
 
 
 def text_generation() -> Signature:
-    """A text to the one that follows it, written by a generator."""
+    """A prompt to the text that continues it."""
     return Signature(
         inputs=(TensorSpec("prompt", "BYTES"),),
         outputs=(TensorSpec("text", "BYTES"),),
@@ -26,31 +26,31 @@ def text_generation() -> Signature:
 
 
 def embedding(size: int, nested: bool = False) -> Signature:
-    """Text to a vector of `size` numbers; `nested` as in TensorSpec."""
+    """Text to a vector of `size` numbers. `nested` is as in TensorSpec."""
     return Signature(
         inputs=(
             TensorSpec("text", "BYTES"),
             TensorSpec(
                 "is_tokens",
                 "BOOL",
-                description="the text is token ids, decimal, with spaces between them",
+                description="whether the text is decimal token ids, separated by spaces",
                 default=False,
             ),
         ),
         outputs=(
             TensorSpec("embedding", "FP32", (size,), nested=nested),
-            TensorSpec("tokens", "INT32", description="how many the text has, as the model reads"),
+            TensorSpec("tokens", "INT32", description="number of tokens in the text"),
         ),
         example={"text": "A small example."},
     )
 
 
 def text_classification(top: int) -> Signature:
-    """Text to its `top` likeliest labels."""
+    """Text to its `top` most likely labels."""
     return Signature(
         inputs=(TensorSpec("text", "BYTES"),),
         outputs=(
-            TensorSpec("label", "BYTES", (top,), description="the likeliest first"),
+            TensorSpec("label", "BYTES", (top,), description="most likely first"),
             TensorSpec("score", "FP32", (top,)),
         ),
         example={"text": "A small example."},
@@ -58,37 +58,41 @@ def text_classification(top: int) -> Signature:
 
 
 def transcription() -> Signature:
-    """Encoded sound to text."""
+    """Encoded audio to text."""
     return Signature(
         inputs=(
-            TensorSpec("audio", "BYTES", description="an encoded sound: WAV, FLAC, MP3, …"),
-            TensorSpec("language", "BYTES", description="two letters; empty: heard", default=""),
-            TensorSpec("prompt", "BYTES", description="what was said before", default=""),
+            TensorSpec("audio", "BYTES", description="encoded audio: WAV, FLAC, MP3, …"),
+            TensorSpec(
+                "language",
+                "BYTES",
+                description="two letters (ISO 639-1); empty: detected",
+                default="",
+            ),
+            TensorSpec("prompt", "BYTES", description="transcript of the audio before", default=""),
             TensorSpec(
                 "temperature",
                 "FP32",
-                description="from 0 to 1; 0: as low as it goes well",
+                description="from 0 to 1; 0: rises only when the output is poor",
                 default=0.0,
             ),
-            TensorSpec(
-                "translate", "BOOL", description="write English, whatever is heard", default=False
-            ),
+            TensorSpec("translate", "BOOL", description="translate to English", default=False),
             TensorSpec("word_timestamps", "BOOL", default=False),
         ),
         outputs=(
             TensorSpec("text", "BYTES"),
-            TensorSpec("segments", "BYTES", description="with times and more, as JSON"),
-            TensorSpec("language", "BYTES", description="two letters"),
+            TensorSpec("segments", "BYTES", description="segments with their times, as JSON"),
+            TensorSpec("language", "BYTES", description="two letters (ISO 639-1)"),
             TensorSpec("duration", "FP32", units="s"),
         ),
-        # At one temperature: silence makes no sense at any, and would be tried at them all.
+        # A fixed temperature: silence gives poor output at every temperature, and 0 would try all.
         example={"audio": {"b64": _silence()}, "temperature": 0.1},
-        # A sound at a time: it takes long, and others' in the same batch would wait for it.
+        # One recording per batch: it takes long, and other requests in the batch would wait.
         max_rows=1,
     )
 
 
 def translation() -> Signature:
+    """Text to its translation."""
     return Signature(
         inputs=(TensorSpec("text", "BYTES"),),
         outputs=(TensorSpec("translation", "BYTES"),),
@@ -98,11 +102,11 @@ def translation() -> Signature:
 
 
 def image_classification(top: int = 5) -> Signature:
-    """An encoded image to its `top` likeliest labels."""
+    """An encoded image to its `top` most likely labels."""
     return Signature(
-        inputs=(TensorSpec("image", "BYTES", description="an encoded image: JPEG or PNG"),),
+        inputs=(TensorSpec("image", "BYTES", description="encoded image: JPEG or PNG"),),
         outputs=(
-            TensorSpec("label", "BYTES", (top,), description="the likeliest first"),
+            TensorSpec("label", "BYTES", (top,), description="most likely first"),
             TensorSpec("score", "FP32", (top,)),
         ),
         example={"image": {"b64": _PIXEL}},
@@ -111,7 +115,7 @@ def image_classification(top: int = 5) -> Signature:
 
 
 def _silence() -> str:
-    """A WAV of 0.2 s at 8 kHz, 16 bits."""
+    """A fifth of a second of silence: WAV at 8 kHz with 16 bits, base64."""
     rate = 8000
     form = (16).to_bytes(4, "little") + b"\1\0\1\0" + rate.to_bytes(4, "little")
     form += (2 * rate).to_bytes(4, "little") + b"\2\0\x10\0"

@@ -1,4 +1,4 @@
-"""Usage: what a key used, counted where the answer leaves."""
+"""Usage of a key, counted when a gateway sends the answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Usage:
-    """Totals of one key on one deployment on one day (UTC)."""
+    """Totals of one key for one deployment, operation and day (UTC)."""
 
     key_id: str
     deployment: str
@@ -20,12 +20,12 @@ class Usage:
     """Answers with status 200."""
     rows: int
     errors: int
-    """Requests that were refused or failed after the key was known."""
+    """Requests that were refused or failed after authentication."""
     compute_us: int
     """Share of the model's run time, microseconds."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    """As the engines counted them; also those of answers that nobody waited for."""
+    """As the engine counted them, including answers whose client disconnected."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -199,14 +199,14 @@ class Home:
 
     def sockets(self, name: str) -> list[str]:
         found = [d for d in self.snapshot().deployments if d.name == name]
-        return [s for d in found for target in d.routes for s in target.sockets]
+        return [s for d in found for target in d.targets for s in target.sockets]
 
     def predict(self, name: str, x: list[float]) -> Any:
         """As a gateway does it: by the snapshot."""
 
         async def ask() -> Any:
             (deployment,) = [d for d in self.snapshot().deployments if d.name == name]
-            target = next(r for r in deployment.routes if r.sockets)
+            target = next(r for r in deployment.targets if r.sockets)
             link = await ReplicaLink.connect(target.sockets[0])
             tensors, rows, single = json_to_tensors(target.signature, {"x": x})
             deadline = time.monotonic() + 5

@@ -205,7 +205,7 @@ def test_split_traffic_and_delete(control: Home) -> None:
     control.deploy("t", model="m", targets=targets)
     control.wait_for("t", "ready")
     (routes,) = control.snapshot().deployments
-    assert [(r.version, r.weight, len(r.sockets)) for r in routes.routes] == [(1, 9, 1), (2, 1, 1)]
+    assert [(r.version, r.weight, len(r.sockets)) for r in routes.targets] == [(1, 9, 1), (2, 1, 1)]
     assert control.http.delete("/api/v1/deployments/t").status_code == 204
     assert control.snapshot().deployments == ()
     eventually(lambda: not control.replica_processes(), "its replicas end")

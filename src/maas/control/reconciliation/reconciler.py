@@ -304,7 +304,7 @@ class Reconciler:
         return DeploymentRoutes(
             name=deployment.name,
             model=deployment.model,
-            routes=routes,
+            targets=routes,
             queue_limit=deployment.scaling.queue_limit,
             reason="" if answers else self.state.reason(served),
         )

@@ -36,11 +36,11 @@ class LiveDeployment:
         self.reason = new.reason
         known = {(r.version, r.variant, _identity(r.signature)): r for r in self.targets}
         targets = []
-        for target in new.routes:
+        for target in new.targets:
             live = known.pop((target.version, target.variant, _identity(target.signature)), None)
             targets.append(live or LiveTarget(self.name, target, new.queue_limit, self._owing))
         self.targets = targets
-        for to_update, target in zip(targets, new.routes, strict=True):
+        for to_update, target in zip(targets, new.targets, strict=True):
             to_update.update(target, new.queue_limit, new.reason)
         for old in known.values():
             why = Unavailable(f"{self.name} was replaced meanwhile", retry_after=1.0)
