@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.names import checked_name, shown
+from maas.lifecycle.conversion import efficientnet
 from maas.lifecycle.publication import PreparedPublication
 from maas.lifecycle.sources.archive import UNPACKED
 from maas.lifecycle.sources.base import Fetched, Progress, SourceRequest
@@ -22,6 +22,8 @@ from maas.lifecycle.sources.recognize import Recognized, recognize
 from maas.lifecycle.sources.workspace import discard, workspace
 
 MAX_LICENSE_CHARACTERS = 200
+CONVERTERS = {"efficientnet": efficientnet.fetch}
+"""Functions that fetch and convert models, by `CatalogEntry.converter`."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,7 @@ def _fetched(request: SourceRequest, entry: CatalogEntry | None, folder: Path) -
     try:
         if not entry.converter:
             return fetch(request, folder)
-        # Brings torch, which nothing else here needs.
-        converter = import_module(f"maas.lifecycle.conversion.{entry.converter}")
-        converted: Fetched = converter.fetch(request, folder)
-        return converted
+        return CONVERTERS[entry.converter](request, folder)
     except NotFound as missing:
         if not entry.needs:
             raise

@@ -1,44 +1,43 @@
-"""Which kinds of sources there are."""
+"""Kinds of sources, by the scheme of their address."""
 
 from __future__ import annotations
 
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
+from maas.lifecycle.sources import https, hub, local, objects, package
 from maas.lifecycle.sources.base import Fetched, SourceRequest
 
-_KINDS = {
-    "hf": "hub",
-    "https": "https",
-    "s3": "objects",
-    "gs": "objects",
-    "az": "objects",
-    "package": "package",
-    "file": "local",
+_FETCH: dict[str, Callable[[SourceRequest, Path], Fetched]] = {
+    "hf": hub.fetch,
+    "https": https.fetch,
+    "s3": objects.fetch,
+    "gs": objects.fetch,
+    "az": objects.fetch,
+    "package": package.fetch,
+    "file": local.fetch,
 }
 
 
 def fetch(request: SourceRequest, folder: Path) -> Fetched:
-    """The files of a source, on this machine; `folder` is for what is not here yet.
+    """The files of a source, on this machine; missing files are downloaded to `folder`.
 
-    Raises InvalidInput for a source of no known kind.
+    Raises InvalidInput if no kind of source has the scheme, otherwise what that kind raises.
     """
     scheme, separator, _ = request.source.partition("://")
     if not separator:
         scheme = "file"
-    if scheme not in _KINDS:
+    if scheme not in _FETCH:
         raise InvalidInput(
-            f"a source is a path, or starts with one of {', '.join(f'{k}://' for k in _KINDS)}; "
+            f"a source is a path, or starts with one of {', '.join(f'{k}://' for k in _FETCH)}; "
             f"got {shown(scheme + '://', 60)}",
             field="source",
         )
-    module = import_module(f"maas.lifecycle.sources.{_KINDS[scheme]}")
-    fetched: Fetched = module.fetch(request, folder)
-    return fetched
+    return _FETCH[scheme](request, folder)
 
 
 def is_remote(source: str) -> bool:
-    """True if its bytes come from elsewhere."""
+    """Whether the files are on another machine."""
     return source.partition("://")[0] in ("hf", "https", "s3", "gs", "az")
