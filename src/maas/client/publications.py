@@ -45,8 +45,8 @@ def publish(
 
         def prepare() -> PreparedPublication:
             # Brings onnxruntime and torch, which nothing else in the SDK needs.
-            from maas.lifecycle.publish import PublishOptions  # noqa: PLC0415
             from maas.lifecycle.publish import prepare as prepared  # noqa: PLC0415
+            from maas.lifecycle.publish_inputs import PublishOptions  # noqa: PLC0415
 
             options = PublishOptions(
                 name=name,

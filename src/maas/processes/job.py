@@ -30,11 +30,11 @@ from maas.lifecycle.data.dataset import load_dataset, split
 from maas.lifecycle.job_folder import JobFolder, JobSpec
 from maas.lifecycle.publication import PreparedPublication
 from maas.lifecycle.publish import (
-    PublishOptions,
     evaluate_built,
     evaluate_publication,
     prepare_built,
 )
+from maas.lifecycle.publish_inputs import PublishOptions
 from maas.lifecycle.recipe import Recipe
 from maas.settings import Settings
 

@@ -17,7 +17,8 @@ from maas.domain.models import Task
 from maas.lifecycle.evaluate import EvaluationRequest, evaluate
 from maas.lifecycle.measure import OnnxModel
 from maas.lifecycle.publication import PreparedPublication
-from maas.lifecycle.publish import PublishOptions, prepare
+from maas.lifecycle.publish import prepare
+from maas.lifecycle.publish_inputs import PublishOptions
 
 X, Y = load_iris(return_X_y=True)
 CLASSES = ("setosa", "versicolor", "virginica")

@@ -20,6 +20,7 @@ from maas.lifecycle.conversion.onnx_files import (
     signature_of_onnx,
 )
 from maas.lifecycle.conversion.parity import check_parity
+from maas.lifecycle.model_types import is_tensor, predicts_probabilities
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +118,7 @@ def sklearn_to_onnx(
         expected = {names.output: said.reshape(len(rows), -1).astype(np.float32)}
     else:
         expected = {"label": np.searchsorted(classes, said).astype(np.int64)}
-        if hasattr(estimator, "predict_proba"):
+        if predicts_probabilities(estimator):
             expected["probabilities"] = estimator.predict_proba(rows).astype(np.float32)
         if not names.classes:
             names = replace(names, classes=class_names(classes))
@@ -233,7 +234,7 @@ def _named_outputs(answer: Any, names: Sequence[str], rows: int) -> dict[str, Ar
         )
     found: dict[str, Array] = {}
     for name, tensor in zip(names or given, tensors, strict=True):
-        if not hasattr(tensor, "detach") or not tensor.ndim or len(tensor) != rows:
+        if not is_tensor(tensor) or not tensor.ndim or len(tensor) != rows:
             shape = list(getattr(tensor, "shape", ())) or type(tensor).__name__
             raise InvalidInput(
                 f"output {name} must be a tensor with one row for each of the {rows} rows of "

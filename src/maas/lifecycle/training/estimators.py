@@ -10,6 +10,7 @@ from maas.domain.models import Task
 from maas.lifecycle.data.dataset import Dataset
 from maas.lifecycle.data.entrypoints import call_entry, load_entry
 from maas.lifecycle.data.spec import ModelSpec
+from maas.lifecycle.model_types import is_trainable_estimator
 
 
 def make_estimator(spec: ModelSpec, task: Task, seed: int) -> Any:
@@ -24,7 +25,7 @@ def make_estimator(spec: ModelSpec, task: Task, seed: int) -> Any:
 
     kind = load_entry(spec.estimator, spec.directory, "model.estimator")
     estimator = call_entry(kind, spec.arguments, spec.estimator, "model")
-    if not hasattr(estimator, "fit") or not hasattr(estimator, "predict"):
+    if not is_trainable_estimator(estimator):
         raise InvalidInput(
             f"{spec.estimator} must be or return an estimator with fit and predict; "
             f"got {type(estimator).__name__}",
