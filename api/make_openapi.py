@@ -1,6 +1,6 @@
 """Writes openapi.json from the program: `python api/make_openapi.py`.
 
-A test compares, so that a change of the API is a change of the committed contract.
+A test compares the two, so that every change of the API changes the committed contract.
 """
 
 import json

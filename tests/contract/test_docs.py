@@ -1,4 +1,4 @@
-"""What the documents name exists: files, functions, commands, settings, routes, metrics."""
+"""What a document names exists: files, functions, commands, settings, routes and metrics."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def read(path: str) -> str:
 
 
 def blocks(text: str) -> Iterator[str]:
-    """Code in fences and in backquotes."""
+    """Fenced blocks of `text`, then its inline code."""
     yield from re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     yield from re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
 
 
 def anchors(text: str) -> set[str]:
-    """Of a page's headings, as GitHub makes them."""
+    """The anchors that GitHub gives to the headings of `text`."""
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
 
@@ -58,9 +58,9 @@ def names_in(file: Path) -> set[str]:
 
 
 def test_the_architecture_names_what_exists() -> None:
-    found = NAMED.findall(read("ARCHITECTURE.md").replace("`file.py:name`", ""))
-    assert len(found) >= 90
-    for path, name in found:
+    references = NAMED.findall(read("ARCHITECTURE.md").replace("`file.py:name`", ""))
+    assert len(references) >= 90
+    for path, name in references:
         file = next((f for f in (SOURCE / path, ROOT / path) if f.is_file()), None)
         assert file is not None, path
         if name:
@@ -86,33 +86,33 @@ def test_paths_and_commands_in_documents_exist(page: Path) -> None:
 
 
 def test_the_settings_are_what_the_program_says() -> None:
-    made = runpy.run_path(str(ROOT / "docs/reference/make_configuration.py"))
-    assert read("docs/reference/configuration.md") == made["page"](), (
+    generator = runpy.run_path(str(ROOT / "docs/reference/make_configuration.py"))
+    assert read("docs/reference/configuration.md") == generator["page"](), (
         "run: python docs/reference/make_configuration.py"
     )
 
 
 def test_settings_in_examples_exist() -> None:
-    known = set(re.findall(r"^\| `(\w+)` \|", read("docs/reference/configuration.md"), re.M))
+    settings = set(re.findall(r"^\| `(\w+)` \|", read("docs/reference/configuration.md"), re.M))
     sections = "SERVER|STORAGE|SERVING|CLIENT"
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for name in re.findall(rf"MAAS_(?:{sections})__([A-Z0-9_]+)", text):
-            assert name.lower() in known, (page.name, name)
+            assert name.lower() in settings, (page.name, name)
         for name in re.findall(r"`(?:server|storage|serving)\.(\w+)`", text):
-            assert name in known, (page.name, name)
+            assert name in settings, (page.name, name)
 
 
 def test_the_http_reference_has_every_operation_and_every_error() -> None:
     page = read("docs/reference/http-api.md")
     document: dict[str, Any] = json.loads(read("api/openapi.json"))
     lines = set(re.findall(r"^\| `([A-Z]+) ([^`]+)` \| ([\w ]+) \|", page, re.MULTILINE))
-    wanted = set()
+    operations = set()
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             scopes = operation["security"]
-            wanted.add((method.upper(), path, scopes[0]["bearer"][0] if scopes else "no key"))
-    assert lines == wanted
+            operations.add((method.upper(), path, scopes[0]["bearer"][0] if scopes else "no key"))
+    assert lines == operations
     errors = set(re.findall(r"^\| `(\w+)` \| (\d+) \|", page, re.MULTILINE))
     assert errors == {
         (code, str(kind.status))
@@ -132,12 +132,12 @@ def test_the_metrics_reference_has_every_metric_and_no_other() -> None:
     handle = metrics_handler(meter, router, "0")  # type: ignore[arg-type]
     handle(SimpleNamespace(respond=lambda status, body, kind: answers.append(body)))  # type: ignore[arg-type]
     page = read("docs/reference/metrics.md")
-    said = set(re.findall(r"^\| `(maas_\w+)` \| (\w+) \|", page, re.MULTILINE))
-    shown = set(re.findall(r"^# TYPE (maas_\w+) (\w+)$", answers[0].decode(), re.MULTILINE))
-    assert said == shown
+    documented = set(re.findall(r"^\| `(maas_\w+)` \| (\w+) \|", page, re.MULTILINE))
+    exported = set(re.findall(r"^# TYPE (maas_\w+) (\w+)$", answers[0].decode(), re.MULTILINE))
+    assert documented == exported
     queries = re.findall(r"\bmaas_\w+", "".join(re.findall(r"```promql(.*?)```", page, re.S)))
     for name in queries:
-        assert re.sub(r"_(bucket|count|sum)$", "", name) in {n for n, _ in shown}, name
+        assert re.sub(r"_(bucket|count|sum)$", "", name) in {n for n, _ in exported}, name
 
 
 def test_every_decision_is_listed_and_every_page_can_be_found() -> None:

@@ -15,11 +15,11 @@ import pytest
 from tests.support.servers.maas import Stack
 
 MODULES = Path(sys.prefix) / "npm" / "node_modules"
-SCRIPT = Path(__file__).parents[2] / "npm" / "foreign.cjs"
+SCRIPT = Path(__file__).parents[2] / "npm" / "openai_client.cjs"
 
 
 def asked_by_npm(stack: Stack, what: str, *arguments: str) -> dict[str, Any]:
-    """What tests/npm/foreign.cjs was told; skips the test without Node."""
+    """What tests/npm/openai_client.cjs was told; skips the test without Node."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
