@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from maas.domain.keys import Scope
+from maas.gateway.anthropic.errors import anthropic_shape
 from maas.gateway.anthropic.messages import MessagesHandler
-from maas.gateway.anthropic.shapes import anthropic_shape
 from maas.gateway.console import console_routes
 from maas.gateway.health import live
 from maas.gateway.http.request import oip_shape
@@ -16,8 +16,8 @@ from maas.gateway.modalities import Modalities, modality_routes
 from maas.gateway.oip.infer import OCTETS, OipHandler
 from maas.gateway.openai.chat import ChatHandler
 from maas.gateway.openai.completions import CompletionsHandler
+from maas.gateway.openai.errors import openai_shape
 from maas.gateway.openai.models import ModelsHandler
-from maas.gateway.openai.shapes import openai_shape
 from maas.gateway.predict.bodies import PREDICT_TYPES
 from maas.gateway.predict.tensors import PredictHandler
 from maas.gateway.proxy import ControlProxy
@@ -30,11 +30,11 @@ V2 = "/v2/models/{model}"
 class TextHandlers:
     """Those under `/v1` that write text."""
 
-    def __init__(self, desk: TextService) -> None:
-        self.models = ModelsHandler(desk.router)
-        self.chat = ChatHandler(desk)
-        self.completions = CompletionsHandler(desk)
-        self.messages = MessagesHandler(desk)
+    def __init__(self, service: TextService) -> None:
+        self.models = ModelsHandler(service.router)
+        self.chat = ChatHandler(service)
+        self.completions = CompletionsHandler(service)
+        self.messages = MessagesHandler(service)
 
 
 @dataclass(frozen=True)

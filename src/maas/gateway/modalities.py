@@ -7,16 +7,16 @@ from maas.gateway.http.forms import FORM
 from maas.gateway.http.routes import Route
 from maas.gateway.openai.audio import AudioHandler
 from maas.gateway.openai.embeddings import EmbeddingsHandler
-from maas.gateway.openai.named_calls import NamedCalls
+from maas.gateway.openai.errors import openai_shape
 from maas.gateway.openai.rerank import RerankHandler
-from maas.gateway.openai.shapes import openai_shape
+from maas.gateway.text.task_service import TaskService
 
 
 class Modalities:
-    def __init__(self, calls: NamedCalls) -> None:
-        self.embeddings = EmbeddingsHandler(calls)
-        self.rerank = RerankHandler(calls)
-        self.audio = AudioHandler(calls)
+    def __init__(self, service: TaskService) -> None:
+        self.embeddings = EmbeddingsHandler(service)
+        self.rerank = RerankHandler(service)
+        self.audio = AudioHandler(service)
 
 
 def modality_routes(doors: Modalities, max_json: int, max_body: int) -> list[Route]:

@@ -35,11 +35,11 @@ from maas.gateway.metering import Meter
 from maas.gateway.metrics import metrics_handler
 from maas.gateway.modalities import Modalities
 from maas.gateway.oip.infer import OipHandler
-from maas.gateway.openai.named_calls import NamedCalls
 from maas.gateway.predict.tensors import PredictHandler
 from maas.gateway.proxy import ControlProxy
 from maas.gateway.snapshot_watch import SnapshotWatch
 from maas.gateway.text.generation import TextService
+from maas.gateway.text.task_service import TaskService
 from maas.processes.lifeline import stop_event
 from maas.processes.output import add_log_argument, start_logging
 from maas.serving.routing.router import Router
@@ -84,11 +84,11 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     router = Router()
     keys = KeyRing()
     timeout = server_settings.request_timeout_s
-    desk = TextService(router, meter, server_settings.generation_timeout_s)
+    text_service = TextService(router, meter, server_settings.generation_timeout_s)
     handlers = Handlers(
         predict=PredictHandler(router, meter, timeout),
         oip=OipHandler(router, meter, timeout, __version__, server_settings.max_json_bytes),
-        text=TextHandlers(desk),
+        text=TextHandlers(text_service),
         proxy=ControlProxy(settings.control_socket, meter, router),
         ready=Route(
             "GET",
@@ -98,7 +98,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
             while_draining=True,
         ),
         metrics=Route("GET", "/metrics", Scope.READ, metrics_handler(meter, router, __version__)),
-        modalities=Modalities(NamedCalls(router, meter, timeout)),
+        modalities=Modalities(TaskService(router, meter, timeout)),
     )
     routes = route_table(handlers, server_settings)
     hosts = HostCheck((server_settings.host, *server_settings.allowed_hosts))
@@ -111,7 +111,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
         keys.replace(snapshot.keys)
         server.forget_heads()
         router.apply(snapshot)
-        desk.stop_of(keys.knows)
+        text_service.stop_revoked(keys.knows)
 
     watch = SnapshotWatch(settings.snapshot_file, apply)
     keys.look_again = watch.look
@@ -120,8 +120,8 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     gc.freeze()
     await stop.wait()
     log.info("draining")
-    await server.drain(server_settings.drain_s, desk.stop_all)
-    await desk.settle(SETTLE_SECONDS)
+    await server.drain(server_settings.drain_s, text_service.stop_all)
+    await text_service.settle(SETTLE_SECONDS)
     watch.close()
     await large_bodies.close()
     router.close()

@@ -139,7 +139,7 @@ class Doors:
     port: int
     loop: asyncio.AbstractEventLoop
     writer: Writer
-    desk: TextService
+    service: TextService
     server: HttpServer
     stop: threading.Event
 
@@ -177,7 +177,7 @@ class Doors:
         return client
 
     def totals(self) -> dict[str, tuple[int, ...]]:
-        return self.desk.meter.totals("generations")
+        return self.service.meter.totals("generations")
 
     def call(self, function: Callable[[], object]) -> None:
         """Run `function` in the server's loop and wait for it."""
@@ -211,14 +211,14 @@ async def _serve(directory: Path, box: list[Doors], ready: threading.Event, long
     router.apply(Snapshot(1, deployments, (), None))
     keys = KeyRing()
     keys.replace([CALLER, READER])
-    desk = TextService(router, meter, longest)
+    service = TextService(router, meter, longest)
     blank: Any = _Blank()
     nothing = HttpRoute("GET", "/readyz", RouteAccess.PUBLIC, blank.x)
     metrics = HttpRoute("GET", "/metrics", Scope.READ, blank.x)
     handlers = Handlers(
         predict=blank,
         oip=blank,
-        text=TextHandlers(desk),
+        text=TextHandlers(service),
         proxy=blank,
         ready=nothing,
         metrics=metrics,
@@ -230,12 +230,12 @@ async def _serve(directory: Path, box: list[Doors], ready: threading.Event, long
     await server.listen(listening, None)
     while not router.get("writer").targets[0].is_ready:
         await asyncio.sleep(0.002)
-    box.append(Doors(port, loop, writer, desk, server, stop))
+    box.append(Doors(port, loop, writer, service, server, stop))
     ready.set()
     while not stop.is_set():
         await asyncio.sleep(0.01)
-    await server.drain(0.0, desk.stop_all)
-    await desk.settle(2.0)
+    await server.drain(0.0, service.stop_all)
+    await service.settle(2.0)
     router.close()
     peer.close()
     await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""What an Anthropic client asks for, as a generation: its blocks become messages."""
+"""Anthropic requests as generations: content blocks become messages."""
 
 from __future__ import annotations
 
@@ -7,56 +7,60 @@ from typing import Any
 
 from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation
-from maas.gateway.anthropic.shapes import (
+from maas.gateway.anthropic.fields import check_fields
+from maas.gateway.text.json_body import check_size, typed
+from maas.gateway.text.schema_limits import check_schema
+from maas.protocols.anthropic import (
     AnthropicMessage,
     CountRequest,
     MessagesRequest,
     TextBlock,
     ToolResultBlock,
     ToolUseBlock,
-    check_fields,
 )
-from maas.gateway.text.json_body import check_size, typed
-from maas.gateway.text.schema_limits import check_schema
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+"""By `tool_choice.type`, the engine's `tool_choice`."""
 
 
-def messages_of(body: dict[str, Any]) -> tuple[str, Generation, bool]:
-    """The deployment that is named, what it shall write, and whether to stream it. Raises
-    InvalidInput."""
+def messages_request(body: dict[str, Any]) -> tuple[str, Generation, bool]:
+    """The deployment's name, the generation, and whether to stream it. Raises InvalidInput."""
     check_fields(body, MessagesRequest.__struct_fields__)
-    asked = typed(MessagesRequest, body)
+    request = typed(MessagesRequest, body)
     generation = Generation(
-        **_shared(asked),
-        max_tokens=asked.max_tokens,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        stop=list(asked.stop_sequences),
+        **_prompt(request),
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        stop=list(request.stop_sequences),
     )
-    return asked.model, generation, asked.stream
+    return request.model, generation, request.stream
 
 
-def count_of(body: dict[str, Any]) -> tuple[str, Generation]:
-    """As `messages_of`, to count what the prompt has. Raises InvalidInput."""
+def count_request(body: dict[str, Any]) -> tuple[str, Generation]:
+    """The deployment's name, and a generation that only counts the prompt's tokens.
+
+    Raises InvalidInput.
+    """
     check_fields(body, CountRequest.__struct_fields__)
-    asked = typed(CountRequest, body)
-    return asked.model, Generation(**_shared(asked), max_tokens=0)
+    request = typed(CountRequest, body)
+    return request.model, Generation(**_prompt(request), max_tokens=0)
 
 
-def _shared(asked: CountRequest) -> dict[str, Any]:
+def _prompt(request: CountRequest) -> dict[str, Any]:
+    """The fields of a Generation that make the prompt."""
     messages: list[dict[str, Any]] = []
-    system = _text(asked.system)
+    system = _text(request.system)
     if system:
         messages.append({"role": "system", "content": system})
-    for number, message in enumerate(asked.messages):
-        messages += _messages(message, f"messages[{number}]")
-    shared: dict[str, Any] = {"messages": messages, "tools": _tools(asked)}
-    choice = asked.tool_choice
+    for index, message in enumerate(request.messages):
+        messages += _messages(message, f"messages[{index}]")
+    prompt: dict[str, Any] = {"messages": messages, "tools": _tools(request)}
+    choice = request.tool_choice
     if choice is not None:
-        shared["parallel_tool_calls"] = not choice.disable_parallel_tool_use
-        shared["tool_choice"] = _tool_choice(asked)
-    return shared
+        prompt["parallel_tool_calls"] = not choice.disable_parallel_tool_use
+        prompt["tool_choice"] = _tool_choice(request)
+    return prompt
 
 
 def _text(content: str | list[TextBlock]) -> str:
@@ -64,23 +68,29 @@ def _text(content: str | list[TextBlock]) -> str:
 
 
 def _messages(message: AnthropicMessage, field: str) -> list[dict[str, Any]]:
-    """Results of tools are messages of their own, before what the user says besides."""
+    """The engine's messages for one message: each tool result is a message, before the text."""
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     texts: list[str] = []
     calls: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
-    for number, block in enumerate(message.content):
-        at = f"{field}.content[{number}]"
+    for index, block in enumerate(message.content):
+        block_field = f"{field}.content[{index}]"
         if isinstance(block, TextBlock):
             texts.append(block.text)
         elif isinstance(block, ToolUseBlock):
             if message.role != "assistant":
-                raise InvalidInput(f"{at}: tool_use is only said by the assistant", field=at)
-            calls.append(_call(block, at))
+                raise InvalidInput(
+                    f"{block_field}: tool_use is only allowed in messages of the assistant",
+                    field=block_field,
+                )
+            calls.append(_call(block, block_field))
         else:
             if message.role != "user":
-                raise InvalidInput(f"{at}: tool_result is only said by the user", field=at)
+                raise InvalidInput(
+                    f"{block_field}: tool_result is only allowed in messages of the user",
+                    field=block_field,
+                )
             results.append(_result(block))
     text = "".join(texts)
     if calls:
@@ -90,8 +100,8 @@ def _messages(message: AnthropicMessage, field: str) -> list[dict[str, Any]]:
     return [*results, {"role": message.role, "content": text}]
 
 
-def _call(block: ToolUseBlock, at: str) -> dict[str, Any]:
-    check_size(block.input, f"{at}.input")
+def _call(block: ToolUseBlock, field: str) -> dict[str, Any]:
+    check_size(block.input, f"{field}.input")
     arguments = json.dumps(block.input, ensure_ascii=False)
     function = {"name": block.name, "arguments": arguments}
     return {"id": block.id, "type": "function", "function": function}
@@ -104,32 +114,34 @@ def _result(block: ToolResultBlock) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": block.tool_use_id, "content": text}
 
 
-def _tools(asked: CountRequest) -> list[dict[str, Any]]:
+def _tools(request: CountRequest) -> list[dict[str, Any]]:
+    """The tools for the engine. Raises InvalidInput for a repeated name or an invalid schema."""
     out = []
     names = set()
-    for number, tool in enumerate(asked.tools):
-        field = f"tools[{number}]"
+    for index, tool in enumerate(request.tools):
+        field = f"tools[{index}]"
         if tool.name in names:
-            raise InvalidInput(f"{field}.name: {tool.name} is there twice", field=field)
+            raise InvalidInput(f"{field}.name: another tool is named {tool.name} too", field=field)
         names.add(tool.name)
         check_schema(tool.input_schema, f"{field}.input_schema")
-        made: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
+        function: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
         if tool.description is not None:
-            made["description"] = tool.description
-        out.append({"type": "function", "function": made})
+            function["description"] = tool.description
+        out.append({"type": "function", "function": function})
     return out
 
 
-def _tool_choice(asked: CountRequest) -> str | dict[str, Any] | None:
-    choice = asked.tool_choice
-    if choice is None or (choice.type == "none" and not asked.tools):
+def _tool_choice(request: CountRequest) -> str | dict[str, Any] | None:
+    """`tool_choice` for the engine. Raises InvalidInput for a choice without its tool."""
+    choice = request.tool_choice
+    if choice is None or (choice.type == "none" and not request.tools):
         return None
-    if not asked.tools:
+    if not request.tools:
         raise InvalidInput("tool_choice needs tools", field="tool_choice")
     if choice.type != "tool":
         return _CHOICES[choice.type]
-    if all(tool.name != choice.name for tool in asked.tools):
+    if all(tool.name != choice.name for tool in request.tools):
         raise InvalidInput(
-            f"tool_choice.name: {choice.name} is none of the tools", field="tool_choice.name"
+            f"tool_choice.name: {choice.name} is not one of the tools", field="tool_choice.name"
         )
     return {"type": "function", "function": {"name": choice.name}}

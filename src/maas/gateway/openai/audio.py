@@ -1,4 +1,4 @@
-"""`POST /v1/audio/transcriptions` and `/v1/audio/translations`: OpenAI's doors to speech models."""
+"""`POST /v1/audio/transcriptions` and `/v1/audio/translations`: OpenAI's protocol for speech."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from maas.domain.errors import InvalidInput, MaasError
 from maas.domain.models import Task
@@ -13,25 +14,31 @@ from maas.domain.names import shown
 from maas.gateway.calls import Encoded, HttpCall
 from maas.gateway.http.forms import form_of
 from maas.gateway.http.request import JSON, Request
-from maas.gateway.openai.named_calls import NamedCalls, decoded, output
 from maas.gateway.openai.subtitles import srt, vtt
+from maas.gateway.openai.tensors import input_columns, output_index
+from maas.gateway.text.task_service import TaskService
+from maas.protocols.audio import (
+    FORMATS,
+    GRANULARITIES,
+    AudioUsage,
+    SpeechForm,
+    TranscribedWord,
+    Transcription,
+)
 from maas.serving.routing.live_target import LiveTarget
 from maas.serving.wire.codec import flat_elements
 from maas.serving.wire.messages import Answers
 
 OPERATION = "transcriptions"
-FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
-GRANULARITIES = ("segment", "word")
 _TEXT = b"text/plain; charset=utf-8"
-_FIELDS = ("file", "model", "language", "prompt", "response_format", "temperature",
-           "timestamp_granularities[]")  # fmt: skip
-_SAYS_NOTHING = {"stream": "false", "chunking_strategy": "auto"}
-"""Fields that may be there with the one value that changes nothing."""
+_FIELDS = frozenset(SpeechForm.__struct_encode_fields__)
+_ONLY_VALUE = {"stream": "false", "chunking_strategy": "auto"}
+"""Fields that may have one value, which is the protocol's default."""
 
 
 class AudioHandler:
-    def __init__(self, calls: NamedCalls) -> None:
-        self._calls = calls
+    def __init__(self, service: TaskService) -> None:
+        self._service = service
 
     def transcribe(self, request: Request) -> None:
         self._handle(request, translate=False)
@@ -42,16 +49,16 @@ class AudioHandler:
     def _handle(self, request: Request, translate: bool) -> None:
         """Raises MalformedBody; other failures are counted and answered."""
         form = Form(request)
-        calls = self._calls
+        service = self._service
         try:
             form.check()
-            target = calls.target(form.text("model"), Task.TRANSCRIPTION)
-            found = decoded(target.signature, form.values(target, translate), 1)
-            call = AudioCall(request, target, calls.meter, found, calls.longest_s)
+            target = service.target(form.text("model"), Task.TRANSCRIPTION)
+            columns = input_columns(target.signature, form.values(target, translate), 1)
+            call = AudioCall(request, target, service.meter, columns, service.longest_s)
             call.form, call.is_translation = form, translate
             call.submit()
         except MaasError as error:
-            calls.refused(request, OPERATION, form.text("model"), error)
+            service.refuse(request, OPERATION, form.text("model"), error)
 
 
 class Form:
@@ -62,31 +69,33 @@ class Form:
         self._parts = form_of(request)
 
     def check(self) -> None:
-        """Raises InvalidInput for what is missing, unknown, or comes twice."""
-        seen: set[str] = set()
+        """Raises InvalidInput for a missing, unknown or repeated field, or an invalid value."""
+        names: set[str] = set()
         for part in self._parts:
             name = part.name
-            usual = _SAYS_NOTHING.get(name)
-            if name not in _FIELDS and (usual is None or part.data.decode("latin-1") != usual):
+            only_value = _ONLY_VALUE.get(name)
+            if name not in _FIELDS and (
+                only_value is None or part.data.decode("latin-1") != only_value
+            ):
                 raise InvalidInput(f"{shown(name)} is not supported here", field=name[:200])
-            if name in seen and not name.endswith("[]"):
-                raise InvalidInput(f"{name} comes twice", field=name)
-            seen.add(name)
+            if name in names and not name.endswith("[]"):
+                raise InvalidInput(f"{name}: expected once, got it several times", field=name)
+            names.add(name)
         for name in ("file", "model"):
-            if name not in seen:
+            if name not in names:
                 raise InvalidInput(f"{name} is missing", field=name)
         if self.format not in FORMATS:
             raise InvalidInput(
                 f"response_format: expected one of {', '.join(FORMATS)}, got {shown(self.format)}",
                 field="response_format",
             )
-        wanted = self._all("timestamp_granularities[]")
-        if any(name not in GRANULARITIES for name in wanted):
+        if any(name not in GRANULARITIES for name in self._granularities):
             raise InvalidInput(
-                f"timestamp_granularities: expected segment or word, got {shown(wanted)}",
+                "timestamp_granularities: expected segment or word, got "
+                f"{shown(self._granularities)}",
                 field="timestamp_granularities",
             )
-        if wanted and self.format != "verbose_json":
+        if self._granularities and self.format != "verbose_json":
             raise InvalidInput(
                 "timestamp_granularities needs response_format verbose_json",
                 field="timestamp_granularities",
@@ -97,20 +106,21 @@ class Form:
         return self.text("response_format") or "json"
 
     @property
-    def wants_words(self) -> bool:
-        return "word" in self._all("timestamp_granularities[]")
+    def has_words(self) -> bool:
+        """Whether the answer has the times of words."""
+        return "word" in self._granularities
 
     @property
-    def wants_segments(self) -> bool:
-        wanted = self._all("timestamp_granularities[]")
-        return not wanted or "segment" in wanted
+    def has_segments(self) -> bool:
+        """Whether the answer has segments."""
+        return not self._granularities or "segment" in self._granularities
 
     def text(self, name: str) -> str:
-        """The field, "" if it is not there."""
+        """The field's text, empty if it is missing."""
         return next(iter(self._all(name)), "")
 
     def values(self, target: LiveTarget, translate: bool) -> dict[str, list[Any]]:
-        """What the runtime gets. Raises InvalidInput."""
+        """Inputs of the runtime. Raises InvalidInput."""
         values: dict[str, list[Any]] = {
             "audio": [next(part.data for part in self._parts if part.name == "file")]
         }
@@ -118,14 +128,18 @@ class Form:
             if self.text(name):
                 values[name] = [self.text(name)]
         if self.text("temperature"):
-            values["temperature"] = [_number(self.text("temperature"))]
-        if self.wants_words:
+            values["temperature"] = [_temperature(self.text("temperature"))]
+        if self.has_words:
             values["word_timestamps"] = [True]
         if translate:
             if target.signature.input("translate") is None:
                 raise InvalidInput(f"{target.deployment} cannot translate", field="model")
             values["translate"] = [True]
         return values
+
+    @property
+    def _granularities(self) -> list[str]:
+        return self._all("timestamp_granularities[]")
 
     def _all(self, name: str) -> list[str]:
         try:
@@ -142,58 +156,64 @@ class AudioCall(HttpCall):
     is_translation: bool
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
-        said = self._answered(answers)
-        kind = self.form.format
-        if kind == "text":
-            return f"{said['text']}\n".encode(), _TEXT, ()
-        if kind == "json":
-            body: dict[str, Any] = {"text": said["text"]} | _usage(said)
-            return msgspec.json.encode(body), JSON, ()
-        segments: list[dict[str, Any]] = msgspec.json.decode(said.get("segments", "[]"))
-        if kind == "srt":
+        outputs = self._outputs(answers)
+        format_ = self.form.format
+        if format_ == "text":
+            return f"{outputs['text']}\n".encode(), _TEXT, ()
+        if format_ == "json":
+            transcript = Transcription(text=outputs["text"], usage=_usage(outputs))
+            return msgspec.json.encode(transcript), JSON, ()
+        segments: list[dict[str, Any]] = msgspec.json.decode(outputs.get("segments", "[]"))
+        if format_ == "srt":
             return srt(segments).encode(), _TEXT, ()
-        if kind == "vtt":
+        if format_ == "vtt":
             return vtt(segments).encode(), _TEXT, ()
-        return msgspec.json.encode(self._verbose(said, segments)), JSON, ()
+        return msgspec.json.encode(self._verbose(outputs, segments)), JSON, ()
 
-    def _answered(self, answers: Answers) -> dict[str, Any]:
-        """The one row by the outputs' names; it travels alone, as its rows have no common size."""
+    def _outputs(self, answers: Answers) -> dict[str, Any]:
+        """The single row by output name. It is not batched, because its size is not fixed."""
         signature = self.target.signature
-        output(signature, "text")
+        output_index(signature, "text")
         return {
             spec.name: flat_elements(spec.datatype, column.data)[0]
             for spec, column in zip(signature.outputs, answers.columns, strict=True)
         }
 
-    def _verbose(self, said: dict[str, Any], segments: list[dict[str, Any]]) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "task": "translate" if self.is_translation else "transcribe",
-            "language": said.get("language", ""),
-            "duration": said.get("duration", 0.0),
-            "text": said["text"],
-        } | _usage(said)
-        if self.form.wants_words:
-            body["words"] = [
-                {"word": word["word"].strip(), "start": word["start"], "end": word["end"]}
-                for segment in segments
-                for word in segment.get("words") or ()
-            ]
-        if self.form.wants_segments:
-            body["segments"] = [
-                {name: value for name, value in segment.items() if name != "words"}
-                for segment in segments
-            ]
-        return body
+    def _verbose(self, outputs: dict[str, Any], segments: list[dict[str, Any]]) -> Transcription:
+        transcript = Transcription(
+            task="translate" if self.is_translation else "transcribe",
+            language=outputs.get("language", ""),
+            duration=outputs.get("duration", 0.0),
+            text=outputs["text"],
+            usage=_usage(outputs),
+        )
+        if self.form.has_words:
+            transcript.words = _words(segments)
+        if self.form.has_segments:
+            transcript.segments = [_without_words(segment) for segment in segments]
+        return transcript
 
 
-def _usage(said: dict[str, Any]) -> dict[str, Any]:
-    """As models that count time and not tokens say it, if the runtime tells the time."""
-    if "duration" not in said:
-        return {}
-    return {"usage": {"type": "duration", "seconds": math.ceil(said["duration"])}}
+def _words(segments: list[dict[str, Any]]) -> list[TranscribedWord]:
+    words = []
+    for segment in segments:
+        for word in segment.get("words") or ():
+            words.append(TranscribedWord(word["word"].strip(), word["start"], word["end"]))
+    return words
 
 
-def _number(text: str) -> float:
+def _without_words(segment: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in segment.items() if name != "words"}
+
+
+def _usage(outputs: dict[str, Any]) -> AudioUsage | UnsetType:
+    """The duration in whole seconds, if the runtime measures it."""
+    if "duration" not in outputs:
+        return UNSET
+    return AudioUsage("duration", math.ceil(outputs["duration"]))
+
+
+def _temperature(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

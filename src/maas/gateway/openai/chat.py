@@ -4,84 +4,80 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import UNSET
+
 from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Piece, TokenLogprob, ToolCallPiece
 from maas.gateway.http.request import Request
-from maas.gateway.openai.answers import (
-    ChoiceText,
-    StreamedAnswer,
-    WholeAnswer,
-    stamp,
-    token_logprob,
-    usage_of,
-)
-from maas.gateway.openai.request import ParsedRequest, chat_of, named_model
+from maas.gateway.openai.answers import StreamedAnswer, answer_head, token_logprob, usage_of
+from maas.gateway.openai.request import GenerationRequest, chat_request
+from maas.gateway.text.answers import ChoiceText, WholeAnswer
 from maas.gateway.text.generation import TextRequest, TextService
+from maas.gateway.text.json_body import model_and_fields
+from maas.protocols.openai_requests import CalledFunction, ToolCall
+from maas.protocols.openai_responses import AnswerMessage, ChatChoice, ChatCompletion
 
 OPERATION = "chat"
 
 
 class ChatHandler:
-    def __init__(self, desk: TextService) -> None:
-        self._desk = desk
+    def __init__(self, service: TextService) -> None:
+        self._service = service
 
     def handle(self, request: Request) -> None:
         """Raises MalformedBody; other failures are counted and answered."""
-        model, body = named_model(request.body)
+        model, body = model_and_fields(request.body)
         try:
-            model, asked = chat_of(body)
-            writing = TextRequest(self._desk, request, self._desk.target(model), OPERATION)
+            parsed = chat_request(body)
+            text_request = self._service.begin(request, parsed.model, OPERATION)
         except MaasError as error:
-            self._desk.refused(request, OPERATION, model, error)
+            self._service.refuse(request, OPERATION, model, error)
             return
-        teller = (_Stream if asked.stream else _Whole)(writing, model, asked)
-        writing.start(teller, asked.generations, asked.per_prompt)
+        writer = (_Stream if parsed.stream else _Whole)(text_request, parsed)
+        text_request.start(writer, parsed.generations, parsed.choices_per_prompt)
 
 
 class _Whole(WholeAnswer):
-    def __init__(self, writing: TextRequest, model: str, asked: ParsedRequest) -> None:
-        super().__init__(writing, len(asked.generations))
-        self._model = model
-        self._logprobs = asked.generations[0].logprobs is not None
+    def __init__(self, text_request: TextRequest, parsed: GenerationRequest) -> None:
+        super().__init__(text_request, len(parsed.generations))
+        self._model = parsed.model
+        self._with_logprobs = parsed.generations[0].logprobs is not None
 
-    def body(self) -> dict[str, Any]:
-        said = stamp(self.writing, self._model, "chatcmpl", "chat.completion")
-        said["choices"] = [
-            {
-                "index": number,
-                "message": _message(choice),
-                "logprobs": _logprobs(choice.logprobs) if self._logprobs else None,
-                "finish_reason": choice.reason,
-            }
-            for number, choice in enumerate(self.choices)
-        ]
-        return said | {"usage": usage_of(self.writing.written)}
+    def body(self) -> ChatCompletion:
+        head = answer_head(self.text_request, self._model, "chatcmpl", "chat.completion")
+        choices = []
+        for index, choice in enumerate(self.choices):
+            logprobs = _logprobs(choice.logprobs) if self._with_logprobs else None
+            choices.append(ChatChoice(index, _message(choice), logprobs, choice.reason))
+        return ChatCompletion(**head, choices=choices, usage=usage_of(self.text_request.usage))
 
 
 class _Stream(StreamedAnswer):
-    def __init__(self, writing: TextRequest, model: str, asked: ParsedRequest) -> None:
-        common = stamp(writing, model, "chatcmpl", "chat.completion.chunk")
-        super().__init__(writing, common, asked.include_usage)
-        self._logprobs = asked.generations[0].logprobs is not None
+    def __init__(self, text_request: TextRequest, parsed: GenerationRequest) -> None:
+        head = answer_head(text_request, parsed.model, "chatcmpl", "chat.completion.chunk")
+        super().__init__(text_request, head, parsed.include_usage)
+        self._with_logprobs = parsed.generations[0].logprobs is not None
         self._begun: set[int] = set()
 
-    def wrote(self, choice: int, piece: Piece) -> None:
+    def write(self, choice: int, piece: Piece) -> None:
         events = self._begin(choice)
         if piece.text or piece.logprobs:
-            logprobs = _logprobs(piece.logprobs) if self._logprobs else None
+            logprobs = _logprobs(piece.logprobs) if self._with_logprobs else None
             events += self._delta(choice, {"content": piece.text}, logprobs)
         if piece.tool_calls:
-            events += self._delta(choice, {"tool_calls": [_call(p) for p in piece.tool_calls]})
+            calls = [_call_delta(part) for part in piece.tool_calls]
+            events += self._delta(choice, {"tool_calls": calls})
         self.stream.send(events)
 
-    def ended(self, choice: int, ending: Ending) -> None:
+    def end_choice(self, choice: int, ending: Ending) -> None:
         self.stream.send(self._begin(choice) + self._delta(choice, {}, reason=ending.reason))
 
     def _begin(self, choice: int) -> bytes:
+        """The first chunk of a choice, once."""
         if choice in self._begun:
             return b""
         self._begun.add(choice)
-        # Clients add contents up, so it must not be null.
+        # Clients concatenate contents, so the first must not be null.
         return self._delta(choice, {"role": "assistant", "content": ""})
 
     def _delta(
@@ -96,23 +92,14 @@ class _Stream(StreamedAnswer):
         )
 
 
-def _message(choice: ChoiceText) -> dict[str, Any]:
-    text = choice.text
-    said: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-    if choice.calls:
-        said["content"] = text or None
-        said["tool_calls"] = [
-            {
-                "id": call["id"],
-                "type": "function",
-                "function": {"name": call["name"], "arguments": "".join(call["arguments"])},
-            }
-            for _, call in sorted(choice.calls.items())
-        ]
-    return said
+def _message(choice: ChoiceText) -> AnswerMessage:
+    calls = [ToolCall(call.id, CalledFunction(call.name, call.arguments)) for call in choice.calls]
+    if not calls:
+        return AnswerMessage("assistant", choice.text, None, UNSET)
+    return AnswerMessage("assistant", choice.text or None, None, calls)
 
 
-def _call(part: ToolCallPiece) -> dict[str, Any]:
+def _call_delta(part: ToolCallPiece) -> dict[str, Any]:
     if not part.id:
         return {"index": part.index, "function": {"arguments": part.arguments}}
     return {
@@ -124,4 +111,4 @@ def _call(part: ToolCallPiece) -> dict[str, Any]:
 
 
 def _logprobs(logprobs: list[TokenLogprob]) -> dict[str, Any]:
-    return {"content": [token_logprob(one) for one in logprobs], "refusal": None}
+    return {"content": [token_logprob(token) for token in logprobs], "refusal": None}

@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: OpenAI's older door, which continues a text as it is."""
+"""`POST /v1/completions`: OpenAI's older protocol, which continues a text as it is."""
 
 from __future__ import annotations
 
@@ -7,95 +7,99 @@ from typing import Any
 from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Piece, TokenLogprob
 from maas.gateway.http.request import Request
-from maas.gateway.openai.answers import UNLIKELY, StreamedAnswer, WholeAnswer, stamp, usage_of
-from maas.gateway.openai.request import ParsedRequest, completions_of, named_model
+from maas.gateway.openai.answers import UNLIKELY, StreamedAnswer, answer_head, usage_of
+from maas.gateway.openai.request import GenerationRequest, completion_request
+from maas.gateway.text.answers import WholeAnswer
 from maas.gateway.text.generation import TextRequest, TextService
+from maas.gateway.text.json_body import model_and_fields
+from maas.protocols.openai_responses import Completion, CompletionChoice
 
 OPERATION = "completions"
 KIND = "text_completion"
 
 
 class CompletionsHandler:
-    def __init__(self, desk: TextService) -> None:
-        self._desk = desk
+    def __init__(self, service: TextService) -> None:
+        self._service = service
 
     def handle(self, request: Request) -> None:
         """Raises MalformedBody; other failures are counted and answered."""
-        model, body = named_model(request.body)
+        model, body = model_and_fields(request.body)
         try:
-            model, asked, said = completions_of(body)
-            writing = TextRequest(self._desk, request, self._desk.target(model), OPERATION)
+            parsed = completion_request(body)
+            text_request = self._service.begin(request, parsed.model, OPERATION)
         except MaasError as error:
-            self._desk.refused(request, OPERATION, model, error)
+            self._service.refuse(request, OPERATION, model, error)
             return
-        teller = (_Stream if asked.stream else _Whole)(writing, model, asked, said.echo)
-        writing.start(teller, asked.generations, asked.per_prompt)
+        writer = (_Stream if parsed.stream else _Whole)(text_request, parsed)
+        text_request.start(writer, parsed.generations, parsed.choices_per_prompt)
 
 
-def _echoes(asked: ParsedRequest, echo: bool) -> list[str]:
-    """What stands before each choice."""
-    return [g.prompt if echo and isinstance(g.prompt, str) else "" for g in asked.generations]
+def _echoes(parsed: GenerationRequest) -> list[str]:
+    """The text before each choice: its prompt if the client asked for it, else empty."""
+    echoes = []
+    for generation in parsed.generations:
+        prompt = generation.prompt
+        echoes.append(prompt if parsed.echo and isinstance(prompt, str) else "")
+    return echoes
 
 
 class _Whole(WholeAnswer):
-    def __init__(self, writing: TextRequest, model: str, asked: ParsedRequest, echo: bool) -> None:
-        super().__init__(writing, len(asked.generations))
-        self._model = model
-        self._logprobs = asked.generations[0].logprobs is not None
-        self._echoes = _echoes(asked, echo)
+    def __init__(self, text_request: TextRequest, parsed: GenerationRequest) -> None:
+        super().__init__(text_request, len(parsed.generations))
+        self._model = parsed.model
+        self._with_logprobs = parsed.generations[0].logprobs is not None
+        self._echoes = _echoes(parsed)
 
-    def body(self) -> dict[str, Any]:
-        said = stamp(self.writing, self._model, "cmpl", KIND)
-        said["choices"] = [
-            {
-                "index": number,
-                "text": self._echoes[number] + choice.text,
-                "logprobs": _logprobs(choice.logprobs, 0) if self._logprobs else None,
-                "finish_reason": choice.reason,
-            }
-            for number, choice in enumerate(self.choices)
-        ]
-        return said | {"usage": usage_of(self.writing.written)}
+    def body(self) -> Completion:
+        head = answer_head(self.text_request, self._model, "cmpl", KIND)
+        choices = []
+        for index, choice in enumerate(self.choices):
+            text = self._echoes[index] + choice.text
+            logprobs = _logprobs(choice.logprobs, 0) if self._with_logprobs else None
+            choices.append(CompletionChoice(index, text, logprobs, choice.reason))
+        return Completion(**head, choices=choices, usage=usage_of(self.text_request.usage))
 
 
 class _Stream(StreamedAnswer):
-    def __init__(self, writing: TextRequest, model: str, asked: ParsedRequest, echo: bool) -> None:
-        super().__init__(writing, stamp(writing, model, "cmpl", KIND), asked.include_usage)
-        self._logprobs = asked.generations[0].logprobs is not None
-        self._echoes = _echoes(asked, echo)
-        self._characters = [0] * len(asked.generations)
+    def __init__(self, text_request: TextRequest, parsed: GenerationRequest) -> None:
+        head = answer_head(text_request, parsed.model, "cmpl", KIND)
+        super().__init__(text_request, head, parsed.include_usage)
+        self._with_logprobs = parsed.generations[0].logprobs is not None
+        self._echoes = _echoes(parsed)
+        self._characters = [0] * len(parsed.generations)
+        """Characters written per choice."""
 
-    def wrote(self, choice: int, piece: Piece) -> None:
-        before, self._echoes[choice] = self._echoes[choice], ""
+    def write(self, choice: int, piece: Piece) -> None:
+        echo, self._echoes[choice] = self._echoes[choice], ""
         logprobs = None
-        if self._logprobs:
+        if self._with_logprobs:
             logprobs = _logprobs(piece.logprobs, self._characters[choice])
         self._characters[choice] += len(piece.text)
-        if before or piece.text or piece.logprobs:
-            self.stream.send(self._choice(choice, before + piece.text, logprobs))
+        if echo or piece.text or piece.logprobs:
+            self.stream.send(self._choice(choice, echo + piece.text, logprobs))
 
-    def ended(self, choice: int, ending: Ending) -> None:
+    def end_choice(self, choice: int, ending: Ending) -> None:
         self.stream.send(self._choice(choice, self._echoes[choice], None, ending.reason))
 
     def _choice(
-        self, number: int, text: str, logprobs: dict[str, Any] | None, reason: str | None = None
+        self, index: int, text: str, logprobs: dict[str, Any] | None, reason: str | None = None
     ) -> bytes:
         return self.chunk(
-            {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}
+            {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         )
 
 
 def _logprobs(logprobs: list[TokenLogprob], offset: int) -> dict[str, Any]:
-    """In the shape of this door: lists side by side."""
-    offsets = []
-    for one in logprobs:
+    """Parallel lists over the tokens; `offset` is the character offset of the first token."""
+    offsets, alternatives = [], []
+    for token in logprobs:
         offsets.append(offset)
-        offset += len(one.token)
+        offset += len(token.token)
+        alternatives.append({other.token: max(other.logprob, UNLIKELY) for other in token.top})
     return {
-        "tokens": [one.token for one in logprobs],
-        "token_logprobs": [max(one.logprob, UNLIKELY) for one in logprobs],
-        "top_logprobs": [
-            {other.token: max(other.logprob, UNLIKELY) for other in one.top} for one in logprobs
-        ],
+        "tokens": [token.token for token in logprobs],
+        "token_logprobs": [max(token.logprob, UNLIKELY) for token in logprobs],
+        "top_logprobs": alternatives,
         "text_offset": offsets,
     }

@@ -1,152 +1,148 @@
-"""`POST /v1/embeddings`: OpenAI's door to sentence encoders."""
+"""`POST /v1/embeddings`: OpenAI's protocol for sentence encoders."""
 
 from __future__ import annotations
 
 import math
 from array import array
 from base64 import b64encode
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
 
 from maas.domain.errors import InvalidInput, MaasError
 from maas.domain.models import Task
 from maas.domain.signature import Signature
 from maas.gateway.calls import Encoded, HttpCall, key_of
 from maas.gateway.http.request import JSON, Request
-from maas.gateway.openai.named_calls import NamedCalls, decoded, output, tokens_read
-from maas.gateway.openai.request import named_model
-from maas.gateway.openai.shapes import ModelName, TokenId, check_fields, said_in
-from maas.gateway.text.json_body import typed
+from maas.gateway.openai.fields import check_fields, without_nulls
+from maas.gateway.openai.tensors import input_columns, output_index, prompt_tokens_of
+from maas.gateway.text.json_body import model_and_fields, typed
+from maas.gateway.text.task_service import TaskService
+from maas.protocols.embeddings import (
+    MAX_TEXTS,
+    Embedding,
+    EmbeddingList,
+    EmbeddingRequest,
+    EmbeddingUsage,
+)
 from maas.serving.wire.messages import Answers, Buffer, rows_of
 
 OPERATION = "embeddings"
-MAX_TEXTS = 2048
-
-Text = Annotated[str, Meta(min_length=1)]
-Tokens = Annotated[list[TokenId], Meta(min_length=1)]
-
-
-class EmbeddingRequest(Struct):
-    model: ModelName
-    input: Text | Annotated[list[Text | TokenId | Tokens], Meta(min_length=1)]
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Meta(ge=1, le=1 << 16)] | None = None
 
 
 class EmbeddingsHandler:
-    def __init__(self, calls: NamedCalls) -> None:
-        self._calls = calls
+    def __init__(self, service: TaskService) -> None:
+        self._service = service
 
     def handle(self, request: Request) -> None:
         """Raises MalformedBody; other failures are counted and answered."""
-        name, body = named_model(request.body)
-        calls = self._calls
+        name, body = model_and_fields(request.body)
+        service = self._service
         try:
             check_fields(body, EmbeddingRequest.__struct_fields__)
-            asked = typed(EmbeddingRequest, said_in(body))
-            values = inputs_of(asked)
-            target = calls.target(asked.model, Task.EMBEDDING)
-            rows = len(values["text"])
-            found = decoded(target.signature, values, rows)
-            call = EmbeddingsCall(request, target, calls.meter, found, calls.longest_s)
-            call.asked = asked
-            call.place, call.size = embedding_output(target.signature)
+            parsed = typed(EmbeddingRequest, without_nulls(body))
+            values = inputs_of(parsed)
+            target = service.target(parsed.model, Task.EMBEDDING)
+            columns = input_columns(target.signature, values, len(values["text"]))
+            call = EmbeddingsCall(request, target, service.meter, columns, service.longest_s)
+            call.parsed = parsed
+            call.output, call.size = embedding_output(target.signature)
             call.check_dimensions()
             call.submit()
         except MaasError as error:
-            calls.refused(request, OPERATION, name, error)
+            service.refuse(request, OPERATION, name, error)
 
 
 class EmbeddingsCall(HttpCall):
-    __slots__ = ("asked", "place", "size")
+    __slots__ = ("output", "parsed", "size")
 
     operation = OPERATION
-    asked: EmbeddingRequest
-    place: int
+    parsed: EmbeddingRequest
+    output: int
+    """Index of the output with the vector."""
     size: int
+    """Dimensions of the vector."""
 
     def check_dimensions(self) -> None:
-        """Raises InvalidInput if only a part of a vector is wanted that has no such parts."""
-        wanted = self.asked.dimensions
-        if wanted is None or wanted == self.size:
+        """Raises InvalidInput if the model's vectors cannot be cut to the requested dimensions."""
+        dimensions = self.parsed.dimensions
+        if dimensions is None or dimensions == self.size:
             return
-        nested = self.target.signature.outputs[self.place].nested
-        if wanted > self.size or not nested:
-            may = f"from 1 to {self.size}" if nested else f"{self.size} and no other number"
+        nested = self.target.signature.outputs[self.output].nested
+        if dimensions > self.size or not nested:
+            supported = f"from 1 to {self.size}" if nested else f"{self.size} only"
             raise InvalidInput(
-                f"dimensions: this model gives {may}; got {wanted}", field="dimensions"
+                f"dimensions: expected {supported} for this model, got {dimensions}",
+                field="dimensions",
             )
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
-        tokens = tokens_read(self.target.signature, answers, first_row, self.rows)
+        tokens = prompt_tokens_of(self.target.signature, answers, first_row, self.rows)
         self.meter.read(key_of(self.request), OPERATION, self.target, tokens)
-        column = answers.columns[self.place]
+        column = answers.columns[self.output]
         data = rows_of(column, first_row, self.rows, answers.total_rows)
-        dimensions = self.asked.dimensions
-        is_text = self.asked.encoding_format == "base64"
-        items: list[dict[str, Any]] = []
+        dimensions = self.parsed.dimensions
+        is_text = self.parsed.encoding_format == "base64"
+        items = []
         for index, vector in enumerate(vectors_of(data, self.size)):
             if dimensions is not None and dimensions < self.size:
                 vector = _shortened(vector, dimensions)
-            said = b64encode(vector).decode() if is_text else vector.tolist()
-            items.append({"object": "embedding", "index": index, "embedding": said})
-        body = {
-            "object": "list",
-            "data": items,
-            "model": self.asked.model,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        }
+            embedding = b64encode(vector).decode() if is_text else vector.tolist()
+            items.append(Embedding("embedding", index, embedding))
+        usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
+        body = EmbeddingList("list", items, self.parsed.model, usage)
         return msgspec.json.encode(body), JSON, ()
 
 
 def embedding_output(signature: Signature) -> tuple[int, int]:
-    """Place and size of the vector that a model gives; raises InvalidInput if it gives none."""
-    place = output(signature, "embedding")
-    spec = signature.outputs[place]
+    """Index and size of the output with the vector.
+
+    Raises InvalidInput if the signature has no FP32 vector named `embedding`.
+    """
+    index = output_index(signature, "embedding")
+    spec = signature.outputs[index]
     if spec.datatype != "FP32" or len(spec.shape) != 1 or spec.shape[0] < 1:
         raise InvalidInput("this deployment's embedding is no vector; call it with /predict",
                            field="model")  # fmt: skip
-    return place, spec.shape[0]
+    return index, spec.shape[0]
 
 
 def vectors_of(data: Buffer, size: int) -> list[array[float]]:
-    """The rows of an FP32 column, which are little-endian, as is every machine that we run on."""
+    """The rows of an FP32 column, which is little-endian like every supported machine."""
     width = 4 * size
     vectors = []
-    for at in range(0, len(data), width):
+    for start in range(0, len(data), width):
         vector = array("f")
-        vector.frombytes(data[at : at + width])
+        vector.frombytes(data[start : start + width])
         vectors.append(vector)
     return vectors
 
 
-def inputs_of(asked: EmbeddingRequest) -> dict[str, list[Any]]:
-    """What the runtime gets: texts, or token ids as it reads them."""
-    given: list[Any]
-    if isinstance(asked.input, str) or all(isinstance(item, int) for item in asked.input):
-        given = [asked.input]
-    else:
-        given = list(asked.input)
-    kind = type(given[0])
-    if any(type(item) is not kind for item in given):
+def inputs_of(request: EmbeddingRequest) -> dict[str, list[Any]]:
+    """Inputs of the runtime: texts, or token ids as text.
+
+    Raises InvalidInput for too many texts, or a mixture of texts and tokens.
+    """
+    is_one = isinstance(request.input, str) or all(isinstance(item, int) for item in request.input)
+    items: list[Any] = [request.input] if is_one else list(request.input)
+    kind = type(items[0])
+    if any(type(item) is not kind for item in items):
         raise InvalidInput(
             "input: expected texts, or tokens, or lists of tokens, got a mixture", field="input"
         )
-    if len(given) > MAX_TEXTS:
+    if len(items) > MAX_TEXTS:
         raise InvalidInput(
-            f"input: at most {MAX_TEXTS} texts at once, got {len(given)}", field="input"
+            f"input: expected at most {MAX_TEXTS} texts, got {len(items)}", field="input"
         )
     if kind is str:
-        return {"text": given}
-    texts = [" ".join(map(str, tokens)) for tokens in given]
+        return {"text": items}
+    texts = [" ".join(map(str, tokens)) for tokens in items]
     return {"text": texts, "is_tokens": [True] * len(texts)}
 
 
 def _shortened(vector: array[float], dimensions: int) -> array[float]:
-    """The first numbers, scaled to length 1 (Kusupati et al., Matryoshka Representation Learning,
-    2022)."""
+    """The first dimensions, scaled to length 1 (Kusupati et al., Matryoshka Representation
+    Learning, 2022)."""
     part = vector[:dimensions]
     length = math.sqrt(sum(x * x for x in part)) or 1.0
     return array("f", (x / length for x in part))

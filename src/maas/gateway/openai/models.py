@@ -1,17 +1,18 @@
-"""`GET /v1/models`: the deployments that the doors under `/v1` can call."""
+"""`GET /v1/models`: the deployments that the routes under `/v1` serve."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import msgspec
 
 from maas.domain.errors import ModelNotFound, NotFound
 from maas.domain.models import Task
 from maas.domain.names import shown
 from maas.gateway.http.request import JSON, Request
+from maas.protocols.openai_responses import OpenAIModel, OpenAIModelList
 from maas.serving.routing.router import LiveDeployment, Router
 
 TASKS = frozenset({Task.TEXT_GENERATION, Task.EMBEDDING, Task.TRANSCRIPTION})
+"""Tasks that have a route under `/v1`."""
 
 
 class ModelsHandler:
@@ -20,33 +21,32 @@ class ModelsHandler:
 
     def list(self, request: Request) -> None:
         deployments = sorted(self._router.deployments.items())
-        models = [_shown(live) for _, live in deployments if _is_listed(live)]
-        _answer(request, {"object": "list", "data": models})
+        models = [_model(deployment) for _, deployment in deployments if _is_listed(deployment)]
+        _respond(request, OpenAIModelList("list", models))
 
     def get(self, request: Request) -> None:
         """Raises ModelNotFound."""
         name = request.params[0]
         try:
-            live = self._router.get(name)
+            deployment = self._router.get(name)
         except NotFound as error:
             raise ModelNotFound(error.message, field="model") from None
-        if not _is_listed(live):
+        if not _is_listed(deployment):
             raise ModelNotFound(
                 f"the deployment {shown(name)} is not called through /v1; see GET /v2/models/NAME",
                 field="model",
             )
-        _answer(request, _shown(live))
+        _respond(request, _model(deployment))
 
 
-def _is_listed(live: LiveDeployment) -> bool:
-    return any(target.task in TASKS for target in live.targets)
+def _is_listed(deployment: LiveDeployment) -> bool:
+    return any(target.task in TASKS for target in deployment.targets)
 
 
-def _shown(live: LiveDeployment) -> dict[str, Any]:
-    """`created`: when the newest of its versions was published."""
-    created = max(target.published_at for target in live.targets)
-    return {"id": live.name, "object": "model", "created": int(created), "owned_by": "openmaas"}
+def _model(deployment: LiveDeployment) -> OpenAIModel:
+    created = max(target.published_at for target in deployment.targets)
+    return OpenAIModel(deployment.name, "model", int(created), "openmaas")
 
 
-def _answer(request: Request, value: dict[str, Any]) -> None:
-    request.respond(200, json.dumps(value).encode(), JSON)
+def _respond(request: Request, body: msgspec.Struct) -> None:
+    request.respond(200, msgspec.json.encode(body), JSON)

@@ -11,25 +11,26 @@ Segments = Iterable[Mapping[str, Any]]
 
 def srt(segments: Segments) -> str:
     return "".join(
-        f"{number}\n{_time(s['start'], ',')} --> {_time(s['end'], ',')}\n{_line(s['text'])}\n\n"
+        f"{number}\n{_time(s['start'], ',')} --> {_time(s['end'], ',')}\n{_one_line(s['text'])}\n\n"
         for number, s in enumerate(segments, 1)
     )
 
 
 def vtt(segments: Segments) -> str:
     cues = (
-        f"{_time(s['start'], '.')} --> {_time(s['end'], '.')}\n{_line(s['text'])}\n\n"
+        f"{_time(s['start'], '.')} --> {_time(s['end'], '.')}\n{_one_line(s['text'])}\n\n"
         for s in segments
     )
     return "WEBVTT\n\n" + "".join(cues)
 
 
-def _line(text: str) -> str:
-    """An arrow within a text would begin another cue."""
+def _one_line(text: str) -> str:
+    """The text in one line. An arrow is replaced, as it would begin another cue."""
     return " ".join(text.split()).replace("-->", "->")
 
 
 def _time(seconds: float, point: str) -> str:
+    """HH:MM:SS and milliseconds after `point`."""
     milliseconds = round(seconds * 1000)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)

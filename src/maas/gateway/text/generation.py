@@ -1,7 +1,7 @@
-"""Requests for text, from any protocol: who may write it, what became of it, what it took.
+"""Requests for generated text, in any protocol: lifecycle, cancellation and token counts.
 
-A request may ask for several choices; each is a generation of its own. Tokens are counted by the
-engine and metered here when it has ended each of them, also for a client that left long before.
+A request may ask for several choices; each is a generation of its own. The engine counts the
+tokens. They are metered when each generation has ended, even if the client disconnected before.
 """
 
 from __future__ import annotations
@@ -12,149 +12,133 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from maas.domain.errors import MaasError, ModelNotFound, NotFound, Unauthenticated, Unavailable
+from maas.domain.errors import MaasError, Unauthenticated, Unavailable
 from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.keys import Key
 from maas.domain.models import Task
 from maas.gateway.calls import deadline_of, key_of, tenant_of
 from maas.gateway.http.request import Request
 from maas.gateway.metering import GenerationUsage, Meter
+from maas.gateway.text.task_service import TaskService
 from maas.serving.routing.generation_call import GenerationCall
 from maas.serving.routing.live_target import LiveTarget
-from maas.serving.routing.router import LiveDeployment, Router
+from maas.serving.routing.router import Router
 
 CANCELLED = "cancelled"
 
 
 class AnswerWriter(Protocol):
-    """Tells one caller, in the caller's protocol, what is written. After `done` or `failed`, or
-    once the caller has left, nothing more is told."""
+    """Writes generated text to one client in the client's protocol.
 
-    def wrote(self, choice: int, piece: Piece) -> None: ...
-    def ended(self, choice: int, ending: Ending) -> None: ...
-    def done(self) -> None: ...
-    def failed(self, error: MaasError) -> None: ...
+    Nothing is called after `end` or `fail`, or after the client has disconnected.
+    """
+
+    def write(self, choice: int, piece: Piece) -> None: ...
+    def end_choice(self, choice: int, ending: Ending) -> None: ...
+    def end(self) -> None: ...
+    def fail(self, error: MaasError) -> None: ...
 
 
-class TextService:
-    """What all doors for text share: deployments, the meter, and who is being answered."""
+class TextService(TaskService):
+    """State that all handlers of text generation share: deployments, the meter, active requests."""
 
     def __init__(self, router: Router, meter: Meter, longest_s: float) -> None:
-        """`longest_s`: seconds that a request may take, unless its caller asks for less."""
-        self.router = router
-        self.meter = meter
-        self.longest_s = longest_s
+        super().__init__(router, meter, longest_s)
         self.active: set[TextRequest] = set()
 
-    def target(self, name: str) -> LiveTarget:
-        """A target of the deployment `name`, which must write text; raises ModelNotFound, or
-        Unavailable if nobody can answer for it."""
-        try:
-            deployment = self.router.get(name)
-        except NotFound as error:
-            raise ModelNotFound(error.message, field="model") from None
-        check_task(deployment, Task.TEXT_GENERATION)
-        return deployment.pick()
-
-    def refused(self, request: Request, operation: str, name: str, error: MaasError) -> None:
-        """Count and answer what was refused before a generation of it began."""
-        deployment = self.router.deployments.get(name)
-        if deployment is not None:
-            target = deployment.targets[0] if len(deployment.targets) == 1 else None
-            self.meter.failed(request.key, operation, name, target, error)
-        request.fail(error)
+    def begin(self, request: Request, deployment: str, operation: str) -> TextRequest:
+        """Raises ModelNotFound, Unavailable, or BadRequest for an invalid deadline."""
+        target = self.target(deployment, Task.TEXT_GENERATION)
+        return TextRequest(self, request, target, operation)
 
     def stop_all(self) -> None:
-        """The server stops: whoever is still being answered hears of it."""
-        for writing in list(self.active):
-            writing.fail(Unavailable("the server is stopping", retry_after=1.0))
+        """Fail all active requests because the server is stopping."""
+        for text_request in list(self.active):
+            text_request.fail(Unavailable("the server is stopping", retry_after=1.0))
 
-    def stop_of(self, is_known: Callable[[Key], bool]) -> None:
-        """End what was begun with a key that is not known any more."""
-        for writing in list(self.active):
-            if not is_known(writing.key):
-                writing.fail(Unauthenticated("this key was revoked"))
+    def stop_revoked(self, is_known: Callable[[Key], bool]) -> None:
+        """Fail the active requests whose key is unknown now."""
+        for text_request in list(self.active):
+            if not is_known(text_request.key):
+                text_request.fail(Unauthenticated("this key was revoked"))
 
     async def settle(self, seconds: float) -> None:
-        """Wait until what was stopped is counted; at most `seconds`."""
+        """Wait, at most `seconds`, until stopped requests have been metered."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.active:
                     await asyncio.sleep(0.01)
 
 
-def check_task(deployment: LiveDeployment, wanted: Task) -> None:
-    """Raises ModelNotFound, which says what the deployment is for instead."""
-    other = next((r.task for r in deployment.targets if r.task != wanted), None)
-    if other is not None:
-        raise ModelNotFound(
-            f"{deployment.name} is for {other}, not for {wanted}; "
-            f"call it with POST /predict/{deployment.name}",
-            field="model",
-        )
-
-
 class TextRequest:
     """The generations of one request."""
 
     def __init__(
-        self, desk: TextService, request: Request, target: LiveTarget, operation: str
+        self, service: TextService, request: Request, target: LiveTarget, operation: str
     ) -> None:
-        """`operation` is what usage is recorded under. Raises BadRequest for a deadline that is
-        none."""
+        """`operation` is the name under which usage is recorded.
+
+        Raises BadRequest for an invalid deadline.
+        """
         self.request = request
         self.target = target
-        self._desk = desk
         self.key = key_of(request)
+        self.usage = GenerationUsage(0)
+        self.counts_tokens = True
+        """False if the request only asks for the number of tokens."""
+        self._service = service
         self._operation = operation
-        self._deadline = deadline_of(request, desk.longest_s)
-        self._teller: AnswerWriter | None = None
+        self._deadline = deadline_of(request, service.longest_s)
+        self._writer: AnswerWriter | None = None
         self._open: set[_Choice] = set()
         self._is_over = False
-        """For the caller; the engine may still owe its counts."""
+        """Whether the client has its answer; the engine may still owe its counts."""
         self._error: MaasError | None = None
-        self._has_left = False
+        self._is_disconnected = False
         self._prompt_tokens: dict[int, int] = {}
-        self.written = GenerationUsage(0)
-        self.counts_tokens = True
-        """False if the request only asks how many there are."""
 
-    def start(self, teller: AnswerWriter, generations: list[Generation], per_prompt: int) -> None:
-        """Write, and tell `teller`. The first `per_prompt` generations are choices for one prompt,
-        and so on. From here on the request will be answered; nothing is raised."""
-        self._teller = teller
-        self.written.choices = len(generations)
+    def start(
+        self, writer: AnswerWriter, generations: list[Generation], choices_per_prompt: int
+    ) -> None:
+        """Start `generations` and pass their output to `writer`.
+
+        The first `choices_per_prompt` generations are choices for one prompt, the next for the
+        next prompt, and so on. Raises nothing: errors are passed to `writer`.
+        """
+        self._writer = writer
+        self.usage.choices = len(generations)
         tenant = tenant_of(self.key)
         choices = [
-            _Choice(self, number, number // per_prompt, generation, self._deadline, tenant)
-            for number, generation in enumerate(generations)
+            _Choice(self, index, index // choices_per_prompt, generation, self._deadline, tenant)
+            for index, generation in enumerate(generations)
         ]
         self._open.update(choices)
-        self._desk.active.add(self)
-        self.request.on_disconnect = self.leave
-        for number, choice in enumerate(choices):
+        self._service.active.add(self)
+        self.request.on_disconnect = self.disconnect
+        for index, choice in enumerate(choices):
             if self._is_over:
                 self._open.discard(choice)
                 continue
             try:
                 self.target.generate(choice)
             except MaasError as error:
-                self._open.difference_update(choices[number:])
+                self._open.difference_update(choices[index:])
                 self.fail(error)
-        self._count_if_ended()
+        self._meter_if_ended()
 
-    def leave(self) -> None:
-        """The client is gone: nothing more is written for it."""
+    def disconnect(self) -> None:
+        """Stop the generations because the client has disconnected."""
         if not self._is_over:
-            self._has_left = True
+            self._is_disconnected = True
             self._stop()
 
     def fail(self, error: MaasError) -> None:
+        """Stop the generations and answer with `error`, unless the request is over."""
         if not self._is_over:
             self._error = error
             self._is_over = True
-            if self._teller is not None:
-                self._teller.failed(error)
+            if self._writer is not None:
+                self._writer.fail(error)
             self._stop()
 
     def _stop(self) -> None:
@@ -162,58 +146,60 @@ class TextRequest:
         for choice in list(self._open):
             self.target.cancel_generation(choice)
 
-    # -- what the engine says ---------------------------------------------------------------
+    # -- called by the generations ----------------------------------------------------------
 
-    def wrote(self, choice: int, piece: Piece) -> None:
-        if not self._is_over and self._teller is not None:
-            self._teller.wrote(choice, piece)
+    def write(self, choice: int, piece: Piece) -> None:
+        if not self._is_over and self._writer is not None:
+            self._writer.write(choice, piece)
 
-    def ended(self, choice: _Choice, ending: Ending) -> None:
+    def end_choice(self, choice: _Choice, ending: Ending) -> None:
         self._open.discard(choice)
-        self._add_up(choice, ending)
+        self._add_usage(choice, ending)
         if not self._is_over and ending.reason == CANCELLED:
-            self.fail(Unavailable("the server gave this generation up", retry_after=1.0))
-        if not self._is_over and self._teller is not None:
-            self._teller.ended(choice.place, ending)
+            self.fail(Unavailable("the server cancelled this generation", retry_after=1.0))
+        if not self._is_over and self._writer is not None:
+            self._writer.end_choice(choice.index, ending)
             if not self._open:
                 self._is_over = True
-                self._teller.done()
-        self._count_if_ended()
+                self._writer.end()
+        self._meter_if_ended()
 
-    def lost(self, choice: _Choice, error: MaasError) -> None:
+    def fail_choice(self, choice: _Choice, error: MaasError) -> None:
         self._open.discard(choice)
         if choice.used is not None:
-            self._add_up(choice, choice.used)
+            self._add_usage(choice, choice.used)
         self.fail(error)
-        self._count_if_ended()
+        self._meter_if_ended()
 
-    def _add_up(self, choice: _Choice, ending: Ending) -> None:
-        written = self.written
-        written.completion_tokens += ending.completion_tokens
-        written.compute_us += ending.compute_us
-        # Several choices share their prompt; one that never ran knows nothing of it.
-        known = self._prompt_tokens.get(choice.prompt, 0)
-        if ending.prompt_tokens > known:
+    def _add_usage(self, choice: _Choice, ending: Ending) -> None:
+        usage = self.usage
+        usage.completion_tokens += ending.completion_tokens
+        usage.compute_us += ending.compute_us
+        # The choices of a prompt share it; a choice that never ran reports 0 prompt tokens.
+        counted = self._prompt_tokens.get(choice.prompt, 0)
+        if ending.prompt_tokens > counted:
             self._prompt_tokens[choice.prompt] = ending.prompt_tokens
-            written.prompt_tokens += ending.prompt_tokens - known
-            written.cached_tokens += ending.cached_tokens if not known else 0
-        if choice.first_at:
-            written.first.append(choice.first_at - self.request.received)
-        if choice.first_at and ending.completion_tokens > 1:
-            taken = time.monotonic() - choice.first_at
-            written.per_token.append(taken / (ending.completion_tokens - 1))
-
-    def _count_if_ended(self) -> None:
-        if self._open or self not in self._desk.active:
+            usage.prompt_tokens += ending.prompt_tokens - counted
+            if not counted:
+                usage.cached_tokens += ending.cached_tokens
+        if not choice.first_at:
             return
-        self._desk.active.discard(self)
-        meter, written = self._desk.meter, self.written
+        usage.first.append(choice.first_at - self.request.received)
+        if ending.completion_tokens > 1:
+            duration = time.monotonic() - choice.first_at
+            usage.per_token.append(duration / (ending.completion_tokens - 1))
+
+    def _meter_if_ended(self) -> None:
+        if self._open or self not in self._service.active:
+            return
+        self._service.active.discard(self)
+        meter, usage = self._service.meter, self.usage
         if not self.counts_tokens:
-            written = GenerationUsage(written.choices, compute_us=written.compute_us)
-        if self._error is None and not self._has_left:
-            meter.wrote(self.key, self._operation, self.target, self.request.received, written)
+            usage = GenerationUsage(usage.choices, compute_us=usage.compute_us)
+        if self._error is None and not self._is_disconnected:
+            meter.wrote(self.key, self._operation, self.target, self.request.received, usage)
         else:
-            meter.stopped_writing(self.key, self._operation, self.target, written, self._error)
+            meter.stopped_writing(self.key, self._operation, self.target, usage, self._error)
 
 
 class _Choice(GenerationCall):
@@ -221,28 +207,28 @@ class _Choice(GenerationCall):
 
     def __init__(
         self,
-        writing: TextRequest,
-        number: int,
+        text_request: TextRequest,
+        index: int,
         prompt: int,
         generation: Generation,
         deadline: float,
         tenant: int,
     ) -> None:
         super().__init__(generation, deadline, tenant)
-        self.writing = writing
-        self.place = number
+        self.index = index
         self.prompt = prompt
-        """The number of its prompt in the request."""
+        """Index of its prompt in the request."""
         self.first_at = 0.0
-        """Monotonic clock; 0 until something was written."""
+        """Time of the first output on the monotonic clock; 0 before it."""
+        self._text_request = text_request
 
     def wrote(self, piece: Piece) -> None:
         if not self.first_at:
             self.first_at = time.monotonic()
-        self.writing.wrote(self.place, piece)
+        self._text_request.write(self.index, piece)
 
     def ended(self, ending: Ending) -> None:
-        self.writing.ended(self, ending)
+        self._text_request.end_choice(self, ending)
 
     def failed(self, error: MaasError) -> None:
-        self.writing.lost(self, error)
+        self._text_request.fail_choice(self, error)

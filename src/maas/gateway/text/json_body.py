@@ -66,6 +66,16 @@ def parse_object(body: bytes | bytearray) -> dict[str, Any]:
     return {name: item for name, item in value.items() if item is not None}
 
 
+def model_and_fields(body: bytes | bytearray) -> tuple[str, dict[str, Any]]:
+    """The name of the deployment, empty if it is missing, and all fields of the JSON object.
+
+    Raises MalformedBody.
+    """
+    fields = parse_object(body)
+    model = fields.get("model")
+    return model if isinstance(model, str) else "", fields
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):

@@ -63,7 +63,7 @@ def test_who_hangs_up_leaves_nothing_behind_and_is_counted(door: Doors) -> None:
             assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 429")), answer[:200]
             streamed = b"text/event-stream" in answer
             assert not streamed or b"data: [DONE]" in answer[-40:], answer[-200:]
-        wait_for(lambda: not door.writer.running and not door.desk.active, 1.0)
+        wait_for(lambda: not door.writer.running and not door.service.active, 1.0)
         door.call(lambda: tasks.append(len(asyncio.all_tasks(door.loop))))
     assert tasks[-1] <= tasks[0]
     totals = list(door.totals().values())

@@ -372,12 +372,12 @@ def test_a_stream_ends_with_the_key_that_began_it(door: Doors) -> None:
     door.use(SLOW)
     with door.send(CHAT, HELLO | {"stream": True}) as client:
         wait_for(lambda: door.writer.running)
-        door.call(lambda: door.desk.stop_of(lambda _: True))
+        door.call(lambda: door.service.stop_revoked(lambda _: True))
         assert door.writer.running
-        door.call(lambda: door.desk.stop_of(lambda key: key != CALLER))
+        door.call(lambda: door.service.stop_revoked(lambda key: key != CALLER))
         answer = read_all(client, 2.0)
     assert b"this key was revoked" in answer and b"[DONE]" not in answer
-    wait_for(lambda: door.writer.cancelled == 1 and not door.desk.active)
+    wait_for(lambda: door.writer.cancelled == 1 and not door.service.active)
 
 
 def test_what_the_engine_took_is_counted_and_rows_only_of_answers(
@@ -407,7 +407,7 @@ def test_overload_is_a_429_with_a_time_to_come_back(door: Doors) -> None:
     for client in clients:
         client.close()
     wait_for(lambda: not door.writer.running)
-    wait_for(lambda: not door.desk.active)
+    wait_for(lambda: not door.service.active)
 
 
 def test_a_deadline_ends_a_generation(tmp_path: Path) -> None:
@@ -417,7 +417,7 @@ def test_a_deadline_ends_a_generation(tmp_path: Path) -> None:
         assert (status, json.loads(body)["error"]["code"]) == (504, "deadline_exceeded")
         _, _, answer = door.post(CHAT, HELLO | {"stream": True})
         assert parsed(answer)[-1][1]["error"]["code"] == "deadline_exceeded"
-        wait_for(lambda: not door.desk.active)
+        wait_for(lambda: not door.service.active)
         assert metered(door) == (door.writer.prompt_tokens, door.writer.completion_tokens)
 
 
@@ -435,11 +435,11 @@ def test_a_client_that_leaves_stops_its_generations_and_pays_for_them(
     time.sleep(0.05)
     client.close()
     wait_for(lambda: not door.writer.running, 1.0)
-    wait_for(lambda: not door.desk.active)
+    wait_for(lambda: not door.service.active)
     assert door.writer.cancelled == body.get("n", 1)
     assert door.writer.completion_tokens > 0
     assert metered(door) == (7, door.writer.completion_tokens)
-    usage_file = next(door.desk.meter._run_dir.glob("usage/*.usage"))
+    usage_file = next(door.service.meter._run_dir.glob("usage/*.usage"))
     _, (usage,), _ = UsageFile.read(usage_file)
     assert usage.completion_tokens == door.writer.completion_tokens
     assert (usage.requests, usage.errors) == (1, 0)
@@ -465,7 +465,7 @@ def test_a_reader_that_stalls_has_a_bounded_backlog_and_delays_nobody(
     assert asked(door, CHAT, other)["choices"][0]["message"]["content"].endswith("end")
     assert b'"code": "request_timeout"' in read_all(stalled, 2.0).replace(b'":"', b'": "')
     stalled.close()
-    wait_for(lambda: not door.desk.active)
+    wait_for(lambda: not door.service.active)
 
 
 def test_all_that_is_written_in_one_tick_leaves_in_one_write(door: Doors) -> None:
