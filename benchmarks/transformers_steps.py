@@ -24,7 +24,7 @@ import torch
 from benchmarks.transformers_engine import CONTEXT, END, SIZES, SLOTS, make_model, prompt
 from maas.domain.generation import Generation, Piece
 from maas.domain.signatures import text_generation
-from maas.runtimes.base import LoadRequest, Said
+from maas.runtimes.base import EngineEvent, LoadRequest
 from maas.runtimes.catalog import create_generator
 from maas.runtimes.transformers import engine as engine
 
@@ -79,7 +79,7 @@ def write(model: Any, count: int, first: int, tokens: int) -> None:
     """`count` texts at once."""
     ended = threading.Semaphore(0)
 
-    def sink(_: int, said: Said) -> None:
+    def sink(_: int, said: EngineEvent) -> None:
         if not isinstance(said, Piece):
             ended.release()
 

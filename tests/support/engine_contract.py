@@ -8,7 +8,7 @@ from typing import Any
 
 from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Generation, Piece, TokenLogprob
-from maas.runtimes.base import Generator, LoadRequest, Said
+from maas.runtimes.base import EngineEvent, Generator, LoadRequest
 from tests.support.fakes.generations import TEXT_TO_TEXT
 
 CONTEXT = 512
@@ -30,7 +30,7 @@ class Answer:
         self.number = Answer._last
         self.model = model
         self.generation = generation
-        self.said: SimpleQueue[Said] = SimpleQueue()
+        self.said: SimpleQueue[EngineEvent] = SimpleQueue()
         self.pieces: list[Piece] = []
         model.start(self.number, generation, lambda _, said: self.said.put(said))
 

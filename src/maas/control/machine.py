@@ -6,13 +6,13 @@ Nothing is imported for it: a library's presence is read from what its installer
 from __future__ import annotations
 
 import platform
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from maas.domain.machine import library_versions, usable_cores
+from maas.runtimes.catalog import runtime_libraries
 
 
 def machine() -> dict[str, Any]:
@@ -28,16 +28,12 @@ def machine() -> dict[str, Any]:
 def runtimes() -> list[dict[str, Any]]:
     """Every runtime that this version knows, with the library that it would use here; without
     one, `library` is null and no replica can load it."""
-    # The catalog brings NumPy, which a start of control need not wait for.
-    catalog = import_module("maas.runtimes.catalog")
-    return [
-        {"name": name, "library": _installed(catalog.LIBRARIES.get(name))}
-        for name in catalog.RUNTIMES
-    ]
+    libraries = runtime_libraries()
+    return [{"name": name, "library": _installed(libraries[name])} for name in libraries]
 
 
-def _installed(distribution: str | None) -> str | None:
-    if distribution is None:
+def _installed(distribution: str) -> str | None:
+    if not distribution:
         return None
     version = library_versions(distribution).get(distribution)
     return version and f"{distribution} {version}"

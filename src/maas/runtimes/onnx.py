@@ -11,7 +11,7 @@ import onnxruntime as ort
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, Unavailable
 from maas.domain.names import shown
 from maas.domain.signature import Signature, TensorSpec
-from maas.runtimes.base import Arrays, LoadRequest
+from maas.runtimes.base import Arrays, LoadRequest, Runtime
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -36,7 +36,7 @@ SWITCHES = {
 }
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """One ONNX Runtime session."""
 
     def load(self, request: LoadRequest) -> None:

@@ -10,7 +10,7 @@ from maas.domain.deployments import LocalFile, ReplicaSpec, Scaling
 from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.signature import Signature, TensorSpec
-from maas.runtimes.base import LoadRequest, Said, Sink
+from maas.runtimes.base import EngineEvent, Generator, LoadRequest, Sink
 from maas.serving.routing.generation_call import GenerationCall
 from maas.serving.wire.messages import Priority
 from tests.support.fakes.replica_peer import until
@@ -29,7 +29,7 @@ def generator_spec(
     )  # fmt: skip
 
 
-class Scripted:
+class Scripted(Generator):
     """Writes nothing by itself; `say` is its engine."""
 
     def __init__(self, slots: int = 2, room: int = 1000) -> None:
@@ -63,7 +63,7 @@ class Scripted:
     def close(self) -> None:
         self.is_closed = True
 
-    def say(self, number: int, said: Said) -> None:
+    def say(self, number: int, said: EngineEvent) -> None:
         sink = self.sinks[number]
         if not isinstance(said, Piece):
             del self.sinks[number]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from importlib import import_module
 from pathlib import Path
 
 from maas.control.publishing.model_files import check_files
@@ -16,6 +15,8 @@ from maas.domain.errors import BodyTooLarge, Conflict, InvalidInput
 from maas.domain.models import Evidence, File, Manifest, Variant, Version
 from maas.domain.names import checked_sha256, shown
 from maas.domain.signature import Signature
+from maas.runtimes.catalog import runtime_libraries
+from maas.runtimes.text.options import OWN_OPTIONS, checked_options
 from maas.serving.wire.codec import json_to_tensors
 from maas.storage.artifacts import ArtifactStore
 from maas.storage.versions import Versions
@@ -116,18 +117,16 @@ class Publisher:
 
 
 def _check_runtime(variant: Variant) -> None:
-    # The catalog brings NumPy, which a start of control need not wait for.
-    known = import_module("maas.runtimes.catalog").RUNTIMES
+    known = runtime_libraries()
     if variant.runtime not in known:
         raise InvalidInput(
             f"variant {variant.name}: there is no runtime {shown(variant.runtime)}; "
             f"known are {', '.join(known)}",
             field="variants.runtime",
         )
-    text = import_module("maas.runtimes.text.options")
-    if variant.runtime in text.OWN_OPTIONS:
+    if variant.runtime in OWN_OPTIONS:
         try:
-            text.checked_options(variant.runtime, variant.options)
+            checked_options(variant.runtime, variant.options)
         except InvalidInput as wrong:
             raise InvalidInput(
                 f"variant {variant.name}: {wrong.message}", field="variants.options"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maas.domain.errors import InvalidInput
-from maas.runtimes.base import Arrays, LoadRequest
+from maas.runtimes.base import Arrays, LoadRequest, Runtime
 from maas.runtimes.encoders.bert import bert_graph
 from maas.runtimes.encoders.tokens import Ids, TextReader, TokenGraph, alike
 from maas.runtimes.onnx import open_session
@@ -27,9 +27,7 @@ from maas.runtimes.options import flag_of, one_of, parsed_json
 _OUTPUTS = ("sentence_embedding", "last_hidden_state", "token_embeddings")
 
 
-class SentenceEncoder:
-    last_progress = 0.0
-
+class SentenceEncoder(Runtime):
     def load(self, request: LoadRequest) -> None:
         """Raises InvalidInput for files that are no such encoder, or another signature."""
         options = request.options

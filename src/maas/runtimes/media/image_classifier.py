@@ -23,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
-from maas.runtimes.base import Arrays, LoadRequest
+from maas.runtimes.base import Arrays, LoadRequest, Runtime
 from maas.runtimes.labels import ClassLabels, softmax
 from maas.runtimes.onnx import failed, open_session
 from maas.runtimes.options import number_of, one_of
@@ -36,7 +36,7 @@ Image.MAX_IMAGE_PIXELS = None
 _WIDE_GRAY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-class ImageClassifier:
+class ImageClassifier(Runtime):
     takes_bytes = True
 
     def load(self, request: LoadRequest) -> None:

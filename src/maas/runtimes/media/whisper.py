@@ -22,7 +22,7 @@ from faster_whisper import WhisperModel
 
 from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.names import shown
-from maas.runtimes.base import Arrays, LoadRequest
+from maas.runtimes.base import Arrays, LoadRequest, Runtime
 from maas.runtimes.media.audio import samples_of
 from maas.runtimes.options import number_of, one_of, parsed_json, texts
 
@@ -37,9 +37,8 @@ COMPUTE_TYPES = ("default", "int8", "int8_float32", "int8_bfloat16", "int16", "f
 _NEEDED = ("model.bin", "tokenizer.json")
 
 
-class WhisperRuntime:
+class WhisperRuntime(Runtime):
     takes_bytes = True
-    last_progress = 0.0
     silent_seconds = 120.0
     """For the half minute of sound that it hears at once, on a slow or busy machine."""
 

@@ -21,7 +21,7 @@ from openvino_genai import GenerationFinishReason, GenerationStatus
 from maas.domain.errors import InvalidInput, Unavailable
 from maas.domain.generation import TokenLogprob
 from maas.domain.machine import usable_cores
-from maas.runtimes.base import LoadRequest
+from maas.runtimes.base import LoadRequest, StepFunction
 from maas.runtimes.formats.gguf import check_gguf
 from maas.runtimes.openvino.request import asked, configured
 from maas.runtimes.text.detokenizer import SequenceText, bytes_of_tokens, read_tokens
@@ -101,7 +101,7 @@ class OpenVino(SteppedEngine):
 
     # -- the engine ---------------------------------------------------------------------------
 
-    def take_turns(self, has_work: Callable[[], None]) -> Callable[[], float | None]:
+    def step_in_caller(self, has_work: Callable[[], None]) -> StepFunction:
         """The library holds the interpreter's lock while it steps, so that a thread of our own
         would only wait for it, and be waited for, at each step."""
         self._hand_over(has_work)
@@ -119,11 +119,11 @@ class OpenVino(SteppedEngine):
             if sequence.is_cancelled:
                 sequence.work.handle.cancel()
         self._pipeline.step()
-        is_time = self.is_time()
+        is_due = self._is_output_due()
         for sequence in list(self._running.values()):
-            self._collect(sequence, is_time)
+            self._collect(sequence, is_due)
 
-    def _collect(self, sequence: Sequence, is_time: bool) -> None:
+    def _collect(self, sequence: Sequence, is_due: bool) -> None:
         """Takes what a sequence wrote in this step, and whether it ended."""
         work = sequence.work
         tokens, likely, reason = work.read(sequence.generation.logprobs is not None)
@@ -137,7 +137,7 @@ class OpenVino(SteppedEngine):
         if sequence.is_cancelled and reason is None:
             reason = "cancelled"
         sequence.wrote(tokens, [self._logprob(token, value) for token, value in likely])
-        of_engine, reason = reason, self._tell(sequence, reason, is_time=is_time)
+        of_engine, reason = reason, self._tell(sequence, reason, is_due=is_due)
         if reason is None:
             return
         if reason == "stop" and of_engine in (None, "length"):

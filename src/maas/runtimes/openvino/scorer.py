@@ -9,7 +9,7 @@ import numpy as np
 
 from maas.domain.errors import InferenceFailed, MaasError
 from maas.domain.generation import Ending, Generation
-from maas.runtimes.base import LoadRequest, Said
+from maas.runtimes.base import EngineEvent, LoadRequest, Scorer
 from maas.runtimes.openvino.engine import OpenVino
 
 PATIENCE_S = 600.0
@@ -17,7 +17,7 @@ FIRST_NUMBER = 1 << 40
 """Numbers of sequences that no caller of the same engine has."""
 
 
-class OpenVinoScorer(OpenVino):
+class OpenVinoScorer(OpenVino, Scorer):
     """`OpenVino` that reads a text when it has loaded, and scores texts."""
 
     def __init__(self, text: str = "") -> None:
@@ -43,7 +43,7 @@ class OpenVinoScorer(OpenVino):
         sequence.work.config.ignore_eos = self.never_ends
 
     def _score(self, number: int, ids: list[int]) -> list[float]:
-        told: SimpleQueue[Said] = SimpleQueue()
+        told: SimpleQueue[EngineEvent] = SimpleQueue()
         wanted = Generation(prompt=ids, max_tokens=1, temperature=0.0, logprobs=0)
         self.start(number, wanted, lambda _, said: told.put(said))
         found: list[float] = []

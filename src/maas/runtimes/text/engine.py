@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 from maas.domain.generation import Generation
+from maas.runtimes.base import Generator
 from maas.runtimes.text.options import Reserving, most_tokens
 from maas.runtimes.text.vocabulary import Vocabulary
 
 S = TypeVar("S", bound=Reserving)
 
 
-class TextEngine(Generic[S]):
+class TextEngine(Generator, Generic[S]):
     """The sequences of an engine, from `start` until their sinks were told how they ended."""
 
     def __init__(self) -> None:

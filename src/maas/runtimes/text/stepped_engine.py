@@ -125,8 +125,8 @@ class SteppedEngine(TextEngine[Sequence], ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.after_step: Callable[[], None] = _nothing
-        self.is_time: Callable[[], bool] = _always
+        self._after_step: Callable[[], None] = _nothing
+        self._is_output_due: Callable[[], bool] = _always
         self._running: dict[int, Sequence] = {}
         """In the engine; of whoever takes the turns."""
         self._memory = 0
@@ -198,6 +198,13 @@ class SteppedEngine(TextEngine[Sequence], ABC):
         with self._wake:
             self._reading += 1
         self._reader.submit(self._read, sequence)
+
+    def on_step(self, callback: Callable[[], None]) -> None:
+        self._after_step = callback
+
+    def defer_output(self, is_due: Callable[[], bool]) -> bool:
+        self._is_output_due = is_due
+        return True
 
     def close(self) -> None:
         self._cancel_all()
@@ -292,7 +299,7 @@ class SteppedEngine(TextEngine[Sequence], ABC):
         """The thread that takes the turns if nobody else does."""
         while self._lost is None and self._await_work():
             wait = self.turn()
-            self.after_step()
+            self._after_step()
             if wait:
                 with self._wake:
                     self._wake.wait_for(self._has_prompts, wait)
@@ -355,10 +362,10 @@ class SteppedEngine(TextEngine[Sequence], ABC):
             self._waits_since = 0.0
         return max(0.0, left)
 
-    def _tell(self, sequence: Sequence, reason: str | None, *, is_time: bool) -> str | None:
+    def _tell(self, sequence: Sequence, reason: str | None, *, is_due: bool) -> str | None:
         """After a step in which the sequence `wrote`, or not: tells it, unless that can wait.
         Returns why it ended, `reason` or a stop text; None: it goes on."""
-        can_wait = reason is None and sequence.has_spoken and not is_time
+        can_wait = reason is None and sequence.has_spoken and not is_due
         if can_wait and not sequence.generation.stop:
             return None
         sequence.read()

@@ -159,7 +159,7 @@ class Transformers(SteppedEngine):
         found = choose(logits, [running[number].work.chooser for number in due]) if due else []
         self._batch.put([0 if isinstance(one, MaasError) else one.token for one in found])
         chosen = dict(zip(due, found, strict=True))
-        is_time = self.is_time()
+        is_due = self._is_output_due()
         for sequence in list(running.values()):
             one = chosen.get(sequence.number)
             if isinstance(one, MaasError):
@@ -167,9 +167,9 @@ class Transformers(SteppedEngine):
             elif one is None:
                 sequence.sink(sequence.number, Piece())  # it got on with its prompt, or waited
             else:
-                self._collect(sequence, one, is_time)
+                self._collect(sequence, one, is_due)
 
-    def _collect(self, sequence: Sequence, one: SampledToken, is_time: bool) -> None:
+    def _collect(self, sequence: Sequence, one: SampledToken, is_due: bool) -> None:
         """What a sequence wrote, and whether it ended with that."""
         sequence.completion_tokens += 1
         is_end = one.token in self._ends
@@ -183,7 +183,7 @@ class Transformers(SteppedEngine):
             reason = "stop"
         elif sequence.completion_tokens >= sequence.limit:
             reason = "length"
-        reason = self._tell(sequence, reason, is_time=is_time)
+        reason = self._tell(sequence, reason, is_due=is_due)
         if reason is not None:
             self._drop(sequence, sequence.ending(reason))
 

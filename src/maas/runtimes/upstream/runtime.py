@@ -23,7 +23,7 @@ import msgspec
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, Unavailable
 from maas.domain.generation import Ending, Generation
-from maas.runtimes.base import LoadRequest, Sink
+from maas.runtimes.base import Generator, LoadRequest, Sink
 from maas.runtimes.text.options import (
     DEFAULT_CONTEXT,
     DEFAULT_SLOTS,
@@ -43,7 +43,7 @@ SILENCE_SECONDS = 120.0
 """Longest between two pieces, a long prompt before the first included."""
 
 
-class Upstream:
+class Upstream(Generator):
     """One model of one engine."""
 
     def __init__(self) -> None:

@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 
 from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.signature import Signature, TensorSpec
-from maas.runtimes.base import (
-    Arrays,
-    Runtime,
-    last_progress,
-    numpy_dtype,
-    silent_seconds,
-    takes_bytes,
-)
+from maas.runtimes.base import Arrays, Runtime, numpy_dtype
 from maas.serving.replica.queue import RequestGroup
 from maas.serving.wire.elements import bytes_elements, pack_elements
 from maas.serving.wire.messages import Answers, Buffer, Column
@@ -32,8 +25,8 @@ class Batcher:
         self._signature = signature
         self.max_rows = min(max_rows, signature.max_rows or max_rows)
         """Most rows that one call of the model gets."""
-        self._is_text = not takes_bytes(runtime)
-        self.silent_seconds = silent_seconds(runtime)
+        self._is_text = not runtime.takes_bytes
+        self.silent_seconds = runtime.silent_seconds
         self._dtypes = [numpy_dtype(spec.datatype) for spec in signature.inputs]
 
     def run(self, parcels: list[RequestGroup]) -> Arrays:
@@ -76,7 +69,11 @@ class Batcher:
     @property
     def last_progress(self) -> float:
         """When the model last showed that it is not stuck, seconds on the monotonic clock."""
-        return last_progress(self._runtime)
+        return self._runtime.last_progress
+
+    def close(self) -> None:
+        """Closes the runtime; nothing runs after it."""
+        self._runtime.close()
 
     def _checked(self, outputs: Arrays, rows: int) -> Arrays:
         for spec in self._signature.outputs:

@@ -13,7 +13,7 @@ from typing import Any
 from maas.domain.deployments import ReplicaSpec
 from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError, Overloaded
 from maas.domain.generation import Ending, Piece
-from maas.runtimes.base import Generator, Said, tell_when
+from maas.runtimes.base import EngineEvent, Generator
 from maas.serving.replica.pending_sequences import (
     PendingSequence,
     PlainPrompts,
@@ -63,7 +63,7 @@ class GeneratorServer(ReplicaSocket):
         self._last_key = 0
         self._inbox = StepInbox(self._loop, generator, lambda: len(self._running), self._collect)
         self._pace = StreamInterval(int(spec.options.get("stream_ms", STREAM_MS)))
-        self._engine_keeps_pace = tell_when(generator, self._pace.is_time)
+        self._engine_keeps_pace = generator.defer_output(self._pace.is_time)
         self._unsent: dict[int, PendingSequence] = {}
         """Who wrote something that has not left, by key."""
         self._sends_later: asyncio.TimerHandle | None = None
@@ -195,7 +195,7 @@ class GeneratorServer(ReplicaSocket):
 
     # -- what the engine says ---------------------------------------------------------------
 
-    def _collect(self, said: deque[tuple[int, Said]]) -> None:
+    def _collect(self, said: deque[tuple[int, EngineEvent]]) -> None:
         self._got_on()
         steps: dict[Channel, list[Step]] = {}
         failed: list[tuple[PendingSequence, MaasError]] = []

@@ -57,7 +57,7 @@ class ReplicaServer(ReplicaSocket):
             spec.scaling.queue_limit, [s.datatype == "BYTES" for s in spec.signature.inputs]
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._busy = False
+        self._busy = self._is_closed = False
         self._busy_since = 0.0
         self._suspects: deque[list[RequestGroup]] = deque()
         """Parts of batches that failed, to be tried by themselves."""
@@ -84,7 +84,10 @@ class ReplicaServer(ReplicaSocket):
 
     async def drain(self) -> None:
         await super().drain()
-        self._thread.shutdown(wait=False)
+        if not self._is_closed:
+            self._is_closed = True
+            self._thread.submit(self._batcher.close)
+            self._thread.shutdown(wait=False)
 
     def stats(self) -> dict[str, Any]:
         return super().stats() | {

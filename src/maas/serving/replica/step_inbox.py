@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from maas.runtimes.base import Generator, Said, hear_steps, take_turns
+from maas.runtimes.base import EngineEvent, Generator
 
 LINGER_SECONDS = 0.02
 """How long what a sequence wrote may wait for the others of its step; when every one has said
@@ -25,22 +25,22 @@ class StepInbox:
         loop: asyncio.AbstractEventLoop,
         engine: Generator,
         running: Callable[[], int],
-        take: Callable[[deque[tuple[int, Said]]], None],
+        take: Callable[[deque[tuple[int, EngineEvent]]], None],
     ) -> None:
         """`running` says how many sequences the engine writes; `take` empties what it is given, in
         the loop."""
         self._loop = loop
         self._running = running
         self._take = take
-        self._said: deque[tuple[int, Said]] = deque()
+        self._said: deque[tuple[int, EngineEvent]] = deque()
         self._is_due = self._is_armed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._turn = take_turns(engine, self._has_work)
+        self._turn = engine.step_in_caller(self._has_work)
         self._next_turn: asyncio.Handle | None = None
         if self._turn is None:
-            hear_steps(engine, self._step_ended)
+            engine.on_step(self._step_ended)
 
-    def put(self, key: int, said: Said) -> None:
+    def put(self, key: int, said: EngineEvent) -> None:
         """Called in any thread."""
         self._said.append((key, said))
         if self._turn is not None:

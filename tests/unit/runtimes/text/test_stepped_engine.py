@@ -16,7 +16,7 @@ import pytest
 
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError
 from maas.domain.generation import Ending, Generation, Piece
-from maas.runtimes.base import Said
+from maas.runtimes.base import EngineEvent, LoadRequest, StepFunction
 from maas.runtimes.text.detokenizer import ByteDetokenizer, SequenceText
 from maas.runtimes.text.options import Sizes
 from maas.runtimes.text.stepped_engine import Sequence, SteppedEngine
@@ -36,6 +36,9 @@ class Counting(SteppedEngine):
         self.fails_at = -1
         self.unloaded = 0
         self._begin()
+
+    def load(self, request: LoadRequest) -> None:
+        raise NotImplementedError
 
     def _encoded(self, text: str, *, is_plain: bool) -> list[int]:
         raise NotImplementedError
@@ -62,14 +65,14 @@ class Counting(SteppedEngine):
                 self._leave(sequence, sequence.ending("cancelled"))
                 continue
             reason = "length" if sequence.completion_tokens >= sequence.limit else None
-            reason = self._tell(sequence, reason, is_time=self.is_time())
+            reason = self._tell(sequence, reason, is_due=self._is_output_due())
             if reason is not None:
                 self._leave(sequence, sequence.ending(reason))
 
     def _unload(self) -> None:
         self.unloaded += 1
 
-    def take_turns(self, has_work: Callable[[], None]) -> Callable[[], float | None]:
+    def step_in_caller(self, has_work: Callable[[], None]) -> StepFunction:
         self._hand_over(has_work)
         return self.turn
 
@@ -78,15 +81,15 @@ class Told:
     """What the sinks of an engine were told."""
 
     def __init__(self) -> None:
-        self.said: dict[int, list[Said]] = {}
+        self.said: dict[int, list[EngineEvent]] = {}
         self._changed = threading.Condition()
 
-    def __call__(self, number: int, said: Said) -> None:
+    def __call__(self, number: int, said: EngineEvent) -> None:
         with self._changed:
             self.said.setdefault(number, []).append(said)
             self._changed.notify_all()
 
-    def ending(self, number: int) -> Said:
+    def ending(self, number: int) -> EngineEvent:
         """The one thing that is no piece, which is the last."""
         with self._changed:
             assert self._changed.wait_for(lambda: number in self.endings, 10), self.said
@@ -94,8 +97,8 @@ class Told:
         return self.endings[number][0]
 
     @property
-    def endings(self) -> dict[int, list[Said]]:
-        found: dict[int, list[Said]] = {
+    def endings(self) -> dict[int, list[EngineEvent]]:
+        found: dict[int, list[EngineEvent]] = {
             n: [s for s in said if not isinstance(s, Piece)] for n, said in self.said.items()
         }
         assert all(len(ends) <= 1 for ends in found.values()), "told twice how it ended"
@@ -120,7 +123,7 @@ class Owner:
 
     def __init__(self, engine: Counting) -> None:
         self._work = threading.Semaphore(0)
-        self.turn = engine.take_turns(self._work.release)
+        self.turn = engine.step_in_caller(self._work.release)
         self.waits: list[float] = []
         self._wait: float | None = None
 
@@ -159,7 +162,7 @@ def test_what_need_not_be_told_yet_is_kept_until_the_end_or_until_it_is_time(
     engine: Counting,
 ) -> None:
     told = Told()
-    engine.is_time = lambda: False
+    engine.defer_output(lambda: False)
     engine.start(1, prompt(wanted=6), told)
     assert told.ending(1) == Ending("length", 3, 6)
     assert told_tokens(told, 1) == [1, 5]
@@ -170,7 +173,7 @@ def test_what_need_not_be_told_yet_is_kept_until_the_end_or_until_it_is_time(
     engine.start(3, Generation(prompt=[1], max_tokens=6, stop=["xxx"]), told)
     assert told.ending(3) == Ending("stop", 1, 3, stop="xxx")
     times = iter([False, False, True, False, False, False])
-    engine.is_time = lambda: next(times)
+    engine.defer_output(lambda: next(times))
     engine.start(4, prompt(wanted=6), told)
     assert told.ending(4) == Ending("length", 3, 6)
     assert told_tokens(told, 4) == [1, 2, 3]
@@ -178,7 +181,7 @@ def test_what_need_not_be_told_yet_is_kept_until_the_end_or_until_it_is_time(
 
 def test_what_was_kept_of_who_is_cancelled_is_told(engine: Counting) -> None:
     told = Told()
-    engine.is_time = lambda: False
+    engine.defer_output(lambda: False)
     engine.start(1, prompt(wanted=50), told)
     while len(engine.steps) < 5:
         time.sleep(0.001)
@@ -193,7 +196,7 @@ def test_what_was_kept_is_told_before_a_failure(
 ) -> None:
     monkeypatch.setattr(os, "kill", lambda *_: None)
     told = Told()
-    engine.is_time = lambda: False
+    engine.defer_output(lambda: False)
     engine.fails_at = 4
     engine.start(1, prompt(wanted=9), told)
     assert isinstance(told.ending(1), InferenceFailed)
@@ -206,7 +209,7 @@ def test_text_that_cannot_be_read_keeps_nobody_from_learning_of_a_failure(
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda _, number: killed.append(number))
     told = Told()
-    engine.is_time = lambda: False
+    engine.defer_output(lambda: False)
     engine.fails_at = 4
     engine.reads.clear()
     for number in (1, 2):

@@ -301,12 +301,12 @@ class Keeping(SteppedEngine):
 
     def _step(self) -> None:
         time.sleep(0.002)
-        is_time = self.is_time()
+        is_due = self._is_output_due()
         for sequence in list(self._running.values()):
             sequence.completion_tokens += 1
             sequence.wrote([1], [])
             reason = "cancelled" if sequence.is_cancelled else None
-            reason = self._tell(sequence, reason, is_time=is_time)
+            reason = self._tell(sequence, reason, is_due=is_due)
             if reason is not None:
                 self._leave(sequence, sequence.ending(reason))
 

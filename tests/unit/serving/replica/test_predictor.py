@@ -17,7 +17,7 @@ import uvloop
 from maas.domain.deployments import LocalFile, ReplicaSpec, Scaling
 from maas.domain.errors import DeadlineExceeded, InferenceFailed, InvalidInput, MaasError
 from maas.domain.signature import Signature, TensorSpec
-from maas.runtimes.base import Arrays, LoadRequest
+from maas.runtimes.base import Arrays, LoadRequest, Runtime
 from maas.serving.replica.batching import Batcher
 from maas.serving.replica.predictor import ReplicaServer
 from maas.serving.replica.queue import RequestGroup
@@ -34,9 +34,10 @@ SIGNATURE = Signature(
 Predict = Callable[[Arrays], Arrays]
 
 
-class Model:
+class Model(Runtime):
     def __init__(self, predict: Predict) -> None:
         self.calls: list[int] = []
+        self.is_closed = threading.Event()
         self._predict = predict
 
     def load(self, request: LoadRequest) -> None:
@@ -45,6 +46,9 @@ class Model:
     def predict(self, inputs: Arrays) -> Arrays:
         self.calls.append(len(inputs["x"]))
         return self._predict(inputs)
+
+    def close(self) -> None:
+        self.is_closed.set()
 
 
 def echo(inputs: Arrays) -> Arrays:
@@ -453,15 +457,13 @@ def test_draining_answers_what_was_accepted_and_then_lets_go() -> None:
         assert await asyncio.gather(*asked) == [[float(n)] for n in range(5)]
         await asyncio.wait_for(draining, 1)
         assert not link.is_open
+        assert await asyncio.to_thread(model.is_closed.wait, 1)
 
     run(slow, work, Scaling(max_batch=1))
 
 
 def test_a_model_that_gets_on_with_a_long_batch_is_not_taken_for_stuck() -> None:
-    class Slow(Model):
-        last_progress = 0.0
-
-    model = Slow(echo)
+    model = Model(echo)
     batcher = Batcher(model, SIGNATURE, 4)
     assert batcher.last_progress == 0.0
     model.last_progress = 7.0
@@ -470,12 +472,12 @@ def test_a_model_that_gets_on_with_a_long_batch_is_not_taken_for_stuck() -> None
     async def work(link: ReplicaLink, _: Model, server: ReplicaServer) -> None:
         server._busy, server._busy_since = True, time.monotonic() - 60
         assert server.stats()["busy_s"] > 59
-        server._batcher._runtime.last_progress = time.monotonic() - 1  # type: ignore[attr-defined]
+        server._batcher._runtime.last_progress = time.monotonic() - 1
         assert server.stats()["busy_s"] < 30
         server._batcher.silent_seconds = 120.0
-        server._batcher._runtime.last_progress = time.monotonic() - 60  # type: ignore[attr-defined]
+        server._batcher._runtime.last_progress = time.monotonic() - 60
         assert server.stats()["busy_s"] == 0
-        server._batcher._runtime.last_progress = time.monotonic() - 150  # type: ignore[attr-defined]
+        server._batcher._runtime.last_progress = time.monotonic() - 150
         server._busy_since = time.monotonic() - 150
         assert 29 < server.stats()["busy_s"] < 60
         server._busy = False

@@ -11,15 +11,20 @@ from typing import Any
 import uvloop
 
 from maas.domain.generation import Piece
-from maas.runtimes.base import Said
+from maas.runtimes.base import EngineEvent, StepFunction
 from maas.serving.replica.step_inbox import StepInbox
+from tests.support.fakes.generations import Scripted
 
 
-class Threaded:
+class Threaded(Scripted):
     """An engine of three sequences that steps itself."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.after_step: Callable[[], None] = lambda: None
+
+    def on_step(self, callback: Callable[[], None]) -> None:
+        self.after_step = callback
 
 
 class Heard:
@@ -31,7 +36,7 @@ class Heard:
         self.taken: list[list[int]] = []
         self.inbox = StepInbox(self.loop, engine, lambda: 3, self.take)
 
-    def take(self, said: deque[tuple[int, Said]]) -> None:
+    def take(self, said: deque[tuple[int, EngineEvent]]) -> None:
         if said:
             self.taken.append([key for key, _ in said])
         said.clear()
@@ -71,24 +76,25 @@ def test_an_engine_does_not_wait_for_a_loop_that_is_stuck() -> None:
     uvloop.run(main())
 
 
-class Turned:
+class Turned(Scripted):
     """An engine that takes its turns where it is told, each of which says one thing."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.waits: list[float | None] = []
         """What the next turns answer."""
         self.threads: set[int] = set()
         self.turns = 0
-        self.say: Callable[[int, Said], None] = lambda _, __: None
+        self.emit: Callable[[int, EngineEvent], None] = lambda _, __: None
 
-    def take_turns(self, has_work: Callable[[], None]) -> Callable[[], float | None]:
+    def step_in_caller(self, has_work: Callable[[], None]) -> StepFunction:
         self.has_work = has_work
         return self.turn
 
     def turn(self) -> float | None:
         self.threads.add(threading.get_ident())
         self.turns += 1
-        self.say(self.turns, Piece("a"))
+        self.emit(self.turns, Piece("a"))
         return self.waits.pop(0)
 
 
@@ -96,7 +102,7 @@ def test_an_engine_that_holds_the_interpreter_works_in_the_loop_while_there_is_w
     async def main() -> None:
         engine = Turned()
         heard = Heard(engine)
-        engine.say = heard.inbox.put
+        engine.emit = heard.inbox.put
         engine.waits = [0.0, 0.0, 0.001, None]
         assert engine.turns == 0
         await asyncio.to_thread(engine.has_work)
@@ -125,7 +131,7 @@ def test_the_loop_turns_between_the_turns_of_an_engine() -> None:
     async def main() -> None:
         engine = Turned()
         heard = Heard(engine)
-        engine.say = heard.inbox.put
+        engine.emit = heard.inbox.put
         engine.waits = [0.0] * 5 + [None]
         between: list[int] = []
 
@@ -152,13 +158,13 @@ def test_what_a_turn_of_the_loop_leaves_for_the_next_is_done_before_the_engine_g
         heard = Heard(engine)
         begun_after: list[int] = []
 
-        def read(_: int, __: Said) -> None:
+        def read(_: int, __: EngineEvent) -> None:
             heard.loop.call_soon(lambda: heard.loop.call_soon(begin))
 
         def begin() -> None:
             begun_after.append(engine.turns)
 
-        engine.say = read
+        engine.emit = read
         engine.waits = [0.0, 0.0, None]
         engine.has_work()
         await asyncio.sleep(0.02)

@@ -39,7 +39,7 @@ class LoadedCandidate:
         files = {name: Path(path).read_bytes() for name, path in spec["files"].items()}
         self.signature = Signature.from_dict(spec["signature"])
         self.runtime.load(LoadRequest(files, self.signature, spec["threads"], spec["options"]))
-        self.as_bytes = bool(getattr(self.runtime, "takes_bytes", False))
+        self.as_bytes = self.runtime.takes_bytes
         self.inputs = {n: self._elements(a) for n, a in unpacked(spec["inputs"]).items()}
         self.rows = len(next(iter(self.inputs.values())))
         self.next = 0

@@ -13,7 +13,7 @@ from maas.domain.machine import usable_cores
 from maas.lifecycle.optimize.results import Candidate
 from maas.lifecycle.optimize.subject import NotApplicable
 from maas.lifecycle.optimize.text.requantize import requantize
-from maas.runtimes.scores import SCORERS
+from maas.runtimes.catalog import SCORERS
 
 FILE = "model.gguf"
 LEAN: Mapping[str, Any] = {"cache_tokens": 4096, "slots": 16}

@@ -13,7 +13,7 @@ from maas.domain.models import Manifest
 from maas.domain.signature import Signature
 from maas.lifecycle.optimize.results import Candidate
 from maas.lifecycle.optimize.text.evaluation_text import PROMPTS, TEXT
-from maas.runtimes.scores import SCORERS
+from maas.runtimes.catalog import SCORERS
 
 MOST_TEXT = 4 << 20
 """Bytes that are read of a text; `kind.MOST_CHUNKS` says how much of it is scored."""

@@ -19,8 +19,8 @@ from maas.domain.errors import InferenceFailed, MaasError
 from maas.domain.generation import Ending, Generation
 from maas.domain.signature import Signature
 from maas.lifecycle.optimize.measurement.worker import serve
-from maas.runtimes.base import LoadRequest, Said
-from maas.runtimes.scores import create_scorer
+from maas.runtimes.base import EngineEvent, LoadRequest
+from maas.runtimes.catalog import create_scorer
 
 PATIENCE_S = 600.0
 WORDS = ("river", "mountain", "copper", "window", "garden", "letter", "engine", "winter")
@@ -39,7 +39,7 @@ class LoadedText:
     def answer(self, prompt: str, tokens: int) -> list[bytes]:
         """One at a time, so that no other work changes the order of sums."""
         wanted = Generation(max_tokens=tokens, temperature=0.0, logprobs=0, **self._asked(prompt))
-        told: SimpleQueue[tuple[int, Said]] = SimpleQueue()
+        told: SimpleQueue[tuple[int, EngineEvent]] = SimpleQueue()
         self._start(wanted, told)
         written: list[bytes] = []
         while not isinstance(said := self._next(told)[1], Ending):
@@ -71,7 +71,7 @@ class LoadedText:
         """(duration, time to the first token, tokens) of each. Who finds no room waits, as in a
         replica, and its time runs."""
         waiting = [self._story(tokens) for _ in range(at_once)]
-        told: SimpleQueue[tuple[int, Said]] = SimpleQueue()
+        told: SimpleQueue[tuple[int, EngineEvent]] = SimpleQueue()
         running: set[int] = set()
         firsts: dict[int, int] = {}
         ends: list[tuple[int, int, int]] = []
@@ -105,12 +105,12 @@ class LoadedText:
             return {"messages": [{"role": "user", "content": prompt}]}
         return {"prompt": prompt}
 
-    def _start(self, wanted: Generation, told: SimpleQueue[tuple[int, Said]]) -> int:
+    def _start(self, wanted: Generation, told: SimpleQueue[tuple[int, EngineEvent]]) -> int:
         self.number += 1
         self.runtime.start(self.number, wanted, lambda number, said: told.put((number, said)))
         return self.number
 
-    def _next(self, told: SimpleQueue[tuple[int, Said]]) -> tuple[int, Any]:
+    def _next(self, told: SimpleQueue[tuple[int, EngineEvent]]) -> tuple[int, Any]:
         number, said = told.get(timeout=PATIENCE_S)
         if isinstance(said, MaasError):
             raise said
