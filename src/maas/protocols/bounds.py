@@ -15,6 +15,7 @@ MAX_TOKEN_ID = (1 << 31) - 1
 MAX_EXACT = (1 << 53) - 1
 """The largest integer that every JSON reader keeps exactly."""
 
+DeploymentName = Annotated[str, Meta(pattern=f"^{NAME.pattern}$")]
 ModelName = Annotated[
     str,
     Meta(

@@ -14,6 +14,7 @@ from maas.domain.errors import BadRequest, BodyTooLarge, InvalidInput
 from maas.domain.names import shown
 from maas.domain.signature import Signature, TensorSpec
 from maas.gateway.http.request import Request
+from maas.protocols.oip import InferRequest, Parameters, Tensor
 from maas.serving.wire.codec import Decoded, default_tensor, pack, parse_json
 from maas.serving.wire.elements import bytes_elements
 from maas.serving.wire.messages import Buffer
@@ -22,28 +23,6 @@ _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_mem
 Wanted = tuple[int, TensorSpec, bool]
 """Place in the signature, spec, and whether it goes out in binary."""
 HEADER_LENGTH = b"inference-header-content-length"
-Parameters = dict[str, str | int | float | bool]
-
-
-class Input(msgspec.Struct):
-    name: str
-    shape: list[int]
-    datatype: str
-    parameters: Parameters | None = None
-    data: msgspec.Raw = msgspec.Raw()
-
-
-class Output(msgspec.Struct):
-    name: str
-    parameters: Parameters | None = None
-
-
-class InferRequest(msgspec.Struct):
-    inputs: list[Input]
-    outputs: list[Output] | None = None
-    id: str | None = None
-    parameters: Parameters | None = None
-
 
 _decode_request = msgspec.json.Decoder(InferRequest).decode
 _decode_floats = msgspec.json.Decoder(list[float]).decode
@@ -83,7 +62,7 @@ def split(request: Request, max_json: int) -> tuple[InferRequest, memoryview]:
 
 
 def decoded_inputs(signature: Signature, asked: InferRequest, tail: memoryview) -> Decoded:
-    given: dict[str, tuple[Input, Buffer]] = {}
+    given: dict[str, tuple[Tensor, Buffer]] = {}
     at = 0
     for tensor in asked.inputs:
         spec = signature.input(tensor.name)
@@ -132,7 +111,7 @@ def decoded_inputs(signature: Signature, asked: InferRequest, tail: memoryview) 
     return Decoded(columns, tuple(shapes), rows)
 
 
-def _check_tensor(spec: TensorSpec, tensor: Input) -> None:
+def _check_tensor(spec: TensorSpec, tensor: Tensor) -> None:
     if tensor.datatype != spec.datatype:
         raise InvalidInput(
             f"input {spec.name!r}: expected datatype {spec.datatype}, got {shown(tensor.datatype)}",
@@ -150,9 +129,9 @@ def _check_tensor(spec: TensorSpec, tensor: Input) -> None:
         )
 
 
-def _json_data(spec: TensorSpec, tensor: Input) -> bytes:
+def _json_data(spec: TensorSpec, tensor: Tensor) -> bytes:
     """Row-major `data`, nested or flat, as bytes."""
-    if not bytes(tensor.data):
+    if tensor.data is msgspec.UNSET:
         raise InvalidInput(f"input {spec.name!r} has no data", field=spec.name)
     elements: list[Any]
     try:
@@ -187,7 +166,7 @@ def _flat(value: Any, spec: TensorSpec, shape: list[int]) -> list[Any]:
     return flat
 
 
-def _binary_data(spec: TensorSpec, tensor: Input, data: memoryview) -> Buffer:
+def _binary_data(spec: TensorSpec, tensor: Tensor, data: memoryview) -> Buffer:
     count = math.prod(tensor.shape)
     if spec.datatype == "BYTES":
         found = len(bytes_elements(data))
