@@ -35,7 +35,7 @@ from maas.lifecycle.load.choose import (
     candidates,
     check_objective,
     evidence_of,
-    known,
+    previous_trial,
     thread_counts,
     usual_load,
 )
@@ -103,7 +103,7 @@ def choose(
     _tell_leftovers(status, tell)
     trials = []
     for candidate in candidates(details.version, base, libraries, threads):
-        trial = None if wish.again else known(details.evidence, candidate, load, machine)
+        trial = None if wish.again else previous_trial(details.evidence, candidate, load, machine)
         if trial is None:
             tell(f"measuring {candidate.label} ({candidate.library})")
             trial = _tried(client, wish, details, candidate, load, watch)

@@ -1,4 +1,4 @@
-"""Build: from a spec to a trained model, its ONNX form, its signature and its evidence.
+"""Build: a spec becomes a trained model, its ONNX form, its signature and its evidence.
 
 spec ─ data ─ split ─┬─ families ─ training ─ torch_export ─┬─ parity ─ Built
                      └─ estimators ──────── sklearn_export ─┘
@@ -45,7 +45,7 @@ PARITY_ROWS = 256
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the model said about rows that it was not trained on."""
+    """The model's predictions on held-out rows."""
 
     y_true: Array
     """[n]; INT64 class index, or FP64 value in the target's units"""
@@ -59,7 +59,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Built:
-    """A built model with everything that publishing and evaluating it needs."""
+    """A built model with everything that its publication and evaluation need."""
 
     model: Any
     """The served nn.Module (raw inputs in, named outputs out) or the fitted estimator."""
@@ -67,20 +67,20 @@ class Built:
     signature: Signature
     onnx_path: Path
     parity: dict[str, Any]
-    """{max_abs_diff, max_rel_diff, rows, tolerance, passed}: ONNX beside the original."""
+    """{max_abs_diff, max_rel_diff, rows, tolerance, passed}: ONNX against the original."""
     training: dict[str, Any]
     """{seconds, seed, rows, parameters}; a network's also {curves: {loss, val_loss,
     learning_rate: one number per epoch}, loss, epochs, best_epoch, stopped, weights}."""
     test: Predictions
-    """From the ONNX file, which is what will be served; no rows if split.test is 0."""
+    """Predictions of the ONNX file, which is what is served; no rows if split.test is 0."""
     class_names: tuple[str, ...]
     background: npt.NDArray[np.float32]
     """Up to 100 training rows, for explanations."""
     metadata: dict[str, Any]
-    """For the manifest: `data_digest`, seeds, hyperparameters, versions of libraries. Nothing
-    of it changes when the same build is made again."""
+    """Metadata of the manifest: `data_digest`, seeds, hyperparameters, library versions. The same
+    build has the same metadata every time."""
     evidence: tuple[Evidence, ...]
-    """Kinds `parity` and `training`."""
+    """Evidence of kinds `parity` and `training`."""
 
 
 def build(
@@ -90,10 +90,10 @@ def build(
     report: Callable[[Progress], None] = lambda progress: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Built:
-    """Trains and exports; goes on from `workdir` if a checkpoint of the same spec is there.
+    """Trains and exports; resumes from a checkpoint of the same spec in `workdir`.
 
-    Raises InvalidInput for a spec or data that cannot be built, BuildCancelled (with a
-    checkpoint left behind), and InferenceFailed if the ONNX form answers differently.
+    Raises InvalidInput for a spec or data that cannot be built, BuildCancelled (which leaves a
+    checkpoint), and InferenceFailed if the ONNX form answers differently.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     data = load_dataset(spec.data)
@@ -108,9 +108,9 @@ def build(
         input_units=_common_unit(data),
         output_units=data.units.get(data.target_name),
     )
-    # Held-back rows show the parity where there are any, but not too few to show it.
-    proof = parts.test if len(parts.test) > 1 else parts.train
-    rows = proof.x[:PARITY_ROWS]
+    # Parity is checked on held-out rows unless there are too few of them.
+    parity_data = parts.test if len(parts.test) > 1 else parts.train
+    rows = parity_data.x[:PARITY_ROWS]
     path = workdir / "model.onnx"
     if spec.model.estimator:
         model, training = _fit(spec, parts, report)
@@ -138,16 +138,14 @@ def _train(
 
 
 def fingerprint_of(spec: BuildSpec, parts: Split) -> str:
-    """What a network's checkpoint is of: the same spec, rows, code and torch."""
+    """Digest that identifies a checkpoint: of the spec, the rows, the code and torch's version."""
     import torch  # noqa: PLC0415  (2 s)
 
-    own = (
-        load_entry(spec.model.module, spec.model.directory, "model.module")
-        if (spec.model.module)
-        else None
-    )
-    known = [spec.digest, parts.train.digest, parts.validation.digest, torch.__version__]
-    return hashlib.sha256("\n".join([*known, entry_digest(own)]).encode()).hexdigest()
+    entry = None
+    if spec.model.module:
+        entry = load_entry(spec.model.module, spec.model.directory, "model.module")
+    identity = [spec.digest, parts.train.digest, parts.validation.digest, torch.__version__]
+    return hashlib.sha256("\n".join([*identity, entry_digest(entry)]).encode()).hexdigest()
 
 
 def _fit(
@@ -187,7 +185,7 @@ def _built(
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "libraries": metadata["libraries"],
     }
-    proven = {
+    parity_how = {
         **how,
         "rows": converted.parity["rows"],
         "method": "original and ONNX, batches 1, 2, n",
@@ -204,14 +202,14 @@ def _built(
         background=_model_rows(parts.train.x[:BACKGROUND_ROWS], converted.signature),
         metadata=metadata,
         evidence=(
-            Evidence("parity", converted.parity, proven, variant="onnx"),
+            Evidence("parity", converted.parity, parity_how, variant="onnx"),
             Evidence("training", training, how, variant="onnx"),
         ),
     )
 
 
 def _metadata(spec: BuildSpec, data: Dataset, parts: Split) -> dict[str, Any]:
-    """What made the model, without times and places: they would make equal builds unequal."""
+    """What the model was built from, without times and paths, which differ in equal builds."""
     raw = spec.to_dict()
     for table in ("data", "model"):
         del raw[table]["directory"]
@@ -231,27 +229,27 @@ def _metadata(spec: BuildSpec, data: Dataset, parts: Split) -> dict[str, Any]:
 
 
 def _model_rows(rows: Array, signature: Signature) -> Array:
-    """The rows in the shape that the model takes: an estimator takes images flat."""
+    """The rows in the model's input shape: an estimator takes flattened images."""
     return rows.reshape(len(rows), *signature.inputs[0].shape)
 
 
 def _predictions(path: Path, signature: Signature, test: Dataset) -> Predictions:
     session = open_session(path)
     x = _model_rows(test.x, signature)
-    found: dict[str, list[Array]] = {spec.name: [] for spec in signature.outputs}
+    batches: dict[str, list[Array]] = {spec.name: [] for spec in signature.outputs}
     for start in range(0, len(x), PREDICTION_ROWS):
         batch = {signature.inputs[0].name: x[start : start + PREDICTION_ROWS]}
         for name, values in run_session(session, batch).items():
-            found[name].append(values)
+            batches[name].append(values)
     answers = {
-        spec.name: np.concatenate(found[spec.name])
-        if found[spec.name]
+        spec.name: np.concatenate(batches[spec.name])
+        if batches[spec.name]
         else np.zeros((0, *spec.shape), spec.dtype.numpy)
         for spec in signature.outputs
     }
     if test.task is Task.REGRESSION:
-        said = next(iter(answers.values())).reshape(len(test)).astype(np.float64)
-        return Predictions(test.y.astype(np.float64), said, None, test.slices)
+        predicted = next(iter(answers.values())).reshape(len(test)).astype(np.float64)
+        return Predictions(test.y.astype(np.float64), predicted, None, test.slices)
     scores = answers.get("probabilities")
     return Predictions(
         test.y,
@@ -262,14 +260,14 @@ def _predictions(path: Path, signature: Signature, test: Dataset) -> Predictions
 
 
 def _common_unit(data: Dataset) -> str | None:
-    """The unit of the input tensor, if all its features have the same."""
+    """The unit of the input tensor if all its features have the same one."""
     units = {data.units.get(name) for name in data.feature_names}
     return units.pop() if len(units) == 1 else None
 
 
 def _described(signature: Signature, data: Dataset) -> Signature:
-    """With the units of features that differ in the input's description."""
-    known = [f"{name} in {data.units[name]}" for name in data.feature_names if name in data.units]
-    if not known or signature.inputs[0].units:
+    """`signature` with the units in the input's description if the features' units differ."""
+    units = [f"{name} in {data.units[name]}" for name in data.feature_names if name in data.units]
+    if not units or signature.inputs[0].units:
         return signature
-    return replace(signature, inputs=(replace(signature.inputs[0], description=", ".join(known)),))
+    return replace(signature, inputs=(replace(signature.inputs[0], description=", ".join(units)),))

@@ -138,14 +138,14 @@ class _Classification:
 
     def statistic(self, weights: Floats) -> dict[str, Floats]:
         rows = self.rows
-        found = metrics.decisions(rows, weights) | metrics.ranking(rows, weights)
-        found |= metrics.likelihood(rows, weights)
+        values = metrics.decisions(rows, weights) | metrics.ranking(rows, weights)
+        values |= metrics.likelihood(rows, weights)
         if rows.scores is not None and rows.probabilities:
-            found["ece"] = calibration_error(rows, weights)
+            values["ece"] = calibration_error(rows, weights)
         if rows.scores is not None:
             for k in (k for k in (2, 3, 5) if k < rows.classes):
-                found[f"top_{k}_accuracy"] = metrics.top_k(rows, weights, k)
-        return found
+                values[f"top_{k}_accuracy"] = metrics.top_k(rows, weights, k)
+        return values
 
     def take(self, rows: Bools) -> _Classification:
         return _Classification(self.rows.take(rows), self.names)
@@ -166,28 +166,29 @@ class _Classification:
         true = class_indices(request.y_true, "y_true", None)
         predicted = class_indices(request.y_pred, "y_pred", len(true))
         scores = class_scores(request.y_score, "y_score", len(true))
-        found = max(
+        classes = max(
             len(request.class_names),
             2,
             0 if scores is None else scores.shape[1],
             int(max(true.max(), predicted.max())) + 1,
         )
-        if request.task is Task.BINARY and found != 2:
+        if request.task is Task.BINARY and classes != 2:
             raise InvalidInput(
-                f"a binary classification has 2 classes; the arrays have {found}", field="task"
+                f"a binary classification has 2 classes; the arrays have {classes}", field="task"
             )
-        if scores is not None and scores.shape[1] != found:
+        if scores is not None and scores.shape[1] != classes:
             raise InvalidInput(
-                f"y_score must have one column for each of {found} classes; got {scores.shape[1]}",
+                f"y_score must have one column for each of {classes} classes; "
+                f"got {scores.shape[1]}",
                 field="y_score",
             )
-        names = request.class_names or tuple(str(c) for c in range(found))
-        if len(names) != found:
+        names = request.class_names or tuple(str(c) for c in range(classes))
+        if len(names) != classes:
             raise InvalidInput(
-                f"class_names must name {found} classes; got {len(names)}", field="class_names"
+                f"class_names must name {classes} classes; got {len(names)}", field="class_names"
             )
         likely = scores is not None and are_probabilities(scores)
-        return cls(Classified(true, predicted, found, scores, likely), names)
+        return cls(Classified(true, predicted, classes, scores, likely), names)
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ def _per_class(
     subject: _Classification, point: dict[str, Floats], spread: Bootstrap, weights: Floats
 ) -> list[dict[str, Any]]:
     support = np.bincount(subject.rows.true, minlength=subject.rows.classes)
-    found = []
+    entries = []
     for index, class_name in enumerate(subject.names):
         entry: dict[str, Any] = {"class": class_name, "rows": int(support[index])}
         entry |= {"intervals": {}, "undefined": {}}
@@ -269,8 +270,8 @@ def _per_class(
                 entry["undefined"][name] = WHY_UNDEFINED[name]
             else:
                 entry["intervals"][name] = spread.interval(key, index)
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def _left_out(point: dict[str, Floats], names: tuple[str, ...]) -> dict[str, str]:
@@ -294,7 +295,7 @@ def _slices(
     request: EvaluationRequest, subject: _Subject, weights: Floats, resamples: int
 ) -> list[dict[str, Any]]:
     """The main metrics of every group of rows, largest groups first."""
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for name, groups in request.slices.items():
         labels = np.asarray(groups).astype(str)
         if labels.shape != weights.shape:
@@ -309,8 +310,8 @@ def _slices(
             entry = {"slice": name, "value": str(values[index]), "rows": int(sizes[index])}
             if weights[rows].sum() > 0:
                 entry |= _of_slice(subject.take(rows), weights[rows], request.seed, resamples)
-                found.append(entry)
-    return found
+                entries.append(entry)
+    return entries
 
 
 def _of_slice(subject: _Subject, weights: Floats, seed: int, resamples: int) -> dict[str, Any]:

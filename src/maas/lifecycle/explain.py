@@ -123,12 +123,12 @@ class Explanation:
         """
         if self.image is None:
             raise InvalidInput("this explanation is not of an image", field="image")
-        found = np.zeros((self.image.height, self.image.width))
+        pixels = np.zeros((self.image.height, self.image.width))
         for a in self.attributions:
             if a.input == self.image.input:
                 (top, bottom), (left, right) = self.image.plane(a.region)
-                found[top:bottom, left:right] = a.shapley / ((bottom - top) * (right - left))
-        return found
+                pixels[top:bottom, left:right] = a.shapley / ((bottom - top) * (right - left))
+        return pixels
 
     def evidence(self) -> Evidence:
         """As evidence of a version; `how` has what is needed to get it again."""
@@ -137,10 +137,10 @@ class Explanation:
         return Evidence(kind="explanation", values=values, how=how)
 
     def to_dict(self) -> dict[str, Any]:
-        found = asdict(self)
-        for a in found["attributions"]:
+        fields_ = asdict(self)
+        for a in fields_["attributions"]:
             a["region"] = [list(span) for span in a["region"]]
-        return found | {"attributions": list(found["attributions"])}
+        return fields_ | {"attributions": list(fields_["attributions"])}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Explanation:
@@ -150,8 +150,8 @@ class Explanation:
             for a in raw["attributions"]
         )
         image = Image(**raw["image"]) if raw.get("image") else None
-        known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
-        return cls(**{**known, "attributions": attributions, "image": image})
+        values = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
+        return cls(**{**values, "attributions": attributions, "image": image})
 
 
 def explain(request: ExplainRequest, predict: Predict) -> Explanation:
@@ -175,12 +175,12 @@ def explain(request: ExplainRequest, predict: Predict) -> Explanation:
             alone=len(request.signature.inputs) == 1,
         )
     ]
-    asked = _Asked(request, predict, row, background, count)
-    output, target = asked.choose()
-    active = [p for p in players if asked.moves(p)]
-    asked.seat(active)
-    left = request.samples - asked.rows
-    game = play(asked, len(active), count, samples=left, seed=request.seed)
+    game_model = _Asked(request, predict, row, background, count)
+    output, target = game_model.choose()
+    active = [p for p in players if game_model.moves(p)]
+    game_model.seat(active)
+    left = request.samples - game_model.rows
+    game = play(game_model, len(active), count, samples=left, seed=request.seed)
     return Explanation(
         output=output.name,
         target=target,
@@ -190,8 +190,8 @@ def explain(request: ExplainRequest, predict: Predict) -> Explanation:
         baseline=game.baseline,
         attributions=_attributions(players, active, game, row, background),
         additivity_error=game.prediction - game.baseline - float(game.values.sum()),
-        calls=asked.calls,
-        rows=asked.rows,
+        calls=game_model.calls,
+        rows=game_model.rows,
         samples=request.samples,
         permutations=game.permutations,
         background_rows=len(game.background),
@@ -247,12 +247,12 @@ class _Asked:
             self.owner[player.input][player.entries] = index
 
     def __call__(self, coalitions: Bools, numbers: Ints) -> Floats:
-        found = np.empty(len(coalitions))
+        outputs = np.empty(len(coalitions))
         for first in range(0, len(coalitions), self.batch):
             part = slice(first, first + self.batch)
             inputs = self._composed(coalitions[part], numbers[part])
-            found[part] = self._answers(inputs, len(numbers[part]))[:, self.target]
-        return found
+            outputs[part] = self._answers(inputs, len(numbers[part]))[:, self.target]
+        return outputs
 
     def _composed(self, coalitions: Bools, numbers: Ints) -> dict[str, Array]:
         rows = len(numbers)
@@ -276,17 +276,17 @@ class _Asked:
         answer = self.predict(inputs)
         if name not in answer:
             raise InferenceFailed(f"the model's answer has no output {shown(name)}")
-        found = np.asarray(answer[name], dtype=np.float64)
-        if found.ndim == 0 or len(found) != rows:
+        output = np.asarray(answer[name], dtype=np.float64)
+        if output.ndim == 0 or len(output) != rows:
             raise InferenceFailed(
-                f"the model answered {list(found.shape)} for {rows} rows of output {shown(name)}"
+                f"the model answered {list(output.shape)} for {rows} rows of output {shown(name)}"
             )
-        if not np.isfinite(found).all():
+        if not np.isfinite(output).all():
             raise InferenceFailed(
                 f"output {shown(name)} is not finite for a row between "
                 "the background and the row to explain"
             )
-        return found.reshape(rows, -1)
+        return output.reshape(rows, -1)
 
 
 def _check(request: ExplainRequest) -> None:
@@ -300,12 +300,12 @@ def _check(request: ExplainRequest) -> None:
                 f"{name} must be a whole number from {low} to {high}; got {shown(value)}",
                 field=name,
             )
-    known = {s.name for s in request.signature.inputs}
-    for field, given in (("inputs", request.row), ("background", request.background or {})):
-        unknown = sorted(set(given) - known)
+    names = {s.name for s in request.signature.inputs}
+    for field, values in (("inputs", request.row), ("background", request.background or {})):
+        unknown = sorted(set(values) - names)
         if unknown:
             raise InvalidInput(
-                f"{field} names {shown(unknown[0])}; the inputs are {', '.join(sorted(known))}",
+                f"{field} names {shown(unknown[0])}; the inputs are {', '.join(sorted(names))}",
                 field=field,
             )
 
@@ -315,19 +315,19 @@ def _background(request: ExplainRequest, row: dict[str, Array]) -> tuple[dict[st
     numeric = [s for s in request.signature.inputs if s.datatype != "BYTES"]
     if request.background is None:
         return {s.name: np.zeros_like(row[s.name])[None] for s in numeric}, 1
-    found = {
+    rows = {
         s.name: rows_of(s, request.background[s.name], row[s.name].shape)
         for s in numeric
         if s.name in request.background
     }
-    counts = {name: len(rows) for name, rows in found.items()}
-    if not found or len(set(counts.values())) != 1:
+    counts = {name: len(rows) for name, rows in rows.items()}
+    if not rows or len(set(counts.values())) != 1:
         raise InvalidInput(
             f"background must have the same number of rows, at least 1, of each input; "
             f"got {counts}",
             field="background",
         )
-    return found, next(iter(counts.values()))
+    return rows, next(iter(counts.values()))
 
 
 def _output(request: ExplainRequest) -> TensorSpec:
@@ -370,13 +370,13 @@ def _attributions(
     background: dict[str, Array],
 ) -> tuple[Attribution, ...]:
     place = {id(player): index for index, player in enumerate(active)}
-    found = []
+    attributions = []
     for player in players:
         index = place.get(id(player))
         own = row[player.input].reshape(-1)[player.entries]
         others = background[player.input].reshape(len(background[player.input]), -1)
         used = others[np.ix_(game.background, player.entries)]
-        found.append(
+        attributions.append(
             Attribution(
                 name=player.name,
                 input=player.input,
@@ -388,4 +388,4 @@ def _attributions(
                 units=player.units,
             )
         )
-    return tuple(found)
+    return tuple(attributions)

@@ -64,13 +64,13 @@ class JobFolder:
     path: Path
 
     @classmethod
-    def create(cls, jobs_dir: Path, kind: str, name: str, **told: Any) -> JobFolder:
+    def create(cls, jobs_dir: Path, kind: str, name: str, **fields: Any) -> JobFolder:
         """A new job's folder; `told` are the further fields of JobSpec."""
         job_id = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         folder = cls(jobs_dir / job_id)
         make_own_dir(jobs_dir)
         make_private_dir(folder.work)
-        spec = JobSpec(id=job_id, kind=kind, name=name, **told)
+        spec = JobSpec(id=job_id, kind=kind, name=name, **fields)
         now = time.time()
         folder.save(
             Job(
@@ -98,8 +98,8 @@ class JobFolder:
     @classmethod
     def all(cls, jobs_dir: Path) -> list[JobFolder]:
         """Newest first."""
-        found = [cls(p.parent) for p in jobs_dir.glob("*/spec.json")]
-        return sorted(found, key=lambda f: f.job().created_at, reverse=True)
+        folders = [cls(p.parent) for p in jobs_dir.glob("*/spec.json")]
+        return sorted(folders, key=lambda f: f.job().created_at, reverse=True)
 
     @property
     def log(self) -> Path:

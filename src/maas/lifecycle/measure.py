@@ -80,13 +80,13 @@ def predictions_of(
             units=signature.outputs[0].units or "",
         )
     predicted, scores, names = read_classes(signature, outputs, class_names)
-    known = names or tuple(str(i) for i in range(0 if scores is None else scores.shape[1]))
+    class_names = names or tuple(str(i) for i in range(0 if scores is None else scores.shape[1]))
     return EvaluationRequest(
         task=task,
         y_true=class_indices_of(y, names),
         y_pred=predicted,
         y_score=scores,
-        class_names=known,
+        class_names=class_names,
     )
 
 
@@ -121,7 +121,7 @@ def explained_examples(
     name = signature.inputs[0].name
     against = named_rows(signature, rows[:BACKGROUND_ROWS] if background is None else background)
     inputs = named_rows(signature, rows[:count])[name]
-    found = []
+    examples = []
     for index, row in enumerate(rows[:count]):
         request = ExplainRequest(
             signature=signature,
@@ -131,8 +131,8 @@ def explained_examples(
         )
         explanation = explain(request, model)
         image = row if explanation.image else None
-        found.append(ExplainedRow(explanation, f"test row {index}", image))
-    return tuple(found)
+        examples.append(ExplainedRow(explanation, f"test row {index}", image))
+    return tuple(examples)
 
 
 def sha256_of(path: Path) -> str:

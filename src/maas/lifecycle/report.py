@@ -67,10 +67,10 @@ def render_report(report: Report) -> str:
 
 def _header(report: Report) -> str:
     manifest = report.manifest
-    made = time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(report.created_at))
+    date = time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(report.created_at))
     kicker = str(manifest.task).replace("-", " ").capitalize()
     if report.created_at:
-        kicker += f" · {made}"
+        kicker += f" · {date}"
     about = f"<p>{escaped(manifest.description)}</p>" if manifest.description else ""
     return (
         f'<header>\n<p class="kicker">{escaped(kicker)}</p>\n<h1>{escaped(manifest.model)}</h1>\n'
@@ -118,10 +118,11 @@ def _evaluation(evaluation: Evaluation) -> list[str]:
         f"<figure><h3>Metrics</h3>{_metrics(values, units)}</figure>",
         f"<figure><h3>How this was obtained</h3>{how}</figure>",
     )
-    found = [section("All metrics", metrics)]
-    found += [section(title, content) for title, content in pictures]
-    found.append(section("Slices", slice_figures(values), note="The same metrics, group by group."))
-    return found
+    sections = [section("All metrics", metrics)]
+    sections += [section(title, content) for title, content in pictures]
+    note = "The same metrics for each group of rows."
+    sections.append(section("Slices", slice_figures(values), note=note))
+    return sections
 
 
 def _metrics(values: Mapping[str, Any], units: str) -> str:
@@ -165,8 +166,8 @@ def _training(training: Mapping[str, Any]) -> str:
             table(head, rows, caption="Loss by epoch"),
         )
     rest = _lines({name: value for name, value in training.items() if name != "curves"})
-    told = f"<h3>How it was trained</h3>{facts(rest, caption='Training')}"
-    return section("Training", pair(drawing, f"<figure>{told}</figure>" if rest else ""))
+    heading = f"<h3>How it was trained</h3>{facts(rest, caption='Training')}"
+    return section("Training", pair(drawing, f"<figure>{heading}</figure>" if rest else ""))
 
 
 def _parity(parity: Mapping[str, Any]) -> str:

@@ -27,14 +27,14 @@ MOST_MISTAKES = 10
 
 def class_figures(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(Title, HTML) of the sections about classes and about scores."""
-    found = [("Classes", pair(_confusion(values), _per_class(values)))]
+    figures = [("Classes", pair(_confusion(values), _per_class(values)))]
     for title, content in (
         ("Ranking", pair(*_curves(values))),
         ("Calibration", pair(*_reliability(values))),
     ):
         if content:
-            found.append((title, content))
-    return found
+            figures.append((title, content))
+    return figures
 
 
 def _confusion(values: Mapping[str, Any]) -> str:
@@ -126,7 +126,7 @@ def _curves(values: Mapping[str, Any]) -> list[str]:
     curves, classes = values["curves"], values["classes"]
     if not curves:
         return []
-    found = []
+    figures = []
     for kind, title, key in (
         ("roc", "ROC", "roc_auc"),
         ("pr", "Precision and recall", "pr_auc"),
@@ -141,8 +141,8 @@ def _curves(values: Mapping[str, Any]) -> list[str]:
         ]
         numbers = table(["Class", number(escaped(named(key)))], lines, caption=title)
         drawing = score_curve_svg(curves, classes, worst, kind)
-        found.append(figure(title, drawing, caption, numbers))
-    return found
+        figures.append(figure(title, drawing, caption, numbers))
+    return figures
 
 
 def regression_figures(values: Mapping[str, Any], units: str) -> str:
@@ -171,7 +171,7 @@ def regression_figures(values: Mapping[str, Any], units: str) -> str:
 
 def slice_figures(values: Mapping[str, Any]) -> str:
     """One picture per slice, of accuracy or the mean absolute error."""
-    found = []
+    figures = []
     for name in dict.fromkeys(s["slice"] for s in values["slices"]):
         groups = [s for s in values["slices"] if s["slice"] == name]
         main = "accuracy" if "accuracy" in groups[0]["metrics"] else "mae"
@@ -198,5 +198,5 @@ def slice_figures(values: Mapping[str, Any]) -> str:
         caption = (
             "Dashed: the value over all rows. An interval that is all on one side asks for a look."
         )
-        found.append(figure(f"By {name}", drawing, caption, table(head, lines, caption=name)))
-    return pair(*found)
+        figures.append(figure(f"By {name}", drawing, caption, table(head, lines, caption=name)))
+    return pair(*figures)

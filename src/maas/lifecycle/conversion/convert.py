@@ -80,8 +80,8 @@ def torch_to_onnx(
         try:
             with torch.no_grad():
                 answer = module(*(torch.from_numpy(rows) for rows in arrays))
-        except (RuntimeError, ValueError, TypeError, IndexError) as wrong:
-            raise _cannot_answer(module, arrays, wrong) from wrong
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise _cannot_answer(module, arrays, error) from error
         expected = _named_outputs(answer, output_names, len(arrays[0]))
         doubled = [np.concatenate([rows, rows])[: max(2, len(rows))] for rows in arrays]
         few = [torch.from_numpy(rows[:2]) for rows in doubled]
@@ -111,13 +111,13 @@ def sklearn_to_onnx(
         )
     classes = getattr(estimator, "classes_", None)
     try:
-        said = np.asarray(estimator.predict(rows))
-    except (ValueError, TypeError) as wrong:
-        raise _cannot_answer(estimator, [rows], wrong) from wrong
+        predicted = np.asarray(estimator.predict(rows))
+    except (ValueError, TypeError) as error:
+        raise _cannot_answer(estimator, [rows], error) from error
     if classes is None:
-        expected = {names.output: said.reshape(len(rows), -1).astype(np.float32)}
+        expected = {names.output: predicted.reshape(len(rows), -1).astype(np.float32)}
     else:
-        expected = {"label": np.searchsorted(classes, said).astype(np.int64)}
+        expected = {"label": np.searchsorted(classes, predicted).astype(np.int64)}
         if predicts_probabilities(estimator):
             expected["probabilities"] = estimator.predict_proba(rows).astype(np.float32)
         if not names.classes:
@@ -211,9 +211,9 @@ def _checked_rows(
     return arrays
 
 
-def _cannot_answer(model: Any, rows: Sequence[Array], wrong: Exception) -> InvalidInput:
+def _cannot_answer(model: Any, rows: Sequence[Array], error: Exception) -> InvalidInput:
     shapes = ", ".join(f"{array.dtype}{list(array.shape)}" for array in rows)
-    text = " ".join(str(wrong).split())[:300]
+    text = " ".join(str(error).split())[:300]
     return InvalidInput(
         f"{type(model).__name__} cannot answer example rows of {shapes}: {text}", field="example"
     )
@@ -222,18 +222,18 @@ def _cannot_answer(model: Any, rows: Sequence[Array], wrong: Exception) -> Inval
 def _named_outputs(answer: Any, names: Sequence[str], rows: int) -> dict[str, Array]:
     """The module's outputs by name, each [n, …]."""
     if isinstance(answer, dict):
-        given, tensors = [str(key) for key in answer], list(answer.values())
+        default_names, tensors = [str(key) for key in answer], list(answer.values())
     elif isinstance(answer, tuple | list):
-        given, tensors = [f"output_{i}" for i in range(len(answer))], list(answer)
+        default_names, tensors = [f"output_{i}" for i in range(len(answer))], list(answer)
     else:
-        given, tensors = ["output"], [answer]
+        default_names, tensors = ["output"], [answer]
     if names and len(names) != len(tensors):
         raise InvalidInput(
             f"{len(names)} outputs are named ({', '.join(names)}); the module gives {len(tensors)}",
             field="outputs",
         )
-    found: dict[str, Array] = {}
-    for name, tensor in zip(names or given, tensors, strict=True):
+    outputs: dict[str, Array] = {}
+    for name, tensor in zip(names or default_names, tensors, strict=True):
         if not is_tensor(tensor) or not tensor.ndim or len(tensor) != rows:
             shape = list(getattr(tensor, "shape", ())) or type(tensor).__name__
             raise InvalidInput(
@@ -241,5 +241,5 @@ def _named_outputs(answer: Any, names: Sequence[str], rows: int) -> dict[str, Ar
                 f"the input; got {shape}",
                 field="outputs",
             )
-        found[name] = tensor.detach().numpy()
-    return found
+        outputs[name] = tensor.detach().numpy()
+    return outputs

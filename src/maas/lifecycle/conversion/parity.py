@@ -1,4 +1,4 @@
-"""Parity: the converted model beside the original, on real rows and in batches of every kind."""
+"""Parity: the converted model against the original, on real rows and several batch sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from maas.domain.numbers import format_number
 Array = npt.NDArray[Any]
 
 TOLERANCE = 1e-4
-"""Of an output's largest value: float32 rounds at 6e-8, and every layer adds to it."""
+"""Largest difference as a share of an output's largest value.
+
+float32 rounds at 6e-8, and every layer adds to the error.
+"""
 
 
 def check_parity(
@@ -23,24 +26,25 @@ def check_parity(
     inputs: Mapping[str, Array],
     tolerance: float = TOLERANCE,
 ) -> dict[str, Any]:
-    """Runs all rows at once, the first one and the first two, and compares with `expected`.
+    """Runs batches of one row, two rows and all rows, and compares each with `expected`.
 
     Returns {max_abs_diff, max_rel_diff, rows, tolerance, passed}; max_rel_diff is the largest
-    difference divided by the largest absolute value of that output. Raises InferenceFailed that
-    names output and row where it is beyond the tolerance, or shape or type differ.
+    difference divided by the largest absolute value of that output. Raises InferenceFailed, which
+    names the output and the row, if a difference exceeds the tolerance or a shape or dtype differs.
     """
     n = len(next(iter(inputs.values())))
     worst_abs = worst_rel = 0.0
     for rows in sorted({1, min(2, n), n}):
         answers = run({name: array[:rows] for name, array in inputs.items()})
         for name, all_rows in expected.items():
-            wanted, got = all_rows[:rows], answers[name]
-            if got.shape != wanted.shape or got.dtype != wanted.dtype:
+            expected_rows, actual = all_rows[:rows], answers[name]
+            if actual.shape != expected_rows.shape or actual.dtype != expected_rows.dtype:
                 raise InferenceFailed(
-                    f"the ONNX form answers {rows} rows with {name} {got.dtype}"
-                    f"{list(got.shape)}; the original with {wanted.dtype}{list(wanted.shape)}"
+                    f"the ONNX form answers {rows} rows with {name} {actual.dtype}"
+                    f"{list(actual.shape)}; the original with {expected_rows.dtype}"
+                    f"{list(expected_rows.shape)}"
                 )
-            difference, row = _difference(wanted, got)
+            difference, row = _difference(expected_rows, actual)
             scale = _scale(all_rows)
             if not difference <= tolerance * scale:
                 raise InferenceFailed(
@@ -61,15 +65,15 @@ def check_parity(
     }
 
 
-def _difference(wanted: Array, got: Array) -> tuple[float, int]:
-    """The largest difference and its row; infinite where only one is a number."""
-    if wanted.dtype.kind not in "fiub":
-        unequal = (wanted != got).reshape(len(wanted), -1).any(axis=1)
+def _difference(expected: Array, actual: Array) -> tuple[float, int]:
+    """The largest difference and its row; infinite if only one of two values is a number."""
+    if expected.dtype.kind not in "fiub":
+        unequal = (expected != actual).reshape(len(expected), -1).any(axis=1)
         return (np.inf, int(unequal.argmax())) if unequal.any() else (0.0, 0)
-    a, b = wanted.astype(np.float64), got.astype(np.float64)
+    a, b = expected.astype(np.float64), actual.astype(np.float64)
     with np.errstate(invalid="ignore"):
         distance = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    distance = np.where(np.isnan(distance), np.inf, distance).reshape(len(wanted), -1)
+    distance = np.where(np.isnan(distance), np.inf, distance).reshape(len(expected), -1)
     if not distance.size:
         return 0.0, 0
     return float(distance.max()), int(distance.max(axis=1).argmax())

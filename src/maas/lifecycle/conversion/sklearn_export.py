@@ -41,14 +41,14 @@ def export_sklearn(
                 options={"zipmap": False} if "probabilities" in output_names else None,
                 target_opset={"": OPSET, "ai.onnx.ml": OPSET_ML},
             )
-    except (MissingConverter, MissingShapeCalculator) as wrong:
-        text = " ".join(str(wrong).split())[:300]
+    except (MissingConverter, MissingShapeCalculator) as error:
+        text = " ".join(str(error).split())[:300]
         raise InvalidInput(f"skl2onnx has no ONNX form for a step: {text}", field="model") from None
-    except (RuntimeError, ValueError, TypeError, NotImplementedError, NameError) as wrong:
-        text = " ".join(str(wrong).partition(" and attributes=")[0].split())[:300]
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, NameError) as error:
+        text = " ".join(str(error).partition(" and attributes=")[0].split())[:300]
         raise InvalidInput(
             f"skl2onnx cannot convert {type(estimator).__name__}: {text}", field="model"
-        ) from wrong
+        ) from error
     graph = model.graph
     del graph.output[len(output_names) :]
     if is_classifier:
@@ -89,9 +89,9 @@ def _index_labels(model: Any, output: Any, classes: npt.NDArray[Any]) -> None:
         for domain in domains or [model.opset_import.add(domain="ai.onnx.ml")]:
             domain.version = OPSET_ML
     else:
-        known = numpy_helper.from_array(classes.astype(np.int64)[None], "classes")
+        labels = numpy_helper.from_array(classes.astype(np.int64)[None], "classes")
         column = numpy_helper.from_array(np.array([-1, 1], dtype=np.int64), "column")
-        model.graph.initializer.extend([known, column])
+        model.graph.initializer.extend([labels, column])
         model.graph.node.extend(
             [
                 helper.make_node("Reshape", [label, "column"], ["label_column"]),

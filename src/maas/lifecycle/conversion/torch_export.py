@@ -45,8 +45,8 @@ def export_torch(
                 module, tuple(rows), dynamic_shapes=tuple({0: batch} for _ in rows), strict=False
             )
             program = _translate(graph, list(input_names), list(output_names))
-        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as wrong:
-            raise InvalidInput(_why(module, wrong), field="model") from wrong
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+            raise InvalidInput(_why(module, error), field="model") from error
         _forget_origin(program.model)
         _name_batch(program.model.graph)
         program.save(path, external_data=False)
@@ -116,9 +116,9 @@ def _name_batch(graph: Any) -> None:
                 value.shape[at] = "batch"
 
 
-def _why(module: torch.nn.Module, wrong: Exception) -> str:
+def _why(module: torch.nn.Module, error: Exception) -> str:
     name = type(module).__name__
-    text = " ".join(str(wrong).partition("For more information")[0].split())
+    text = " ".join(str(error).partition("For more information")[0].split())
     if "batch" in text and ("constant" in text or "specialized" in text or "Constraints" in text):
         return (
             f"{name} only takes the batch size of the example; make its forward work for any "
@@ -146,11 +146,11 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        said = io.StringIO()
+        output = io.StringIO()
         with (
             warnings.catch_warnings(),
-            contextlib.redirect_stdout(said),
-            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
         ):
             warnings.simplefilter("ignore")
             yield

@@ -44,10 +44,10 @@ def whole_table(opset: int) -> Any:
         from torch.onnx._internal.exporter import _registration  # noqa: PLC0415
 
         table = _empty_table(opset)
-        for name, found in _torchlib().items():
+        for name, translation in _torchlib().items():
             target = None if name.startswith("internal::") else _registration._get_overload(name)
             if target is not None:
-                _add(table, target, found)
+                _add(table, target, translation)
         table._cleanup_registry_based_on_opset_version()
         return table
     except _OTHER_INSIDES:
@@ -78,10 +78,10 @@ def _operators(graph: torch.export.ExportedProgram) -> list[Any] | None:
 def _small_table(operators: Sequence[Any], opset: int) -> Any:
     """The translations of these; None if one has none."""
     table = _empty_table(opset)
-    known = _torchlib()
+    translations = _torchlib()
     for target in dict.fromkeys(operators):
-        if target.name() in known:
-            _add(table, target, known[target.name()])
+        if target.name() in translations:
+            _add(table, target, translations[target.name()])
     table._cleanup_registry_based_on_opset_version()
     return table if all(map(table.is_registered, operators)) else None
 
@@ -106,10 +106,10 @@ def _torchlib() -> Any:
     return registration.default_registry
 
 
-def _add(table: Any, target: Any, found: Any) -> None:
+def _add(table: Any, target: Any, translation: Any) -> None:
     from torch.onnx._internal.exporter import _registration  # noqa: PLC0415
 
-    for functions, is_complex in ((found.overloads, False), (found.complex, True)):
+    for functions, is_complex in ((translation.overloads, False), (translation.complex, True)):
         for function in functions:
             meta = _registration.OnnxDecompMeta(
                 onnx_function=function, fx_target=target, signature=None, is_complex=is_complex

@@ -15,42 +15,42 @@ MOST_CLASSES = 10_000
 def numbers(values: npt.ArrayLike, field: str, rows: int | None) -> Floats:
     """[n, targets] finite numbers."""
     try:
-        found = np.asarray(values, dtype=np.float64)
+        array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise InvalidInput(f"{field} must be numbers; got {shown(values)}", field=field) from None
-    if found.ndim not in (1, 2) or (rows is not None and len(found) != rows):
-        wanted = "n" if rows is None else str(rows)
+    if array.ndim not in (1, 2) or (rows is not None and len(array) != rows):
+        count = "n" if rows is None else str(rows)
         raise InvalidInput(
-            f"{field} must have shape [{wanted}] or [{wanted}, columns]; got {list(found.shape)}",
+            f"{field} must have shape [{count}] or [{count}, columns]; got {list(array.shape)}",
             field=field,
         )
-    if not np.isfinite(found).all():
-        row = int(np.flatnonzero(~np.isfinite(found).reshape(len(found), -1).all(axis=1))[0])
+    if not np.isfinite(array).all():
+        row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
         raise InvalidInput(f"{field} must be finite; row {row} is not", field=field)
-    return found.reshape(len(found), -1)
+    return array.reshape(len(array), -1)
 
 
 def class_indices(values: npt.ArrayLike, field: str, rows: int | None) -> Ints:
     """[n] whole numbers from 0."""
-    found = numbers(values, field, rows)
-    if found.shape[1] != 1 or (found < 0).any() or (found != np.floor(found)).any():
+    column = numbers(values, field, rows)
+    if column.shape[1] != 1 or (column < 0).any() or (column != np.floor(column)).any():
         raise InvalidInput(f"{field} must be class indices, whole numbers from 0", field=field)
-    if found.max() >= MOST_CLASSES:
+    if column.max() >= MOST_CLASSES:
         raise InvalidInput(
-            f"{field} has class index {int(found.max())}, over {MOST_CLASSES}", field=field
+            f"{field} has class index {int(column.max())}, over {MOST_CLASSES}", field=field
         )
-    return found[:, 0].astype(np.int64)
+    return column[:, 0].astype(np.int64)
 
 
 def class_scores(values: npt.ArrayLike | None, field: str, rows: int) -> Floats | None:
     """[n, k]; one column, of class 1, becomes two."""
     if values is None:
         return None
-    found = numbers(values, field, rows)
-    if found.shape[1] > 1:
-        return found
-    within = (found >= 0).all() and (found <= 1).all()
-    return np.hstack([1 - found if within else -found, found])
+    scores = numbers(values, field, rows)
+    if scores.shape[1] > 1:
+        return scores
+    within = (scores >= 0).all() and (scores <= 1).all()
+    return np.hstack([1 - scores if within else -scores, scores])
 
 
 def are_probabilities(scores: Floats) -> bool:

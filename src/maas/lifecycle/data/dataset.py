@@ -58,11 +58,11 @@ class Dataset:
             "units": self.units,
             "slices": {k: [str(v) for v in values] for k, values in self.slices.items()},
         }
-        found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-        found.update(np.ascontiguousarray(self.x, dtype="<f4").tobytes())
+        hasher = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        hasher.update(np.ascontiguousarray(self.x, dtype="<f4").tobytes())
         kind = "<f4" if self.task is Task.REGRESSION else "<i8"
-        found.update(np.ascontiguousarray(self.y, dtype=kind).tobytes())
-        return found.hexdigest()
+        hasher.update(np.ascontiguousarray(self.y, dtype=kind).tobytes())
+        return hasher.hexdigest()
 
     def take(self, rows: Array) -> Dataset:
         """The rows with these indices, in this order."""
@@ -97,22 +97,22 @@ def load_dataset(source: DataSource) -> Dataset:
             field="data.source",
         )
     function = load_entry(source.source, source.directory, "data.source")
-    found = call_entry(function, source.arguments, source.source, "data")
-    if isinstance(found, Dataset):
-        if len(found.x) != len(found.y):
+    parts = call_entry(function, source.arguments, source.source, "data")
+    if isinstance(parts, Dataset):
+        if len(parts.x) != len(parts.y):
             raise InvalidInput(
-                f"{source.source}: x has {len(found.x)} rows and y has {len(found.y)}", field="y"
+                f"{source.source}: x has {len(parts.x)} rows and y has {len(parts.y)}", field="y"
             )
-        return replace(found, x=finite_floats(found.x, "x"))
-    if isinstance(found, tuple) and len(found) == 2:
-        found = {"x": found[0], "y": found[1]}
-    if not isinstance(found, dict) or not {"x", "y"} <= found.keys():
+        return replace(parts, x=finite_floats(parts.x, "x"))
+    if isinstance(parts, tuple) and len(parts) == 2:
+        parts = {"x": parts[0], "y": parts[1]}
+    if not isinstance(parts, dict) or not {"x", "y"} <= parts.keys():
         raise InvalidInput(
             f"{source.source} must return (x, y), a dict with x and y, or a Dataset; "
-            f"got {type(found).__name__}",
+            f"got {type(parts).__name__}",
             field="data.source",
         )
-    return _from_parts(found, source)
+    return _from_parts(parts, source)
 
 
 def make_dataset(x: Array, y: Array, source: DataSource, **named: Any) -> Dataset:
@@ -159,12 +159,12 @@ def split(dataset: Dataset, spec: SplitSpec) -> Split:
             position[rows] = (shuffled + random.random()) / max(1, len(rows))
     order = np.argsort(position, kind="stable")
     tests = round(n * spec.test)
-    held_back = tests + round(n * spec.validation)
-    if held_back >= n:
+    held_out = tests + round(n * spec.validation)
+    if held_out >= n:
         raise InvalidInput(f"of {n} rows none is left to train on", field="split")
     parts = Split(
-        train=dataset.take(order[held_back:]),
-        validation=dataset.take(order[tests:held_back]),
+        train=dataset.take(order[held_out:]),
+        validation=dataset.take(order[tests:held_out]),
         test=dataset.take(order[:tests]),
     )
     for index, name in enumerate(dataset.class_names):
@@ -178,13 +178,13 @@ def split(dataset: Dataset, spec: SplitSpec) -> Split:
 
 
 def _from_parts(parts: dict[str, Any], source: DataSource) -> Dataset:
-    known = ("feature_names", "class_names", "target_name", "slices", "units", "name")
-    unknown = sorted(parts.keys() - {"x", "y", *known})
+    optional = ("feature_names", "class_names", "target_name", "slices", "units", "name")
+    unknown = sorted(parts.keys() - {"x", "y", *optional})
     if unknown:
         raise InvalidInput(
-            f"data has {', '.join(unknown)}; known are x, y, {', '.join(known)}", field="data"
+            f"data has {', '.join(unknown)}; known are x, y, {', '.join(optional)}", field="data"
         )
-    named = {key: parts[key] for key in known if key in parts}
+    named = {key: parts[key] for key in optional if key in parts}
     for key in ("feature_names", "class_names"):
         named[key] = tuple(str(name) for name in named.get(key, ()))
     slices = {str(k): np.asarray(v).astype(str) for k, v in named.get("slices", {}).items()}

@@ -47,9 +47,9 @@ def call_entry(entry: Any, arguments: dict[str, Any], text: str, table: str) -> 
         raise InvalidInput(f"{text} cannot be called", field=table)
     try:
         inspect.signature(entry).bind(**arguments)
-    except TypeError as wrong:
+    except TypeError as error:
         raise InvalidInput(
-            f"{table}.arguments do not fit {text}: {wrong}", field=f"{table}.arguments"
+            f"{table}.arguments do not fit {text}: {error}", field=f"{table}.arguments"
         ) from None
     except ValueError:
         pass  # compiled code does not always say what it takes

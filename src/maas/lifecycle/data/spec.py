@@ -184,7 +184,7 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         for name in ("data", "model"):
             if name in tables:
                 tables[name].setdefault("directory", directory)
-        known: dict[str, type[msgspec.Struct]] = {
+        tables_of: dict[str, type[msgspec.Struct]] = {
             "": cls,
             "data": DataSource,
             "model": ModelSpec,
@@ -193,12 +193,12 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         }
         try:
             return msgspec.convert({**raw, **tables}, cls)
-        except msgspec.ValidationError as wrong:
-            raise _explained(str(wrong), known) from None
+        except msgspec.ValidationError as error:
+            raise _explained(str(error), tables_of) from None
 
     def to_dict(self) -> dict[str, Any]:
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
+        tables: dict[str, Any] = msgspec.to_builtins(self)
+        return tables
 
     @property
     def digest(self) -> str:
@@ -210,19 +210,19 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _explained(message: str, known: dict[str, type[msgspec.Struct]]) -> InvalidInput:
+def _explained(message: str, structs: dict[str, type[msgspec.Struct]]) -> InvalidInput:
     """msgspec's message with the path as a recipe writes it and the nearest known key."""
     text, _, path = message.partition(" - at `$")
     table = path.strip("`.")
-    found = re.search(r"unknown field `(.*)`", text)
+    match = re.search(r"unknown field `(.*)`", text)
     parent, _, key = table.rpartition(".")
-    if text.startswith("Invalid enum value") and parent in known:
-        values = get_args(get_type_hints(known[parent])[key])
+    if text.startswith("Invalid enum value") and parent in structs:
+        values = get_args(get_type_hints(structs[parent])[key])
         text += f"; expected one of {', '.join(str(v) or repr('') for v in values)}"
-    if found:
-        fields = known.get(table, BuildSpec).__struct_fields__
-        near = difflib.get_close_matches(found[1], fields, n=1)
+    if match:
+        fields = structs.get(table, BuildSpec).__struct_fields__
+        near = difflib.get_close_matches(match[1], fields, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
         where = f"[{table}] has" if table else "a build has"
-        return InvalidInput(f"{where} no key {shown(found[1])}; {hint}", field=table or found[1])
+        return InvalidInput(f"{where} no key {shown(match[1])}; {hint}", field=table or match[1])
     return InvalidInput(f"{table}: {text}" if table else text, field=table or "spec")

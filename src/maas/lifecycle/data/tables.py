@@ -29,8 +29,8 @@ def read_csv(path: Path) -> dict[str, Array]:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             rows = [row for row in reader if row]
-    except (UnicodeDecodeError, csv.Error) as wrong:
-        raise InvalidInput(f"{path.name} is not CSV in UTF-8: {wrong}", field="data") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInput(f"{path.name} is not CSV in UTF-8: {error}", field="data") from None
     if not header:
         raise InvalidInput(f"{path.name} is empty; expected a line of column names", field="data")
     twice = sorted({name for name in header if header.count(name) > 1 or not name})
@@ -60,8 +60,8 @@ def read_parquet(path: Path) -> dict[str, Array]:
     _must_exist(path)
     try:
         table = parquet.read_table(path)
-    except arrow.ArrowInvalid as wrong:
-        raise InvalidInput(f"{path.name} is not a Parquet file: {wrong}", field="data") from None
+    except arrow.ArrowInvalid as error:
+        raise InvalidInput(f"{path.name} is not a Parquet file: {error}", field="data") from None
     if not table.num_rows:
         raise InvalidInput(f"{path.name} has no rows", field="data")
     columns: dict[str, Array] = {}
@@ -85,8 +85,8 @@ def read_npz(path: Path, source: DataSource) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, zipfile.BadZipFile, OSError) as wrong:
-        raise InvalidInput(f"{path.name} is not a plain NPZ file: {wrong}", field="data") from None
+    except (ValueError, zipfile.BadZipFile, OSError) as error:
+        raise InvalidInput(f"{path.name} is not a plain NPZ file: {error}", field="data") from None
     if "x" not in arrays and "X" in arrays:
         arrays["x"] = arrays.pop("X")
     for name in ("x", target, *source.slices):

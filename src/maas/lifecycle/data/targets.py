@@ -70,32 +70,32 @@ def _class_indices(y: Array, name: str, names: tuple[str, ...]) -> tuple[Array, 
     for row in np.flatnonzero(y == "")[:1] if y.dtype.kind in "UO" else ():
         raise _unfit(name, row, "a class", "an empty cell")
     values, indices = np.unique(y, return_inverse=True)
-    found = [str(value) for value in values]
-    if len(found) < 2:
+    names_in_data = [str(value) for value in values]
+    if len(names_in_data) < 2:
         raise InvalidInput(
-            f"column {shown(name)}: at least 2 classes are needed; every row is {found[0]}",
+            f"column {shown(name)}: at least 2 classes are needed; every row is {names_in_data[0]}",
             field=name,
         )
-    if not names or found == list(names):
-        return indices.astype(np.int64), tuple(found)
+    if not names or names_in_data == list(names):
+        return indices.astype(np.int64), tuple(names_in_data)
     if (
-        not set(found) <= set(names)
+        not set(names_in_data) <= set(names)
         and y.dtype.kind in "iu"
         and set(values) <= {*range(len(names))}
     ):
         return y.astype(np.int64), names  # the data holds indices of the names
     positions = []
-    for text in found:
+    for text in names_in_data:
         if text not in names:
-            row = int(np.flatnonzero(indices == found.index(text))[0])
+            row = int(np.flatnonzero(indices == names_in_data.index(text))[0])
             raise _unfit(name, row, f"one of the classes {', '.join(names)}", shown(text))
         positions.append(names.index(text))
     return np.array(positions, dtype=np.int64)[indices], names
 
 
-def _unfit(name: str, row: int, expected: str, found: str) -> InvalidInput:
+def _unfit(name: str, row: int, expected: str, actual: str) -> InvalidInput:
     return InvalidInput(
-        f"column {shown(name)}, row {row + 1}: expected {expected}, found {found}",
+        f"column {shown(name)}, row {row + 1}: expected {expected}, found {actual}",
         field=name,
         row=int(row) + 1,
     )

@@ -82,11 +82,11 @@ def reliability_svg(bins: Sequence[Mapping[str, Any]], *, binary: bool) -> str:
         "share that was true" if binary else "share that was right",
     )
     plot.line([(0, 0), (1, 1)], "even")
-    known = [b for b in bins if b["rows"]]
-    plot.line([(b["confidence"], b["share"]) for b in known], "line main")
+    filled = [b for b in bins if b["rows"]]
+    plot.line([(b["confidence"], b["share"]) for b in filled], "line main")
     most = max([1, *(b["rows"] for b in bins)])
     floor, room = plot.height - 26, 34.0
-    for b in known:
+    for b in filled:
         confidence, share = format_number(b["confidence"]), format_number(b["share"])
         hint = f"{b['rows']} rows: confidence {confidence}, right {share}"
         plot.dot(b["confidence"], b["share"], "fill-main", 3.0 + 3.0 * (b["rows"] / most) ** 0.5)
@@ -142,9 +142,9 @@ def ranges_svg(rows: Sequence[Row], x_label: str, *, whole: float | None, title:
 
     `whole` is the value over all rows, drawn as a dashed line.
     """
-    known = [v for _, _, v, _ in rows if v is not None]
+    defined = [v for _, _, v, _ in rows if v is not None]
     ends = [e for *_, i in rows if i for e in i]
-    values = [*known, *ends, *([] if whole is None else [whole])] or [0.0, 1.0]
+    values = [*defined, *ends, *([] if whole is None else [whole])] or [0.0, 1.0]
     low, high = min(values), max(values)
     margin = (high - low) * 0.06 or 0.02
     names = [clipped(name, 22) for name, *_ in rows]

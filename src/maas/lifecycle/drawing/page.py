@@ -113,9 +113,9 @@ def table(head: Sequence[Cell], rows: Sequence[Sequence[Cell]], *, caption: str 
         "<tr>" + _cell("th", first, scope="row") + "".join(_cell("td", c) for c in rest) + "</tr>"
         for first, *rest in rows
     ]
-    said = f' aria-label="{escaped(caption)}"' if caption else ""
+    attribute = f' aria-label="{escaped(caption)}"' if caption else ""
     return (
-        f'<div class="wide"><table{said}><thead><tr>{top}</tr></thead>'
+        f'<div class="wide"><table{attribute}><thead><tr>{top}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 

@@ -35,12 +35,12 @@ GLYPH = 7.2
 
 def escaped(text: object) -> str:
     """`text` as XML and HTML text or attribute value; what XML cannot hold becomes `\ufffd`."""
-    kept = "".join(
+    printable = "".join(
         c if (c >= " " or c in "\t\n") and c not in "\ufffe\uffff" else "\ufffd" for c in str(text)
     )
     # A lone surrogate cannot be encoded as UTF-8.
-    kept = kept.encode("utf-8", "replace").decode("utf-8")
-    return html.escape(kept, quote=True)
+    printable = printable.encode("utf-8", "replace").decode("utf-8")
+    return html.escape(printable, quote=True)
 
 
 def clipped(text: object, characters: int) -> str:
@@ -50,12 +50,12 @@ def clipped(text: object, characters: int) -> str:
 
 def element(tag: str, text: str | None = None, /, **attributes: object) -> str:
     """`<tag …>` with escaped attribute values; `class_` is `class`, `_` in a name is `-`."""
-    given = "".join(
+    listed = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{_plain(value)}"'
         for name, value in attributes.items()
         if value is not None
     )
-    return f"<{tag}{given}/>" if text is None else f"<{tag}{given}>{text}</{tag}>"
+    return f"<{tag}{listed}/>" if text is None else f"<{tag}{listed}>{text}</{tag}>"
 
 
 def label(x: float, y: float, text: object, **attributes: object) -> str:
@@ -152,11 +152,11 @@ class Plot:
 
     def across(self, x_label: str, *, whole: bool = False) -> None:
         """The horizontal axis only."""
-        found = ticks(*self.domain_x)
+        positions = ticks(*self.domain_x)
         if whole:
-            found = [t for t in found if t == round(t)]
-        for value in found:
-            text = tick_text(value, _step(found))
+            positions = [t for t in positions if t == round(t)]
+        for value in positions:
+            text = tick_text(value, _step(positions))
             self.text(self.x(value), self.bottom + 18, text, anchor="middle", kind="soft")
         middle = (self.left + self.right) / 2
         self.text(middle, self.height - 6, x_label, anchor="middle")
@@ -165,8 +165,8 @@ class Plot:
         low, high = (math.log10(v) for v in self.domain_y)
         powers = range(math.floor(low), math.ceil(high) + 1)
         steps = (1, 2, 5) if high - low < 2.5 else (1,)
-        found = [m * 10.0**p for p in powers for m in steps]
-        return [v for v in found if self.domain_y[0] <= v <= self.domain_y[1]]
+        values = [m * 10.0**p for p in powers for m in steps]
+        return [v for v in values if self.domain_y[0] <= v <= self.domain_y[1]]
 
     def line(self, points: Points, kind: str, *, plain: bool = False) -> None:
         """A line through data points, or through canvas points if `plain`."""

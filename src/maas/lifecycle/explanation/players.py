@@ -62,8 +62,8 @@ class Player:
     def entries(self) -> npt.NDArray[np.intp]:
         """Flat indices within the input's row."""
         whole = np.arange(math.prod(self.shape)).reshape(self.shape)
-        found: npt.NDArray[np.intp] = whole[tuple(slice(a, b) for a, b in self.region)].ravel()
-        return found
+        indices: npt.NDArray[np.intp] = whole[tuple(slice(a, b) for a, b in self.region)].ravel()
+        return indices
 
 
 def players_of(
@@ -167,39 +167,39 @@ def one_row(spec: TensorSpec, value: Any) -> Array:
     field = f"inputs.{spec.name}"
     if value is None:
         raise InvalidInput(f"{field} is missing", field=field)
-    found = _numbers(spec, value, field, whole=True)
-    if spec.shape == (1,) and found.ndim == 0:
-        found = found.reshape(1)
-    if found.ndim == len(spec.shape) + 1 and len(found) == 1:
-        found = found.reshape(found.shape[1:])  # indexing would make a text of an array of one
-    if not _fits(found.shape, spec.shape):
+    row = _numbers(spec, value, field, whole=True)
+    if spec.shape == (1,) and row.ndim == 0:
+        row = row.reshape(1)
+    if row.ndim == len(spec.shape) + 1 and len(row) == 1:
+        row = row.reshape(row.shape[1:])  # indexing would make a text of an array of one
+    if not _fits(row.shape, spec.shape):
         raise InvalidInput(
-            f"{field} must be one row of shape {list(spec.shape)}; got {list(found.shape)}",
+            f"{field} must be one row of shape {list(spec.shape)}; got {list(row.shape)}",
             field=field,
         )
-    return found
+    return row
 
 
 def rows_of(spec: TensorSpec, value: Any, shape: tuple[int, ...]) -> Array:
     """Background rows [m, *shape] in the input's dtype; whole numbers are rounded to."""
     field = f"background.{spec.name}"
-    found = _numbers(spec, value, field, whole=False)
-    if shape == (1,) and found.ndim == 1:
-        found = found.reshape(-1, 1)
-    if found.shape == shape:
-        found = found[None]
-    if found.shape[1:] != shape or not 1 <= len(found) <= MOST_BACKGROUND_ROWS:
+    rows = _numbers(spec, value, field, whole=False)
+    if shape == (1,) and rows.ndim == 1:
+        rows = rows.reshape(-1, 1)
+    if rows.shape == shape:
+        rows = rows[None]
+    if rows.shape[1:] != shape or not 1 <= len(rows) <= MOST_BACKGROUND_ROWS:
         raise InvalidInput(
             f"{field} must be 1 to {MOST_BACKGROUND_ROWS} rows of shape {list(shape)}; "
-            f"got {list(found.shape)}",
+            f"got {list(rows.shape)}",
             field=field,
         )
-    return found
+    return rows
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(shape) == len(wanted) and all(
-        w in (-1, n) for n, w in zip(shape, wanted, strict=True)
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        w in (-1, n) for n, w in zip(shape, expected, strict=True)
     )
 
 
@@ -208,12 +208,12 @@ def _numbers(spec: TensorSpec, value: Any, field: str, *, whole: bool) -> Array:
     if spec.datatype == "BYTES":
         return np.asarray(value, dtype=object)
     try:
-        given = np.asarray(value)
+        array = np.asarray(value)
     except ValueError:
         raise InvalidInput(f"{field} is a ragged list", field=field) from None
-    if given.dtype.kind not in "biuf" or given.size == 0:
+    if array.dtype.kind not in "biuf" or array.size == 0:
         raise InvalidInput(f"{field} must be numbers; got {shown(value)}", field=field)
-    if not np.isfinite(given).all():
+    if not np.isfinite(array).all():
         raise InvalidInput(f"{field} must be finite", field=field)
     if spec.datatype.startswith("FP"):
         limit = float(np.finfo(spec.dtype.numpy).max)
@@ -223,10 +223,10 @@ def _numbers(spec: TensorSpec, value: Any, field: str, *, whole: bool) -> Array:
     else:
         info = np.iinfo(spec.dtype.numpy)
         low, high = int(info.min), int(info.max)
-        if whole and (given != np.floor(given)).any():
+        if whole and (array != np.floor(array)).any():
             raise InvalidInput(f"{field} must be whole numbers", field=field)
-    if given.min() < low or given.max() > high:
+    if array.min() < low or array.max() > high:
         raise InvalidInput(f"{field} must be from {low} to {high}", field=field)
-    if given.dtype.kind == "f" and not spec.datatype.startswith("FP"):
-        given = np.rint(given)
-    return given.astype(spec.dtype.numpy)
+    if array.dtype.kind == "f" and not spec.datatype.startswith("FP"):
+        array = np.rint(array)
+    return array.astype(spec.dtype.numpy)

@@ -121,8 +121,8 @@ def _standard_errors(gains: Floats, used: int) -> Floats:
         spread = gains.reshape(used, -1, players).var(axis=1, ddof=1).mean(axis=0)
     else:
         spread = gains.var(axis=0, ddof=1)
-    found: Floats = np.sqrt(spread / pairs)
-    return found
+    errors: Floats = np.sqrt(spread / pairs)
+    return errors
 
 
 def _turns(players: int, background: int, samples: int, generator: np.random.Generator) -> Ints:

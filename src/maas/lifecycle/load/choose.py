@@ -70,7 +70,7 @@ def candidates(
 ) -> list[EngineCandidate]:
     """Every engine whose library the server has and that loads the files of `base`, each with each
     of `threads`. `libraries` are by runtime."""
-    found = []
+    result = []
     for runtime in SAME_FILES.get(base.runtime, (base.runtime,)):
         library = libraries.get(runtime)
         if library is None:
@@ -79,8 +79,8 @@ def candidates(
         # Engines for the same files take the same options.
         name = _free_name(version, base, runtime)
         variant = present or Variant(name, runtime, base.files, base.options)
-        found += [EngineCandidate(variant, count, library, present is None) for count in threads]
-    return found
+        result += [EngineCandidate(variant, count, library, present is None) for count in threads]
+    return result
 
 
 def thread_counts(cores: int, task: Task) -> tuple[int, ...]:
@@ -97,17 +97,17 @@ def evidence_of(trial: EngineTrial, load: Load, how: Mapping[str, Any]) -> Evide
         values["failed"] = trial.failed
     else:
         values["levels"] = [level.to_dict() for level in trial.levels]
-    told = {**how, "library": trial.candidate.library, "load": load.to_dict()}
-    return Evidence(KIND, values, told, trial.candidate.variant.name)
+    how_measured = {**how, "library": trial.candidate.library, "load": load.to_dict()}
+    return Evidence(KIND, values, how_measured, trial.candidate.variant.name)
 
 
-def known(
+def previous_trial(
     evidence: Iterable[Evidence], candidate: EngineCandidate, load: Load, machine: Mapping[str, Any]
 ) -> EngineTrial | None:
     """The newest measurement of this candidate under this load on a machine like this, with this
     version of its library; None if there is none. A failure is no measurement: it may pass."""
-    asked = _plain(load.to_dict())
-    found = [
+    load_fields = _plain(load.to_dict())
+    matches = [
         item
         for item in evidence
         if item.kind == KIND
@@ -116,11 +116,11 @@ def known(
         and item.values.get("threads") == candidate.threads
         and item.how.get("library") == candidate.library
         and item.how.get("machine") == dict(machine)
-        and _plain(item.how.get("load")) == asked
+        and _plain(item.how.get("load")) == load_fields
     ]
-    if not found:
+    if not matches:
         return None
-    newest = max(found, key=lambda item: item.created_at)
+    newest = max(matches, key=lambda item: item.created_at)
     levels = tuple(LevelResult.from_dict(level) for level in newest.values["levels"])
     return EngineTrial(candidate, levels, is_known=True)
 
@@ -164,10 +164,10 @@ def _present(version: Version, base: Variant, runtime: str) -> Variant | None:
 
 
 def _free_name(version: Version, base: Variant, runtime: str) -> str:
-    taken = {v.name for v in version.variants}
+    used = {v.name for v in version.variants}
     stem = f"{base.name[:40]}-{runtime}".replace("_", "-")
-    names = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(taken) + 2))
-    return next(name for name in names if name not in taken)
+    names = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(used) + 2))
+    return next(name for name in names if name not in used)
 
 
 def _plain(load: Any) -> Any:

@@ -144,11 +144,11 @@ class LevelResult:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> LevelResult:
-        known = {k: v for k, v in raw.items() if k in cls.__dataclass_fields__}
+        fields = {k: v for k, v in raw.items() if k in cls.__dataclass_fields__}
         for name in ("latency_ms", "ttft_ms", "tpot_ms"):
-            if known.get(name) is not None:
-                known[name] = Percentiles(**known[name])
-        return cls(**known)
+            if fields.get(name) is not None:
+                fields[name] = Percentiles(**fields[name])
+        return cls(**fields)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ _CAPTIONS = {
 def load_page(result: LoadResult) -> str:
     """The document: pictures, their numbers, and how they were obtained."""
     title = f"{result.deployment} under load"
-    made = time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(result.how.get("started_at", 0.0)))
+    date = time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(result.how.get("started_at", 0.0)))
     stopped = '<p class="bad">It was stopped before its end.</p>' if result.interrupted else ""
     notes = "".join(f'<p class="note">{escaped(note)}</p>' for note in result.notes)
     content = [
-        f'<header>\n<p class="kicker">{escaped(result.task)} · {escaped(made)}</p>\n'
+        f'<header>\n<p class="kicker">{escaped(result.task)} · {escaped(date)}</p>\n'
         f"<h1>{escaped(title)}</h1>\n<p>{escaped(result.model)}, {escaped(served(result))}</p>\n"
         f"{stopped}{notes}</header>",
         section("Pictures", pair(*_figures(result))),
@@ -65,16 +65,16 @@ def _facts(result: LoadResult) -> list[tuple[str, str]]:
     length = f"{load.seconds:g} s per level"
     if load.requests is not None:
         length = f"{load.requests} requests per level"
-    found = [("method", how.get("method")), ("length", length)]
+    lines = [("method", how.get("method")), ("length", length)]
     if writes(result.levels):
-        wanted = f"about {load.prompt_tokens} tokens; {how.get('prompts')}"
-        found += [("prompts", wanted), ("answers", f"at most {load.output_tokens} tokens")]
-    found += [
+        text = f"about {load.prompt_tokens} tokens; {how.get('prompts')}"
+        lines += [("prompts", text), ("answers", f"at most {load.output_tokens} tokens")]
+    lines += [
         ("seed", str(load.seed)),
         ("client", how.get("client")),
         ("server", machine_text(how.get("server", {}))),
     ]
-    return [(name, escaped(value)) for name, value in found if value]
+    return [(name, escaped(value)) for name, value in lines if value]
 
 
 def machine_text(server: dict[str, object]) -> str:

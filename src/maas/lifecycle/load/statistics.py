@@ -72,17 +72,18 @@ def figures(
 
 def notes(load: Load, levels: Sequence[LevelResult], *, same_machine: bool) -> list[str]:
     """What a reader must know before these figures are believed."""
-    said = []
+    remarks = []
     few = [f.label for f in levels if 0 < f.requests < FEW]
     if few:
-        said.append(f"fewer than {FEW} requests, so p99 is the slowest one: {', '.join(few)}")
+        remarks.append(f"fewer than {FEW} requests, so p99 is the slowest one: {', '.join(few)}")
     failed = [f"{f.label} ({sum(f.errors.values())})" for f in levels if f.errors]
     if failed:
-        said.append(f"requests failed, and only the others are in the figures: {', '.join(failed)}")
+        levels_text = ", ".join(failed)
+        remarks.append(f"requests failed, and only the others are in the figures: {levels_text}")
     busy = [f for f in levels if f.client_cores > BUSY_CLIENT]
     if busy and same_machine:
         most = max(f.client_cores for f in busy)
-        said.append(
+        remarks.append(
             f"asking took up to {most:.1f} cores of the same machine, which the server lacked"
         )
     early = [
@@ -91,12 +92,12 @@ def notes(load: Load, levels: Sequence[LevelResult], *, same_machine: bool) -> l
         if f.output_tokens is not None and f.output_tokens < 0.9 * load.output_tokens
     ]
     if early:
-        said.append(f"answers ended before {load.output_tokens} tokens: {', '.join(early)}")
+        remarks.append(f"answers ended before {load.output_tokens} tokens: {', '.join(early)}")
     cached = [
         f"{f.cached_tokens / f.prompt_tokens:.0%} at {f.label}"
         for f in levels
         if f.cached_tokens and f.prompt_tokens and f.cached_tokens > 0.1 * f.prompt_tokens
     ]
     if cached:
-        said.append(f"the server remembered prompts, by their tokens: {', '.join(cached)}")
-    return said
+        remarks.append(f"the server remembered prompts, by their tokens: {', '.join(cached)}")
+    return remarks

@@ -14,8 +14,8 @@ BINS = 10
 def bin_of(confidence: Floats, bins: int) -> Ints:
     """[n], index of the equal-width bin (low, high] that each confidence is in; 0 is in bin 0."""
     edges = np.linspace(0.0, 1.0, bins + 1)
-    found: Ints = np.searchsorted(edges[1:-1], confidence).astype(np.int64)
-    return found
+    index: Ints = np.searchsorted(edges[1:-1], confidence).astype(np.int64)
+    return index
 
 
 def calibration_error(rows: Classified, weights: Floats, bins: int = BINS) -> Floats:
@@ -39,15 +39,15 @@ def reliability(rows: Classified, weights: Floats, bins: int = BINS) -> list[dic
     inside = np.eye(bins)[index]
     count = inside.sum(axis=0)
     weight = weights @ inside
-    said = ratio((weights * confidence) @ inside, weight)
-    happened = ratio((weights * outcome) @ inside, weight)
+    confidences = ratio((weights * confidence) @ inside, weight)
+    shares = ratio((weights * outcome) @ inside, weight)
     return [
         {
             "low": b / bins,
             "high": (b + 1) / bins,
             "rows": int(count[b]),
-            "confidence": None if np.isnan(said[b]) else float(said[b]),
-            "share": None if np.isnan(happened[b]) else float(happened[b]),
+            "confidence": None if np.isnan(confidences[b]) else float(confidences[b]),
+            "share": None if np.isnan(shares[b]) else float(shares[b]),
         }
         for b in range(bins)
     ]

@@ -22,12 +22,12 @@ def score_curves(rows: Classified, weights: Floats) -> list[dict[str, Any]]:
     """
     if rows.scores is None or rows.classes > MOST_CLASSES:
         return []
-    found = []
+    curves = []
     for index in [1] if rows.classes == 2 else range(rows.classes):
         positive = rows.true == index
         if weights[positive].sum() > 0 and weights[~positive].sum() > 0:
-            found.append({"class": index, **_points(rows.scores[:, index], positive, weights)})
-    return found
+            curves.append({"class": index, **_points(rows.scores[:, index], positive, weights)})
+    return curves
 
 
 def _points(scores: Floats, positive: Bools, weights: Floats) -> dict[str, list[float]]:
@@ -36,8 +36,8 @@ def _points(scores: Floats, positive: Bools, weights: Floats) -> dict[str, list[
     last = np.flatnonzero(np.r_[falling[1:] != falling[:-1], True])
     up = np.cumsum(weights[order] * positive[order])[last]
     down = np.cumsum(weights[order] * ~positive[order])[last]
-    seen = up + down > 0
-    up, down = up[seen], down[seen]
+    is_decided = up + down > 0
+    up, down = up[is_decided], down[is_decided]
     keep = _thinned(up, down)
     recall, alarm, precision = up / up[-1], down / down[-1], up / (up + down)
     return {

@@ -71,15 +71,15 @@ def bootstrap(statistic: Statistic, weights: Floats, *, seed: int, resamples: in
 def _bounds(values: Floats) -> tuple[Floats, Floats]:
     """Percentiles over the first axis, among the resamples in which the value is defined."""
     tail = (1 - CONFIDENCE) / 2
-    unknown = np.isnan(values)
-    if not unknown.any():
+    undefined = np.isnan(values)
+    if not undefined.any():
         low, high = np.quantile(values, [tail, 1 - tail], axis=0)
         return low, high
     columns = values.reshape(len(values), -1)
-    found = np.full((2, columns.shape[1]), np.nan)
+    bounds = np.full((2, columns.shape[1]), np.nan)
     for index in range(columns.shape[1]):
-        known = columns[~np.isnan(columns[:, index]), index]
-        if len(known) >= 0.9 * len(values):
-            found[:, index] = np.quantile(known, [tail, 1 - tail])
-    low, high = found.reshape(2, *values.shape[1:])
+        defined = columns[~np.isnan(columns[:, index]), index]
+        if len(defined) >= 0.9 * len(values):
+            bounds[:, index] = np.quantile(defined, [tail, 1 - tail])
+    low, high = bounds.reshape(2, *values.shape[1:])
     return low, high

@@ -47,8 +47,8 @@ class Classified:
     @cached_property
     def one_hot(self) -> Floats:
         """[n, k], 1 at the true class"""
-        found: Floats = np.eye(self.classes)[self.true]
-        return found
+        rows: Floats = np.eye(self.classes)[self.true]
+        return rows
 
     @cached_property
     def confidence(self) -> tuple[Floats, Floats]:
@@ -66,15 +66,15 @@ class Classified:
 
 def ratio(over: Floats, under: Floats) -> Floats:
     """over / under, NaN where `under` is 0."""
-    found: Floats = np.divide(over, under, out=np.full(np.shape(over), np.nan), where=under != 0)
-    return found
+    quotient: Floats = np.divide(over, under, out=np.full(np.shape(over), np.nan), where=under != 0)
+    return quotient
 
 
 def mean_over_classes(values: Floats, weights: Floats | None = None) -> Floats:
     """[b] means of [b, k] over the classes where the value is defined."""
-    known = ~np.isnan(values)
-    share = known * (np.ones_like(values) if weights is None else weights)
-    return ratio((np.where(known, values, 0.0) * share).sum(axis=1), share.sum(axis=1))
+    defined = ~np.isnan(values)
+    share = defined * (np.ones_like(values) if weights is None else weights)
+    return ratio((np.where(defined, values, 0.0) * share).sum(axis=1), share.sum(axis=1))
 
 
 def counts(rows: Classified, weights: Floats) -> tuple[Floats, Floats, Floats]:
@@ -97,24 +97,24 @@ def decisions(rows: Classified, weights: Floats) -> dict[str, Floats]:
     right, predicted, actual = counts(rows, weights)
     precision, recall = ratio(right, predicted), ratio(right, actual)
     f1 = ratio(2 * right, predicted + actual)
-    found = {
+    metrics = {
         "accuracy": ratio(right.sum(axis=1), weights.sum(axis=1)),
         "balanced_accuracy": mean_over_classes(recall),
     }
     for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
         if rows.classes == 2:
-            found[name] = values[:, 1]
-        found[f"{name}_macro"] = mean_over_classes(values)
-        found[f"{name}_weighted"] = mean_over_classes(values, actual)
-        found[f"{name}_per_class"] = values
-    return found
+            metrics[name] = values[:, 1]
+        metrics[f"{name}_macro"] = mean_over_classes(values)
+        metrics[f"{name}_weighted"] = mean_over_classes(values, actual)
+        metrics[f"{name}_per_class"] = values
+    return metrics
 
 
 def ranking(rows: Classified, weights: Floats) -> dict[str, Floats]:
     """ROC-AUC and average precision of each class against the rest, and their means."""
     if rows.scores is None:
         return {}
-    found: dict[str, Floats] = {}
+    metrics: dict[str, Floats] = {}
     if rows.classes == 2:
         roc, precision = areas(rows.scores[:, 1], rows.true == 1, weights)
         return {"roc_auc": roc, "pr_auc": precision}
@@ -122,10 +122,10 @@ def ranking(rows: Classified, weights: Floats) -> dict[str, Floats]:
     actual = weights @ rows.one_hot
     for index, name in enumerate(("roc_auc", "pr_auc")):
         values = np.stack([pair[index] for pair in both], axis=1)
-        found[f"{name}_macro"] = mean_over_classes(values)
-        found[f"{name}_weighted"] = mean_over_classes(values, actual)
-        found[f"{name}_per_class"] = values
-    return found
+        metrics[f"{name}_macro"] = mean_over_classes(values)
+        metrics[f"{name}_weighted"] = mean_over_classes(values, actual)
+        metrics[f"{name}_per_class"] = values
+    return metrics
 
 
 def areas(scores: Floats, positive: Bools, weights: Floats) -> tuple[Floats, Floats]:
@@ -189,15 +189,15 @@ def regression(true: Floats, predicted: Floats, weights: Floats) -> dict[str, Fl
     # What rounding leaves of a constant target must not pass for a spread.
     rounding = total * (8 * np.finfo(np.float64).eps * np.abs(true).max(axis=0)) ** 2
     spread = np.where(spread > rounding, spread, 0.0)
-    found = {
+    metrics = {
         "mae": weights @ np.abs(error) / total,
         "rmse": np.sqrt(weights @ error**2 / total),
         "r2": 1 - ratio(weights @ error**2, spread),
         "median_absolute_error": weighted_median(np.abs(error), weights),
     }
     if np.all(true != 0):
-        found["mape"] = weights @ np.abs(error / true) / total
-    return {name: values.mean(axis=1) for name, values in found.items()}
+        metrics["mape"] = weights @ np.abs(error / true) / total
+    return {name: values.mean(axis=1) for name, values in metrics.items()}
 
 
 def weighted_median(values: Floats, weights: Floats) -> Floats:

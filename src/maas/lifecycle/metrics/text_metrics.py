@@ -14,38 +14,38 @@ BETA = 2.0
 """How much more recall weighs than precision in it."""
 
 
-def chrf(said: Sequence[str], expected: Sequence[str]) -> float:
+def chrf(predicted: Sequence[str], expected: Sequence[str]) -> float:
     """The F-score of character n-grams over all pairs, from 0 to 100, as sacreBLEU gives it.
 
     Source: Popović, chrF: character n-gram F-score for automatic MT evaluation, 2015; n-grams of 1
     to 6 characters without white space, β = 2, counts added up over the texts.
     """
-    pairs = _pairs(said, expected)
-    matches, in_said, in_expected = [0] * ORDER, [0] * ORDER, [0] * ORDER
+    pairs = _pairs(predicted, expected)
+    matches, in_predicted, in_expected = [0] * ORDER, [0] * ORDER, [0] * ORDER
     for one, other in pairs:
         for n in range(ORDER):
             a, b = _grams(one, n + 1), _grams(other, n + 1)
             matches[n] += (a & b).total()
-            in_said[n] += a.total()
+            in_predicted[n] += a.total()
             in_expected[n] += b.total()
-    orders = [n for n in range(ORDER) if in_said[n] and in_expected[n]]
+    orders = [n for n in range(ORDER) if in_predicted[n] and in_expected[n]]
     if not orders:
         return 0.0
-    precision = sum(matches[n] / in_said[n] for n in orders) / len(orders)
+    precision = sum(matches[n] / in_predicted[n] for n in orders) / len(orders)
     recall = sum(matches[n] / in_expected[n] for n in orders) / len(orders)
     if not precision + recall:
         return 0.0
     return 100 * (1 + BETA**2) * precision * recall / (BETA**2 * precision + recall)
 
 
-def word_error_rate(said: Sequence[str], expected: Sequence[str]) -> float:
+def word_error_rate(predicted: Sequence[str], expected: Sequence[str]) -> float:
     """Words put in, left out or changed per word expected, over all pairs; 0 is best, and it may
     exceed 1. Case and punctuation do not count.
 
     Source: the edit distance of Levenshtein, 1966, over words.
     """
     errors = words = 0
-    for one, other in _pairs(said, expected):
+    for one, other in _pairs(predicted, expected):
         a, b = _words(one), _words(other)
         errors += _distance(a, b)
         words += len(b)
@@ -54,10 +54,10 @@ def word_error_rate(said: Sequence[str], expected: Sequence[str]) -> float:
     return errors / words
 
 
-def _pairs(said: Sequence[str], expected: Sequence[str]) -> list[tuple[str, str]]:
-    if isinstance(said, str) or isinstance(expected, str) or len(said) != len(expected):
+def _pairs(predicted: Sequence[str], expected: Sequence[str]) -> list[tuple[str, str]]:
+    if isinstance(predicted, str) or isinstance(expected, str) or len(predicted) != len(expected):
         raise InvalidInput("give two lists of as many texts", field="said")
-    return list(zip(said, expected, strict=True))
+    return list(zip(predicted, expected, strict=True))
 
 
 def _grams(text: str, size: int) -> Counter[str]:
@@ -74,7 +74,7 @@ def _distance(a: list[str], b: list[str]) -> int:
     for i, one in enumerate(a, 1):
         previous, row[0] = row[0], i
         for j, other in enumerate(b, 1):
-            kept = previous if one == other else previous + 1
+            replaced = previous if one == other else previous + 1
             previous = row[j]
-            row[j] = min(kept, row[j] + 1, row[j - 1] + 1)
+            row[j] = min(replaced, row[j] + 1, row[j - 1] + 1)
     return row[-1]

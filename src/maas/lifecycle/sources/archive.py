@@ -42,9 +42,9 @@ def unpack(archive: Path, target: Path, max_bytes: int) -> Path:
             for entry in entries:
                 if not entry.is_dir():
                     left -= _write(opened, entry, target, left)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as wrong:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
         shutil.rmtree(target, ignore_errors=True)
-        raise InvalidInput(f"{archive.name} is not a usable zip archive: {wrong}") from None
+        raise InvalidInput(f"{archive.name} is not a usable zip archive: {error}") from None
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise

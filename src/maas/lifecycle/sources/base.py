@@ -127,10 +127,10 @@ def choose(entries: list[SourceEntry], file: str | None, source: str) -> list[So
     for kind in ("safetensors", "onnx"):
         top = [e for e in by_kind.get(kind, ()) if "/" not in e.path]
         if "gguf" not in by_kind and (top or (kind == "onnx" and by_kind.get(kind))):
-            found = top or by_kind[kind]
-            single = [e for e in found if e.path.rpartition("/")[2] == f"model.{kind}"]
-            if single or len(found) == 1 or all(_SHARD.search(e.path) for e in found):
-                return _with_beside(entries, single or found)
+            candidates = top or by_kind[kind]
+            single = [e for e in candidates if e.path.rpartition("/")[2] == f"model.{kind}"]
+            if single or len(candidates) == 1 or all(_SHARD.search(e.path) for e in candidates):
+                return _with_beside(entries, single or candidates)
     if len(weights) == 1:
         return _with_beside(entries, weights)
     raise InvalidInput(
@@ -154,31 +154,31 @@ def named(path: str) -> str:
 
 
 def _chosen(entries: list[SourceEntry], file: str, source: str) -> list[SourceEntry]:
-    found = [e for e in entries if e.path == file] or [
+    matches = [e for e in entries if e.path == file] or [
         e for e in entries if e.path.rpartition("/")[2] == file
     ]
-    if len(found) != 1:
+    if len(matches) != 1:
         offered = [e for e in entries if _WEIGHTS.search(e.path)] or entries
-        told = "no file" if not found else "several files called"
+        problem = "no file" if not matches else "several files called"
         raise InvalidInput(
-            f"{source} has {told} {shown(file)}; it has {_listed(offered)}", field="file"
+            f"{source} has {problem} {shown(file)}; it has {_listed(offered)}", field="file"
         )
-    return _with_beside(entries, found)
+    return _with_beside(entries, matches)
 
 
 def _with_beside(entries: list[SourceEntry], weights: list[SourceEntry]) -> list[SourceEntry]:
     """With the configuration that lies beside the weights, or at the top; a GGUF needs none."""
     if all(e.path.lower().endswith(".gguf") for e in weights):
         return weights
-    taken = {named(e.path): e for e in weights}
+    chosen = {named(e.path): e for e in weights}
     folders = {e.path.rpartition("/")[0] for e in weights} | {""}
     for entry in sorted(entries, key=lambda e: e.path.count("/"), reverse=True):
         folder = entry.path.rpartition("/")[0]
         if _BESIDE.search(entry.path) and (folder in folders or folder == "1_Pooling"):
-            taken.setdefault(named(entry.path), entry)
-    if len(taken) > MAX_FILES:
-        raise InvalidInput(f"a model has at most {MAX_FILES} files; this would be {len(taken)}")
-    return [taken[name] for name in sorted(taken)]
+            chosen.setdefault(named(entry.path), entry)
+    if len(chosen) > MAX_FILES:
+        raise InvalidInput(f"a model has at most {MAX_FILES} files; this would be {len(chosen)}")
+    return [chosen[name] for name in sorted(chosen)]
 
 
 def _listed(entries: list[SourceEntry], most: int = 20) -> str:

@@ -55,8 +55,8 @@ class CatalogEntry:
         return process + round(copies * self.size) + self.cache * 4
 
     def to_dict(self) -> dict[str, Any]:
-        told = {k: v for k, v in asdict(self).items() if k != "cache"}
-        return told | {"task": str(self.task), "memory": self.memory}
+        fields = {k: v for k, v in asdict(self).items() if k != "cache"}
+        return fields | {"task": str(self.task), "memory": self.memory}
 
 
 CATALOG: tuple[CatalogEntry, ...] = (

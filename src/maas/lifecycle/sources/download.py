@@ -62,7 +62,7 @@ class _Again(Exception):
 
 
 def download(
-    wanted: Download, partial: PartialDownload, access: SourceAccess, progress: Progress
+    source: Download, partial: PartialDownload, access: SourceAccess, progress: Progress
 ) -> None:
     """The whole and verified file is at `partial.target` afterwards.
 
@@ -72,22 +72,22 @@ def download(
     """
     resumed = partial.size > 0
     with httpx2.Client(verify=_trust(access), timeout=TIMEOUT_S) as http:
-        fetch = _Fetch(http, wanted, partial, access.max_bytes, progress)
+        fetch = _Fetch(http, source, partial, access.max_bytes, progress)
         fetch.until_whole()
         try:
-            partial.finish(wanted.digest)
+            partial.finish(source.digest)
         except InvalidInput:
             if not resumed:
                 raise
             # What an earlier run left was of another file; from its start, it may be the right one.
             fetch.until_whole()
-            partial.finish(wanted.digest)
+            partial.finish(source.digest)
 
 
 @dataclass(frozen=True)
 class _Fetch:
     http: httpx2.Client
-    wanted: Download
+    source: Download
     partial: PartialDownload
     max_bytes: int
     progress: Progress
@@ -100,17 +100,17 @@ class _Fetch:
                 with self._answer(before) as response:
                     self._take(response)
                 return
-            except (httpx2.TransportError, _Again) as wrong:
-                host = self.wanted.url.host
-                if "CERTIFICATE_VERIFY_FAILED" in str(wrong):
+            except (httpx2.TransportError, _Again) as error:
+                host = self.source.url.host
+                if "CERTIFICATE_VERIFY_FAILED" in str(error):
                     raise Unavailable(
-                        f"the certificate of {host} is not trusted here ({wrong}); pull.ca_file "
+                        f"the certificate of {host} is not trusted here ({error}); pull.ca_file "
                         "can name one that is"
                     ) from None
                 failures = failures + 1 if self.partial.size <= before else 1
                 if failures >= ATTEMPTS:
                     raise Unavailable(
-                        f"{host} did not send the file: {wrong or type(wrong).__name__}; the same "
+                        f"{host} did not send the file: {error or type(error).__name__}; the same "
                         f"command goes on after {self.partial.size} bytes"
                     ) from None
                 time.sleep(PAUSE_S * 2 ** (failures - 1))
@@ -118,18 +118,18 @@ class _Fetch:
     @contextmanager
     def _answer(self, start: int) -> Iterator[httpx2.Response]:
         """The answer at the end of the redirects, its body unread."""
-        url = self.wanted.url
+        url = self.source.url
         plain = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
         public = _is_public(url.host)
         for _ in range(MAX_REDIRECTS + 1):
-            same = (url.scheme, url.netloc) == (self.wanted.url.scheme, self.wanted.url.netloc)
-            headers = plain | (dict(self.wanted.headers) if same else {})
+            same = (url.scheme, url.netloc) == (self.source.url.scheme, self.source.url.netloc)
+            headers = plain | (dict(self.source.headers) if same else {})
             with self.http.stream("GET", url, headers=headers) as response:
                 if not response.has_redirect_location:
                     yield response
                     return
                 to = url.join(response.headers["location"])
-            if to.scheme not in ("https", self.wanted.url.scheme):
+            if to.scheme not in ("https", self.source.url.scheme):
                 raise StorageFailed(f"{url.host} redirects to {to.scheme}://, not to https://")
             if public and not _is_public(to.host):
                 raise StorageFailed(
@@ -152,9 +152,9 @@ class _Fetch:
             )
         if response.headers.get("content-encoding", "identity") != "identity":
             raise StorageFailed(f"{host} sent the file in an encoding that nobody asked for")
-        if self.wanted.size is not None and total not in (None, self.wanted.size):
-            raise StorageFailed(f"{host} has {total} bytes, and {self.wanted.size} are expected")
-        limits = DownloadLimits(total or self.wanted.size, self.max_bytes, self.progress)
+        if self.source.size is not None and total not in (None, self.source.size):
+            raise StorageFailed(f"{host} has {total} bytes, and {self.source.size} are expected")
+        limits = DownloadLimits(total or self.source.size, self.max_bytes, self.progress)
         self.partial.grow(response.iter_raw(PIECE_BYTES), start, limits)
         if limits.total is not None and self.partial.size < limits.total:
             raise _Again("the connection ended early")
@@ -164,10 +164,10 @@ def _place(response: httpx2.Response, here: int) -> tuple[int, int | None]:
     """(the byte at which the answer starts, the size of the whole file)"""
     status, host = response.status_code, response.url.host
     if status == 206:
-        found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-        if found is None or int(found[1]) != here:
+        content_range = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+        if content_range is None or int(content_range[1]) != here:
             raise StorageFailed(f"{host} sent another part of the file than it was asked for")
-        return here, int(found[2])
+        return here, int(content_range[2])
     if status == 200:
         length = response.headers.get("content-length", "")
         return 0, int(length) if length.isascii() and length.isdigit() else None
@@ -185,15 +185,15 @@ def _trust(access: SourceAccess) -> ssl.SSLContext:
     if access.ca_file:
         try:
             trust.load_verify_locations(access.ca_file)
-        except OSError as wrong:
-            raise InvalidInput(f"pull.ca_file {access.ca_file} cannot be read: {wrong}") from None
+        except OSError as error:
+            raise InvalidInput(f"pull.ca_file {access.ca_file} cannot be read: {error}") from None
     return trust
 
 
 def _is_public(host: str) -> bool:
     """False if a name or address leads into a private network or to this machine."""
     try:
-        found = socket.getaddrinfo(host, 443, proto=socket.IPPROTO_TCP)
+        addresses = socket.getaddrinfo(host, 443, proto=socket.IPPROTO_TCP)
     except (OSError, UnicodeError):
         return True  # behind a proxy, which resolves names itself
-    return all(ipaddress.ip_address(str(a[4][0]).partition("%")[0]).is_global for a in found)
+    return all(ipaddress.ip_address(str(a[4][0]).partition("%")[0]).is_global for a in addresses)

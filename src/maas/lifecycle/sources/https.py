@@ -28,8 +28,8 @@ def fetch(request: SourceRequest, folder: Path) -> Fetched:
     target = folder / checked_file_name(request.file or unquote(url.path))
     digest = ExpectedDigest(request.sha256)
     if not is_whole(target, digest):
-        wanted = Download(url, digest, headers={"user-agent": "openmaas"})
-        download(wanted, PartialDownload(target, request.sha256), request.access, request.progress)
+        source = Download(url, digest, headers={"user-agent": "openmaas"})
+        download(source, PartialDownload(target, request.sha256), request.access, request.progress)
     # A query may be a signature that lets whoever has it download.
     address = str(url.copy_with(query=None, fragment=None))
     origin = {"kind": "https", "uri": address, "sha256": request.sha256}
@@ -39,8 +39,8 @@ def fetch(request: SourceRequest, folder: Path) -> Fetched:
 def _checked_url(text: str) -> httpx2.URL:
     try:
         url = httpx2.URL(text)
-    except httpx2.InvalidURL as wrong:
-        raise InvalidInput(f"the address cannot be read: {wrong}", field="source") from None
+    except httpx2.InvalidURL as error:
+        raise InvalidInput(f"the address cannot be read: {error}", field="source") from None
     if url.scheme != "https" or not url.host:
         raise InvalidInput(f"only https:// addresses are taken; got {shown(text, 100)}")
     if url.userinfo:

@@ -47,9 +47,9 @@ def fetch(request: SourceRequest, folder: Path) -> Fetched:
         digest = _digest(siblings[entry.path])
         if not is_whole(target, digest):
             target.parent.mkdir(exist_ok=True)
-            wanted = _download(repository, entry, commit, digest, request.access.hf_endpoint)
+            source = _download(repository, entry, commit, digest, request.access.hf_endpoint)
             partial = PartialDownload(target, digest.value)
-            download(wanted, partial, request.access, request.progress)
+            download(source, partial, request.access, request.progress)
         files[target.name] = target
     origin = {"kind": "hf", "uri": f"hf://{repository}@{commit}", "commit": commit}
     if match["revision"] not in (None, commit):
@@ -79,11 +79,11 @@ def _info(repository: str, revision: str | None, endpoint: str) -> Any:
         raise NotFound(f"{repository} has no revision {shown(revision)}") from None
     except errors.OfflineModeIsEnabled:
         raise Unavailable("HF_HUB_OFFLINE is set, so the Hub is not asked") from None
-    except errors.HfHubHTTPError as wrong:
-        status = getattr(wrong.response, "status_code", "?")
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "?")
         raise Unavailable(f"the Hub answers {status} for {repository}") from None
-    except (httpx2.HTTPError, OSError, ValueError) as wrong:
-        raise Unavailable(f"the Hub cannot be asked about {repository}: {wrong}") from None
+    except (httpx2.HTTPError, OSError, ValueError) as error:
+        raise Unavailable(f"the Hub cannot be asked about {repository}: {error}") from None
 
 
 def _download(

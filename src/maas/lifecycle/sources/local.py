@@ -20,21 +20,21 @@ def fetch(request: SourceRequest, folder: Path) -> Fetched:
 
 
 def from_path(path: Path, request: SourceRequest, scratch: Path, origin: dict[str, Any]) -> Fetched:
-    """The model at `path`. An archive is unpacked into `scratch`."""
+    """The model at `path`. An archive is unpacked to `scratch`."""
     if is_archive(path):
         path = unpack(path, scratch / UNPACKED, request.access.max_bytes)
     if path.is_dir():
         inside, leading_out = _files_below(path)
-        found = {str(p.relative_to(path)): p for p in inside}
-        entries = [SourceEntry(name, p.stat().st_size) for name, p in sorted(found.items())]
+        paths = {str(p.relative_to(path)): p for p in inside}
+        entries = [SourceEntry(name, p.stat().st_size) for name, p in sorted(paths.items())]
         try:
             chosen = choose(entries, request.file, request.source)
-        except InvalidInput as wrong:
+        except InvalidInput as error:
             if leading_out:
-                told = _not_followed([str(p.relative_to(path)) for p in leading_out])
-                raise InvalidInput(wrong.message + told, field="source") from None
+                hint = _not_followed([str(p.relative_to(path)) for p in leading_out])
+                raise InvalidInput(error.message + hint, field="source") from None
             raise
-        files = {named(e.path): found[e.path] for e in chosen}
+        files = {named(e.path): paths[e.path] for e in chosen}
     elif path.is_file():
         files = {named(path.name): path}
     else:
@@ -50,17 +50,17 @@ def from_path(path: Path, request: SourceRequest, scratch: Path, origin: dict[st
 
 
 def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Regular files inside, and links that lead out of the folder, which are not followed: whoever
-    made the folder may not be who may read what they point at.
+    """Regular files inside the folder, and links that lead out of it, which are not followed.
 
-    A snapshot in the Hugging Face cache consists of links to its own repository's `blobs`; those
-    are followed.
+    The author of a folder may not have the right to read what its links point at. A snapshot in
+    the Hugging Face cache consists of links to the `blobs` of its own repository; those are
+    followed.
     """
     root = folder.resolve()
     roots = [root]
     if root.parent.name == "snapshots":
         roots.append(root.parent.parent / "blobs")
-    found: list[Path] = []
+    inside: list[Path] = []
     leading_out: list[Path] = []
     for seen, path in enumerate(folder.rglob("*")):
         if seen > MAX_SEEN:
@@ -68,9 +68,11 @@ def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
         if not path.is_file():
             continue
         target = path.resolve()
-        inside = any(target.is_relative_to(one) for one in roots)
-        (found if inside else leading_out).append(path)
-    return found, leading_out
+        if any(target.is_relative_to(allowed) for allowed in roots):
+            inside.append(path)
+        else:
+            leading_out.append(path)
+    return inside, leading_out
 
 
 def _not_followed(links: list[str]) -> str:

@@ -105,32 +105,32 @@ class _Bucket:
     def head(self, key: str) -> tuple[str, int]:
         """(ETag, size)"""
         with self._in_our_words(key):
-            found = obstore.head(self._store, key)
-            return str(found["e_tag"] or ""), int(found["size"])
+            metadata = obstore.head(self._store, key)
+            return str(metadata["e_tag"] or ""), int(metadata["size"])
 
     def read(self, key: str, start: int, etag: str) -> Iterator[bytes]:
         """The object from byte `start` on, if it is still the same."""
         with self._in_our_words(key):
-            wanted: dict[str, Any] = {"range": {"offset": start}} if start else {}
+            options: dict[str, Any] = {"range": {"offset": start}} if start else {}
             if etag:
-                wanted["if_match"] = etag
-            answer = obstore.get(self._store, key, options=wanted)  # type: ignore[arg-type]
+                options["if_match"] = etag
+            answer = obstore.get(self._store, key, options=options)  # type: ignore[arg-type]
             for piece in answer.stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
 
     def entries(self, prefix: str) -> list[SourceEntry]:
         """All objects below a prefix, by their path from there."""
-        found: list[SourceEntry] = []
+        entries: list[SourceEntry] = []
         with self._in_our_words(prefix):
             for page in obstore.list(self._store, prefix.rstrip("/")):
                 for item in page:
                     path = str(item["path"]).removeprefix(prefix)
-                    found.append(SourceEntry(path, int(item["size"])))
-                if len(found) > MAX_LISTED:
+                    entries.append(SourceEntry(path, int(item["size"])))
+                if len(entries) > MAX_LISTED:
                     raise InvalidInput(f"{self.url}/{prefix} has more than {MAX_LISTED} objects")
-        if not found:
+        if not entries:
             raise NotFound(f"there is nothing below {self.url}/{prefix}")
-        return sorted(found, key=lambda e: e.path)
+        return sorted(entries, key=lambda e: e.path)
 
     @contextmanager
     def _in_our_words(self, key: str) -> Iterator[None]:
@@ -139,16 +139,16 @@ class _Bucket:
             yield
         except FileNotFoundError:
             raise NotFound(f"there is no {where}") from None
-        except (PermissionDeniedError, UnauthenticatedError) as wrong:
+        except (PermissionDeniedError, UnauthenticatedError) as error:
             raise Forbidden(
-                f"{where} may not be read with these credentials ({_code(wrong) or 403}); see the "
+                f"{where} may not be read with these credentials ({_code(error) or 403}); see the "
                 "settings of [pull]"
             ) from None
         except PreconditionError:
             raise StorageFailed(f"{where} became another while it was read") from None
-        except BaseError as wrong:
-            reason = _code(wrong) or str(wrong).split("\n")[0].rpartition(" - ")[2]
-            kind = Unavailable if isinstance(wrong, GenericError) else StorageFailed
+        except BaseError as error:
+            reason = _code(error) or str(error).split("\n")[0].rpartition(" - ")[2]
+            kind = Unavailable if isinstance(error, GenericError) else StorageFailed
             raise kind(f"{where} was not sent: {shown(reason, 120)}") from None
 
 
@@ -170,11 +170,11 @@ def _open(scheme: str, bucket: str, access: ObjectStoreAccess) -> Any:
         "gs": {"service_account": access.gs_service_account_file},
         "az": {"account_name": access.az_account, "account_key": access.az_access_key},
     }[scheme]
-    given = {name: value for name, value in config.items() if value}
+    settings = {name: value for name, value in config.items() if value}
     retries: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     try:
-        return kinds[scheme](bucket, config=given, client_options=client, retry_config=retries)
+        return kinds[scheme](bucket, config=settings, client_options=client, retry_config=retries)
     except (BaseError, ValueError, TypeError):
         # The library's words may repeat what it was given.
         raise InvalidInput(
@@ -183,7 +183,7 @@ def _open(scheme: str, bucket: str, access: ObjectStoreAccess) -> Any:
         ) from None
 
 
-def _code(wrong: Exception) -> str:
+def _code(error: Exception) -> str:
     """The error code in an answer, for example `NoSuchBucket`; '' if there is none."""
-    match = _ERROR_CODE.search(str(wrong))
+    match = _ERROR_CODE.search(str(error))
     return match[1] if match else ""

@@ -20,9 +20,9 @@ def fetch(request: SourceRequest, folder: Path) -> Fetched:
     """`package://PACKAGE/FILE`: PACKAGE is what Python imports; FILE a weights file, a zip archive
     or a folder in it."""
     path, origin = locate(request.source)
-    found = from_path(path, request, folder, origin)
+    fetched = from_path(path, request, folder, origin)
     package = request.source.removeprefix("package://").partition("/")[0]
-    return Fetched(found.files, found.origin, _license(_distribution(package)))
+    return Fetched(fetched.files, fetched.origin, _license(_distribution(package)))
 
 
 def locate(source: str) -> tuple[Path, dict[str, Any]]:
@@ -68,14 +68,14 @@ def _license(distribution: metadata.Distribution | None) -> str:
     """As the package's metadata say it, which is about the package and mostly its weights, too."""
     if distribution is None:
         return ""
-    told = distribution.metadata.json
+    fields = distribution.metadata.json
     for key in ("license_expression", "license"):
-        said = " ".join(str(told.get(key) or "").split())
-        if said and said.upper() != "UNKNOWN" and len(said) <= 100:
-            return said
+        license_ = " ".join(str(fields.get(key) or "").split())
+        if license_ and license_.upper() != "UNKNOWN" and len(license_) <= 100:
+            return license_
     prefix = "License :: OSI Approved :: "
     return next(
-        (c.removeprefix(prefix) for c in told.get("classifier", ()) if c.startswith(prefix)), ""
+        (c.removeprefix(prefix) for c in fields.get("classifier", ()) if c.startswith(prefix)), ""
     )
 
 

@@ -74,9 +74,9 @@ def recognize(files: Files) -> Recognized:
         _image_classifier,
     )
     for rule in rules:
-        found = rule(files)
-        if found is not None:
-            return found
+        recognized = rule(files)
+        if recognized is not None:
+            return recognized
     pickled = [name for name in files if name.lower().endswith(_PICKLES)]
     if pickled:
         raise UnsafeArtifact(
@@ -92,23 +92,23 @@ def recognize(files: Files) -> Recognized:
 
 
 def _gguf(files: Files) -> Recognized | None:
-    found = [name for name in files if name.lower().endswith(".gguf")]
-    if not found:
+    names = [name for name in files if name.lower().endswith(".gguf")]
+    if not names:
         return None
-    if len(found) > 1:
+    if len(names) > 1:
         raise InvalidInput(
-            f"a model has one GGUF file; got {', '.join(found)}. Say which with --file, or merge "
+            f"a model has one GGUF file; got {', '.join(names)}. Say which with --file, or merge "
             "parts with llama.cpp's `llama-gguf-split --merge`"
         )
-    summary = check_gguf(files[found[0]], found[0])
+    summary = check_gguf(files[names[0]], names[0])
     if summary.splits > 1:
         raise InvalidInput(
-            f"{found[0]} is one of {summary.splits} parts; merge them with llama.cpp's "
+            f"{names[0]} is one of {summary.splits} parts; merge them with llama.cpp's "
             "`llama-gguf-split --merge` and pull the result"
         )
     if summary.architecture in _NO_CHAT:
         raise InvalidInput(
-            f"{found[0]} has the architecture {summary.architecture}, which generates no text; "
+            f"{names[0]} has the architecture {summary.architecture}, which generates no text; "
             "take a sentence encoder in safetensors or ONNX"
         )
     return Recognized(
@@ -116,7 +116,7 @@ def _gguf(files: Files) -> Recognized | None:
         Task.TEXT_GENERATION,
         signatures.text_generation(),
         f"gguf-{summary.quantization.lower().replace('_', '-')}",
-        {found[0]: files[found[0]]},
+        {names[0]: files[names[0]]},
         facts=gguf_facts(summary),
         license=summary.license,
     )
@@ -151,15 +151,15 @@ def _whisper(files: Files) -> Recognized | None:
             f"{', '.join(missing) or 'vocabulary.txt or .json'} is missing"
         )
     keep = ("model.bin", "config.json", "tokenizer.json", "preprocessor_config.json")
-    taken = {n: p for n, p in files.items() if n in keep or n.startswith("vocabulary.")}
+    served = {n: p for n, p in files.items() if n in keep or n.startswith("vocabulary.")}
     config = _json(files, "config.json")
-    facts = {"multilingual": bool(config.get("lang_ids")), "bytes": _bytes(taken)}
+    facts = {"multilingual": bool(config.get("lang_ids")), "bytes": _bytes(served)}
     return Recognized(
         "whisper",
         Task.TRANSCRIPTION,
         signatures.transcription(),
         "ctranslate2",
-        taken,
+        served,
         facts=facts,
     )
 
@@ -191,15 +191,15 @@ def _text_classifier(files: Files) -> Recognized | None:
         return None
     labels = _labels(config)
     is_multiple = config.get("problem_type") == "multi_label_classification"
-    taken = {name: files[name] for name in ("model.onnx", "config.json", "tokenizer.json")}
+    served = {name: files[name] for name in ("model.onnx", "config.json", "tokenizer.json")}
     return Recognized(
         "text_classifier",
         Task.TEXT_CLASSIFICATION,
         signatures.text_classification(min(TOP, len(labels))),
         "onnx",
-        taken,
+        served,
         {"labels": labels, "scale": "independent" if is_multiple else "probabilities"},
-        {"architecture": architectures[0], "classes": len(labels), "bytes": _bytes(taken)},
+        {"architecture": architectures[0], "classes": len(labels), "bytes": _bytes(served)},
     )
 
 
@@ -229,8 +229,9 @@ def _causal(files: Files) -> Recognized | None:
             "tokenizer: load and save it once with transformers' AutoTokenizer"
         )
     summaries = [check_safetensors(files[name], name) for name in weights]
-    taken = {name: files[name] for name in (*weights, *_BESIDE_CAUSAL) if name in files}
-    told = _json(files, "tokenizer_config.json")
+    served = {name: files[name] for name in (*weights, *_BESIDE_CAUSAL) if name in files}
+    tokenizer_config = _json(files, "tokenizer_config.json")
+    has_template = "chat_template.jinja" in files or bool(tokenizer_config.get("chat_template"))
     types: dict[str, int] = {}
     for summary in summaries:
         for kind, size in summary.types.items():
@@ -241,15 +242,15 @@ def _causal(files: Files) -> Recognized | None:
         "quantization": max(types, key=lambda kind: types[kind], default="unknown"),
         "context_length": config.get("max_position_embeddings"),
         "vocabulary": config.get("vocab_size"),
-        "chat_template": "chat_template.jinja" in files or bool(told.get("chat_template")),
-        "bytes": _bytes(taken),
+        "chat_template": has_template,
+        "bytes": _bytes(served),
     }
     return Recognized(
         "transformers",
         Task.TEXT_GENERATION,
         signatures.text_generation(),
         "safetensors",
-        taken,
+        served,
         facts=facts,
     )
 
@@ -277,16 +278,16 @@ def _sentence_encoder(files: Files) -> Recognized | None:
     if not isinstance(dimensions, int) or not 0 < dimensions <= 65_536:
         raise InvalidInput("config.json does not say hidden_size, a whole number up to 65536")
     keep = (weights, "tokenizer.json", "config.json")
-    taken = {name: files[name] for name in keep}
+    served = {name: files[name] for name in keep}
     options = _encoder_options(files)
-    facts = {"architecture": architectures[0], "dimensions": dimensions, "bytes": _bytes(taken)}
+    facts = {"architecture": architectures[0], "dimensions": dimensions, "bytes": _bytes(served)}
     variant = "safetensors" if weights.endswith(".safetensors") else "onnx"
     return Recognized(
         "sentence_encoder",
         Task.EMBEDDING,
         signatures.embedding(dimensions),
         variant,
-        taken,
+        served,
         options,
         facts | options,
     )
@@ -360,12 +361,12 @@ def _json(files: Files, name: str, kind: type[Any] = dict) -> Any:
     if files[name].stat().st_size > MAX_CONFIG_BYTES:
         raise InvalidInput(f"{name} has more than {MAX_CONFIG_BYTES} bytes")
     try:
-        found = msgspec.json.decode(files[name].read_bytes())
+        content = msgspec.json.decode(files[name].read_bytes())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidInput(f"{name} is not JSON") from None
-    if not isinstance(found, kind):
+    if not isinstance(content, kind):
         raise InvalidInput(f"{name} must be a JSON {'object' if kind is dict else 'array'}")
-    return found
+    return content
 
 
 def _bytes(files: Files) -> int:

@@ -78,7 +78,7 @@ class PartialDownload:
         self._data = target.with_name(f"{target.name}.part")
         self._note = target.with_name(f"{target.name}.part.json")
         with in_our_words(f"write {self._data}"):
-            if self._known() != identity:
+            if self._stored_identity() != identity:
                 self.forget()
                 self._note.write_bytes(msgspec.json.encode(identity))
 
@@ -113,19 +113,19 @@ class PartialDownload:
         with in_our_words(f"read {self._data}"):
             if not self._data.exists():
                 self._data.touch()  # a file of no bytes
-            found = digest.of(self._data) if digest else ""
-            if digest and found != digest.value:
+            actual = digest.of(self._data) if digest else ""
+            if digest and actual != digest.value:
                 size = self.size
                 self.forget()
                 raise InvalidInput(
                     f"{self.target.name} should have the {digest.kind} {digest.value}; what came "
-                    f"has {found} ({size} bytes)",
+                    f"has {actual} ({size} bytes)",
                     field="sha256",
                 )
             self._data.replace(self.target)
             self._note.unlink(missing_ok=True)
 
-    def _known(self) -> str | None:
+    def _stored_identity(self) -> str | None:
         try:
             return str(msgspec.json.decode(self._note.read_bytes()))
         except (OSError, msgspec.DecodeError):

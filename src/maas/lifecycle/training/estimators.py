@@ -57,8 +57,8 @@ def fit_estimator(estimator: Any, train: Dataset) -> tuple[Any, list[str]]:
         warnings.simplefilter("always")
         try:
             fitted = estimator.fit(rows, train.y)
-        except (ValueError, TypeError) as wrong:
+        except (ValueError, TypeError) as error:
             raise InvalidInput(
-                f"{type(estimator).__name__} cannot be fitted: {wrong}", field="model"
-            ) from wrong
+                f"{type(estimator).__name__} cannot be fitted: {error}", field="model"
+            ) from error
     return fitted, sorted({str(w.message) for w in caught})

@@ -157,12 +157,12 @@ def _check_width(served: ServedModel, train: Dataset, outputs: int, spec: ModelS
     try:
         with torch.no_grad():
             got = list(served.raw(torch.from_numpy(train.x[:2])).shape)
-    except (RuntimeError, ValueError, TypeError, IndexError) as wrong:
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InvalidInput(
             f"{spec.module or spec.family} does not take rows of shape "
-            f"{list(train.x.shape[1:])}: {wrong}",
+            f"{list(train.x.shape[1:])}: {error}",
             field="model",
-        ) from wrong
+        ) from error
     if got != [2, outputs]:
         raise InvalidInput(
             f"{spec.module or spec.family} must answer 2 rows with shape [2, {outputs}]; got {got}",

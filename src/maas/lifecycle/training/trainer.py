@@ -192,13 +192,13 @@ class Trainer:
                 raw = self.served.raw(self.val_x[start : start + EVALUATION_ROWS])
                 total += self.objective(raw, y).item() * len(y)
                 if self.is_classification:
-                    said = (raw[:, 0] > 0).long() if raw.shape[1] == 1 else raw.argmax(dim=1)
-                    correct += (said == y).sum().item()
+                    predicted = (raw[:, 0] > 0).long() if raw.shape[1] == 1 else raw.argmax(dim=1)
+                    correct += (predicted == y).sum().item()
         rows = len(self.val_x)
         if not math.isfinite(total):
             raise self._diverged(f"the validation loss is {total}")
-        found = {"val_loss": total / rows}
-        return found | {"val_accuracy": correct / rows} if self.is_classification else found
+        losses = {"val_loss": total / rows}
+        return losses | {"val_accuracy": correct / rows} if self.is_classification else losses
 
     def _diverged(self, what: str) -> InvalidInput:
         clip = "" if self.spec.clip_norm else ", set training.clip_norm = 1.0"
@@ -223,14 +223,14 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def _resume(self, fingerprint: str) -> None:
-        found = load_checkpoint(self.checkpoint, fingerprint)
-        if found is None:
+        checkpoint = load_checkpoint(self.checkpoint, fingerprint)
+        if checkpoint is None:
             return
-        self.served.load_state_dict(found["model"])
-        self.optimizer.load_state_dict(found["optimizer"])
-        self.state = TrainingState(**found["state"])
-        self.best = found["best"]
-        restore_random_states(found["random"])
+        self.served.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.state = TrainingState(**checkpoint["state"])
+        self.best = checkpoint["best"]
+        restore_random_states(checkpoint["random"])
 
     def _threads(self) -> int:
         weights = sum(p.numel() for p in self.served.parameters())
@@ -256,7 +256,7 @@ class _Clock:
         self, state: TrainingState, batches: int, epochs: int, report: Callable[[Progress], None]
     ) -> None:
         self._state, self._batches, self._epochs, self._report = state, batches, epochs, report
-        self._began = self._told = time.monotonic()
+        self._began = self._reported_at = time.monotonic()
         self._before = state.seconds
         self._first = self._done()
 
@@ -267,9 +267,9 @@ class _Clock:
 
     def tell(self, *, force: bool = False) -> None:
         now = time.monotonic()
-        if not force and now - self._told < REPORT_SECONDS:
+        if not force and now - self._reported_at < REPORT_SECONDS:
             return
-        self._told = now
+        self._reported_at = now
         state, done, total = self._state, self._done(), self._epochs * self._batches
         values = {name: values[-1] for name, values in state.curves.items()}
         if state.rows:

@@ -15,7 +15,7 @@ from maas.lifecycle.load.choose import (
     best,
     candidates,
     evidence_of,
-    known,
+    previous_trial,
     thread_counts,
     usual_load,
 )
@@ -102,14 +102,14 @@ def test_evidence_counts_for_the_same_machine_load_and_library_only() -> None:
     made = EngineTrial(candidate, (level(1, 100, 90), level(32, 5, 6)))
     stored = Evidence.from_dict(evidence_of(made, load, {"machine": MACHINE}).to_dict())
     assert stored.variant == "gguf" and stored.kind == "latency"
-    again = known([stored], candidate, load, MACHINE)
+    again = previous_trial([stored], candidate, load, MACHINE)
     assert again == replace(made, is_known=True)
     newer = replace(stored, created_at=1.0, values={**stored.values, "levels": []})
-    assert known([stored, newer], candidate, load, MACHINE) == again
+    assert previous_trial([stored, newer], candidate, load, MACHINE) == again
 
     def none(**changed: Any) -> bool:
         asked: dict[str, Any] = {"candidate": candidate, "load": load, "machine": MACHINE} | changed
-        return known([stored], asked["candidate"], asked["load"], asked["machine"]) is None
+        return previous_trial([stored], asked["candidate"], asked["load"], asked["machine"]) is None
 
     assert none(candidate=replace(candidate, threads=2))
     assert none(candidate=replace(candidate, library="xllamacpp 2"))
@@ -123,4 +123,4 @@ def test_a_failure_is_stored_and_tried_again() -> None:
     candidate = candidates(version(), BASE, LIBRARIES, (1, 2))[0]
     stored = evidence_of(EngineTrial(candidate, failed="no memory"), load, {"machine": MACHINE})
     assert stored.values == {"threads": 1, "failed": "no memory"}
-    assert known([stored], candidate, load, MACHINE) is None
+    assert previous_trial([stored], candidate, load, MACHINE) is None
