@@ -6,15 +6,16 @@ is `MAAS_SECTION__KEY`, for example `MAAS_SERVER__PORT=9000`. An unknown key is 
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
+
+from maas.domain.names import did_you_mean
 
 
 class ConfigurationError(Exception):
@@ -355,6 +356,5 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: {wrong}") from None
 
 
-def _hint(word: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(names)}"
+def _hint(word: str, names: Collection[str]) -> str:
+    return did_you_mean(word, names) or f"; expected one of {', '.join(names)}"

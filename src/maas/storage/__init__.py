@@ -1,1 +1,1 @@
-"""What must survive a restart: nouns in a database, files in an artifact store."""
+"""Persistent state: objects in a database, files in an artifact store."""

@@ -1,7 +1,7 @@
 """The artifact store: files of published versions, each under its SHA-256.
 
-Both stores have one layout: `sha256/<first two digits>/<64 digits>`. What is there is whole,
-durable and was what its name says when it was written; reading checks it again.
+Both stores have the layout `sha256/<first two digits>/<64 digits>`. A stored file is complete and
+durable. Its digest is verified when it is written and again when it is read.
 """
 
 from __future__ import annotations
@@ -20,33 +20,35 @@ __all__ = ["ArtifactStore", "LocalArtifacts", "ObjectArtifacts", "S3Options", "o
 
 
 class ArtifactStore(Protocol):
+    """Interface of an artifact store."""
+
     def size(self, sha256: str) -> int | None:
-        """Bytes of a stored file; None if it is not there."""
+        """Size of a stored file in bytes; None if there is no such file."""
 
     def put(self, sha256: str, chunks: Iterable[bytes]) -> int:
         """Stores a file; returns its size in bytes. Durable on return.
 
-        A file that is there already is success, and `chunks` is left unread. Raises InvalidInput
-        if the digest is another (then nothing is stored), OutOfSpace, StorageFailed.
+        If the file exists already, `chunks` is not read. Raises InvalidInput if the content has
+        another digest (nothing is stored then), OutOfSpace, StorageFailed.
         """
 
     def get(self, sha256: str) -> Iterator[bytes]:
-        """The file in pieces. Raises NotFound at once, ArtifactCorrupt after the last piece."""
+        """The file in chunks. Raises NotFound at once, ArtifactCorrupt after the last chunk."""
 
     def fetch(self, sha256: str, to: Path) -> Path:
-        """A verified copy at `to/<sha256>`; one that is there and damaged is replaced.
+        """Path of a verified copy, `to/<sha256>`. A damaged copy is replaced.
 
         Raises NotFound, ArtifactCorrupt if the store's own file is damaged, OutOfSpace.
         """
 
     def sweep(self, older_than_s: float) -> int:
-        """Removes uploads that were abandoned so many seconds ago; returns how many."""
+        """Removes uploads that were abandoned at least this long ago; returns their number."""
 
 
 def open_artifacts(url: str, s3: S3Options | None = None) -> ArtifactStore:
-    """The store at `file:///path` or `s3://bucket/prefix`; asks nobody yet.
+    """The store at `file:///path` or `s3://bucket/prefix`. Does no I/O.
 
-    Raises InvalidInput for a URL that is no store.
+    Raises InvalidInput for any other URL.
     """
     parts = urlsplit(url)
     if parts.scheme == "s3":

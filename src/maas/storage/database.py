@@ -1,4 +1,4 @@
-"""One door to SQLite and PostgreSQL: transactions, retries, and errors in the domain's words."""
+"""Access to SQLite and PostgreSQL: transactions, retries, and translation of errors."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ from maas.storage import schema
 T = TypeVar("T")
 
 WAIT_S = 5
-"""Longest wait for a lock, a connection or a free place in the pool."""
+"""Timeout for a lock, a connection or a free connection of the pool."""
 ATTEMPTS = 5
-"""Tries of a transaction that lost against another one."""
+"""Attempts of a transaction that conflicts with concurrent ones."""
 RACES = ("40001", "40P01", "23505", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY")
-"""Serialization failure, deadlock, unique conflict: somebody else was first."""
+"""Codes for a conflict with a concurrent transaction: serialization failure, deadlock, unique
+constraint."""
 
 
 class Database:
-    """An open database of the present schema. Safe to share between threads."""
+    """An open database with the current schema. Thread-safe."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
         self._engine = engine
@@ -47,10 +48,10 @@ class Database:
 
     @classmethod
     def open(cls, url: str, *, clock: Callable[[], float] = time.time) -> Database:
-        """Opens `sqlite:///path` or `postgresql://…`, and brings an older schema up to date.
+        """Opens `sqlite:///path` or `postgresql://…` and upgrades an older schema.
 
-        Raises InvalidInput for another URL, Conflict for a newer schema, Unavailable if nobody
-        answers there.
+        Raises InvalidInput for any other URL, Conflict for a newer schema, Unavailable if the
+        server does not answer.
         """
         database = cls(_engine(_parsed(url)), clock)
         try:
@@ -63,7 +64,7 @@ class Database:
 
     @property
     def url(self) -> str:
-        """Where it is, without the password."""
+        """URL of the database, without the password."""
         return self._engine.url.render_as_string(hide_password=True)
 
     @property
@@ -73,22 +74,25 @@ class Database:
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
-        """One transaction that may write. SQLite locks at its start, so it never fails halfway."""
-        with _in_our_words(), self._writer.begin() as connection:
+        """A transaction that may write.
+
+        On SQLite it takes the write lock at its start, so it cannot fail halfway for lack of it.
+        """
+        with _database_errors(), self._writer.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """One transaction that only reads; on SQLite no writer makes it wait."""
-        with _in_our_words(), self._engine.begin() as connection:
+        """A read-only transaction. On SQLite it does not wait for writers."""
+        with _database_errors(), self._engine.begin() as connection:
             yield connection
 
     def retry(self, work: Callable[[Connection], T]) -> T:
-        """`work` in one transaction, again from its start if a concurrent one was first."""
+        """Runs `work` in one transaction, and again if a concurrent one conflicts with it."""
         attempt = 1
         while True:
             try:
-                with _in_our_words(), self._writer.begin() as connection:
+                with _database_errors(), self._writer.begin() as connection:
                     return work(connection)
             except LostRace:
                 if attempt == ATTEMPTS:
@@ -103,8 +107,8 @@ class Database:
         with self.read() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return None
-            found = connection.execute(text("SELECT version_num FROM alembic_version"))
-            return found.scalar_one_or_none()
+            rows = connection.execute(text("SELECT version_num FROM alembic_version"))
+            return rows.scalar_one_or_none()
 
     def _upgrade(self) -> None:
         # Alembic takes as long to import as a whole start may take to open the database.
@@ -112,7 +116,7 @@ class Database:
 
         with self.begin() as connection:
             if self.dialect == "postgresql":
-                # Two processes may start at once: the second waits and finds nothing to do.
+                # Two processes may start at once: the second one waits for the first.
                 connection.execute(text("SET LOCAL lock_timeout = 0"))
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
                 connection.execute(select(text("pg_advisory_xact_lock(7236271)")))
@@ -120,7 +124,7 @@ class Database:
 
 
 class LostRace(Unavailable):
-    """Another transaction was first, again and again."""
+    """A concurrent transaction made a conflicting change."""
 
 
 def _parsed(url: str) -> URL:
@@ -128,9 +132,9 @@ def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        # The text may hold a password: it is not repeated.
+        # The text may contain a password, so the message does not repeat it.
         raise InvalidInput(
-            f"database_url must be {expected}; got no URL", field="database_url"
+            f"database_url must be {expected}; got a text that is not a URL", field="database_url"
         ) from None
     if parsed.drivername in ("postgresql", "postgres"):
         return parsed.set(drivername="postgresql+psycopg")
@@ -151,7 +155,7 @@ def _engine(url: URL) -> Engine:
         return engine
     options = {
         "connect_timeout": WAIT_S,
-        # A server that vanished without a word is noticed in seconds, not in hours.
+        # Detects a server that vanished in seconds, not hours.
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "tcp_user_timeout": 10_000,
@@ -173,7 +177,7 @@ def _engine(url: URL) -> Engine:
 
 
 def _make_private(path: Path) -> None:
-    """The file, and folders that are not there yet, for this user alone."""
+    """Creates the file and its missing folders with permissions for this user only."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -182,11 +186,11 @@ def _make_private(path: Path) -> None:
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    # The driver's own transactions start late and never lock at the start; ours say BEGIN.
+    # The driver's own transactions start late and take no lock then; `_begin_sqlite` does both.
     connection.isolation_level = None
     mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
     if mode != "wal":
-        raise StorageFailed(f"SQLite cannot use a write-ahead log here (it uses {mode!r})")
+        raise StorageFailed(f"SQLite cannot use a write-ahead log; its journal mode is {mode!r}")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute(f"PRAGMA busy_timeout={int(WAIT_S * 1000)}")
@@ -198,8 +202,8 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 @contextmanager
-def _in_our_words() -> Iterator[None]:
-    """Errors of the driver as errors of the domain."""
+def _database_errors() -> Iterator[None]:
+    """Translates errors of SQLAlchemy and the driver into errors of the domain."""
     try:
         yield
     except exc.DBAPIError as wrong:
@@ -207,26 +211,26 @@ def _in_our_words() -> Iterator[None]:
     except exc.TimeoutError:
         raise Unavailable("all connections to the database are in use", retry_after=1) from None
     except (UnicodeEncodeError, OverflowError) as wrong:
-        # A lone surrogate in a text, an integer beyond 64 bits: no stored row has such a value.
+        # A lone surrogate in a text or an integer beyond 64 bits.
         raise InvalidInput(f"a value cannot be stored: {shown(str(wrong))}") from None
 
 
 def _translated(wrong: exc.DBAPIError) -> MaasError:
-    """What a driver's error means. The statement and its values stay out of the message."""
+    """The domain's error for a driver's error, without the statement and its values."""
     cause: Any = wrong.orig
     # psycopg has SQLSTATEs, sqlite3 has the names of SQLite's own result codes.
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None) or ""
-    said = shown(str(cause).strip().split("\n")[0], 200)
+    message = shown(str(cause).strip().split("\n")[0], 200)
     if code in ("SQLITE_FULL", "53100"):
         return OutOfSpace("the database has no space left")
     if code in RACES:
         return LostRace("the database has a conflicting change", retry_after=1)
     if isinstance(wrong, exc.IntegrityError):
-        return Conflict(f"the database refuses this: {said}")
+        return Conflict(f"the change violates a constraint of the database: {message}")
     if isinstance(wrong, exc.DataError):
-        return InvalidInput(f"a value cannot be stored: {said}")
+        return InvalidInput(f"a value cannot be stored: {message}")
     if code in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
-        return StorageFailed(f"the database file is damaged: {said}")
+        return StorageFailed(f"the database file is damaged: {message}")
     if isinstance(wrong, exc.OperationalError | exc.InterfaceError | exc.InternalError):
-        return Unavailable(f"the database cannot do this now: {said}", retry_after=1)
-    return MaasError(f"the database does not understand this: {said}")
+        return Unavailable(f"the database is unavailable: {message}", retry_after=1)
+    return MaasError(f"the database rejects the statement: {message}")

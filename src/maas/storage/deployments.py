@@ -1,4 +1,4 @@
-"""Deployments: the desired state of every callable name, and each state that it had."""
+"""Deployments: the desired state of every name, and its history."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from maas.storage.schema import deployments, to_json
 
 
 class RevisionConflict(Conflict):
-    """Somebody else put another revision meanwhile."""
+    """The deployment has a newer revision than the one that the change is based on."""
 
 
 class Deployments:
+    """Table of deployments and their history."""
+
     def __init__(self, db: Database) -> None:
         self._db = db
 
@@ -32,32 +34,33 @@ class Deployments:
     def put(
         self, deployment: Deployment, actor: str = "", *, after: int | None = None
     ) -> Deployment:
-        """Stores it as the next revision of its name; its own `revision` is ignored.
+        """Stores the deployment as the next revision of its name; its own `revision` is ignored.
 
-        `after`: the revision that it was made from, 0 if there was none. Raises Changed if that is
-        not the present one any more.
-        `default=True` takes the flag from the others. `default=False` never takes it from this
-        one: only another default does. The first deployment of all becomes the default.
+        `after` is the revision that the change is based on, 0 for none. Raises RevisionConflict if
+        that is no longer the present revision.
+
+        `default=True` removes the flag from the other deployments. `default=False` does not remove
+        it from this one: only a new default does. The first deployment becomes the default.
         """
         return self._db.retry(
             lambda connection: self._put(connection, deployment, actor, "put", after)
         )
 
     def delete(self, name: str, actor: str = "") -> None:
-        """Raises NotFound. If it was the default, there is none until another is put so."""
+        """Raises NotFound. Deleting the default leaves none until another one is put as default."""
 
         def work(connection: Connection) -> None:
-            gone = self._present(connection, name)
-            gone = replace(gone, revision=self._next_revision(connection, name), default=False)
+            present = self._present(connection, name)
+            last = replace(present, revision=self._next_revision(connection, name), default=False)
             connection.execute(delete(deployments).where(deployments.c.name == name))
-            self._remember(connection, gone, actor, "delete")
+            self._add_history(connection, last, actor, "delete")
 
         self._db.retry(work)
 
     def history(self, name: str) -> list[Deployment]:
-        """Every state that was put under this name, oldest first, also before a delete.
+        """Every revision of this name, oldest first, including those before a delete.
 
-        Raises NotFound for a name that never was.
+        Raises NotFound for a name that never existed.
         """
         query = select(history_table).where(history_table.c.name == name)
         with self._db.read() as connection:
@@ -67,10 +70,10 @@ class Deployments:
         return [_deployment(row) for row in rows if row.action != "delete"]
 
     def rollback(self, name: str, actor: str = "") -> Deployment:
-        """Puts model, targets and scaling of the previous revision back, as a new revision.
+        """Restores model, targets and scaling of the previous revision as a new revision.
 
-        A second rollback therefore undoes the first. Raises NotFound, or Conflict if this name
-        had no other state since it was created.
+        A second rollback therefore undoes the first. Raises NotFound, or Conflict if the
+        deployment has no earlier revision since it was created.
         """
 
         def work(connection: Connection) -> Deployment:
@@ -84,8 +87,8 @@ class Deployments:
             row = connection.execute(query).one_or_none()
             if row is None or row.action == "delete":
                 raise Conflict(f"deployment {name} has no earlier revision to go back to")
-            back = replace(_deployment(row), default=present.default)
-            return self._put(connection, back, actor, "rollback")
+            previous = replace(_deployment(row), default=present.default)
+            return self._put(connection, previous, actor, "rollback")
 
         return self._db.retry(work)
 
@@ -120,11 +123,11 @@ class Deployments:
             )
         connection.execute(delete(deployments).where(deployments.c.name == stored.name))
         connection.execute(insert(deployments), _row(stored) | {"updated_at": self._db.now()})
-        self._remember(connection, stored, actor, action)
+        self._add_history(connection, stored, actor, action)
         return stored
 
     def _lock(self, connection: Connection) -> None:
-        """Makes writers take turns, so that there is never more than one default."""
+        """Serializes writers, so that there is never more than one default."""
         if self._db.dialect == "postgresql":
             connection.exec_driver_sql("LOCK TABLE deployments IN SHARE ROW EXCLUSIVE MODE")
 
@@ -145,7 +148,7 @@ class Deployments:
         query = select(func.max(history_table.c.revision)).where(history_table.c.name == name)
         return (connection.scalar(query) or 0) + 1
 
-    def _remember(
+    def _add_history(
         self, connection: Connection, deployment: Deployment, actor: str, action: str
     ) -> None:
         connection.execute(

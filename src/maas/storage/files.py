@@ -1,4 +1,4 @@
-"""Files on this machine that are written whole or not at all, and checked against a digest."""
+"""Local files that are written atomically and verified against a digest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def make_private_dir(path: Path) -> None:
-    """Makes missing folders of `path`, for this user alone, and makes their names durable."""
+    """Creates missing folders of `path` durably, with permissions for this user only."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -31,15 +31,17 @@ def make_private_dir(path: Path) -> None:
 
 
 def make_own_dir(path: Path) -> None:
-    """As `make_private_dir` for a folder of the home, which an earlier version, or somebody by
-    hand, may have made for others to read."""
+    """As `make_private_dir`, and removes permissions of others from an existing folder.
+
+    For folders of the home, which an earlier version or a user may have created.
+    """
     make_private_dir(path)
     if path.stat().st_mode & 0o077:
         path.chmod(0o700)
 
 
 def sync_dir(path: Path) -> None:
-    """Makes the names in a folder survive a power cut."""
+    """Makes the names in a folder survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -48,12 +50,12 @@ def sync_dir(path: Path) -> None:
 
 
 def write_verified(chunks: Iterable[bytes], sha256: str, target: Path, staging: Path) -> int:
-    """Writes `chunks` to `target` if they have that digest; returns how many bytes.
+    """Writes `chunks` to `target` if they have that digest; returns their size in bytes.
 
-    `target` appears whole, durable and in one step, or nothing does. Raises InvalidInput for
-    another digest, OutOfSpace, StorageFailed.
+    `target` appears atomically and durably, or not at all. Raises InvalidInput for another
+    digest, OutOfSpace, StorageFailed.
     """
-    with in_our_words(f"write {target}"):
+    with storage_errors(f"write {target}"):
         make_private_dir(staging)
         staged = staging / f"{sha256}.{secrets.token_hex(8)}"
         try:
@@ -72,7 +74,7 @@ def write_verified(chunks: Iterable[bytes], sha256: str, target: Path, staging: 
 
 
 def copy_verified(chunks: Iterable[bytes], sha256: str, file: IO[bytes]) -> int:
-    """Writes `chunks` to `file`; returns how many bytes. Raises InvalidInput for another digest."""
+    """Writes `chunks` to `file`; returns their size. Raises InvalidInput for another digest."""
     hasher = hashlib.sha256()
     size = 0
     for chunk in chunks:
@@ -81,31 +83,30 @@ def copy_verified(chunks: Iterable[bytes], sha256: str, file: IO[bytes]) -> int:
         size += len(chunk)
     if hasher.hexdigest() != sha256:
         raise InvalidInput(
-            f"the file's SHA-256 should be {sha256}; what came has {hasher.hexdigest()} "
-            f"({size} bytes)",
+            f"the file's SHA-256 must be {sha256}; got {hasher.hexdigest()} ({size} bytes)",
             field="sha256",
         )
     return size
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
-    """The file in pieces. Opened at once: raises NotFound now, StorageFailed later.
+    """The file in chunks. Opens it at once: raises NotFound now, StorageFailed later.
 
-    A symbolic link is not followed: nothing of ours is one.
+    Does not follow a symbolic link, because no stored file is one.
     """
-    with in_our_words(f"read {path}"):
+    with storage_errors(f"read {path}"):
         file = os.fdopen(os.open(path, _READ), "rb", buffering=0)
 
-    def pieces() -> Iterator[bytes]:
-        with file, in_our_words(f"read {path}"):
+    def chunks() -> Iterator[bytes]:
+        with file, storage_errors(f"read {path}"):
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
 
-    return pieces()
+    return chunks()
 
 
 def verified(chunks: Iterable[bytes], sha256: str, where: str) -> Iterator[bytes]:
-    """`chunks` again; raises ArtifactCorrupt after the last one if the digest is another."""
+    """Yields `chunks`; raises ArtifactCorrupt after the last one if their digest differs."""
     hasher = hashlib.sha256()
     for chunk in chunks:
         hasher.update(chunk)
@@ -119,7 +120,7 @@ def verified(chunks: Iterable[bytes], sha256: str, where: str) -> Iterator[bytes
 
 
 def has_digest(path: Path, sha256: str) -> bool:
-    """Whether the file is there and is what its digest says."""
+    """Whether the file exists and has this digest."""
     try:
         for _ in verified(read_chunks(path), sha256, str(path)):
             pass
@@ -129,10 +130,10 @@ def has_digest(path: Path, sha256: str) -> bool:
 
 
 def fetch_verified(get: Callable[[], Iterable[bytes]], sha256: str, to: Path) -> Path:
-    """`to/<sha256>`, checked now; taken from `get` if it is missing or damaged.
+    """Path of the verified file `to/<sha256>`, which is fetched if it is missing or damaged.
 
-    `get` gives chunks that are verified already, and is asked a second time if they were damaged
-    on the way. Nobody sees a file that is written halfway.
+    `get` returns verified chunks. It is called a second time if they were damaged in transfer. The
+    file appears atomically.
     """
     target = to / checked_sha256(sha256)
     if has_digest(target, sha256):
@@ -145,9 +146,9 @@ def fetch_verified(get: Callable[[], Iterable[bytes]], sha256: str, to: Path) ->
 
 
 def sweep(staging: Path, older_than_s: float) -> int:
-    """Removes what was abandoned in a staging folder; returns how many files."""
+    """Removes abandoned files of a staging folder; returns their number."""
     removed = 0
-    with in_our_words(f"sweep {staging}"):
+    with storage_errors(f"sweep {staging}"):
         if not staging.is_dir():
             return 0
         for entry in os.scandir(staging):
@@ -160,12 +161,12 @@ def sweep(staging: Path, older_than_s: float) -> int:
 
 
 @contextlib.contextmanager
-def in_our_words(doing: str) -> Iterator[None]:
-    """Errors of the operating system as errors of the domain."""
+def storage_errors(action: str) -> Iterator[None]:
+    """Translates OSError into errors of the domain: `cannot <action>: <reason>`."""
     try:
         yield
     except FileNotFoundError as wrong:
-        raise NotFound(f"cannot {doing}: there is no such file") from wrong
+        raise NotFound(f"cannot {action}: no such file") from wrong
     except OSError as wrong:
         kind = OutOfSpace if wrong.errno in _NO_SPACE else StorageFailed
-        raise kind(f"cannot {doing}: {wrong.strerror}") from wrong
+        raise kind(f"cannot {action}: {wrong.strerror}") from wrong

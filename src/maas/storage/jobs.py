@@ -1,4 +1,4 @@
-"""Jobs: what they were told, how far they are, how they ended."""
+"""Jobs: their specification, progress and result."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from maas.storage.schema import jobs, to_json
 
 
 class Jobs:
+    """Table of jobs."""
+
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def create(self, job: Job) -> Job:
-        """Stores it with the present time. Raises Conflict if its id is taken."""
+        """Stores the job with the present time. Raises Conflict if its id exists already."""
         now = self._db.now()
         stored = replace(job, created_at=job.created_at or now, updated_at=now)
         with self._db.begin() as connection:
             if self._row_of(connection, job.id) is not None:
-                raise Conflict(f"there is a job {shown(job.id)} already")
+                raise Conflict(f"job {shown(job.id)} exists already")
             connection.execute(insert(jobs), _row(stored))
         return stored
 
@@ -43,10 +45,10 @@ class Jobs:
         result: dict[str, Any] | None = None,
         error: str | None = None,
     ) -> Job:
-        """A word of the job's process: what is None stays, a lost job runs again.
+        """Stores a report of the job's process. Fields that are None keep their values.
 
-        A final state never changes: the same final state again changes nothing (a retry is
-        harmless), anything else raises Conflict. Raises NotFound.
+        A lost job that reports is running again. A final state never changes: the same final state
+        again has no effect, so retries are safe; any other update raises Conflict. Raises NotFound.
         """
 
         def work(connection: Connection) -> Job:
@@ -72,9 +74,9 @@ class Jobs:
         return self._db.retry(work)
 
     def request_cancel(self, job_id: str) -> Job:
-        """Notes the wish; the job's process sees it and ends itself. Again changes nothing.
+        """Marks the job for cancellation; its process sees that and stops. Idempotent.
 
-        Raises NotFound, and Conflict if it has ended otherwise.
+        Raises NotFound, and Conflict if the job has another final state.
         """
 
         def work(connection: Connection) -> Job:
@@ -83,7 +85,7 @@ class Jobs:
                 return job
             if job.state.is_final:
                 raise Conflict(f"job {job_id} has {job.state} already", state=str(job.state))
-            # `updated_at` stays: it says when the job's process was last heard of.
+            # `updated_at` stays: it is the time of the last report of the job's process.
             connection.execute(
                 update(jobs).where(jobs.c.id == job_id).values(cancel_requested=True)
             )
@@ -92,7 +94,8 @@ class Jobs:
         return self._db.retry(work)
 
     def mark_lost(self, silent_for_s: float) -> int:
-        """Marks queued and running jobs without a word for that long as lost; says how many."""
+        """Marks queued and running jobs without a report for this long as lost; returns their
+        number."""
         silent = (
             update(jobs)
             .where(
@@ -105,7 +108,7 @@ class Jobs:
             return connection.execute(silent).rowcount
 
     def list(self, kind: str | None = None, limit: int = 100) -> list[Job]:
-        """The newest first."""
+        """Jobs, newest first."""
         query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(max(limit, 0))
         if kind is not None:
             query = query.where(jobs.c.kind == kind)
@@ -114,7 +117,7 @@ class Jobs:
 
     def _row_of(self, connection: Connection, job_id: str, lock: bool = False) -> Row[Any] | None:
         query = select(jobs).where(jobs.c.id == job_id)
-        # SQLite has no row locks and needs none: its writers take turns.
+        # SQLite has no row locks and needs none: it serializes writers.
         return connection.execute(query.with_for_update() if lock else query).one_or_none()
 
     def _job(self, connection: Connection, job_id: str, lock: bool = False) -> Job:

@@ -1,4 +1,4 @@
-"""API keys, kept as hashes."""
+"""API keys, stored as hashes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from maas.storage.schema import keys
 from maas.storage.upsert import upsert
 
 SHORTEST_TOKEN = 32
-"""Characters. A fast hash keeps a secret only if nobody can guess it."""
+"""Characters. A fast hash protects only a secret that cannot be guessed."""
 
 _TOKEN = re.compile(rf"{PREFIX}([0-9a-z]{{4,32}})_.+")
 
 
 class Keys:
+    """Table of API keys."""
+
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def create(self, name: str, scopes: Sequence[Scope]) -> tuple[Key, str]:
-        """A new key and its token, which is nowhere else and cannot be shown again."""
+        """A new key and its token, which is not stored and cannot be shown again."""
         key_id, token = generate_token()
         key = self._new(key_id, name, scopes, token)
         with self._db.begin() as connection:
@@ -34,10 +36,16 @@ class Keys:
         return key, token
 
     def import_token(self, name: str, scopes: Sequence[Scope], token: str) -> Key:
-        """The key of a token that was made elsewhere; a known token's key stays as it is,
-        also if it was revoked. Raises InvalidInput for a short token."""
+        """The key of a token that was generated elsewhere.
+
+        The key of a known token stays unchanged, even if it is revoked. Raises InvalidInput for a
+        token that is too short.
+        """
         if len(token) < SHORTEST_TOKEN:
-            raise InvalidInput(f"a token has at least {SHORTEST_TOKEN} characters", field="token")
+            raise InvalidInput(
+                f"a token must have at least {SHORTEST_TOKEN} characters; got {len(token)}",
+                field="token",
+            )
         match = _TOKEN.fullmatch(token)
         key = self._new(match[1] if match else hash_token(token)[:12], name, scopes, token)
         with self._db.begin() as connection:
@@ -57,7 +65,7 @@ class Keys:
         return _key(row)
 
     def revoke(self, key_id: str) -> Key:
-        """Ends a key for good; again changes nothing. Raises NotFound."""
+        """Revokes a key permanently. Idempotent. Raises NotFound."""
         with self._db.begin() as connection:
             connection.execute(
                 update(keys)
@@ -77,7 +85,7 @@ class Keys:
         return f"; did you mean {key.id!r} ({key.name})?"
 
     def list(self) -> list[Key]:
-        """All keys, also revoked ones, oldest first."""
+        """All keys, including revoked ones, oldest first."""
         with self._db.read() as connection:
             rows = connection.execute(select(keys).order_by(keys.c.created_at, keys.c.id)).all()
         return [_key(row) for row in rows]

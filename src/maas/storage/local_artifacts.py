@@ -11,13 +11,15 @@ from maas.storage import files
 
 
 class LocalArtifacts:
+    """An `ArtifactStore` in a directory."""
+
     def __init__(self, root: Path) -> None:
         self._root = root
         self._staging = root / "staging"
 
     def size(self, sha256: str) -> int | None:
         path = self._path(sha256)
-        with files.in_our_words(f"look at {path}"):
+        with files.storage_errors(f"get the size of {path}"):
             try:
                 return path.lstat().st_size
             except FileNotFoundError:
@@ -28,8 +30,8 @@ class LocalArtifacts:
         if size is None:
             path = self._path(sha256)
             return files.write_verified(chunks, sha256, path, self._staging)
-        with files.in_our_words(f"store {sha256}"):
-            # Whoever wrote it may not have come so far, and we promise durability, too.
+        with files.storage_errors(f"store {sha256}"):
+            # The writer may not have synced the folder yet, but `put` promises durability.
             files.sync_dir(self._path(sha256).parent)
         return size
 

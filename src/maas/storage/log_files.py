@@ -1,8 +1,8 @@
-"""Logs that stay small: a process begins its file anew at a limit and keeps a few old ones.
+"""Log rotation: each process rotates its own log file at a size limit and keeps a few old ones.
 
-Whoever starts a process opens its log, so that nothing is lost that it says before it can log. From
-then on the process itself turns its file over, with all that it prints, because only it can move
-its own stdout and stderr to the new file.
+The parent opens the log of a process before it starts it, so that early output is not lost. From
+then on the process rotates its file itself, because only it can redirect its own stdout and stderr
+to the new file.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TextIO
 
-LOOK_EVERY_S = 1.0
-"""How often a file is looked at that something else than our logging may fill."""
+CHECK_EVERY_S = 1.0
+"""Interval of size checks for output that does not pass through logging."""
 
 
 @dataclass(frozen=True)
 class LogFile:
-    """`path`, and beside it the older `path.1`, `path.2`, … of the same process."""
+    """The log of a process: `path`, and the older files `path.1`, `path.2`, …"""
 
     path: Path
     max_bytes: int
     files: int
-    """Kept at most, with the one that is written; at least 2."""
+    """Maximum number of files, including the current one; at least 2."""
 
     def open(self) -> int:
-        """A file descriptor to append to. Of a log that is full, a new file."""
+        """A file descriptor to append to; rotates a full log first."""
         self._drop_old()
         if self.path.exists() and self.path.stat().st_size >= self.max_bytes:
-            return self.turn()
+            return self.rotate()
         return _open_private(self.path)
 
-    def turn(self) -> int:
-        """Begins a new file; returns its descriptor. Raises OSError, and then all is as before."""
+    def rotate(self) -> int:
+        """Starts a new file; returns its descriptor. Raises OSError and then changes nothing."""
         new = self.path.with_name(f"{self.path.name}.new")
-        new.unlink(missing_ok=True)  # of a process that was killed here
+        new.unlink(missing_ok=True)  # left by a process that was killed during a rotation
         descriptor = _open_private(new, os.O_EXCL | os.O_NOFOLLOW)
         try:
             self._move_names(new)
@@ -52,10 +52,10 @@ class LogFile:
         return descriptor
 
     def _move_names(self, new: Path) -> None:
-        """Only the names: whoever writes the file writes on in it until it has the new one.
+        """Renames the files. A process that writes the old file keeps writing to it.
 
-        No file goes before all have moved, and who moved goes back if another cannot: else a log
-        that fails here at every line would lose an old file with each.
+        Old files are removed only after all renames succeeded, and a failed rename undoes the
+        previous ones. Otherwise a log whose rotation fails would lose an old file with every line.
         """
         numbers = sorted((number for number, _ in older(self.path)), reverse=True)
         moves = [(self._older(n), self._older(n + 1)) for n in numbers]
@@ -77,25 +77,25 @@ class LogFile:
     def _drop_old(self) -> None:
         for number, old in older(self.path):
             if number >= self.files:
-                with contextlib.suppress(OSError):  # the next turn or start tries again
+                with contextlib.suppress(OSError):  # the next rotation or start tries again
                     old.unlink(missing_ok=True)
 
     def _older(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")
 
     def arguments(self) -> list[str]:
-        """For the command line of a process that is to write it; `from_arguments` reads them."""
+        """Command-line arguments for the process that writes this log; see `from_arguments`."""
         return ["--log", str(self.path), str(self.max_bytes), str(self.files)]
 
     @classmethod
-    def from_arguments(cls, given: list[str]) -> LogFile:
-        path, max_bytes, files = given
+    def from_arguments(cls, arguments: list[str]) -> LogFile:
+        path, max_bytes, files = arguments
         return cls(Path(path), int(max_bytes), int(files))
 
 
 @dataclass(frozen=True)
 class LogFolder:
-    """Where processes log, and within which limits each of them."""
+    """Folder of all logs, and the limits of each."""
 
     path: Path
     max_bytes: int
@@ -106,9 +106,9 @@ class LogFolder:
 
 
 class OutputToLogFile(logging.StreamHandler[TextIO]):
-    """Log lines of this process, and everything else that it and its libraries print.
+    """Handler that logs to a file and redirects stdout and stderr of this process to it.
 
-    One per process: its stdout and stderr are the file, and follow it into each new one.
+    At most one per process. A rotation redirects the output to the new file.
     """
 
     def __init__(self, log: LogFile) -> None:
@@ -117,31 +117,31 @@ class OutputToLogFile(logging.StreamHandler[TextIO]):
         _send_output_to(log.open())
 
     def watch(self) -> None:
-        """Look at the size now and then as well, for what is printed and not logged."""
+        """Starts a thread that checks the size, for output that does not pass through logging."""
         threading.Thread(target=self._watch, name="log", daemon=True).start()
 
-    def turn_if_full(self) -> None:
-        """If there can be no new file, the old one is written on."""
+    def rotate_if_full(self) -> None:
+        """Rotates a full log. If that fails, output continues in the present file."""
         self.acquire()
         try:
             with contextlib.suppress(OSError):
                 if os.fstat(2).st_size >= self._log.max_bytes:
-                    _send_output_to(self._log.turn())
+                    _send_output_to(self._log.rotate())
         finally:
             self.release()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.turn_if_full()
+        self.rotate_if_full()
         super().emit(record)
 
     def _watch(self) -> None:
         while True:
-            time.sleep(LOOK_EVERY_S)
-            self.turn_if_full()
+            time.sleep(CHECK_EVERY_S)
+            self.rotate_if_full()
 
 
 def older(path: Path) -> Iterator[tuple[int, Path]]:
-    """(n, `path.n`) of the older files of a log, in no order."""
+    """(n, `path.n`) of each older file of a log, unordered."""
     for old in path.parent.glob(f"{path.name}.*"):
         number = old.name.removeprefix(f"{path.name}.")
         if number.isdecimal():
@@ -149,30 +149,31 @@ def older(path: Path) -> Iterator[tuple[int, Path]]:
 
 
 def remove_log(path: Path) -> None:
+    """Removes a log with its older files."""
     for _, old in older(path):
         old.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
 def log_tail(path: Path, lines: int, most_bytes: int) -> bytes | None:
-    """The last lines of a log, also those in its older files; None if there is no such log.
+    """The last `lines` lines of a log and its older files; None if there is no such log.
 
-    Whole lines, `most_bytes` together at most.
+    Returns complete lines, together at most `most_bytes`.
     """
     with contextlib.ExitStack() as stack:
         files = _opened(path, stack)
         if not files:
             return None
         pieces: list[bytes] = []
-        left, is_cut, found = most_bytes, False, 0
+        left, is_cut, newlines = most_bytes, False, 0
         for file in files:
             start = max(0, file.seek(0, os.SEEK_END) - left)
             file.seek(start)
             pieces.append(file.read(left))
             left -= len(pieces[-1])
-            found += pieces[-1].count(b"\n")
+            newlines += pieces[-1].count(b"\n")
             is_cut = start > 0
-            if is_cut or found > lines:
+            if is_cut or newlines > lines:
                 break
     data = b"".join(reversed(pieces))
     if is_cut:
@@ -181,25 +182,25 @@ def log_tail(path: Path, lines: int, most_bytes: int) -> bytes | None:
 
 
 def _opened(path: Path, stack: contextlib.ExitStack) -> list[IO[bytes]]:
-    """The files of a log, newest first; each once, also if they are renamed meanwhile."""
-    # From new to old, the way in which names move: one may be met twice, none is missed.
+    """The files of a log, newest first; each once, even if a rotation renames them meanwhile."""
+    # From new to old, the direction of renames: a file may appear twice, but none is missed.
     listed = max((number for number, _ in older(path)), default=0)
     files: dict[int, IO[bytes]] = {}
     number = missing = 0
-    # A list may lack names that move while it is made: the end is where nothing comes any more.
+    # `listed` may be too low if a rotation ran meanwhile, so two missing names mark the end.
     while number <= listed or missing < 2:
         name = path.with_name(f"{path.name}.{number}") if number else path
         number, missing = number + 1, missing + 1
         with contextlib.suppress(OSError):
             file = stack.enter_context(name.open("rb"))
             missing = 0
-            known = os.fstat(file.fileno()).st_ino
-            if known in files:
-                # It moved on to here. What was met since is newer than it, or comes again.
-                while next(reversed(files)) != known:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode in files:
+                # It was renamed to this name. Files opened since are newer, or will appear again.
+                while next(reversed(files)) != inode:
                     files.popitem()
             else:
-                files[known] = file
+                files[inode] = file
     return list(files.values())
 
 

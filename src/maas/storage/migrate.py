@@ -1,4 +1,4 @@
-"""Brings a database to this program's schema. Imported only when a database is behind."""
+"""Migration of a database to this program's schema. Imported only if a database needs it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FOLDER = Path(__file__).parent / "migrations"
 def upgrade(connection: Connection) -> None:
     """Runs the missing migrations in the caller's transaction: all of them or none.
 
-    Raises Conflict if the database has a revision that this program does not know.
+    Raises Conflict if the database has an unknown revision.
     """
     config = Config()
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection
     present = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if present is not None and present not in known:
+    scripts = ScriptDirectory.from_config(config).walk_revisions()
+    if present is not None and present not in {script.revision for script in scripts}:
         raise Conflict(
-            f"the database has schema {present}, this program knows up to {REVISION}: "
-            "it was used by a newer OpenMaaS; upgrade, or open another database",
+            f"the database has schema revision {present}, but this version of OpenMaaS supports "
+            f"revisions up to {REVISION}; upgrade OpenMaaS, or use another database",
             found=present,
             known=REVISION,
         )

@@ -1,8 +1,8 @@
-"""The tables, and the revision of the migrations that they are the sum of.
+"""The tables, and the revision that the migrations lead to.
 
 Documents (manifests, targets, results) are JSON in TEXT columns, written by `to_json`: the same
-bytes on SQLite and PostgreSQL, no NaN, no character that PostgreSQL refuses in text. Times are
-seconds since the epoch, UTC, as double precision.
+bytes on SQLite and PostgreSQL, without NaN and without characters that PostgreSQL refuses in text.
+Times are seconds since the epoch, UTC, as double precision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sqlalchemy import (
 from maas.domain.errors import InvalidInput
 
 REVISION = "0002"
-"""The newest file in migrations/versions; a contract test holds the two together."""
+"""The newest revision in migrations/versions; a test compares tables and migrations."""
 
 metadata = MetaData(
     naming_convention={
@@ -85,7 +85,7 @@ variants = Table(
     Column("created_by", Text, nullable=False),
     ForeignKeyConstraint(["model", "number"], [versions.c.model, versions.c.number]),
 )
-"""Those that a version got after its publication; its own are in the manifest."""
+"""Variants added to a version after its publication; the others are in its manifest."""
 
 file_uses = Table(
     "file_uses",
@@ -173,7 +173,8 @@ jobs = Table(
 
 
 def to_json(value: Any, what: str) -> str:
-    """JSON for a TEXT column. Raises InvalidInput that names `what` for NaN and non-JSON values."""
+    """JSON for a TEXT column. Raises InvalidInput, which names `what`, for NaN and values that
+    JSON does not have."""
     try:
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as wrong:

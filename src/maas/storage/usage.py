@@ -1,7 +1,7 @@
-"""The ledger of usage: cumulative totals per gateway incarnation, summed when read.
+"""The usage ledger: cumulative totals per gateway incarnation, summed when read.
 
-A gateway counts in memory and reports its totals, not its increments. The ledger sets what it is
-told and never lowers it, so a report may arrive twice, late or in any order without a double count.
+A gateway counts in memory and reports totals, not increments. The ledger stores the highest total
+of each count, so a report may arrive twice, late or in any order and is never counted twice.
 """
 
 from __future__ import annotations
@@ -21,25 +21,29 @@ from maas.storage.schema import usage
 from maas.storage.upsert import upsert
 
 _COUNTS = ("requests", "rows", "errors", "compute_us", "prompt_tokens", "completion_tokens")
-_OF = ("key_id", "deployment", "operation", "day")
+_DIMENSIONS = ("key_id", "deployment", "operation", "day")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 class UsageLedger:
+    """Table of usage."""
+
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def record(self, source: str, totals: Sequence[Usage]) -> None:
-        """Sets the totals of one gateway incarnation; a count that is lower than known is kept."""
+        """Stores the totals of one gateway incarnation. A stored count never decreases."""
         if not totals:
             return
         statement = upsert(self._db, usage)
-        said = statement.excluded
+        new = statement.excluded
         highest: dict[str, ColumnElement[int]] = {
-            name: case((said[name] > usage.c[name], said[name]), else_=usage.c[name])
+            name: case((new[name] > usage.c[name], new[name]), else_=usage.c[name])
             for name in _COUNTS
         }
-        statement = statement.on_conflict_do_update(index_elements=["source", *_OF], set_=highest)
+        statement = statement.on_conflict_do_update(
+            index_elements=["source", *_DIMENSIONS], set_=highest
+        )
         rows = [{"source": source} | asdict(total) for total in totals]
         self._db.retry(lambda connection: connection.execute(statement, rows))
 
@@ -49,11 +53,10 @@ class UsageLedger:
         deployment: str | None = None,
         since: str | None = None,
     ) -> list[Usage]:
-        """Summed over gateways; `since` is the first day, YYYY-MM-DD. Ordered by day."""
-        query = select(
-            *(usage.c[name] for name in _OF),
-            *(func.sum(usage.c[name]).label(name) for name in _COUNTS),
-        ).group_by(*(usage.c[name] for name in _OF))
+        """Totals summed over gateways, ordered by day; `since` is the first day, YYYY-MM-DD."""
+        dimensions = [usage.c[name] for name in _DIMENSIONS]
+        sums = [func.sum(usage.c[name]).label(name) for name in _COUNTS]
+        query = select(*dimensions, *sums).group_by(*dimensions)
         if key_id is not None:
             query = query.where(usage.c.key_id == key_id)
         if deployment is not None:
@@ -73,10 +76,10 @@ class UsageLedger:
 def _is_day(text: str) -> bool:
     try:
         return _DAY.fullmatch(text) is not None and date.fromisoformat(text) is not None
-    except ValueError:  # the thirteenth month
+    except ValueError:  # for example month 13
         return False
 
 
 def _total(row: RowMapping) -> Usage:
-    # PostgreSQL sums 64-bit integers as decimals.
+    # PostgreSQL returns the sum of 64-bit integers as a decimal.
     return Usage(**dict(row) | {name: int(row[name]) for name in _COUNTS})

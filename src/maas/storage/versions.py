@@ -20,19 +20,21 @@ from maas.storage.upsert import upsert
 
 
 class Versions:
+    """Tables of models, versions, variants and evidence."""
+
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def publish(self, manifest: Manifest, created_by: str = "") -> tuple[Version, bool]:
         """The version with this manifest, and whether it is new. Durable on return.
 
-        A manifest that is already published keeps its number, so publishing again is harmless.
+        A manifest that is already published keeps its number, so publishing again is safe.
         """
         document = to_json(manifest.to_dict(), "manifest")
         digest = manifest.digest
 
         def work(connection: Connection) -> tuple[Version, bool]:
-            # Whoever writes the model's row first holds it to the end: numbers never collide.
+            # This locks the model's row to the end of the transaction, so numbers are unique.
             now = self._db.now()
             connection.execute(
                 upsert(self._db, models).on_conflict_do_update(
@@ -69,13 +71,13 @@ class Versions:
         return self._db.retry(work)
 
     def get(self, model: str, number: int | None = None) -> Version:
-        """The version of that number, or the newest. Raises NotFound."""
-        wanted = select(versions).where(versions.c.model == model)
+        """The version with this number, or the newest one. Raises NotFound."""
+        query = select(versions).where(versions.c.model == model)
         if number is not None:
-            wanted = wanted.where(versions.c.number == number)
+            query = query.where(versions.c.number == number)
         with self._db.read() as connection:
             row = connection.execute(
-                wanted.order_by(versions.c.number.desc()).limit(1)
+                query.order_by(versions.c.number.desc()).limit(1)
             ).one_or_none()
             added = self._added(connection, model, row.number) if row is not None else {}
         if row is None:
@@ -87,8 +89,8 @@ class Versions:
     ) -> tuple[Version, bool]:
         """The version with this variant, and whether it is new. Durable on return.
 
-        The same variant again changes nothing. Raises NotFound for the version, Conflict if
-        another variant has that name.
+        Adding the same variant again has no effect. Raises NotFound for an unknown version,
+        Conflict if another variant has this name.
         """
 
         def work(connection: Connection) -> bool:
@@ -100,7 +102,7 @@ class Versions:
                     return False
                 raise Conflict(
                     f"{model}:{number} has another variant {variant.name}; variants never change, "
-                    "so give this one another name",
+                    "so choose another name",
                     field="name",
                 )
             row = {
@@ -119,8 +121,8 @@ class Versions:
         return self.get(model, number), is_new
 
     def models(self) -> list[dict[str, Any]]:
-        """One dict per model: name, task (of its newest version), versions (how many), latest
-        (number), created_at, updated_at; by name."""
+        """One dict per model, ordered by name: name, task (of the newest version), versions (their
+        number), latest (its number), created_at, updated_at."""
         totals = (
             select(
                 versions.c.model,
@@ -148,10 +150,10 @@ class Versions:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def add_evidence(self, model: str, number: int, evidence: Evidence) -> None:
-        """Raises NotFound for the version and InvalidInput for its variant.
+        """Raises NotFound for an unknown version, InvalidInput for an unknown variant.
 
-        The same evidence again is kept once, so a retry is harmless; if it was made later, as by
-        the same measurement again, it is as new as that.
+        Equal evidence is stored once, so a retry is safe. Its time is that of the latest one, since
+        a repeated measurement may give the same values.
         """
         version = self.get(model, number)
         version.variant(evidence.variant)
@@ -179,7 +181,7 @@ class Versions:
                 self._note_files(connection, version, [evidence.file])
 
     def evidence(self, model: str, number: int) -> list[Evidence]:
-        """All evidence of a version, oldest first. Raises NotFound for the version."""
+        """All evidence of a version, oldest first. Raises NotFound for an unknown version."""
         self.get(model, number)
         query = (
             select(evidence_table.c.document, evidence_table.c.created_at)
@@ -194,7 +196,7 @@ class Versions:
         ]
 
     def uses_file(self, sha256: str) -> bool:
-        """Whether a version's manifest or evidence names this file."""
+        """Whether the manifest, a variant or evidence of any version names this file."""
         query = select(file_uses.c.sha256).where(file_uses.c.sha256 == sha256).limit(1)
         with self._db.read() as connection:
             return connection.execute(query).first() is not None
@@ -204,10 +206,10 @@ class Versions:
         query = select(versions).where(versions.c.model == model).order_by(versions.c.number)
         with self._db.read() as connection:
             added = self._added(connection, model)
-            found = [_version(row, added) for row in connection.execute(query)]
-        if not found:
+            rows = connection.execute(query).all()
+        if not rows:
             raise self._not_found(model)
-        return found
+        return [_version(row, added) for row in rows]
 
     def _not_found(self, model: str, number: int | None = None) -> NotFound:
         """The error for an unknown model, or for a version that a known model does not have."""
@@ -221,22 +223,22 @@ class Versions:
         return NotFound(f"model {shown(model)} has no version {number}; the newest is {newest}")
 
     def _lock(self, connection: Connection, model: str) -> None:
-        """Whoever writes the model's row first holds it to the end."""
+        """Locks the model's row to the end of the transaction."""
         now = self._db.now()
         connection.execute(update(models).where(models.c.name == model).values(updated_at=now))
 
     def _added(
         self, connection: Connection, model: str, number: int | None = None
     ) -> dict[int, tuple[Variant, ...]]:
-        """Variants that versions got after their publication, by number, oldest first."""
+        """Variants that were added after publication, by version number, oldest first."""
         query = select(variants.c.number, variants.c.document).where(variants.c.model == model)
         if number is not None:
             query = query.where(variants.c.number == number)
-        found: dict[int, tuple[Variant, ...]] = {}
+        added: dict[int, tuple[Variant, ...]] = {}
         for row in connection.execute(query.order_by(variants.c.created_at, variants.c.name)):
             variant = Variant.from_dict(json.loads(row.document))
-            found[row.number] = (*found.get(row.number, ()), variant)
-        return found
+            added[row.number] = (*added.get(row.number, ()), variant)
+        return added
 
     def _note_files(self, connection: Connection, version: Version, files: Iterable[File]) -> None:
         rows = [

@@ -240,7 +240,7 @@ def test_what_an_engine_prints_follows_the_log_into_new_files(tmp_path: Path) ->
         "print('end', flush=True)"
     )
     owner = (
-        "import sys; from maas.storage import log_files; log_files.LOOK_EVERY_S = 0.01\n"
+        "import sys; from maas.storage import log_files; log_files.CHECK_EVERY_S = 0.01\n"
         "log_files.OutputToLogFile(log_files.LogFile.from_arguments(sys.argv[3:])).watch()\n"
         "from maas.runtimes.upstream.process import EngineProcess\n"
         "from maas.runtimes.upstream.config import Engine\n"

@@ -1,4 +1,4 @@
-"""The same tests on both databases and on both artifact stores."""
+"""Fixtures that run each test on both databases and on both artifact stores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.servers.backends import PostgresServer, S3Server
 
 
 class Clock:
-    """Seconds since the epoch, as a test wants them."""
+    """A clock that tests set, in seconds since the epoch."""
 
     def __init__(self) -> None:
         self.seconds = 1_700_000_000.25
@@ -34,7 +34,7 @@ def clock() -> Clock:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database of the present schema: copying it is quicker than migrating each."""
+    """An empty, migrated database; copying it is faster than migrating one per test."""
     path = tmp_path_factory.mktemp("template") / "maas.db"
     Database.open(f"sqlite:///{path}").close()
     return path
@@ -42,7 +42,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_migrated(postgres_server: PostgresServer) -> str:
-    """The URL of one database of the present schema that tests empty after use."""
+    """URL of a migrated database that tests empty after use."""
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE migrated")
     url = postgres_server.url("migrated")
@@ -52,7 +52,7 @@ def postgres_migrated(postgres_server: PostgresServer) -> str:
 
 @contextmanager
 def fresh_postgres(server: PostgresServer) -> Iterator[str]:
-    """The URL of a database that is there for one test."""
+    """URL of a database that exists for one test."""
     name = f"t_{secrets.token_hex(6)}"
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -62,17 +62,17 @@ def fresh_postgres(server: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database without a schema."""
+    """URL of an empty database without a schema."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'maas.db'}"
         return
-    with fresh_postgres(request.getfixturevalue("postgres_server")) as found:
-        yield found
+    with fresh_postgres(request.getfixturevalue("postgres_server")) as database_url:
+        yield database_url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def db(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Database]:
-    """An open and empty database of the present schema, whose time is `clock`."""
+    """An open and empty database whose time is `clock`."""
     if request.param == "sqlite":
         path = tmp_path / "maas.db"
         shutil.copy(request.getfixturevalue("sqlite_template"), path)
@@ -98,7 +98,7 @@ def options_of(server: S3Server) -> S3Options:
 
 @pytest.fixture
 def s3_store(s3_server: S3Server) -> ObjectArtifacts:
-    """An empty store: a prefix of its own in the one bucket."""
+    """An empty store: a prefix of its own in the shared bucket."""
     prefix = f"test/{secrets.token_hex(6)}"
     return ObjectArtifacts(s3_server.bucket, prefix, options_of(s3_server))
 
@@ -108,5 +108,5 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     """An empty artifact store."""
     if request.param == "local":
         return LocalArtifacts(tmp_path / "artifacts")
-    found: ObjectArtifacts = request.getfixturevalue("s3_store")
-    return found
+    s3_store: ObjectArtifacts = request.getfixturevalue("s3_store")
+    return s3_store

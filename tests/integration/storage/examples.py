@@ -1,4 +1,4 @@
-"""Nouns that tests store."""
+"""Domain objects for tests of the storage."""
 
 from __future__ import annotations
 

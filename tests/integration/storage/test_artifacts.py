@@ -1,4 +1,4 @@
-"""What both artifact stores promise."""
+"""Behavior that both artifact stores have in common."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def chunks_of(data: bytes, size: int = 100_000) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("data", [b"", b"x", DATA], ids=["empty", "tiny", "large"])
-def test_what_is_put_comes_back(store: ArtifactStore, data: bytes) -> None:
+def test_a_stored_file_is_read_back(store: ArtifactStore, data: bytes) -> None:
     name = digest_of(data)
     assert store.size(name) is None
     assert store.put(name, chunks_of(data)) == len(data)
@@ -29,7 +29,7 @@ def test_what_is_put_comes_back(store: ArtifactStore, data: bytes) -> None:
     assert b"".join(store.get(name)) == data
 
 
-def test_a_file_that_is_there_is_not_read_again(store: ArtifactStore) -> None:
+def test_a_stored_file_is_not_read_again(store: ArtifactStore) -> None:
     def never() -> Iterator[bytes]:
         raise AssertionError("read")
         yield b""
@@ -38,7 +38,7 @@ def test_a_file_that_is_there_is_not_read_again(store: ArtifactStore) -> None:
     assert store.put(digest_of(DATA), never()) == len(DATA)
 
 
-def test_a_file_of_another_digest_is_refused_and_never_shown(store: ArtifactStore) -> None:
+def test_a_file_with_another_digest_is_refused_and_never_visible(store: ArtifactStore) -> None:
     name = digest_of(DATA)
     with pytest.raises(InvalidInput, match=name):
         store.put(name, chunks_of(DATA[:-1]))
@@ -50,7 +50,7 @@ def test_a_file_of_another_digest_is_refused_and_never_shown(store: ArtifactStor
     assert store.put(name, chunks_of(DATA)) == len(DATA)
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(store: ArtifactStore) -> None:
+def test_an_interrupted_upload_leaves_nothing(store: ArtifactStore) -> None:
     def broken() -> Iterator[bytes]:
         yield DATA[:1_000_000]
         raise ConnectionAbortedError("the client went away")
@@ -60,7 +60,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(store: ArtifactStore) -> None:
     assert store.size(digest_of(DATA)) is None
 
 
-def test_what_is_not_there_is_not_found(store: ArtifactStore, tmp_path: Path) -> None:
+def test_an_absent_file_is_not_found(store: ArtifactStore, tmp_path: Path) -> None:
     absent = digest_of(b"absent")
     assert store.size(absent) is None
     with pytest.raises(NotFound, match=absent):
@@ -73,7 +73,9 @@ def test_what_is_not_there_is_not_found(store: ArtifactStore, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "name", ["", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "/..", "\ud800" * 64]
 )
-def test_only_a_digest_is_a_name(store: ArtifactStore, tmp_path: Path, name: str) -> None:
+def test_names_other_than_digests_are_refused(
+    store: ArtifactStore, tmp_path: Path, name: str
+) -> None:
     with pytest.raises(InvalidInput, match="SHA-256"):
         store.size(name)
     with pytest.raises(InvalidInput, match="SHA-256"):
@@ -84,7 +86,7 @@ def test_only_a_digest_is_a_name(store: ArtifactStore, tmp_path: Path, name: str
         store.fetch(name, tmp_path)
 
 
-def test_fetch_gives_a_copy_and_then_the_same_one(store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_second_fetch_returns_the_same_copy(store: ArtifactStore, tmp_path: Path) -> None:
     name = digest_of(DATA)
     store.put(name, [DATA])
     path = store.fetch(name, tmp_path / "cache")
@@ -108,7 +110,7 @@ def test_a_damaged_copy_is_fetched_again(store: ArtifactStore, tmp_path: Path, d
     assert b"".join(store.get(name)) == DATA, "the copy is not the store's own file"
 
 
-def test_puts_and_fetches_at_one_time_agree(store: ArtifactStore, tmp_path: Path) -> None:
+def test_concurrent_puts_and_fetches_agree(store: ArtifactStore, tmp_path: Path) -> None:
     name = digest_of(DATA)
     with ThreadPoolExecutor(8) as pool:
         sizes = set(pool.map(lambda _: store.put(name, chunks_of(DATA)), range(8)))

@@ -1,4 +1,4 @@
-"""Opening, migrating, locking and losing a database."""
+"""Opening, migrating and locking a database, and losing the connection to it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
         yield url
 
 
-def test_an_empty_database_is_brought_up_to_date_and_kept(url: str) -> None:
+def test_an_empty_database_is_migrated_and_persists(url: str) -> None:
     first = Database.open(url)
     Versions(first).publish(manifest())
     first.close()
@@ -60,20 +60,20 @@ def test_an_up_to_date_database_opens_without_alembic(url: str) -> None:
     assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
 
 
-def test_a_newer_schema_is_refused_and_left_alone(url: str) -> None:
+def test_a_newer_schema_is_refused_and_unchanged(url: str) -> None:
     newer = Database.open(url)
     with newer.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(Conflict, match=f"9999.*{schema.REVISION}"):
         Database.open(url)
     with newer.read() as connection:
-        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
-    assert found == "9999"
+        revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+    assert revision == "9999"
     newer.close()
 
 
 def test_a_migration_that_fails_leaves_nothing(url: str) -> None:
-    """The last table is in the way, so all others are made before it fails."""
+    """The last table exists already, so all others are created before the failure."""
     bare = Database(database._engine(database._parsed(url)))
     with bare.begin() as connection:
         connection.execute(text("CREATE TABLE file_uses (x INTEGER)"))
@@ -86,7 +86,7 @@ def test_a_migration_that_fails_leaves_nothing(url: str) -> None:
     Database.open(url).close()
 
 
-def test_starts_at_one_time_migrate_once(url: str) -> None:
+def test_concurrent_starts_migrate_once(url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         opened = list(pool.map(lambda _: Database.open(url), range(4)))
     for each in opened:
@@ -96,7 +96,7 @@ def test_starts_at_one_time_migrate_once(url: str) -> None:
         each.close()
 
 
-def test_what_was_begun_and_failed_is_undone(db: Database) -> None:
+def test_a_failed_transaction_is_rolled_back(db: Database) -> None:
     with pytest.raises(ZeroDivisionError), db.begin() as connection:
         connection.execute(insert(schema.models), ROW)
         raise ZeroDivisionError
@@ -108,7 +108,7 @@ def assert_empty(db: Database) -> None:
         assert connection.execute(select(schema.models)).all() == []
 
 
-def test_a_lost_race_is_tried_again(db: Database) -> None:
+def test_a_lost_race_is_retried(db: Database) -> None:
     tries = []
 
     def work(connection: object) -> str:
@@ -135,7 +135,7 @@ def test_a_race_that_is_always_lost_is_unavailable(db: Database) -> None:
     assert len(tries) == database.ATTEMPTS
 
 
-def test_a_broken_reference_is_a_conflict_and_no_race(db: Database) -> None:
+def test_a_broken_reference_is_a_conflict_and_not_a_race(db: Database) -> None:
     row = {"sha256": "a" * 64, "model": "absent", "number": 1}
     with pytest.raises(Conflict), db.begin() as connection:
         connection.execute(insert(schema.file_uses), row)
@@ -190,7 +190,7 @@ def test_sqlite_writers_wait_for_a_lock_and_readers_do_not(tmp_path: Path) -> No
     db.close()
 
 
-def test_sqlite_writers_give_up_on_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sqlite_writers_time_out_on_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "WAIT_S", 0.2)
     path = tmp_path / "maas.db"
     db = Database.open(f"sqlite:///{path}")
@@ -205,7 +205,7 @@ def test_sqlite_writers_give_up_on_a_lock(tmp_path: Path, monkeypatch: pytest.Mo
     db.close()
 
 
-def test_sqlite_says_that_the_disk_is_full(tmp_path: Path) -> None:
+def test_sqlite_reports_a_full_disk(tmp_path: Path) -> None:
     db = Database.open(f"sqlite:///{tmp_path / 'maas.db'}")
     with pytest.raises(OutOfSpace), db.begin() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 1")
@@ -216,7 +216,7 @@ def test_sqlite_says_that_the_disk_is_full(tmp_path: Path) -> None:
     db.close()
 
 
-def test_a_file_that_is_no_database_is_said_to_be_damaged(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_reported_as_damaged(tmp_path: Path) -> None:
     path = tmp_path / "maas.db"
     path.write_bytes(b"this is no database, it is a letter" * 100)
     with pytest.raises(StorageFailed, match="damaged"):
@@ -224,7 +224,7 @@ def test_a_file_that_is_no_database_is_said_to_be_damaged(tmp_path: Path) -> Non
     assert path.read_bytes().startswith(b"this is no database")
 
 
-def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed, match=str(tmp_path)):
         Database.open(f"sqlite:///{tmp_path}")
 
@@ -232,7 +232,7 @@ def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
 # PostgreSQL
 
 
-def test_postgres_connections_that_were_cut_are_replaced(postgres_url: str) -> None:
+def test_cut_postgres_connections_are_replaced(postgres_url: str) -> None:
     db = Database.open(postgres_url)
     with pytest.raises(Unavailable) as lost, db.begin() as connection:
         connection.execute(insert(schema.models), ROW)
@@ -247,7 +247,7 @@ def test_postgres_connections_that_were_cut_are_replaced(postgres_url: str) -> N
 
 
 def cut(url: str) -> None:
-    """Ends all other connections to that database, as a restart of the server does."""
+    """Terminates all other connections to the database, as a restart of the server does."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -255,21 +255,21 @@ def cut(url: str) -> None:
         )
 
 
-def test_postgres_writers_give_up_on_a_lock(
+def test_postgres_writers_time_out_on_a_lock(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "WAIT_S", 1)
     db = Database.open(postgres_url)
     with psycopg.connect(postgres_url) as other:
         other.execute("LOCK TABLE models")
-        with pytest.raises(Unavailable, match="lock") as refused:  # or it waits for ever
+        with pytest.raises(Unavailable, match="lock") as refused:  # otherwise it waits forever
             Versions(db).publish(manifest())
     assert refused.value.retry_after == 1
     Versions(db).publish(manifest())
     db.close()
 
 
-def test_postgres_that_is_not_there_or_refuses_is_unavailable(
+def test_a_postgres_server_that_is_down_or_refuses_is_unavailable(
     postgres_server: PostgresServer,
 ) -> None:
     nobody = f"postgresql://u:secret-1@127.0.0.1:{free_ports(1)[0]}/d"

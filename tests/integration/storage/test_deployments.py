@@ -1,3 +1,5 @@
+"""Deployments in the database: revisions, history and the default."""
+
 from __future__ import annotations
 
 import threading
@@ -17,14 +19,14 @@ from maas.storage.deployments import Deployments, RevisionConflict
 from tests.integration.storage.examples import deployment
 
 
-def test_a_deployment_comes_back_as_it_was_put(db: Database) -> None:
+def test_a_deployment_survives_a_round_trip(db: Database) -> None:
     put = Deployments(db).put(deployment())
     assert put == replace(deployment(), default=True, revision=1)
     assert Deployments(db).get("digits") == put
     assert Deployments(db).list() == [put]
 
 
-def test_each_put_is_a_revision_whatever_it_claims(db: Database) -> None:
+def test_each_put_is_a_new_revision_whatever_its_own_number(db: Database) -> None:
     deployments = Deployments(db)
     deployments.put(deployment())
     assert deployments.put(replace(deployment(version=2), revision=77)).revision == 2
@@ -33,16 +35,16 @@ def test_each_put_is_a_revision_whatever_it_claims(db: Database) -> None:
     assert [d.targets[0].version for d in deployments.history("digits")] == [1, 2]
 
 
-def test_there_is_one_default_and_only_another_takes_it(db: Database) -> None:
+def test_only_another_default_replaces_the_default(db: Database) -> None:
     deployments = Deployments(db)
     assert deployments.put(deployment("a")).default
     assert not deployments.put(deployment("b")).default
-    assert deployments.put(deployment("a", version=2)).default, "kept without being asked for"
+    assert deployments.put(deployment("a", version=2)).default, "a put without the flag keeps it"
     assert deployments.put(deployment("b", default=True)).default
     assert {d.name: d.default for d in deployments.list()} == {"a": False, "b": True}
 
 
-def test_nobody_inherits_the_default_of_a_deleted_deployment(db: Database) -> None:
+def test_deleting_the_default_leaves_none(db: Database) -> None:
     deployments = Deployments(db)
     deployments.put(deployment("a"))
     deployments.put(deployment("b"))
@@ -51,7 +53,7 @@ def test_nobody_inherits_the_default_of_a_deleted_deployment(db: Database) -> No
     assert deployments.put(deployment("b", default=True)).default
 
 
-def test_rollback_puts_model_targets_and_scaling_back(db: Database) -> None:
+def test_rollback_restores_model_targets_and_scaling(db: Database) -> None:
     deployments = Deployments(db)
     first = deployments.put(deployment(version=1))
     other = Deployment("digits", "other", (Target(9, "onnx"),), Scaling(replicas=3))
@@ -62,7 +64,7 @@ def test_rollback_puts_model_targets_and_scaling_back(db: Database) -> None:
     assert [d.revision for d in deployments.history("digits")] == [1, 2, 3, 4]
 
 
-def test_what_was_made_from_another_revision_is_not_put(db: Database) -> None:
+def test_a_change_based_on_another_revision_is_refused(db: Database) -> None:
     store = Deployments(db)
     first = store.put(deployment(), after=0)
     with pytest.raises(RevisionConflict):
@@ -73,7 +75,7 @@ def test_what_was_made_from_another_revision_is_not_put(db: Database) -> None:
     assert store.get("digits") == second
 
 
-def test_rollback_leaves_the_default_where_it_is(db: Database) -> None:
+def test_rollback_does_not_move_the_default(db: Database) -> None:
     deployments = Deployments(db)
     deployments.put(deployment("a"))
     deployments.put(deployment("a", version=2))
@@ -82,7 +84,7 @@ def test_rollback_leaves_the_default_where_it_is(db: Database) -> None:
     assert deployments.get("b").default
 
 
-def test_there_is_nothing_before_the_first_revision(db: Database) -> None:
+def test_the_first_revision_cannot_be_rolled_back(db: Database) -> None:
     deployments = Deployments(db)
     deployments.put(deployment())
     with pytest.raises(Conflict, match="no earlier revision"):
@@ -90,7 +92,7 @@ def test_there_is_nothing_before_the_first_revision(db: Database) -> None:
     assert deployments.get("digits").revision == 1
 
 
-def test_a_deleted_name_starts_anew_but_its_history_stays(db: Database) -> None:
+def test_a_deleted_name_starts_over_and_keeps_its_history(db: Database) -> None:
     deployments = Deployments(db)
     deployments.put(deployment(version=1))
     deployments.put(deployment(version=2))
@@ -104,19 +106,19 @@ def test_a_deleted_name_starts_anew_but_its_history_stays(db: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    "ask", [Deployments.get, Deployments.delete, Deployments.history, Deployments.rollback]
+    "method", [Deployments.get, Deployments.delete, Deployments.history, Deployments.rollback]
 )
 def test_an_unknown_name_is_not_found(
-    db: Database, ask: Callable[[Deployments, str], object]
+    db: Database, method: Callable[[Deployments, str], object]
 ) -> None:
     with pytest.raises(NotFound, match="absent"):
-        ask(Deployments(db), "absent")
+        method(Deployments(db), "absent")
     Deployments(db).put(deployment())
     with pytest.raises(NotFound, match=r"^there is no deployment 'digts'; did you mean 'digits'\?"):
-        ask(Deployments(db), "digts")
+        method(Deployments(db), "digts")
 
 
-def test_who_did_what_is_on_record(db: Database) -> None:
+def test_the_history_records_actors_and_actions(db: Database) -> None:
     deployments = Deployments(db)
     deployments.put(deployment(), actor="ada")
     deployments.put(deployment(version=2), actor="bob")
@@ -135,7 +137,7 @@ def test_who_did_what_is_on_record(db: Database) -> None:
     ]
 
 
-def test_puts_at_one_time_leave_one_default_and_all_revisions(db: Database) -> None:
+def test_concurrent_puts_leave_one_default_and_all_revisions(db: Database) -> None:
     deployments = Deployments(db)
 
     def put(i: int) -> Deployment:
@@ -148,22 +150,22 @@ def test_puts_at_one_time_leave_one_default_and_all_revisions(db: Database) -> N
         assert [d.revision for d in deployments.history(name)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_default_that_is_being_put_is_not_overlooked(
+def test_an_uncommitted_default_is_not_overlooked(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`slow` has taken the flag and not committed when `quick` takes it, too."""
+    """`slow` sets the flag and has not committed when `quick` sets it, too."""
     deployments = Deployments(db)
     deployments.put(deployment("first"))
     written, go_on = threading.Event(), threading.Event()
-    remember = Deployments._remember
+    add_history = Deployments._add_history
 
     def slowly(self: Deployments, connection: Connection, *rest: Any) -> None:
-        remember(self, connection, *rest)
+        add_history(self, connection, *rest)
         if rest[0].name == "slow":
             written.set()
             go_on.wait(10)
 
-    monkeypatch.setattr(Deployments, "_remember", slowly)
+    monkeypatch.setattr(Deployments, "_add_history", slowly)
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(deployments.put, deployment("slow", default=True))
         assert written.wait(10)

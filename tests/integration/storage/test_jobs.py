@@ -1,3 +1,5 @@
+"""Jobs in the database: updates, cancellation and loss."""
+
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -16,7 +18,7 @@ from tests.integration.storage.conftest import Clock
 JOB = Job("j1", "build", "digits", JobState.QUEUED, spec={"epochs": 3})
 
 
-def test_a_job_comes_back_as_it_was_created(db: Database, clock: Clock) -> None:
+def test_a_job_survives_a_round_trip(db: Database, clock: Clock) -> None:
     created = Jobs(db).create(JOB)
     assert created == replace(JOB, created_at=clock.seconds, updated_at=clock.seconds)
     assert Jobs(db).get("j1") == created
@@ -30,7 +32,7 @@ def test_a_job_comes_back_as_it_was_created(db: Database, clock: Clock) -> None:
         Jobs(db).update("absent", state=JobState.RUNNING)
 
 
-def test_an_update_changes_what_it_names(db: Database, clock: Clock) -> None:
+def test_an_update_changes_only_its_fields(db: Database, clock: Clock) -> None:
     jobs = Jobs(db)
     jobs.create(JOB)
     clock.seconds += 1
@@ -48,7 +50,7 @@ def test_a_final_state_never_changes(db: Database, final: JobState) -> None:
     jobs = Jobs(db)
     jobs.create(JOB)
     ended = jobs.update("j1", state=final, error="as it was")
-    assert jobs.update("j1", state=final, error="said again") == ended
+    assert jobs.update("j1", state=final, error="again") == ended
     for state in (None, *JobState):
         if state is not final:
             with pytest.raises(Conflict, match=str(final)):
@@ -57,7 +59,7 @@ def test_a_final_state_never_changes(db: Database, final: JobState) -> None:
     assert jobs.get("j1") == ended
 
 
-def test_a_wish_to_cancel_is_seen_by_the_jobs_next_word(db: Database, clock: Clock) -> None:
+def test_the_next_report_returns_a_cancel_request(db: Database, clock: Clock) -> None:
     jobs = Jobs(db)
     jobs.create(JOB)
     clock.seconds += 5
@@ -73,7 +75,7 @@ def test_a_wish_to_cancel_is_seen_by_the_jobs_next_word(db: Database, clock: Clo
         jobs.request_cancel("j2")
 
 
-def test_a_silent_job_is_lost_until_it_is_heard_again(db: Database, clock: Clock) -> None:
+def test_a_silent_job_is_lost_until_its_next_report(db: Database, clock: Clock) -> None:
     jobs = Jobs(db)
     jobs.create(replace(JOB, state=JobState.RUNNING))
     jobs.create(replace(JOB, id="queued"))
@@ -99,13 +101,13 @@ def test_the_newest_jobs_come_first(db: Database, clock: Clock) -> None:
     assert jobs.list("optimize") == []
 
 
-def test_a_loss_that_is_no_number_is_refused(db: Database) -> None:
+def test_a_loss_of_nan_is_refused(db: Database) -> None:
     Jobs(db).create(JOB)
     with pytest.raises(InvalidInput, match="progress"):
         Jobs(db).update("j1", progress=Progress(1, 2, values={"loss": float("nan")}))
 
 
-def test_an_end_that_is_being_written_is_not_overwritten(db: Database) -> None:
+def test_an_uncommitted_final_state_is_not_overwritten(db: Database) -> None:
     jobs = Jobs(db)
     jobs.create(replace(JOB, state=JobState.RUNNING))
     with ThreadPoolExecutor(1) as pool:

@@ -1,3 +1,5 @@
+"""API keys in the database."""
+
 from __future__ import annotations
 
 import pytest
@@ -11,7 +13,7 @@ from maas.storage.keys import Keys
 from tests.integration.storage.conftest import Clock
 
 
-def test_a_key_is_stored_and_its_token_is_not(db: Database, clock: Clock) -> None:
+def test_a_key_is_stored_without_its_token(db: Database, clock: Clock) -> None:
     key, token = Keys(db).create("ada", [Scope.CALL, Scope.READ])
     assert Keys(db).get(key.id) == key
     assert key.sha256 == hash_token(token)
@@ -29,7 +31,7 @@ def test_keys_are_listed_oldest_first(db: Database, clock: Clock) -> None:
     assert Keys(db).list() == [first, second]
 
 
-def test_a_revoked_key_stays_revoked_since_the_first_time(db: Database, clock: Clock) -> None:
+def test_revoking_again_keeps_the_first_time(db: Database, clock: Clock) -> None:
     key, _ = Keys(db).create("ada", [Scope.CALL])
     other, _ = Keys(db).create("bob", [Scope.CALL])
     clock.seconds += 5
@@ -69,12 +71,12 @@ def test_a_token_is_imported_once(db: Database) -> None:
     assert len(Keys(db).list()) == 1
 
 
-def test_a_token_of_another_make_is_imported(db: Database) -> None:
+def test_a_token_in_another_format_is_imported(db: Database) -> None:
     token = "x" * 40
     assert Keys(db).import_token("admin", [Scope.ADMIN], token).sha256 == hash_token(token)
 
 
-def test_bad_keys_are_refused(db: Database) -> None:
+def test_invalid_keys_are_refused(db: Database) -> None:
     with pytest.raises(InvalidInput, match="at least 32"):
         Keys(db).import_token("admin", [Scope.ADMIN], "secret")
     with pytest.raises(InvalidInput, match="scope"):

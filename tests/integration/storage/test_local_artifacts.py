@@ -1,4 +1,4 @@
-"""The store in a directory: permissions, full disks, damage and sudden death."""
+"""The store in a directory: permissions, full disks, damage and killed writers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def path_of(root: Path, data: bytes) -> Path:
     return root / "sha256" / name[:2] / name
 
 
-def test_files_are_where_the_layout_says_and_only_ours(root: Path, local: LocalArtifacts) -> None:
+def test_files_follow_the_layout_and_are_private(root: Path, local: LocalArtifacts) -> None:
     local.put(digest_of(DATA), [DATA])
     assert path_of(root, DATA).read_bytes() == DATA
     everything = [root.parent, root, *root.rglob("*")]
@@ -61,7 +61,7 @@ def test_a_flipped_bit_is_detected(
     assert list((tmp_path / "cache" / "staging").iterdir()) == []
 
 
-def test_a_link_in_the_place_of_a_file_is_not_followed(
+def test_a_symbolic_link_in_place_of_a_file_is_not_followed(
     root: Path, local: LocalArtifacts, tmp_path: Path
 ) -> None:
     local.put(digest_of(DATA), [DATA])
@@ -72,14 +72,14 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(
         list(local.get(digest_of(DATA)))
 
 
-def test_a_wrong_file_leaves_no_staging(root: Path, local: LocalArtifacts) -> None:
+def test_a_refused_file_leaves_nothing_staged(root: Path, local: LocalArtifacts) -> None:
     with pytest.raises(InvalidInput):
         local.put(digest_of(DATA), [DATA, b"more"])
     assert list((root / "staging").iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_said_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_nothing(
     root: Path, local: LocalArtifacts, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def full(descriptor: int) -> None:
@@ -95,7 +95,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     assert local.put(digest_of(DATA), [DATA]) == len(DATA)
 
 
-def test_a_limit_on_file_size_is_no_space(root: Path, local: LocalArtifacts) -> None:
+def test_a_limit_on_the_file_size_is_out_of_space(root: Path, local: LocalArtifacts) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     try:
@@ -107,7 +107,7 @@ def test_a_limit_on_file_size_is_no_space(root: Path, local: LocalArtifacts) -> 
     assert list((root / "staging").iterdir()) == []
 
 
-def test_a_disk_that_fails_to_sync_has_not_stored(
+def test_a_failed_sync_is_a_failed_put(
     root: Path, local: LocalArtifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(descriptor: int) -> None:
@@ -183,7 +183,7 @@ LocalArtifacts(root).put(name, chunks())
 
 
 def kill_points(root: Path) -> Iterator[Path]:
-    """A store whose writer was killed at its first step, its second, … until one lived."""
+    """Stores whose writer was killed at its first step, its second, … until one survived."""
     for point in range(1, 60):
         store = root / str(point)
         command = [sys.executable, "-c", KILLED, str(store), digest_of(DATA), str(point)]
@@ -195,7 +195,7 @@ def kill_points(root: Path) -> Iterator[Path]:
     raise AssertionError("the writer never came to its end")
 
 
-def test_a_writer_killed_anywhere_leaves_a_file_absent_or_whole(tmp_path: Path) -> None:
+def test_a_writer_killed_at_any_step_leaves_the_file_absent_or_complete(tmp_path: Path) -> None:
     points = 0
     for root in kill_points(tmp_path):
         points += 1

@@ -1,4 +1,4 @@
-"""schema.py is the sum of the migrations."""
+"""The migrations lead to the tables of schema.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maas.storage import migrate, schema
 from maas.storage.database import Database
 
 
-def test_the_migrations_make_the_tables_of_the_schema(db: Database) -> None:
+def test_the_migrations_create_the_tables_of_the_schema(db: Database) -> None:
     with db.read() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True}
@@ -20,13 +20,13 @@ def test_the_migrations_make_the_tables_of_the_schema(db: Database) -> None:
         assert compare_metadata(context, schema.metadata) == []
 
 
-def test_the_migrations_make_the_same_keys(db: Database) -> None:
+def test_the_migrations_create_the_same_primary_keys(db: Database) -> None:
     """Alembic does not compare primary keys."""
     with db.read() as connection:
         inspector = inspect(connection)
         for table in schema.metadata.sorted_tables:
-            found = inspector.get_pk_constraint(table.name)["constrained_columns"]
-            assert found == [column.name for column in table.primary_key.columns], table.name
+            columns = inspector.get_pk_constraint(table.name)["constrained_columns"]
+            assert columns == [column.name for column in table.primary_key.columns], table.name
 
 
 def test_the_schema_names_the_newest_migration() -> None:

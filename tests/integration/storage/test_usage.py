@@ -1,3 +1,5 @@
+"""The usage ledger: totals per gateway, without double counts."""
+
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ def test_a_replayed_report_counts_once(db: Database) -> None:
     assert ledger.totals() == [ONE]
 
 
-def test_a_late_report_lowers_nothing(db: Database) -> None:
+def test_a_late_report_does_not_lower_a_total(db: Database) -> None:
     ledger = UsageLedger(db)
     newer = replace(ONE, requests=20, rows=200, errors=2, compute_us=9_000)
     ledger.record("gateway-1", [newer])
@@ -31,7 +33,7 @@ def test_a_late_report_lowers_nothing(db: Database) -> None:
     assert ledger.totals() == [replace(newer, rows=300)]
 
 
-def test_gateways_are_summed_and_all_else_is_apart(db: Database) -> None:
+def test_totals_are_summed_over_gateways_only(db: Database) -> None:
     ledger = UsageLedger(db)
     others = [
         replace(ONE, key_id="k2"),
@@ -46,7 +48,7 @@ def test_gateways_are_summed_and_all_else_is_apart(db: Database) -> None:
     assert ledger.totals() == [others[1], others[2], twice, others[0], others[3]]
 
 
-def test_totals_can_be_narrowed(db: Database) -> None:
+def test_totals_can_be_filtered(db: Database) -> None:
     ledger = UsageLedger(db)
     other = replace(ONE, key_id="k2", deployment="article", day="2026-03-02")
     ledger.record("gateway-1", [ONE, other])
@@ -67,12 +69,12 @@ def test_counts_beyond_32_bits_are_exact(db: Database) -> None:
     assert {type(total.rows), type(total.compute_us)} == {int}, "JSON has no decimals"
 
 
-def test_nothing_to_record_is_fine(db: Database) -> None:
+def test_an_empty_report_has_no_effect(db: Database) -> None:
     UsageLedger(db).record("gateway-1", [])
     assert UsageLedger(db).totals() == []
 
 
-def test_reports_at_one_time_all_count(db: Database) -> None:
+def test_concurrent_reports_all_count(db: Database) -> None:
     ledger = UsageLedger(db)
     totals = [replace(ONE, key_id=f"k{i}") for i in range(20)]
 

@@ -1,3 +1,5 @@
+"""Versions, variants and evidence in the database."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -14,7 +16,7 @@ from tests.integration.storage.conftest import Clock
 from tests.integration.storage.examples import digest_of, manifest
 
 
-def test_a_published_version_comes_back_as_it_was(db: Database, clock: Clock) -> None:
+def test_a_published_version_survives_a_round_trip(db: Database, clock: Clock) -> None:
     published, is_new = Versions(db).publish(manifest(), created_by="ada")
     assert is_new
     assert (published.number, published.created_by) == (1, "ada")
@@ -34,7 +36,7 @@ def test_the_same_manifest_again_is_the_same_version(db: Database, clock: Clock)
     assert Versions(db).models()[0]["updated_at"] == first.created_at
 
 
-def test_numbers_count_per_model(db: Database) -> None:
+def test_each_model_has_its_own_numbers(db: Database) -> None:
     versions = Versions(db)
     for description in ("a", "b", "c"):
         versions.publish(manifest(description=description))
@@ -44,7 +46,7 @@ def test_numbers_count_per_model(db: Database) -> None:
     assert versions.get("digits", 2).manifest.description == "b"
 
 
-def test_models_are_summed_up_by_their_newest_version(db: Database, clock: Clock) -> None:
+def test_models_are_listed_with_their_newest_version(db: Database, clock: Clock) -> None:
     versions = Versions(db)
     versions.publish(manifest("b-model"))
     clock.seconds += 5
@@ -59,7 +61,7 @@ def test_models_are_summed_up_by_their_newest_version(db: Database, clock: Clock
     ]
 
 
-def test_what_is_not_there_is_not_found(db: Database) -> None:
+def test_an_absent_version_is_not_found(db: Database) -> None:
     versions = Versions(db)
     versions.publish(manifest())
     assert versions.publish(manifest("other"))[1]
@@ -81,20 +83,20 @@ def test_what_is_not_there_is_not_found(db: Database) -> None:
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a\x00b"])
-def test_text_that_no_database_can_hold_is_the_callers_fault(db: Database, name: str) -> None:
+def test_text_that_the_database_cannot_store_is_invalid_input(db: Database, name: str) -> None:
     with pytest.raises((InvalidInput, NotFound)):
         Versions(db).get(name)
     with pytest.raises((InvalidInput, NotFound)):
         Versions(db).get("digits", 10**30)
 
 
-def test_a_number_that_is_not_json_is_refused(db: Database) -> None:
+def test_numbers_that_json_lacks_are_refused(db: Database) -> None:
     with pytest.raises(InvalidInput, match="manifest must be JSON"):
         Versions(db).publish(replace(manifest(), metadata={"loss": float("nan")}))
     assert Versions(db).models() == []
 
 
-def test_evidence_is_kept_in_order_and_once(db: Database, clock: Clock) -> None:
+def test_evidence_is_stored_once_and_in_order(db: Database, clock: Clock) -> None:
     versions = Versions(db)
     versions.publish(manifest())
     report = File("report.html", digest_of(b"report"), 6)
@@ -111,18 +113,18 @@ def test_evidence_is_kept_in_order_and_once(db: Database, clock: Clock) -> None:
     ]
 
 
-def test_evidence_that_was_made_again_is_as_new_as_that(db: Database) -> None:
+def test_repeated_evidence_gets_the_latest_time(db: Database) -> None:
     versions = Versions(db)
     versions.publish(manifest())
     first = Evidence("comparison", {"accuracy": 0.98}, {"seed": 0}, created_at=100.0)
     other = Evidence("comparison", {"accuracy": 0.97}, {"seed": 1}, created_at=200.0)
     again = replace(first, created_at=300.0)
-    for one in (first, other, again, first):  # the last one is a retry that came late
+    for one in (first, other, again, first):  # the last one is a late retry
         versions.add_evidence("digits", 1, one)
     assert versions.evidence("digits", 1) == [other, again]
 
 
-def test_evidence_names_a_variant_that_is_there(db: Database) -> None:
+def test_evidence_for_an_unknown_variant_is_refused(db: Database) -> None:
     versions = Versions(db)
     versions.publish(manifest())
     with pytest.raises(InvalidInput, match="no variant 'torch'"):
@@ -143,7 +145,7 @@ def test_files_of_manifests_and_of_evidence_are_in_use(db: Database) -> None:
     assert not versions.uses_file(digest_of(b"nobody's"))
 
 
-def test_fifty_publishes_of_one_manifest_make_one_version(db: Database) -> None:
+def test_fifty_publications_of_one_manifest_are_one_version(db: Database) -> None:
     versions = Versions(db)
     with ThreadPoolExecutor(16) as pool:
         results = list(pool.map(lambda _: versions.publish(manifest()), range(50)))
@@ -152,27 +154,27 @@ def test_fifty_publishes_of_one_manifest_make_one_version(db: Database) -> None:
     assert len(versions.list("digits")) == 1
 
 
-def test_publishes_at_one_time_get_different_numbers(db: Database) -> None:
+def test_concurrent_publications_get_different_numbers(db: Database) -> None:
     versions = Versions(db)
-    wanted = [manifest(description=f"number {i}") for i in range(24)]
+    manifests = [manifest(description=f"number {i}") for i in range(24)]
     with ThreadPoolExecutor(12) as pool:
-        results = list(pool.map(versions.publish, wanted))
+        results = list(pool.map(versions.publish, manifests))
     assert all(is_new for _, is_new in results)
     assert sorted(version.number for version, _ in results) == list(range(1, 25))
     stored = {v.number: v.manifest for v in versions.list("digits")}
     assert all(stored[version.number] == version.manifest for version, _ in results)
 
 
-def test_a_variant_is_added_once_and_found_with_the_published_ones(db: Database) -> None:
+def test_a_variant_is_added_once_and_listed_with_the_published_ones(db: Database) -> None:
     versions = Versions(db)
     version, _ = versions.publish(manifest())
     small = Variant(
         "onnx-int8", "onnx", (File("model.onnx", digest_of(b"b"), 1),), {"arena": False}
     )
     assert versions.add_variant("digits", 1, small, "me")[1] is True
-    found, is_new = versions.add_variant("digits", 1, small, "you")
-    assert is_new is False and found.added == (small,)
-    assert found.manifest == version.manifest
+    updated, is_new = versions.add_variant("digits", 1, small, "you")
+    assert is_new is False and updated.added == (small,)
+    assert updated.manifest == version.manifest
     assert [v.name for v in versions.get("digits").variants] == ["onnx", "onnx-int8"]
     assert [v.added for v in versions.list("digits")] == [(small,)]
     assert versions.uses_file(digest_of(b"b"))

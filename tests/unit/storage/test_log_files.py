@@ -1,4 +1,4 @@
-"""Logs begin anew at a limit; nothing of what is kept is lost, and readers see one log."""
+"""Log rotation at a size limit: no retained line is lost, and readers see one log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maas.storage.log_files import LogFile, LogFolder, log_tail, older, remove_l
 LIMIT = 2000
 ALL = 1 << 20
 
-# Logs, prints through Python, and writes to stderr as a native library would, in turns.
+# Alternates between logging, print, and writes to stderr as a native library does.
 WRITER = """
 import logging, os, sys
 from maas.storage.log_files import LogFile, OutputToLogFile
@@ -43,17 +43,17 @@ def numbers(text: str) -> list[int]:
     return [int(line.split()[1]) for line in text.splitlines()]
 
 
-def test_nothing_is_lost_while_there_is_room_and_no_file_is_larger(tmp_path: Path) -> None:
+def test_no_line_is_lost_within_the_limits_and_no_file_exceeds_its_limit(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "control.log", LIMIT, 100)
     assert write(log, 300).wait(30) == 0
-    said = log_tail(log.path, 1000, ALL) or b""
-    assert numbers(said.decode()) == list(range(300))
+    tail = log_tail(log.path, 1000, ALL) or b""
+    assert numbers(tail.decode()) == list(range(300))
     sizes = [path.stat().st_size for path in (log.path, *(old for _, old in older(log.path)))]
-    # Two lines of three come past us, and the size is looked at with the third.
+    # Two of three lines bypass logging; the size is checked with the third.
     assert len(sizes) > 10 and max(sizes) < LIMIT + 300
 
 
-def test_as_many_files_are_kept_as_were_asked_for_and_they_are_the_newest(tmp_path: Path) -> None:
+def test_the_newest_files_remain_up_to_the_limit(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "control.log", LIMIT, 3)
     assert write(log, 300).wait(30) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -61,15 +61,15 @@ def test_as_many_files_are_kept_as_were_asked_for_and_they_are_the_newest(tmp_pa
         "control.log.1",
         "control.log.2",
     ]
-    kept = numbers((log_tail(log.path, 1000, ALL) or b"").decode())
-    assert kept == list(range(kept[0], 300)) and len(kept) > LIMIT * 2 // 100
+    remaining = numbers((log_tail(log.path, 1000, ALL) or b"").decode())
+    assert remaining == list(range(remaining[0], 300)) and len(remaining) > LIMIT * 2 // 100
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
-    # Who wants fewer gets the room when the process starts next.
+    # A lower limit removes files at the next start of the process.
     os.close(LogFile(log.path, LIMIT, 2).open())
     assert len(list(tmp_path.iterdir())) <= 2
 
 
-def test_who_follows_misses_no_line_and_sees_none_twice(tmp_path: Path) -> None:
+def test_a_follower_sees_each_line_once(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "gateway.log", LIMIT, 100)
     writer = write(log, 2000)
     seen: list[str] = []
@@ -77,14 +77,14 @@ def test_who_follows_misses_no_line_and_sees_none_twice(tmp_path: Path) -> None:
     for is_last in itertools.chain(iter(lambda: writer.poll() is not None, True), (True,)):
         now = (log_tail(log.path, 2500, ALL) or b"").decode().splitlines()
         if not is_last and now:
-            now.pop()  # may be half a line
+            now.pop()  # the last line may be incomplete
         seen += new_lines(before, now) if now else []
         before = now or before
     assert writer.returncode == 0
     assert numbers("\n".join(seen)) == list(range(2000))
 
 
-def test_a_log_that_cannot_begin_anew_is_written_on(tmp_path: Path) -> None:
+def test_output_continues_in_a_log_that_cannot_rotate(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "r-1.log", LIMIT, 3)
     log.path.with_name("r-1.log.new").mkdir()
     assert write(log, 100).wait(30) == 0
@@ -96,7 +96,7 @@ def test_a_log_that_cannot_begin_anew_is_written_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", range(4))
-def test_a_turn_that_fails_midway_leaves_all_as_before(
+def test_a_rotation_that_fails_midway_is_undone(
     tmp_path: Path, fails: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = LogFile(tmp_path / "r-1.log", LIMIT, 3)
@@ -105,27 +105,27 @@ def test_a_turn_that_fails_midway_leaves_all_as_before(
         (tmp_path / name).write_text(text)
     calls = itertools.count()
 
-    def broken(source: Path, target: Path, known: Any = Path.rename) -> Path:
+    def broken(source: Path, target: Path, rename: Any = Path.rename) -> Path:
         if next(calls) == fails:
             raise OSError("no")
-        return known(source, target)  # type: ignore[no-any-return]
+        return rename(source, target)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(Path, "rename", broken)
     with pytest.raises(OSError, match="no"):
-        log.turn()
+        log.rotate()
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == texts
-    os.close(log.turn())
+    os.close(log.rotate())
     texts = {"r-1.log": "", "r-1.log.1": "new", "r-1.log.2": "old"}
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == texts
 
 
-def test_a_new_log_goes_to_no_file_that_was_there(tmp_path: Path) -> None:
+def test_a_rotation_does_not_write_to_an_existing_file(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "r-1.log", LIMIT, 3)
     os.close(log.open())
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("mine")
     log.path.with_name("r-1.log.new").symlink_to(elsewhere)
-    descriptor = log.turn()
+    descriptor = log.rotate()
     os.write(descriptor, b"line\n")
     os.close(descriptor)
     assert elsewhere.read_text() == "mine" and not log.path.is_symlink()
@@ -133,25 +133,25 @@ def test_a_new_log_goes_to_no_file_that_was_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "most", "wanted"),
+    ("lines", "most", "expected"),
     [(1, ALL, b"e\n"), (3, ALL, b"c\nd\ne\n"), (9, ALL, b"a\nb\nc\nd\ne\n"), (9, 5, b"d\ne\n")],
 )
-def test_the_end_of_a_log_goes_back_into_older_files(
-    tmp_path: Path, lines: int, most: int, wanted: bytes
+def test_the_tail_of_a_log_includes_older_files(
+    tmp_path: Path, lines: int, most: int, expected: bytes
 ) -> None:
     path = tmp_path / "a.log"
     path.write_bytes(b"e\n")
     path.with_name("a.log.1").write_bytes(b"c\nd\n")
     path.with_name("a.log.2").write_bytes(b"a\nb\n")
     path.with_name("a.log.old").write_bytes(b"not ours\n")
-    assert log_tail(path, lines, most) == wanted
+    assert log_tail(path, lines, most) == expected
 
 
-def test_no_log_is_not_an_empty_log_and_a_removed_one_is_gone(tmp_path: Path) -> None:
+def test_a_missing_log_differs_from_an_empty_one(tmp_path: Path) -> None:
     log = LogFolder(tmp_path, LIMIT, 3).file("r-2")
     assert log_tail(log.path, 1, ALL) is None
     os.close(log.open())
     assert log_tail(log.path, 1, ALL) == b""
-    os.close(log.turn())
+    os.close(log.rotate())
     remove_log(log.path)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What is refused before anything is opened."""
+"""Validation of URLs and values before anything is opened or stored."""
 
 from __future__ import annotations
 
@@ -58,18 +58,18 @@ def test_other_endpoints_are_refused(endpoint: str) -> None:
 
 
 def test_half_a_credential_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="go together"):
+    with pytest.raises(InvalidInput, match="must be set together"):
         S3Options(access_key_id="k")
-    with pytest.raises(InvalidInput, match="go together"):
+    with pytest.raises(InvalidInput, match="must be set together"):
         S3Options(secret_access_key="s")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, b"bytes", object()])
-def test_only_json_is_stored(value: object) -> None:
+def test_values_that_json_lacks_are_refused(value: object) -> None:
     with pytest.raises(InvalidInput, match="spec must be JSON"):
         to_json({"x": value}, "spec")
 
 
 def test_stored_json_is_plain_ascii() -> None:
-    """PostgreSQL has no NUL in text, and no lone surrogate."""
+    """PostgreSQL stores neither NUL nor a lone surrogate in text."""
     assert to_json({"x": "é\x00\ud800"}, "spec") == '{"x":"\\u00e9\\u0000\\ud800"}'

@@ -105,7 +105,7 @@ def _detached() -> int:
     output = OutputToLogFile(log_folder(settings).file(UP))
 
     def tell(text: str) -> None:
-        output.turn_if_full()
+        output.rotate_if_full()
         say(text)
 
     try:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from maas.domain.errors import BodyTooLarge, InvalidInput, OutOfSpace
 from maas.domain.names import shown
 from maas.lifecycle.sources.workspace import CHUNK_BYTES
-from maas.storage.files import in_our_words
+from maas.storage.files import storage_errors
 
 MAX_ENTRIES = 1000
 MAX_DEPTH = 4
@@ -79,7 +79,7 @@ def _write(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, left: 
     """Bytes written. What an archive says about sizes is not believed."""
     path = target / entry.filename
     written = 0
-    with in_our_words(f"unpack {entry.filename}"):
+    with storage_errors(f"unpack {entry.filename}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(path.parent).free < entry.file_size:
             raise OutOfSpace(f"no room for the {entry.file_size} bytes of {entry.filename}")

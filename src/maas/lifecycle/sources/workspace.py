@@ -15,7 +15,7 @@ import msgspec
 
 from maas.domain.errors import BodyTooLarge, Conflict, InvalidInput, OutOfSpace, StorageFailed
 from maas.lifecycle.sources.base import Progress, SourceRequest
-from maas.storage.files import in_our_words, make_own_dir, make_private_dir
+from maas.storage.files import make_own_dir, make_private_dir, storage_errors
 
 CHUNK_BYTES = 1 << 20
 
@@ -25,7 +25,7 @@ def workspace(request: SourceRequest) -> Iterator[Path]:
     """The folder of this source, for this process alone. Raises Conflict if another has it."""
     key = hashlib.sha256(f"{request.source}\n{request.file or ''}".encode()).hexdigest()[:24]
     folder = request.access.folder / key
-    with in_our_words(f"use {folder}"):
+    with storage_errors(f"use {folder}"):
         make_own_dir(request.access.folder)
         make_private_dir(folder)
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -64,7 +64,7 @@ class ExpectedDigest:
 
 def is_whole(target: Path, digest: ExpectedDigest) -> bool:
     """Whether an earlier run finished this file; what somebody changed since is no such file."""
-    with in_our_words(f"read {target}"):
+    with storage_errors(f"read {target}"):
         return target.is_file() and digest.of(target) == digest.value
 
 
@@ -77,7 +77,7 @@ class PartialDownload:
         self.target = target
         self._data = target.with_name(f"{target.name}.part")
         self._note = target.with_name(f"{target.name}.part.json")
-        with in_our_words(f"write {self._data}"):
+        with storage_errors(f"write {self._data}"):
             if self._stored_identity() != identity:
                 self.forget()
                 self._note.write_bytes(msgspec.json.encode(identity))
@@ -98,7 +98,7 @@ class PartialDownload:
         done = start
         limits.check_total(self._data.parent, done)
         mode = "r+b" if self._data.exists() else "wb"
-        with in_our_words(f"write {self._data}"), self._data.open(mode) as file:
+        with storage_errors(f"write {self._data}"), self._data.open(mode) as file:
             file.truncate(start)
             file.seek(start)
             for chunk in chunks:
@@ -110,7 +110,7 @@ class PartialDownload:
     def finish(self, digest: ExpectedDigest | None) -> None:
         """Gives the file its name. Raises InvalidInput and forgets it if it is not what the digest
         says; None: nobody knows what it must be."""
-        with in_our_words(f"read {self._data}"):
+        with storage_errors(f"read {self._data}"):
             if not self._data.exists():
                 self._data.touch()  # a file of no bytes
             actual = digest.of(self._data) if digest else ""

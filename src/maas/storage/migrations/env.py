@@ -1,9 +1,9 @@
-"""Run by Alembic: migrates the connection that `maas.storage.migrate` hands over."""
+"""Alembic environment: migrates the connection from `maas.storage.migrate`."""
 
 from alembic import context
 
 from maas.storage.schema import metadata
 
-# The caller's transaction is around it all, on SQLite, too.
+# Everything runs in the caller's transaction, on SQLite, too.
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()

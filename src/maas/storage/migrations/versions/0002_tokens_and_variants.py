@@ -1,4 +1,4 @@
-"""Usage counts tokens; a version gets variants after its publication; a deployment has a gate."""
+"""Token counts in usage, variants added after publication, and gates of deployments."""
 
 import sqlalchemy as sa
 from alembic import op
