@@ -1,4 +1,4 @@
-"""What a variant's options and files say, checked; and outputs that are text."""
+"""Checks for a variant's options and JSON files, and BYTES outputs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,27 @@ from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
 
 
-def one_of(options: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
-    """The option `name`, by default the first that is known; raises InvalidInput for others."""
-    value = options.get(name, known[0])
-    if value not in known:
+def check_names(options: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Raises InvalidInput if `options` has another name than `names`."""
+    for name in options:
+        if name not in names:
+            raise InvalidInput(
+                f"there is no option {shown(name)}; known are {', '.join(names)}", field="options"
+            )
+
+
+def one_of(options: dict[str, Any], name: str, choices: tuple[str, ...]) -> str:
+    """The option `name`, by default the first of `choices`. Raises InvalidInput for others."""
+    value = options.get(name, choices[0])
+    if value not in choices:
         raise InvalidInput(
-            f"option {name} must be one of {', '.join(known)}; got {shown(value)}", field=name
+            f"option {name} must be one of {', '.join(choices)}; got {shown(value)}", field=name
         )
     return str(value)
 
 
 def number_of(options: dict[str, Any], name: str, default: float, low: float, high: float) -> float:
-    """The option `name` as a number from `low` to `high`; raises InvalidInput."""
+    """The option `name`, a number from `low` to `high`. Raises InvalidInput for others."""
     value = options.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise InvalidInput(
@@ -34,15 +43,16 @@ def number_of(options: dict[str, Any], name: str, default: float, low: float, hi
     return value
 
 
-def texts(elements: Sequence[object]) -> NDArray[Any]:
-    """A BYTES output of one element per row."""
-    out = np.empty(len(elements), object)
-    out[:] = elements
-    return out
+def flag_of(options: dict[str, Any], name: str, default: bool) -> bool:
+    """The option `name`. Raises InvalidInput if it is neither true nor false."""
+    value = options.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"option {name} must be true or false; got {shown(value)}", field=name)
+    return value
 
 
 def parsed_json(files: dict[str, bytes], name: str) -> dict[str, Any]:
-    """The object in the file `name`; raises InvalidInput if there is none."""
+    """The JSON object in the file `name`. Raises InvalidInput if there is none."""
     try:
         value = json.loads(files[name])
     except KeyError:
@@ -54,9 +64,8 @@ def parsed_json(files: dict[str, bytes], name: str) -> dict[str, Any]:
     return value
 
 
-def flag_of(options: dict[str, Any], name: str, default: bool) -> bool:
-    """The option `name`; raises InvalidInput if it is neither true nor false."""
-    value = options.get(name, default)
-    if not isinstance(value, bool):
-        raise InvalidInput(f"option {name} must be true or false; got {shown(value)}", field=name)
-    return value
+def texts(elements: Sequence[object]) -> NDArray[Any]:
+    """A BYTES output [n] of one element per row."""
+    output = np.empty(len(elements), object)
+    output[:] = elements
+    return output
