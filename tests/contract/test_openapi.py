@@ -16,9 +16,8 @@ from maas.control.api.principal import GuardedRoute, scope_of
 from maas.control.app import create_app
 from maas.domain.keys import Scope
 from maas.domain.signatures import transcription
-from maas.gateway.app import Handlers, TextHandlers, route_table
+from maas.gateway.app import Handlers, TaskHandlers, TextHandlers, route_table
 from maas.gateway.http.routes import Route, RouteAccess
-from maas.gateway.modalities import Modalities
 from maas.settings import ServerSettings
 from tests.integration.control.home import manifest, sha256, tiny_onnx
 from tests.support.servers.maas import Stack, running, wait_until
@@ -89,7 +88,9 @@ def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
     blank: Any = Blank()
     ready = Route("GET", "/readyz", RouteAccess.PUBLIC, never)
     metrics = Route("GET", "/metrics", Scope.READ, never)
-    handlers = Handlers(blank, blank, TextHandlers(blank), blank, ready, metrics, Modalities(blank))
+    handlers = Handlers(
+        blank, blank, TextHandlers(blank), TaskHandlers(blank), blank, ready, metrics
+    )
     table = route_table(handlers, ServerSettings())
     own = [
         route

@@ -18,22 +18,23 @@ import secrets
 import socket
 import ssl
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
 
 from maas.domain.keys import Scope
 from maas.domain.snapshot import Snapshot
-from maas.gateway.app import Handlers, TextHandlers, route_table
+from maas.gateway.app import Handlers, TaskHandlers, TextHandlers, route_table
+from maas.gateway.calls import CallContext
 from maas.gateway.health import ready_handler
 from maas.gateway.http.auth import HostCheck, KeyRing
 from maas.gateway.http.busy_poll import BusyPoll
-from maas.gateway.http.large_bodies import large_bodies
+from maas.gateway.http.large_bodies import LargeBodies
 from maas.gateway.http.routes import Route, RouteAccess
 from maas.gateway.http.server import HttpServer
 from maas.gateway.metering import Meter
 from maas.gateway.metrics import metrics_handler
-from maas.gateway.modalities import Modalities
 from maas.gateway.oip.infer import OipHandler
 from maas.gateway.predict.tensors import PredictHandler
 from maas.gateway.proxy import ControlProxy
@@ -83,12 +84,14 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     meter = Meter(settings.usage_dir, settings.run_dir, source)
     router = Router()
     keys = KeyRing()
-    timeout = server_settings.request_timeout_s
-    text_service = TextService(router, meter, server_settings.generation_timeout_s)
+    large_bodies = LargeBodies()
+    context = CallContext(router, meter, large_bodies, server_settings.request_timeout_s)
+    text_service = TextService(replace(context, timeout_s=server_settings.generation_timeout_s))
     handlers = Handlers(
-        predict=PredictHandler(router, meter, timeout),
-        oip=OipHandler(router, meter, timeout, __version__, server_settings.max_json_bytes),
+        predict=PredictHandler(context),
+        oip=OipHandler(context, __version__, server_settings.max_json_bytes),
         text=TextHandlers(text_service),
+        tasks=TaskHandlers(TaskService(context)),
         proxy=ControlProxy(settings.control_socket, meter, router),
         ready=Route(
             "GET",
@@ -98,7 +101,6 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
             while_draining=True,
         ),
         metrics=Route("GET", "/metrics", Scope.READ, metrics_handler(meter, router, __version__)),
-        modalities=Modalities(TaskService(router, meter, timeout)),
     )
     routes = route_table(handlers, server_settings)
     hosts = HostCheck((server_settings.host, *server_settings.allowed_hosts))

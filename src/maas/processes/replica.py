@@ -39,7 +39,7 @@ from maas.serving.replica.pending_sequences import PlainPrompts
 from maas.serving.replica.predictor import ReplicaServer
 from maas.serving.replica.queue import RequestGroup
 from maas.serving.replica.replica_socket import ReplicaSocket
-from maas.serving.wire.codec import json_to_tensors
+from maas.serving.wire.json_tensors import json_to_tensors
 from maas.serving.wire.messages import Priority
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,8 @@ from fastapi.routing import APIRoute
 from maas.control.api.principal import scope_of
 from maas.control.app import create_app
 from maas.domain.keys import Scope
-from maas.gateway.app import Handlers, TextHandlers, route_table
+from maas.gateway.app import Handlers, TaskHandlers, TextHandlers, route_table
 from maas.gateway.http.routes import Route, RouteAccess
-from maas.gateway.modalities import Modalities
 from maas.settings import ServerSettings
 from tests.support.clients import raw_http
 from tests.support.models.onnx import echo_model
@@ -90,7 +89,7 @@ def gateway_routes() -> list[Route]:
     ready = Route("GET", "/readyz", RouteAccess.PUBLIC, nobody)
     metrics = Route("GET", "/metrics", Scope.READ, nobody)
     handlers = Handlers(
-        nobody, nobody, TextHandlers(nobody), nobody, ready, metrics, Modalities(nobody)
+        nobody, nobody, TextHandlers(nobody), TaskHandlers(nobody), nobody, ready, metrics
     )
     return list(route_table(handlers, ServerSettings()).routes)
 

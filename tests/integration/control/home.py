@@ -24,7 +24,9 @@ from onnx import TensorProto, helper
 from maas.domain.snapshot import Snapshot
 from maas.processes.output import log_folder
 from maas.serving.routing.dispatch import ReplicaLink
-from maas.serving.wire.codec import json_to_tensors, tensors_to_json
+from maas.serving.wire.codec import JsonCodec
+from maas.serving.wire.json_tensors import json_to_tensors
+from maas.serving.wire.messages import Column
 from maas.settings import (
     ServerSettings,
     ServingSettings,
@@ -212,7 +214,10 @@ class Home:
             deadline = time.monotonic() + 5
             outputs = await link.predict(target.signature, tensors, rows, deadline)
             link.close()
-            return tensors_to_json(target.signature, outputs, single)["y"]
+            codec = JsonCodec(target.signature)
+            y = outputs["y"]
+            body = codec.encode([Column(y.shape[1:], y.data)], 0, rows, single)
+            return msgspec.json.decode(body)["y"]
 
         return asyncio.run(ask())
 

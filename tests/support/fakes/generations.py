@@ -92,7 +92,7 @@ class Written(GenerationCall):
         self.ends: list[Ending | MaasError] = []
         self.trouble = trouble
 
-    def wrote(self, piece: Piece) -> None:
+    def generated(self, piece: Piece) -> None:
         self.pieces.append(piece)
         if self.trouble:
             raise ZeroDivisionError

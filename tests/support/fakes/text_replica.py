@@ -21,13 +21,14 @@ from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.keys import Key, Scope, hash_token
 from maas.domain.signature import Signature, TensorSpec
 from maas.domain.snapshot import DeploymentRoutes, Snapshot, TargetRoute
-from maas.gateway.app import Handlers, TextHandlers, route_table
+from maas.gateway.app import Handlers, TaskHandlers, TextHandlers, route_table
+from maas.gateway.calls import CallContext
 from maas.gateway.http.auth import HostCheck, KeyRing
+from maas.gateway.http.large_bodies import LargeBodies
 from maas.gateway.http.routes import Route as HttpRoute
 from maas.gateway.http.routes import RouteAccess
 from maas.gateway.http.server import HttpServer
 from maas.gateway.metering import Meter
-from maas.gateway.modalities import Modalities
 from maas.gateway.text.generation import TextService
 from maas.serving.routing.router import Router
 from maas.serving.wire.channel import Channel
@@ -211,7 +212,7 @@ async def _serve(directory: Path, box: list[Doors], ready: threading.Event, long
     router.apply(Snapshot(1, deployments, (), None))
     keys = KeyRing()
     keys.replace([CALLER, READER])
-    service = TextService(router, meter, longest)
+    service = TextService(CallContext(router, meter, LargeBodies(), longest))
     blank: Any = _Blank()
     nothing = HttpRoute("GET", "/readyz", RouteAccess.PUBLIC, blank.x)
     metrics = HttpRoute("GET", "/metrics", Scope.READ, blank.x)
@@ -219,10 +220,10 @@ async def _serve(directory: Path, box: list[Doors], ready: threading.Event, long
         predict=blank,
         oip=blank,
         text=TextHandlers(service),
+        tasks=TaskHandlers(blank),
         proxy=blank,
         ready=nothing,
         metrics=metrics,
-        modalities=Modalities(blank),
     )
     server = HttpServer(route_table(handlers, ServerSettings()), keys, HostCheck(()))
     listening = socket.create_server(("127.0.0.1", 0))

@@ -13,9 +13,8 @@ from maas.control.api.problems import add_error_handlers
 from maas.control.app import create_app
 from maas.control.openapi.document import describe
 from maas.domain.keys import Scope
-from maas.gateway.app import Handlers, TextHandlers, route_table
+from maas.gateway.app import Handlers, TaskHandlers, TextHandlers, route_table
 from maas.gateway.http.routes import Route, RouteAccess
-from maas.gateway.modalities import Modalities
 from maas.settings import ServerSettings
 
 
@@ -92,7 +91,9 @@ def test_the_description_has_what_the_gateway_answers_itself() -> None:
     blank = MagicMock()  # the table is read, and never called
     ready = Route("GET", "/readyz", RouteAccess.PUBLIC, blank)
     metrics = Route("GET", "/metrics", Scope.READ, blank)
-    handlers = Handlers(blank, blank, TextHandlers(blank), blank, ready, metrics, Modalities(blank))
+    handlers = Handlers(
+        blank, blank, TextHandlers(blank), TaskHandlers(blank), blank, ready, metrics
+    )
     table = route_table(handlers, ServerSettings())
     answered = {
         (route.pattern, route.method)

@@ -9,7 +9,7 @@ from fastapi import Request
 
 from maas.domain.errors import BodyTooLarge, InvalidInput, MalformedBody, UnsupportedMediaType
 from maas.domain.names import shown
-from maas.serving.wire.codec import parse_json
+from maas.serving.wire.json_tensors import parse_json
 
 MAX_JSON_BYTES = 4 << 20
 INLINE_BYTES = 64 << 10

@@ -13,7 +13,7 @@ from maas.domain.signature import Signature
 from maas.lifecycle.explain import ExplainRequest, explain
 from maas.runtimes.base import numpy_dtype
 from maas.serving.replica.batching import from_buffer, to_column
-from maas.serving.wire.codec import json_to_tensors
+from maas.serving.wire.json_tensors import json_to_tensors
 from maas.serving.wire.tensors import Tensor, Tensors
 
 if TYPE_CHECKING:

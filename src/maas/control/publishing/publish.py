@@ -17,7 +17,7 @@ from maas.domain.names import checked_sha256, shown
 from maas.domain.signature import Signature
 from maas.runtimes.catalog import runtime_libraries
 from maas.runtimes.text.options import OWN_OPTIONS, checked_options
-from maas.serving.wire.codec import json_to_tensors
+from maas.serving.wire.json_tensors import json_to_tensors
 from maas.storage.artifacts import ArtifactStore
 from maas.storage.versions import Versions
 

@@ -17,7 +17,7 @@ from maas.control.reconciliation.launcher import LaunchedReplica, Launcher, Proc
 from maas.domain.deployments import Replica, ReplicaSpec, ReplicaState
 from maas.domain.errors import DeadlineExceeded, MaasError, ReplicaLost, Unavailable
 from maas.serving.routing.dispatch import ReplicaLink
-from maas.serving.wire.codec import json_to_tensors
+from maas.serving.wire.json_tensors import json_to_tensors
 from maas.serving.wire.messages import Priority
 
 CONNECT_EVERY_S = 0.02

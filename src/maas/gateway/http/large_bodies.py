@@ -1,8 +1,8 @@
-"""Work on large bodies goes to a thread, so that whoever sends or gets one holds up others less.
+"""Decodes and encodes large bodies in a thread, so that they delay other requests less.
 
-One thread: large bodies wait for each other, and a flood of them takes one core at most. Between
-two steps of Python the thread gives way to the event loop. Within one, such as a pass of the JSON
-parser or writer, it does not, and everybody waits for its end.
+There is one thread: large bodies wait for each other, and use one core at most. The thread yields
+to the event loop between Python instructions, but not within a call into C, such as the JSON parser
+or encoder.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LARGE_BYTES = 64 << 10
-"""Of JSON to be read or tensors to be written as JSON: what is less is done at once."""
+"""Bytes of JSON to decode, or of tensors to encode as JSON, above which the thread is used."""
 WAITING_BYTES = 256 << 20
-"""Of bodies and answers that the thread has or that wait for it. One that is larger is taken while
-there is no other."""
+"""Limit on the bytes of all bodies and answers in the thread or waiting for it. A larger one is
+accepted if it is the only one."""
 
 
 class _Work(Generic[T]):
-    """One piece of it."""
+    """A function for the thread that can be dropped before it runs."""
 
-    def __init__(self, do: Callable[[], T]) -> None:
-        self._do: Callable[[], T] | None = do
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function: Callable[[], T] | None = function
 
     def run(self) -> T | MaasError:
-        """In the thread."""
-        do = self._do
-        return Unavailable() if do is None else attempt(do)
+        """Call the function; runs in the thread."""
+        function = self._function
+        return Unavailable() if function is None else attempt(function)
 
     def drop(self) -> None:
-        """Free what it holds: the thread's queue still has it when nobody wants it any more."""
-        self._do = None
+        """Free what the function refers to. The executor's queue still holds the object."""
+        self._function = None
 
 
 class LargeBodies:
-    """The thread, and how much waits for it."""
+    """The thread for large bodies, and a limit on the bytes that wait for it."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="large")
         self._is_open = True
         self.waiting = 0
-        """Bytes."""
+        """Bytes in the thread or waiting for it."""
 
     def read(
         self,
@@ -60,10 +60,13 @@ class LargeBodies:
         work: Callable[[], T],
         then: Callable[[T | MaasError], None],
     ) -> None:
-        """Have `work` done on the body of `request`, and `then` get what it returned or the
-        MaasError that it raised, on the loop; DeadlineExceeded if it is not begun by `deadline`,
-        seconds on the monotonic clock. Neither happens if the client leaves before. Raises
-        Overloaded if too much waits."""
+        """Call `work`, which decodes the body of `request`, in the thread.
+
+        `then` is called on the event loop with the result or with the MaasError that `work`
+        raised; with DeadlineExceeded if work has not begun by `deadline`, in seconds on the
+        monotonic clock. It is not called if the client disconnects first. Raises Overloaded if too
+        many bytes wait.
+        """
         size = len(request.body)
         if not self._has_room(size):
             full = f"{self.waiting >> 20} MiB of large bodies waiting to be read or written"
@@ -77,15 +80,18 @@ class LargeBodies:
         work: Callable[[], T],
         then: Callable[[T | MaasError], None],
     ) -> None:
-        """As `read` for an answer made of `size` bytes, which is always made, also if nobody waits
-        for it: at once, if too much waits for the thread."""
+        """Call `work`, which encodes an answer of `size` bytes, in the thread.
+
+        Unlike in `read`, `then` is called even if the client disconnects. If too many bytes wait,
+        the calling thread does the work at once.
+        """
         if self._has_room(size):
             self._start(request, size, work, then)
         else:
             _finish(request, then, attempt(work))
 
     async def close(self) -> None:
-        """Take nothing more, wait for what the thread is at, and give up what waits for it."""
+        """Take no more work, wait for the work in progress, and cancel what waits."""
         self._is_open = False
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
 
@@ -96,34 +102,31 @@ class LargeBodies:
         self,
         request: Request,
         size: int,
-        do: Callable[[], T],
+        function: Callable[[], T],
         then: Callable[[T | MaasError], None],
     ) -> Callable[[], None]:
-        """The returned function gives it up without a word."""
-        work = _Work(do)
+        """Queue `function` for the thread. The returned function abandons it; `then` is not
+        called."""
+        work = _Work(function)
         future = request.connection.server.loop.run_in_executor(self._thread, work.run)
         self.waiting += size
-        is_given_up = False
+        is_abandoned = False
 
         def done(future: asyncio.Future[T | MaasError]) -> None:
             self.waiting -= size
-            if is_given_up:
+            if is_abandoned:
                 return
             stopping = Unavailable("the server is stopping", retry_after=1.0)
             _finish(request, then, stopping if future.cancelled() else future.result())
 
-        def give_up() -> None:
-            nonlocal is_given_up
-            is_given_up = True
+        def abandon() -> None:
+            nonlocal is_abandoned
+            is_abandoned = True
             work.drop()
             future.cancel()
 
         future.add_done_callback(done)
-        return give_up
-
-
-large_bodies = LargeBodies()
-"""Of this process."""
+        return abandon
 
 
 def _in_time(deadline: float, work: Callable[[], T]) -> T:
@@ -133,7 +136,7 @@ def _in_time(deadline: float, work: Callable[[], T]) -> T:
 
 
 def attempt(work: Callable[[], T]) -> T | MaasError:
-    """What `work` returns or the MaasError that it raises; one for any other exception, too."""
+    """The result of `work`, or its MaasError; any other exception is logged and becomes one."""
     try:
         return work()
     except MaasError as error:
@@ -143,12 +146,12 @@ def attempt(work: Callable[[], T]) -> T | MaasError:
         return _internal()
 
 
-def _finish(request: Request, then: Callable[[T | MaasError], None], found: T | MaasError) -> None:
-    """Nobody above would answer for what goes wrong in `then`."""
+def _finish(request: Request, then: Callable[[T | MaasError], None], result: T | MaasError) -> None:
+    """Call `then`, and fail the request if it raises: no caller above would."""
     try:
-        then(found)
+        then(result)
     except Exception:
-        log.exception("what follows a large body went wrong")
+        log.exception("the request of a large body could not be continued")
         request.fail(_internal())
 
 

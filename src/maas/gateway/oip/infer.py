@@ -1,8 +1,8 @@
 """Open Inference Protocol v2 over REST, with the binary tensor extension.
 
-A model of the protocol is a deployment here, and its versions are those that the deployment
-serves. JSON has no NaN and no infinity; binary tensors may hold them, because to some models they
-mean "missing". Source: the protocol's `inference_rest.md`, Triton's `extension_binary_data.md`.
+A model of the protocol is a deployment, and its versions are those that the deployment serves.
+JSON has no NaN and no infinity. Binary tensors may hold them, because they mean "missing" to some
+models. Source: the protocol's `inference_rest.md`, Triton's `extension_binary_data.md`.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ import msgspec
 from maas.domain.errors import MaasError, NotFound
 from maas.domain.names import shown
 from maas.domain.signature import TensorSpec
-from maas.gateway.calls import Encoded, HttpCall, deadline_of
-from maas.gateway.http.large_bodies import LARGE_BYTES, large_bodies
+from maas.gateway.calls import CallContext, Encoded, HttpCall, deadline_of
+from maas.gateway.http.large_bodies import LARGE_BYTES
 from maas.gateway.http.request import JSON, Request
-from maas.gateway.metering import Meter
 from maas.gateway.oip.json_fast_path import OipJsonFastPath
 from maas.gateway.oip.request import (
     HEADER_LENGTH,
-    Wanted,
-    decoded_inputs,
+    RequestedOutput,
+    decode_inputs,
     json_bytes,
+    requested_outputs,
     split,
-    wanted_outputs,
 )
 from maas.serving.routing.live_target import LiveTarget
-from maas.serving.routing.router import LiveDeployment, Router
-from maas.serving.wire.codec import Decoded, flat_elements
+from maas.serving.routing.router import LiveDeployment
+from maas.serving.wire.codec import Decoded
+from maas.serving.wire.json_tensors import flat_elements
 from maas.serving.wire.messages import Answers, Buffer, rows_of
 
-Understood = tuple[Decoded, str, list[Wanted] | None]
-"""Inputs, the request's id, and which outputs are wanted: None is all, in JSON."""
+DecodedRequest = tuple[Decoded, str, list[RequestedOutput] | None]
+"""The inputs, the request's id, and the requested outputs; None for all outputs in JSON."""
 OCTETS = b"application/octet-stream"
 
 
 class OipHandler:
-    def __init__(
-        self, router: Router, meter: Meter, timeout_s: float, version: str, max_json: int
-    ) -> None:
-        """`max_json`: bytes of JSON that a request may have, besides binary tensors."""
-        self._router = router
-        self._max_json = max_json
-        self._meter = meter
-        self._timeout_s = timeout_s
-        self._version = version
-        self._quick: WeakKeyDictionary[LiveTarget, OipJsonFastPath] = WeakKeyDictionary()
-        self._last: tuple[LiveTarget | None, OipJsonFastPath | None] = (None, None)
-        """Of the latest request, whose like is the next one's nearly always."""
+    """Handles the routes below `/v2`."""
 
-    # -- about the server and its models ----------------------------------------------------
+    def __init__(self, context: CallContext, version: str, max_json: int) -> None:
+        """`version` is that of the server. `max_json` is the largest JSON part of a request, in
+        bytes; binary tensors do not count."""
+        self._context = context
+        self._max_json = max_json
+        self._version = version
+        self._fast_paths: WeakKeyDictionary[LiveTarget, OipJsonFastPath] = WeakKeyDictionary()
+        self._latest: tuple[LiveTarget | None, OipJsonFastPath | None] = (None, None)
+        """The target of the latest request with its fast path; the next request usually has the
+        same."""
+
+    # -- metadata and health ----------------------------------------------------------------
 
     def server_metadata(self, request: Request) -> None:
         _answer(request, {"name": "openmaas", "version": self._version,
@@ -67,14 +67,14 @@ class OipHandler:
         _answer(request, {"ready": ready}, 200 if ready else 503)
 
     def model_metadata(self, request: Request) -> None:
-        deployment, version = self._named(request)
+        deployment, version = self._deployment_and_version(request)
         target = deployment.pick(version)
         signature = target.signature
         _answer(
             request,
             {
                 "name": deployment.name,
-                "versions": [str(r.version) for r in deployment.targets],
+                "versions": [str(t.version) for t in deployment.targets],
                 "platform": f"openmaas_{target.variant}",
                 "inputs": [_tensor_metadata(spec) for spec in signature.inputs],
                 "outputs": [_tensor_metadata(spec) for spec in signature.outputs],
@@ -82,117 +82,124 @@ class OipHandler:
         )
 
     def model_ready(self, request: Request) -> None:
-        deployment, version = self._named(request)
-        targets = [r for r in deployment.targets if version in (None, r.version)]
+        deployment, version = self._deployment_and_version(request)
+        targets = [t for t in deployment.targets if version in (None, t.version)]
         if version is not None and not targets:
             raise NotFound(f"{deployment.name} does not serve version {version}")
         ready = any(target.is_ready for target in targets)
         _answer(request, {"name": deployment.name, "ready": ready}, 200 if ready else 503)
 
-    def _named(self, request: Request) -> tuple[LiveDeployment, int | None]:
+    def _deployment_and_version(self, request: Request) -> tuple[LiveDeployment, int | None]:
+        """The deployment and version in the path. Raises NotFound."""
         version = None
         if len(request.params) > 1:
             text = request.params[1]
             if not text.isascii() or not text.isdigit() or len(text) > 9:
                 raise NotFound(f"a version is a whole number, not {shown(text)}")
             version = int(text)
-        return self._router.get(request.params[0]), version
+        return self._context.router.get(request.params[0]), version
 
     # -- inference --------------------------------------------------------------------------
 
     def infer(self, request: Request) -> None:
-        deployment, version = self._named(request)
+        """Start a prediction. Raises NotFound; other errors are metered and answered."""
+        deployment, version = self._deployment_and_version(request)
+        context = self._context
         target = None
         try:
             target = deployment.pick(version)
-            known, quick = self._last
-            if known is not target or quick is None:
-                quick = self._quick_for(target)
-            found = None
+            latest, fast_path = self._latest
+            if latest is not target or fast_path is None:
+                fast_path = self._fast_path_of(target)
+            decoded = None
             if HEADER_LENGTH in request.head.headers:
-                # Elements of BYTES are counted one by one, those of fixed size not at all.
+                # Decoding a binary tensor of BYTES takes time, as each element is read; binary
+                # tensors of other datatypes are not decoded.
                 size = len(request.body) if target.travels_alone else json_bytes(request)
             else:
                 size = len(request.body)
                 if size <= LARGE_BYTES and size <= self._max_json:
-                    found = quick.decode(request.body)
-            if found is not None:
-                decoded, identity = found
-                self._go(request, target, quick, None, (decoded, identity, None))
+                    decoded = fast_path.decode(request.body)
+            if decoded is not None:
+                self._continue(request, target, fast_path, None, (*decoded, None))
             elif size <= LARGE_BYTES:
-                self._go(request, target, quick, None, self._understood(request, target, quick))
+                general = self._decode(request, target, fast_path)
+                self._continue(request, target, fast_path, None, general)
             else:
-                deadline = deadline_of(request, self._timeout_s)
-                read = partial(self._understood, request, target, quick)
-                then = partial(self._go, request, target, quick, deadline)
-                large_bodies.read(request, deadline, read, then)
+                deadline = deadline_of(request, context.timeout_s)
+                decode = partial(self._decode, request, target, fast_path)
+                then = partial(self._continue, request, target, fast_path, deadline)
+                context.large_bodies.read(request, deadline, decode, then)
         except MaasError as error:
-            self._meter.failed(request.key, "predict", deployment.name, target, error)
+            context.meter.failed(request.key, "predict", deployment.name, target, error)
             request.fail(error)
 
-    def _understood(
-        self, request: Request, target: LiveTarget, quick: OipJsonFastPath
-    ) -> Understood:
-        """Of any request. Raises BadRequest, BodyTooLarge, MalformedBody or InvalidInput."""
+    def _decode(
+        self, request: Request, target: LiveTarget, fast_path: OipJsonFastPath
+    ) -> DecodedRequest:
+        """Decode any request. Raises BadRequest, BodyTooLarge, MalformedBody or InvalidInput."""
         body = request.body
         if LARGE_BYTES < len(body) <= self._max_json and HEADER_LENGTH not in request.headers:
-            found = quick.decode(body)
-            if found is not None:
-                return *found, None
-        asked, tail = split(request, self._max_json)
-        decoded = decoded_inputs(target.signature, asked, tail)
-        return decoded, asked.id or "", wanted_outputs(target.signature, asked)
+            decoded = fast_path.decode(body)
+            if decoded is not None:
+                return *decoded, None
+        message, tail = split(request, self._max_json)
+        inputs = decode_inputs(target.signature, message, tail)
+        return inputs, message.id or "", requested_outputs(target.signature, message)
 
-    def _go(
+    def _continue(
         self,
         request: Request,
         target: LiveTarget,
-        quick: OipJsonFastPath,
+        fast_path: OipJsonFastPath,
         deadline: float | None,
-        found: Understood | MaasError,
+        decoded: DecodedRequest | MaasError,
     ) -> None:
-        """On with a request that was understood, or not."""
+        """Continue after the body was decoded or refused."""
         try:
-            if isinstance(found, MaasError):
-                raise found
+            if isinstance(decoded, MaasError):
+                raise decoded
             kind = VersionCall if len(request.head.params) > 1 else OipCall
-            call = kind(request, target, self._meter, found[0], self._timeout_s, deadline)
-            _, call.id, call.wanted = found
-            call.quick = quick
+            call = kind(request, target, self._context, decoded[0], deadline)
+            _, call.id, call.outputs = decoded
+            call.fast_path = fast_path
             call.submit()
         except MaasError as error:
-            self._meter.failed(request.key, "predict", target.deployment, target, error)
+            meter = self._context.meter
+            meter.failed(request.key, "predict", target.deployment, target, error)
             request.fail(error)
 
-    def _quick_for(self, target: LiveTarget) -> OipJsonFastPath:
-        quick = self._quick.get(target)
-        if quick is None:
-            quick = OipJsonFastPath(target.signature, target.deployment, target.version)
-            self._quick[target] = quick
-        self._last = (target, quick)
-        return quick
+    def _fast_path_of(self, target: LiveTarget) -> OipJsonFastPath:
+        fast_path = self._fast_paths.get(target)
+        if fast_path is None:
+            fast_path = OipJsonFastPath(target.signature, target.deployment, target.version)
+            self._fast_paths[target] = fast_path
+        self._latest = (target, fast_path)
+        return fast_path
 
 
 class OipCall(HttpCall):
-    __slots__ = ("id", "quick", "wanted")
+    """An inference request."""
 
-    encodes_aside = True
+    __slots__ = ("fast_path", "id", "outputs")
+
+    encodes_in_thread = True
 
     id: str
-    quick: OipJsonFastPath
-    wanted: list[Wanted] | None
-    """None: all outputs, in JSON."""
+    fast_path: OipJsonFastPath
+    outputs: list[RequestedOutput] | None
+    """The requested outputs; None for all outputs in JSON."""
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
-        if self.wanted is None:
-            encoded = self.quick.encode(answers, first_row, self.rows, self.id)
+        if self.outputs is None:
+            encoded = self.fast_path.encode(answers, first_row, self.rows, self.id)
             if encoded is not None:
                 return encoded
             signature = self.target.signature
-            self.wanted = [(at, spec, False) for at, spec in enumerate(signature.outputs)]
+            self.outputs = [(at, spec, False) for at, spec in enumerate(signature.outputs)]
         outputs: list[dict[str, Any]] = []
         tail: list[Buffer] = []
-        for place, spec, binary in self.wanted:
+        for place, spec, is_binary in self.outputs:
             column = answers.columns[place]
             data = rows_of(column, first_row, self.rows, answers.total_rows)
             out: dict[str, Any] = {
@@ -200,7 +207,7 @@ class OipCall(HttpCall):
                 "datatype": spec.datatype,
                 "shape": [self.rows, *column.shape],
             }
-            if binary:
+            if is_binary:
                 out["parameters"] = {"binary_data_size": len(data)}
                 tail.append(data)
             else:
@@ -222,7 +229,7 @@ class OipCall(HttpCall):
 
 
 class VersionCall(OipCall):
-    """Of `/v2/models/NAME/versions/VERSION/infer`."""
+    """A request to `/v2/models/NAME/versions/VERSION/infer`, for no other version."""
 
     __slots__ = ()
 

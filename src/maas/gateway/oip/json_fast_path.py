@@ -1,8 +1,8 @@
-"""The quick way through an Open Inference Protocol request and answer: all JSON, one tensor each.
+"""The fast path for Open Inference Protocol requests in JSON with one input and one output.
 
-What most callers send, one tensor of fixed shape with flat data, is decoded by a decoder that knows
-the types beforehand, and answered from a text of which only numbers differ. Everything else, and
-everything wrong, is left to `gateway/oip/infer.py`, which is slower and finds the words.
+Most clients send one tensor of fixed shape with flat data. It is decoded by a decoder compiled for
+its types, and the response is a template with numbers filled in. All other requests and all errors
+take the general way in `infer.py`, which is slower and explains errors.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ import msgspec
 from maas.domain.signature import Signature
 from maas.gateway.calls import Encoded
 from maas.gateway.http.request import JSON
-from maas.serving.wire.codec import JSON_TYPES, Decoded
+from maas.serving.wire.codec import Decoded
+from maas.serving.wire.json_tensors import JSON_TYPES
 from maas.serving.wire.messages import Answers, Buffer, rows_of
 
-_NOT_QUICK = (msgspec.MsgspecError, struct.error, OverflowError, ValueError, RecursionError)
+_NOT_FAST = (msgspec.MsgspecError, struct.error, OverflowError, ValueError, RecursionError)
 
 
 class OipJsonFastPath:
-    """Requests and answers of one target; `None` from either means: not in this way."""
+    """Decodes requests and encodes responses of one target.
+
+    Both methods return None if the general way must be used.
+    """
 
     def __init__(self, signature: Signature, deployment: str, version: int) -> None:
         self._decode = None
@@ -61,8 +65,8 @@ class OipJsonFastPath:
         if self._decode is None:
             return None
         try:
-            asked = self._decode(body)
-            tensor = asked.inputs[0]
+            message = self._decode(body)
+            tensor = message.inputs[0]
             shape = tensor.shape
             if tensor.name != self._name or tensor.datatype != self._datatype:
                 return None
@@ -74,11 +78,12 @@ class OipJsonFastPath:
                 if rows < 1 or shape[1:] != self._row:
                     return None
                 data = struct.pack(f"<{rows * self._row_size}{self._code}", *tensor.data)
-        except _NOT_QUICK:
+        except _NOT_FAST:
             return None
-        return Decoded([data], self._row_shapes, rows), asked.id
+        return Decoded([data], self._row_shapes, rows), message.id
 
     def encode(self, answers: Answers, first_row: int, rows: int, identity: str) -> Encoded | None:
+        """The response with `rows` rows from row `first_row`, for the request id `identity`."""
         column = answers.columns[0]
         if self._head is None or column.shape != self._out_shape:
             return None
@@ -87,29 +92,30 @@ class OipJsonFastPath:
         else:
             data = rows_of(column, first_row, rows, answers.total_rows)
             elements = struct.unpack(f"<{rows * self._out_size}{self._out_code}", data)
-        said = b',"id":%b}' % msgspec.json.encode(identity) if identity else b"}"
+        end = b',"id":%b}' % msgspec.json.encode(identity) if identity else b"}"
         return (
             b'%b%d%b],"data":%b}]%b'
-            % (self._head, rows, self._shape_rest, msgspec.json.encode(elements), said),
+            % (self._head, rows, self._shape_rest, msgspec.json.encode(elements), end),
             JSON,
             (),
         )
 
 
-def _decoder(kind: type) -> Any:
+def _decoder(element: type) -> Any:
+    """A decoder of requests with one input, whose elements are of type `element`."""
     tensor = msgspec.defstruct(
-        "QuickTensor",
+        "FastTensor",
         [
             ("name", str),
             ("shape", GenericAlias(list, (int,))),
             ("datatype", str),
-            ("data", GenericAlias(list, (kind,))),
+            ("data", GenericAlias(list, (element,))),
         ],
         forbid_unknown_fields=True,
         gc=False,
     )
     body = msgspec.defstruct(
-        "QuickRequest",
+        "FastRequest",
         [("inputs", GenericAlias(tuple, (tensor,))), ("id", str, "")],
         forbid_unknown_fields=True,
         gc=False,

@@ -26,7 +26,7 @@ from maas.protocols.audio import (
     Transcription,
 )
 from maas.serving.routing.live_target import LiveTarget
-from maas.serving.wire.codec import flat_elements
+from maas.serving.wire.json_tensors import flat_elements
 from maas.serving.wire.messages import Answers
 
 OPERATION = "transcriptions"
@@ -54,7 +54,7 @@ class AudioHandler:
             form.check()
             target = service.target(form.text("model"), Task.TRANSCRIPTION)
             columns = input_columns(target.signature, form.values(target, translate), 1)
-            call = AudioCall(request, target, service.meter, columns, service.longest_s)
+            call = AudioCall(request, target, service.context, columns)
             call.form, call.is_translation = form, translate
             call.submit()
         except MaasError as error:

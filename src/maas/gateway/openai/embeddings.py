@@ -44,7 +44,7 @@ class EmbeddingsHandler:
             values = inputs_of(parsed)
             target = service.target(parsed.model, Task.EMBEDDING)
             columns = input_columns(target.signature, values, len(values["text"]))
-            call = EmbeddingsCall(request, target, service.meter, columns, service.longest_s)
+            call = EmbeddingsCall(request, target, service.context, columns)
             call.parsed = parsed
             call.output, call.size = embedding_output(target.signature)
             call.check_dimensions()
@@ -78,7 +78,7 @@ class EmbeddingsCall(HttpCall):
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
         tokens = prompt_tokens_of(self.target.signature, answers, first_row, self.rows)
-        self.meter.read(key_of(self.request), OPERATION, self.target, tokens)
+        self.context.meter.read(key_of(self.request), OPERATION, self.target, tokens)
         column = answers.columns[self.output]
         data = rows_of(column, first_row, self.rows, answers.total_rows)
         dimensions = self.parsed.dimensions

@@ -53,7 +53,7 @@ class RerankHandler:
             target = service.target(parsed.model, Task.EMBEDDING)
             rows = 1 + len(texts)
             columns = input_columns(target.signature, {"text": [parsed.query, *texts]}, rows)
-            call = RerankCall(request, target, service.meter, columns, service.longest_s)
+            call = RerankCall(request, target, service.context, columns)
             call.parsed, call.texts = parsed, texts
             call.output, call.size = embedding_output(target.signature)
             if call.size * rows > MAX_NUMBERS:
@@ -80,7 +80,7 @@ class RerankCall(HttpCall):
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
         tokens = prompt_tokens_of(self.target.signature, answers, first_row, self.rows)
-        self.meter.read(key_of(self.request), OPERATION, self.target, tokens)
+        self.context.meter.read(key_of(self.request), OPERATION, self.target, tokens)
         column = answers.columns[self.output]
         data = rows_of(column, first_row, self.rows, answers.total_rows)
         query, *documents = vectors_of(data, self.size)

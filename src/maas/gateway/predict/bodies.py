@@ -1,4 +1,4 @@
-"""Bodies of `/predict` besides JSON: forms with files, and one image, sound or text as it is."""
+"""Bodies of `/predict` that are not JSON: forms with files, or one image, audio file or text."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ from maas.gateway.http.forms import FORM, FormPart, form_of
 from maas.gateway.http.request import Request, media_type
 from maas.gateway.http.routes import JSON_ONLY
 from maas.serving.routing.live_target import LiveTarget
-from maas.serving.wire.codec import Decoded, json_to_tensors, parse_json
+from maas.serving.wire.codec import Decoded
+from maas.serving.wire.json_tensors import json_to_tensors, parse_json
 
 PREDICT_TYPES = (
     *JSON_ONLY, FORM, b"image/*", b"audio/*", b"text/plain", b"application/octet-stream",
 )  # fmt: skip
 ANY_FILE = "file"
-"""What many clients call the one file of a form."""
+"""The field name that many clients use for the only file of a form."""
 
 
-def decoded(request: Request, target: LiveTarget) -> Decoded:
-    """The inputs in `request`. Raises MalformedBody, InvalidInput, or UnsupportedMediaType if the
-    deployment takes none of that type."""
-    kind = media_type(request.headers)
+def decode_body(request: Request, target: LiveTarget) -> Decoded:
+    """The inputs in the body of `request`.
+
+    Raises MalformedBody, InvalidInput, or UnsupportedMediaType if the deployment takes no body of
+    this content type.
+    """
+    content_type = media_type(request.headers)
     signature = target.signature
-    if kind in JSON_ONLY:
+    if content_type in JSON_ONLY:
         return target.codec.decode(request.body)
-    if kind == FORM:
+    if content_type == FORM:
         values = _form_values(signature, form_of(request))
     else:
         spec = _only_bytes(signature)
         if spec is None:
-            needed = ", ".join(s.name for s in signature.inputs)
+            names = ", ".join(s.name for s in signature.inputs)
             raise UnsupportedMediaType(
-                f"{target.deployment} does not take one {kind.decode('latin-1')} body: it has the "
-                f"inputs {needed}; send JSON, or a form"
+                f"{target.deployment} does not take one {content_type.decode('latin-1')} body: it "
+                f"has the inputs {names}; send JSON, or a form"
             )
         values = {spec.name: bytes(request.body)}
     tensors, rows, single = json_to_tensors(signature, values)
@@ -44,16 +48,19 @@ def decoded(request: Request, target: LiveTarget) -> Decoded:
 
 
 def _only_bytes(signature: Signature) -> TensorSpec | None:
-    """The one input that must be given, if it is BYTES without dimensions."""
-    needed = [spec for spec in signature.inputs if spec.default is None]
-    if len(needed) == 1 and needed[0].datatype == "BYTES" and not needed[0].shape:
-        return needed[0]
+    """The only input without a default, if it is BYTES without dimensions."""
+    required = [spec for spec in signature.inputs if spec.default is None]
+    if len(required) == 1 and required[0].datatype == "BYTES" and not required[0].shape:
+        return required[0]
     return None
 
 
 def _form_values(signature: Signature, parts: list[FormPart]) -> dict[str, Any]:
-    """A name that comes once is one row, one that comes several times a list of rows."""
-    found: dict[str, list[Any]] = {}
+    """The inputs in a form: one row if each field comes once, else lists of rows.
+
+    A field that comes once has the same value in all rows.
+    """
+    fields: dict[str, list[Any]] = {}
     for part in parts:
         name = part.name
         spec = signature.input(name)
@@ -65,10 +72,11 @@ def _form_values(signature: Signature, parts: list[FormPart]) -> dict[str, Any]:
                 f"unknown field {shown(name)}; the inputs are {names}", field=name[:200]
             )
         value = part.data if spec.datatype == "BYTES" else parse_json(part.data)
-        found.setdefault(spec.name, []).append(value)
-    rows = max(map(len, found.values()), default=1)
-    return {
-        # What is said once holds for all rows.
-        name: values[0] if rows == 1 else values * rows if len(values) == 1 else values
-        for name, values in found.items()
-    }
+        fields.setdefault(spec.name, []).append(value)
+    rows = max(map(len, fields.values()), default=1)
+    if rows == 1:
+        return {name: values[0] for name, values in fields.items()}
+    for name, values in fields.items():
+        if len(values) == 1:
+            fields[name] = values * rows
+    return fields

@@ -16,13 +16,12 @@ from maas.domain.errors import MaasError, Unauthenticated, Unavailable
 from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.keys import Key
 from maas.domain.models import Task
-from maas.gateway.calls import deadline_of, key_of, tenant_of
+from maas.gateway.calls import CallContext, deadline_of, key_of, tenant_of
 from maas.gateway.http.request import Request
-from maas.gateway.metering import GenerationUsage, Meter
+from maas.gateway.metering import GenerationUsage
 from maas.gateway.text.task_service import TaskService
 from maas.serving.routing.generation_call import GenerationCall
 from maas.serving.routing.live_target import LiveTarget
-from maas.serving.routing.router import Router
 
 CANCELLED = "cancelled"
 
@@ -42,8 +41,8 @@ class AnswerWriter(Protocol):
 class TextService(TaskService):
     """State that all handlers of text generation share: deployments, the meter, active requests."""
 
-    def __init__(self, router: Router, meter: Meter, longest_s: float) -> None:
-        super().__init__(router, meter, longest_s)
+    def __init__(self, context: CallContext) -> None:
+        super().__init__(context)
         self.active: set[TextRequest] = set()
 
     def begin(self, request: Request, deployment: str, operation: str) -> TextRequest:
@@ -88,7 +87,7 @@ class TextRequest:
         """False if the request only asks for the number of tokens."""
         self._service = service
         self._operation = operation
-        self._deadline = deadline_of(request, service.longest_s)
+        self._deadline = deadline_of(request, service.context.timeout_s)
         self._writer: AnswerWriter | None = None
         self._open: set[_Choice] = set()
         self._is_over = False
@@ -166,8 +165,8 @@ class TextRequest:
 
     def fail_choice(self, choice: _Choice, error: MaasError) -> None:
         self._open.discard(choice)
-        if choice.used is not None:
-            self._add_usage(choice, choice.used)
+        if choice.usage is not None:
+            self._add_usage(choice, choice.usage)
         self.fail(error)
         self._meter_if_ended()
 
@@ -222,7 +221,7 @@ class _Choice(GenerationCall):
         """Time of the first output on the monotonic clock; 0 before it."""
         self._text_request = text_request
 
-    def wrote(self, piece: Piece) -> None:
+    def generated(self, piece: Piece) -> None:
         if not self.first_at:
             self.first_at = time.monotonic()
         self._text_request.write(self.index, piece)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from maas.domain.errors import MaasError, ModelNotFound, NotFound
 from maas.domain.models import Task
+from maas.gateway.calls import CallContext
 from maas.gateway.http.request import Request
-from maas.gateway.metering import Meter
 from maas.serving.routing.live_target import LiveTarget
-from maas.serving.routing.router import LiveDeployment, Router
+from maas.serving.routing.router import LiveDeployment
 
 
 class TaskService:
     """Looks up the deployment of a request, and counts requests refused before any work began."""
 
-    def __init__(self, router: Router, meter: Meter, longest_s: float) -> None:
-        """`longest_s`: the maximum duration of a request in seconds; callers may set less."""
-        self.router = router
-        self.meter = meter
-        self.longest_s = longest_s
+    def __init__(self, context: CallContext) -> None:
+        self.context = context
+        self.router = context.router
+        self.meter = context.meter
 
     def target(self, name: str, task: Task) -> LiveTarget:
         """Pick a target of the deployment `name`.

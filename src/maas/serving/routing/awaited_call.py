@@ -1,4 +1,4 @@
-"""A call to a replica for code that awaits its answer: control, and whoever measures."""
+"""A call to a replica for code that awaits the answer, such as control and measurements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maas.serving.wire.tensors import Tensor, Tensors
 
 
 class AwaitedCall(Call):
-    """Its answer, or what became of it, is `future`."""
+    """A call whose outcome is a future."""
 
     __slots__ = ("compute_us", "future", "signature")
 
@@ -31,10 +31,11 @@ class AwaitedCall(Call):
             rows=rows,
             deadline=deadline,
             priority=priority,
-            alone=signature.has_bytes,
         )
+        self.travels_alone = signature.has_bytes
         self.signature = signature
         self.compute_us = 0
+        """This call's share of the model's run time, in microseconds."""
         self.future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
 
     def answered(self, answers: Answers, at: int, first_row: int) -> None:
@@ -51,7 +52,7 @@ class AwaitedCall(Call):
 
 
 def _answer_tensors(signature: Signature, answers: Answers, rows: int, first_row: int) -> Tensors:
-    """The outputs of one call, copied out of the frame that they came in."""
+    """Copies of the outputs of one call, whose frame may then be freed."""
     out: Tensors = {}
     for spec, column in zip(signature.outputs, answers.columns, strict=True):
         data = rows_of(column, first_row, rows, answers.total_rows)

@@ -1,4 +1,4 @@
-"""A request on its way to a replica, as its caller sees it."""
+"""A request that is on its way to a replica, from the gateway's side."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ log = logging.getLogger(__name__)
 Shapes = tuple[tuple[int, ...], ...]
 
 MAX_ATTEMPTS = 2
+"""Replicas that one call is sent to at most."""
 FAIR_ROWS = 64
-"""A replica works through more rows of one call in parts, and through others' calls in between."""
+"""Rows after which a replica serves other calls before it continues with a long one."""
 
 
 class CallCarrier(Protocol):
-    """Whoever has calls: the link to a replica."""
+    """A holder of calls that were sent: the link to a replica."""
 
     def cancel(self, call: Call) -> None:
-        """Forget `call`; if it still waits in the replica it is never computed."""
+        """Forget `call`. If it still waits in the replica, it is never computed."""
 
     def stop(self, call: Call) -> bool:
-        """Have the replica end a generation early; its ending is still to come. False if it has
-        not left yet: then it never will."""
+        """Ask the replica to end a generation early; its ending follows.
+
+        Returns False if the call was not sent yet. It is then discarded and has no ending.
+        """
 
 
 class Call:
-    """One request on its way: what it carries, and who is told how it ended.
+    """One request to a replica: its inputs and the callbacks for its outcome.
 
-    Subclasses implement `answered` and `failed`; exactly one of them is called, once, except that
+    Subclasses implement `answered` and `failed`. Exactly one of them is called, once, except that
     `failed` follows an `answered` that raised.
     """
 
     __slots__ = (
-        "alone",
         "attempts",
         "columns",
         "deadline",
@@ -50,6 +52,7 @@ class Call:
         "shapes",
         "size",
         "tenant",
+        "travels_alone",
     )
 
     def __init__(
@@ -60,72 +63,80 @@ class Call:
         deadline: float,
         tenant: int = 0,
         priority: Priority = Priority.NORMAL,
-        alone: bool = False,
     ) -> None:
-        """`columns` and `shapes` (per row) follow the inputs of the signature; `deadline` is in
-        seconds on the monotonic clock. A call with BYTES travels `alone`: its rows have no common
-        size by which the other end could tell them from another call's."""
+        """`columns` and `shapes` (of one row) follow the inputs of the signature. `deadline` is in
+        seconds on the monotonic clock. Calls with different `tenant` numbers share a replica
+        fairly."""
         self.columns = columns
         self.shapes = shapes
         self.rows = rows
         self.load = min(rows, FAIR_ROWS)
-        """The rows that others wait for at most before it is their turn."""
+        """Rows of this call that other calls wait for at most."""
         self.deadline = deadline
         self.tenant = tenant
         self.priority = priority
-        self.alone = alone
+        self.travels_alone = False
+        """Whether the call needs a frame of its own. A call with BYTES does: its rows have no
+        common size by which the replica could tell them from another call's."""
         self.size = len(columns[0]) if len(columns) == 1 else sum(map(len, columns))
         """Bytes of all columns."""
         self.attempts = 0
         self.link: CallCarrier | None = None
-        """Who has it; None while nobody does."""
+        """The link that holds the call, or None."""
         self.number = 0
-        """Its id on that link; 0 until it is sent."""
+        """The call's id on that link; 0 until it is sent."""
 
     is_pinned: ClassVar[bool] = False
-    """Whether it asked for a version, and no other may answer it."""
+    """Whether the request names a version, so that no other version may answer."""
     is_generation: ClassVar[bool] = False
-    """Whether it travels in a frame of its own, made by `packed`, and is answered in steps."""
+    """Whether the call travels in a frame of its own, made by `pack`, and is answered in steps."""
 
     def answered(self, answers: Answers, at: int, first_row: int) -> None:
-        """Request number `at` of `answers`, whose rows start at `first_row`, is this one."""
+        """Handle the answer: request number `at` of `answers`, with rows from `first_row`."""
         raise NotImplementedError
 
     def failed(self, error: MaasError) -> None:
+        """Handle a failure; no answer follows."""
         raise NotImplementedError
 
     def computed(self, compute_us: int, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
-        """The model has worked on it for so many microseconds more, and read and written so many
-        tokens; it is not done yet, or never will be, because it was given up."""
+        """Account for work of the model on a call without an answer.
 
-    def packed(self) -> list[Buffer]:
-        """The frame of a generation."""
+        The model has worked for `compute_us` more microseconds and processed and generated the
+        given numbers of tokens. The call is unfinished, or was canceled.
+        """
+
+    def pack(self) -> list[Buffer]:
+        """The frame of a generation, in parts."""
         raise NotImplementedError
 
     def stepped(self, piece: Piece, ending: Ending | None) -> None:
-        """A step of a generation; the last one has the ending."""
+        """Handle a step of a generation. The last step has the ending."""
         raise NotImplementedError
 
-    # -- how it ends when nobody answers --------------------------------------------------
+    # -- calls without an answer ------------------------------------------------------------
 
     @property
     def may_be_repeated(self) -> bool:
-        """Whether another replica may answer it if the one that has it dies."""
+        """Whether another replica may answer if the one that holds the call crashes."""
         return self.attempts < MAX_ATTEMPTS
 
     def expire(self, link: CallCarrier, now: float) -> None:
-        """Its deadline has passed while `link` had it."""
+        """End the call because its deadline has passed while `link` holds it."""
         link.cancel(self)
         fail_call(self, DeadlineExceeded())
 
-    def give_up(self, error: MaasError) -> None:
-        """It will not be answered, because of `error`."""
+    def abandon(self, error: MaasError) -> None:
+        """End the call, which will have no answer because of `error`."""
         self.failed(error)
 
 
 def fail_call(call: Call, error: MaasError) -> None:
-    """What goes wrong in telling is that call's alone: others share the link and the tick."""
+    """Abandon `call` with `error`.
+
+    Exceptions of its callback are logged and dropped: other calls share the link and the tick.
+    """
     try:
-        call.give_up(error)
+        call.abandon(error)
     except Exception:
-        log.exception("a call could not be told that it failed: %s", error)
+        log.exception("the failure of a call could not be reported: %s", error)

@@ -1,4 +1,4 @@
-"""The caller's end of a replica: calls go out in one frame per tick, answers find their caller."""
+"""The gateway's link to a replica: sends the calls of a tick in one frame, matches the answers."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from maas.serving.wire.tensors import Tensors
 log = logging.getLogger(__name__)
 
 FRAME_BYTES = 16 << 20
-"""About where a frame ends and the next call starts another: their length has a limit."""
+"""Approximate size at which a frame is sent and another one begins. Frames have a size limit."""
 UNSENT_BYTES = 16 << 20
-"""How much may wait for a replica that does not read before it gets nothing more."""
+"""Unsent bytes above which a replica that does not read gets no more calls."""
 
 
 class ReplicaLink(Channel):
-    """A connection to one replica."""
+    """A connection to one replica and the calls that were sent over it."""
 
     def __init__(
         self,
@@ -50,25 +50,27 @@ class ReplicaLink(Channel):
         on_usable: OnUsable | None = None,
         owing: set[ReplicaLink] | None = None,
     ) -> None:
-        """`on_closed` gets the calls that the replica took and did not answer; without it they
-        fail with ReplicaLost. `on_usable` is called whenever `usable` has changed. In `owing` it
-        is while its replica owes an answer."""
+        """`on_closed` receives the calls without an answer when the connection is lost; without it
+        they fail with ReplicaLost. `on_usable` is called when `usable` changes. The link is in the
+        set `owing` while its replica has unanswered calls."""
         super().__init__()
         self._owing = set() if owing is None else owing
         self.pending: dict[int, Call] = {}
+        """Sent calls without an answer, by their number."""
         self.usable = False
-        """Whether it is open and takes calls."""
+        """Whether the connection is open and takes calls."""
         self.going_away = False
         self.rows_in_flight = 0
         self.bytes_in_flight = 0
         self.seconds_per_row = 0.0
-        """Moving average of the model's time per row; 0 until known."""
+        """Moving average of the model's time per row; 0 before the first answer."""
         self.outgoing: list[Call] = []
+        """Calls that leave at the end of this tick."""
         self._next_id = 0
         self._in_parts: dict[int, tuple[Call, int]] = {}
-        """Calls that a replica works through in parts, and the microseconds that these took; and
-        those that were cancelled, of which nobody here knows whether it does. They stay until the
-        replica has ended them, so that all of it is counted."""
+        """Calls computed in parts, with the microseconds of the finished parts, and canceled calls,
+        which may be computed in parts. They stay until the replica has ended them, so that all
+        work is metered."""
         self._pings: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._on_closed = on_closed
         self._on_usable = on_usable
@@ -81,7 +83,7 @@ class ReplicaLink(Channel):
         on_usable: OnUsable | None = None,
         owing: set[ReplicaLink] | None = None,
     ) -> ReplicaLink:
-        """Raises OSError if nobody answers on `path`."""
+        """Connect to the socket `path`. Raises OSError if nothing listens there."""
         loop = asyncio.get_running_loop()
         transport, link = await loop.create_unix_connection(
             lambda: cls(on_closed, on_usable, owing), path
@@ -107,7 +109,7 @@ class ReplicaLink(Channel):
         self.outgoing.append(call)
 
     def cancel(self, call: Call) -> None:
-        """Forget `call`; if it still waits in the replica it is never computed."""
+        """Forget `call`. If it still waits in the replica, it is never computed."""
         if call.number == 0 and call in self.outgoing:
             self.outgoing.remove(call)
             self._forget(call)
@@ -121,8 +123,10 @@ class ReplicaLink(Channel):
         self._settle()
 
     def stop(self, call: Call) -> bool:
-        """Have the replica end a generation early; its ending is still to come. False if it has
-        not left yet: then it never will."""
+        """Ask the replica to end a generation early; its ending follows.
+
+        Returns False if the call was not sent yet. It is then discarded and has no ending.
+        """
         if self.pending.get(call.number) is call:
             self.send(pack_cancel([call.number]))
             return True
@@ -130,9 +134,9 @@ class ReplicaLink(Channel):
         return False
 
     def leave(self) -> None:
-        """Take no more calls; close as soon as the replica owes us nothing."""
+        """Take no more calls, and close when every call has an answer."""
         self.going_away = True
-        self._judge()
+        self._update_usable()
         self._settle()
 
     async def predict(
@@ -143,10 +147,11 @@ class ReplicaLink(Channel):
         deadline: float,
         priority: Priority = Priority.LOW,
     ) -> Tensors:
-        """Ask for `rows` rows and wait for the answer; raises MaasError, DeadlineExceeded if none
-        came a second after `deadline`.
+        """Predict `rows` rows and wait for the outputs.
 
-        `tensors` holds every input of `signature`, batch dimension first.
+        `tensors` holds every input of `signature`, batch dimension first. `deadline` is in seconds
+        on the monotonic clock. Raises the replica's MaasError, or DeadlineExceeded if there is no
+        answer one second after `deadline`.
         """
         return (await self.predict_timed(signature, tensors, rows, deadline, priority))[0]
 
@@ -158,7 +163,7 @@ class ReplicaLink(Channel):
         deadline: float,
         priority: Priority,
     ) -> tuple[Tensors, int]:
-        """As `predict`, with these rows' share of the model's run time in microseconds."""
+        """Like `predict`; also returns these rows' share of the model's run time, microseconds."""
         call = AwaitedCall(signature, tensors, rows, deadline, priority)
         self.submit(call)
         try:
@@ -171,7 +176,7 @@ class ReplicaLink(Channel):
                 self.cancel(call)
 
     async def ping(self, timeout_s: float) -> dict[str, Any]:
-        """The replica's own account of itself; TimeoutError if it does not answer."""
+        """The replica's statistics. Raises TimeoutError if there is no answer in `timeout_s`."""
         number = self._next_id = self._next_id + 1
         future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._pings[number] = future
@@ -194,16 +199,16 @@ class ReplicaLink(Channel):
             if call.is_generation:
                 call.number = self._next_id = self._next_id + 1
                 self.pending[call.number] = call
-                self._to_send.extend(call.packed())
+                self._to_send.extend(call.pack())
                 continue
-            # Rows of different shapes cannot lie end to end in one column.
-            key: object = call.shapes if not call.alone else id(call)
+            # Rows of different shapes cannot share a column.
+            key: object = call.shapes if not call.travels_alone else id(call)
             groups.setdefault(key, []).append(call)
         for group in groups.values():
-            # What is on its way bounds what leaves now, and is hardly ever so much.
+            # The bytes in flight are an upper bound for this group, and rarely exceed the limit.
             for part in [group] if self.bytes_in_flight <= FRAME_BYTES else _frames_of(group):
                 self._send_group(part)
-        # This is the end of the tick: another turn of the loop would only delay it.
+        # The tick ends here. Another iteration of the loop would only delay the write.
         self._flush()
 
     def _send_group(self, calls: list[Call]) -> None:
@@ -251,20 +256,20 @@ class ReplicaLink(Channel):
     def _answers_received(self, answers: Answers) -> None:
         if answers.batch_rows:
             latest = answers.compute_us / 1e6 / answers.batch_rows
-            known = self.seconds_per_row
-            self.seconds_per_row = latest if not known else known + 0.1 * (latest - known)
+            average = self.seconds_per_row
+            self.seconds_per_row = latest if not average else average + 0.1 * (latest - average)
         first_row = 0
         pending = self.pending
         for at, (number, rows) in enumerate(zip(answers.ids, answers.rows, strict=True)):
             call = pending.pop(number, None)
             if self._in_parts and number in self._in_parts:
-                # Answers in parts travel alone: what is left of this time is the last part's.
-                given_up, known = self._in_parts.pop(number)
-                answers.compute_us = max(0, answers.compute_us - known)
-                # Cancelled while it was computed or its answer was on the way. A batch of several
-                # is counted with the others' answers.
+                # Answers in parts travel alone, so the remaining time is that of the last part.
+                canceled, metered_us = self._in_parts.pop(number)
+                answers.compute_us = max(0, answers.compute_us - metered_us)
+                # The call was canceled while it was computed or answered. In a batch of several
+                # calls, its share is metered with the other answers.
                 if call is None and rows == answers.batch_rows:
-                    given_up.computed(
+                    canceled.computed(
                         answers.compute_us, answers.prompt_tokens, answers.completion_tokens
                     )
             if call is not None:
@@ -273,18 +278,18 @@ class ReplicaLink(Channel):
                 try:
                     call.answered(answers, at, first_row)
                 except Exception:
-                    # It is this call's trouble; the others of the frame get their answers.
-                    log.exception("an answer could not be handed over")
+                    # The other calls of the frame still get their answers.
+                    log.exception("an answer could not be delivered")
                     fail_call(call, MaasError("an internal error; the server's log has it"))
             first_row += rows
 
     def _progress_received(self, raw: dict[str, Any]) -> None:
         number, compute_us = int(raw["id"]), int(raw["compute_us"])
-        call, known = self._in_parts.pop(number, (self.pending.get(number), 0))
+        call, metered_us = self._in_parts.pop(number, (self.pending.get(number), 0))
         if call is None:
             return
         if not raw["is_last"]:
-            self._in_parts[number] = (call, known + compute_us)
+            self._in_parts[number] = (call, metered_us + compute_us)
         tokens = [int(raw.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")]
         call.computed(compute_us, *tokens)
 
@@ -298,7 +303,7 @@ class ReplicaLink(Channel):
         try:
             call.stepped(piece, ending)
         except Exception:
-            log.exception("a piece could not be handed over")
+            log.exception("a piece could not be delivered")
             self.cancel(call)
             fail_call(call, MaasError("an internal error; the server's log has it"))
 
@@ -315,14 +320,14 @@ class ReplicaLink(Channel):
         self.bytes_in_flight -= call.size
 
     def _settle(self) -> None:
-        """Note that the replica owes us nothing, if that is so; one that drains waits for us to
-        close then."""
+        """If every call has an answer, update `owing`, and close if the replica is draining: it
+        waits for that."""
         if not self.pending and not self.outgoing:
             self._owing.discard(self)
             if self.going_away:
                 self.close()
 
-    def _judge(self) -> None:
+    def _update_usable(self) -> None:
         usable = self.is_open and not self.going_away and not self.is_congested
         if usable is not self.usable:
             self.usable = usable
@@ -330,13 +335,13 @@ class ReplicaLink(Channel):
                 self._on_usable(self)
 
     def opened(self) -> None:
-        self._judge()
+        self._update_usable()
 
     def congestion_changed(self) -> None:
-        self._judge()
+        self._update_usable()
 
     def closed(self, reason: Exception | None) -> None:
-        self._judge()
+        self._update_usable()
         lost = [*self.pending.values(), *self.outgoing]
         self.pending.clear()
         self._in_parts.clear()
@@ -363,7 +368,7 @@ OnUsable = Callable[[ReplicaLink], None]
 
 
 def _frames_of(calls: list[Call]) -> Iterator[list[Call]]:
-    """Runs of FRAME_BYTES at most; a call that is larger goes alone."""
+    """Split `calls` into runs of at most FRAME_BYTES. A larger call is a run of its own."""
     run: list[Call] = []
     size = 0
     for call in calls:

@@ -1,4 +1,4 @@
-"""Calls that wait for a replica, because there is none that takes them."""
+"""Calls that wait because no replica takes them at the moment."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from maas.serving.routing.call import Call
 
 
 class HeldCalls:
-    """In the order in which they came."""
+    """A queue of calls in the order of their arrival."""
 
     def __init__(self) -> None:
         self.size = 0
-        """Bytes that they carry together."""
+        """Bytes of all calls."""
         self._calls: deque[Call] = deque()
 
     def __len__(self) -> int:
@@ -31,7 +31,7 @@ class HeldCalls:
         self.size -= call.size
 
     def take_all(self) -> deque[Call]:
-        """All of them, and none is held any more."""
-        taken, self._calls = self._calls, deque()
+        """Remove and return all calls."""
+        calls, self._calls = self._calls, deque()
         self.size = 0
-        return taken
+        return calls

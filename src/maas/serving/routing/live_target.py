@@ -28,12 +28,13 @@ from maas.serving.wire.codec import JsonCodec
 from maas.serving.wire.messages import MAX_FRAME_BYTES
 
 HOLD_SECONDS = 5.0
-"""How long calls wait for a replica after the last one went away."""
+"""How long calls wait for a replica after the last one disconnects."""
 RECONNECT_SECONDS = 0.02
 BYTES_IN_FLIGHT = 256 << 20
-"""How much the calls of one link, and those that a target holds, may carry together. One that
-carries more is taken while there is no other."""
-LARGEST_CALL_BYTES = MAX_FRAME_BYTES - (1 << 20)  # a frame holds more than the tensors
+"""Limit on the bytes of all calls of one link, and of all calls that wait in a target. A larger
+call is accepted if it is the only one."""
+LARGEST_CALL_BYTES = MAX_FRAME_BYTES - (1 << 20)
+"""A frame needs room for more than the tensors."""
 
 
 class LiveTarget:
@@ -46,7 +47,8 @@ class LiveTarget:
         queue_limit: int,
         owing: set[ReplicaLink] | None = None,
     ) -> None:
-        """`owing` holds the links whose replicas owe an answer."""
+        """`target` is the entry of the snapshot. `owing` is the set of links whose replicas have
+        unanswered calls."""
         self._owing = owing
         self.deployment = deployment
         self.version = target.version
@@ -60,18 +62,18 @@ class LiveTarget:
         self.queue_limit = queue_limit
         self.reason = ""
         self.ok_counters: memoryview | None = None
-        """For whoever counts the answers; here because it is needed on every one."""
+        """The meter's counters for answers of this target, which it needs for each answer."""
         self._sockets: frozenset[str] = frozenset()
         self._links: dict[str, ReplicaLink] = {}
-        """To the replicas that the snapshot names."""
+        """Links to the replicas of the snapshot, by socket."""
         self._leaving: set[ReplicaLink] = set()
-        """To those that it no longer names, and that still owe answers."""
+        """Links to replicas that left the snapshot and have unanswered calls."""
         self._connecting: dict[str, asyncio.Task[None]] = {}
-        self._held = HeldCalls()
+        self._waiting = HeldCalls()
         self._down_since = time.monotonic()
-        """Since when no replica takes calls, if none does."""
+        """When the last replica stopped taking calls, if none takes any."""
         self._retired = False
-        self._heir: LiveTarget | None = None
+        self._successor: LiveTarget | None = None
 
     # -- calls ------------------------------------------------------------------------------
 
@@ -80,16 +82,16 @@ class LiveTarget:
         return any(link.usable for link in self._links.values())
 
     def submit(self, call: Call) -> None:
-        """Send `call`, or hold it for a replica that is about to come.
+        """Send `call`, or hold it for a replica that is about to start.
 
-        Raises Overloaded, with the seconds after which to try again, if it could not be answered
-        by its deadline, and Unavailable if nobody can answer it.
+        Raises Overloaded, with the seconds after which to retry, if the deadline cannot be met, and
+        Unavailable if no replica can answer.
         """
         link = self._least_busy()
         if link is None:
-            if self._heir is not None:  # it was replaced while the call was being read
-                self._check_heir(self._heir, call)
-                self._heir.submit(call)
+            if self._successor is not None:  # the target was replaced while the body was read
+                self._check_successor(self._successor, call)
+                self._successor.submit(call)
             else:
                 self._hold(call)
             return
@@ -107,24 +109,27 @@ class LiveTarget:
         link.submit(call)
 
     def cancel(self, call: Call) -> None:
-        """Nobody waits for `call` any more."""
+        """Drop `call`: its client disconnected."""
         if call.link is not None:
             call.link.cancel(call)
             return
         target: LiveTarget | None = self
         while target is not None:
-            if call in target._held:
-                target._held.remove(call)
+            if call in target._waiting:
+                target._waiting.remove(call)
                 return
-            target = target._heir
+            target = target._successor
 
     def generate(self, call: GenerationCall) -> None:
-        """As `submit`, for text that comes in pieces."""
+        """Like `submit`, for a text generation."""
         self.submit(call)
 
     def cancel_generation(self, call: GenerationCall) -> None:
-        """Nobody reads `call` any more: it frees its place in the engine within a step. No more is
-        written; its ending, with the true counts, follows in a later tick."""
+        """Stop the generation `call`: its client disconnected.
+
+        The engine's slot is free within one step. The ending, with the final token counts, follows
+        in a later tick.
+        """
         if not call.stop():
             self.cancel(call)
 
@@ -139,7 +144,10 @@ class LiveTarget:
         return best
 
     def _link_with_room(self, call: Call) -> ReplicaLink:
-        """For a call whose bytes are too many for the least busy link."""
+        """A link for a call whose bytes exceed the limit of the least busy link.
+
+        Raises BodyTooLarge if the call fits no frame, Overloaded if no link has room.
+        """
         if call.size > LARGEST_CALL_BYTES:
             raise BodyTooLarge(
                 f"a request of {call.size} bytes of tensors; at most {LARGEST_CALL_BYTES} fit"
@@ -152,9 +160,9 @@ class LiveTarget:
         self._check_room(link.bytes_in_flight, call)
         return link
 
-    def _check_room(self, taken: int, call: Call) -> None:
-        if taken and taken + call.size > BYTES_IN_FLIGHT:
-            full = f"{taken >> 20} MiB of requests waiting, of at most {BYTES_IN_FLIGHT >> 20}"
+    def _check_room(self, used_bytes: int, call: Call) -> None:
+        if used_bytes and used_bytes + call.size > BYTES_IN_FLIGHT:
+            full = f"{used_bytes >> 20} MiB of requests waiting, of at most {BYTES_IN_FLIGHT >> 20}"
             raise Overloaded(f"{self.deployment} has {full}", retry_after=1.0)
 
     def _hold(self, call: Call) -> None:
@@ -163,41 +171,41 @@ class LiveTarget:
             if any(link.is_congested for link in self._links.values()):
                 silent = f"has taken no request for {down:.1f} s"
                 raise Overloaded(f"{self.deployment} {silent}", retry_after=1.0)
-            why = f": {self.reason}" if self.reason else ""
-            raise Unavailable(f"{self.deployment} has no ready replica{why}", retry_after=1.0)
-        if len(self._held) >= self.queue_limit:
-            many = f"{len(self._held)} requests waiting for a replica"
+            reason = f": {self.reason}" if self.reason else ""
+            raise Unavailable(f"{self.deployment} has no ready replica{reason}", retry_after=1.0)
+        if len(self._waiting) >= self.queue_limit:
+            many = f"{len(self._waiting)} requests waiting for a replica"
             raise Overloaded(f"{self.deployment} has {many}", retry_after=1.0)
-        self._check_room(self._held.size, call)
-        self._held.add(call)
+        self._check_room(self._waiting.size, call)
+        self._waiting.add(call)
 
-    def _release_held(self) -> None:
-        for call in self._held.take_all():
+    def _release_waiting(self) -> None:
+        for call in self._waiting.take_all():
             self._resubmit(call)
 
     def _resubmit(self, call: Call) -> None:
         target = self
-        while target._heir is not None:
-            target = target._heir
+        while target._successor is not None:
+            target = target._successor
         try:
-            self._check_heir(target, call)
+            self._check_successor(target, call)
             target.submit(call)
         except MaasError as error:
             fail_call(call, error)
 
-    def _check_heir(self, heir: LiveTarget, call: Call) -> None:
-        if call.is_pinned and heir.version != self.version:
+    def _check_successor(self, successor: LiveTarget, call: Call) -> None:
+        if call.is_pinned and successor.version != self.version:
             raise Unavailable(f"{self.deployment} was replaced meanwhile", retry_after=1.0)
 
     def sweep(self, now: float) -> None:
-        """End every call whose deadline has passed, and those held for too long."""
+        """End calls whose deadline has passed or that waited for a replica for too long."""
         for link in (*self._links.values(), *self._leaving):
             for call in [call for call in link.pending.values() if call.deadline <= now]:
                 call.expire(link, now)
-        if self._held:
-            given_up = now - self._down_since > HOLD_SECONDS
-            for call in [c for c in self._held if given_up or c.deadline <= now]:
-                self._held.remove(call)
+        if self._waiting:
+            is_hold_over = now - self._down_since > HOLD_SECONDS
+            for call in [c for c in self._waiting if is_hold_over or c.deadline <= now]:
+                self._waiting.remove(call)
                 if call.deadline <= now:
                     fail_call(call, DeadlineExceeded())
                 else:
@@ -209,30 +217,32 @@ class LiveTarget:
         self.weight = target.weight
         self.queue_limit = queue_limit
         self.reason = reason
-        known, self._sockets = self._sockets, frozenset(target.sockets)
-        for path in self._sockets - known:
+        previous, self._sockets = self._sockets, frozenset(target.sockets)
+        for path in self._sockets - previous:
             self._start_connecting(path)
-        for path in known - self._sockets:
+        for path in previous - self._sockets:
             self._leave(path)
 
-    def retire(self, heir: LiveTarget | None, why: MaasError) -> None:
-        """Take no more calls and let the replicas finish. `heir`, a target of the same signature,
-        gets the calls that wait and those that the replicas lose; without one they end, those
-        that wait with `why`."""
+    def retire(self, successor: LiveTarget | None, error: MaasError) -> None:
+        """Take no more calls and let the replicas finish.
+
+        `successor`, a target with the same signature, gets the waiting calls and those of lost
+        replicas. Without a successor they fail, the waiting ones with `error`.
+        """
         self._retired = True
-        self._heir = heir
+        self._successor = successor
         self._sockets = frozenset()
         for path in list(self._links):
             self._leave(path)
-        for call in self._held.take_all():
-            if heir is not None:
+        for call in self._waiting.take_all():
+            if successor is not None:
                 self._resubmit(call)
             else:
-                fail_call(call, why)
+                fail_call(call, error)
 
     @property
     def is_gone(self) -> bool:
-        """Whether a retired target owes no answer any more."""
+        """Whether every call of a retired target has an answer."""
         return not self._links and not self._leaving
 
     def _leave(self, path: str) -> None:
@@ -247,7 +257,7 @@ class LiveTarget:
             self._connecting[path] = asyncio.ensure_future(self._connect(path))
 
     async def _connect(self, path: str) -> None:
-        """Try until it works or the snapshot no longer names the replica."""
+        """Retry until the connection succeeds or the replica leaves the snapshot."""
         try:
             while path in self._sockets:
                 try:
@@ -260,32 +270,32 @@ class LiveTarget:
                     link.close()
                 elif link is not None and link.is_open:
                     self._links[path] = link
-                    self._release_held()
+                    self._release_waiting()
                     return
                 else:
                     await asyncio.sleep(RECONNECT_SECONDS)
         finally:
-            # Here and not when the task is done: by then the snapshot may name the path again.
+            # Not in a callback of the task: by then a new snapshot may have the path again.
             del self._connecting[path]
 
     def _link_usable(self, link: ReplicaLink) -> None:
-        """A link takes calls again, or takes none any more."""
+        """Handle a link that started or stopped taking calls."""
         if link not in self._links.values():
             return
         if link.usable:
-            self._release_held()
+            self._release_waiting()
         elif not self.is_ready:
             self._down_since = time.monotonic()
 
     def _link_closed(self, link: ReplicaLink, lost: list[Call]) -> None:
         self._leaving.discard(link)
         now = time.monotonic()
-        for path, known in list(self._links.items()):
-            if known is link:
+        for path, other in list(self._links.items()):
+            if other is link:
                 del self._links[path]
                 if not link.going_away:
                     self._start_connecting(path)
-                    if not self.is_ready:  # even if it took no calls before: another will come
+                    if not self.is_ready:  # hold calls again, as a new replica is expected
                         self._down_since = now
         for call in lost:
             if call.may_be_repeated and call.deadline > now:

@@ -1,6 +1,6 @@
-"""Where a call goes: deployments by name, and their targets by weight.
+"""Selects the target of a call: the deployment by name, then one of its targets by weight.
 
-A router follows the routing snapshot. What a target does with a call is in `live_route.py`.
+A router follows the routing snapshot. `live_target.py` then selects a replica of the target.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from random import choices
 
 from maas.domain.errors import NotFound, Unavailable
 from maas.domain.names import did_you_mean, shown
-from maas.domain.signature import Signature
-from maas.domain.snapshot import DeploymentRoutes, Snapshot
+from maas.domain.snapshot import DeploymentRoutes, Snapshot, TargetRoute
 from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.routing.live_target import LiveTarget
 
@@ -20,7 +19,7 @@ SWEEP_SECONDS = 0.1
 
 
 class LiveDeployment:
-    """A callable name and its targets."""
+    """A deployment and its targets."""
 
     def __init__(self, name: str, owing: set[ReplicaLink] | None = None) -> None:
         self.name = name
@@ -29,31 +28,36 @@ class LiveDeployment:
         self.reason = ""
         self.targets: list[LiveTarget] = []
         self._retired: list[LiveTarget] = []
-        """Those whose replicas still owe answers."""
+        """Former targets whose replicas have unanswered calls."""
 
     def update(self, new: DeploymentRoutes) -> None:
+        """Follow the snapshot: add, update and retire targets."""
         self.model = new.model
         self.reason = new.reason
-        known = {(r.version, r.variant, _identity(r.signature)): r for r in self.targets}
+        previous = {_identity(target): target for target in self.targets}
         targets = []
-        for target in new.targets:
-            live = known.pop((target.version, target.variant, _identity(target.signature)), None)
-            targets.append(live or LiveTarget(self.name, target, new.queue_limit, self._owing))
+        for entry in new.targets:
+            target = previous.pop(_identity(entry), None)
+            targets.append(target or LiveTarget(self.name, entry, new.queue_limit, self._owing))
         self.targets = targets
-        for to_update, target in zip(targets, new.targets, strict=True):
-            to_update.update(target, new.queue_limit, new.reason)
-        for old in known.values():
-            why = Unavailable(f"{self.name} was replaced meanwhile", retry_after=1.0)
+        for target, entry in zip(targets, new.targets, strict=True):
+            target.update(entry, new.queue_limit, new.reason)
+        for old in previous.values():
+            error = Unavailable(f"{self.name} was replaced meanwhile", retry_after=1.0)
             self._retired.append(old)
-            old.retire(self._heir_of(old), why)
+            old.retire(self._successor_of(old), error)
 
-    def _heir_of(self, old: LiveTarget) -> LiveTarget | None:
-        """Who can answer the calls of `old`: the same version if it is there, else by weight."""
+    def _successor_of(self, old: LiveTarget) -> LiveTarget | None:
+        """The target that can answer the calls of `old`: of the same version if possible, else
+        the one with the largest weight."""
         able = [target for target in self.targets if target.signature == old.signature]
-        return max(able, key=lambda r: (r.version == old.version, r.weight), default=None)
+        return max(able, key=lambda t: (t.version == old.version, t.weight), default=None)
 
     def pick(self, version: int | None = None) -> LiveTarget:
-        """A target by weight, or the one of `version`; raises NotFound or Unavailable."""
+        """A random target by weight, or the target of `version`.
+
+        Raises NotFound if no target has this version, Unavailable if no target has any weight.
+        """
         targets = self.targets
         if version is not None:
             for target in targets:
@@ -65,15 +69,16 @@ class LiveDeployment:
             )
         if len(targets) == 1:
             return targets[0]
-        # A target whose replicas are all away leaves its share to the others.
-        ready = [target for target in targets if target.weight and target.is_ready]
-        candidates = ready or [target for target in targets if target.weight]
+        # The share of a target without a ready replica goes to the others.
+        weighted = [target for target in targets if target.weight]
+        candidates = [target for target in weighted if target.is_ready] or weighted
         if not candidates:
-            why = f": {self.reason}" if self.reason else ""
-            raise Unavailable(f"{self.name} has no ready replica{why}", retry_after=1.0)
+            reason = f": {self.reason}" if self.reason else ""
+            raise Unavailable(f"{self.name} has no ready replica{reason}", retry_after=1.0)
         return choices(candidates, [target.weight for target in candidates])[0]
 
     def remove(self) -> None:
+        """Retire all targets: the deployment was deleted."""
         targets, self.targets = self.targets, []
         self._retired += targets
         for target in targets:
@@ -86,19 +91,19 @@ class LiveDeployment:
 
     @property
     def is_gone(self) -> bool:
-        """Whether a removed deployment owes no answer any more."""
+        """Whether every call of a removed deployment has an answer."""
         return not self._retired
 
 
 class Router:
-    """All deployments that the snapshot names."""
+    """All deployments of the snapshot."""
 
     def __init__(self) -> None:
         self.deployments: dict[str, LiveDeployment] = {}
         self.default: str | None = None
         self._owing: set[ReplicaLink] = set()
         self._removed: list[LiveDeployment] = []
-        """Those whose replicas still owe answers."""
+        """Deleted deployments whose replicas have unanswered calls."""
         self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
     def apply(self, snapshot: Snapshot) -> None:
@@ -127,7 +132,7 @@ class Router:
         return live
 
     def is_working(self) -> bool:
-        """Whether any replica owes an answer."""
+        """Whether any replica has an unanswered call."""
         return bool(self._owing)
 
     def close(self) -> None:
@@ -143,5 +148,6 @@ class Router:
         self._removed = [live for live in self._removed if not live.is_gone]
 
 
-def _identity(signature: Signature) -> str:
-    return repr(signature)
+def _identity(target: LiveTarget | TargetRoute) -> tuple[int, str, str]:
+    """Targets of two snapshots are the same if version, variant and signature are equal."""
+    return target.version, target.variant, repr(target.signature)

@@ -1,4 +1,4 @@
-"""A framed connection over a unix socket whose writes are joined once per tick of the loop."""
+"""A connection over a unix socket that carries frames and joins the writes of one loop tick."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _LENGTH = struct.Struct("<I")
 
 
 class Channel(asyncio.Protocol):
-    """Splits what arrives into frames, and joins what is sent within one tick into one write.
+    """Splits received bytes into frames, and joins the frames sent within one tick into one write.
 
-    Subclasses implement `frame_received`, `closed` and, if they care, `congestion_changed`.
+    Subclasses implement `frame_received` and `closed`, and may implement `congestion_changed`.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Channel(asyncio.Protocol):
         self._arrived = bytearray()
         self._to_send: list[Buffer] = []
         self.is_congested = False
-        """Whether the peer leaves what was sent to it lying; more would only fill our memory."""
+        """Whether the peer does not read what was sent; more would only fill memory."""
         self._loop = asyncio.get_running_loop()
 
     # -- for subclasses ---------------------------------------------------------------------
@@ -34,13 +34,13 @@ class Channel(asyncio.Protocol):
         raise NotImplementedError
 
     def opened(self) -> None:
-        """The connection stands."""
+        """Called when the connection is established."""
 
     def closed(self, reason: Exception | None) -> None:
-        """The connection is gone; nothing more arrives."""
+        """Called when the connection is lost or closed; no frame follows."""
 
     def congestion_changed(self) -> None:
-        """`is_congested` is another."""
+        """Called when `is_congested` changes."""
 
     # -- for users --------------------------------------------------------------------------
 
@@ -49,24 +49,27 @@ class Channel(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def send(self, parts: list[Buffer]) -> None:
-        """Send a frame with the others of this tick; dropped if the connection is gone."""
+        """Send a frame at the end of this tick. It is dropped if the connection is lost."""
         if not self._to_send:
             self._loop.call_soon(self._flush)
         self._to_send.extend(parts)
 
     def send_now(self, parts: list[Buffer]) -> None:
-        """The same for who knows that this is the end of what the tick sends: another turn of the
-        loop would only delay it."""
+        """Send a frame, and all others of this tick, at once.
+
+        For the last frame of a tick, which another iteration of the loop would only delay.
+        """
         self._to_send.extend(parts)
         self._flush()
 
     def close(self) -> None:
-        """Close after what was sent has left."""
+        """Close the connection after all frames are written."""
         if self._transport is not None:
             self._flush()
             self._transport.close()
 
     def abort(self) -> None:
+        """Close the connection at once; unsent frames are lost."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -90,12 +93,12 @@ class Channel(asyncio.Protocol):
         self.congestion_changed()
 
     def data_received(self, data: bytes) -> None:
-        # Most reads hold whole frames; only an incomplete rest is copied and kept.
+        # Most reads hold whole frames. Only an incomplete rest is copied.
         arrived: bytes | bytearray = data
         if self._arrived:
             self._arrived += data
-            # A length beyond the limit is not waited for but refused below.
-            if len(self._arrived) < 4 or len(self._arrived) - 4 < self._wanted() <= MAX_FRAME_BYTES:
+            # A frame over the limit is refused below, without waiting for its end.
+            if len(self._arrived) < 4 or len(self._arrived) - 4 < self._length() <= MAX_FRAME_BYTES:
                 return
             arrived, self._arrived = self._arrived, bytearray()
         view = memoryview(arrived)
@@ -104,26 +107,29 @@ class Channel(asyncio.Protocol):
             while end - at >= 4:
                 (length,) = _LENGTH.unpack_from(view, at)
                 if not 1 <= length <= MAX_FRAME_BYTES:
-                    raise ProtocolViolation(f"a frame of {length} bytes")
+                    raise ProtocolViolation(
+                        f"a frame has 1 to {MAX_FRAME_BYTES} bytes, not {length}"
+                    )
                 if end - at - 4 < length:
                     break
                 self.frame_received(view[at + 4], view[at + 5 : at + 4 + length])
                 at += 4 + length
-        except ProtocolViolation as wrong:
-            log.error("closing a channel: %s", wrong)
+        except ProtocolViolation as error:
+            log.error("closing a channel after a protocol violation: %s", error)
             self.abort()
             return
         if at < end:
             self._arrived = bytearray(view[at:])
 
-    def _wanted(self) -> int:
+    def _length(self) -> int:
+        """The length of the incomplete frame."""
         (length,) = _LENGTH.unpack_from(self._arrived)
         return int(length)
 
     def _flush(self) -> None:
         parts, self._to_send = self._to_send, []
         if parts and self._transport is not None and not self._transport.is_closing():
-            # One joined write is one system call; big tensors are worth no extra copy.
+            # Joining saves system calls, but large tensors are not worth the copy.
             if sum(map(len, parts)) <= 1 << 18:
                 self._transport.write(b"".join(parts))
             else:

@@ -1,4 +1,4 @@
-"""Elements of BYTES tensors, which are text or any bytes: from JSON, and on their way."""
+"""Elements of BYTES tensors, which hold text or bytes: from JSON values, to and from tensors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from maas.serving.wire.messages import Buffer
 
 
 def element_bytes(spec: TensorSpec, value: Any, at: int) -> bytes:
-    """A string is its UTF-8; `{"b64": "…"}` are any bytes, as TensorFlow Serving writes them, and
-    bytes, which no JSON has, themselves."""
+    """The bytes of the JSON value of element `at`.
+
+    A string becomes UTF-8. `{"b64": "…"}` is base64 of any bytes, as in TensorFlow Serving. `bytes`
+    come from forms and are unchanged. Raises InvalidInput for other values.
+    """
     if isinstance(value, str):
         return _utf8(spec, value)
     if isinstance(value, bytes):
@@ -29,14 +32,14 @@ def element_bytes(spec: TensorSpec, value: Any, at: int) -> bytes:
         )
     try:
         return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError as wrong:
+    except ValueError as error:
         raise InvalidInput(
-            f"field {spec.name!r}: the b64 at {at} is not base64: {wrong}", field=spec.name
+            f"field {spec.name!r}: the b64 at {at} is not base64: {error}", field=spec.name
         ) from None
 
 
 def pack_elements(elements: Sequence[Buffer]) -> bytes:
-    """The bytes of a BYTES tensor."""
+    """The bytes of a BYTES tensor; the inverse of `bytes_elements`."""
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)
 
 
@@ -50,9 +53,10 @@ def _utf8(spec: TensorSpec, text: str) -> bytes:
 
 
 def bytes_elements(data: Buffer) -> list[bytes]:
-    """The elements of a BYTES tensor: each a little-endian u32 length and that many bytes.
+    """The elements of a BYTES tensor.
 
-    Raises InvalidInput if the data ends early.
+    Each is stored as a little-endian u32 length and that many bytes. Raises InvalidInput if the
+    data ends within an element.
     """
     view, at, out = memoryview(data), 0, []
     while at < len(view):

@@ -1,8 +1,8 @@
-"""Frames of generations: requests one by one, and frames of pieces of many.
+"""Frames of text generations.
 
-GENERATE is `u64 id | f64 deadline | u32 tenant | u8 priority | JSON Generation`; PIECES is a JSON
-list of `[id, Piece | Ending]` with the answers of many generations. Failures and cancellations are
-those of `messages.py`.
+GENERATE holds one request: `u64 id | f64 deadline | u32 tenant | u8 priority | JSON Generation`.
+PIECES holds steps of many generations: a JSON list of `[id, Piece, Ending | null]`. Failures and
+cancellations use the frames of `messages.py`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,19 @@ from dataclasses import dataclass
 import msgspec
 
 from maas.domain.generation import Ending, Generation, Piece
-from maas.serving.wire.messages import (
-    Buffer,
-    FrameKind,
-    Priority,
-    ProtocolViolation,
-    frame,
-)
+from maas.serving.wire.messages import Buffer, FrameKind, Priority, ProtocolViolation, frame
 
 _HEAD = struct.Struct("<QdIB")
 Step = tuple[int, Piece, Ending | None]
-"""Of a generation's id, what was written, and the ending if it was the last step."""
+"""A generation's id, its new output, and its ending if this is the last step."""
 
 
 @dataclass(slots=True)
 class Generate:
+    """The contents of a GENERATE frame."""
+
     id: int
-    """Unique on this connection, also among the ids of INFER frames."""
+    """Unique on the connection, also among the ids of INFER frames."""
     deadline: float
     """Seconds on CLOCK_MONOTONIC."""
     tenant: int
@@ -44,14 +40,14 @@ _decode_steps = msgspec.json.Decoder(list[Step]).decode
 
 
 def encode_generation(generation: Generation) -> bytes:
-    """As it lies in a GENERATE frame."""
+    """The bytes of `generation` in a GENERATE frame."""
     return _encode(generation)
 
 
 def pack_encoded(
     number: int, deadline: float, tenant: int, priority: Priority, encoded: Buffer
 ) -> list[Buffer]:
-    """The GENERATE frame of a generation that is encoded already."""
+    """The GENERATE frame of a generation that `encode_generation` encoded."""
     return frame(FrameKind.GENERATE, [_HEAD.pack(number, deadline, tenant, priority), encoded])
 
 
@@ -61,15 +57,15 @@ def pack_generate(message: Generate) -> list[Buffer]:
 
 
 def unpack_generate(body: memoryview) -> Generate:
-    """Raises ProtocolViolation for what is no such frame."""
+    """Raises ProtocolViolation if `body` is not that of a GENERATE frame."""
     if len(body) < _HEAD.size:
         raise ProtocolViolation("a generate frame is too short")
     number, deadline, tenant, priority = _HEAD.unpack_from(body)
     try:
         generation = _decode_generation(body[_HEAD.size :])
         return Generate(number, deadline, tenant, Priority(priority), generation)
-    except (msgspec.MsgspecError, ValueError) as wrong:
-        raise ProtocolViolation(str(wrong)) from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ProtocolViolation(str(error)) from None
 
 
 def pack_pieces(steps: Sequence[Step]) -> list[Buffer]:
@@ -77,8 +73,13 @@ def pack_pieces(steps: Sequence[Step]) -> list[Buffer]:
 
 
 def unpack_pieces(body: memoryview) -> list[Step]:
-    """Raises ProtocolViolation for what is no such frame."""
+    """Raises ProtocolViolation if `body` is not that of a PIECES frame."""
     try:
         return _decode_steps(body)
-    except (msgspec.MsgspecError, ValueError) as wrong:
-        raise ProtocolViolation(str(wrong)) from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ProtocolViolation(str(error)) from None
+
+
+def has_content(piece: Piece) -> bool:
+    """Whether `piece` has text, tokens or tool calls. An engine may also report an empty step."""
+    return bool(piece.text or piece.tokens or piece.logprobs or piece.tool_calls)

@@ -1,10 +1,9 @@
-"""Typed frames between a gateway (or control) and a replica, over a unix socket.
+"""Frames between a gateway (or control) and a replica, over a unix socket.
 
-A frame is `u32 length | u8 kind | body`, little-endian. Requests travel in columns: one `Infer`
-frame carries all requests that arrived in one tick of the gateway's event loop, and one `Answers`
-frame all requests of one batch, so that the cost of a frame is shared by its requests. Tensors
-travel as shape and bytes; their datatypes and order are those of the signature, which both ends
-have. Nothing here can name code.
+A frame is `u32 length | u8 kind | body`, little-endian. Requests are sent in columns: an `Infer`
+frame carries all requests of one tick of the gateway's event loop, and an `Answers` frame all
+requests of one batch, so that they share the cost of a frame. Tensors are sent as shape and bytes;
+datatypes and order are those of the signature, which both ends have. No frame can name code.
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ Buffer = bytes | bytearray | memoryview
 
 
 class FrameKind(IntEnum):
+    """The kind of a frame, its fifth byte."""
+
     INFER = 1
     ANSWERS = 2
     FAILURE = 3
@@ -35,17 +36,18 @@ class FrameKind(IntEnum):
     GENERATE = 8
     PIECES = 9
     PROGRESS = 10
-    """What a request has taken so far that is worked through in parts."""
+    """The work done so far for a request that is computed in parts."""
 
 
 class Priority(IntEnum):
-    """Who goes first when both wait: people's requests, then explanations."""
+    """The order in which waiting requests are served."""
 
     NORMAL = 0
     LOW = 1
+    """Explanations, which wait for requests of clients."""
     PROOF = 2
-    """Control's question whether a replica answers at all: queued as NORMAL, and answered with the
-    least work that proves it."""
+    """Control's check that a replica answers: queued as NORMAL, answered with as little work as
+    possible."""
 
 
 class ProtocolViolation(Exception):
@@ -54,27 +56,29 @@ class ProtocolViolation(Exception):
 
 @dataclass(slots=True)
 class Column:
-    """One tensor for all requests of a frame: rows of equal shape, end to end."""
+    """One tensor of all requests of a frame: rows of equal shape, one after another."""
 
     shape: tuple[int, ...]
-    """Per row, without the batch dimension."""
+    """The shape of one row, without the batch dimension."""
     data: Buffer
 
 
 @dataclass(slots=True)
 class Infer:
-    """Requests for a replica; entry i of each array belongs to request i."""
+    """The contents of an INFER frame. Entry i of each array belongs to request i."""
 
     ids: array[int]
-    """u64, unique on this connection."""
+    """u64, unique on the connection."""
     rows: array[int]
     """u32, number of rows."""
     deadlines: array[float]
     """f64, seconds on CLOCK_MONOTONIC, which all processes of a machine share."""
     tenants: array[int]
-    """u32, requests with different numbers share the replica fairly."""
+    """u32; requests with different numbers share the replica fairly."""
     priorities: bytes
+    """One `Priority` per request."""
     columns: list[Column]
+    """The inputs, in the order of the signature."""
 
 
 def rows_of(column: Column, first: int, count: int, total: int) -> Buffer:
@@ -87,31 +91,38 @@ def rows_of(column: Column, first: int, count: int, total: int) -> Buffer:
 
 @dataclass(slots=True)
 class Answers:
-    """The answers of one batch, or of the part of it that came over this connection."""
+    """The contents of an ANSWERS frame: the answers of one batch to the requests of one connection.
+
+    Entry i of each array belongs to request i.
+    """
 
     ids: array[int]
+    """u64, as in the INFER frame."""
     rows: array[int]
+    """u32, number of rows."""
     queue_us: array[int]
-    """u32, microseconds that each request waited in the replica."""
+    """u32, queueing time in the replica in microseconds."""
     compute_us: int
-    """Microseconds that the model took for the whole batch."""
+    """Run time of the model for the whole batch, in microseconds."""
     batch_rows: int
-    """Rows of the whole batch."""
+    """Rows of the whole batch, including requests of other connections."""
     columns: list[Column]
+    """The outputs, in the order of the signature."""
     total_rows: int = 0
-    """Rows of these columns; for the receiver."""
+    """Rows of these columns; set by the receiver."""
     size: int = 0
-    """Bytes of these columns; for the receiver."""
+    """Bytes of these columns; set by the receiver."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    """Of a model that writes text, whose answers travel alone."""
+    """Token counts of a model that generates text, whose answers are sent one per frame."""
     tally: tuple[Any, ...] | None = None
-    """For the receiver, who counts what concerns a batch once: where it counted the latest."""
+    """The counters of the latest answer, which the meter of the receiver stores here: it counts a
+    batch once and reuses them for the next answer."""
 
 
 @dataclass(slots=True)
 class Failure:
-    """One request that will get no answer, and why."""
+    """The contents of a FAILURE frame: a request without an answer, and the error."""
 
     id: int
     error: MaasError
@@ -125,6 +136,7 @@ _COLUMN = struct.Struct("<BQ")
 
 
 def frame(kind: FrameKind, parts: list[Buffer]) -> list[Buffer]:
+    """A frame whose body is `parts`, in parts to be written in order."""
     parts.insert(0, _HEAD.pack(1 + sum(map(len, parts)), kind))
     return parts
 
@@ -140,7 +152,7 @@ def _pack_columns(columns: Sequence[Column], parts: list[Buffer]) -> None:
 
 
 def pack_infer(message: Infer) -> list[Buffer]:
-    """The frame as parts to be written in order; data is not copied."""
+    """The frame in parts to be written in order. Tensors are not copied."""
     parts: list[Buffer] = [
         _U32.pack(len(message.ids)),
         message.ids.tobytes(),
@@ -189,20 +201,26 @@ def pack_progress(
     prompt_tokens: int = 0,
     completion_tokens: int = 0,
 ) -> list[Buffer]:
-    """`is_last`: the request was cancelled, and there is no more to come, also no failure."""
-    told: dict[str, Any] = {"id": number, "compute_us": compute_us, "is_last": is_last}
+    """A PROGRESS frame: more work was done for request `number`.
+
+    `is_last` means that the request was canceled and that no other frame follows for it.
+    """
+    body: dict[str, Any] = {"id": number, "compute_us": compute_us, "is_last": is_last}
     if prompt_tokens:
-        told |= {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
-    return pack_json(FrameKind.PROGRESS, told)
+        body |= {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    return pack_json(FrameKind.PROGRESS, body)
 
 
 def pack_json(kind: FrameKind, body: dict[str, Any]) -> list[Buffer]:
-    """PING, PONG and GOAWAY carry a JSON object."""
+    """A PING, PONG, GOAWAY or PROGRESS frame, whose body is a JSON object."""
     return frame(kind, [json.dumps(body).encode()])
 
 
 class _Reader:
-    """Takes a body apart; every length is checked against the bytes that are there."""
+    """Reads the body of a frame. Raises ProtocolViolation if a length exceeds the remaining bytes.
+
+    Columns are views of the body, not copies.
+    """
 
     __slots__ = ("at", "body")
 
@@ -213,7 +231,7 @@ class _Reader:
     def take(self, size: int) -> memoryview:
         end = self.at + size
         if end > len(self.body):
-            raise ProtocolViolation(f"frame ends {end - len(self.body)} bytes early")
+            raise ProtocolViolation(f"the frame ends {end - len(self.body)} bytes early")
         part = self.body[self.at : end]
         self.at = end
         return part
@@ -230,13 +248,13 @@ class _Reader:
 def unpack_infer(body: memoryview) -> Infer:
     reader = _Reader(body)
     (count,) = _U32.unpack(reader.take(4))
-    taken = reader.take(25 * count)
+    arrays = reader.take(25 * count)
     return Infer(
-        ids=array("Q", bytes(taken[: 8 * count])),
-        rows=array("I", bytes(taken[8 * count : 12 * count])),
-        deadlines=array("d", bytes(taken[12 * count : 20 * count])),
-        tenants=array("I", bytes(taken[20 * count : 24 * count])),
-        priorities=bytes(taken[24 * count :]),
+        ids=array("Q", bytes(arrays[: 8 * count])),
+        rows=array("I", bytes(arrays[8 * count : 12 * count])),
+        deadlines=array("d", bytes(arrays[12 * count : 20 * count])),
+        tenants=array("I", bytes(arrays[20 * count : 24 * count])),
+        priorities=bytes(arrays[24 * count :]),
         columns=reader.columns(),
     )
 
@@ -244,12 +262,12 @@ def unpack_infer(body: memoryview) -> Infer:
 def unpack_answers(body: memoryview) -> Answers:
     reader = _Reader(body)
     count, compute_us, batch_rows = _ANSWERS.unpack(reader.take(_ANSWERS.size))
-    taken = reader.take(16 * count)
-    rows = array("I", bytes(taken[8 * count : 12 * count]))
+    arrays = reader.take(16 * count)
+    rows = array("I", bytes(arrays[8 * count : 12 * count]))
     answers = Answers(
-        ids=array("Q", bytes(taken[: 8 * count])),
+        ids=array("Q", bytes(arrays[: 8 * count])),
         rows=rows,
-        queue_us=array("I", bytes(taken[12 * count :])),
+        queue_us=array("I", bytes(arrays[12 * count :])),
         compute_us=compute_us,
         batch_rows=batch_rows,
         columns=reader.columns(),
@@ -272,7 +290,7 @@ def unpack_failure(body: memoryview) -> Failure:
 
 def unpack_cancel(body: memoryview) -> array[int]:
     if len(body) % 8:
-        raise ProtocolViolation("a cancel frame holds whole ids")
+        raise ProtocolViolation(f"a CANCEL frame holds 8 bytes per id, not {len(body)} in all")
     ids = array("Q")
     ids.frombytes(body)
     return ids
@@ -281,8 +299,8 @@ def unpack_cancel(body: memoryview) -> array[int]:
 def unpack_json(body: memoryview) -> dict[str, Any]:
     try:
         raw = json.loads(bytes(body))
-    except ValueError as wrong:
-        raise ProtocolViolation(str(wrong)) from None
+    except ValueError as error:
+        raise ProtocolViolation(str(error)) from None
     if not isinstance(raw, dict):
-        raise ProtocolViolation("expected a JSON object")
+        raise ProtocolViolation(f"expected a JSON object, got {type(raw).__name__}")
     return raw

@@ -1,4 +1,4 @@
-"""Named tensors as they travel: datatype, shape and little-endian bytes, no array library."""
+"""Named tensors as datatype, shape and little-endian bytes, without an array library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Tensor:
     datatype: str
     """An Open Inference Protocol name, e.g. `FP32`."""
     shape: tuple[int, ...]
-    """With the batch dimension first."""
+    """The shape, batch dimension first."""
     data: Buffer
     """Row-major, little-endian; BYTES elements are each prefixed by a u32 length."""
 

@@ -16,7 +16,7 @@ from maas.lifecycle.pull import Pulled, PullOptions, pulled
 from maas.lifecycle.sources.base import SourceAccess, SourceRequest
 from maas.lifecycle.sources.catalog import find
 from maas.lifecycle.sources.recognize import recognize
-from maas.serving.wire.codec import json_to_tensors
+from maas.serving.wire.json_tensors import json_to_tensors
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def test_text_comes_in_pieces_and_ends_with_the_engines_counts() -> None:
         engine.say(1, Piece("llo", 1))
         engine.say(1, DONE)
         await call.over()
-        assert call.text == "Hello" and call.ending == call.used == DONE
+        assert call.text == "Hello" and call.ending == call.usage == DONE
         assert call.ending.compute_us > 0
         assert call.pieces[0] == Piece("He", 1, likely)
         assert server.stats()["completion_tokens"] == 2 and server.stats()["prompt_tokens"] == 5

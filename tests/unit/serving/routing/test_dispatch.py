@@ -62,7 +62,7 @@ def test_calls_of_other_shapes_and_calls_that_travel_alone_get_frames_of_their_o
 ) -> None:
     async def use(link: ReplicaLink, peer: Peer) -> None:
         calls = [Asked((b"a",)), Asked((b"bb",)), Asked((b"c",)), Asked((b"d",))]
-        calls[3].alone = True
+        calls[3].travels_alone = True
         for call in calls:
             link.submit(call)
         await until(lambda: len(peer.link.ids) == 4)

@@ -141,7 +141,7 @@ def test_what_is_cancelled_before_it_left_ends_in_a_later_tick(tmp_path: Path) -
         live.generate(held)
         live.cancel_generation(held)
         assert (await held.over()).ending == Ending("cancelled", 0, 0)
-        assert not live._held
+        assert not live._waiting
         assert not replicas.peers[0].link.generates
 
     run(tmp_path, use)
@@ -196,7 +196,7 @@ def test_at_its_deadline_it_is_stopped_and_its_cost_is_known(tmp_path: Path) -> 
         link.say((link.generates[0].id, Piece("late", 1), Ending("cancelled", 4, 3)))
         await call.over()
         assert isinstance(call.error, DeadlineExceeded)
-        assert call.used == Ending("cancelled", 4, 3) and not call.pieces
+        assert call.usage == Ending("cancelled", 4, 3) and not call.pieces
 
     run(tmp_path, use)
 
@@ -204,14 +204,14 @@ def test_at_its_deadline_it_is_stopped_and_its_cost_is_known(tmp_path: Path) -> 
 def test_a_replica_that_does_not_stop_is_not_waited_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation_call, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(generation_call, "USAGE_GRACE_SECONDS", 0.1)
 
     async def use(replicas: Replicas) -> None:
         live = await replicas.serve()
         call = Written("x", seconds=0.05)
         live.generate(call)
         assert isinstance((await call.over(2)).error, DeadlineExceeded)
-        assert call.used is None
+        assert call.usage is None
 
     run(tmp_path, use)
 

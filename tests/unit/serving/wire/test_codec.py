@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from maas.domain.errors import InvalidInput, MalformedBody
 from maas.domain.signature import Signature, TensorSpec
-from maas.serving.wire.codec import JsonCodec, json_to_tensors, parse_json
+from maas.serving.wire.codec import JsonCodec
+from maas.serving.wire.json_tensors import json_to_tensors, parse_json
 from maas.serving.wire.messages import Column
 
 VECTOR = Signature((TensorSpec("x", "FP32", (10,)),), (TensorSpec("y_pred", "FP32", (1,)),))
@@ -136,7 +137,7 @@ def test_integers_outside_the_datatype_are_refused() -> None:
 
 
 def test_inputs_that_disagree_about_rows_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="all inputs must have as many"):
+    with pytest.raises(InvalidInput, match="all inputs must have the same number of rows"):
         decode(TABLE, {"age": [1, 2], "name": ["a"], "ok": [True, True]})
 
 

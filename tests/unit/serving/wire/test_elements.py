@@ -10,8 +10,8 @@ import pytest
 
 from maas.domain.errors import InvalidInput
 from maas.domain.signature import Signature, TensorSpec
-from maas.serving.wire.codec import json_to_tensors
 from maas.serving.wire.elements import bytes_elements, element_bytes, pack_elements
+from maas.serving.wire.json_tensors import json_to_tensors
 
 IMAGE = TensorSpec("image", "BYTES")
 SPEECH = Signature(
