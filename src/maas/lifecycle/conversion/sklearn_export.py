@@ -1,4 +1,4 @@
-"""scikit-learn estimator or Pipeline → one ONNX file, with outputs named as we serve them."""
+"""Export of a scikit-learn estimator or Pipeline to one ONNX file with the outputs served."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from maas.domain.errors import InvalidInput
 
 OPSET = 18
 OPSET_ML = 3
-"""Fixed, so that one version of skl2onnx after another writes the same file."""
+"""Fixed, so that different versions of skl2onnx write the same file."""
 
 
 def export_sklearn(
     estimator: Any, features: int, path: Path, input_name: str, output_names: tuple[str, ...]
 ) -> None:
-    """Writes the fitted estimator; `output_names` are (value,), (label,) or (label, probabilities).
+    """Writes a fitted estimator; `output_names` is (value,), (label,) or (label, probabilities).
 
     Raises InvalidInput if a step has no ONNX form.
     """
@@ -33,7 +33,7 @@ def export_sklearn(
     is_classifier = "label" in output_names
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about scikit-learn's future, of no use to the owner
+            warnings.simplefilter("ignore")  # deprecations inside scikit-learn
             model = skl2onnx.convert_sklearn(
                 estimator,
                 name="model",
@@ -66,7 +66,7 @@ def class_names(classes: npt.NDArray[Any]) -> tuple[str, ...]:
 
 
 def _index_labels(model: Any, output: Any, classes: npt.NDArray[Any]) -> None:
-    """Replaces the labels that the estimator was trained with by their index."""
+    """Replaces the labels that the estimator was trained with by their indices."""
     from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
 
     is_text = output.type.tensor_type.elem_type == TensorProto.STRING
@@ -84,7 +84,7 @@ def _index_labels(model: Any, output: Any, classes: npt.NDArray[Any]) -> None:
             default_int64=-1,
         )
         model.graph.node.append(encoder)
-        # Text to INT64 came with version 2; a model may say 1 because its own nodes need no more.
+        # Text to INT64 needs version 2; a model whose own nodes need less may declare 1.
         domains = [d for d in model.opset_import if d.domain == "ai.onnx.ml"]
         for domain in domains or [model.opset_import.add(domain="ai.onnx.ml")]:
             domain.version = OPSET_ML

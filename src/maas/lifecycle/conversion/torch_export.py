@@ -1,4 +1,4 @@
-"""torch.nn.Module → one ONNX file with a batch dimension of any size, quietly and quickly."""
+"""Export of a torch.nn.Module to one ONNX file with a free batch dimension."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from maas.domain.errors import InvalidInput
 from maas.lifecycle.conversion.torch_translation import translated, whole_table
 
 OPSET = 20
-"""What torch's exporter writes by default; every onnxruntime that we accept reads it."""
+"""Default of torch's exporter; every supported onnxruntime reads it."""
 LARGEST_FILE = 2_000_000_000
-"""A file of the Protocol Buffers format ends at 2 GiB."""
+"""Bytes; Protocol Buffers limits a file to 2 GiB."""
 
 
 def export_torch(
@@ -30,14 +30,16 @@ def export_torch(
     input_names: Sequence[str],
     output_names: Sequence[str],
 ) -> None:
-    """Writes the module, which must be in eval mode, to `path`; `rows` are ≥ 2 per input.
+    """Writes the module, which must be in eval mode, to `path`; `rows` has at least 2 per input.
 
-    Raises InvalidInput if torch cannot turn it into a graph or the graph fixes the batch size.
+    Raises InvalidInput if torch cannot trace the module or the graph fixes the batch size.
     """
     weights = [*module.parameters(), *module.buffers()]
     size = sum(t.numel() * t.element_size() for t in weights)
     if size > LARGEST_FILE:
-        raise InvalidInput(f"a model of at most {LARGEST_FILE} bytes fits an ONNX file; got {size}")
+        raise InvalidInput(
+            f"an ONNX file holds at most {LARGEST_FILE} bytes of weights; got {size}"
+        )
     batch = torch.export.Dim("batch", min=1)
     with _quiet(), _uncollected():
         try:
@@ -55,9 +57,10 @@ def export_torch(
 def _translate(
     graph: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]
 ) -> torch.onnx.ONNXProgram:
-    """As torch.onnx.export(graph, dynamo=True), and as far as that goes without the steps that
-    are slow in it. With a torch whose insides are different, or if it reports an error, that is
-    what is called."""
+    """The same program as torch.onnx.export(graph, dynamo=True), without its slow steps if possible.
+
+    Falls back to torch.onnx.export if torch's internals differ or the fast path fails.
+    """
     program = translated(graph, inputs, outputs, OPSET)
     if program is not None:
         return program
@@ -87,9 +90,9 @@ def _translate(
 
 
 def _forget_origin(model: Any) -> None:
-    """Takes the source files and stack traces of the owner's machine out of the graph.
+    """Removes paths of source files and stack traces of the owner's machine from the graph.
 
-    They are nobody's business, and they would make equal models unequal files.
+    They are private, and they would give equal models different files.
     """
     graphs = [model.graph, *model.functions.values()]
     for graph in graphs:
@@ -107,7 +110,7 @@ def _forget_origin(model: Any) -> None:
 
 
 def _name_batch(graph: Any) -> None:
-    """Calls the batch dimension `batch`, which torch calls by a number of its own."""
+    """Renames the batch dimension, to which torch gives a generated name, to `batch`."""
     symbol = str(graph.inputs[0].shape[0])
     values = [*graph.inputs, *(v for node in graph.all_nodes() for v in node.outputs)]
     for value in values:
@@ -121,16 +124,16 @@ def _why(module: torch.nn.Module, error: Exception) -> str:
     text = " ".join(str(error).partition("For more information")[0].split())
     if "batch" in text and ("constant" in text or "specialized" in text or "Constraints" in text):
         return (
-            f"{name} only takes the batch size of the example; make its forward work for any "
+            f"{name} takes only the batch size of the example; its forward must work for any "
             "x.shape[0]"
         )
-    return f"torch cannot turn {name} into ONNX: {text[:600]}"
+    return f"torch cannot export {name} to ONNX: {text[:600]}"
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without Python's search for garbage: an exporter that is imported makes a million objects
-    that stay, and looking at them again and again takes a fifth of the first export's time."""
+    """Disables garbage collection: importing the exporter creates a million permanent objects, and
+    scanning them repeatedly takes a fifth of the first export's time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -142,7 +145,7 @@ def _uncollected() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's notes about packages that are not installed and its deprecations."""
+    """Suppresses the exporter's notes about missing packages and its deprecation warnings."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,11 +1,10 @@
-"""A graph of torch.export → ONNX by the steps of torch.onnx.export(dynamo=True), without those that
-have nothing to do.
+"""Translation of a torch.export graph to ONNX by the necessary steps of torch.onnx.export only.
 
-For a small net torch's own way takes two seconds in a fresh process: it makes a table of some 550
-translations, for which it reads the source of each, and traces the graph anew to take apart what
-has no translation. Here the translations of the graph's own operators are looked up, and if every
-operator has one there is nothing to take apart. A test holds that the file is the same to the byte.
-Everything else, and any torch whose insides are others, is for torch's own way.
+For a small network torch.onnx.export(dynamo=True) takes two seconds in a fresh process: it builds a
+table of some 550 translations, parsing the source of each, and traces the graph again to decompose
+operators without a translation. This module looks up only the translations of the graph's own
+operators; if all have one, nothing needs to be decomposed. A test compares the file with torch's
+byte by byte. Other graphs, and versions of torch with other internals, use torch's own exporter.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from typing import Any
 
 import torch
 
-_OTHER_INSIDES = (ImportError, AttributeError, TypeError, LookupError, AssertionError)
+_OTHER_INTERNALS = (ImportError, AttributeError, TypeError, LookupError, AssertionError)
 
 
 def translated(
     graph: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str], opset: int
 ) -> torch.onnx.ONNXProgram | None:
-    """None if the graph, or this torch, needs torch's own way."""
+    """The program; None if the graph or this version of torch needs torch's own exporter."""
     try:
         operators = _operators(graph)
         table = None if operators is None else _small_table(operators, opset)
@@ -32,14 +31,14 @@ def translated(
 
         translate = _flags.set_onnx_exporting_flag(_translate)
         return translate(graph, table, (list(inputs), list(outputs)), opset)
-    except (*_OTHER_INSIDES, RuntimeError, ValueError):
+    except (*_OTHER_INTERNALS, RuntimeError, ValueError):
         return None
 
 
 @functools.cache
 def whole_table(opset: int) -> Any:
-    """As ONNXRegistry.from_torchlib, which reads the source of each translation to learn a name
-    that it does not use; None if this torch has other insides."""
+    """The table of ONNXRegistry.from_torchlib, which parses the source of each translation for a
+    name that it does not use. None if this version of torch has other internals."""
     try:
         from torch.onnx._internal.exporter import _registration  # noqa: PLC0415
 
@@ -50,13 +49,13 @@ def whole_table(opset: int) -> Any:
                 _add(table, target, translation)
         table._cleanup_registry_based_on_opset_version()
         return table
-    except _OTHER_INSIDES:
+    except _OTHER_INTERNALS:
         return None
 
 
 def _operators(graph: torch.export.ExportedProgram) -> list[Any] | None:
-    """What the graph calls; None unless taking it apart would leave it as it is: nothing is
-    changed in place, and nothing is a function of the torch or Python language."""
+    """The operators of the graph; None if the graph needs a decomposition because it mutates
+    tensors or calls composite or Python functions."""
     from torch._export.utils import _is_cia_op, _is_preservable_cia_op  # noqa: PLC0415
 
     signature = graph.graph_signature
@@ -76,7 +75,7 @@ def _operators(graph: torch.export.ExportedProgram) -> list[Any] | None:
 
 
 def _small_table(operators: Sequence[Any], opset: int) -> Any:
-    """The translations of these; None if one has none."""
+    """The translations of `operators`; None if one of them has none."""
     table = _empty_table(opset)
     translations = _torchlib()
     for target in dict.fromkeys(operators):
@@ -87,7 +86,7 @@ def _small_table(operators: Sequence[Any], opset: int) -> Any:
 
 
 def _empty_table(opset: int) -> Any:
-    """With torch's own translations, which come before those of torchlib."""
+    """A table with torch's own translations, which take precedence over those of torchlib."""
     from torch.onnx._internal.exporter import _registration  # noqa: PLC0415
     from torch.onnx._internal.exporter._torchlib import _torchlib_registry  # noqa: PLC0415
 
@@ -99,7 +98,7 @@ def _empty_table(opset: int) -> Any:
 
 
 def _torchlib() -> Any:
-    """By the name of an operator, what translates it."""
+    """Translations by name of the operator."""
     from onnxscript.function_libs.torch_lib import ops, registration  # noqa: PLC0415
 
     del ops  # importing it fills the registry
@@ -123,7 +122,7 @@ def _translate(
     names: tuple[list[str], list[str]],
     opset: int,
 ) -> torch.onnx.ONNXProgram:
-    """The rest of torch.onnx._internal.exporter._core.export."""
+    """The remaining steps of torch.onnx._internal.exporter._core.export."""
     from torch.fx.experimental import _config  # noqa: PLC0415
     from torch.onnx._internal import _lazy_import  # noqa: PLC0415
     from torch.onnx._internal.exporter import _core, _fx_passes, _ir_passes  # noqa: PLC0415

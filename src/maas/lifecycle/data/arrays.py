@@ -1,4 +1,4 @@
-"""Arrays that come from elsewhere, checked before anything is computed from them."""
+"""Checks of a caller's arrays before anything is computed from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_CLASSES = 10_000
 
 
 def numbers(values: npt.ArrayLike, field: str, rows: int | None) -> Floats:
-    """[n, targets] finite numbers."""
+    """`values` as finite numbers [n, targets]. Raises InvalidInput that names `field`."""
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
@@ -31,7 +31,7 @@ def numbers(values: npt.ArrayLike, field: str, rows: int | None) -> Floats:
 
 
 def class_indices(values: npt.ArrayLike, field: str, rows: int | None) -> Ints:
-    """[n] whole numbers from 0."""
+    """`values` as class indices [n], whole numbers from 0. Raises InvalidInput."""
     column = numbers(values, field, rows)
     if column.shape[1] != 1 or (column < 0).any() or (column != np.floor(column)).any():
         raise InvalidInput(f"{field} must be class indices, whole numbers from 0", field=field)
@@ -43,7 +43,7 @@ def class_indices(values: npt.ArrayLike, field: str, rows: int | None) -> Ints:
 
 
 def class_scores(values: npt.ArrayLike | None, field: str, rows: int) -> Floats | None:
-    """[n, k]; one column, of class 1, becomes two."""
+    """`values` as scores [n, k]; a single column, of class 1, becomes two."""
     if values is None:
         return None
     scores = numbers(values, field, rows)
@@ -54,6 +54,6 @@ def class_scores(values: npt.ArrayLike | None, field: str, rows: int) -> Floats 
 
 
 def are_probabilities(scores: Floats) -> bool:
-    """In [0, 1] and adding up to 1, as closely as float32 can say it."""
+    """Whether scores are in [0, 1] and add up to 1 per row, within the precision of float32."""
     within = (scores >= 0).all() and (scores <= 1).all()
     return bool(within and np.allclose(scores.sum(axis=1), 1, rtol=0, atol=1e-4))

@@ -1,4 +1,4 @@
-"""Datasets: rows of float32 numbers with what to predict from them, and their split."""
+"""Datasets: rows of float32 features with a target, and their split."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows in memory. Equal contents have equal digests on every machine."""
+    """Rows in memory. Equal contents have the same digest on every machine."""
 
     x: npt.NDArray[np.float32]
     """[n, features] or [n, channels, height, width]"""
@@ -38,9 +38,9 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     target_name: str = ""
     units: dict[str, str] = field(default_factory=dict)
-    """By feature or target name."""
+    """Unit by feature or target name."""
     slices: dict[str, Array] = field(default_factory=dict)
-    """By slice name: [n] of str, the group that each row belongs to."""
+    """Group of each row, [n] of str, by slice name."""
     name: str = ""
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over names, shapes and the little-endian bytes of every array."""
+        """SHA-256 of names, shapes and the little-endian bytes of every array."""
         header = {
             "x": list(self.x.shape),
             "task": str(self.task),
@@ -80,7 +80,7 @@ class Split:
 
 
 def load_dataset(source: DataSource) -> Dataset:
-    """Reads and checks the rows. Raises InvalidInput that names the column and the row."""
+    """Reads and checks the rows. Raises InvalidInput, which names the column and the row."""
     kind, _, rest = source.source.partition(":")
     if kind == "sklearn":
         return _from_parts(read_sklearn(rest), source)
@@ -116,7 +116,7 @@ def load_dataset(source: DataSource) -> Dataset:
 
 
 def make_dataset(x: Array, y: Array, source: DataSource, **named: Any) -> Dataset:
-    """A checked dataset of arrays; `named` are the names and slices of Dataset."""
+    """A dataset of checked arrays; `named` has the names and slices of Dataset."""
     x = finite_floats(np.asarray(x), "x")
     y = np.asarray(y)
     if x.ndim not in (2, 4):
@@ -137,7 +137,8 @@ def make_dataset(x: Array, y: Array, source: DataSource, **named: Any) -> Datase
     features = tuple(named.get("feature_names", ()))
     if features and len(features) != x.shape[-1]:
         raise InvalidInput(
-            f"there are {x.shape[-1]} features and {len(features)} names for them",
+            f"feature_names must have a name for each of {x.shape[-1]} features; "
+            f"got {len(features)}",
             field="feature_names",
         )
     target = named.get("target_name", "")
@@ -146,13 +147,13 @@ def make_dataset(x: Array, y: Array, source: DataSource, **named: Any) -> Datase
 
 
 def split(dataset: Dataset, spec: SplitSpec) -> Split:
-    """Three disjoint parts that depend on nothing but the rows' order and the seed."""
+    """Three disjoint parts that depend only on the order of the rows and the seed."""
     n = len(dataset)
     random = np.random.default_rng(spec.seed)
     position = random.random(n)
     if spec.stratify and dataset.task is not Task.REGRESSION:
-        # The rows of each class are spread evenly over 0..1 in a random order. So any piece of
-        # the line holds every class in proportion.
+        # Each class is spread evenly over 0..1 in random order, so that every interval has the
+        # classes in proportion.
         for index in range(len(dataset.class_names)):
             rows = np.flatnonzero(dataset.y == index)
             shuffled = random.permutation(len(rows))
@@ -161,7 +162,7 @@ def split(dataset: Dataset, spec: SplitSpec) -> Split:
     tests = round(n * spec.test)
     held_out = tests + round(n * spec.validation)
     if held_out >= n:
-        raise InvalidInput(f"of {n} rows none is left to train on", field="split")
+        raise InvalidInput(f"the split leaves none of {n} rows to train on", field="split")
     parts = Split(
         train=dataset.take(order[held_out:]),
         validation=dataset.take(order[tests:held_out]),
@@ -170,8 +171,8 @@ def split(dataset: Dataset, spec: SplitSpec) -> Split:
     for index, name in enumerate(dataset.class_names):
         if not np.any(parts.train.y == index):
             raise InvalidInput(
-                f"no row of class {shown(name)} is left to train on; it has "
-                f"{int(np.sum(dataset.y == index))} rows in all",
+                f"the split leaves no row of class {shown(name)} to train on, of "
+                f"{int(np.sum(dataset.y == index))} in total",
                 field="split",
             )
     return parts

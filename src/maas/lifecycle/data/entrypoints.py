@@ -1,4 +1,4 @@
-"""The owner's own Python: `package.module:name` or `path/to/file.py:name`."""
+"""Entry points into the owner's Python: `package.module:name` or `path/to/file.py:name`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def load_entry(text: str, directory: str, field: str) -> Any:
     """The object that `text` names. This runs the owner's code: never call it in a server.
 
-    A file is found from `directory`; so is a module that is not installed. Raises InvalidInput
-    that names `field` and the module or the name that is missing.
+    Files, and modules that are not installed, are searched in `directory`. Raises InvalidInput
+    that names `field` and the missing module or name.
     """
     where, colon, name = text.rpartition(":")
     if not colon or not where or not name.isidentifier():
@@ -42,7 +42,7 @@ def load_entry(text: str, directory: str, field: str) -> Any:
 
 
 def call_entry(entry: Any, arguments: dict[str, Any], text: str, table: str) -> Any:
-    """What `entry` makes of the arguments, or InvalidInput if it does not take them."""
+    """The result of `entry(**arguments)`. Raises InvalidInput if it does not take them."""
     if not callable(entry):
         raise InvalidInput(f"{text} cannot be called", field=table)
     try:
@@ -52,12 +52,12 @@ def call_entry(entry: Any, arguments: dict[str, Any], text: str, table: str) -> 
             f"{table}.arguments do not fit {text}: {error}", field=f"{table}.arguments"
         ) from None
     except ValueError:
-        pass  # compiled code does not always say what it takes
+        pass  # compiled code may have no signature
     return entry(**arguments)
 
 
 def entry_digest(entry: Any) -> str:
-    """SHA-256 of the file that defines `entry`; '' if it has none, as with compiled code."""
+    """SHA-256 of the file that defines `entry`; '' if there is none, as for compiled code."""
     module = sys.modules.get(getattr(entry, "__module__", ""))
     path = getattr(module, "__file__", None)
     if not path or not Path(path).is_file():
@@ -79,8 +79,8 @@ def _named_module(name: str, field: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as missing:
         raise InvalidInput(
-            f"{field}: there is no module {shown(missing.name)}; is it installed, and does the "
-            "name start where the recipe is?",
+            f"{field}: there is no module {shown(missing.name)}; it must be installed or be in "
+            "the recipe's directory",
             field=field,
         ) from None
 
@@ -89,7 +89,7 @@ def _file_module(path: Path, field: str) -> ModuleType:
     if not path.is_file():
         raise InvalidInput(f"{field}: there is no file {path}", field=field)
     content = path.read_bytes()
-    # The content is part of the name, so that an edited file is not taken for the one before.
+    # The content is part of the name, so that an edited file is loaded again.
     key = hashlib.sha256(str(path.absolute()).encode() + content).hexdigest()[:12]
     name = f"maas_entry_{path.stem}_{key}"
     if name in sys.modules:

@@ -1,4 +1,4 @@
-"""What to build, as a recipe's `[data]`, `[split]`, `[model]` and `[training]` tables say it."""
+"""Specification of a build: a recipe's `[data]`, `[split]`, `[model]` and `[training]` tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Loss = Literal["auto", "mse", "mae", "huber", "bce", "cross_entropy"]
 
 
 class BuildCancelled(Conflict):
-    """The build was cancelled; starting it again goes on from its last checkpoint."""
+    """The build was cancelled; the next run resumes from its last checkpoint."""
 
     code = "cancelled"
 
@@ -30,7 +30,7 @@ def _require(holds: bool, field: str, expected: str, got: object) -> None:
 
 
 class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where rows come from and which of their columns mean what."""
+    """Source of the rows and roles of their columns."""
 
     source: str
     """`data.csv`, `data.parquet`, `data.npz`, `sklearn:digits`, or a Python entry point
@@ -40,17 +40,17 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     features: tuple[str, ...] = ()
     """Columns to predict from; empty: every column that is neither target nor slice."""
     slices: tuple[str, ...] = ()
-    """Columns that only group rows in the evaluation, for example a region."""
+    """Columns that only group rows in the evaluation, such as a region."""
     units: dict[str, str] = {}
     """Unit of a feature or of the target, by name."""
     classes: tuple[str, ...] = ()
-    """Class names in the order of their index; empty: as found, sorted."""
+    """Class names in the order of their index; empty: the values in the data, sorted."""
     task: Kind = "auto"
     """`auto`: a text, boolean or whole-number target with at most 20 values is a class."""
     arguments: dict[str, Any] = {}
     """Keyword arguments of a Python entry point."""
     directory: str = "."
-    """Where a relative path starts: a recipe's own directory."""
+    """Base of relative paths: the recipe's directory."""
 
     def __post_init__(self) -> None:
         _require(bool(self.source), "data.source", "a path, sklearn:NAME or module:function", "")
@@ -59,42 +59,42 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class SplitSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which fraction of the rows is held back."""
+    """Fractions of the rows that are held out."""
 
     test: float = 0.2
     validation: float = 0.1
     seed: int = 0
     stratify: bool = True
-    """Keep the classes' proportions in every part; without effect for a regression."""
+    """Whether every part keeps the proportions of the classes; no effect on a regression."""
 
     def __post_init__(self) -> None:
         for name in ("test", "validation"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"split.{name}", "a fraction from 0 to below 1", value)
         total = self.test + self.validation
-        _require(total < 1, "split", "such that rows are left to train on", f"{total} held back")
+        _require(total < 1, "split", "below 1 in total, to leave training rows", total)
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A built-in family, the user's own `nn.Module`, or a scikit-learn estimator."""
+    """A built-in family, the owner's own `nn.Module`, or a scikit-learn estimator."""
 
     family: Literal["linear", "mlp", "cnn", ""] = ""
     hidden: tuple[int, ...] = (64,)
     """Widths of an MLP's hidden layers, or of a CNN's dense layers."""
     channels: tuple[int, ...] = (16, 32)
-    """Channels of a CNN's convolutions; each halves height and width while they are even."""
+    """Channels of a CNN's convolutions; each halves height and width if both are even."""
     activation: Activation = "relu"
     dropout: float = 0.0
     module: str = ""
-    """`package.module:Class` or `file.py:Class` of an nn.Module; `arguments` go to it."""
+    """`package.module:Class` or `file.py:Class` of an nn.Module, called with `arguments`."""
     estimator: str = ""
-    """`sklearn.ensemble:RandomForestClassifier` or the like; `arguments` go to it."""
+    """Class such as `sklearn.ensemble:RandomForestClassifier`, called with `arguments`."""
     arguments: dict[str, Any] = {}
     standardize: bool | None = None
-    """Bring inputs to mean 0 and deviation 1 (over the training rows) inside the model; unless
-    said, PyTorch models do and scikit-learn estimators do not."""
+    """Whether the model scales its inputs to mean 0 and standard deviation 1 over the training
+    rows. Default: PyTorch models do, scikit-learn estimators do not."""
     standardize_target: bool = True
-    """The same for a regression's target: the model trains on it and answers in its units."""
+    """Whether a regression trains on a standardized target; predictions are in its units."""
     input: str = "x"
     output: str = "prediction"
     """Name of a regression's output; a classification's are `label` and `probabilities`."""
@@ -117,7 +117,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a PyTorch model is trained; a scikit-learn estimator uses `seed` only."""
+    """Training of a PyTorch model; a scikit-learn estimator uses only `seed`."""
 
     epochs: int = 50
     batch_size: int = 32
@@ -129,24 +129,24 @@ class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     loss: Loss = "auto"
     """`auto`: mse, bce (two classes and one output) or cross_entropy."""
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
-    """`balanced`: a class counts as much as any other however few rows it has."""
+    """`balanced`: every class has the same total weight, however few rows it has."""
     schedule: Literal["constant", "step", "cosine", "warmup-cosine", "plateau"] = "constant"
     step_epochs: int = 10
-    """`step`: the learning rate is multiplied by `factor` each this many epochs."""
+    """`step`: epochs after which the learning rate is multiplied by `factor`."""
     factor: float = 0.1
-    """`step` and `plateau`: what the learning rate is multiplied by."""
+    """`step` and `plateau`: multiplier of the learning rate."""
     warmup_epochs: int = 5
     plateau_epochs: int = 5
-    """`plateau`: epochs without a better validation loss before the rate falls."""
+    """`plateau`: epochs without a better validation loss before the rate is reduced."""
     clip_norm: float = 0.0
-    """Largest norm of all gradients together; 0: as they are."""
+    """Maximum norm of all gradients together; 0: no clipping."""
     patience: int = 0
     """Stop after this many epochs without a better validation loss; 0: never."""
     restore_best: bool = True
-    """Serve the weights of the epoch with the best validation loss, not the last ones."""
+    """Whether the weights of the epoch with the best validation loss are served, not the last."""
     seed: int = 0
     threads: int = 0
-    """Threads of torch; 0: as many as this process may use, at most 8."""
+    """Threads of torch; 0: as many cores as this process may use, at most 8."""
 
     def __post_init__(self) -> None:
         at_least = {"epochs": 1, "batch_size": 1, "step_epochs": 1, "plateau_epochs": 1}
@@ -167,7 +167,7 @@ class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One build, from data to a model that can be published."""
+    """One build, from data to a publishable model."""
 
     data: DataSource
     model: ModelSpec
@@ -178,7 +178,7 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     def from_dict(cls, raw: dict[str, Any], directory: str = ".") -> BuildSpec:
         """The spec that a recipe's tables describe; relative paths start at `directory`.
 
-        Raises InvalidInput that names the table, the key, what was expected and what came.
+        Raises InvalidInput that names the table, the key, what was expected and what it has.
         """
         tables = {name: dict(raw[name]) for name in raw if isinstance(raw[name], dict)}
         for name in ("data", "model"):
@@ -202,7 +202,7 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything but the directories: equal specs make equal models."""
+        """SHA-256 of everything except the directories: equal specs build equal models."""
         raw = self.to_dict()
         for table in ("data", "model"):
             del raw[table]["directory"]
@@ -211,7 +211,7 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 def _explained(message: str, structs: dict[str, type[msgspec.Struct]]) -> InvalidInput:
-    """msgspec's message with the path as a recipe writes it and the nearest known key."""
+    """msgspec's message with the path as a recipe writes it and the closest valid key."""
     text, _, path = message.partition(" - at `$")
     table = path.strip("`.")
     match = re.search(r"unknown field `(.*)`", text)

@@ -1,12 +1,12 @@
-"""Reading files of rows: CSV, Parquet, NPZ, and the sets that scikit-learn carries."""
+"""Readers of tables: CSV, Parquet, NPZ, and the data sets of scikit-learn."""
 
 from __future__ import annotations
 
 import csv
-import importlib
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def read_csv(path: Path) -> dict[str, Array]:
     twice = sorted({name for name in header if header.count(name) > 1 or not name})
     if twice:
         raise InvalidInput(
-            f"{path.name}: column names must be there once each; found {shown(twice[0])} "
+            f"{path.name}: column names must be unique and not empty; found {shown(twice[0])} "
             f"{header.count(twice[0])} times",
             field="data",
         )
@@ -54,13 +54,14 @@ def read_csv(path: Path) -> dict[str, Array]:
 
 
 def read_parquet(path: Path) -> dict[str, Array]:
-    """Columns by name; numbers stay numbers, everything else is text."""
-    parquet = _needs("pyarrow.parquet", "openmaas[parquet]")
-    arrow = _needs("pyarrow", "openmaas[parquet]")
+    """Columns by name; numbers stay numbers, everything else becomes text."""
+    with _requires("openmaas[parquet]"):
+        import pyarrow  # noqa: PLC0415 - an extra
+        import pyarrow.parquet  # noqa: PLC0415
     _must_exist(path)
     try:
-        table = parquet.read_table(path)
-    except arrow.ArrowInvalid as error:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowInvalid as error:
         raise InvalidInput(f"{path.name} is not a Parquet file: {error}", field="data") from None
     if not table.num_rows:
         raise InvalidInput(f"{path.name} has no rows", field="data")
@@ -79,7 +80,7 @@ def read_parquet(path: Path) -> dict[str, Array]:
 
 
 def read_npz(path: Path, source: DataSource) -> dict[str, Any]:
-    """Arrays `x` and `y` (or the target's name), and the slices' arrays; never pickled objects."""
+    """Arrays `x` and `y` (or the target's name) and those of the slices; no pickled objects."""
     _must_exist(path)
     target = source.target or "y"
     try:
@@ -104,13 +105,15 @@ def read_npz(path: Path, source: DataSource) -> dict[str, Any]:
 
 
 def read_sklearn(name: str) -> dict[str, Any]:
-    """A set that comes with scikit-learn; the digits as images [n, 1, 8, 8] from 0 to 16."""
+    """A data set of scikit-learn; `digits` as images [n, 1, 8, 8] with values from 0 to 16."""
     if name not in SKLEARN_SETS:
         raise InvalidInput(
             f"data.source: sklearn has {', '.join(SKLEARN_SETS)}; got {shown(name)}",
             field="data.source",
         )
-    bunch = getattr(_needs("sklearn.datasets", "openmaas[sklearn]"), f"load_{name}")()
+    with _requires("openmaas[sklearn]"):
+        from sklearn import datasets  # noqa: PLC0415 - an extra
+    bunch = getattr(datasets, f"load_{name}")()
     if name == "digits":
         names = [str(v) for v in bunch.target_names]
         return {"x": bunch.images[:, None], "y": bunch.target, "class_names": names}
@@ -125,10 +128,13 @@ def _must_exist(path: Path) -> None:
         raise InvalidInput(f"there is no file {path}", field="data.source")
 
 
-def _needs(module: str, extra: str) -> ModuleType:
+@contextmanager
+def _requires(extra: str) -> Iterator[None]:
+    """Turns a failed import within the block into InvalidInput that names the extra."""
     try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError:
+        yield
+    except ModuleNotFoundError as missing:
+        package = str(missing.name).partition(".")[0]
         raise InvalidInput(
-            f"this needs {module.split('.')[0]}: pip install '{extra}'", field="data.source"
+            f"this needs {package}: pip install '{extra}'", field="data.source"
         ) from None

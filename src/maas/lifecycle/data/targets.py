@@ -1,4 +1,4 @@
-"""Cells into numbers and targets into classes, or an error that names the column and the row."""
+"""Conversion of cells to numbers and of targets to classes; errors name the column and the row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ MOST_AUTOMATIC_CLASSES = 20
 
 
 def finite_floats(values: Array, name: str) -> npt.NDArray[np.float32]:
-    """Finite float32 numbers, or InvalidInput that names the first row (from 1) that is not."""
+    """`values` as finite float32 numbers.
+
+    Raises InvalidInput that names the first row, counted from 1, without such a number.
+    """
     if not _is_numeric(values):
         try:
             values = values.astype(np.float64)
@@ -43,7 +46,7 @@ def encode_target(
 ) -> tuple[Array, Task, tuple[str, ...]]:
     """The target as INT64 class index or FP32 number, the task, and the class names.
 
-    `names` are the class names that the data brings; `source.classes` goes before them.
+    `names` are the class names in the data; `source.classes` takes precedence.
     """
     names = source.classes or names
     if not _is_numeric(y) and all(_is_number(cell) for cell in y):

@@ -1,4 +1,4 @@
-"""Calibration: whether what is said to happen with 80 % happens in 80 % of the cases."""
+"""Calibration: how closely predicted probabilities match observed frequencies."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ BINS = 10
 
 
 def bin_of(confidence: Floats, bins: int) -> Ints:
-    """[n], index of the equal-width bin (low, high] that each confidence is in; 0 is in bin 0."""
+    """[n] index of the equal-width bin (low, high] of each confidence; 0 is in bin 0."""
     edges = np.linspace(0.0, 1.0, bins + 1)
     index: Ints = np.searchsorted(edges[1:-1], confidence).astype(np.int64)
     return index
 
 
 def calibration_error(rows: Classified, weights: Floats, bins: int = BINS) -> Floats:
-    """[b], expected calibration error (Naeini et al. 2015; Guo et al. 2017).
+    """[b] expected calibration errors (Naeini et al. 2015; Guo et al. 2017).
 
-    The mean over rows of |mean confidence − share right| of the row's bin.
+    The mean over rows of |mean confidence − accuracy| of the row's bin.
     """
     confidence, outcome = rows.confidence
     gap = np.zeros((len(confidence), bins))
@@ -30,9 +30,9 @@ def calibration_error(rows: Classified, weights: Floats, bins: int = BINS) -> Fl
 
 
 def reliability(rows: Classified, weights: Floats, bins: int = BINS) -> list[dict[str, Any]]:
-    """Per bin: its edges, how many rows it has, their mean confidence and share right.
+    """Edges, number of rows, mean confidence and observed frequency of each bin.
 
-    `weights` is [n]. Confidence and share are None for a bin without rows.
+    `weights` is [n]. Confidence and frequency (`share`) are None for a bin without rows.
     """
     confidence, outcome = rows.confidence
     index = bin_of(confidence, bins)
@@ -46,8 +46,12 @@ def reliability(rows: Classified, weights: Floats, bins: int = BINS) -> list[dic
             "low": b / bins,
             "high": (b + 1) / bins,
             "rows": int(count[b]),
-            "confidence": None if np.isnan(confidences[b]) else float(confidences[b]),
-            "share": None if np.isnan(shares[b]) else float(shares[b]),
+            "confidence": _defined(confidences[b]),
+            "share": _defined(shares[b]),
         }
         for b in range(bins)
     ]
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

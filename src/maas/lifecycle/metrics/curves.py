@@ -1,4 +1,4 @@
-"""What the pictures of an evaluation are drawn from, small enough to store as JSON."""
+"""Data of an evaluation's charts, small enough to store as JSON."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SAMPLE_ROWS = 500
 def score_curves(rows: Classified, weights: Floats) -> list[dict[str, Any]]:
     """ROC and precision-recall points of class 1, or of every class against the rest.
 
-    Each: {class: index, false_positive, true_positive, recall, precision: lists}. Classes without
-    rows, or with all of them, are left out; so are all of more than 20 classes.
+    Each curve is {class: index, false_positive, true_positive, recall, precision: lists}. Classes
+    without rows, or with all rows, have no curve; with more than 20 classes there are no curves.
     """
     if rows.scores is None or rows.classes > MOST_CLASSES:
         return []
@@ -61,7 +61,7 @@ def _thinned(up: Floats, down: Floats) -> npt.NDArray[np.intp]:
 def regression_pictures(true: Floats, predicted: Floats, seed: int) -> dict[str, Any]:
     """A sample of at most 500 (true, predicted) pairs and a histogram of the residuals.
 
-    Of several targets, the first. `residuals` is {edges: [bins + 1], rows: [bins]} of
+    Only the first of several targets is used. `residuals` is {edges: [bins + 1], rows: [bins]} of
     predicted − true.
     """
     first_true, first_predicted = true[:, 0], predicted[:, 0]
@@ -71,7 +71,7 @@ def regression_pictures(true: Floats, predicted: Floats, seed: int) -> dict[str,
     residuals = first_predicted - first_true
     bins = min(30, max(5, round(len(true) ** 0.5)))
     low, high = residuals.min(), residuals.max()
-    # Residuals that differ by rounding only cannot be told apart by bins.
+    # Bins cannot separate residuals that differ only by rounding.
     margin = max(np.abs(residuals).max(), np.abs(first_true).max()) * 1e-9
     if high - low <= margin:
         low, high = low - max(margin, 0.5), high + max(margin, 0.5)

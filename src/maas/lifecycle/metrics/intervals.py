@@ -11,18 +11,18 @@ from maas.lifecycle.metrics.metrics import Floats
 
 CONFIDENCE = 0.95
 BUDGET = 40_000_000
-"""Most rows times resamples times classes; beyond it there are fewer resamples."""
+"""Largest product of rows, resamples and classes; more rows or classes get fewer resamples."""
 FEWEST = 100
 CHUNK = 2_000_000
-"""Most elements of one block of weights: 16 MB."""
+"""Largest number of elements in one block of weights: 16 MB."""
 
 Statistic = Callable[[Floats], dict[str, Floats]]
-"""From weights [b, n] to named values [b] or [b, k]."""
+"""Function from weights [b, n] to named values [b] or [b, k]."""
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Bounds of the central 95 % of the resamples, by the statistic's names."""
+    """Bounds of the central 95 % of the resamples, by name of the statistic."""
 
     low: dict[str, Floats]
     """[] or [k]; NaN where the value is undefined in more than a tenth of the resamples"""
@@ -40,14 +40,14 @@ class Bootstrap:
 
 
 def affordable(resamples: int, rows: int, classes: int = 1) -> int:
-    """At most `resamples`, fewer for very many rows so that an evaluation stays in seconds."""
+    """At most `resamples`; fewer for very many rows, so that an evaluation takes seconds."""
     return min(resamples, max(FEWEST, BUDGET // max(1, rows * classes)))
 
 
 def bootstrap(statistic: Statistic, weights: Floats, *, seed: int, resamples: int) -> Bootstrap:
-    """Draws the n rows with replacement, `resamples` times, and looks at the statistic.
+    """Evaluates the statistic on `resamples` samples of the n rows, drawn with replacement.
 
-    `weights` [n] says how much each row counts once drawn.
+    `weights` [n]: weight of each row when it is drawn.
     """
     rows = len(weights)
     if resamples == 0 or rows == 0:
@@ -69,7 +69,7 @@ def bootstrap(statistic: Statistic, weights: Floats, *, seed: int, resamples: in
 
 
 def _bounds(values: Floats) -> tuple[Floats, Floats]:
-    """Percentiles over the first axis, among the resamples in which the value is defined."""
+    """Percentiles over the first axis, over the resamples in which the value is defined."""
     tail = (1 - CONFIDENCE) / 2
     undefined = np.isnan(values)
     if not undefined.any():

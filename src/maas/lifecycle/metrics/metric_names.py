@@ -1,4 +1,4 @@
-"""Metrics as people call them, and how a reader shall take them."""
+"""Display names of metrics, their order, and whether lower is better."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ MAIN = (
     "accuracy", "f1_macro", "f1", "roc_auc", "roc_auc_macro", "log_loss", "ece",
     "r2", "mae", "rmse", "median_absolute_error",
 )  # fmt: skip
-"""In the order in which a reader wants them."""
+"""Metrics shown first, in this order."""
 
 
 def named(metric: str) -> str:
-    """`f1_macro` as `F1, macro`; `top_3_accuracy` as `Top-3 accuracy`."""
+    """Display name of a metric: `F1, macro` for `f1_macro`, `Top-3 accuracy` for
+    `top_3_accuracy`."""
     if metric.startswith("top_"):
         return f"Top-{metric.split('_')[1]} accuracy"
     for kind in ("macro", "weighted"):

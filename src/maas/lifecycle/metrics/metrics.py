@@ -1,11 +1,11 @@
-"""Metrics, each computed for many weightings of the rows at once.
+"""Metrics, computed for many weightings of the rows at once.
 
-Every function takes `weights` [b, n]: b ways to weigh the same n rows. One way is the metric
-itself; b bootstrap resamples, as counts of each row, are its sampling distribution. A metric that
-is undefined for a weighting (a class that is absent, a constant target) is NaN there.
+Every function takes `weights` [b, n]: b weightings of the same n rows. One weighting gives the
+metric itself; b bootstrap resamples, as counts of each row, give its sampling distribution. A
+metric that is undefined for a weighting (an absent class, a constant target) is NaN there.
 
-Definitions are those of scikit-learn 1.9, with `zero_division=nan`: an undefined class is left out
-of an average, never counted as 0.
+Definitions are those of scikit-learn 1.9 with `zero_division=nan`: an average leaves out classes
+for which the metric is undefined instead of counting them as 0.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Classified:
     """[n], class index"""
     classes: int
     scores: Floats | None = None
-    """[n, k]; None if only classes are known"""
+    """[n, k]; None if the model predicts classes only"""
     probabilities: bool = False
-    """Scores are in [0, 1] and add up to 1 per row."""
+    """Whether the scores are in [0, 1] and add up to 1 per row."""
 
     def take(self, rows: Bools) -> Classified:
         scores = None if self.scores is None else self.scores[rows]
@@ -46,16 +46,16 @@ class Classified:
 
     @cached_property
     def one_hot(self) -> Floats:
-        """[n, k], 1 at the true class"""
+        """[n, k]; 1 at the true class"""
         rows: Floats = np.eye(self.classes)[self.true]
         return rows
 
     @cached_property
     def confidence(self) -> tuple[Floats, Floats]:
-        """What calibration compares: the stated probability [n] and the outcome [n] of 0 or 1.
+        """The two sides of calibration: predicted probability [n] and outcome [n] of 0 or 1.
 
-        Two classes: class 1 and whether it was true. More: the largest probability and whether
-        its class was true.
+        With two classes, the probability of class 1 and whether class 1 is true; with more, the
+        largest probability and whether its class is true.
         """
         if self.scores is None:
             raise ValueError("classes without scores have no confidence")
@@ -65,27 +65,27 @@ class Classified:
 
 
 def ratio(over: Floats, under: Floats) -> Floats:
-    """over / under, NaN where `under` is 0."""
+    """over / under; NaN where `under` is 0."""
     quotient: Floats = np.divide(over, under, out=np.full(np.shape(over), np.nan), where=under != 0)
     return quotient
 
 
 def mean_over_classes(values: Floats, weights: Floats | None = None) -> Floats:
-    """[b] means of [b, k] over the classes where the value is defined."""
+    """[b] means of [b, k] over the classes for which the value is defined."""
     defined = ~np.isnan(values)
     share = defined * (np.ones_like(values) if weights is None else weights)
     return ratio((np.where(defined, values, 0.0) * share).sum(axis=1), share.sum(axis=1))
 
 
 def counts(rows: Classified, weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """Per class [b, k]: weight of rows predicted right, predicted at all, and truly there."""
+    """Weights per class [b, k] of true positives, of predicted rows and of actual rows."""
     right = (rows.true == rows.predicted)[:, None]
     predicted = np.eye(rows.classes)[rows.predicted]
     return weights @ (rows.one_hot * right), weights @ predicted, weights @ rows.one_hot
 
 
 def confusion(rows: Classified, weights: Floats) -> Floats:
-    """[k, k] for weights [n]: entry (i, j) is the weight of rows of class i predicted as j."""
+    """Confusion matrix [k, k] for weights [n]; (i, j) is the weight of class i predicted as j."""
     cells = rows.true * rows.classes + rows.predicted
     flat = np.zeros(rows.classes**2)
     np.add.at(flat, cells, weights)
@@ -93,7 +93,7 @@ def confusion(rows: Classified, weights: Floats) -> Floats:
 
 
 def decisions(rows: Classified, weights: Floats) -> dict[str, Floats]:
-    """What the predicted classes are worth: [b], and [b, k] for names that end in `_per_class`."""
+    """Metrics of the predicted classes: [b], or [b, k] for names that end in `_per_class`."""
     right, predicted, actual = counts(rows, weights)
     precision, recall = ratio(right, predicted), ratio(right, actual)
     f1 = ratio(2 * right, predicted + actual)
@@ -131,8 +131,8 @@ def ranking(rows: Classified, weights: Floats) -> dict[str, Floats]:
 def areas(scores: Floats, positive: Bools, weights: Floats) -> tuple[Floats, Floats]:
     """Areas under the ROC curve and the precision-recall curve, each [b].
 
-    Rows with equal scores are one step: they share half of each other's pairs in the first
-    (Mann and Whitney 1947), and one threshold in the second, which is average precision
+    Rows with equal scores form one step: a tied pair counts as one half in the first area (Mann
+    and Whitney 1947), and ties share one threshold in the second, which is the average precision
     Σ (R_i − R_{i−1}) P_i.
     """
     order = np.argsort(-scores, kind="stable")
@@ -152,8 +152,8 @@ def areas(scores: Floats, positive: Bools, weights: Floats) -> tuple[Floats, Flo
 def likelihood(rows: Classified, weights: Floats) -> dict[str, Floats]:
     """Log loss (natural logarithm) and Brier score; empty unless scores are probabilities.
 
-    The Brier score is the mean squared difference over classes, halved for two classes, so that
-    it is (p − y)² of class 1 there.
+    The Brier score is the squared difference summed over classes, halved for two classes, where
+    it is (p − y)² of class 1.
     """
     if rows.scores is None or not rows.probabilities:
         return {}
@@ -168,9 +168,9 @@ def likelihood(rows: Classified, weights: Floats) -> dict[str, Floats]:
 
 
 def top_k(rows: Classified, weights: Floats, k: int) -> Floats:
-    """[b], share of rows whose true class is among the k highest scores.
+    """[b] shares of rows whose true class is among the k highest scores.
 
-    Of classes with equal scores, the one with the higher index ranks first.
+    Among classes with equal scores, the one with the higher index ranks first.
     """
     if rows.scores is None:
         raise ValueError("classes without scores have no order")
@@ -181,12 +181,12 @@ def top_k(rows: Classified, weights: Floats, k: int) -> Floats:
 
 
 def regression(true: Floats, predicted: Floats, weights: Floats) -> dict[str, Floats]:
-    """Metrics of [n, targets] numbers; more than one target is averaged uniformly."""
+    """Metrics of [n, targets] numbers, averaged uniformly over the targets."""
     error = predicted - true
     total = weights.sum(axis=1)[:, None]
     centered = true - true.mean(axis=0)
     spread = weights @ centered**2 - (weights @ centered) ** 2 / total
-    # What rounding leaves of a constant target must not pass for a spread.
+    # Rounding gives a constant target a tiny variance, which must count as 0.
     rounding = total * (8 * np.finfo(np.float64).eps * np.abs(true).max(axis=0)) ** 2
     spread = np.where(spread > rounding, spread, 0.0)
     metrics = {

@@ -1,4 +1,4 @@
-"""How near a text is to the one that was expected: translations and transcripts."""
+"""Metrics that compare texts with reference texts: translations and transcripts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from maas.domain.errors import InvalidInput
 ORDER = 6
 """Longest character n-gram of chrF."""
 BETA = 2.0
-"""How much more recall weighs than precision in it."""
+"""Weight of recall relative to precision in chrF."""
 
 
 def chrf(predicted: Sequence[str], expected: Sequence[str]) -> float:
-    """The F-score of character n-grams over all pairs, from 0 to 100, as sacreBLEU gives it.
+    """F-score of character n-grams over all pairs, from 0 to 100, as sacreBLEU computes it.
 
-    Source: Popović, chrF: character n-gram F-score for automatic MT evaluation, 2015; n-grams of 1
-    to 6 characters without white space, β = 2, counts added up over the texts.
+    N-grams have 1 to 6 characters without white space, β is 2, and counts are summed over the
+    texts. Source: Popović, chrF: character n-gram F-score for automatic MT evaluation, 2015.
     """
     pairs = _pairs(predicted, expected)
     matches, in_predicted, in_expected = [0] * ORDER, [0] * ORDER, [0] * ORDER
@@ -39,10 +39,10 @@ def chrf(predicted: Sequence[str], expected: Sequence[str]) -> float:
 
 
 def word_error_rate(predicted: Sequence[str], expected: Sequence[str]) -> float:
-    """Words put in, left out or changed per word expected, over all pairs; 0 is best, and it may
-    exceed 1. Case and punctuation do not count.
+    """Inserted, deleted and substituted words per reference word, over all pairs.
 
-    Source: the edit distance of Levenshtein, 1966, over words.
+    0 is best; the rate can exceed 1. Case and punctuation do not count. Source: the edit distance
+    of Levenshtein, 1966, over words.
     """
     errors = words = 0
     for one, other in _pairs(predicted, expected):
@@ -50,13 +50,15 @@ def word_error_rate(predicted: Sequence[str], expected: Sequence[str]) -> float:
         errors += _distance(a, b)
         words += len(b)
     if not words:
-        raise InvalidInput("no word is expected", field="expected")
+        raise InvalidInput("expected must have at least one word; got none", field="expected")
     return errors / words
 
 
 def _pairs(predicted: Sequence[str], expected: Sequence[str]) -> list[tuple[str, str]]:
     if isinstance(predicted, str) or isinstance(expected, str) or len(predicted) != len(expected):
-        raise InvalidInput("give two lists of as many texts", field="said")
+        raise InvalidInput(
+            "predicted and expected must be lists of the same number of texts", field="predicted"
+        )
     return list(zip(predicted, expected, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a killed training needs to go on as if nothing had happened."""
+"""Checkpoints: everything that an interrupted training needs to resume with the same results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ import torch
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Durable when it returns; a kill at any moment leaves the checkpoint before or this one."""
+    """Writes a checkpoint that is durable on return.
+
+    A kill at any moment leaves either the previous checkpoint or this one.
+    """
     staging = path.with_name(path.name + ".new")
     with staging.open("wb") as file:
         torch.save(state, file)
@@ -29,9 +32,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The state, or None if there is none, it is of another build, or it cannot be read.
+    """The state; None if there is no readable checkpoint or it belongs to another build.
 
-    Reads tensors and plain values only (`weights_only`), never arbitrary pickled objects.
+    Reads tensors and plain values only (`weights_only`), no arbitrary pickled objects.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""scikit-learn estimators and pipelines, built through the same verb as networks."""
+"""scikit-learn estimators and pipelines, built by the same verb as networks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from maas.lifecycle.model_types import is_trainable_estimator
 
 
 def make_estimator(spec: ModelSpec, task: Task, seed: int) -> Any:
-    """An unfitted estimator or Pipeline; every random_state that is not given is `seed`.
+    """An unfitted estimator or Pipeline; every unset random_state becomes `seed`.
 
     `spec.estimator` is a class, or a function that returns an estimator. Raises InvalidInput if
-    it is neither, its arguments do not fit, or it is for another task.
+    it is neither, does not take the arguments, or is for another task.
     """
     from sklearn.base import is_classifier, is_regressor  # noqa: PLC0415  (0.5 s)
     from sklearn.pipeline import make_pipeline  # noqa: PLC0415
@@ -34,7 +34,7 @@ def make_estimator(spec: ModelSpec, task: Task, seed: int) -> Any:
     fits = is_regressor(estimator) if task is Task.REGRESSION else is_classifier(estimator)
     if not fits:
         raise InvalidInput(
-            f"{spec.estimator} is not for a {task}; set data.task if the target means another",
+            f"{spec.estimator} is not for a {task}; set data.task if the target is something else",
             field="model.estimator",
         )
     if spec.standardize:
@@ -48,9 +48,9 @@ def make_estimator(spec: ModelSpec, task: Task, seed: int) -> Any:
 
 
 def fit_estimator(estimator: Any, train: Dataset) -> tuple[Any, list[str]]:
-    """The estimator fitted on rows flattened to [n, features], and what it warned about.
+    """The estimator fitted on rows flattened to [n, features], and its warnings.
 
-    Raises InvalidInput with the estimator's own words if it cannot be fitted.
+    Raises InvalidInput with the estimator's message if it cannot be fitted.
     """
     rows = train.x.reshape(len(train), -1)
     with warnings.catch_warnings(record=True) as caught:

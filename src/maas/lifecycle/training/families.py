@@ -1,4 +1,4 @@
-"""PyTorch models: the built-in families, the owner's own module, and what is served of them."""
+"""PyTorch models: the built-in families, the owner's own module, and the form that is served."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Standardize(nn.Module):
-    """(x - mean) / scale, with statistics of the training rows as part of the model."""
+    """(x - mean) / scale, with the statistics of the training rows as part of the model."""
 
     mean: Tensor
     scale: Tensor
@@ -42,9 +42,9 @@ class Standardize(nn.Module):
 
     @classmethod
     def fitted(cls, rows: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Standardize:
-        """Per feature for rows [n, features], per channel for images [n, c, h, w].
+        """Statistics per feature for rows [n, features], per channel for images [n, c, h, w].
 
-        A feature that never changes keeps its scale: it has none to divide by.
+        A constant feature is not scaled: its standard deviation is 0.
         """
         axes = (0,) if rows.ndim <= 2 else (0, 2, 3)
         mean = rows.mean(axis=axes, dtype=np.float64, keepdims=True)[0]
@@ -56,9 +56,9 @@ class Standardize(nn.Module):
 
 
 class ServedModel(nn.Module):
-    """What callers reach: raw rows in, answers in the target's units or classes out.
+    """The served model: raw rows in, predictions as classes or in the target's units out.
 
-    Its `network` gives logits [n, classes], one logit [n, 1] for two classes, or a value [n, 1].
+    Its `network` returns logits [n, classes], one logit [n, 1] for two classes, or a value [n, 1].
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class ServedModel(nn.Module):
         self.task = task
 
     def raw(self, x: Tensor) -> Tensor:
-        """What the loss is computed on: logits, or the standardized value, [n, k]."""
+        """The network's outputs, on which the loss is computed: logits, or the standardized
+        value, [n, k]."""
         out: Tensor = self.network(self.inputs(x))
         return out.unsqueeze(1) if out.ndim == 1 else out
 
@@ -91,8 +92,8 @@ class ServedModel(nn.Module):
 def make_served(spec: ModelSpec, train: Dataset, outputs: int) -> ServedModel:
     """An untrained model for these rows; its weights come from torch's global generator.
 
-    `outputs` is the width of the network's last layer. The owner's module must give that width,
-    or InvalidInput says what it gave.
+    `outputs` is the width of the network's last layer. Raises InvalidInput if the owner's module
+    has another width.
     """
     standardize = spec.standardize is not False
     inputs = Standardize.fitted(train.x) if standardize else nn.Identity()

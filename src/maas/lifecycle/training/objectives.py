@@ -1,4 +1,4 @@
-"""What training makes smaller, and how fast it goes there."""
+"""Objectives of training: losses, optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REGRESSION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss with the width of the network's output that it needs."""
+    """A loss, and the width of the network's output that it requires."""
 
     name: str
     outputs: int
@@ -33,7 +33,7 @@ class Objective:
     """[classes], mean 1 over the training rows"""
 
     def __call__(self, raw: Tensor, target: Tensor) -> Tensor:
-        """The mean over rows; `raw` [n, outputs], `target` as `targets` gives it."""
+        """The mean loss over rows; `raw` is [n, outputs], `target` as `targets` returns it."""
         if self.name in _REGRESSION:
             return _REGRESSION[self.name](raw, target)
         if self.name == "cross_entropy":
@@ -46,7 +46,7 @@ class Objective:
 
 
 def make_objective(spec: TrainingSpec, train: Dataset) -> Objective:
-    """The loss for the task. Raises InvalidInput if they do not go together."""
+    """The loss for the task. Raises InvalidInput if the loss does not fit the task."""
     classes = len(train.class_names)
     default = {Task.REGRESSION: "mse", Task.BINARY: "bce"}.get(train.task, "cross_entropy")
     name = default if spec.loss == "auto" else spec.loss
@@ -90,9 +90,9 @@ def make_optimizer(spec: TrainingSpec, network: nn.Module) -> torch.optim.Optimi
 
 
 def learning_rate(spec: TrainingSpec, epoch: int, reductions: int) -> float:
-    """The rate of `epoch` (from 0); `reductions`: how often the loss reached a plateau.
+    """The learning rate of `epoch`, counted from 0; `reductions` counts plateaus of the loss.
 
-    Cosine annealing without restarts after Loshchilov and Hutter, arXiv:1608.03983, equation 5.
+    Cosine annealing has no restarts; it is equation 5 of Loshchilov and Hutter, arXiv:1608.03983.
     """
     rate = spec.learning_rate
     if spec.schedule == "step":

@@ -1,4 +1,4 @@
-"""Training: a PyTorch loop that can be killed at any moment and goes on bit for bit the same."""
+"""Training: a PyTorch loop that resumes after a kill with bit-identical results."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ from maas.lifecycle.training.objectives import (
 
 REPORT_SECONDS = 0.2
 CHECKPOINT_SECONDS = 30.0
-"""Within an epoch; there is one after each epoch anyway."""
+"""Interval of checkpoints within an epoch; every epoch ends with one, too."""
 SMALL_NETWORK = 100_000
-"""Weights below which a second thread costs more than it gives."""
+"""Number of weights below which a second thread costs more than it gains."""
 EVALUATION_ROWS = 1024
 
 
 @dataclass
 class TrainingState:
-    """Where a training stands, but for weights and generators."""
+    """State of a training besides weights and random generators."""
 
     epoch: int = 0
     batch: int = 0
     loss_sum: float = 0.0
-    """Over the rows of this epoch so far."""
+    """Sum of the losses of this epoch's rows so far."""
     rows: int = 0
     curves: dict[str, list[float]] = field(default_factory=dict)
     best_epoch: int = -1
@@ -61,7 +61,7 @@ class TrainingState:
     reductions: int = 0
     seconds: float = 0.0
     stopped: str = ""
-    """Why it ended: `epochs` or `patience`; '' while it goes on."""
+    """Why the training ended: `epochs` or `patience`; '' while it runs."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Trainer:
     def __init__(
         self, model: ModelSpec, spec: TrainingSpec, parts: Split, checkpoint: Path
     ) -> None:
-        """Raises InvalidInput if model, loss, schedule and rows do not go together."""
+        """Raises InvalidInput if model, loss, schedule and rows do not fit each other."""
         needs_validation = spec.patience > 0 or spec.schedule == "plateau"
         if needs_validation and not len(parts.validation):
             raise InvalidInput(
@@ -105,16 +105,16 @@ class Trainer:
         report: Callable[[Progress], None],
         cancelled: Callable[[], bool],
     ) -> Trained:
-        """Goes on from the checkpoint if it has this fingerprint, else from the beginning.
+        """Resumes from the checkpoint if it has this fingerprint, else starts at the beginning.
 
-        Raises InvalidInput if the loss is no longer finite, BuildCancelled between batches.
+        Raises InvalidInput if the loss becomes infinite or NaN, BuildCancelled between batches.
         """
         with reproducible(self._threads()):
             self._resume(fingerprint)
             clock = _Clock(self.state, self.batches, self.spec.epochs, report)
             while not self.state.stopped:
                 self._epoch(fingerprint, clock, cancelled)
-                clock.tell(force=True)
+                clock.report(force=True)
         if self.best:
             self.served.load_state_dict(self.best)
         self.served.eval()
@@ -125,7 +125,7 @@ class Trainer:
         rate = learning_rate(spec, state.epoch, state.reductions)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # The order depends on seed and epoch only, so that a resume finds it again.
+        # The order depends only on seed and epoch, so that a resumed training repeats it.
         shuffle = torch.Generator().manual_seed(spec.seed * 1_000_003 + state.epoch)
         order = torch.randperm(len(self.x), generator=shuffle)
         self.served.train()
@@ -133,10 +133,10 @@ class Trainer:
             if cancelled():
                 self._save(fingerprint)
                 raise BuildCancelled(
-                    f"cancelled in epoch {state.epoch + 1}; building again goes on from there"
+                    f"cancelled in epoch {state.epoch + 1}; the next build resumes from there"
                 )
             self._step(order[state.batch * spec.batch_size :][: spec.batch_size])
-            clock.tell()
+            clock.report()
             if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
                 self._save(fingerprint)
         self._finish_epoch(rate)
@@ -200,13 +200,13 @@ class Trainer:
         losses = {"val_loss": total / rows}
         return losses | {"val_accuracy": correct / rows} if self.is_classification else losses
 
-    def _diverged(self, what: str) -> InvalidInput:
+    def _diverged(self, cause: str) -> InvalidInput:
         clip = "" if self.spec.clip_norm else ", set training.clip_norm = 1.0"
         return InvalidInput(
             f"the training diverged in epoch {self.state.epoch + 1}, batch "
-            f"{self.state.batch + 1}: {what}. Lower training.learning_rate (it is "
-            f"{self.spec.learning_rate:g}; try {self.spec.learning_rate / 10:g}){clip}, or see "
-            "whether the data has extreme values",
+            f"{self.state.batch + 1}: {cause}. Lower training.learning_rate (it is "
+            f"{self.spec.learning_rate:g}; try {self.spec.learning_rate / 10:g}){clip}, or check "
+            "the data for extreme values",
             field="training.learning_rate",
         )
 
@@ -250,7 +250,7 @@ class Trainer:
 
 
 class _Clock:
-    """Tells the progress now and then, with the time that is left at the pace so far."""
+    """Periodic progress reports with an estimate of the remaining time."""
 
     def __init__(
         self, state: TrainingState, batches: int, epochs: int, report: Callable[[Progress], None]
@@ -262,10 +262,11 @@ class _Clock:
 
     @property
     def seconds(self) -> float:
-        """Spent on this training, with the time before a kill up to its last epoch."""
+        """Duration of this training, including the finished epochs before an interruption."""
         return self._before + time.monotonic() - self._began
 
-    def tell(self, *, force: bool = False) -> None:
+    def report(self, *, force: bool = False) -> None:
+        """Reports the progress unless it was reported less than REPORT_SECONDS ago."""
         now = time.monotonic()
         if not force and now - self._reported_at < REPORT_SECONDS:
             return
@@ -294,7 +295,7 @@ class _Clock:
 
 @contextmanager
 def reproducible(threads: int) -> Iterator[None]:
-    """Within it torch computes the same again with the same seed, on so many threads."""
+    """Makes torch deterministic for a given seed within the block, on `threads` threads."""
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     torch.set_num_threads(threads)
     # As use_deterministic_algorithms(True), which loads a compiler that is not needed (2 s).

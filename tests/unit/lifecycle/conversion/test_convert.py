@@ -150,8 +150,8 @@ class _NoRows(nn.Module):
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (_FixedBatch(), "only takes the batch size of the example"),
-        (_Branch(), "torch cannot turn _Branch into ONNX"),
+        (_FixedBatch(), "takes only the batch size of the example"),
+        (_Branch(), "torch cannot export _Branch to ONNX"),
         (_NoRows(), "output output must be a tensor with one row for each of the 2 rows"),
     ],
 )

@@ -238,6 +238,6 @@ def test_a_class_that_is_held_back_entirely_is_refused() -> None:
             split(data, SplitSpec(test=0.5, validation=0, seed=seed))
             found.add("kept")
         except InvalidInput as refused:
-            assert "no row of class 'b' is left to train on; it has 1 rows" in refused.message
+            assert "no row of class 'b' to train on, of 1 in total" in refused.message
             found.add("refused")
     assert found == {"kept", "refused"}

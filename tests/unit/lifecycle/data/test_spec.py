@@ -28,7 +28,10 @@ def _with(table: str, **keys: Any) -> dict[str, Any]:
         (_with("training", learning_rate=-1.0), "training.learning_rate"),
         (_with("training", learning_rate=float("nan")), "training.learning_rate"),
         (_with("training", nesterov=True), "training.nesterov"),
-        (_with("split", test=0.6, validation=0.5), "rows are left to train on"),
+        (
+            _with("split", test=0.6, validation=0.5),
+            "split must be below 1 in total, to leave training rows",
+        ),
         (_with("split", test=1.0), "split.test must be a fraction"),
         ({**GOOD, "trainning": {}}, "a build has no key 'trainning'; did you mean training?"),
         ({"model": {"family": "mlp"}}, "data"),
