@@ -57,7 +57,7 @@ def export_torch(
 def _translate(
     graph: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]
 ) -> torch.onnx.ONNXProgram:
-    """The same program as torch.onnx.export(graph, dynamo=True), without its slow steps if possible.
+    """The program of torch.onnx.export(graph, dynamo=True), without its slow steps if possible.
 
     Falls back to torch.onnx.export if torch's internals differ or the fast path fails.
     """
