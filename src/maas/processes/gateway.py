@@ -102,12 +102,11 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
         ),
         metrics=Route("GET", "/metrics", Scope.READ, metrics_handler(meter, router, __version__)),
     )
-    routes = route_table(handlers, server_settings)
     hosts = HostCheck((server_settings.host, *server_settings.allowed_hosts))
     busy_poll = BusyPoll(
         asyncio.get_running_loop(), server_settings.busy_poll_us / 1e6, router.is_working
     )
-    server = HttpServer(routes, keys, hosts, busy_poll)
+    server = HttpServer(route_table(handlers, server_settings), keys, hosts, busy_poll)
 
     def apply(snapshot: Snapshot) -> None:
         keys.replace(snapshot.keys)
