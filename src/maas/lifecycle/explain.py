@@ -175,12 +175,12 @@ def explain(request: ExplainRequest, predict: Predict) -> Explanation:
             alone=len(request.signature.inputs) == 1,
         )
     ]
-    game_model = _Asked(request, predict, row, background, count)
-    output, target = game_model.choose()
-    active = [p for p in players if game_model.moves(p)]
-    game_model.seat(active)
-    left = request.samples - game_model.rows
-    game = play(game_model, len(active), count, samples=left, seed=request.seed)
+    model = _ModelGame(request, predict, row, background, count)
+    output, target = model.choose_output()
+    active = [p for p in players if model.differs(p)]
+    model.set_players(active)
+    left = request.samples - model.rows
+    game = play(model, len(active), count, samples=left, seed=request.seed)
     return Explanation(
         output=output.name,
         target=target,
@@ -190,8 +190,8 @@ def explain(request: ExplainRequest, predict: Predict) -> Explanation:
         baseline=game.baseline,
         attributions=_attributions(players, active, game, row, background),
         additivity_error=game.prediction - game.baseline - float(game.values.sum()),
-        calls=game_model.calls,
-        rows=game_model.rows,
+        calls=model.calls,
+        rows=model.rows,
         samples=request.samples,
         permutations=game.permutations,
         background_rows=len(game.background),
@@ -202,7 +202,7 @@ def explain(request: ExplainRequest, predict: Predict) -> Explanation:
     )
 
 
-class _Asked:
+class _ModelGame:
     """The model as a game: puts rows together, asks in batches, and counts."""
 
     def __init__(
@@ -228,20 +228,20 @@ class _Asked:
         most = min(request.batch_rows, request.signature.max_rows or request.batch_rows)
         self.batch = max(1, min(most, MOST_BATCH_ELEMENTS // max(1, elements)))
 
-    def choose(self) -> tuple[TensorSpec, int]:
+    def choose_output(self) -> tuple[TensorSpec, int]:
         """Which number of the answer is explained; asks the model about the row itself."""
         self.output = _output(self.request)
         answer = self._answers({name: value[None] for name, value in self.row.items()}, 1)[0]
         self.target = _target(self.request.target, self.output, answer)
         return self.output, self.target
 
-    def moves(self, player: Player) -> bool:
+    def differs(self, player: Player) -> bool:
         """False if the background has the row's values there, so that its value is exactly 0."""
         own = self.row[player.input].reshape(-1)[player.entries]
         others = self.background[player.input].reshape(self.count, -1)[:, player.entries]
         return bool((others != own).any())
 
-    def seat(self, active: list[Player]) -> None:
+    def set_players(self, active: list[Player]) -> None:
         """From now on coalitions are over these players."""
         for index, player in enumerate(active):
             self.owner[player.input][player.entries] = index

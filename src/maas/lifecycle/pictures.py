@@ -1,4 +1,4 @@
-"""Pictures of explanations and training: terminal bars, SVG bars, heat maps, loss curves."""
+"""Charts of explanations and training: terminal bars, SVG bars, heat maps, loss curves."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from maas.lifecycle.explain import Attribution, Explanation
 from maas.lifecycle.metrics.metrics import Floats
 
 BLUE, ORANGE = (33, 102, 172), (196, 98, 45)
-"""Took away and added: a pair that color-blind readers tell apart."""
+"""Colors of negative and positive contributions; color-blind readers can distinguish them."""
 MOST_LINES = 50
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def subject(explanation: Explanation) -> str:
-    """What is explained, for example `probabilities of class 7`."""
+    """Name of the explained output, for example `probabilities of class 7`."""
     e = explanation
     if e.label is not None:
         return f"{e.output} of {e.label}"
@@ -34,23 +34,23 @@ def subject(explanation: Explanation) -> str:
 def terminal_bars(
     explanation: Explanation, *, width: int = 80, count: int = 12, color: bool = False
 ) -> str:
-    """The strongest attributions as lines of at most `width` columns; `color` adds ANSI colors.
+    """The largest attributions as lines of at most `width` columns; `color` adds ANSI colors.
 
-    Control characters of names are shown as `?`, so that a name cannot drive the terminal.
+    Control characters in names become `?`, so that a name cannot control the terminal.
     """
     e = explanation
     units = f" {_printable(e.units)}" if e.units else ""
     head = (
-        f"{_printable(subject(e))} is {format_number(e.prediction)}{units}; over the background it "
-        f"is {format_number(e.baseline)}{units}, a difference of "
+        f"{_printable(subject(e))} is {format_number(e.prediction)}{units}; the baseline is "
+        f"{format_number(e.baseline)}{units}, a difference of "
         f"{format_change(e.prediction - e.baseline)}{units}"
     )
     shown = [a for a in e.top(count) if a.shapley]
     columns = [
         [clipped(_printable(a.name), min(24, width // 4)) for a in shown],
         [clipped(_value_text(a), min(24, width // 4)) for a in shown],
-        [format_change(a.shapley) for a in shown],
-        [f"± {format_number(a.standard_error)}" if _is_sampled(a) else "" for a in shown],
+        [format_change(a.shapley, digits=3) for a in shown],
+        [f"± {format_number(a.standard_error, digits=2)}" if _is_sampled(a) else "" for a in shown],
     ]
     wide = [max([0, *map(len, column)]) for column in columns]
     longest = max([abs(a.shapley) for a in shown], default=1.0)
@@ -64,17 +64,17 @@ def terminal_bars(
         lines.append(f"  {words}  {bar}")
     rest = [a.shapley for a in e.top()[len(shown) :] if a.shapley]
     if rest:
-        lines.append(f"  and {len(rest)} more, together {format_change(sum(rest))}")
+        lines.append(f"  and {len(rest)} more with a total of {format_change(sum(rest))}")
     how = (
-        f"{e.method}, {e.rows:,} rows in {e.calls:,} calls, additivity error "
-        f"{format_number(abs(e.additivity_error))}, seed {e.seed}"
+        f"{e.method}, {e.rows:,} rows in {e.calls:,} batches, additivity error "
+        f"{format_number(abs(e.additivity_error), digits=2)}, seed {e.seed}"
     )
     lines += [f"  {line}" for line in textwrap.wrap(how, max(20, width - 2))]
     return "\n".join(lines)
 
 
 def _is_sampled(a: Attribution) -> bool:
-    """False if the standard error is 0 but for rounding."""
+    """Whether the standard error is more than a rounding error."""
     return a.standard_error > 1e-9 * abs(a.shapley)
 
 
@@ -92,9 +92,9 @@ def _blocks(length: float) -> str:
 
 
 def explanation_svg(explanation: Explanation, *, count: int = 12, alone: bool = True) -> str:
-    """The strongest attributions as bars that add (orange) or take away (blue), with errors.
+    """The largest attributions as bars with standard errors; orange is positive, blue negative.
 
-    `alone` makes an SVG document; otherwise it is for a page with `svg.STYLE`.
+    `alone` makes a stand-alone SVG document; otherwise the SVG is for a page with `svg.STYLE`.
     """
     shown = [a for a in explanation.top(count) if a.shapley]
     row, top, width = 26.0, 8.0, 520.0
@@ -110,7 +110,8 @@ def explanation_svg(explanation: Explanation, *, count: int = 12, alone: bool = 
         y = top + row * index
         tip, adds = zero + a.shapley * scale, a.shapley > 0
         end = zero + (a.shapley + math.copysign(a.standard_error, a.shapley)) * scale
-        title = f"{a.name}: {format_number(a.shapley)} ± {format_number(a.standard_error)}"
+        error = format_number(a.standard_error, digits=2)
+        title = f"{a.name}: {format_number(a.shapley, digits=3)} ± {error}"
         bar = element(
             "rect",
             f"<title>{escaped(title)}</title>",
@@ -128,7 +129,7 @@ def explanation_svg(explanation: Explanation, *, count: int = 12, alone: bool = 
             parts.append(
                 element("line", x1=start, x2=end, y1=middle, y2=middle, class_="rule error")
             )
-        number = format_change(a.shapley)
+        number = format_change(a.shapley, digits=3)
         beside = max(tip, end) + 6 if adds else min(tip, end) - 6
         anchor = "start" if adds else "end"
         parts.append(label(beside, y + 17, number, text_anchor=anchor, class_="soft"))
@@ -137,7 +138,7 @@ def explanation_svg(explanation: Explanation, *, count: int = 12, alone: bool = 
 
 
 def diverging(values: Floats) -> Pixels:
-    """[…, 3] colors of [-1, 1]: blue, white at 0, orange."""
+    """Colors […, 3] of values in [-1, 1]: blue, white at 0, orange."""
     share = np.clip(np.abs(values), 0, 1)[..., None]
     ends = np.where(values[..., None] > 0, np.array(ORANGE), np.array(BLUE))
     pixels: Pixels = np.rint(255 + (ends - 255) * share).astype(np.uint8)
@@ -147,10 +148,10 @@ def diverging(values: Floats) -> Pixels:
 def heat_map_png(
     explanation: Explanation, image: npt.ArrayLike | None = None, *, side: int = 320
 ) -> bytes:
-    """The image and, beside it, what each part added (orange) or took away (blue).
+    """A PNG of the image and its heat map; orange contributions are positive, blue negative.
 
     `image` is the explained row of the image input: [height, width], [channels, height, width],
-    [height, width, channels] or flat; None: the map only. It is about `side` pixels high.
+    [height, width, channels] or flat; None: the map only. The PNG is about `side` pixels high.
     """
     heat = explanation.heat()
     strongest = np.abs(heat).max()
@@ -164,7 +165,7 @@ def heat_map_png(
 
 
 def _shown(explanation: Explanation, image: npt.ArrayLike) -> Pixels:
-    """[height, width, 3], stretched from the smallest to the largest value."""
+    """The image as pixels [height, width, 3], scaled from its smallest to its largest value."""
     layout = explanation.image
     if layout is None:
         raise InvalidInput("this explanation is not of an image", field="image")
@@ -193,8 +194,8 @@ def loss_curves_svg(
 ) -> str:
     """Training and validation loss over the epochs.
 
-    `curves` has `loss` and, if there was one, `val_loss`: one number per epoch. `best_epoch`
-    counts from 1. `alone` makes an SVG document; otherwise it is for a page with `svg.STYLE`.
+    `curves` has `loss` and optionally `val_loss`, one number per epoch. `best_epoch` counts from
+    1. `alone` makes a stand-alone SVG document; otherwise the SVG is for a page with `svg.STYLE`.
     """
     lines = []
     for name, kind, text in (("loss", "main", "training"), ("val_loss", "other", "validation")):
@@ -235,39 +236,42 @@ def loss_curves_svg(
 def explanation_figure(
     explanation: Explanation, *, image: npt.ArrayLike | None = None, title: str = ""
 ) -> str:
-    """One explained row as HTML for `page`: bars or a heat map, numbers, and how."""
+    """One explained row as HTML for `page`: bars or a heat map, numbers, and method."""
     e = explanation
     units = f" {e.units}" if e.units else ""
     what = subject(e)
     words = (
-        f"{what} is {format_number(e.prediction)}{units}; over the background it is "
-        f"{format_number(e.baseline)}{units}. Orange adds, blue takes away."
+        f"{what} is {format_number(e.prediction)}{units}; the baseline, the mean over the "
+        f"background rows, is {format_number(e.baseline)}{units}. Orange contributions are "
+        "positive, blue negative."
     )
     if e.image is not None:
         side = 240 if image is None else 492
-        strong = ", ".join(a.name for a in e.top(3) if a.shapley)
-        shown = "the image and beside it a map" if image is not None else "a map"
-        alt = f"Heat map of {what}: {shown} of Shapley values; strongest are {strong}."
+        largest = ", ".join(a.name for a in e.top(3) if a.shapley)
+        shown = "the image and a map" if image is not None else "a map"
+        alt = f"Heat map of {what}: {shown} of Shapley values; the largest are {largest}."
         drawing = embedded_png(heat_map_png(e, image), alt, side)
     else:
         drawing = explanation_svg(e, alone=False)
-        words += " Thin lines are standard errors." if e.permutations else ""
+        if e.permutations:
+            words += " Thin lines are standard errors."
     lines: list[list[Cell]] = [
         [
             escaped(a.name),
             number(escaped(_value_text(a).removeprefix("= "))),
             number(escaped(format_number(a.background))),
-            number(escaped(format_change(a.shapley))),
-            number(escaped(format_number(a.standard_error))),
+            number(escaped(format_change(a.shapley, digits=3))),
+            number(escaped(format_number(a.standard_error, digits=2))),
         ]
         for a in e.top(MOST_LINES)
     ]
-    head: list[Cell] = ["Part", *map(number, ("Value", "Background", "Shapley", "Std. error"))]
-    zeros = " (all zeros, because none was given)" if e.background == "zeros" else ""
+    columns = ("Value", "Background mean", "Shapley value", "Standard error")
+    head: list[Cell] = ["Input", *map(number, columns)]
+    zeros = " (all zeros, the default)" if e.background == "zeros" else ""
     how = (
-        f"By {e.method}: {e.rows:,} model rows in {e.calls:,} calls, {e.background_rows:,} "
+        f"Method: {e.method}, {e.rows:,} model rows in {e.calls:,} batches, {e.background_rows:,} "
         f"background rows{zeros}, seed {e.seed}; additivity error "
-        f"{format_number(abs(e.additivity_error))}."
+        f"{format_number(abs(e.additivity_error), digits=2)}."
     )
     numbers = table(head, lines, caption=f"Shapley values of {what}")
     return figure(title or what, drawing, f"{words} {how}", numbers)

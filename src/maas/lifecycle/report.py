@@ -1,4 +1,4 @@
-"""Report: everything measured about a version as one HTML file that needs no network."""
+"""Report: every measurement of a version in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class ExplainedRow:
 
     explanation: Explanation
     title: str = ""
-    """For example `test row 17, true class 3`."""
+    """Title such as `test row 17, true class 3`."""
     image: npt.NDArray[Any] | None = None
     """The row's pixels, if it is an image."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is known about a version; whatever is missing is left out of the page."""
+    """Content of a version's report; the page leaves out what is missing."""
 
     manifest: Manifest
     evaluation: Evaluation | None = None
@@ -44,13 +44,13 @@ class Report:
     """{max_abs_diff, rows, tolerance, passed, …}"""
     examples: tuple[ExplainedRow, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """More lines for the table of facts: version number, data digest, machine, command."""
+    """Further lines of the table of facts: version number, data digest, machine, command."""
     created_at: float = 0.0
     """Seconds since the epoch, UTC."""
 
 
 def render_report(report: Report) -> str:
-    """One self-contained HTML document: inline style and pictures, no script, no network."""
+    """One HTML document with inline style and pictures, without scripts or requests."""
     manifest = report.manifest
     content = [_header(report)]
     if report.evaluation is not None:
@@ -61,7 +61,7 @@ def render_report(report: Report) -> str:
         content.append(_parity(report.parity))
     content.append(_examples(report.examples))
     content.append(_published(manifest, report.facts))
-    content.append("<footer>Made by OpenMaaS. This file holds everything it shows.</footer>")
+    content.append("<footer>Made by OpenMaaS. This file is self-contained.</footer>")
     return page(f"{manifest.model}: report", content)
 
 
@@ -100,7 +100,7 @@ def _tiles(evaluation: Evaluation | None) -> str:
     note = f"Measured on {rows:,} rows"
     if evaluation.how["resamples"]:
         percent = round(evaluation.how["confidence"] * 100)
-        note += f"; below each value its {percent} % confidence interval"
+        note += f"; below each value is its {percent} % confidence interval"
     return (
         f'<ul class="tiles" aria-label="Main metrics">{"".join(lines)}</ul>\n'
         f'<p class="note">{note}.</p>\n'
@@ -113,10 +113,10 @@ def _evaluation(evaluation: Evaluation) -> list[str]:
         pictures = class_figures(values)
     else:
         pictures = [("Errors", regression_figures(values, units))]
-    how = facts(_lines(evaluation.how), caption="How this was obtained")
+    how = facts(_lines(evaluation.how), caption="Method")
     metrics = pair(
         f"<figure><h3>Metrics</h3>{_metrics(values, units)}</figure>",
-        f"<figure><h3>How this was obtained</h3>{how}</figure>",
+        f"<figure><h3>Method</h3>{how}</figure>",
     )
     sections = [section("All metrics", metrics)]
     sections += [section(title, content) for title, content in pictures]
@@ -142,7 +142,7 @@ def _metrics(values: Mapping[str, Any], units: str) -> str:
 
 
 def _named(metric: str, values: Mapping[str, Any]) -> str:
-    """The metric's name; with the class, if it is of one class out of two."""
+    """The metric's name, with the class if it is a metric of one class of two."""
     if metric in ("precision", "recall", "f1"):
         return f"{named(metric)} of {values['classes'][1]}"
     return named(metric)
@@ -162,11 +162,11 @@ def _training(training: Mapping[str, Any]) -> str:
         drawing = figure(
             "Loss",
             loss_curves_svg(curves, best_epoch=best, alone=False),
-            "Validation loss that rises while training loss falls is overfitting.",
+            "A rising validation loss with a falling training loss indicates overfitting.",
             table(head, rows, caption="Loss by epoch"),
         )
     rest = _lines({name: value for name, value in training.items() if name != "curves"})
-    heading = f"<h3>How it was trained</h3>{facts(rest, caption='Training')}"
+    heading = f"<h3>Training parameters</h3>{facts(rest, caption='Training')}"
     return section("Training", pair(drawing, f"<figure>{heading}</figure>" if rest else ""))
 
 
@@ -174,10 +174,10 @@ def _parity(parity: Mapping[str, Any]) -> str:
     passed = parity.get("passed")
     verdict = ""
     if passed is not None:
-        kind, text = ("good", "Equal within tolerance") if passed else ("bad", "Not equal")
+        kind, text = ("good", "Equal within tolerance") if passed else ("bad", "Beyond tolerance")
         verdict = f'<p class="{kind}">{text}</p>'
     rows = _lines({name: value for name, value in parity.items() if name != "passed"})
-    note = "The served form beside the model it was made from, on the same rows."
+    note = "Outputs of the served form and of the original model on the same rows."
     return section("Parity", verdict + facts(rows, caption="Parity"), note=note)
 
 
@@ -187,10 +187,11 @@ def _examples(examples: Sequence[ExplainedRow]) -> str:
         for index, e in enumerate(examples, start=1)
     ]
     note = (
-        "Shapley values: how far each part of the row moved the answer from the mean answer over "
-        "the background rows. They describe the model, not the world."
+        "Shapley values: the contribution of each input to the difference between the prediction "
+        "and the baseline, the mean prediction over the background rows. They describe the model, "
+        "not causes in the data."
     )
-    return section("Why it answers as it does", pair(*parts), note=note)
+    return section("Explanations", pair(*parts), note=note)
 
 
 def _published(manifest: Manifest, more: Mapping[str, Any]) -> str:
@@ -213,8 +214,8 @@ def _published(manifest: Manifest, more: Mapping[str, Any]) -> str:
     ]
     head: list[Cell] = ["Variant", "Runtime", "File", number("Bytes"), "SHA-256"]
     return section(
-        "What was published",
-        facts(rows, caption="What was published"),
+        "Publication",
+        facts(rows, caption="Publication"),
         "<h3>Signature</h3>",
         table(["", "Name", "Type", "Shape of a row", "Units", "Entries"], tensors),
         "<h3>Files</h3>",
@@ -243,7 +244,7 @@ WORDS = {
 
 
 def _lines(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Rows for `facts`: names as words, values as HTML."""
+    """Rows for `facts`: display names, and values as HTML."""
     return [
         (WORDS.get(name, str(name).replace("_", " ")), _value(value))
         for name, value in values.items()
@@ -251,7 +252,7 @@ def _lines(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _value(value: Any) -> str:
-    """A JSON value as HTML that a person can read."""
+    """A JSON value as readable HTML."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):

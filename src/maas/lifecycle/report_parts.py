@@ -1,8 +1,8 @@
-"""The parts of a report that show an evaluation's values in pictures with tables beside them."""
+"""Figures of a report: an evaluation's values as charts and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maas.domain.numbers import format_number, format_range
@@ -26,7 +26,7 @@ MOST_MISTAKES = 10
 
 
 def class_figures(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(Title, HTML) of the sections about classes and about scores."""
+    """(Title, HTML) of the sections on classes, ranking and calibration."""
     figures = [("Classes", pair(_confusion(values), _per_class(values)))]
     for title, content in (
         ("Ranking", pair(*_curves(values))),
@@ -41,20 +41,14 @@ def _confusion(values: Mapping[str, Any]) -> str:
     matrix, classes = values["confusion"], values["classes"]
     if matrix is None:
         return ""
-    wrong = [
-        (matrix[i][j], classes[i], classes[j])
-        for i in range(len(classes))
-        for j in range(len(classes))
-        if i != j and matrix[i][j]
-    ]
-    wrong.sort(key=lambda cell: -cell[0])
-    caption = "Shades are shares of a true class. "
-    caption += (
-        f"Most often {wrong[0][1]} is taken for {wrong[0][2]} "
-        f"({format_number(wrong[0][0], digits=1)} rows)."
-        if wrong
-        else "No row is taken for another class."
-    )
+    wrong = _misclassified(matrix, classes)
+    caption = "Shades are shares of the true class. "
+    if wrong:
+        rows_text = format_number(wrong[0][0], digits=1)
+        caption += f"Most frequent confusion: {wrong[0][1]} predicted as {wrong[0][2]} "
+        caption += f"({rows_text} rows)."
+    else:
+        caption += "No row is misclassified."
     if len(classes) <= MOST_NUMBERED:
         head: list[Cell] = ["true \\ predicted", *(number(escaped(c)) for c in classes)]
         rows: list[list[Cell]] = [
@@ -69,6 +63,18 @@ def _confusion(values: Mapping[str, Any]) -> str:
         ]
     drawing = confusion_svg(matrix, classes) if len(classes) <= MOST_MATRIX else ""
     return figure("Confusion matrix", drawing, caption, table(head, rows, caption="Confusion"))
+
+
+def _misclassified(
+    matrix: Sequence[Sequence[float]], classes: Sequence[str]
+) -> list[tuple[float, str, str]]:
+    """(Rows, true class, predicted class) of every cell off the diagonal, largest first."""
+    cells = []
+    for i, row in enumerate(matrix):
+        for j, count in enumerate(row):
+            if i != j and count:
+                cells.append((count, classes[i], classes[j]))
+    return sorted(cells, key=lambda cell: -cell[0])
 
 
 def _per_class(values: Mapping[str, Any]) -> str:
@@ -86,16 +92,16 @@ def _per_class(values: Mapping[str, Any]) -> str:
         for e in entries
     ]
     head: list[Cell] = ["Class", number("Rows"), *(number(escaped(named(n))) for n in names)]
-    caption = "Dots are F1 of a class, lines their 95 % intervals: the shorter, the surer."
+    caption = "Dots are the F1 of each class, lines its 95 % confidence interval."
     if len(shown) < len(entries):
-        caption += f" The {MOST_BARS} lowest of {len(entries)} classes."
+        caption += f" Shown are the {MOST_BARS} lowest of {len(entries)} classes."
     whole = values["metrics"].get("f1_macro")
     drawing = ranges_svg(rows, "F1", whole=whole, title="F1 by class")
     return figure("F1 by class", drawing, caption, table(head, lines, caption="By class"))
 
 
 def _reliability(values: Mapping[str, Any]) -> list[str]:
-    """The diagram, and its numbers beside it."""
+    """The reliability diagram, and its numbers as a second figure."""
     bins = values["calibration"]
     if bins is None:
         return []
@@ -108,11 +114,16 @@ def _reliability(values: Mapping[str, Any]) -> list[str]:
         ]
         for b in bins
     ]
-    head: list[Cell] = ["Bin", number("Rows"), number("Mean said"), number("Share true")]
+    head: list[Cell] = [
+        "Bin",
+        number("Rows"),
+        number("Mean confidence"),
+        number("Observed frequency"),
+    ]
     ece = values["metrics"].get("ece")
     caption = (
-        "On the dashed line, what is said to happen with 80 % happens in 80 % of the cases. "
-        f"The mean distance from it, the calibration error, is {format_number(ece)}."
+        "On the dashed line, confidence equals the observed frequency. The mean distance from "
+        f"it, the expected calibration error, is {format_number(ece)}."
     )
     drawing = reliability_svg(bins, binary=len(values["classes"]) == 2)
     numbers = table(head, rows, caption="Reliability")
@@ -158,19 +169,19 @@ def regression_figures(values: Mapping[str, Any], units: str) -> str:
         figure(
             "Predicted and true",
             predicted_svg(sample, units),
-            f"{shown:,} rows; on the dashed line the prediction is right.",
+            f"{shown:,} rows. On the dashed line, prediction and true value are equal.",
         ),
         figure(
             "Residuals",
             residuals_svg(residuals, units),
-            "Predicted minus true. A heap beside 0 is a bias.",
+            "Predicted minus true value. A peak away from 0 indicates a bias.",
             table(["Residual", number("Rows")], rows, caption="Residuals"),
         ),
     )
 
 
 def slice_figures(values: Mapping[str, Any]) -> str:
-    """One picture per slice, of accuracy or the mean absolute error."""
+    """One chart per slice, of accuracy or the mean absolute error."""
     figures = []
     for name in dict.fromkeys(s["slice"] for s in values["slices"]):
         groups = [s for s in values["slices"] if s["slice"] == name]
@@ -196,7 +207,8 @@ def slice_figures(values: Mapping[str, Any]) -> str:
             title=f"{named(main)} by {name}",
         )
         caption = (
-            "Dashed: the value over all rows. An interval that is all on one side asks for a look."
+            "Dashed: the value over all rows. A group whose interval excludes it performs "
+            "differently."
         )
         figures.append(figure(f"By {name}", drawing, caption, table(head, lines, caption=name)))
     return pair(*figures)

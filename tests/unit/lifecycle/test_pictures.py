@@ -125,7 +125,7 @@ def test_colors_run_from_blue_over_white_to_orange() -> None:
 def test_terminal_bars_are_as_long_as_they_say() -> None:
     text = terminal_bars(linear([4.0, -2.0, 0.0, 1.0], ("wide", "tall", "idle", "deep")))
     lines = text.split("\n")
-    assert lines[0].startswith("y is 3 kg; over the background it is 0 kg")
+    assert lines[0].startswith("y is 3 kg; the baseline is 0 kg")
     lengths = {line.split()[0]: line.count("█") for line in lines if "█" in line}
     assert list(lengths) == ["wide", "tall", "deep"]
     assert lengths["wide"] == pytest.approx(2 * lengths["tall"], abs=2)

@@ -181,9 +181,9 @@ def test_a_report_tells_everything_that_was_measured() -> None:
     assert given.evaluation is not None
     text = " ".join(Reader(render_report(given)).texts)
     for heading in (
-        "All metrics", "How this was obtained", "Confusion matrix", "F1 by class", "ROC",
+        "All metrics", "Method", "Confusion matrix", "F1 by class", "ROC",
         "Precision and recall", "Reliability", "By kind", "Loss", "Parity",
-        "Why it answers as it does", "What was published",
+        "Explanations", "Publication",
     ):  # fmt: skip
         assert heading in text, heading
     for name in ("accuracy", "f1_macro", "roc_auc_macro", "log_loss", "ece"):

@@ -1,4 +1,4 @@
-"""Charts of an evaluation's values, each a string of SVG for a page that has `svg.STYLE`."""
+"""Charts of an evaluation's values, each an SVG string for a page with `svg.STYLE`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from maas.lifecycle.drawing.svg import GLYPH, Plot, clipped, element, escaped, l
 
 SQUARE = (400.0, 340.0)
 MOST_NUMBERED = 20
-"""Classes up to which a confusion matrix has numbers in its cells."""
+"""Largest number of classes for which a confusion matrix has numbers in its cells."""
 
 
 def confusion_svg(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> str:
-    """Rows are true classes, columns predicted ones; shades are shares of the row."""
+    """Confusion matrix: rows are true classes, columns predicted ones, shades shares of a row."""
     count = len(classes)
     names = [clipped(name, 14) for name in classes]
     cell = max(6.0, min(64.0, 380.0 / count))
     name_size = GLYPH * max(map(len, names))
     turned = name_size > cell - 4
-    # One name in `every` is written where cells are too small for all.
+    # Cells too small for all names show every `every`-th one.
     every = max(1, round(14 / cell + 0.49))
     left, top = 30 + name_size, 24 + (name_size * 0.8 + 8 if turned else 18)
     parts = []
@@ -62,7 +62,7 @@ def _cell(
     parts = [element("rect", class_="fill-faint", **box)]
     if value:
         kind = "fill-main" if right else "fill-other"
-        # A single mistake among many rows must still be seen.
+        # A single mistake among many rows must stay visible.
         shade = 0.12 + 0.88 * share
         title = f"<title>{escaped(hint)}</title>"
         parts.append(element("rect", title, class_=kind, fill_opacity=shade, **box))
@@ -75,11 +75,11 @@ def _cell(
 
 
 def reliability_svg(bins: Sequence[Mapping[str, Any]], *, binary: bool) -> str:
-    """Share that came true against stated confidence; below, how many rows each bin has."""
+    """Observed frequency against predicted probability; below, the number of rows per bin."""
     plot = Plot(SQUARE, (0, 1), (0, 1), margins=(14, 16, 92, 52))
     plot.axes(
         "predicted probability of class 1" if binary else "confidence in the predicted class",
-        "share that was true" if binary else "share that was right",
+        "observed frequency of class 1" if binary else "accuracy",
     )
     plot.line([(0, 0), (1, 1)], "even")
     filled = [b for b in bins if b["rows"]]
@@ -88,7 +88,7 @@ def reliability_svg(bins: Sequence[Mapping[str, Any]], *, binary: bool) -> str:
     floor, room = plot.height - 26, 34.0
     for b in filled:
         confidence, share = format_number(b["confidence"]), format_number(b["share"])
-        hint = f"{b['rows']} rows: confidence {confidence}, right {share}"
+        hint = f"{b['rows']} rows: confidence {confidence}, observed {share}"
         plot.dot(b["confidence"], b["share"], "fill-main", 3.0 + 3.0 * (b["rows"] / most) ** 0.5)
         tall = max(1.0, b["rows"] / most * room)
         plot.parts.append(
@@ -109,7 +109,7 @@ def reliability_svg(bins: Sequence[Mapping[str, Any]], *, binary: bool) -> str:
 def score_curve_svg(
     curves: Sequence[Mapping[str, Any]], classes: Sequence[str], worst: int | None, kind: str
 ) -> str:
-    """`kind` roc or pr. One class: its curve. More: all, with class `worst` picked out."""
+    """ROC or precision-recall curves, by `kind` `roc` or `pr`; class `worst` is highlighted."""
     across, up = ("false_positive", "true_positive") if kind == "roc" else ("recall", "precision")
     plot = Plot(SQUARE, (0, 1), (0, 1))
     if kind == "roc":
@@ -134,11 +134,11 @@ def score_curve_svg(
 
 
 Row = tuple[str, int, float | None, Sequence[float] | None]
-"""Name, number of rows, value, interval."""
+"""Name, number of rows, value and interval of a group of rows."""
 
 
 def ranges_svg(rows: Sequence[Row], x_label: str, *, whole: float | None, title: str) -> str:
-    """One line per row: a value as a dot, its interval as a whisker, and how many rows it is of.
+    """One line per group: its value as a dot, its interval as a whisker, its number of rows.
 
     `whole` is the value over all rows, drawn as a dashed line.
     """
@@ -156,7 +156,8 @@ def ranges_svg(rows: Sequence[Row], x_label: str, *, whole: float | None, title:
     plot.line([(plot.left, plot.bottom), (plot.right, plot.bottom)], "rule", plain=True)
     if whole is not None:
         plot.line([(whole, 0), (whole, len(rows))], "even")
-        plot.text(plot.x(whole), 12, f"all {format_number(whole)}", anchor="middle", kind="soft")
+        text = f"all rows {format_number(whole)}"
+        plot.text(plot.x(whole), 12, text, anchor="middle", kind="soft")
     plot.text(plot.width - 4, 12, "rows", anchor="end", kind="soft")
     for index, (name, count, value, interval) in enumerate(rows):
         y = len(rows) - index - 0.5
@@ -173,7 +174,7 @@ def ranges_svg(rows: Sequence[Row], x_label: str, *, whole: float | None, title:
 
 
 def predicted_svg(sample: Mapping[str, Sequence[float]], units: str) -> str:
-    """Predicted against true values; on the dashed line they are equal."""
+    """Predicted against true values; they are equal on the dashed line."""
     pairs = list(zip(sample["true"], sample["predicted"], strict=True))
     everything = [v for pair in pairs for v in pair]
     low, high = min(everything), max(everything)
@@ -189,7 +190,7 @@ def predicted_svg(sample: Mapping[str, Sequence[float]], units: str) -> str:
 
 
 def residuals_svg(residuals: Mapping[str, Sequence[float]], units: str) -> str:
-    """How many rows were predicted too high or too low by how much."""
+    """Histogram of the residuals, predicted − true."""
     edges, rows = residuals["edges"], residuals["rows"]
     plot = Plot(SQUARE, (edges[0], edges[-1]), (0, max([1, *rows]) * 1.05))
     plot.axes(f"predicted − true{', ' + units if units else ''}", "rows")

@@ -1,4 +1,4 @@
-"""A self-contained HTML page: its head, its style, and the few blocks that pages are made of."""
+"""Self-contained HTML pages: head, style, and building blocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from maas.lifecycle.drawing.svg import STYLE, element, escaped
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""Nothing is fetched and nothing runs, whatever a name or a description contains."""
+"""Content security policy: no request and no script, whatever a name or description contains."""
 
 PAGE_STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5d6876;--rule:#d9dee5;--faint:#f4f6f9;
@@ -69,7 +69,7 @@ Cell = str | tuple[str, str]
 
 
 def page(title: str, content: Sequence[str]) -> str:
-    """The whole document; `content` is HTML, `title` is not."""
+    """A complete document; `content` is HTML, `title` is text."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -81,7 +81,7 @@ def page(title: str, content: Sequence[str]) -> str:
 
 
 def section(title: str, *content: str, note: str = "") -> str:
-    """A heading with what follows it; nothing if nothing follows. `title` and `note` are text."""
+    """A heading with its content; empty if there is no content. `title` and `note` are text."""
     if not any(content):
         return ""
     lead = f'<p class="note">{escaped(note)}</p>' if note else ""
@@ -90,7 +90,7 @@ def section(title: str, *content: str, note: str = "") -> str:
 
 
 def figure(title: str, drawing: str, caption: str, numbers: str = "") -> str:
-    """A picture with its heading, what to look for in it, and its numbers as a table."""
+    """A picture with heading, caption and a table of its numbers."""
     more = f"<details><summary>Numbers</summary>{numbers}</details>" if numbers else ""
     return (
         f"<figure><h3>{escaped(title)}</h3>{drawing}"
@@ -99,7 +99,7 @@ def figure(title: str, drawing: str, caption: str, numbers: str = "") -> str:
 
 
 def pair(*figures: str) -> str:
-    """Figures beside each other where there is room."""
+    """Figures side by side if the page is wide enough."""
     inside = "\n".join(f for f in figures if f)
     return f'<div class="pair">{inside}</div>' if inside else ""
 
@@ -135,7 +135,7 @@ def number(text: str) -> Cell:
 
 
 def embedded_png(content: bytes, description: str, width: int) -> str:
-    """An `<img>` that carries its bytes; `description` is what it shows, in words."""
+    """An `<img>` with its bytes inline; `description` is its alternative text."""
     coded = base64.b64encode(content).decode()
     return element("img", src=f"data:image/png;base64,{coded}", alt=description, width=width)
 

@@ -16,7 +16,7 @@ def png(pixels: Pixels) -> bytes:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"pixels must be uint8 [height, width, 3]; got {pixels.shape}")
     height, width, _ = pixels.shape
-    # Each scan line starts with its filter type; 0 leaves the bytes as they are.
+    # Each scan line starts with its filter type; 0 means no filter.
     lines = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (

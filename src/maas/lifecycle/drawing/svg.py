@@ -1,4 +1,4 @@
-"""SVG by hand: elements with escaped text, and a plot with two axes."""
+"""SVG without a library: elements with escaped text, and a plot with two axes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ STYLE = """
 .pic .fill-faint{fill:var(--faint)}.pic .fill-rule{fill:var(--rule)}
 .pic .text-main{fill:var(--main)}.pic .text-other{fill:var(--other)}
 """.strip()
-"""Of every picture; works inside a page and inside a stand-alone SVG document."""
+"""Style of every picture, inside a page or inside a stand-alone SVG document."""
 
 GLYPH = 7.2
-"""Mean width of a character at 12 px, on the wide side."""
+"""Upper estimate of a character's mean width at 12 px, in pixels."""
 
 
 def escaped(text: object) -> str:
-    """`text` as XML and HTML text or attribute value; what XML cannot hold becomes `\ufffd`."""
+    """`text` as XML and HTML text or attribute value; invalid characters become `\ufffd`."""
     printable = "".join(
         c if (c >= " " or c in "\t\n") and c not in "\ufffe\uffff" else "\ufffd" for c in str(text)
     )
@@ -44,12 +44,13 @@ def escaped(text: object) -> str:
 
 
 def clipped(text: object, characters: int) -> str:
+    """`text` in at most `characters` characters, with an ellipsis if it is cut."""
     whole = str(text)
     return whole if len(whole) <= characters else whole[: max(1, characters - 1)] + "…"
 
 
 def element(tag: str, text: str | None = None, /, **attributes: object) -> str:
-    """`<tag …>` with escaped attribute values; `class_` is `class`, `_` in a name is `-`."""
+    """`<tag …>` with escaped attribute values; `class_` stands for `class`, `_` for `-`."""
     listed = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{_plain(value)}"'
         for name, value in attributes.items()
@@ -71,7 +72,7 @@ def _plain(value: object) -> str:
 def picture(
     width: float, height: float, parts: Sequence[str], *, title: str, alone: bool = False
 ) -> str:
-    """A whole `<svg>`; `alone` makes it a document of its own with its own style."""
+    """A complete `<svg>`; `alone` makes it a stand-alone document with its own style."""
     content = f"<title>{escaped(title)}</title>"
     if alone:
         content += f'<style>{STYLE}</style><rect width="100%" height="100%" fill="var(--paper)"/>'
@@ -88,7 +89,7 @@ def picture(
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers within [low, high], about `count` of them, 1, 2 or 5 apart."""
+    """About `count` round numbers within [low, high], in steps of 1, 2 or 5 times a power of 10."""
     span = high - low
     if span <= 0:
         return [low]
@@ -108,7 +109,7 @@ def tick_text(value: float, step: float) -> str:
 
 
 class Plot:
-    """Two axes on a canvas; collects SVG parts."""
+    """A canvas with two axes, which collects SVG parts."""
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class Plot:
         return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
 
     def axes(self, x_label: str, y_label: str, *, whole_x: bool = False) -> None:
-        """Both axes, with rules across at the ticks of the vertical one."""
+        """Draws both axes, with grid lines at the ticks of the vertical one."""
         up = self._log_ticks() if self.log_y else ticks(*self.domain_y)
         for value in up:
             at = self.y(value)
@@ -151,7 +152,7 @@ class Plot:
         self.parts.append(label(12.0, middle + 4, y_label, text_anchor="middle", transform=turn))
 
     def across(self, x_label: str, *, whole: bool = False) -> None:
-        """The horizontal axis only."""
+        """Draws the horizontal axis only."""
         positions = ticks(*self.domain_x)
         if whole:
             positions = [t for t in positions if t == round(t)]
@@ -169,7 +170,7 @@ class Plot:
         return [v for v in values if self.domain_y[0] <= v <= self.domain_y[1]]
 
     def line(self, points: Points, kind: str, *, plain: bool = False) -> None:
-        """A line through data points, or through canvas points if `plain`."""
+        """Draws a line through points of the data, or of the canvas if `plain`."""
         at = points if plain else [(self.x(a), self.y(b)) for a, b in points]
         joined = " ".join(f"{_plain(float(a))},{_plain(float(b))}" for a, b in at)
         self.parts.append(element("polyline", points=joined, class_=kind, fill="none"))
@@ -188,7 +189,7 @@ class Plot:
 
 
 def _open(span: tuple[float, float]) -> tuple[float, float]:
-    """A span of some width, so that positions can be computed."""
+    """`span`, widened if it is empty, so that positions can be computed."""
     low, high = span
     if high > low:
         return low, high

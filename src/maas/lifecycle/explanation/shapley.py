@@ -86,7 +86,7 @@ def sample_permutations(
     prediction − baseline whatever the number of samples.
     """
     generator = np.random.default_rng(seed)
-    numbers = _turns(players, background, samples, generator)
+    numbers = _background_numbers(players, background, samples, generator)
     pairs, used = len(numbers), np.unique(numbers)
     ends = ask(
         np.r_[np.zeros((len(used), players), bool), np.ones((1, players), bool)], np.r_[used, 0]
@@ -125,17 +125,19 @@ def _standard_errors(gains: Floats, used: int) -> Floats:
     return errors
 
 
-def _turns(players: int, background: int, samples: int, generator: np.random.Generator) -> Ints:
+def _background_numbers(
+    players: int, background: int, samples: int, generator: np.random.Generator
+) -> Ints:
     """The background row of each pair of orders; every row that is used has as many turns."""
     affordable = (samples - 1 - background) // max(1, 2 * (players - 1))
     pairs = max(FEWEST_PAIRS, affordable)
     if pairs < background:
         return np.sort(generator.choice(background, pairs, replace=False)).astype(np.int64)
     # With few players more turns than a row has orders would only repeat them.
-    turns = min(pairs // background, 10_000)
-    while turns * background < FEWEST_PAIRS:
-        turns += 1
-    return np.repeat(np.arange(background, dtype=np.int64), turns)
+    repeats = min(pairs // background, 10_000)
+    while repeats * background < FEWEST_PAIRS:
+        repeats += 1
+    return np.repeat(np.arange(background, dtype=np.int64), repeats)
 
 
 def _walk(ask: Ask, orders: npt.NDArray[np.intp], numbers: Ints) -> Floats:

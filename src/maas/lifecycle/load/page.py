@@ -33,7 +33,7 @@ def load_page(result: LoadResult) -> str:
         section("Pictures", pair(*_figures(result))),
         section("Numbers", _table(result), note="Times in milliseconds, lengths in tokens."),
         section("How this was measured", facts(_facts(result), caption="How it was measured")),
-        "<footer>Made by OpenMaaS. This file holds everything it shows.</footer>",
+        "<footer>Made by OpenMaaS. This file is self-contained.</footer>",
     ]
     return page(title, content)
 

@@ -53,7 +53,7 @@ def render_optimization(found: Optimization) -> str:
         section("What they consist of", *(profile_details(t) for t in found.results if t.profile))
     )
     content.append(section("How to get this again", _how(found)))
-    content.append("<footer>Made by OpenMaaS. This file holds everything it shows.</footer>")
+    content.append("<footer>Made by OpenMaaS. This file is self-contained.</footer>")
     return page(f"{found.model}: optimization", content)
 
 
