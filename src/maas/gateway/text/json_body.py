@@ -1,8 +1,7 @@
-"""JSON bodies in the shapes of others' protocols: read strictly, bounded, refused by field.
+"""JSON request bodies of OpenAI's and Anthropic's protocols: strict and bounded.
 
-Where our own doors know a signature, these know types: what a field may hold is said once, as a
-type with its bounds, and what does not fit is refused with the field, what was expected and what
-came.
+The fields of these protocols are declared as types with bounds in `maas.protocols`. A value that
+does not fit is refused with the name of the field, what was expected and what came.
 """
 
 from __future__ import annotations
@@ -19,48 +18,51 @@ from maas.domain.names import shown
 T = TypeVar("T")
 
 MAX_OBJECTS = 100_000
-"""Of one body: each costs time while nobody else is served."""
+"""Objects in one body: decoding each blocks the event loop."""
 MAX_DEPTH = 32
-"""Of a schema or of a tool's arguments."""
+"""Levels of a schema or of a tool's arguments."""
 MAX_VALUES = 5_000
-"""In one of these."""
+"""Values in a schema or in a tool's arguments."""
 
 MAX_DIGITS = 4300
-"""Of a whole number: Python reads no more, since that would take long."""
+"""Digits of an integer: Python refuses to parse more, since that would take long."""
 _LONG_NUMBER = re.compile(rb'"([^"\\]{1,64})"\s{0,9}:\s{0,9}-?\d{%d}' % (MAX_DIGITS + 1))
 
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
-_AT = re.compile(r"(?P<said>.*) - at `(?P<key>key in )?\$(?P<path>.*)`", re.DOTALL)
+_LOCATION = re.compile(r"(?P<message>.*) - at `(?P<key>key in )?\$(?P<path>.*)`", re.DOTALL)
+"""The end of msgspec's messages."""
 _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+)\]|\[\.\.\.\]")
+"""A step of msgspec's paths: a field, an item, or any value of a mapping."""
 
 
 def parse_object(body: bytes | bytearray) -> dict[str, Any]:
-    """The JSON object without its null fields, which mean "as if not said" in these protocols.
+    """The fields of the JSON object that are not null: in these protocols null means the same as
+    a missing field.
 
-    Raises MalformedBody for what is no JSON, for names that come twice (readers differ in which
-    one they believe), numbers that JSON does not have, and half surrogates, which no text holds.
+    Raises MalformedBody for invalid JSON, repeated names (parsers differ in which one they use),
+    NaN and infinity, and unpaired surrogates, which no text contains.
     """
     if body.count(b"{") > MAX_OBJECTS:
         raise MalformedBody(f"the body has more than {MAX_OBJECTS} objects")
     try:
         value = json.loads(
-            body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_not_a_number
+            body.decode("utf-8"), object_pairs_hook=_unique_names, parse_constant=_refuse_constant
         )
         if b"\\u" in body:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise MalformedBody("the body is nested too deeply") from None
     except UnicodeEncodeError:
-        raise MalformedBody("the body has half of a surrogate pair, which is no text") from None
-    except ValueError as wrong:
-        if str(wrong).startswith("Exceeds the limit"):
-            found = _LONG_NUMBER.search(body)
-            name = found[1].decode(errors="replace") if found else "the body"
+        raise MalformedBody("the body has an unpaired surrogate, which is not text") from None
+    except ValueError as error:
+        if str(error).startswith("Exceeds the limit"):
+            number = _LONG_NUMBER.search(body)
+            name = number[1].decode(errors="replace") if number else "the body"
             raise MalformedBody(
                 f"{name}: expected numbers of at most {MAX_DIGITS} digits, got a longer one"
             ) from None
-        raise MalformedBody(f"the body is not JSON: {shown(str(wrong), 120)}") from None
+        raise MalformedBody(f"the body is not JSON: {shown(str(error), 120)}") from None
     if not isinstance(value, dict):
         raise MalformedBody(f"expected a JSON object, got {kind_of(value)}")
     return {name: item for name, item in value.items() if item is not None}
@@ -76,88 +78,100 @@ def model_and_fields(body: bytes | bytearray) -> tuple[str, dict[str, Any]]:
     return model if isinstance(model, str) else "", fields
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        seen: set[str] = set()
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        names: set[str] = set()
         for name, _ in pairs:
-            if name in seen:
-                raise MalformedBody(f"the name {shown(name)} comes twice in one object")
-            seen.add(name)
-    return made
+            if name in names:
+                raise MalformedBody(f"an object has the name {shown(name)} twice")
+            names.add(name)
+    return fields
 
 
-def _not_a_number(text: str) -> NoReturn:
+def _refuse_constant(text: str) -> NoReturn:
     raise MalformedBody(f"numbers must be finite, not {text}")
 
 
 def typed(kind: type[T], value: dict[str, Any]) -> T:
-    """`value` as a `kind`; raises InvalidInput that names the field, what was expected, and what
-    came."""
+    """`value` as an instance of `kind`.
+
+    Raises InvalidInput that names the field, what was expected and what came.
+    """
     try:
         return msgspec.convert(value, kind)
     except RecursionError:
         raise InvalidInput("the body is nested too deeply") from None
-    except msgspec.ValidationError as wrong:
-        raise _refusal(str(wrong), value, kind) from None
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error), value, kind) from None
 
 
-def _refusal(said: str, value: Any, kind: type[Any]) -> InvalidInput:
-    found = _AT.fullmatch(said)
+def _refusal(message: str, value: Any, kind: type[Any]) -> InvalidInput:
+    """The error for a message of msgspec."""
     path = ""
     is_key = False
-    if found is not None:
-        said, path, is_key = found["said"], found["path"], bool(found["key"])
-    missing = _MISSING.fullmatch(said)
+    location = _LOCATION.fullmatch(message)
+    if location is not None:
+        message, path = location["message"], location["path"]
+        is_key = bool(location["key"])
+    missing = _MISSING.fullmatch(message)
     if missing is not None:
         field = f"{path}.{missing['field']}".lstrip(".")
         return InvalidInput(f"{field} is missing", field=field)
     field = path.lstrip(".") or "body"
-    expected = said.partition(", got ")[0].replace("`", "").removeprefix("Expected ")
+    expected = message.partition(", got ")[0].replace("`", "").removeprefix("Expected ")
     if is_key:
         return InvalidInput(f"{field}: expected {expected} as each name", field=field)
-    came = _came(value, path)
-    if said.startswith("Invalid enum value"):
-        expected = f"one of {', '.join(_choices(kind, path))}"
-    if said.startswith("Invalid value"):
-        return InvalidInput(f"{field}: {came} is not supported here", field=field)
-    return InvalidInput(f"{field}: expected {expected}, got {came}", field=field)
+    actual = _description_at(value, path)
+    if message.startswith("Invalid enum value"):
+        expected = f"one of {', '.join(_allowed_values(kind, path))}"
+    if message.startswith("Invalid value"):
+        return InvalidInput(f"{field}: {actual} is not supported here", field=field)
+    return InvalidInput(f"{field}: expected {expected}, got {actual}", field=field)
 
 
-def _choices(kind: type[Any], path: str) -> list[str]:
-    """The values that the type at `path` of `kind` lists."""
+def _allowed_values(kind: type[Any], path: str) -> list[str]:
+    """The values of the enumeration at `path` of `kind`."""
     types = [msgspec.inspect.type_info(kind)]
     for step in _STEP.finditer(path):
-        types = [inner for one in types for inner in _parts(one, step["name"])]
-    return [str(value) for one in _members(types) for value in getattr(one, "values", ())]
+        inner: list[Any] = []
+        for type_ in _members(types):
+            inner += _types_at(type_, step["name"])
+        types = inner
+    return [str(value) for type_ in _members(types) for value in getattr(type_, "values", ())]
 
 
-def _parts(kind: Any, name: str | None) -> list[Any]:
-    """The types of a field of the type, or without a name of its items."""
-    if name is None:
-        return [
-            getattr(one, inner)
-            for one in _members([kind])
-            for inner in ("item_type", "value_type")
-            if hasattr(one, inner)
-        ]
-    fields = [field for one in _members([kind]) for field in getattr(one, "fields", ())]
-    return [field.type for field in fields if field.encode_name == name]
+def _types_at(type_: Any, name: str | None) -> list[Any]:
+    """The types of the field `name`, or without a name, of the items or values."""
+    if name is not None:
+        fields = getattr(type_, "fields", ())
+        return [field.type for field in fields if field.encode_name == name]
+    inner = (getattr(type_, attribute, None) for attribute in ("item_type", "value_type"))
+    return [one for one in inner if one is not None]
 
 
 def _members(types: list[Any]) -> list[Any]:
-    """With a union's members in its place."""
-    return [member for one in types for member in getattr(one, "types", (one,))]
+    """`types` with the members of unions in place of the unions, and without descriptions."""
+    members: list[Any] = []
+    for type_ in types:
+        if isinstance(type_, msgspec.inspect.Metadata):
+            members += _members([type_.type])
+        elif isinstance(type_, msgspec.inspect.UnionType):
+            members += _members(list(type_.types))
+        else:
+            members.append(type_)
+    return members
 
 
-def _came(value: Any, path: str) -> str:
+def _description_at(value: Any, path: str) -> str:
+    """What is at `path` of `value`, for an error message."""
     for step in _STEP.finditer(path):
         if step["name"] is not None and isinstance(value, dict):
             value = value.get(step["name"])
         elif step["index"] is not None and isinstance(value, list):
             value = value[int(step["index"])]
         else:
-            return "another"  # the path of a value in a mapping does not say which
+            return "another"  # msgspec does not report which value of a mapping is wrong
     if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) < 40):
         return shown(value)
     if isinstance(value, str | list | dict):
@@ -172,25 +186,35 @@ _KINDS = {
 
 
 def kind_of(value: Any) -> str:
+    """The kind of a JSON value, for an error message."""
     return _KINDS.get(type(value), "something else")
 
 
 def check_size(value: Any, field: str) -> None:
-    """Raises InvalidInput if a value of free form is too deep, has too many parts, or numbers
-    that are not finite or do not fit 64 bits."""
+    """Check a value of free form.
+
+    Raises InvalidInput if it is nested too deeply, has too many values, or has numbers that are
+    not finite or do not fit into 64 bits.
+    """
     level, depth, count = [value], 0, 0
     while level:
         depth += 1
         count += len(level)
         if depth > MAX_DEPTH:
-            raise InvalidInput(f"{field}: at most {MAX_DEPTH} levels deep", field=field)
+            raise InvalidInput(f"{field}: expected at most {MAX_DEPTH} levels", field=field)
         if count > MAX_VALUES:
-            raise InvalidInput(f"{field}: at most {MAX_VALUES} values", field=field)
+            raise InvalidInput(f"{field}: expected at most {MAX_VALUES} values", field=field)
         if any(isinstance(item, int | float) and not _LEAST <= item <= _MOST for item in level):
-            raise InvalidInput(f"{field}: numbers must fit 64 bits", field=field)
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
+            raise InvalidInput(f"{field}: expected numbers of at most 64 bits", field=field)
+        level = children(level)
+
+
+def children(values: list[Any]) -> list[Any]:
+    """The items of all lists and the values of all objects in `values`."""
+    inner: list[Any] = []
+    for value in values:
+        if isinstance(value, dict):
+            inner += value.values()
+        elif isinstance(value, list):
+            inner += value
+    return inner

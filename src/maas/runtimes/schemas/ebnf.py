@@ -15,8 +15,9 @@ import json
 from typing import Any
 
 from maas.domain.errors import InvalidInput
+from maas.domain.json_schema import ANNOTATIONS
 from maas.domain.names import shown
-from maas.runtimes.schemas.keywords import NOTES, OF_TYPES, REFERENCE, repeated
+from maas.runtimes.schemas.keywords import OF_TYPES, REFERENCE, repeated
 
 _OF_TYPES = OF_TYPES | {
     "array": {"items", "minItems", "maxItems"},
@@ -81,7 +82,7 @@ class _Grammar:
             return "value"
         if not isinstance(schema, dict):
             raise _wrong(f"a schema that can be held is an object, not {shown(schema)}")
-        limits = schema.keys() - NOTES
+        limits = schema.keys() - ANNOTATIONS
         for keyword in _ALONE:
             if keyword in limits:
                 _refuse_others(limits, {keyword, "type"} if keyword[0] in "ce" else {keyword})

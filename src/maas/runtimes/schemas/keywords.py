@@ -11,12 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-NOTES = {
-    "title", "description", "default", "examples", "$schema", "$id", "$comment", "$defs",
-    "definitions", "deprecated", "readOnly", "writeOnly", "example", "nullable",
-}  # fmt: skip
-"""Keywords that say nothing about what is valid."""
-
 BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 OF_TYPES: dict[str, set[str]] = {
     "object": {"properties", "required", "additionalProperties"},

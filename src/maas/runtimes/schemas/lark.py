@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from maas.domain.json_schema import ANNOTATIONS
 from maas.runtimes.schemas.keywords import (
     BOUNDS,
-    NOTES,
     OF_TYPES,
     REFERENCE,
     Interval,
@@ -77,7 +77,7 @@ def _has_end(schema: dict[str, Any]) -> bool:
 
 def _says_types(schema: dict[str, Any]) -> bool:
     """Whether `schema` has types, and keywords that belong to one of these and to no other."""
-    known = NOTES | {"type"}
+    known = ANNOTATIONS | {"type"}
     for kind in kinds(schema):
         if not isinstance(kind, str) or kind not in OF_TYPES:
             return False
@@ -172,7 +172,7 @@ class _Rules:
         """An expression for what `schema` allows."""
         if not isinstance(schema, dict):
             return self._leaf({} if schema is True else {"not": {}})
-        limits = schema.keys() - NOTES
+        limits = schema.keys() - ANNOTATIONS
         if limits == {"$ref"}:
             return self._reference(schema["$ref"])
         if not _needs_rules(schema) and "$ref" not in json.dumps(schema):

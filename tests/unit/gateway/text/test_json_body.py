@@ -7,7 +7,6 @@ from msgspec import Meta, Struct
 
 from maas.domain.errors import InvalidInput, MalformedBody
 from maas.gateway.text.json_body import check_size, parse_object, typed
-from maas.gateway.text.schema_limits import check_schema
 
 
 class Inner(Struct):
@@ -19,6 +18,7 @@ class Outer(Struct):
     inner: list[Inner] = []
     share: Annotated[float, Meta(ge=0, le=1)] = 0.5
     kind: Literal["b", "a"] | None = None
+    tone: Annotated[Literal["loud", "quiet"], Meta(description="Volume")] | None = None
     marks: list[Mark] | str = ""
 
 
@@ -27,12 +27,13 @@ class Mark(Struct):
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ({}, "name is missing"),
         ({"name": 5}, "name: expected str, got 5"),
         ({"name": "a", "share": True}, "share: expected float, got True"),
         ({"name": "a", "share": 1.5}, "share: expected float <= 1.0, got 1.5"),
+        ({"name": "a", "tone": "high"}, "tone: expected one of loud, quiet, got 'high'"),
         ({"name": "a", "kind": "c"}, "kind: expected one of a, b, got 'c'"),
         (
             {"name": "a", "marks": [{"color": "x"}]},
@@ -43,25 +44,25 @@ class Mark(Struct):
         ({"name": "a", "inner": "x" * 99}, "inner: expected array, got a text of length 99"),
     ],
 )
-def test_a_refusal_names_field_expectation_and_what_came(value: Any, said: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
+def test_a_refusal_names_field_expectation_and_value(value: Any, message: str) -> None:
+    with pytest.raises(InvalidInput) as error:
         typed(Outer, value)
-    assert refused.value.message == said
-    assert refused.value.details["field"] == said.partition(":")[0].partition(" ")[0]
+    assert error.value.message == message
+    assert error.value.details["field"] == message.partition(":")[0].partition(" ")[0]
 
 
 @pytest.mark.parametrize(
-    ("body", "where"), [(b'{"a": 1, "seed": -%d}', "seed"), (b'{"a": [1, %d]}', "the body")]
+    ("body", "name"), [(b'{"a": 1, "seed": -%d}', "seed"), (b'{"a": [1, %d]}', "the body")]
 )
-def test_a_number_that_is_too_long_is_named(body: bytes, where: str) -> None:
-    with pytest.raises(MalformedBody) as refused:
+def test_a_number_with_too_many_digits_is_named(body: bytes, name: str) -> None:
+    with pytest.raises(MalformedBody) as error:
         parse_object(body.replace(b"%d", b"9" * 5000))
-    assert refused.value.message == (
-        f"{where}: expected numbers of at most 4300 digits, got a longer one"
+    assert error.value.message == (
+        f"{name}: expected numbers of at most 4300 digits, got a longer one"
     )
 
 
-def test_a_good_body_is_read_without_its_nulls() -> None:
+def test_a_valid_body_is_decoded_without_its_nulls() -> None:
     body = parse_object(b'{"name": "\\ud83d\\ude00", "share": null, "inner": [{"count": 2}]}')
     assert body == {"name": "\U0001f600", "inner": [{"count": 2}]}
     assert typed(Outer, body) == Outer("\U0001f600", [Inner(2)])
@@ -76,47 +77,16 @@ def test_a_good_body_is_read_without_its_nulls() -> None:
     ],
     ids=lambda body: str(body[:20]),
 )  # fmt: skip
-def test_what_is_no_plain_json_object_is_refused(body: bytes) -> None:
+def test_anything_but_a_plain_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(MalformedBody):
         parse_object(body)
 
 
-def test_values_of_free_form_have_a_size() -> None:
+def test_the_size_of_free_form_values_is_limited() -> None:
     check_size({"a": [1, {"b": None}]}, "f")
     deep: Any = 1
     for _ in range(40):
         deep = [deep]
-    for wrong in (deep, list(range(6000)), [1e400], [10**30]):
+    for invalid in (deep, list(range(6000)), [1e400], [10**30]):
         with pytest.raises(InvalidInput, match="f"):
-            check_size(wrong, "f")
-
-
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"type": "string", "pattern": "^[a-z]{2,5}-[0-9]+(\\.[0-9]+)?$"},
-        {"type": "string", "pattern": "(abc)+[(+]*\\(*"},
-        {"type": ["string", "null"], "maxLength": 100},
-        {"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/a"}], "$defs": {"a": {"enum": [1]}}},
-        {"type": "array", "items": {"type": "object", "properties": {"type": {"enum": ["a"]}}}},
-    ],
-)
-def test_usual_schemas_are_taken(schema: Any) -> None:
-    check_schema(schema, "schema")
-
-
-@pytest.mark.parametrize(
-    "pattern", ["(a+)+", "((a*)b)*", "(a{2,9}){3}", "(a|b+)*c", "a{3000}", "a{1,99999999}"]
-)
-def test_patterns_that_multiply_are_refused_wherever_they_are(pattern: str) -> None:
-    inner = {"type": "string", "pattern": pattern}
-    schemas: list[dict[str, Any]] = [
-        inner,
-        {"items": inner},
-        {"properties": {"a": {"anyOf": [{"type": "null"}, inner]}}},
-        {"patternProperties": {pattern: {}}},
-        {"$defs": {"a": {"additionalProperties": inner}}},
-    ]
-    for schema in schemas:
-        with pytest.raises(InvalidInput, match="schema: pattern"):
-            check_schema(schema, "schema")
+            check_size(invalid, "f")
