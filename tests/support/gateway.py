@@ -1,4 +1,4 @@
-"""A gateway's HTTP server with a few plain routes, in a thread, on a real loopback socket."""
+"""A gateway's HTTP server with simple routes, in a thread, on a loopback socket."""
 
 from __future__ import annotations
 
@@ -40,13 +40,16 @@ def statuses(answer: bytes) -> list[int]:
 
 
 @dataclass
-class Running:
+class RunningGateway:
+    """The server, its event loop, and what its handlers received."""
+
     port: int
     loop: asyncio.AbstractEventLoop
     server: HttpServer
     keys: KeyRing
     disconnects: list[str] = field(default_factory=list)
-    held: list[Request] = field(default_factory=list)
+    pending: list[Request] = field(default_factory=list)
+    """Requests to `/hold`, which the test answers."""
 
     def call(self, function: Callable[[], object]) -> None:
         """Run `function` in the server's loop and wait for it."""
@@ -64,8 +67,10 @@ class Running:
         return socket.create_connection(("127.0.0.1", self.port), timeout=5)
 
     def exchange(self, data: bytes) -> bytes:
-        """Send `data`, close our side's writing never, and read until the server closes or is
-        silent for a moment."""
+        """Send `data` and read until the server closes the connection or is silent for a moment.
+
+        The client's side of the connection stays open.
+        """
         with self.connect() as client:
             client.sendall(data)
             return read_all(client)
@@ -84,17 +89,17 @@ def read_all(client: socket.socket, silence: float = 0.15) -> bytes:
         out += data
 
 
-async def _serve(ready: threading.Event, box: list[Running], stop: threading.Event) -> None:
+async def _serve(ready: threading.Event, box: list[RunningGateway], stop: threading.Event) -> None:
     keys = KeyRing()
     keys.replace([CALLER])
-    running: list[Running] = []
+    running: list[RunningGateway] = []
 
     def echo(request: Request) -> None:
         request.respond(200, bytes(request.body) or b"nothing", b"text/plain")
 
     def hold(request: Request) -> None:
-        """Answered by the test, or never."""
-        running[0].held.append(request)
+        """Keep the request for the test to answer."""
+        running[0].pending.append(request)
         request.on_disconnect = lambda: running[0].disconnects.append(request.target.decode())
 
     def fail(request: Request) -> None:
@@ -102,13 +107,13 @@ async def _serve(ready: threading.Event, box: list[Running], stop: threading.Eve
 
     def stream(request: Request) -> None:
         async def answer() -> None:
-            taken = b""
+            received = b""
             if request.body_stream is not None:
                 async for piece in request.body_stream.pieces():
-                    taken += piece
+                    received += piece
             body = await request.stream(200, b"text/plain", (), None)
             await body.send(b"got ")
-            await body.send(b"%d bytes" % len(taken))
+            await body.send(b"%d bytes" % len(received))
             body.end()
 
         tasks.append(asyncio.ensure_future(answer()))
@@ -130,7 +135,7 @@ async def _serve(ready: threading.Event, box: list[Running], stop: threading.Eve
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     await server.listen(listening, None)
-    running.append(Running(port, asyncio.get_running_loop(), server, keys))
+    running.append(RunningGateway(port, asyncio.get_running_loop(), server, keys))
     box.append(running[0])
     ready.set()
     while not stop.is_set():
@@ -139,9 +144,9 @@ async def _serve(ready: threading.Event, box: list[Running], stop: threading.Eve
 
 
 @pytest.fixture
-def gateway() -> Iterator[Running]:
+def gateway() -> Iterator[RunningGateway]:
     ready, stop = threading.Event(), threading.Event()
-    box: list[Running] = []
+    box: list[RunningGateway] = []
     thread = threading.Thread(target=lambda: uvloop.run(_serve(ready, box, stop)))
     thread.start()
     if not ready.wait(5):
@@ -152,9 +157,9 @@ def gateway() -> Iterator[Running]:
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """AssertionError if it stays false."""
-    ends = time.monotonic() + seconds
+    """Wait until `condition` is true. Raises AssertionError after `seconds`."""
+    end = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > ends:
+        if time.monotonic() > end:
             raise AssertionError(f"not within {seconds} s")
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""The console's assets: static files of this package, by an exact list of paths."""
+"""Serves the console: static files of this package, each at an exact path."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _POLICY = (
     b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; "
     b"form-action 'none'"
 )
-# A report brings its own style; it is shown in a sandbox without scripts, which takes over the
-# policy of the page around it.
+# A report has inline styles. It is shown in a sandbox without scripts that inherits the policy of
+# the page around it.
 _POLICIES = {"report.html": _POLICY + b"; style-src 'self' 'unsafe-inline'"}
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -29,7 +29,7 @@ _HEADERS = (
 
 
 def console_routes() -> list[Route]:
-    """`/` is the console, `/docs` the API's documentation, `/assets/…` what they load."""
+    """The console at `/`, the API's documentation at `/docs`, and their files at `/assets/…`."""
     routes = []
     for entry in sorted(resources.files("maas.console").iterdir(), key=lambda e: e.name):
         suffix = "." + entry.name.rpartition(".")[2]

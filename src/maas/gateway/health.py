@@ -1,4 +1,4 @@
-"""`/livez` and `/readyz`: no key, no queue, no database."""
+"""`/livez` and `/readyz`, which need no key, no replica and no database."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ TEXT = b"text/plain; charset=utf-8"
 
 
 def live(request: Request) -> None:
-    """This process answers."""
+    """Answer that this process runs."""
     request.respond(200, b"ok\n", TEXT)
 
 
 def ready_handler(has_snapshot: Callable[[], bool]) -> Callable[[Request], None]:
-    """Ready means: it knows the keys and the deployments, and is not stopping."""
+    """A handler that answers 200 if the gateway has a snapshot and is not stopping, else 503."""
 
     def ready(request: Request) -> None:
         if request.connection.server.draining:

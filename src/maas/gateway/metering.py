@@ -1,7 +1,7 @@
-"""Who used what, and how it went: usage per key for the ledger, and metrics per deployment.
+"""Usage per key, for the ledger, and metrics per deployment.
 
-Both are counters in memory-mapped files, so counting costs no system call, a crash loses nothing,
-and any gateway worker can show the metrics of all.
+Both are counters in memory-mapped files. Counting costs no system call, a crash loses nothing, and
+every gateway worker can show the metrics of all workers.
 """
 
 from __future__ import annotations
@@ -28,45 +28,58 @@ from maas.serving.usage.usage_file import (
 from maas.serving.wire.messages import Answers
 
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the latency histogram's buckets, seconds; a last bucket holds the rest."""
+"""Upper bounds of the latency histogram's buckets, in seconds; the last bucket has no bound."""
 COUNT, LATENCY_US, QUEUE_US, MODEL_US, BATCHES, BATCH_ROWS, FIRST_BUCKET = range(7)
-"""COUNT is of failures; answers are counted by their buckets."""
+"""Places of the counters. COUNT has the failures; the buckets have the answers."""
 WIDTH = FIRST_BUCKET + len(BOUNDS) + 1
 
 FIRST_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
                 7.5, 10.0)  # fmt: skip
 PER_TOKEN_BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
-"""Of the time to the first token and per further token, in seconds: the buckets of OpenTelemetry's
-conventions for generative models."""
+"""Upper bounds of the histograms of the time to the first token and per further token, in seconds.
+Source: OpenTelemetry's conventions for generative models."""
 PROMPT, COMPLETION, CACHED, FIRST_US, PER_TOKEN_US, FIRST_FIRST_BUCKET = range(6)
 FIRST_PER_TOKEN_BUCKET = FIRST_FIRST_BUCKET + len(FIRST_BOUNDS) + 1
 GENERATION_WIDTH = FIRST_PER_TOKEN_BUCKET + len(PER_TOKEN_BOUNDS) + 1
 GENERATIONS = "generations"
-"""The end of the names of files with these counters."""
+"""File name extension of the counters of generations."""
 
 
 @dataclass
 class GenerationUsage:
-    """What one request for text took, as the engine counted, and how long its parts."""
+    """Usage of one request for generated text, as counted by the engine, and its timings."""
 
     choices: int
+    """Number of sequences."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     compute_us: int = 0
-    """Share of the engine's time, microseconds."""
+    """The request's share of the engine's time, in microseconds."""
     first: list[float] = field(default_factory=list)
-    """Of each choice that wrote anything, seconds from the request's head to its first token."""
+    """Seconds from the request's head to the first token, for each choice with any output."""
     per_token: list[float] = field(default_factory=list)
-    """Of each choice with more than one token, mean seconds per further token."""
+    """Mean seconds per further token, for each choice with more than one token."""
+
+
+@dataclass(frozen=True)
+class RelayedUsage:
+    """Usage of a request that control handled, as control reports it."""
+
+    rows: int
+    compute_us: int
+    is_success: bool
+    """Whether control answered with status 200."""
 
 
 class Meter:
+    """Counts usage and metrics of one gateway process."""
+
     def __init__(self, usage_dir: Path, run_dir: Path, source: str) -> None:
-        """`source` names this incarnation of this gateway and is never used again."""
+        """`source` identifies this gateway process and is never reused."""
         self._usage = UsageFile(usage_dir, source)
-        for ending in ("metrics", GENERATIONS):
-            for old in run_dir.glob(f"*.{ending}"):
+        for extension in ("metrics", GENERATIONS):
+            for old in run_dir.glob(f"*.{extension}"):
                 _drop_if_dead(old)
         self._metrics = CounterFile(run_dir / f"{source}.metrics", source, WIDTH)
         self._generations = CounterFile(
@@ -83,8 +96,12 @@ class Meter:
         received: float,
         answers: Answers,
     ) -> None:
-        """Count one of `answers`, just before it leaves; what concerns its batch, once."""
-        # Most answers of a frame are counted in the same places.
+        """Count one of `answers`, just before the response is sent.
+
+        `received` is when the request's head arrived, in seconds on the monotonic clock. The batch
+        is counted once, with its first answer.
+        """
+        # Most answers of a frame use the same counters.
         tally = answers.tally
         if tally is not None and tally[0] is key and tally[1] is target and tally[2] is operation:
             usage, slot = tally[3], tally[4]
@@ -113,106 +130,112 @@ class Meter:
             tokens[COMPLETION] += answers.completion_tokens
 
     def computed(
-        self, key: Key, operation: str, target: LiveTarget, written: GenerationUsage
+        self, key: Key, operation: str, target: LiveTarget, usage: GenerationUsage
     ) -> None:
-        """Count what the model has done for a request that is not answered yet, or never will."""
-        self._slot(target, "ok")[MODEL_US] += written.compute_us
-        if written.prompt_tokens:
-            self._count_tokens(key, operation, target, written)
+        """Count work of the model for a request without an answer: unfinished, or canceled."""
+        self._slot(target, "ok")[MODEL_US] += usage.compute_us
+        if usage.prompt_tokens:
+            self._count_tokens(key, operation, target, usage)
         else:
-            self._usage.slot(key.id, target.deployment, operation)[COMPUTE_US] += written.compute_us
+            counters = self._usage.slot(key.id, target.deployment, operation)
+            counters[COMPUTE_US] += usage.compute_us
 
-    def used(
-        self, key: Key, deployment: str, operation: str, rows: int, compute_us: int,
-        *, is_answer: bool,
-    ) -> None:  # fmt: skip
-        """Count a request that no batch of this gateway answered, with what it took; it failed
-        if it has no answer."""
-        usage = self._usage.slot(key.id, deployment, operation)
-        usage[REQUESTS if is_answer else ERRORS] += 1
-        usage[ROWS] += rows
-        usage[COMPUTE_US] += compute_us
+    def relayed(self, key: Key, deployment: str, operation: str, usage: RelayedUsage) -> None:
+        """Count a request that control handled."""
+        counters = self._usage.slot(key.id, deployment, operation)
+        counters[REQUESTS if usage.is_success else ERRORS] += 1
+        counters[ROWS] += usage.rows
+        counters[COMPUTE_US] += usage.compute_us
 
     def failed(
         self, key: Key | None, operation: str, deployment: str, target: LiveTarget | None,
         error: MaasError,
     ) -> None:  # fmt: skip
-        """Count a refusal or failure; only for deployments that exist."""
+        """Count a request that was refused or failed. `deployment` must exist."""
         if key is not None:
             self._usage.slot(key.id, deployment, operation)[ERRORS] += 1
         if target is not None:
             self._slot(target, error.code)[COUNT] += 1
 
-    def wrote(
+    def generated(
         self,
         key: Key,
         operation: str,
         target: LiveTarget,
         received: float,
-        written: GenerationUsage,
+        usage: GenerationUsage,
     ) -> None:
-        """Count a request for text that was answered."""
-        usage = self._usage.slot(key.id, target.deployment, operation)
-        usage[REQUESTS] += 1
-        usage[ROWS] += written.choices
+        """Count a complete request for generated text.
+
+        `received` is when the request's head arrived, in seconds on the monotonic clock.
+        """
+        counters = self._usage.slot(key.id, target.deployment, operation)
+        counters[REQUESTS] += 1
+        counters[ROWS] += usage.choices
         latency = time.monotonic() - received
         slot = self._slot(target, "ok")
         slot[LATENCY_US] += int(latency * 1e6)
         slot[FIRST_BUCKET + bisect_left(BOUNDS, latency)] += 1
-        self._count_tokens(key, operation, target, written)
+        self._count_tokens(key, operation, target, usage)
 
-    def read(self, key: Key, operation: str, target: LiveTarget, tokens: int) -> None:
-        """Count the tokens of texts that were read and nothing was written to."""
+    def processed_prompts(self, key: Key, operation: str, target: LiveTarget, tokens: int) -> None:
+        """Count the tokens of prompts that were processed without generating text."""
         self._usage.slot(key.id, target.deployment, operation)[PROMPT_TOKENS] += tokens
         self._generations.slot(_label(target, operation))[PROMPT] += tokens
 
-    def stopped_writing(
+    def stopped(
         self,
         key: Key,
         operation: str,
         target: LiveTarget,
-        written: GenerationUsage,
+        usage: GenerationUsage,
         error: MaasError | None,
     ) -> None:
-        """Count one that ended otherwise, with what was written until then; without an `error`
-        its client left."""
-        usage = self._usage.slot(key.id, target.deployment, operation)
-        usage[ERRORS if error is not None else REQUESTS] += 1
-        usage[ROWS] += 0 if error is not None else written.choices
-        self._slot(target, error.code if error is not None else "cancelled")[COUNT] += 1
-        self._count_tokens(key, operation, target, written)
+        """Count a request for generated text that ended early, with its usage until then.
+
+        Without an `error`, its client disconnected.
+        """
+        counters = self._usage.slot(key.id, target.deployment, operation)
+        if error is not None:
+            counters[ERRORS] += 1
+            outcome = error.code
+        else:
+            counters[REQUESTS] += 1
+            counters[ROWS] += usage.choices
+            outcome = "cancelled"
+        self._slot(target, outcome)[COUNT] += 1
+        self._count_tokens(key, operation, target, usage)
 
     def _count_tokens(
-        self, key: Key, operation: str, target: LiveTarget, written: GenerationUsage
+        self, key: Key, operation: str, target: LiveTarget, usage: GenerationUsage
     ) -> None:
-        usage = self._usage.slot(key.id, target.deployment, operation)
-        usage[COMPUTE_US] += written.compute_us
-        usage[PROMPT_TOKENS] += written.prompt_tokens
-        usage[COMPLETION_TOKENS] += written.completion_tokens
+        counters = self._usage.slot(key.id, target.deployment, operation)
+        counters[COMPUTE_US] += usage.compute_us
+        counters[PROMPT_TOKENS] += usage.prompt_tokens
+        counters[COMPLETION_TOKENS] += usage.completion_tokens
         slot = self._generations.slot(_label(target, operation))
-        slot[PROMPT] += written.prompt_tokens
-        slot[COMPLETION] += written.completion_tokens
-        slot[CACHED] += written.cached_tokens
-        _observe(slot, FIRST_US, FIRST_FIRST_BUCKET, FIRST_BOUNDS, written.first)
-        _observe(slot, PER_TOKEN_US, FIRST_PER_TOKEN_BUCKET, PER_TOKEN_BOUNDS, written.per_token)
+        slot[PROMPT] += usage.prompt_tokens
+        slot[COMPLETION] += usage.completion_tokens
+        slot[CACHED] += usage.cached_tokens
+        _observe(slot, FIRST_US, FIRST_FIRST_BUCKET, FIRST_BOUNDS, usage.first)
+        _observe(slot, PER_TOKEN_US, FIRST_PER_TOKEN_BUCKET, PER_TOKEN_BOUNDS, usage.per_token)
 
     def _slot(self, target: LiveTarget, outcome: str) -> memoryview:
         return self._metrics.slot(_label(target, outcome))
 
-    def totals(self, ending: str = "metrics") -> dict[str, tuple[int, ...]]:
-        """Metrics of all gateway workers, added up by label."""
-        out: dict[str, tuple[int, ...]] = {}
-        for path in self._run_dir.glob(f"*.{ending}"):
+    def totals(self, extension: str = "metrics") -> dict[str, tuple[int, ...]]:
+        """The counters of all gateway workers, added up by label."""
+        sums: dict[str, tuple[int, ...]] = {}
+        for path in self._run_dir.glob(f"*.{extension}"):
             try:
                 _, totals, _ = read_counters(path)
             except (OSError, ValueError):
                 continue
             for label, counters in totals.items():
-                known = out.get(label)
-                if known is not None:
-                    counters = tuple(map(int.__add__, known, counters))
-                out[label] = counters
-        return out
+                if label in sums:
+                    counters = tuple(map(int.__add__, sums[label], counters))
+                sums[label] = counters
+        return sums
 
     def close(self) -> None:
         self._usage.close()
@@ -221,19 +244,24 @@ class Meter:
 
 
 def _label(target: LiveTarget, last: str) -> str:
+    """The label of a counter; `last` is an outcome or an operation."""
     return "\t".join((target.deployment, str(target.version), target.variant, last))
 
 
 def _observe(
     slot: memoryview, total_us: int, buckets: int, bounds: Sequence[float], seconds: list[float]
 ) -> None:
-    for one in seconds:
-        slot[total_us] += int(one * 1e6)
-        slot[buckets + bisect_left(bounds, one)] += 1
+    """Add the values `seconds` to the histogram in `slot`."""
+    for value in seconds:
+        slot[total_us] += int(value * 1e6)
+        slot[buckets + bisect_left(bounds, value)] += 1
 
 
 def _drop_if_dead(path: Path) -> None:
-    """Metrics are per start of a gateway, as Prometheus expects; usage is not, and is kept."""
+    """Delete the counters of a process that has exited.
+
+    Metrics start at zero with each process, as Prometheus expects. Usage files are not deleted.
+    """
     try:
         _, _, alive = read_counters(path)
     except OSError:

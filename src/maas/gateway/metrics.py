@@ -1,4 +1,4 @@
-"""`/metrics`: the counters of all gateway workers in Prometheus' text format 0.0.4."""
+"""`/metrics`: the counters of all gateway workers in Prometheus's text format 0.0.4."""
 
 from __future__ import annotations
 
@@ -32,15 +32,18 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 def metrics_handler(meter: Meter, router: Router, version: str) -> Callable[[Request], None]:
+    """A handler of `/metrics`; `version` is that of the server."""
+
     def handle(request: Request) -> None:
-        lines = [*_lines(meter.totals(), router, version), *_of_text(meter.totals(GENERATIONS))]
+        lines = [*_deployment_lines(router, version), *_inference_lines(meter.totals())]
+        lines += _generation_lines(meter.totals(GENERATIONS))
         text = "\n".join(lines) + "\n"
         request.respond(200, text.encode(), CONTENT_TYPE)
 
     return handle
 
 
-def _lines(totals: dict[str, tuple[int, ...]], router: Router, version: str) -> Iterator[str]:
+def _deployment_lines(router: Router, version: str) -> Iterator[str]:
     yield "# HELP maas_build_info Version of OpenMaaS."
     yield "# TYPE maas_build_info gauge"
     yield f'maas_build_info{{version="{_escaped(version)}"}} 1'
@@ -49,6 +52,9 @@ def _lines(totals: dict[str, tuple[int, ...]], router: Router, version: str) -> 
     for name, live in sorted(router.deployments.items()):
         ready = any(target.is_ready for target in live.targets)
         yield f'maas_deployment_ready{{deployment="{_escaped(name)}"}} {int(ready)}'
+
+
+def _inference_lines(totals: dict[str, tuple[int, ...]]) -> Iterator[str]:
     series = sorted((_labels(label), counters) for label, counters in totals.items())
     yield "# HELP maas_inference_requests_total Requests by outcome (ok, or the error's code)."
     yield "# TYPE maas_inference_requests_total counter"
@@ -78,16 +84,15 @@ def _lines(totals: dict[str, tuple[int, ...]], router: Router, version: str) -> 
             yield f"maas_inference_{name}_total{{{labels}}} {counters[place] * scale}"
 
 
-def _of_text(totals: dict[str, tuple[int, ...]]) -> Iterator[str]:
-    """Of generations: their tokens, and how long these took."""
+def _generation_lines(totals: dict[str, tuple[int, ...]]) -> Iterator[str]:
     series = []
     for label, counters in sorted(totals.items()):
         labels, operation = _labels(label)
         series.append((f'{labels},operation="{operation}"', counters))
     for name, place, help_text in (
-        ("prompt_tokens", PROMPT, "Tokens read, as the engine counts."),
-        ("cached_tokens", CACHED, "Of these, tokens whose work was done before."),
-        ("completion_tokens", COMPLETION, "Tokens written, as the engine counts."),
+        ("prompt_tokens", PROMPT, "Prompt tokens, as counted by the engine."),
+        ("cached_tokens", CACHED, "Prompt tokens taken from the engine's cache."),
+        ("completion_tokens", COMPLETION, "Generated tokens, as counted by the engine."),
     ):
         yield f"# HELP maas_generation_{name}_total {help_text}"
         yield f"# TYPE maas_generation_{name}_total counter"

@@ -1,4 +1,4 @@
-"""Follows the routing snapshot that control writes."""
+"""Reads the routing snapshot whenever control has written a new one."""
 
 from __future__ import annotations
 
@@ -17,53 +17,57 @@ POLL_SECONDS = 0.05
 
 
 class SnapshotWatch:
-    """Calls `apply` with every new snapshot. A file that cannot be read changes nothing: the
-    gateway goes on with what it knows, with control and database away for as long as it takes."""
+    """Calls `apply` with every new snapshot.
+
+    If the file cannot be read, the gateway keeps its last snapshot, however long control and the
+    database are down.
+    """
 
     def __init__(self, path: Path, apply: Callable[[Snapshot], None]) -> None:
         self._path = path
         self._apply = apply
-        self._seen: tuple[int, int] | None = None
+        self._applied: tuple[int, int] | None = None
+        """Modification time and inode of the last applied file."""
         self._failed: tuple[int, int] | None = None
-        """Read in vain since the last poll: unknown keys do not have it read again."""
-        self._complaint = ""
+        """The same of a file that failed since the last timed poll; polls for unknown keys do not
+        read it again."""
+        self._logged_error = ""
         self.generation = 0
-        self._poll()
+        self._poll_again()
 
     @property
     def has_snapshot(self) -> bool:
         return self.generation > 0
 
-    def _poll(self) -> None:
+    def _poll_again(self) -> None:
         self._failed = None
-        self.look()
-        self._timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
+        self.poll()
+        self._timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll_again)
 
-    def look(self) -> None:
-        """Apply the snapshot if there is a new one. Cheap if there is none: one stat."""
+    def poll(self) -> None:
+        """Apply the snapshot if there is a new one; otherwise this costs one `stat`."""
         try:
-            self._look()
-            self._complaint = ""
-        except Exception as wrong:
-            # Whatever is wrong with this snapshot, the next one may be good. Said once: this
-            # comes round twenty times a second.
-            complaint = f"{type(wrong).__name__}: {wrong}"
-            if complaint != self._complaint:
-                self._complaint = complaint
+            self._apply_if_new()
+            self._logged_error = ""
+        except Exception as error:
+            # The next snapshot may be good. Each error is logged once, not at every poll.
+            message = f"{type(error).__name__}: {error}"
+            if message != self._logged_error:
+                self._logged_error = message
                 log.exception("cannot follow the routing snapshot")
 
-    def _look(self) -> None:
+    def _apply_if_new(self) -> None:
         try:
-            found = self._path.stat()
+            status = self._path.stat()
         except FileNotFoundError:
             return
-        latest = (found.st_mtime_ns, found.st_ino)
-        if latest not in (self._seen, self._failed):
+        latest = (status.st_mtime_ns, status.st_ino)
+        if latest not in (self._applied, self._failed):
             self._failed = latest
             snapshot = msgspec.json.decode(self._path.read_bytes(), type=Snapshot)
             self._apply(snapshot)
             self.generation = max(1, snapshot.generation)
-            self._seen = latest
+            self._applied = latest
 
     def close(self) -> None:
         self._timer.cancel()

@@ -112,10 +112,10 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
         keys.replace(snapshot.keys)
         server.forget_heads()
         router.apply(snapshot)
-        text_service.stop_revoked(keys.knows)
+        text_service.stop_revoked(keys.is_valid)
 
     watch = SnapshotWatch(settings.snapshot_file, apply)
-    keys.look_again = watch.look
+    keys.reload = watch.poll
     await server.listen(listening, _tls(settings))
     gc.collect()
     gc.freeze()

@@ -147,7 +147,7 @@ def test_a_caller_says_that_its_key_is_refused(article: Article, command: list[s
     ran = _call(command, article.url, "maas_wrong_key")
     assert ran.returncode != 0
     assert ran.stdout == ""
-    assert "this key is not known, or it was revoked" in ran.stderr
+    assert "this key is unknown or revoked" in ran.stderr
 
 
 def test_a_caller_says_that_nobody_answers(command: list[str]) -> None:

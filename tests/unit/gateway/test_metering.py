@@ -1,3 +1,5 @@
+"""Usage and metrics are counted once, and survive a crash; the snapshot is followed."""
+
 from __future__ import annotations
 
 import asyncio
@@ -74,7 +76,7 @@ def test_answers_and_failures_are_counted_and_a_batch_once(tmp_path: Path) -> No
     meter.close()
 
 
-def test_what_a_text_took_that_was_given_up_counts_without_a_request(tmp_path: Path) -> None:
+def test_the_usage_of_a_canceled_text_counts_without_a_request(tmp_path: Path) -> None:
     meter = meter_of(tmp_path, "g1")
     target = LiveTarget("d", TargetRoute(1, "v", 100, SIGNATURE, ()), 256)
     meter.computed(KEY, "predict", target, GenerationUsage(0, compute_us=30))
@@ -87,7 +89,7 @@ def test_what_a_text_took_that_was_given_up_counts_without_a_request(tmp_path: P
     meter.close()
 
 
-def test_workers_are_added_up_and_the_dead_are_dropped(tmp_path: Path) -> None:
+def test_workers_are_added_up_and_files_of_exited_ones_are_deleted(tmp_path: Path) -> None:
     first, second = meter_of(tmp_path, "g1"), meter_of(tmp_path, "g2")
     target = LiveTarget("d", TargetRoute(1, "v", 100, SIGNATURE, ()), 256)
     for meter in (first, second):
@@ -103,13 +105,13 @@ def test_workers_are_added_up_and_the_dead_are_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before the lock", "after the lock"])
-def test_a_file_that_is_being_made_is_not_taken_for_a_dead_one(
+def test_a_file_in_creation_does_not_look_like_one_of_an_exited_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     others: list[Meter] = []
-    seen: list[Path] = []
+    visible: list[Path] = []
 
-    class MeanwhileAnotherStarts:
+    class FcntlWithConcurrentStart:
         LOCK_EX, LOCK_SH = fcntl.LOCK_EX, fcntl.LOCK_SH
         LOCK_NB, LOCK_UN = fcntl.LOCK_NB, fcntl.LOCK_UN
 
@@ -120,13 +122,13 @@ def test_a_file_that_is_being_made_is_not_taken_for_a_dead_one(
             if operation == fcntl.LOCK_EX:
                 monkeypatch.setattr(counter_file, "fcntl", fcntl)
                 others.append(meter_of(tmp_path, "g2"))
-                seen.extend(p for p in tmp_path.rglob("g1.*") if p.suffix != ".new")
+                visible.extend(p for p in tmp_path.rglob("g1.*") if p.suffix != ".new")
             if moment == "before the lock":
                 fcntl.flock(fd, operation)
 
-    monkeypatch.setattr(counter_file, "fcntl", MeanwhileAnotherStarts)
+    monkeypatch.setattr(counter_file, "fcntl", FcntlWithConcurrentStart)
     file = counter_file.CounterFile(tmp_path / "g1.metrics", "g1", 2)
-    assert len(others) == 1 and seen == []
+    assert len(others) == 1 and visible == []
     assert counter_file.read_counters(tmp_path / "g1.metrics") == ("g1", {}, True)
     with pytest.raises(FileExistsError):
         counter_file.CounterFile(tmp_path / "g1.metrics", "g1", 2)
@@ -134,7 +136,7 @@ def test_a_file_that_is_being_made_is_not_taken_for_a_dead_one(
     others[0].close()
 
 
-def test_a_key_that_was_just_made_is_known_before_the_next_look(
+def test_a_new_key_is_accepted_before_the_next_poll(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("maas.gateway.snapshot_watch.POLL_SECONDS", 60.0)
@@ -145,7 +147,7 @@ def test_a_key_that_was_just_made_is_known_before_the_next_look(
     async def main() -> None:
         ring = KeyRing()
         watch = SnapshotWatch(path, lambda snapshot: ring.replace(snapshot.keys))
-        ring.look_again = watch.look
+        ring.reload = watch.poll
         (tmp_path / "new").write_bytes(msgspec.json.encode(Snapshot(2, keys=(key,))))
         (tmp_path / "new").rename(path)
         assert ring.authenticate({b"x-api-key": b"maas_k1_secret"}).id == "k1"
@@ -156,16 +158,16 @@ def test_a_key_that_was_just_made_is_known_before_the_next_look(
     uvloop.run(main())
 
 
-def test_the_snapshot_is_followed_past_bad_ones_which_are_told_of_once(
+def test_bad_snapshots_are_logged_once_and_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("maas.gateway.snapshot_watch.POLL_SECONDS", 0.002)
     path = tmp_path / "snapshot.json"
     applied: list[int] = []
-    tried: list[int] = []
+    attempts: list[int] = []
 
     def apply(snapshot: Snapshot) -> None:
-        tried.append(snapshot.generation)
+        attempts.append(snapshot.generation)
         if snapshot.generation == 2:
             raise ZeroDivisionError("a bug")
         applied.append(snapshot.generation)
@@ -182,7 +184,7 @@ def test_the_snapshot_is_followed_past_bad_ones_which_are_told_of_once(
         write(b"{")
         await until(lambda: len(caplog.records) == 1)
         write(msgspec.json.encode(Snapshot(2)))
-        await until(lambda: len(tried) >= 4)
+        await until(lambda: len(attempts) >= 4)
         assert len(caplog.records) == 2 and watch.generation == 1
         write(msgspec.json.encode(Snapshot(3)))
         await until(lambda: applied == [1, 3])

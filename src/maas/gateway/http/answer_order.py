@@ -1,4 +1,4 @@
-"""The order of answers: whoever came first on a connection is answered first."""
+"""The order of answers: a connection's requests are answered in the order of their arrival."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from maas.gateway.http.request import Request
 
 
 class AnswerOrder:
-    """A connection's requests that are not fully answered yet, in the order in which they came."""
+    """A connection's requests without a complete answer, in the order of their arrival."""
 
     __slots__ = ("_loop", "requests", "streams")
 
@@ -18,24 +18,27 @@ class AnswerOrder:
         self._loop = loop
         self.requests: deque[Request] = deque()
         self.streams: dict[Request, asyncio.Future[None]] = {}
-        """Those whose answers are written piece by piece, and whether it is their turn."""
+        """Requests with a streamed answer, and a future that is done when it is their turn."""
 
     @property
     def accepts_more(self) -> bool:
-        """False once a request is here after which the connection closes."""
+        """False after a request that closes the connection."""
         return not self.requests or self.requests[-1].keep_alive
 
     def take(self) -> Request | None:
-        """The next one whose whole answer may be written now, removed from here."""
+        """Remove and return the first request if its complete answer may be written now."""
         requests = self.requests
         if requests and requests[0].is_answered and requests[0] not in self.streams:
             return requests.popleft()
         return None
 
     async def wait(self, request: Request) -> None:
-        """Until all earlier ones are answered; raises Unavailable if that is of no use any more."""
+        """Wait until all earlier requests are answered.
+
+        Raises Unavailable if `request` was answered otherwise or the client disconnected.
+        """
         if request not in self.requests or request.is_answered:
-            raise _gone()
+            raise _disconnected()
         self.streams[request] = turn = self._loop.create_future()
         self.wake()
         try:
@@ -45,20 +48,20 @@ class AnswerOrder:
             raise
 
     def wake(self) -> None:
-        """Tell the first one, if it waits for its turn."""
+        """Wake the first request if it waits for its turn."""
         if self.requests and self.streams:
             turn = self.streams.get(self.requests[0])
             if turn is not None and not turn.done():
                 turn.set_result(None)
 
     def forget_stream(self, request: Request) -> None:
-        """It has ended, or the request was answered in another way while it waited."""
+        """Forget a stream that has ended, or whose request was answered otherwise meanwhile."""
         turn = self.streams.pop(request, None)
         if turn is not None:
             _fail(turn)
 
     def abandon(self) -> None:
-        """Nobody will read these answers."""
+        """Drop all requests: their answers will not be read."""
         for turn in self.streams.values():
             _fail(turn)
         requests, self.requests = self.requests, deque()
@@ -67,11 +70,11 @@ class AnswerOrder:
                 request.on_disconnect()
 
 
-def _gone() -> Unavailable:
-    return Unavailable("the client went away")
+def _disconnected() -> Unavailable:
+    return Unavailable("the client disconnected")
 
 
 def _fail(turn: asyncio.Future[None]) -> None:
     if not turn.done():
-        turn.set_exception(_gone())
-        turn.exception()  # seen, or asyncio complains that nobody looked
+        turn.set_exception(_disconnected())
+        turn.exception()  # asyncio logs exceptions that are never retrieved

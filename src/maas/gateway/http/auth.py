@@ -1,4 +1,4 @@
-"""Who is calling: the keys of the snapshot, in memory, by the hash of their token."""
+"""Authenticates clients by the keys of the snapshot, and checks Host and Origin."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ _LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 
 
 class KeyRing:
+    """The valid keys, in memory, by the SHA-256 of their token."""
+
     def __init__(self) -> None:
         self._by_hash: dict[str, Key] = {}
-        self.look_again: Callable[[], None] = _nothing
-        """Called before a key is refused as unknown: it may be newer than what we know, and
-        whoever made it has been told that it is there."""
+        self.reload: Callable[[], None] = _nothing
+        """Called before an unknown key is refused: it may have been created since the last
+        snapshot was read."""
 
     def replace(self, keys: Iterable[Key]) -> None:
         self._by_hash = {key.sha256: key for key in keys if key.revoked_at is None}
 
-    def knows(self, key: Key) -> bool:
-        """Whether `key` may still be used."""
+    def is_valid(self, key: Key) -> bool:
+        """Whether `key` is not revoked."""
         return key.sha256 in self._by_hash
 
     def authenticate(self, headers: dict[bytes, bytes]) -> Key:
-        """The key of `Authorization: Bearer` or `X-API-Key`; raises Unauthenticated.
+        """The key in `Authorization: Bearer` or `X-API-Key`. Raises Unauthenticated.
 
-        The token is looked up by its SHA-256, so how long this takes says nothing about how much
-        of a guess was right.
+        The lookup is by SHA-256, so that its duration does not reveal how much of a guessed token
+        is right.
         """
         token = headers.get(b"x-api-key")
         if token is None:
@@ -40,10 +42,10 @@ class KeyRing:
         hashed = hash_token(token.strip().decode("latin-1"))
         key = self._by_hash.get(hashed)
         if key is None:
-            self.look_again()
+            self.reload()
             key = self._by_hash.get(hashed)
         if key is None:
-            raise Unauthenticated("this key is not known, or it was revoked")
+            raise Unauthenticated("this key is unknown or revoked")
         return key
 
 
@@ -52,18 +54,24 @@ def _nothing() -> None:
 
 
 def require(key: Key, scope: Scope) -> None:
+    """Raises Forbidden if `key` does not have `scope`."""
     if not key.may(scope):
         raise Forbidden(f"this needs a key with the scope {scope}; {key.name!r} has "
                         f"{', '.join(key.scopes)}")  # fmt: skip
 
 
 class HostCheck:
-    """Refuses requests meant for another host, which is how a web page reaches a local server
-    under its own name (DNS rebinding), and changes that come from another site's page."""
+    """Refuses requests for other hosts, and changes that a page of another site requests.
+
+    The first prevents DNS rebinding, by which a web page reaches a local server under the page's
+    own name.
+    """
 
     def __init__(self, allowed: Iterable[str]) -> None:
+        """`allowed` are names or addresses besides those of the loopback interface."""
         self._names = _LOOPBACK | {_as_in_url(name).lower().encode() for name in allowed}
-        self._seen: set[bytes] = set()
+        self._accepted: set[bytes] = set()
+        """A cache of accepted Host headers."""
 
     def check(self, method: str, headers: dict[bytes, bytes]) -> None:
         """Raises BadRequest for a foreign Host and Forbidden for a foreign Origin."""
@@ -78,19 +86,19 @@ class HostCheck:
                 raise Forbidden("requests from other sites' pages are refused")
 
     def check_host(self, host: bytes) -> None:
-        """`host` as in a URL, with or without a port; raises BadRequest."""
-        if host not in self._seen:
+        """Raises BadRequest for a foreign `host`, written as in a URL, with or without a port."""
+        if host not in self._accepted:
             if _without_port(host.lower()) not in self._names:
                 raise BadRequest(
                     f"the Host {shown(host.decode('latin-1'))} is not served here; allow it with "
                     "server.allowed_hosts"
                 )
-            if len(self._seen) < 256:
-                self._seen.add(host)
+            if len(self._accepted) < 256:
+                self._accepted.add(host)
 
 
 def _as_in_url(name: str) -> str:
-    """IPv6 addresses stand in brackets there."""
+    """`name` as in a URL, with brackets around an IPv6 address."""
     return f"[{name}]" if ":" in name and not name.startswith("[") else name
 
 

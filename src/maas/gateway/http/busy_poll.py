@@ -1,11 +1,10 @@
-"""Whether to sleep or to look for the next request.
+"""Polls for the next request for a moment instead of sleeping.
 
-A process that sleeps until the next request pays for it: on a virtual machine the core halts, the
-hypervisor gives it and its caches to others, and the same work takes several times as long
-afterwards. So while callers come back at once, the gateway looks for the next request for a moment
-before it sleeps, as network drivers do (NAPI, `SO_BUSY_POLL`). It does not while a replica of its
-deployments owes it an answer, when the core is better used by the model, and it gives way whenever
-anybody else can run.
+Sleeping until the next request is expensive: on a virtual machine the core halts, the hypervisor
+gives it and its caches to others, and the same work takes several times as long afterwards. While
+clients send their next request soon after an answer, the gateway polls before it sleeps, as network
+drivers do (NAPI, `SO_BUSY_POLL`). It does not poll while a replica computes, because the model
+makes better use of the core, and it yields to every other process that can run.
 """
 
 from __future__ import annotations
@@ -16,55 +15,56 @@ from collections.abc import Callable
 from time import monotonic
 
 _SHARE = 0.125
-"""How much the latest pause weighs among those before it."""
+"""Weight of the latest pause in the moving average."""
 
 
 class BusyPoll:
-    """Looks for requests for `longest` seconds after an answer, if that is what callers take."""
+    """Polls for up to `longest_s` seconds after an answer, if requests usually come sooner."""
 
-    __slots__ = ("_answered", "_is_first", "_is_looking", "_is_scheduled", "_is_working",
-                 "_longest", "_loop", "_pause")  # fmt: skip
+    __slots__ = ("_answered", "_is_first", "_is_polling", "_is_scheduled", "_is_working",
+                 "_longest_s", "_loop", "_pause")  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, longest: float, is_working: Callable[[], bool]
+        self, loop: asyncio.AbstractEventLoop, longest_s: float, is_working: Callable[[], bool]
     ) -> None:
-        """`is_working`: whether a replica owes an answer. With `longest` 0 it never looks."""
+        """`is_working` returns whether a replica has an unanswered call. 0 for `longest_s` turns
+        polling off."""
         self._loop = loop
-        self._longest = longest
+        self._longest_s = longest_s
         self._is_working = is_working
         self._answered = 0.0
-        self._pause = 2 * longest
-        """Moving average of the time from an answer to the next request; what is longer than
-        twice the longest counts as that."""
-        self._is_looking = self._is_first = self._is_scheduled = False
+        self._pause = 2 * longest_s
+        """Moving average of the time from an answer to the next request, in seconds; each value is
+        capped at twice `longest_s`."""
+        self._is_polling = self._is_first = self._is_scheduled = False
 
     def request_began(self, now: float) -> None:
-        """A request begins."""
-        self._is_looking = False
-        pause = min(now - self._answered, 2 * self._longest)
+        """Note the start of a request, in seconds on the monotonic clock."""
+        self._is_polling = False
+        pause = min(now - self._answered, 2 * self._longest_s)
         self._pause += _SHARE * (pause - self._pause)
 
     def answered(self, now: float) -> None:
-        """An answer leaves."""
+        """Note an answer, in seconds on the monotonic clock, and poll if that pays off."""
         self._answered = now
-        if self._pause < self._longest:
-            self._is_looking = self._is_first = True
+        if self._pause < self._longest_s:
+            self._is_polling = self._is_first = True
             if not self._is_scheduled:
                 self._schedule()
 
     def _schedule(self) -> None:
         self._is_scheduled = True
-        self._loop.call_soon(self._look)
+        self._loop.call_soon(self._poll)
 
-    def _look(self) -> None:
-        """Once per turn of the loop, which looks at its sockets without sleeping meanwhile."""
+    def _poll(self) -> None:
+        """Run in each iteration of the loop, which checks its sockets without sleeping."""
         self._is_scheduled = False
-        if self._is_looking and self._is_first:
-            # Only requests give replicas work, and those are seen.
+        if self._is_polling and self._is_first:
+            # Checked once: replicas get work only from requests, which end the polling.
             self._is_first = False
-            self._is_looking = not self._is_working()
-        if self._is_looking and monotonic() - self._answered <= self._longest:
+            self._is_polling = not self._is_working()
+        if self._is_polling and monotonic() - self._answered <= self._longest_s:
             os.sched_yield()
             self._schedule()
         else:
-            self._is_looking = False
+            self._is_polling = False

@@ -1,6 +1,6 @@
-"""multipart/form-data (RFC 7578), whole and bounded.
+"""Parses complete multipart/form-data bodies (RFC 7578) within limits.
 
-File names are not looked at: what somebody calls a file decides nothing here.
+File names are ignored; only their presence matters.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ MAX_BOUNDARY_BYTES = 70
 
 
 class FormPart(NamedTuple):
+    """One field of a form."""
+
     name: str
     is_file: bool
-    """Whether it came with a file name."""
+    """Whether the part has a file name."""
     data: bytes
 
 
 def form_of(request: Request) -> list[FormPart]:
-    """The parts in their order. Raises MalformedBody, at the first byte that is wrong."""
+    """The parts of the form in `request`, in order. Raises MalformedBody."""
     header = request.headers.get(b"content-type", b"").decode("latin-1")
     boundary = parse_options_header(header)[1].get("boundary", "")
     if not 1 <= len(boundary) <= MAX_BOUNDARY_BYTES or not boundary.isascii():
@@ -53,6 +55,6 @@ def form_of(request: Request) -> list[FormPart]:
                     is_file = segment.filename is not None
                     parts.append(FormPart(segment.name, is_file, b"".join(pieces)))
                     segment = None
-    except (MultipartError, UnicodeError) as wrong:
-        raise MalformedBody(f"the body is not multipart/form-data: {wrong}") from None
+    except (MultipartError, UnicodeError) as error:
+        raise MalformedBody(f"the body is not multipart/form-data: {error}") from None
     return parts

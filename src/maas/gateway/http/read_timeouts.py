@@ -1,65 +1,87 @@
-"""Time and quantity: how long a connection may take for what, and when it is not read from."""
+"""Timeouts of a connection, and the control over when it is read from."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from enum import Enum
 
-HEAD_SECONDS = 10.0
-IDLE_SECONDS = 75.0
-BODY_GRACE_SECONDS = 10.0
 BODY_BYTES_PER_SECOND = 1024
-STALLED_WRITE_SECONDS = 30.0
-"""How long a client may take nothing of what it is sent."""
-LINGER_SECONDS = 10.0
-LINGER_SILENCE_SECONDS = 2.0
+"""Slowest accepted rate of a request's body."""
 LINGER_BYTES = 256 << 20
+"""Bytes that are read and dropped after the last response at most."""
 
 
 class PauseReason(Enum):
     """A reason not to read from a connection."""
 
     PIPELINE = "enough requests wait for their answers"
-    BODY = "whoever takes the body has not taken its last piece"
-    WRITE = "the client does not take its answers"
+    BODY = "the last piece of a streamed body is not consumed"
+    WRITE = "the client does not read its answers"
 
 
+@dataclass(frozen=True)
 class ReadTimeouts:
-    """What one connection has done since when; all times in seconds on the monotonic clock."""
+    """Limits on how long a client may take, in seconds."""
 
-    __slots__ = ("_linger_since", "_lingered_bytes", "_taken", "_unsent", "answered", "body_bytes",
-                 "last_read", "since")  # fmt: skip
+    head_s: float = 10.0
+    """From the first to the last byte of a request's head."""
+    idle_s: float = 75.0
+    """Between two requests of a connection."""
+    body_grace_s: float = 10.0
+    """From the start of a body until its rate is checked."""
+    stalled_write_s: float = 30.0
+    """Without reading a byte of its answers."""
+    linger_s: float = 10.0
+    """From the last answer until the connection is closed, if the client still sends."""
+    linger_silence_s: float = 2.0
+    """As `linger_s`, since the client last sent anything."""
 
-    def __init__(self) -> None:
+
+class ConnectionActivity:
+    """When a connection last made progress, and whether that exceeds a timeout.
+
+    All times are in seconds on the monotonic clock.
+    """
+
+    __slots__ = ("_linger_since", "_lingered_bytes", "_progress_at", "_timeouts", "_unsent",
+                 "answered", "body_bytes", "last_read", "since")  # fmt: skip
+
+    def __init__(self, timeouts: ReadTimeouts) -> None:
+        self._timeouts = timeouts
         self.since = self.answered = self.last_read = time.monotonic()
-        """`since`: the present head, body or idle time began."""
+        """`since`: start of the current head, body or idle time."""
         self.body_bytes = 0
+        """Bytes of the current body so far."""
         self._unsent = 0
-        self._taken = 0.0
+        self._progress_at = 0.0
         self._linger_since = 0.0
         self._lingered_bytes = 0
 
     def is_stalled(self, now: float, unsent: int) -> bool:
-        """To be asked about once a second: has the client taken nothing for too long?"""
+        """Whether the client has read no answer for too long; called about once a second.
+
+        `unsent` is the number of bytes in the write buffer.
+        """
         if unsent == 0 or self._unsent == 0 or unsent < self._unsent:
-            self._taken = now
+            self._progress_at = now
         self._unsent = unsent
-        return now - self._taken > STALLED_WRITE_SECONDS
+        return now - self._progress_at > self._timeouts.stalled_write_s
 
     def head_is_late(self, now: float) -> bool:
-        return now - self.since > HEAD_SECONDS
+        return now - self.since > self._timeouts.head_s
 
     def body_is_late(self, now: float) -> bool:
-        enough = (now - self.since - BODY_GRACE_SECONDS) * BODY_BYTES_PER_SECOND
-        return self.body_bytes < enough
+        elapsed = now - self.since - self._timeouts.body_grace_s
+        return self.body_bytes < elapsed * BODY_BYTES_PER_SECOND
 
     @property
     def idle_since(self) -> float:
         return max(self.since, self.answered)
 
     def is_idle_too_long(self, now: float) -> bool:
-        return now - self.idle_since > IDLE_SECONDS
+        return now - self.idle_since > self._timeouts.idle_s
 
     # -- after the last answer --------------------------------------------------------------
 
@@ -68,28 +90,29 @@ class ReadTimeouts:
         return self._linger_since > 0
 
     def linger(self) -> None:
-        """From now on what comes is only read so that the client gets to read its answer."""
+        """Begin to drop what the client sends, which it may finish before it reads its answer."""
         self._linger_since = self.last_read = time.monotonic()
 
     def linger_over(self, size: int) -> bool:
-        """`size` more bytes came; True if that was enough."""
+        """Count `size` more dropped bytes; True if they exceed the limit."""
         self.last_read = time.monotonic()
         self._lingered_bytes += size
         return self._lingered_bytes > LINGER_BYTES
 
     def has_lingered(self, now: float) -> bool:
-        silent = now - self.last_read > LINGER_SILENCE_SECONDS
-        return silent or now - self._linger_since > LINGER_SECONDS
+        """Whether it is time to close the connection."""
+        silent = now - self.last_read > self._timeouts.linger_silence_s
+        return silent or now - self._linger_since > self._timeouts.linger_s
 
 
 class ReadControl:
-    """Reads on only while nobody has a reason against it; time paused is not the client's."""
+    """Pauses reading while there is a reason to. Paused time does not count against the client."""
 
-    __slots__ = ("_pace", "_reasons", "_since", "_transport")
+    __slots__ = ("_activity", "_reasons", "_since", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, pace: ReadTimeouts) -> None:
+    def __init__(self, transport: asyncio.Transport, activity: ConnectionActivity) -> None:
         self._transport = transport
-        self._pace = pace
+        self._activity = activity
         self._reasons: set[PauseReason] = set()
         self._since = 0.0
 
@@ -109,5 +132,6 @@ class ReadControl:
         self._reasons.difference_update(reasons)
         if not self._reasons and not self._transport.is_closing():
             now = time.monotonic()
-            self._pace.since += now - max(self._since, self._pace.since)
+            activity = self._activity
+            activity.since += now - max(self._since, activity.since)
             self._transport.resume_reading()

@@ -1,4 +1,4 @@
-"""Reads requests from bytes: llhttp (through httptools) and our limits on heads."""
+"""Parses requests with llhttp (through httptools), and limits the size of heads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ONCE = frozenset({b"host", b"authorization", b"x-api-key", b"content-length"})
 
 
 class Sink(Protocol):
-    """Who is told what was read; may raise MaasError to refuse it."""
+    """Receives what was parsed. Each method may raise MaasError to refuse it."""
 
     def head_began(self) -> None: ...
     def head_read(self, head: RequestHead) -> None: ...
@@ -25,7 +25,7 @@ class Sink(Protocol):
 
 
 class RequestReader:
-    """The bytes of one connection → heads, pieces of bodies, ends of requests."""
+    """Parses the bytes of one connection into heads, pieces of bodies and ends of requests."""
 
     __slots__ = ("_field_bytes", "_head", "_headers", "_loose_bytes", "_parser", "_replaying",
                  "_sink", "_target", "in_head")  # fmt: skip
@@ -34,19 +34,20 @@ class RequestReader:
         self._sink = sink
         self._parser = httptools.HttpRequestParser(self)
         self.in_head = False
-        """The first byte of a head is here and its end is not."""
+        """Whether a head has begun and not ended."""
         self._head: RequestHead | None = None
-        """Whose body is being read."""
+        """The head of the request whose body is being parsed."""
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
         self._field_bytes = 0
         self._loose_bytes = 0
-        """Fed since the parser last had something to tell: of heads, chunk extensions, trailers."""
+        """Bytes since the parser's last callback: of heads, chunk extensions and trailers."""
         self._replaying = False
-        """The parser is being told again about a request whose body it has yet to read."""
+        """Whether a new parser is brought to the state of the one before it."""
 
     def feed(self, data: bytes) -> None:
-        """Raises MaasError if this is no HTTP/1.1, too much of it, or the sink refused."""
+        """Parse `data`. Raises MaasError if it is not HTTP/1.1, exceeds a limit, or is refused by
+        the sink."""
         self._loose_bytes += len(data)
         try:
             self._feed(data)
@@ -61,15 +62,17 @@ class RequestReader:
             raise HeadersTooLarge()
 
     def _feed(self, data: bytes) -> None:
-        """The parser stops where a head asks for another protocol, as Java's HttpClient does for
-        HTTP/2. We speak no other and may ignore that (RFC 9110, 7.8): the body follows, if there
-        is one, and the connection stays what it is."""
+        """Feed `data` to the parser, and ignore requests to upgrade the protocol.
+
+        llhttp stops after a head with `Upgrade`, which Java's HttpClient sends for HTTP/2. The
+        server may ignore it (RFC 9110, 7.8). A new parser then reads the body, if there is one.
+        """
         while data:
             try:
                 self._parser.feed_data(data)
                 return
-            except httptools.HttpParserUpgrade as asked:
-                data = data[asked.args[0] :]
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
                 self._parser = httptools.HttpRequestParser(self)
                 if self._head is not None:
                     self._replaying = True
@@ -106,10 +109,10 @@ class RequestReader:
         if self._field_bytes > MAX_HEAD_BYTES:
             raise HeadersTooLarge(f"the headers are longer than {MAX_HEAD_BYTES} bytes")
         if not self.in_head:
-            return  # a trailer: it comes after everything was checked and decided
+            return  # trailers are ignored: the request was authenticated by its head
         if name in self._headers:
             if name in _ONCE:
-                raise BadRequest(f"the header {name.decode()} came twice")
+                raise BadRequest(f"the header {name.decode()} may be sent only once")
             value = self._headers[name] + b", " + value
         elif len(self._headers) >= MAX_HEADERS:
             raise HeadersTooLarge(f"more than {MAX_HEADERS} headers")
@@ -142,6 +145,6 @@ class RequestReader:
         head = self._head
         has_body = head is not None and (head.is_chunked or head.body_length > 0)
         if has_body and self._parser.should_upgrade():
-            return  # its body is yet to come; see `_feed`
+            return  # the body follows; see `_feed`
         self._head = None
         self._sink.request_read()

@@ -24,7 +24,7 @@ ErrorShape = Callable[[MaasError, str], tuple[int, bytes, bytes]]
 
 
 class ServerContext(Protocol):
-    """What a request needs to know of the server that it came to."""
+    """The server, as its requests use it."""
 
     loop: AbstractEventLoop
     draining: bool
@@ -32,12 +32,12 @@ class ServerContext(Protocol):
 
 
 class RequestConnection(Protocol):
-    """The connection that a request came over, as the request sees it."""
+    """A connection, as its requests use it."""
 
     @property
     def server(self) -> ServerContext: ...
     def answered(self, request: Request) -> None: ...
-    async def turn_of(self, request: Request) -> None: ...
+    async def wait_for_turn(self, request: Request) -> None: ...
     def write_streamed(self, request: Request, data: bytes) -> Future[None] | None: ...
     def stream_ended(self, request: Request) -> None: ...
     def abort(self) -> None: ...
@@ -47,10 +47,10 @@ class RequestConnection(Protocol):
 
 
 class RequestHead:
-    """A request's head and what was decided by it; never changed once the request is handled.
+    """A request's head and what was decided by it. It does not change once the request is handled.
 
-    Clients that keep their connection send the same head again and again, so it is a thing of its
-    own: the server remembers heads by their bytes and need not read and check them anew.
+    Clients often send the same head again. The server caches heads by their bytes, and neither
+    parses nor checks a cached head again.
     """
 
     __slots__ = (
@@ -78,30 +78,33 @@ class RequestHead:
         headers: dict[bytes, bytes],
         is_http_10: bool = False,
     ) -> None:
-        """`headers` has lower-case names. `is_http_10`: the client understands no chunks, and
-        keeps its connection only if it is told to."""
+        """`headers` has lower-case names. An HTTP/1.0 client does not understand chunks, and keeps
+        its connection only if the response has `connection: keep-alive`."""
         self.method = method
         self.target = target
         self.headers = headers
         self.request_id = headers.get(b"x-request-id", b"")[:128]
         self.is_http_10 = is_http_10
         self.is_usual = not (self.request_id or is_http_10 or method == "HEAD")
-        """Nothing in the answer's head depends on it."""
+        """Whether the response's head is the same as for most requests."""
         self.keep_alive = True
         self.is_chunked = False
         self.body_length = 0
-        """As announced; 0 if it is sent in chunks."""
+        """The Content-Length; 0 for a chunked body."""
         self.params: tuple[str, ...] = ()
         self.key: Key | None = None
         self.handler: Callable[[Request], None] | None = None
         self.streams_body = False
         self.error_shape: ErrorShape = problem_shape
         self.terms: tuple[Any, ...] | None = None
-        """What calls of models made of it (`calls.terms_of`), for the next request alike."""
+        """The result of `calls.terms_of`, reused by all requests with this head."""
 
 
 class Request:
-    """What a handler gets. Exactly one of `respond`, `fail` or `stream` answers it, once."""
+    """An HTTP request, as handlers receive it.
+
+    Exactly one of `respond`, `fail` and `stream` answers it, once.
+    """
 
     __slots__ = (
         "answer",
@@ -117,7 +120,7 @@ class Request:
     def __init__(
         self, connection: RequestConnection, head: RequestHead, received: float, body: bytes = b""
     ) -> None:
-        """`received` is in seconds on the monotonic clock."""
+        """`received` is when the head arrived, in seconds on the monotonic clock."""
         self.connection = connection
         self.head = head
         self.received = received
@@ -125,8 +128,10 @@ class Request:
         self.body_stream: BodyStream | None = None
         self.keep_alive = head.keep_alive
         self.on_disconnect: Callable[[], None] | None = None
+        """Called if the client disconnects before it has an answer."""
         self.answer: bytes | None = None
-        """For the connection, which writes it when it is this request's turn."""
+        """The answer, which the connection writes when it is this request's turn; b"" if it is
+        streamed; None before there is one."""
 
     @property
     def method(self) -> str:
@@ -154,7 +159,7 @@ class Request:
 
     @property
     def is_streaming(self) -> bool:
-        """The answer has begun and its end is not known: it cannot be replaced by an error."""
+        """Whether a streamed answer has begun, which an error cannot replace."""
         return self.answer == b""
 
     def respond(
@@ -164,7 +169,7 @@ class Request:
         content_type: bytes = JSON,
         headers: Headers = (),
     ) -> None:
-        """Send the whole answer; ignored if the request was answered or the client is gone."""
+        """Send a complete response. Ignored if the request has one or the client disconnected."""
         if self.answer is None:
             self.on_disconnect = None
             head = self.head
@@ -178,7 +183,7 @@ class Request:
                 and not headers
                 and not server.draining
             ):
-                # Nearly every answer; the general way below gives the same bytes.
+                # Nearly every response. The general way below has the same result.
                 self.answer = b"%b%d\r\n%b%b" % (_USUAL_HEAD, len(body), server.date_line, body)
             else:
                 answer = self._answer_head(status, content_type, headers, len(body))
@@ -187,7 +192,7 @@ class Request:
             self.connection.answered(self)
 
     def fail(self, error: MaasError) -> None:
-        """Answer with the error in the shape of the route's protocol."""
+        """Respond with `error` in the format of the route's protocol."""
         extra: list[tuple[bytes, bytes]] = []
         if error.retry_after is not None:
             extra.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
@@ -202,10 +207,13 @@ class Request:
     async def stream(
         self, status: int, content_type: bytes, headers: Headers, length: int | None
     ) -> AnswerStream:
-        """Send the head of an answer; its body follows in pieces. Without a `length` the body goes
-        in chunks, or for HTTP/1.0 until the connection closes. What is still to come of the
-        request's body is dropped. Raises Unavailable if the client is gone."""
-        await self.connection.turn_of(self)
+        """Send the head of a response whose body follows in pieces.
+
+        Without a `length`, the body is sent in chunks, or to an HTTP/1.0 client until the
+        connection closes. The rest of the request's body is dropped. Raises Unavailable if the
+        client disconnected.
+        """
+        await self.connection.wait_for_turn(self)
         self.on_disconnect = None
         self.answer = b""
         head = self._answer_head(status, content_type, headers, length)
@@ -241,7 +249,7 @@ class Request:
 
 
 class AnswerStream:
-    """The body of an answer, piece by piece. Raises Unavailable if the client is gone."""
+    """The body of a streamed response. Methods raise Unavailable if the client disconnected."""
 
     __slots__ = ("_is_chunked", "_request")
 
@@ -250,15 +258,16 @@ class AnswerStream:
         self._is_chunked = is_chunked
 
     def put(self, piece: bytes) -> Future[None] | None:
-        """Sends a piece. A future, if the client is behind: put no more until it is done."""
+        """Send a piece. If a future is returned, the client is slow: send no more until it is
+        done."""
         request = self._request
         if not piece or request.method == "HEAD":
-            return None  # a chunk of no bytes would be the end
+            return None  # an empty chunk would end the body
         framed = b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece
         return request.connection.write_streamed(request, framed)
 
     async def send(self, piece: bytes) -> None:
-        """The same at the client's pace."""
+        """Send a piece, and wait until the client can take more."""
         behind = self.put(piece)
         if behind is not None:
             await behind
@@ -271,7 +280,10 @@ class AnswerStream:
 
 
 class BodyStream:
-    """A body that is handed on while it arrives, at the pace of whoever takes it."""
+    """A request's body that is consumed while it arrives.
+
+    The connection is not read while a piece is unconsumed.
+    """
 
     def __init__(self, connection: RequestConnection) -> None:
         self._connection = connection
@@ -286,7 +298,7 @@ class BodyStream:
         self._notify()
 
     def end(self, error: MaasError | None = None) -> None:
-        """No more comes, with an `error` because it went wrong; only the first end counts."""
+        """End the body, with an `error` if it is incomplete. Later calls are ignored."""
         if self._ended:
             return
         self._ended = True
@@ -295,7 +307,7 @@ class BodyStream:
         self._notify()
 
     def discard(self) -> None:
-        """Nobody takes the rest: it is dropped as it arrives, and delays nothing."""
+        """Drop the rest of the body as it arrives."""
         self._pieces.clear()
         if not self._ended:
             self.end(Unavailable("the request was answered before its body ended"))
@@ -306,7 +318,7 @@ class BodyStream:
             self._wake()
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """An async iterator over what arrives; raises if the client goes away within."""
+        """Iterate over the pieces. Raises the error with which the body ended."""
         loop = self._connection.server.loop
         while True:
             while self._pieces:
@@ -328,7 +340,7 @@ def _set_once(future: Future[None]) -> None:
 
 
 def media_type(headers: dict[bytes, bytes]) -> bytes:
-    """Of a body, in lower case and without parameters; b"" if its sender does not say."""
+    """The content type in lower case and without parameters; b"" if there is none."""
     return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
@@ -347,10 +359,10 @@ def _status_line(status: int) -> bytes:
 
 
 def problem_shape(error: MaasError, request_id: str) -> tuple[int, bytes, bytes]:
-    """RFC 9457, for `/predict`, `/explain` and control."""
+    """The error as a problem document (RFC 9457), for `/predict`, `/explain` and control."""
     return error.status, PROBLEM, json.dumps(error.to_problem(request_id or None)).encode()
 
 
 def oip_shape(error: MaasError, request_id: str) -> tuple[int, bytes, bytes]:
-    """Open Inference Protocol v2: an object with one string."""
+    """The error for the Open Inference Protocol v2: an object with one string."""
     return error.status, JSON, json.dumps({"error": error.message}).encode()

@@ -1,7 +1,7 @@
-"""The route table: every path and method that exists, and who may use it.
+"""The route table: every path and method, and the access that it requires.
 
-A route without a declared access cannot be made, and the key check is bound to the matched route,
-never to the text of a URL.
+A route cannot be made without an access. Authorization depends on the matched route, never on the
+text of a URL.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ JSON_ONLY = (b"application/json",)
 
 
 class RouteAccess(Enum):
-    """Who may use a route that no single scope guards."""
+    """The access to a route that does not require one particular scope."""
 
     PUBLIC = "public"
+    """Without a key."""
     ANY_KEY = "any key"
-    """Control decides what this key may do."""
+    """With any valid key. Control checks its scopes."""
 
 
 @dataclass(frozen=True)
 class Route:
+    """A path and method with a handler."""
+
     method: str
     pattern: str
     """`/predict/{deployment}`: a segment in braces matches any one segment; a last `{*}` matches
@@ -34,18 +37,23 @@ class Route:
     access: Scope | RouteAccess
     handler: Callable[[Request], None]
     max_body: int = 0
+    """Largest body in bytes."""
     content_types: tuple[bytes, ...] = JSON_ONLY
-    """Of a body; empty: any. `image/*` stands for all images."""
+    """Accepted content types of a body, such as `image/*`; empty for all."""
     max_json: int | None = None
-    """Largest body if it is JSON, where that is less: reading it takes the most time by far."""
+    """Largest JSON body in bytes, if less than `max_body`: JSON takes the most time to decode."""
     streams_body: bool = False
+    """Whether the handler is called before the body arrives."""
     error_shape: ErrorShape = problem_shape
     while_draining: bool = False
-    """Health routes answer to the end."""
+    """Whether the route is served while the server stops, as health routes are."""
 
 
 class RouteTable:
+    """Finds the route of a request."""
+
     def __init__(self, routes: list[Route]) -> None:
+        """Raises ValueError if a path and method occur twice."""
         self.routes = tuple(routes)
         self._by_pattern: list[tuple[tuple[str, ...], dict[str, Route]]] = []
         for route in routes:
@@ -55,26 +63,28 @@ class RouteTable:
                 methods = {}
                 self._by_pattern.append((segments, methods))
             if route.method in methods:
-                raise ValueError(f"{route.method} {route.pattern} is there twice")
+                raise ValueError(f"{route.method} {route.pattern} occurs twice")
             methods[route.method] = route
             if route.method == "GET":
                 methods.setdefault("HEAD", route)
         self._recent: dict[bytes, tuple[dict[str, Route], tuple[str, ...]]] = {}
 
     def match(self, method: str, target: bytes) -> tuple[Route, tuple[str, ...]]:
-        """The route and the segments that its braces matched; raises NotFound or
-        MethodNotAllowed."""
-        found = self._recent.get(target)
-        if found is None:
-            found = self._find(target)
+        """The route, and the path segments in place of its braces.
+
+        Raises NotFound or MethodNotAllowed.
+        """
+        entry = self._recent.get(target)
+        if entry is None:
+            entry = self._find(target)
             if len(self._recent) >= 1024:
                 self._recent.clear()
-            self._recent[target] = found
-        methods, params = found
+            self._recent[target] = entry
+        methods, params = entry
         route = methods.get(method)
         if route is None:
             allowed = ", ".join(sorted(methods))
-            raise MethodNotAllowed(f"this path takes {allowed}, not {method}", allow=allowed)
+            raise MethodNotAllowed(f"this path allows {allowed}, not {method}", allow=allowed)
         return route, params
 
     def _find(self, target: bytes) -> tuple[dict[str, Route], tuple[str, ...]]:
@@ -90,6 +100,7 @@ class RouteTable:
 
 
 def _match(pattern: tuple[str, ...], segments: list[str]) -> tuple[str, ...] | None:
+    """The segments in place of the braces of `pattern`, or None if it does not match."""
     if pattern[-1] == "{*}":
         head = pattern[:-1]
         fits = len(segments) > len(head) and tuple(segments[: len(head)]) == head
@@ -97,9 +108,9 @@ def _match(pattern: tuple[str, ...], segments: list[str]) -> tuple[str, ...] | N
     if len(pattern) != len(segments):
         return None
     params = []
-    for wanted, got in zip(pattern, segments, strict=True):
-        if wanted.startswith("{"):
-            params.append(got)
-        elif wanted != got:
+    for expected, segment in zip(pattern, segments, strict=True):
+        if expected.startswith("{"):
+            params.append(segment)
+        elif expected != segment:
             return None
     return tuple(params)

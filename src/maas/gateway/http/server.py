@@ -1,4 +1,4 @@
-"""The HTTP server: connections, the checks on each request, and an orderly end."""
+"""The HTTP server: its connections, the checks of each request, and draining."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ from maas.gateway.http.auth import HostCheck, KeyRing, require
 from maas.gateway.http.body_memory import BodyMemory
 from maas.gateway.http.busy_poll import BusyPoll
 from maas.gateway.http.connection import Connection
+from maas.gateway.http.read_timeouts import ReadTimeouts
 from maas.gateway.http.request import Request, RequestHead, media_type
 from maas.gateway.http.routes import JSON_ONLY, Route, RouteAccess, RouteTable
 
 log = logging.getLogger(__name__)
 
 DRAIN_GRACE_SECONDS = 0.5
-"""After the end is announced, how long idle connections may still send a request."""
-LAST_WORDS_SECONDS = 0.5
-"""How long those whose answers are cut may take to read why."""
-MAX_KNOWN_HEADS = 4096
-MAX_KNOWN_HEAD_BYTES = 4096
+"""How long idle connections may still send a request after draining has begun."""
+CUT_GRACE_SECONDS = 0.5
+"""How long clients whose answers are cut may take to read the error."""
+MAX_CACHED_HEADS = 4096
+MAX_CACHED_HEAD_BYTES = 4096
 
 TLS_HANDSHAKE_SECONDS = 10.0
 MAX_CONNECTIONS = 10_000
 RESERVED_FILES = 256
-"""Of the files this process may open, not for clients: replicas, control, logs, libraries."""
+"""Open files that are not for clients: replicas, control, logs, libraries."""
 
 
 def max_connections() -> int:
-    """How many clients may be connected before the process runs out of files."""
+    """How many clients may connect, given the process's limit on open files."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -53,17 +54,23 @@ def max_connections() -> int:
 
 
 class HttpServer:
+    """The server of one gateway process, on the running event loop."""
+
     def __init__(
         self,
         routes: RouteTable,
         keys: KeyRing,
         hosts: HostCheck,
         busy_poll: BusyPoll | None = None,
+        read_timeouts: ReadTimeouts | None = None,
     ) -> None:
+        """Without `busy_poll`, the server sleeps between requests."""
         self.loop = asyncio.get_running_loop()
         self.busy_poll = busy_poll or BusyPoll(self.loop, 0.0, lambda: False)
+        self.read_timeouts = read_timeouts or ReadTimeouts()
         self.draining = False
         self.date_line = b""
+        """The last line of every response's head, with the line that ends the head."""
         self._routes = routes
         self._keys = keys
         self._hosts = hosts
@@ -72,10 +79,11 @@ class HttpServer:
         self.heads: dict[bytes, RequestHead] = {}
         self.body_memory = BodyMemory()
         self._max_connections = max_connections()
-        self._idlest: list[Connection] | None = None
+        self._by_idle_time: list[Connection] | None = None
+        """Idle connections, the longest idle one last; computed at most once a second."""
         self._tick()
 
-    # -- life -------------------------------------------------------------------------------
+    # -- lifecycle --------------------------------------------------------------------------
 
     async def listen(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
         self._listener = await self.loop.create_server(
@@ -87,23 +95,27 @@ class HttpServer:
         )
 
     async def drain(self, seconds: float, cut: Callable[[], None] | None = None) -> None:
-        """Take no new connections, answer what was accepted, close; at most `seconds`. Then `cut`
-        may tell whoever is still being answered, before the connections are broken off."""
+        """Accept no new connections, answer the requests in progress, and close.
+
+        After `seconds`, `cut` may end streamed answers with an error. Then all connections are
+        aborted.
+        """
         self.draining = True
         if self._listener is not None:
             self._listener.close()
-        ends = self.loop.time() + seconds
+        end = self.loop.time() + seconds
         await asyncio.sleep(min(DRAIN_GRACE_SECONDS, seconds))
-        await self._close_idle(ends)
+        await self._close_idle_until(end)
         if cut is not None and self._connections:
             cut()
-            await self._close_idle(self.loop.time() + LAST_WORDS_SECONDS)
+            await self._close_idle_until(self.loop.time() + CUT_GRACE_SECONDS)
         for connection in list(self._connections):
             connection.abort()
 
-    async def _close_idle(self, ends: float) -> None:
-        """Until all connections are closed, or the loop's time is `ends`."""
-        while self._connections and self.loop.time() < ends:
+    async def _close_idle_until(self, end: float) -> None:
+        """Close connections as they become idle, until none is left or the loop's time is
+        `end`."""
+        while self._connections and self.loop.time() < end:
             for connection in list(self._connections):
                 connection.close_if_idle()
             await asyncio.sleep(0.02)
@@ -115,15 +127,16 @@ class HttpServer:
             connection.abort()
 
     def _make_room(self) -> bool:
-        """Close the connection that has been idle for longest; False if none is idle.
+        """Close the connection that has been idle longest; False if none is idle.
 
-        Sorted once a second at most, or a flood of connections would keep us sorting.
+        Connections are sorted at most once a second. Otherwise a flood of connections would cost
+        too much time.
         """
-        if self._idlest is None:
+        if self._by_idle_time is None:
             idle = [connection for connection in self._connections if connection.is_idle]
-            self._idlest = sorted(idle, key=lambda connection: -connection.idle_since)
-        while self._idlest:
-            connection = self._idlest.pop()
+            self._by_idle_time = sorted(idle, key=lambda connection: -connection.idle_since)
+        while self._by_idle_time:
+            connection = self._by_idle_time.pop()
             if connection in self._connections and connection.is_idle:
                 connection.close_if_idle()
                 return True
@@ -133,18 +146,22 @@ class HttpServer:
         self._connections.discard(connection)
 
     def _tick(self) -> None:
-        """Once a second: the Date header, and a look at every connection's pace."""
+        """Once a second, update the Date header and check every connection's timeouts."""
         self.loop.call_later(1.0, self._tick)
         self.date_line = b"date: " + formatdate(usegmt=True).encode() + b"\r\n\r\n"
         now = time.monotonic()
-        self._idlest = None
+        self._by_idle_time = None
         for connection in list(self._connections):
-            connection.check_pace(now)
+            connection.check_timeouts(now)
 
     # -- requests ---------------------------------------------------------------------------
 
     def begin(self, head: RequestHead) -> int:
-        """Match, check host and key, and say how large the body may be; raises to refuse."""
+        """Match the route and check host, key and content type; returns the largest allowed body
+        in bytes.
+
+        Raises MaasError to refuse the request.
+        """
         missing: MaasError | None = None
         route = None
         authority, head.target = _origin_form(head.target)
@@ -157,7 +174,7 @@ class HttpServer:
         if authority:
             self._hosts.check_host(authority)
         if route is None or route.access is not RouteAccess.PUBLIC:
-            # Who may not call learns nothing of what is here to be called.
+            # Before a NotFound: without a key, a client cannot find out which paths exist.
             head.key = self._keys.authenticate(head.headers)
         if route is None:
             raise missing or NotFound()
@@ -175,16 +192,17 @@ class HttpServer:
         return route.max_json if is_json and route.max_json is not None else route.max_body
 
     def remember_head(self, raw: bytes, head: RequestHead) -> None:
-        if len(self.heads) >= MAX_KNOWN_HEADS:
+        if len(self.heads) >= MAX_CACHED_HEADS:
             self.heads.clear()
-        if len(raw) <= MAX_KNOWN_HEAD_BYTES:
+        if len(raw) <= MAX_CACHED_HEAD_BYTES:
             self.heads[raw] = head
 
     def forget_heads(self) -> None:
-        """Keys or what they may do have changed: every head is to be checked anew."""
+        """Clear the cache of accepted heads, because keys or their scopes have changed."""
         self.heads.clear()
 
     def handle(self, request: Request) -> None:
+        """Call the route's handler; its exceptions become error responses."""
         try:
             handler = request.head.handler
             if handler is not None:
@@ -198,10 +216,12 @@ class HttpServer:
 
 
 def _origin_form(target: bytes) -> tuple[bytes, bytes]:
-    """Authority (b"" if it names none) and path of a target, which clients that take us for a
-    proxy write as a whole URL (RFC 9112, 3.2.2)."""
-    scheme, found, rest = target.partition(b"://")
-    if not found or scheme.lower() not in (b"http", b"https"):
+    """The authority, b"" if there is none, and the path of a request's target.
+
+    Clients that use the server as a proxy send a complete URL (RFC 9112, 3.2.2).
+    """
+    scheme, separator, rest = target.partition(b"://")
+    if not separator or scheme.lower() not in (b"http", b"https"):
         return b"", target
     end = min((at for at in map(rest.find, (b"/", b"?")) if at >= 0), default=len(rest))
     path = rest[end:]
@@ -209,19 +229,23 @@ def _origin_form(target: bytes) -> tuple[bytes, bytes]:
 
 
 def _checked_content_type(head: RequestHead, route: Route) -> bytes:
-    """The body's type without its parameters; raises UnsupportedMediaType."""
+    """The body's content type without parameters.
+
+    Raises UnsupportedMediaType if the route does not accept it, or the body is compressed.
+    """
     encoding = head.headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding != b"identity":
-        # Taken as it is, it would be read as something else than what its sender means.
+        # A compressed body would be decoded as if it were plain.
         raise UnsupportedMediaType(
             f"expected a body without Content-Encoding, got {shown(encoding.decode('latin-1'))}"
         )
-    given = media_type(head.headers)
-    known = route.content_types
-    all_alike = b"%b/*" % given.partition(b"/")[0] if b"/" in given else given
-    if known and given not in known and all_alike not in known:
-        wanted = " or ".join(t.decode() for t in route.content_types)
-        raise UnsupportedMediaType(
-            f"expected Content-Type {wanted}, got {given.decode('ascii', 'replace') or 'none'}"
-        )
-    return given
+    content_type = media_type(head.headers)
+    accepted = route.content_types
+    wildcard = content_type
+    if b"/" in content_type:
+        wildcard = b"%b/*" % content_type.partition(b"/")[0]
+    if accepted and content_type not in accepted and wildcard not in accepted:
+        expected = " or ".join(t.decode() for t in accepted)
+        actual = content_type.decode("ascii", "replace") or "none"
+        raise UnsupportedMediaType(f"expected Content-Type {expected}, got {actual}")
+    return content_type

@@ -1,8 +1,7 @@
-"""An answer as server-sent events: written as they come, at the pace of whoever reads.
+"""A response of server-sent events, written as they occur and as fast as the client reads.
 
-All events of one tick leave in one write. A reader that is slow has a bounded backlog; it never
-slows whoever writes the events, because writing them only appends here.
-Format: WHATWG HTML, "Server-sent events".
+All events of one tick are sent in one write. A slow client has a bounded backlog and never delays
+the producer of events, which only appends to it. Format: WHATWG HTML, "Server-sent events".
 """
 
 from __future__ import annotations
@@ -17,38 +16,45 @@ MAX_BACKLOG_BYTES = 256 << 10
 EVENTS = b"text/event-stream; charset=utf-8"
 _HEADERS = (
     (b"cache-control", b"no-cache"),
-    # Proxies that collect answers would hold the words back.
+    # Buffering proxies would delay the events.
     (b"x-accel-buffering", b"no"),
 )
 
 
 def event(data: bytes, name: bytes = b"") -> bytes:
-    """`data` must be of one line, as JSON is."""
+    """The bytes of an event. `data` must be a single line, as JSON is."""
     if name:
         return b"event: %b\ndata: %b\n\n" % (name, data)
     return b"data: %b\n\n" % data
 
 
 class EventStream:
-    """Begins its answer with the first events, so that what fails before them has its status."""
+    """A stream of events whose response begins with the first one.
+
+    An error before that is answered with its own status.
+    """
 
     def __init__(
-        self, request: Request, gone: Callable[[], None], fell_behind: Callable[[], None]
+        self,
+        request: Request,
+        on_disconnect: Callable[[], None],
+        on_overflow: Callable[[], None],
     ) -> None:
-        """`gone`: the client left before the end. `fell_behind`: it reads so slowly that
-        MAX_BACKLOG_BYTES wait for it; only an `end` is taken after that."""
+        """`on_disconnect` is called if the client disconnects before the end. `on_overflow` is
+        called if it reads so slowly that MAX_BACKLOG_BYTES wait for it; after that, only `end` has
+        an effect."""
         self._request = request
-        self._gone = gone
-        self._fell_behind = fell_behind
+        self._on_disconnect = on_disconnect
+        self._on_overflow = on_overflow
         self._backlog: list[bytes] = []
         self._backlog_bytes = 0
         self._opening: asyncio.Task[None] | None = None
         self._body: AnswerStream | None = None
-        """Once the head is sent, until the end is."""
+        """The response's body, after its head is sent and before its end is."""
         self._ended = False
         self._is_full = False
         self._is_due = self._is_behind = False
-        """Whether a write is about to be; whether the client has to take one first."""
+        """Whether a write is scheduled; whether the client must read before the next one."""
 
     @property
     def has_begun(self) -> bool:
@@ -59,12 +65,12 @@ class EventStream:
             return
         if self._backlog_bytes + len(events) > MAX_BACKLOG_BYTES:
             self._is_full = True
-            self._fell_behind()
+            self._on_overflow()
             return
         self._append(events)
 
     def end(self, events: bytes) -> None:
-        """The last events; what comes later is dropped."""
+        """Send the last events. Later ones are dropped."""
         if not self._ended:
             self._ended = True
             self._append(events)
@@ -82,10 +88,10 @@ class EventStream:
         try:
             self._body = await self._request.stream(200, EVENTS, _HEADERS, None)
         except Unavailable:
-            self._left()
+            self._disconnected()
             return
-        # From here on the request itself has no more use for it.
-        self._request.on_disconnect = self._left
+        # `stream` has cleared it.
+        self._request.on_disconnect = self._disconnected
         self._write()
 
     def _write(self) -> None:
@@ -100,22 +106,21 @@ class EventStream:
                 behind = body.put(events)
                 if behind is not None:
                     self._is_behind = True
-                    behind.add_done_callback(self._taken)
+                    behind.add_done_callback(self._caught_up)
                     return
             if self._ended:
                 self._request.on_disconnect = self._body = None
                 body.end()
         except Unavailable:
-            self._left()
+            self._disconnected()
 
-    def _taken(self, behind: asyncio.Future[None]) -> None:
+    def _caught_up(self, behind: asyncio.Future[None]) -> None:
         self._is_behind = False
-        if behind.exception() is None:  # else the connection is gone, and tells us so itself
+        if behind.exception() is None:  # otherwise `on_disconnect` is called
             self._write()
 
-    def _left(self) -> None:
-        """Nobody reads any more."""
+    def _disconnected(self) -> None:
         self._ended = True
         self._body = None
         self._backlog.clear()
-        self._gone()
+        self._on_disconnect()

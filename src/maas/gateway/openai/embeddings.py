@@ -78,7 +78,7 @@ class EmbeddingsCall(HttpCall):
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
         tokens = prompt_tokens_of(self.target.signature, answers, first_row, self.rows)
-        self.context.meter.read(key_of(self.request), OPERATION, self.target, tokens)
+        self.context.meter.processed_prompts(key_of(self.request), OPERATION, self.target, tokens)
         column = answers.columns[self.output]
         data = rows_of(column, first_row, self.rows, answers.total_rows)
         dimensions = self.parsed.dimensions

@@ -80,7 +80,7 @@ class RerankCall(HttpCall):
 
     def encode(self, answers: Answers, first_row: int) -> Encoded:
         tokens = prompt_tokens_of(self.target.signature, answers, first_row, self.rows)
-        self.context.meter.read(key_of(self.request), OPERATION, self.target, tokens)
+        self.context.meter.processed_prompts(key_of(self.request), OPERATION, self.target, tokens)
         column = answers.columns[self.output]
         data = rows_of(column, first_row, self.rows, answers.total_rows)
         query, *documents = vectors_of(data, self.size)

@@ -196,9 +196,9 @@ class TextRequest:
         if not self.counts_tokens:
             usage = GenerationUsage(usage.choices, compute_us=usage.compute_us)
         if self._error is None and not self._is_disconnected:
-            meter.wrote(self.key, self._operation, self.target, self.request.received, usage)
+            meter.generated(self.key, self._operation, self.target, self.request.received, usage)
         else:
-            meter.stopped_writing(self.key, self._operation, self.target, usage, self._error)
+            meter.stopped(self.key, self._operation, self.target, usage, self._error)
 
 
 class _Choice(GenerationCall):

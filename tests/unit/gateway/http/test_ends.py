@@ -1,4 +1,4 @@
-"""How requests and connections end: refusals, slow readers, last answers, too many clients."""
+"""How requests and connections end: refusals, slow clients, last answers, too many clients."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from functools import partial
 import pytest
 
 from maas.gateway.http import read_timeouts
+from maas.gateway.http.read_timeouts import ReadTimeouts
 from maas.gateway.http.server import MAX_CONNECTIONS, max_connections
 from tests.support.gateway import (
     AUTH,
     HOST,
     TOKEN,
-    Running,
+    RunningGateway,
     get,
     post,
     read_all,
@@ -33,7 +34,7 @@ def chunked_post(path: bytes, rest: bytes) -> bytes:
     return b"POST %b HTTP/1.1\r\n%b%b%b%b" % (path, HOST, AUTH, CHUNKED, rest)
 
 
-def test_a_known_head_counts_only_with_its_end(gateway: Running) -> None:
+def test_a_cached_head_is_used_only_if_it_is_complete(gateway: RunningGateway) -> None:
     whole = get(b"/rest/a", AUTH + b"X-Request-ID: 1\r\n")
     gateway.exchange(whole)
     with gateway.connect() as client:
@@ -43,27 +44,29 @@ def test_a_known_head_counts_only_with_its_end(gateway: Running) -> None:
         assert re.findall(rb"x-request-id: (\S+)", read_all(client)) == [b"123"]
 
 
-def test_nothing_is_handled_after_the_last_request(gateway: Running) -> None:
-    known = get(b"/hold/k")
+def test_nothing_is_handled_after_the_last_request(gateway: RunningGateway) -> None:
+    cached = get(b"/hold/k")
     with gateway.connect() as client:
-        client.sendall(known)
-        wait_for(lambda: gateway.held)
-        gateway.call(lambda: gateway.held[0].respond(200, b"x"))
+        client.sendall(cached)
+        wait_for(lambda: gateway.pending)
+        gateway.call(lambda: gateway.pending[0].respond(200, b"x"))
         read_all(client, 0.05)
         client.sendall(get(b"/hold/z", AUTH + b"Connection: close\r\n"))
-        wait_for(lambda: len(gateway.held) == 2)
-        client.sendall(known)
+        wait_for(lambda: len(gateway.pending) == 2)
+        client.sendall(cached)
         time.sleep(0.05)
-        gateway.call(lambda: gateway.held[1].respond(200, b"last"))
+        gateway.call(lambda: gateway.pending[1].respond(200, b"last"))
         assert read_all(client).endswith(b"last")
-        assert len(gateway.held) == 2
+        assert len(gateway.pending) == 2
 
 
-def test_what_follows_a_refused_body_in_the_same_segment_is_not_handled(gateway: Running) -> None:
+def test_a_request_after_a_refused_body_in_the_same_segment_is_not_handled(
+    gateway: RunningGateway,
+) -> None:
     refused = b"POST /echo HTTP/1.1\r\n" + HOST + CHUNKED + b"1\r\nx\r\n0\r\n\r\n"
     answer = gateway.exchange(refused + get(b"/hold/a") + get(b"/livez"))
     assert statuses(answer) == [401]
-    assert gateway.held == []
+    assert gateway.pending == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_what_follows_a_refused_body_in_the_same_segment_is_not_handled(gateway:
     ],
 )
 def test_a_refusal_reaches_a_client_that_sends_a_large_body(
-    gateway: Running, path: str, headers: dict[str, str], status: int
+    gateway: RunningGateway, path: str, headers: dict[str, str], status: int
 ) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
     connection.request("POST", path, b"x" * (100 << 20), headers)
@@ -83,8 +86,8 @@ def test_a_refusal_reaches_a_client_that_sends_a_large_body(
     connection.close()
 
 
-def test_whoever_sends_on_after_the_last_answer_is_cut_off(
-    gateway: Running, monkeypatch: pytest.MonkeyPatch
+def test_a_client_that_sends_too_much_after_the_last_answer_is_cut_off(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(read_timeouts, "LINGER_BYTES", 1 << 20)
     with gateway.connect() as client:
@@ -95,31 +98,26 @@ def test_whoever_sends_on_after_the_last_answer_is_cut_off(
     wait_for(lambda: not gateway.server._connections)
 
 
-def test_whoever_is_silent_after_the_last_answer_is_not_waited_for(
-    gateway: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(read_timeouts, "LINGER_SILENCE_SECONDS", 0.1)
+def test_a_silent_client_is_closed_soon_after_the_last_answer(gateway: RunningGateway) -> None:
+    gateway.server.read_timeouts = ReadTimeouts(linger_silence_s=0.1)
     with gateway.connect() as client:
         client.sendall(b"nonsense\r\n\r\n")
         assert statuses(read_all(client)) == [400]
         wait_for(lambda: not gateway.server._connections)
 
 
-def test_a_discarded_slow_body_gets_no_second_answer(
-    gateway: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(read_timeouts, "BODY_GRACE_SECONDS", 0.1)
-    monkeypatch.setattr(read_timeouts, "LINGER_SILENCE_SECONDS", 0.1)
+def test_a_dropped_slow_body_gets_no_second_answer(gateway: RunningGateway) -> None:
+    gateway.server.read_timeouts = ReadTimeouts(body_grace_s=0.1, linger_silence_s=0.1)
     with gateway.connect() as client:
         client.sendall(b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 5000\r\n\r\n")
         assert statuses(read_all(client, 3)) == [401]
         wait_for(lambda: not gateway.server._connections)
 
 
-def test_a_discarded_body_that_comes_quickly_keeps_its_connection(
-    gateway: Running, monkeypatch: pytest.MonkeyPatch
+def test_a_dropped_body_that_arrives_fast_keeps_the_connection_open(
+    gateway: RunningGateway,
 ) -> None:
-    monkeypatch.setattr(read_timeouts, "BODY_GRACE_SECONDS", 0.0)
+    gateway.server.read_timeouts = ReadTimeouts(body_grace_s=0.0)
     with gateway.connect() as client:
         client.sendall(b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 50000\r\n\r\n")
         client.sendall(b"x" * 49_999)
@@ -131,7 +129,7 @@ def test_a_discarded_body_that_comes_quickly_keeps_its_connection(
 # -- clients that do not read ---------------------------------------------------------------
 
 
-def test_who_does_not_read_answers_is_not_read_from(gateway: Running) -> None:
+def test_a_client_that_does_not_read_answers_is_not_read_from(gateway: RunningGateway) -> None:
     with gateway.connect() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(0.3)
@@ -145,37 +143,35 @@ def test_who_does_not_read_answers_is_not_read_from(gateway: Running) -> None:
         assert transport.get_write_buffer_size() < 4 << 20
 
 
-def test_a_slow_reader_is_served_as_long_as_it_reads(
-    gateway: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(read_timeouts, "STALLED_WRITE_SECONDS", 0.5)
+def test_a_slow_reader_is_served_while_it_reads(gateway: RunningGateway) -> None:
+    gateway.server.read_timeouts = ReadTimeouts(stalled_write_s=0.5)
     size = 32 << 20
     with gateway.connect() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         client.sendall(get(b"/hold/a"))
-        wait_for(lambda: gateway.held)
-        gateway.call(lambda: gateway.held[0].respond(200, b"x" * size))
-        got, began = 0, time.monotonic()
-        while got < size:
+        wait_for(lambda: gateway.pending)
+        gateway.call(lambda: gateway.pending[0].respond(200, b"x" * size))
+        received, began = 0, time.monotonic()
+        while received < size:
             data = client.recv(1 << 18)
-            assert data, f"cut off after {got} bytes"
-            got += len(data)
-            time.sleep(max(0.0, began + 3.0 * got / size - time.monotonic()))
+            assert data, f"cut off after {received} bytes"
+            received += len(data)
+            time.sleep(max(0.0, began + 3.0 * received / size - time.monotonic()))
 
 
-def test_a_reader_that_stalls_is_cut_off(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_timeouts, "STALLED_WRITE_SECONDS", 0.5)
+def test_a_reader_that_stalls_is_cut_off(gateway: RunningGateway) -> None:
+    gateway.server.read_timeouts = ReadTimeouts(stalled_write_s=0.5)
     with gateway.connect() as client:
         client.sendall(get(b"/hold/a"))
-        wait_for(lambda: gateway.held)
-        gateway.call(lambda: gateway.held[0].respond(200, b"x" * (16 << 20)))
+        wait_for(lambda: gateway.pending)
+        gateway.call(lambda: gateway.pending[0].respond(200, b"x" * (16 << 20)))
         wait_for(lambda: not gateway.server._connections)
 
 
 # -- bodies ---------------------------------------------------------------------------------
 
 
-def test_trailers_are_no_headers_and_have_a_limit(gateway: Running) -> None:
+def test_trailers_are_not_headers_and_have_a_limit(gateway: RunningGateway) -> None:
     rest = b"3\r\nabc\r\n0\r\nX-Request-ID: late\r\nAuthorization: Bearer x\r\n\r\n"
     answer = gateway.exchange(chunked_post(b"/echo", rest))
     assert statuses(answer) == [200]
@@ -185,7 +181,7 @@ def test_trailers_are_no_headers_and_have_a_limit(gateway: Running) -> None:
         assert statuses(answer) == [431]
 
 
-def test_chunk_extensions_have_a_limit(gateway: Running) -> None:
+def test_chunk_extensions_have_a_limit(gateway: RunningGateway) -> None:
     with gateway.connect() as client:
         client.sendall(chunked_post(b"/echo", b"3;x="))
         for _ in range(5):
@@ -194,30 +190,30 @@ def test_chunk_extensions_have_a_limit(gateway: Running) -> None:
         assert statuses(read_all(client)) == [431]
 
 
-def test_continue_is_said_when_it_is_this_requests_turn(gateway: Running) -> None:
+def test_100_continue_is_sent_when_it_is_the_turn_of_the_request(gateway: RunningGateway) -> None:
     with gateway.connect() as client:
         whole = post(b"/echo", b"body", b"Expect: 100-continue\r\n")
         client.sendall(get(b"/hold/a") + whole[:-4])
         assert read_all(client, 0.1) == b""
-        gateway.call(lambda: gateway.held[0].respond(200, b"first"))
+        gateway.call(lambda: gateway.pending[0].respond(200, b"first"))
         assert read_all(client, 0.1).endswith(b"firstHTTP/1.1 100 Continue\r\n\r\n")
         client.sendall(b"body")
         assert read_all(client).endswith(b"\r\n\r\nbody")
 
 
-def test_http_1_0_hears_no_continue(gateway: Running) -> None:
+def test_http_1_0_gets_no_100_continue(gateway: RunningGateway) -> None:
     whole = post(b"/echo", b"body", b"Expect: 100-continue\r\n").replace(b"HTTP/1.1", b"HTTP/1.0")
     assert statuses(gateway.exchange(whole)) == [200]
 
 
-def test_http_1_0_gets_streams_without_chunks_and_its_connection_if_it_asks(
-    gateway: Running,
+def test_http_1_0_gets_streams_without_chunks_and_keep_alive_on_request(
+    gateway: RunningGateway,
 ) -> None:
-    kept = b"Connection: keep-alive\r\n"
-    stream = post(b"/stream", b"xyz", kept).replace(b"HTTP/1.1", b"HTTP/1.0")
+    keep_alive = b"Connection: keep-alive\r\n"
+    stream = post(b"/stream", b"xyz", keep_alive).replace(b"HTTP/1.1", b"HTTP/1.0")
     with gateway.connect() as client:
         for _ in range(2):
-            client.sendall(b"GET /livez HTTP/1.0\r\n" + HOST + kept + b"\r\n")
+            client.sendall(b"GET /livez HTTP/1.0\r\n" + HOST + keep_alive + b"\r\n")
             assert b"connection: keep-alive\r\n" in client.recv(65536)
         client.sendall(stream)
         client.settimeout(3)
@@ -239,18 +235,22 @@ def test_http_1_0_gets_streams_without_chunks_and_its_connection_if_it_asks(
         (b"ftp://localhost/livez", 404),
     ],
 )
-def test_a_whole_url_is_matched_by_its_path(gateway: Running, target: bytes, status: int) -> None:
+def test_a_complete_url_is_matched_by_its_path(
+    gateway: RunningGateway, target: bytes, status: int
+) -> None:
     assert statuses(gateway.exchange(get(target))) == [status]
 
 
-# -- clients that are many ------------------------------------------------------------------
+# -- many clients ---------------------------------------------------------------------------
 
 
-def test_the_limit_of_connections_is_below_that_of_files() -> None:
+def test_the_limit_on_connections_is_below_that_on_files() -> None:
     assert 0 < max_connections() <= MAX_CONNECTIONS
 
 
-def test_the_longest_idle_makes_room_and_the_busy_do_not(gateway: Running) -> None:
+def test_the_longest_idle_connection_makes_room_and_busy_ones_do_not(
+    gateway: RunningGateway,
+) -> None:
     gateway.server._max_connections = 3
     clients = []
     for number in range(3):
@@ -258,51 +258,49 @@ def test_the_longest_idle_makes_room_and_the_busy_do_not(gateway: Running) -> No
         clients[-1].sendall(get(b"/livez", b""))
         assert clients[-1].recv(65536)
         time.sleep(0.01 * (number + 1))
-    clients[0].sendall(get(b"/livez", b""))  # now the second has been idle for longest
+    clients[0].sendall(get(b"/livez", b""))  # now the second one has been idle longest
     assert clients[0].recv(65536)
     clients.append(gateway.connect())
     clients[3].sendall(get(b"/hold/d"))
     assert clients[1].recv(10) == b""
     for client in (clients[0], clients[2]):
         client.sendall(get(b"/hold/x"))
-    wait_for(lambda: len(gateway.held) == 3)
+    wait_for(lambda: len(gateway.pending) == 3)
     with gateway.connect() as refused, contextlib.suppress(ConnectionResetError):
         assert refused.recv(10) == b""
-    for request in list(gateway.held):
+    for request in list(gateway.pending):
         gateway.call(partial(request.respond, 200, b"ok"))
     for client in (clients[0], clients[2], clients[3]):
         assert client.recv(65536).endswith(b"ok")
         client.close()
 
 
-def test_idle_time_counts_from_the_answer(
-    gateway: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_time_counts_from_the_answer(gateway: RunningGateway) -> None:
     with gateway.connect() as client:
         client.sendall(get(b"/hold/a"))
-        wait_for(lambda: gateway.held)
+        wait_for(lambda: gateway.pending)
         time.sleep(0.2)
         (connection,) = gateway.server._connections
         began = time.monotonic()
-        gateway.call(lambda: gateway.held[0].respond(200, b"x"))
+        gateway.call(lambda: gateway.pending[0].respond(200, b"x"))
         assert connection.idle_since >= began
 
 
-def test_an_upload_that_nobody_takes_is_dropped(gateway: Running) -> None:
-    """Its request was answered before its body ended."""
+def test_an_upload_that_no_handler_reads_is_dropped(gateway: RunningGateway) -> None:
+    """The request is answered before its body ends."""
     with gateway.connect() as client:
-        taken = threading.Event()
+        called = threading.Event()
 
         def refuse(request: object) -> None:
-            taken.set()
-            raise RuntimeError("before anybody took the body")
+            called.set()
+            raise RuntimeError("before the body was read")
 
         for route in gateway.server._routes.routes:
             if route.streams_body:
                 object.__setattr__(route, "handler", refuse)
         client.sendall(post(b"/stream", b"x" * 500_000))
         answer = read_all(client, 3)
-        assert taken.is_set()
+        assert called.is_set()
         assert statuses(answer) == [500]
         assert b"connection: close" in answer
     with gateway.connect() as client:

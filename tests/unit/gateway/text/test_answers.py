@@ -12,6 +12,7 @@ from maas.gateway.http.auth import HostCheck
 from maas.gateway.http.body_memory import BodyMemory
 from maas.gateway.http.busy_poll import BusyPoll
 from maas.gateway.http.connection import Connection
+from maas.gateway.http.read_timeouts import ReadTimeouts
 from maas.gateway.http.request import JSON, Request, RequestHead
 
 Act = Callable[[Request], None]
@@ -50,6 +51,7 @@ class Server:
         self.later: list[Request] = []
         self.heads: dict[bytes, RequestHead] = {}
         self.body_memory = BodyMemory()
+        self.read_timeouts = ReadTimeouts()
 
     def opened(self, connection: Connection) -> None: ...
     def closed(self, connection: Connection) -> None: ...
