@@ -74,7 +74,7 @@ def optimize(
                 "seed": seed,
                 "epochs": epochs,
             }
-            order = OptimizationJob(
+            job = OptimizationJob(
                 ref=f"{details.version.model}:{details.version.number}",
                 manifest=details.version.manifest,
                 original=folder / ORIGINAL,
@@ -82,7 +82,7 @@ def optimize(
                 data=Path(data) if data else None,
                 text=Path(text) if text else None,
             )
-            return run_optimization_job(order, settings.load().jobs_dir, folder)
+            return run_optimization_job(job, settings.load().jobs_dir, folder)
 
         prepared: PreparedOptimization = yield ComputeStep(run)
         return (yield from send_optimization(prepared))
@@ -125,7 +125,7 @@ def send_optimization(prepared: PreparedOptimization) -> Flow[dict[str, Any]]:
         yield add_variant(prepared.model, variant)
     details: VersionDetails = yield version(prepared.model)
     present = details.version.variants
-    absent = {variant.name for variant in prepared.refused if variant not in present}
+    absent = {variant.name for variant in prepared.rejected if variant not in present}
     for item in prepared.evidence:
         if item.variant in absent:
             continue

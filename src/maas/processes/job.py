@@ -181,9 +181,9 @@ def run_optimization(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict
     from maas.lifecycle.optimize.run import OptimizationJob, run_optimization_job  # noqa: PLC0415
 
     tracker.report(Progress(message="loading"))
-    order = OptimizationJob.of_job(spec.options, folder.work / ORIGINAL)
-    watch = ProgressReporter(tracker.report, tracker.cancelled)
-    prepared = run_optimization_job(order, folder.path.parent, folder.work, watch)
+    job = OptimizationJob.of_job(spec.options, folder.work / ORIGINAL)
+    progress = ProgressReporter(tracker.report, tracker.cancelled)
+    prepared = run_optimization_job(job, folder.path.parent, folder.work, progress)
     with space(folder.path):
         prepared.save(folder.publication)
         folder.mark_unsent()

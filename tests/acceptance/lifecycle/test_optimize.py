@@ -1,4 +1,4 @@
-"""maas optimize through command line and HTTP: candidates, gate, variants, kill -9, a full disk."""
+"""maas optimize by command line and HTTP: candidates, gate, variants, resumption, full disk."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ FEW = (
 )  # fmt: skip
 UNTRAINED = ("onnx-extended", "onnx-fp16", "onnx-int8-static")
 CHEAP = tuple(word for name in UNTRAINED for word in ("--candidate", name))
-"""Made in a second; for tests that are not about what comes out."""
+"""Candidates made within a second, for tests that do not need good ones."""
 
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """A server with digits:1, built on this machine."""
+    """Shell for a server with digits:1, which was built on this machine."""
     with running(tmp_path_factory.mktemp("h")) as stack:
         shell = Shell(stack, tmp_path_factory.mktemp("w"))
         (shell.directory / "recipe.toml").write_text(RECIPE)
@@ -54,7 +54,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 
 @pytest.fixture(scope="module")
-def found(shell: Shell) -> Any:
+def summary(shell: Shell) -> Any:
     gate = ("--gate", "accuracy>=-0.03", "--objective", "size")
     return shell.json("optimize", "digits", *gate, *QUICK, *FEW, "--report", "report.html")
 
@@ -87,21 +87,21 @@ def variants(shell: Shell) -> list[str]:
     return [v["name"] for v in json.loads(body)["variants"]]
 
 
-def test_candidates_are_listed_with_figures_and_reasons(shell: Shell, found: Any) -> None:
-    names = [c["name"] for c in found["candidates"]]
+def test_candidates_are_listed_with_figures_and_reasons(shell: Shell, summary: Any) -> None:
+    names = [c["name"] for c in summary["candidates"]]
     assert names[0] == "onnx" and len(names) == 5
-    assert found["chosen"] in names
-    for candidate in found["candidates"]:
+    assert summary["chosen"] in names
+    for candidate in summary["candidates"]:
         assert {"name", "metrics", "passed", "reason"} <= candidate.keys()
         assert "accuracy" in candidate["metrics"] or not candidate["passed"]
     page = (shell.directory / "report.html").read_text()
     assert all(name in page for name in names)
 
 
-def test_those_that_passed_are_variants_and_the_manifest_is_what_it_was(
-    shell: Shell, found: Any
+def test_accepted_candidates_are_variants_and_the_manifest_is_unchanged(
+    shell: Shell, summary: Any
 ) -> None:
-    passed = [c["name"] for c in found["candidates"] if c["passed"]]
+    passed = [c["name"] for c in summary["candidates"] if c["passed"]]
     assert variants(shell) == passed
     assert "onnx-int8-static" in passed
     details = shell.stack.client().models.version("digits:1")
@@ -109,16 +109,16 @@ def test_those_that_passed_are_variants_and_the_manifest_is_what_it_was(
     assert details.digest == details.version.manifest.digest
 
 
-def test_auto_serves_what_was_chosen(shell: Shell, found: Any) -> None:
-    assert found["chosen"] == "onnx-int8-static" or "int8" in found["chosen"]
+def test_auto_serves_the_chosen_candidate(shell: Shell, summary: Any) -> None:
+    assert summary["chosen"] == "onnx-int8-static" or "int8" in summary["chosen"]
     view = shell.json("deploy", "digits", "--variant", "auto")
-    assert [t["variant"] for t in view["targets"]] == [found["chosen"]]
+    assert [t["variant"] for t in view["targets"]] == [summary["chosen"]]
     example = shell.stack.client().models.version("digits").version.manifest.signature.example
     answer = shell.stack.client().predict("digits", example)
     assert sum(answer["probabilities"]) == pytest.approx(1, abs=0.01)
 
 
-def test_a_variant_without_evidence_for_the_gate_is_refused(shell: Shell, found: Any) -> None:
+def test_a_variant_without_evidence_for_the_gate_is_refused(shell: Shell, summary: Any) -> None:
     details = shell.stack.client().models.version("digits:1")
     file = details.version.manifest.variants[0].files[0].to_dict()
     body = {"name": "unknown", "runtime": "onnx", "files": [file]}
@@ -126,21 +126,21 @@ def test_a_variant_without_evidence_for_the_gate_is_refused(shell: Shell, found:
     assert shell.stack.request("POST", path, body)[0] == 201
     assert shell.stack.request("POST", path, body)[0] == 200
     gate = ("--gate", "accuracy>=-0.03", "--wait", "0")
-    said = shell.maas("deploy", "gated", "--model", "digits", "--variant", "unknown", *gate)
-    assert said.code == 5 and "never compared with the original" in said.err
-    said = shell.maas("deploy", "gated", "--model", "digits", "--variant", "auto", *gate)
-    assert said.code == 0, said.err
-    # The gate stays, also for whoever changes the deployment later.
-    said = shell.maas("deploy", "gated", "--model", "digits", "--variant", "unknown")
-    assert said.code == 5
+    result = shell.maas("deploy", "gated", "--model", "digits", "--variant", "unknown", *gate)
+    assert result.code == 5 and "never compared with the original" in result.err
+    result = shell.maas("deploy", "gated", "--model", "digits", "--variant", "auto", *gate)
+    assert result.code == 0, result.err
+    # The gate also applies to later changes of the deployment.
+    result = shell.maas("deploy", "gated", "--model", "digits", "--variant", "unknown")
+    assert result.code == 5
     strict = ("--gate", "accuracy>=+0.2")
-    said = shell.maas("deploy", "other", "--model", "digits", "--variant", "auto", *strict)
-    assert said.code == 5 and "does not pass the gate" in said.err
-    said = shell.maas("deploy", "gated", "--model", "digits", "--gate", "", "--wait", "0")
-    assert said.code == 0, said.err
+    result = shell.maas("deploy", "other", "--model", "digits", "--variant", "auto", *strict)
+    assert result.code == 5 and "does not pass the gate" in result.err
+    result = shell.maas("deploy", "gated", "--model", "digits", "--gate", "", "--wait", "0")
+    assert result.code == 0, result.err
 
 
-def test_another_variant_of_the_same_name_is_refused(shell: Shell, found: Any) -> None:
+def test_a_different_variant_with_the_same_name_is_refused(shell: Shell, summary: Any) -> None:
     details = shell.stack.client().models.version("digits:1")
     file = details.version.manifest.variants[0].files[0].to_dict()
     path = "/api/v1/models/digits/versions/1/variants"
@@ -151,37 +151,38 @@ def test_another_variant_of_the_same_name_is_refused(shell: Shell, found: Any) -
     assert shell.stack.request("POST", path, missing)[0] == 422
 
 
-def test_a_version_from_elsewhere_needs_rows_and_has_no_best_variant(shell: Shell) -> None:
+def test_a_version_without_a_build_needs_rows_and_has_no_best_variant(shell: Shell) -> None:
     (file,) = (shell.stack.home / "jobs").glob("build-*/publication/model.onnx")
     shell.json("publish", str(file), "--name", "other")
-    said = shell.maas("deploy", "other", "--variant", "auto")
-    assert said.code == 5 and "`maas optimize other:1`" in said.err
-    said = shell.maas("optimize", "other", *QUICK)
-    assert said.code == 1 and "--data rows.npz" in said.err
+    result = shell.maas("deploy", "other", "--variant", "auto")
+    assert result.code == 5 and "`maas optimize other:1`" in result.err
+    result = shell.maas("optimize", "other", *QUICK)
+    assert result.code == 1 and "--data rows.npz" in result.err
 
 
-def test_a_killed_one_goes_on_where_it_was(shell: Shell) -> None:
+def test_a_killed_optimization_can_be_resumed(shell: Shell) -> None:
     before = set(jobs(shell))
     words = ("optimize", "digits", "--gate", "accuracy>=-0.5", *QUICK, *CHEAP)
     with start(shell, *words) as process:
 
-        def made() -> list[Path]:
-            return [
-                p for j in set(jobs(shell)) - before for p in j.glob("work/made/*/candidate.json")
-            ]
+        def candidates() -> list[Path]:
+            files: list[Path] = []
+            for job in set(jobs(shell)) - before:
+                files += job.glob("work/candidates/*/candidate.json")
+            return files
 
-        wait_until(lambda: len(made()) >= 2, 120, "two candidates are made")
+        wait_until(lambda: len(candidates()) >= 2, 120, "two candidates are made")
         (job,) = set(jobs(shell)) - before
         os.kill(worker_of(job), signal.SIGKILL)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and f"maas optimize --resume {job.name}" in err
-    kept = {p: p.stat().st_mtime_ns for p in made()}
+    times = {path: path.stat().st_mtime_ns for path in candidates()}
     again = shell.json("optimize", "--resume", job.name)
-    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert {path: path.stat().st_mtime_ns for path in times} == times
     assert {c["name"] for c in again["candidates"]} == {"onnx", *UNTRAINED}
 
 
-def test_what_was_found_and_not_sent_is_said_and_can_be_sent(shell: Shell) -> None:
+def test_unsent_results_are_reported_and_can_be_sent(shell: Shell) -> None:
     before = set(jobs(shell))
     words = ("optimize", "digits", "--gate", "accuracy>=-0.45", *QUICK, *CHEAP)
     with start(shell, *words) as process:
@@ -201,15 +202,15 @@ def test_what_was_found_and_not_sent_is_said_and_can_be_sent(shell: Shell) -> No
     assert "unsent" not in shell.json(*state)
 
 
-def test_what_was_measured_last_decides_also_if_it_was_refused(shell: Shell) -> None:
-    """A repeat until chance lets a candidate pass must not be what a deployment's gate sees."""
+def test_the_latest_measurement_decides_even_if_it_was_rejected(shell: Shell) -> None:
+    """Otherwise repeats until a candidate passes by chance would satisfy a deployment's gate."""
     words = ("optimize", "digits", *QUICK, "--candidate", "onnx-fp16")
-    assert found_of(shell.json(*words, "--gate", "accuracy>=-0.42"), "onnx-fp16")["passed"]
+    assert candidate_of(shell.json(*words, "--gate", "accuracy>=-0.42"), "onnx-fp16")["passed"]
     deploy = ("deploy", "last", "--model", "digits", "--variant", "onnx-fp16", "--replicas", "0",
               "--wait", "0", "--gate")  # fmt: skip
     assert shell.maas(*deploy, "speedup>=0.0001").code == 0
     before = evidence(shell, "measurement", "onnx-fp16")
-    again = found_of(shell.json(*words, "--gate", "speedup>=1000"), "onnx-fp16")
+    again = candidate_of(shell.json(*words, "--gate", "speedup>=1000"), "onnx-fp16")
     assert not again["passed"]
     after = evidence(shell, "measurement", "onnx-fp16")
     assert len(after) == len(before) + 1
@@ -217,43 +218,42 @@ def test_what_was_measured_last_decides_also_if_it_was_refused(shell: Shell) -> 
     shell.maas("undeploy", "last")
 
 
-def found_of(optimization: Any, name: str) -> Any:
+def candidate_of(optimization: Any, name: str) -> Any:
     return next(c for c in optimization["candidates"] if c["name"] == name)
 
 
 def evidence(shell: Shell, kind: str, variant: str) -> list[Any]:
-    """Oldest first."""
-    _, _, told = shell.stack.request("GET", "/api/v1/models/digits/versions/1")
-    found = [
-        e for e in json.loads(told)["evidence"] if (e["kind"], e["variant"]) == (kind, variant)
-    ]
-    return sorted(found, key=lambda e: float(e["created_at"]))
+    """Evidence of a variant, oldest first."""
+    _, _, body = shell.stack.request("GET", "/api/v1/models/digits/versions/1")
+    every = json.loads(body)["evidence"]
+    matching = [e for e in every if (e["kind"], e["variant"]) == (kind, variant)]
+    return sorted(matching, key=lambda e: float(e["created_at"]))
 
 
 def is_running(job: Path) -> bool:
-    told = job / "job.json"
-    return told.is_file() and json.loads(told.read_bytes())["state"] == "running"
+    file = job / "job.json"
+    return file.is_file() and json.loads(file.read_bytes())["state"] == "running"
 
 
 def worker_of(job: Path) -> int:
-    found = subprocess.run(
+    pgrep = subprocess.run(
         ["pgrep", "-f", f"maas.processes.job {job}/spec.json"], capture_output=True, text=True
     )
-    return int(found.stdout.split()[0])
+    return int(pgrep.stdout.split()[0])
 
 
-def test_a_full_disk_ends_it_and_nothing_is_half_stored(shell: Shell) -> None:
-    there, before = variants(shell), set(jobs(shell))
+def test_a_full_disk_stops_the_job_and_leaves_nothing_incomplete(shell: Shell) -> None:
+    present, before = variants(shell), set(jobs(shell))
     version = shell.stack.client().models.version("digits:1").version
     original = version.manifest.variants[0].files[0].size
     words = ("optimize", "digits", "--gate", "accuracy>=-0.4", *QUICK, *CHEAP)
-    # Once before the job has begun, and once when a candidate is a little larger than that.
+    # The first limit stops the download of the original, the second one a larger candidate.
     for largest_file in (original // 2, original + 50):
         with start(shell, *words, largest_file=largest_file) as process:
             _, err = process.communicate(timeout=240)
         assert process.returncode == 1
         assert "no space is left" in err, err
-    assert variants(shell) == there
+    assert variants(shell) == present
     (job,) = set(jobs(shell)) - before
     assert not (job / "work" / "staging").exists()
     assert not (job / "publication" / "optimization.json").exists()

@@ -46,7 +46,7 @@ def check_gate(gate: str, version: Version, variant: Variant, evidence: Sequence
 
 def _compares(rule: Any) -> bool:
     """Whether the original satisfies the rule by being itself."""
-    if rule.kind not in ("difference", "relative"):
+    if rule.basis not in ("difference", "relative"):
         return False
     return bool(rule.value <= 0 if rule.at_least else rule.value >= 0)
 

@@ -1,7 +1,7 @@
-"""Optimize: make candidates, measure and judge each beside the original, choose the best.
+"""Engine of an optimization: makes, compares, measures and judges candidates, chooses the best.
 
-Everything that is finished is kept in the work folder, so that a killed run goes on where it was:
-a candidate is made once, compared once, judged once, and every run of it is measured once.
+Every finished step is kept in the work folder, so that a killed optimization can be resumed: each
+candidate is made, compared and judged once, and each of its paired runs is measured once.
 """
 
 from __future__ import annotations
@@ -36,207 +36,220 @@ Objective = Literal["latency", "throughput", "size", "memory"]
 
 @dataclass(frozen=True)
 class OptimizationRequest:
-    """What is wanted of an optimization."""
+    """Parameters of an optimization."""
 
     model: str
     """MODEL:VERSION"""
     objective: Objective = "throughput"
     gate: str = ""
     candidates: tuple[str, ...] = ()
-    """Names to try; empty: all."""
+    """Names of the candidates to try; empty: all."""
     seconds: float = 0.05
-    """Of a turn of the measurement."""
+    """Duration of a turn of the measurement."""
     runs: int = 8
-    """Fresh processes of each side that are measured."""
+    """Number of paired runs of each candidate."""
     seed: int = 0
     epochs: int = 0
-    """Of fine-tuning and distillation; 0: as many as the build had."""
+    """Epochs of fine-tuning and distillation; 0: as many as the build had."""
     command: str = ""
-    """That asks for the same."""
+    """Equivalent command."""
 
 
 @dataclass(frozen=True)
 class OptimizationOutcome:
+    """Results of an optimization, with the files of its candidates."""
+
     optimization: Optimization
     candidates: Mapping[str, Candidate]
-    """Those that could be made, by name; the original is one."""
+    """Candidates that could be made, by name, including the original."""
 
 
 @dataclass
 class ProgressReporter:
-    """Who is told how far it is, and who may stop it."""
+    """Reports how many steps are done, and passes on cancellation."""
 
     report: Callable[[Progress], None] = lambda progress: None
     cancelled: Callable[[], bool] = lambda: False
     done: int = 0
     total: int = 0
 
-    def say(self, message: str, values: dict[str, float] | None = None) -> None:
-        self.report(Progress(self.done, self.total, message, values or {}))
+    def update(self, message: str) -> None:
+        """Reports the current step."""
+        self.report(Progress(self.done, self.total, message, {}))
 
-    def check(self) -> None:
+    def raise_if_cancelled(self) -> None:
         if self.cancelled():
-            raise BuildCancelled("cancelled; --resume goes on with what is not finished")
+            raise BuildCancelled("cancelled; --resume continues with the unfinished steps")
 
 
 def optimize(
     subject: Subject | TextSubject,
     request: OptimizationRequest,
     workdir: Path,
-    watch: ProgressReporter | None = None,
+    progress: ProgressReporter | None = None,
 ) -> OptimizationOutcome:
-    """Tries every maker on `subject`. What is in `workdir` from a former run is not done again.
+    """Tries every method on `subject`. Steps that a former run finished in `workdir` are reused.
 
-    Raises InvalidInput for a request that cannot be understood, OutOfSpace if nothing more can
-    be written (what is finished stays), BuildCancelled.
+    Raises InvalidInput for an invalid request, OutOfSpace if the disk is full (finished steps are
+    kept), BuildCancelled.
     """
-    watch = watch or ProgressReporter()
-    kind: ModelKind[Any] = (
-        TextKind(subject, request.seed, request.seconds)
-        if isinstance(subject, TextSubject)
-        else TensorKind(subject, request.seed, request.epochs, request.seconds)
-    )
-    run = _Run(kind, request, workdir, watch)
-    made = run.make_all()
-    tried = run.judge_all(made)
-    chosen, why = choose(request.objective, tried)
+    progress = progress or ProgressReporter()
+    kind: ModelKind[Any]
+    if isinstance(subject, TextSubject):
+        kind = TextKind(subject, request.seed, request.seconds)
+    else:
+        kind = TensorKind(subject, request.seed, request.epochs, request.seconds)
+    run = _Run(kind, request, workdir, progress)
+    candidates = run.make_all()
+    results = run.judge_all(candidates)
+    chosen, reason = choose(request.objective, results)
     optimization = Optimization(
         model=request.model,
         task=kind.task,
         objective=request.objective,
         gate=run.gate.text,
-        results=tried,
+        results=results,
         chosen=chosen,
-        chosen_reason=why,
+        chosen_reason=reason,
         command=request.command,
         how=_how(kind, request),
         created_at=time.time(),
-        best={objective: choose(objective, tried)[0] for objective in OBJECTIVES},
+        best={objective: choose(objective, results)[0] for objective in OBJECTIVES},
     )
-    return OptimizationOutcome(optimization, {kind.original.name: kind.original, **made})
+    return OptimizationOutcome(optimization, {kind.original.name: kind.original, **candidates})
 
 
 @dataclass
 class _Run:
+    """State of one optimization."""
+
     kind: ModelKind[Any]
     request: OptimizationRequest
     workdir: Path
-    watch: ProgressReporter
+    progress: ProgressReporter
     gate: Gate = field(init=False)
-    makers: tuple[CandidateSpec, ...] = field(init=False)
+    methods: tuple[CandidateSpec, ...] = field(init=False)
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
         checked_objective(self.request.objective)
         self.gate = Gate.parse(self.request.gate)
-        self.makers = wanted(self.request.candidates, self.kind.makers())
+        self.methods = selected_methods(self.request.candidates, self.kind.methods())
         self.ledger = Ledger(self.workdir, _fingerprint(self.kind, self.request))
-        self.watch.total = len(self.makers) + (len(self.makers) + 1) * (self.request.runs + 2)
+        count = len(self.methods)
+        self.progress.total = count + (count + 1) * (self.request.runs + 2)
 
     def make_all(self) -> dict[str, Candidate]:
-        made: dict[str, Candidate] = {}
-        for maker in self.makers:
-            self.watch.check()
-            candidate = self.ledger.candidate(maker.name)
-            if candidate is None and self.ledger.skipped(maker.name) is None:
-                self.watch.say(f"making {maker.name}")
-                candidate = self._make(maker, made)
+        """All candidates that could be made, by name."""
+        finished: dict[str, Candidate] = {}
+        for method in self.methods:
+            self.progress.raise_if_cancelled()
+            candidate = self.ledger.candidate(method.name)
+            if candidate is None and self.ledger.skipped(method.name) is None:
+                self.progress.update(f"making {method.name}")
+                candidate = self._make(method, finished)
             if candidate is not None:
-                made[maker.name] = candidate
-            self.watch.done += 1
-        return made
+                finished[method.name] = candidate
+            self.progress.done += 1
+        return finished
 
-    def _make(self, maker: CandidateSpec, made: Mapping[str, Candidate]) -> Candidate | None:
+    def _make(self, method: CandidateSpec, finished: Mapping[str, Candidate]) -> Candidate | None:
+        """The new candidate; None if it could not be made, with the reason in the ledger."""
         try:
-            with self.ledger.stage() as folder:
-                place = CandidateFolder(
-                    folder,
-                    made,
-                    report=lambda text: self.watch.say(f"making {maker.name}: {text}"),
-                    cancelled=self.watch.cancelled,
+            with self.ledger.stage() as path:
+                folder = CandidateFolder(
+                    path,
+                    finished,
+                    progress=lambda text: self.progress.update(f"making {method.name}: {text}"),
+                    cancelled=self.progress.cancelled,
                 )
-                return self.ledger.finish(self._made(maker, place))
+                return self.ledger.finish(self._call_method(method, folder))
         except (OutOfSpace, BuildCancelled):
             raise
-        except NotApplicable as wrong:
-            self.ledger.skip(maker.name, wrong.message)
-        except MaasError as wrong:
-            self.ledger.skip(maker.name, f"it could not be made: {wrong.message}")
+        except NotApplicable as error:
+            self.ledger.save_skipped(method.name, error.message)
+        except MaasError as error:
+            self.ledger.save_skipped(method.name, f"it could not be made: {error.message}")
         return None
 
-    def _made(self, maker: CandidateSpec, place: CandidateFolder) -> Candidate:
+    def _call_method(self, method: CandidateSpec, folder: CandidateFolder) -> Candidate:
+        """Result of the method, with unexpected errors of libraries as InferenceFailed."""
         try:
-            return self.kind.make(maker, place)
+            return self.kind.make(method, folder)
         except (MaasError, OSError):
             raise
-        except Exception as wrong:
-            text = " ".join(str(wrong).split())[:300]
-            raise InferenceFailed(f"{type(wrong).__name__}: {text}") from wrong
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            raise InferenceFailed(f"{type(error).__name__}: {text}") from error
 
-    def judge_all(self, made: Mapping[str, Candidate]) -> tuple[CandidateResult, ...]:
-        """The original first, then every candidate in the order of the makers."""
+    def judge_all(self, candidates: Mapping[str, Candidate]) -> tuple[CandidateResult, ...]:
+        """Results of the original first, then of all candidates in the order of the methods."""
         original = self.kind.original
-        failed = self._take_turns((original, *made.values()))
-        found = [self._tried(original, failed)]
-        for maker in self.makers:
-            candidate = made.get(maker.name)
+        failures = self._run_steps((original, *candidates.values()))
+        results = [self._result(original, failures)]
+        for method in self.methods:
+            candidate = candidates.get(method.name)
             if candidate is None:
-                why = self.ledger.skipped(maker.name) or "it could not be made"
-                how = {"what": maker.what, "skipped": why}
-                found.append(CandidateResult(maker.name, original.runtime, how, failure=why))
+                reason = self.ledger.skipped(method.name) or "it could not be made"
+                how = {"description": method.description, "skipped": reason}
+                result = CandidateResult(method.name, original.runtime, how, failure=reason)
             else:
-                found.append(self._tried(candidate, failed))
-        found += [
-            CandidateResult(name, "", {"skipped": why}, failure=why)
-            for name, why in self.kind.skipped().items()
-            if not self.request.candidates
-        ]
-        return tuple(found)
+                result = self._result(candidate, failures)
+            results.append(result)
+        if not self.request.candidates:
+            for name, reason in self.kind.skipped().items():
+                how = {"skipped": reason}
+                results.append(CandidateResult(name, "", how, failure=reason))
+        return tuple(results)
 
-    def _take_turns(self, candidates: Sequence[Candidate]) -> dict[str, str]:
-        """Compares, measures and judges, all into the ledger; why that was not possible, by name:
-        one that crashes takes nobody with it. A run of each comes before the next of any, so
-        that what changes on the machine within minutes is seen by all, and by their intervals."""
-        failed: dict[str, str] = {}
-        unknown = [c for c in candidates if self.ledger.result(c.name) is None]
-        runs = [partial(self._sit, number) for number in range(self.request.runs)]
+    def _run_steps(self, candidates: Sequence[Candidate]) -> dict[str, str]:
+        """Compares, measures and judges all candidates, and stores the results in the ledger.
+
+        Returns the reason for each candidate that failed; its failure does not affect the others.
+        Each step covers all candidates before the next step begins, so that the paired runs of all
+        candidates are interleaved and changes of the machine within minutes affect all of them, and
+        show in their intervals.
+        """
+        failures: dict[str, str] = {}
+        pending = [c for c in candidates if self.ledger.result(c.name) is None]
+        runs = [partial(self._measure, number) for number in range(self.request.runs)]
         steps: list[Callable[[Candidate], None]] = [self._compare, *runs, self._judge]
-        self.watch.total = self.watch.done + len(unknown) * len(steps)
+        self.progress.total = self.progress.done + len(pending) * len(steps)
         for step in steps:
-            for candidate in unknown:
-                self.watch.check()
-                if candidate.name not in failed:
+            for candidate in pending:
+                self.progress.raise_if_cancelled()
+                if candidate.name not in failures:
                     try:
                         step(candidate)
                     except (OutOfSpace, BuildCancelled):
                         raise
-                    except MaasError as wrong:
+                    except MaasError as error:
                         if candidate is self.kind.original:
                             raise
-                        failed[candidate.name] = wrong.message
-                self.watch.done += 1
-        return failed
+                        failures[candidate.name] = error.message
+                self.progress.done += 1
+        return failures
 
     def _compare(self, candidate: Candidate) -> None:
         if self.ledger.comparison(candidate.name) is None:
-            self.watch.say(f"comparing {candidate.name}")
-            self.ledger.compared(self.kind.compare(candidate))
+            self.progress.update(f"comparing {candidate.name}")
+            self.ledger.save_comparison(self.kind.compare(candidate))
 
-    def _sit(self, number: int, candidate: Candidate) -> None:
+    def _measure(self, number: int, candidate: Candidate) -> None:
         name, count = candidate.name, self.request.runs
         if self.ledger.run(name, number) is None:
-            self.watch.say(f"measuring {name}, run {number + 1} of {count}")
-            self.ledger.save_run(name, number, self.kind.sit(candidate, number))
+            self.progress.update(f"measuring {name}, run {number + 1} of {count}")
+            self.ledger.save_run(name, number, self.kind.measure_pair(candidate, number))
 
     def _judge(self, candidate: Candidate) -> None:
         name = candidate.name
         comparison = self.ledger.comparison(name)
-        runs = [self.ledger.run(name, n) for n in range(self.request.runs)]
-        known = [run for run in runs if run is not None]
-        if comparison is None or len(known) < len(runs):
-            raise MaasError(f"what was measured of {name} is not where it was put")
-        measurement = self.kind.measurement(candidate, known)
-        tried = CandidateResult(
+        stored_runs = [self.ledger.run(name, number) for number in range(self.request.runs)]
+        runs = [run for run in stored_runs if run is not None]
+        if comparison is None or len(runs) < self.request.runs:
+            raise MaasError(f"the measurements of {name} cannot be read from the work folder")
+        measurement = self.kind.measurement(candidate, runs)
+        result = CandidateResult(
             name=name,
             runtime=candidate.runtime,
             how=dict(candidate.how),
@@ -247,41 +260,50 @@ class _Run:
             verdict=judge(self.gate, comparison, measurement),
             profile=self.kind.profile(candidate, measurement),
         )
-        self.ledger.judged(tried)
+        self.ledger.save_result(result)
 
-    def _tried(self, candidate: Candidate, failed: Mapping[str, str]) -> CandidateResult:
-        known = self.ledger.result(candidate.name)
-        if known is not None:
-            return known
-        why = f"it could not be measured: {failed.get(candidate.name, 'nothing is known of it')}"
-        return CandidateResult(candidate.name, candidate.runtime, dict(candidate.how), failure=why)
+    def _result(self, candidate: Candidate, failures: Mapping[str, str]) -> CandidateResult:
+        result = self.ledger.result(candidate.name)
+        if result is not None:
+            return result
+        reason = failures.get(candidate.name, "it has no result")
+        failure = f"it could not be measured: {reason}"
+        how = dict(candidate.how)
+        return CandidateResult(candidate.name, candidate.runtime, how, failure=failure)
 
 
-def wanted(names: tuple[str, ...], makers: tuple[CandidateSpec, ...]) -> tuple[CandidateSpec, ...]:
-    """The makers of these names and of what they are made of. Raises InvalidInput."""
-    known = {maker.name: maker for maker in makers}
-    unknown = [name for name in names if name not in known]
+def selected_methods(
+    names: tuple[str, ...], methods: tuple[CandidateSpec, ...]
+) -> tuple[CandidateSpec, ...]:
+    """Methods of these candidates and of those that they start from; all if `names` is empty.
+
+    Raises InvalidInput if a name is unknown.
+    """
+    by_name = {method.name: method for method in methods}
+    unknown = [name for name in names if name not in by_name]
     if unknown:
         raise InvalidInput(
-            f"there is no candidate {unknown[0]!r}; known are {', '.join(known)}",
+            f"candidates must be among {', '.join(by_name)}; got {unknown[0]!r}",
             field="candidates",
         )
-    needed = {*names, *(known[name].of for name in names)} or known.keys()
-    return tuple(maker for maker in known.values() if maker.name in needed)
+    if not names:
+        return methods
+    selected = {*names, *(by_name[name].base for name in names)}
+    return tuple(method for method in methods if method.name in selected)
 
 
 def _fingerprint(kind: ModelKind[Any], request: OptimizationRequest) -> str:
-    """Equal where a former run's candidates and figures may be taken over."""
-    told = {
+    """Digest of everything that candidates and figures depend on."""
+    inputs = {
         "original": [sha256_of(path) for path in kind.original.files.values()],
         "gate": request.gate,
         "seed": request.seed,
         "seconds": request.seconds,
         "runs": request.runs,
         "libraries": kind.libraries(),
-        **kind.told(),
+        **kind.fingerprint_inputs(),
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _how(kind: ModelKind[Any], request: OptimizationRequest) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What an ONNX graph consists of: parameters, bytes and multiply-adds of each layer."""
+"""Layers of an ONNX graph, with parameters, bytes and multiply-adds."""
 
 from __future__ import annotations
 
@@ -19,64 +19,63 @@ MATRIX_AT = {
     "Gemm": 1, "MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "QGemm": 3, "FusedMatMul": 1,
     "FusedGemm": 1, "DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1,
 }  # fmt: skip
-"""Which input holds the weights."""
+"""Index of the input that holds the weights, by operator."""
 RECURRENT = {"LSTM": 4, "GRU": 3, "RNN": 1}
-"""Gates."""
+"""Number of gates, by operator."""
 SCALES_AT = {
     "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "ConvInteger": (2, 3),
     "MatMulInteger": (2, 3), "QLinearConv": (1, 2, 4, 5, 6, 7), "QLinearMatMul": (1, 2, 4, 5, 6, 7),
     "QGemm": (1, 2, 4, 5, 7, 8),
 }  # fmt: skip
-"""Inputs that say how numbers are coded; they are no parameters."""
+"""Inputs with scales and zero points, which are not parameters."""
 PASSED_ON = ("DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Identity", "Reshape")
 LEARNED = (
     "nodes_values", "class_weights", "target_weights", "coefficients", "intercepts",
     "support_vectors", "vectors_per_class", "leaf_weights", "nodes_splits",
 )  # fmt: skip
-"""Attributes of ai.onnx.ml operators that training has set."""
+"""Attributes of ai.onnx.ml operators that hold parameters."""
 
 
 @dataclass
 class GraphLayer:
-    """A node with the weights that are meant for it."""
+    """A node with the weights that it computes with."""
 
     name: str
     op: str
     parameters: int = 0
     bytes: int = 0
     multiply_adds: int | None = 0
-    """For one row; None where a shape is not known."""
+    """Multiply-adds per row; None if a shape is unknown."""
 
 
 def read_layers(path: Path) -> list[GraphLayer]:
-    """The graph's nodes that have parameters or multiply.
+    """Nodes that have parameters or multiply, in the order of the graph.
 
-    Shapes are inferred by onnx for one row. Raises InvalidInput if the file is no ONNX model or
-    the library is missing.
+    Shapes are inferred by onnx for one row. Raises InvalidInput if the file is not an ONNX model,
+    or if the package is missing.
     """
     try:
         import onnx  # noqa: PLC0415  (0.3 s)
         from google.protobuf.message import (  # type: ignore[import-untyped]  # noqa: PLC0415
-            DecodeError,  # comes with onnx
+            DecodeError,  # a dependency of onnx
         )
     except ImportError:
         raise InvalidInput("a profile needs the package onnx: install openmaas[torch]") from None
     try:
         model = onnx.load(str(path))
-    except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as wrong:
-        raise InvalidInput(f"{path.name} is no ONNX model: {wrong}", field="files") from None
+    except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
+        raise InvalidInput(f"{path.name} is not an ONNX model: {error}", field="files") from None
     shapes = _shapes(onnx, model)
     layers = [GraphLayer(node.name or node.output[0], node.op_type) for node in model.graph.node]
-    consumers = {
-        name: (index, place)
-        for index, node in reversed(list(enumerate(model.graph.node)))
-        for place, name in enumerate(node.input)
-    }
+    consumers: dict[str, tuple[int, int]] = {}
+    for index, node in enumerate(model.graph.node):
+        for position, name in enumerate(node.input):
+            consumers.setdefault(name, (index, position))
     for tensor in model.graph.initializer:
-        found = _meant_for(model.graph.node, consumers, tensor.name)
-        if found is None:
+        user = _computing_node(model.graph.node, consumers, tensor.name)
+        if user is None:
             continue
-        index, is_weight = found
+        index, is_weight = user
         layers[index].bytes += _size(onnx, tensor)
         if is_weight and tensor.data_type != onnx.TensorProto.INT64:
             layers[index].parameters += math.prod(tensor.dims)
@@ -87,36 +86,41 @@ def read_layers(path: Path) -> list[GraphLayer]:
 
 
 def multiply_adds(onnx: Any, node: Any, shapes: Shapes) -> int | None:
-    """Of one node, by the shapes of what goes in and comes out; 0 for what multiplies little."""
+    """Multiply-adds of one node from the shapes of its inputs and outputs.
+
+    0 for operators that hardly multiply, None if a shape is unknown.
+    """
     op = node.op_type
     out = shapes.get(node.output[0])
     if op in WEIGHT_AT:
         weight = shapes.get(node.input[WEIGHT_AT[op]])
-        # Of a transposed convolution every input, of others every output meets a kernel.
-        met = shapes.get(node.input[0]) if op == "ConvTranspose" else out
-        return None if weight is None or met is None else math.prod(met) * math.prod(weight[1:])
+        # A transposed convolution applies the kernel at every input, others at every output.
+        applied = shapes.get(node.input[0]) if op == "ConvTranspose" else out
+        if weight is None or applied is None:
+            return None
+        return math.prod(applied) * math.prod(weight[1:])
     if op in MATRIX_AT:
         left = shapes.get(node.input[0])
         if left is None:
             return None
-        turned = {a.name: a.i for a in node.attribute if a.name in ("transA", "transB")}
-        inner = left[0] if turned.get("transA") else left[-1]
+        transposed = {a.name: a.i for a in node.attribute if a.name in ("transA", "transB")}
+        inner = left[0] if transposed.get("transA") else left[-1]
         right = shapes.get(node.input[MATRIX_AT[op]])
         if out is None and right is not None and len(right) == 2:
-            out = (*left[:-1], right[0] if turned.get("transB") else right[1])
+            out = (*left[:-1], right[0] if transposed.get("transB") else right[1])
         return None if out is None else math.prod(out) * inner
     if op in RECURRENT:
-        inside, weight = shapes.get(node.input[0]), shapes.get(node.input[1])
-        if inside is None or weight is None:
+        sequence, weight = shapes.get(node.input[0]), shapes.get(node.input[1])
+        if sequence is None or weight is None:
             return None
         directions, gates, hidden = weight[0], RECURRENT[op], weight[1] // RECURRENT[op]
-        steps = inside[0] * inside[1]
+        steps = sequence[0] * sequence[1]
         return steps * directions * gates * hidden * (weight[2] + hidden)
     return 0
 
 
 def _shapes(onnx: Any, model: Any) -> dict[str, tuple[int, ...]]:
-    """By tensor, where all dimensions are known for one row."""
+    """Shapes by tensor name, where all dimensions are known for one row."""
     weights = {t.name for t in model.graph.initializer}
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
@@ -129,26 +133,29 @@ def _shapes(onnx: Any, model: Any) -> dict[str, tuple[int, ...]]:
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except (RuntimeError, ValueError):
         return {}
-    found = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
         if value.type.tensor_type.HasField("shape") and all(d.dim_value > 0 for d in dims):
-            found[value.name] = tuple(d.dim_value for d in dims)
-    return found
+            shapes[value.name] = tuple(d.dim_value for d in dims)
+    return shapes
 
 
-def _meant_for(
+def _computing_node(
     nodes: Any, consumers: Mapping[str, tuple[int, int]], name: str
 ) -> tuple[int, bool] | None:
-    """The node that computes with this initializer, behind those that only change its form, and
-    whether it is a weight and no scale."""
+    """Index of the node that computes with an initializer, and whether it is a weight, not a scale.
+
+    Nodes that only change the form of a tensor are followed to the next one. None if the
+    initializer is not used.
+    """
     weight = True
     for _ in range(len(PASSED_ON)):
         if name not in consumers:
             return None
-        index, place = consumers[name]
+        index, position = consumers[name]
         node = nodes[index]
-        weight = weight and place not in SCALES_AT.get(node.op_type, ())
+        weight = weight and position not in SCALES_AT.get(node.op_type, ())
         if node.op_type not in PASSED_ON or node.output[0] not in consumers:
             return index, weight
         name = node.output[0]
@@ -156,7 +163,7 @@ def _meant_for(
 
 
 def _add_attributes(onnx: Any, layer: GraphLayer, node: Any) -> None:
-    """What is kept in the node itself: constants, and trees of ai.onnx.ml."""
+    """Adds parameters stored in the node itself: constants, and trees of ai.onnx.ml."""
     for attribute in node.attribute:
         if node.op_type == "Constant" and attribute.name == "value":
             floats = attribute.t.data_type in (1, 10, 11, 16)
@@ -168,7 +175,7 @@ def _add_attributes(onnx: Any, layer: GraphLayer, node: Any) -> None:
 
 
 def _size(onnx: Any, tensor: Any) -> int:
-    """Bytes of a tensor, also where several elements share a byte."""
+    """Bytes of a tensor, whose elements may be smaller than a byte."""
     bits = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2}.get(tensor.data_type)
     if bits is None:
         bits = int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize) * 8

@@ -1,13 +1,13 @@
-"""What an optimization has finished, on disk, so that a killed one does not do it again.
+"""Finished steps of an optimization on disk, so that it can be resumed after a kill.
 
-made/NAME/model.onnx       a candidate's file
-made/NAME/answers          what it says about the test rows, if it is one that answers rows
-made/NAME/candidate.json   there when the candidate is complete
-measured/NAME/compared.json, run-0.json, …
-                           what is known of it so far
-judged/NAME.json           how it was measured and judged
-left/NAME.json             why a candidate could not be made
-staging/                   what was not finished; never looked at
+candidates/NAME/model.onnx       file of a candidate
+candidates/NAME/outputs          its outputs for the test rows, if it answers rows
+candidates/NAME/candidate.json   its description; present once the candidate is complete
+measurements/NAME/comparison.json, run-0.json, …
+                                 comparison with the original, and each paired run
+results/NAME.json                final result of a candidate
+skipped/NAME.json                reason why a candidate could not be made
+staging/                         unfinished work, never read
 """
 
 from __future__ import annotations
@@ -32,54 +32,58 @@ from maas.lifecycle.optimize.results import (
     to_json,
 )
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROBE_BYTES = 1 << 20
-PARTS = ("made", "measured", "judged", "left")
+FOLDERS = ("candidates", "measurements", "results", "skipped")
 
 
 class Ledger:
+    """Finished steps of one optimization."""
+
     def __init__(self, root: Path, fingerprint: str) -> None:
-        """Starts over if `root` is of another fingerprint. Raises OutOfSpace."""
+        """Discards everything in `root` that has another fingerprint. Raises OutOfSpace."""
         self._root = root
         self._staging = root / "staging"
         with space(root):
-            known = root / "fingerprint"
-            if not known.is_file() or known.read_text() != fingerprint:
-                for part in (*PARTS, "staging"):
-                    shutil.rmtree(root / part, ignore_errors=True)
-            for part in PARTS:
-                (root / part).mkdir(parents=True, exist_ok=True)
-            _write(known, fingerprint.encode())
+            file = root / "fingerprint"
+            if not file.is_file() or file.read_text() != fingerprint:
+                for folder in (*FOLDERS, "staging"):
+                    shutil.rmtree(root / folder, ignore_errors=True)
+            for folder in FOLDERS:
+                (root / folder).mkdir(parents=True, exist_ok=True)
+            _write(file, fingerprint.encode())
 
     def candidate(self, name: str) -> Candidate | None:
-        folder = self._root / "made" / name
-        raw = _read(folder / "candidate.json")
-        if raw is None:
+        folder = self._root / "candidates" / name
+        values = _read(folder / "candidate.json")
+        if values is None:
             return None
-        files = {file: folder / file for file in raw.pop("files")}
-        return Candidate(files=files, **raw)
+        files = {file: folder / file for file in values.pop("files")}
+        return Candidate(files=files, **values)
 
     def skipped(self, name: str) -> str | None:
-        """Why it could not be made; None if it was not tried or was made."""
-        raw = _read(self._root / "left" / f"{name}.json")
-        return None if raw is None else str(raw["reason"])
+        """Reason why a candidate could not be made; None if it was made or not tried yet."""
+        values = _read(self._root / "skipped" / f"{name}.json")
+        return None if values is None else str(values["reason"])
 
     def result(self, name: str) -> CandidateResult | None:
-        raw = _read(self._root / "judged" / f"{name}.json")
-        return None if raw is None else from_json(raw, CandidateResult)
+        values = _read(self._root / "results" / f"{name}.json")
+        return None if values is None else from_json(values, CandidateResult)
 
     def comparison(self, name: str) -> Comparison | None:
-        raw = _read(self._root / "measured" / name / "compared.json")
-        return None if raw is None else from_json(raw, Comparison)
+        values = _read(self._root / "measurements" / name / "comparison.json")
+        return None if values is None else from_json(values, Comparison)
 
     def run(self, name: str, number: int) -> PairedRun | None:
-        raw = _read(self._root / "measured" / name / f"run-{number}.json")
-        return None if raw is None else from_json(raw, PairedRun)
+        values = _read(self._root / "measurements" / name / f"run-{number}.json")
+        return None if values is None else from_json(values, PairedRun)
 
     @contextmanager
     def stage(self) -> Iterator[Path]:
-        """An empty folder, gone afterwards unless `finish` took it. Raises OutOfSpace, also for
-        what a library reports otherwise when the disk is full."""
+        """An empty folder, which is removed at the end unless `finish` moved it.
+
+        Raises OutOfSpace, also if the disk is full and a library reports another error for that.
+        """
         shutil.rmtree(self._staging, ignore_errors=True)
         try:
             with space(self._root):
@@ -87,15 +91,17 @@ class Ledger:
                 yield self._staging
         except OutOfSpace:
             raise
-        except MaasError as wrong:
-            self.refuse_full(wrong)
+        except MaasError as error:
+            self._refuse_full_disk(error)
             raise
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
 
     def finish(self, candidate: Candidate) -> Candidate:
-        """The staged candidate, with all that lies beside it, where it stays. After this it is
-        never made again."""
+        """Moves the staged candidate with all its files to its final place, and returns it.
+
+        A finished candidate is not made again.
+        """
         record = {
             "name": candidate.name,
             "runtime": candidate.runtime,
@@ -108,36 +114,37 @@ class Ledger:
         for path in self._staging.iterdir():
             _sync(path)
         _write(self._staging / "candidate.json", msgspec.json.encode(record))
-        target = self._root / "made" / candidate.name
+        target = self._root / "candidates" / candidate.name
         self._staging.rename(target)
-        found = self.candidate(candidate.name)
-        if found is None:
-            raise MaasError(f"candidate {candidate.name} is not where it was put: {target}")
-        return found
+        finished = self.candidate(candidate.name)
+        if finished is None:
+            raise MaasError(f"candidate {candidate.name} cannot be read from {target}")
+        return finished
 
-    def skip(self, name: str, why: str) -> None:
+    def save_skipped(self, name: str, reason: str) -> None:
         with space(self._root):
-            _write(self._root / "left" / f"{name}.json", msgspec.json.encode({"reason": why}))
+            content = msgspec.json.encode({"reason": reason})
+            _write(self._root / "skipped" / f"{name}.json", content)
 
-    def compared(self, comparison: Comparison) -> None:
-        self._measured(comparison.candidate, "compared.json", comparison)
+    def save_comparison(self, comparison: Comparison) -> None:
+        self._save_measurement(comparison.candidate, "comparison.json", comparison)
 
     def save_run(self, name: str, number: int, run: PairedRun) -> None:
-        self._measured(name, f"run-{number}.json", run)
+        self._save_measurement(name, f"run-{number}.json", run)
 
-    def _measured(self, name: str, file: str, found: Comparison | PairedRun) -> None:
+    def _save_measurement(self, name: str, file: str, record: Comparison | PairedRun) -> None:
         with space(self._root):
-            folder = self._root / "measured" / name
+            folder = self._root / "measurements" / name
             folder.mkdir(exist_ok=True)
-            _write(folder / file, msgspec.json.encode(to_json(found)))
+            _write(folder / file, msgspec.json.encode(to_json(record)))
 
-    def judged(self, tried: CandidateResult) -> None:
+    def save_result(self, result: CandidateResult) -> None:
         with space(self._root):
-            path = self._root / "judged" / f"{tried.name}.json"
-            _write(path, msgspec.json.encode(to_json(tried)))
+            path = self._root / "results" / f"{result.name}.json"
+            _write(path, msgspec.json.encode(to_json(result)))
 
-    def refuse_full(self, wrong: Exception) -> None:
-        """Raises OutOfSpace if nothing can be written any more: not every library says so."""
+    def _refuse_full_disk(self, cause: Exception) -> None:
+        """Raises OutOfSpace if nothing can be written: not every library reports that."""
         with space(self._root):
             probe = self._root / "probe"
             try:
@@ -145,36 +152,37 @@ class Ledger:
                     file.write(bytes(PROBE_BYTES))
                     file.flush()
                     os.fsync(file.fileno())
-            except OSError as full:
-                raise full from wrong
+            except OSError as error:
+                raise error from cause
             finally:
                 probe.unlink(missing_ok=True)
 
 
 @contextmanager
 def space(root: Path) -> Iterator[None]:
-    """A full disk, a quota and a file size limit as OutOfSpace."""
+    """Converts errors of a full disk, a quota or a file size limit to OutOfSpace."""
     try:
         yield
-    except OSError as wrong:
-        if wrong.errno not in FULL:
+    except OSError as error:
+        if error.errno not in DISK_FULL:
             raise
         raise OutOfSpace(
-            f"no space is left to write in {root}: {wrong.strerror}. What is finished stays; make "
-            "room and start the job again with --resume"
-        ) from wrong
+            f"no space is left to write in {root}: {error.strerror}. Finished steps are kept; free "
+            "some space and start the job again with --resume"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """Values of a JSON file; None if it is missing or incomplete."""
     try:
-        found: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        values: dict[str, Any] = msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError):
         return None
-    return found
+    return values
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all, and durable."""
+    """Writes a file atomically and durably."""
     temporary = path.with_name(f".{path.name}.new")
     try:
         temporary.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What an optimization must be able to do with a kind of model; the engine does the rest."""
+"""Interface of a kind of model that can be optimized. The engine does everything else."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from maas.lifecycle.optimize.results import Candidate, Comparison, Measurement
 
 
 class CandidateSpec(Protocol):
-    """What makes one candidate, of the original or `of` another candidate."""
+    """A method that makes one candidate."""
 
     @property
     def name(self) -> str: ...
     @property
-    def of(self) -> str: ...
+    def base(self) -> str:
+        """Name of the candidate that it starts from; empty: the original."""
+
     @property
-    def what(self) -> str:
-        """In a line, for who reads the report."""
+    def description(self) -> str:
+        """One line for readers of the report."""
 
 
 M = TypeVar("M", bound=CandidateSpec, contravariant=True)
@@ -29,18 +31,18 @@ M = TypeVar("M", bound=CandidateSpec, contravariant=True)
 
 @dataclass(frozen=True)
 class CandidateFolder:
-    """Where a candidate is made."""
+    """An empty folder for a candidate, with what a method needs besides the model."""
 
-    folder: Path
-    """Empty; what is in it afterwards is the candidate."""
-    made: Mapping[str, Candidate]
-    """Those that are finished, by name."""
-    report: Callable[[str], None] = lambda message: None
+    path: Path
+    """Its contents become the candidate's files."""
+    finished: Mapping[str, Candidate]
+    """Candidates made so far, by name."""
+    progress: Callable[[str], None] = lambda message: None
     cancelled: Callable[[], bool] = lambda: False
 
 
 class ModelKind(Protocol[M]):
-    """Models that answer rows of tensors are one kind, those that write text another."""
+    """A kind of model: models that answer rows of tensors, or models that generate text."""
 
     @property
     def original(self) -> Candidate: ...
@@ -48,30 +50,31 @@ class ModelKind(Protocol[M]):
     def task(self) -> Task: ...
     @property
     def how(self) -> Mapping[str, Any]:
-        """Where that comes from on which candidates are judged."""
+        """Origin of the data that candidates are judged on."""
 
-    def makers(self) -> tuple[Any, ...]:
-        """In the order in which they are tried, simpler candidates first."""
+    def methods(self) -> tuple[Any, ...]:
+        """All methods in the order in which they are tried, simpler ones first."""
 
     def skipped(self) -> dict[str, str]:
-        """What is not tried on any model of this kind, and why."""
+        """Methods that are tried on no model of this kind, with the reasons."""
 
-    def make(self, maker: M, place: CandidateFolder) -> Candidate:
-        """A candidate that has answered. Raises NotApplicable, or another MaasError."""
+    def make(self, method: M, folder: CandidateFolder) -> Candidate:
+        """A candidate that has answered once. Raises NotApplicable, or another MaasError."""
 
     def compare(self, candidate: Candidate) -> Comparison:
-        """What it says beside what the original says; may be the original itself."""
+        """Outputs of the candidate against those of the original. It may be the original."""
 
-    def sit(self, candidate: Candidate, number: int) -> PairedRun:
-        """What it costs, in turns with the original: run `number`, from 0."""
+    def measure_pair(self, candidate: Candidate, number: int) -> PairedRun:
+        """Paired run `number`, from 0, of the candidate and the original."""
 
     def measurement(self, candidate: Candidate, runs: Sequence[PairedRun]) -> Measurement:
-        """All its runs together."""
+        """Measurement from all paired runs of a candidate."""
 
     def profile(self, candidate: Candidate, measurement: Measurement) -> dict[str, Any]:
-        """What it consists of."""
+        """Profile of a candidate; JSON values."""
 
-    def told(self) -> dict[str, Any]:
-        """Whatever its candidates and figures depend on, besides the request; JSON values."""
+    def fingerprint_inputs(self) -> dict[str, Any]:
+        """Everything that candidates and figures depend on, except the request; JSON values."""
 
-    def libraries(self) -> dict[str, str]: ...
+    def libraries(self) -> dict[str, str]:
+        """Versions of the libraries that make and run candidates."""

@@ -1,4 +1,4 @@
-"""From what an optimization found to what the server gets: variants, evidence and a report."""
+"""Variants, evidence and report from the outcome of an optimization."""
 
 from __future__ import annotations
 
@@ -18,57 +18,65 @@ from maas.lifecycle.optimize.report.summary import summary
 from maas.lifecycle.optimize.results import Candidate, CandidateResult, Optimization, to_json
 
 
-def prepare_optimization(found: OptimizationOutcome, workdir: Path) -> PreparedOptimization:
-    """Variants for the candidates that passed, evidence for all, and the report as its file.
+def prepare_optimization(outcome: OptimizationOutcome, workdir: Path) -> PreparedOptimization:
+    """Variants of the candidates that passed, evidence for all candidates, and the report.
 
-    Evidence also of those that were refused: an earlier run may have let the same one pass, and a
-    gate is held against what was measured last.
+    Rejected candidates get evidence, too: an earlier run may have accepted the same candidate, and
+    a gate must use the latest measurement.
     """
-    optimization = found.optimization
-    # Evidence has the intervals by which it was judged: a gate must find the same again.
-    shown = with_report_intervals(optimization)
+    optimization = outcome.optimization
+    # The evidence has the intervals that the verdicts are based on, so that a gate repeats them.
+    reported = with_report_intervals(optimization)
     page = workdir / REPORT
-    page.write_text(render_optimization(shown), encoding="utf-8")
+    page.write_text(render_optimization(reported), encoding="utf-8")
     figures = workdir / FIGURES
-    figures.write_bytes(msgspec.json.encode(to_json(shown)))
-    variants: list[Variant] = []
-    refused: list[Variant] = []
+    figures.write_bytes(msgspec.json.encode(to_json(reported)))
+    accepted: list[Variant] = []
+    rejected: list[Variant] = []
     files: list[tuple[Path, File]] = [(page, _file(page)), (figures, _file(figures))]
-    evidence = [_evidence(optimization, _file(page)), _figures(optimization, _file(figures))]
-    for tried in optimization.results:
-        if tried.name not in found.candidates:
+    evidence = [
+        _optimization_evidence(optimization, _file(page)),
+        _figures_evidence(optimization, _file(figures)),
+    ]
+    for result in optimization.results:
+        if result.name not in outcome.candidates:
             continue
-        evidence += _of_variant(optimization, tried)
-        if tried is optimization.original:
+        evidence += _variant_evidence(optimization, result)
+        if result is optimization.original:
             continue
-        variant, own = _variant(found.candidates[tried.name])
-        if tried.passed:
-            variants.append(variant)
-            files += own
+        variant, variant_files = _variant(outcome.candidates[result.name])
+        if result.passed:
+            accepted.append(variant)
+            files += variant_files
         else:
-            refused.append(variant)
+            rejected.append(variant)
     return PreparedOptimization(
         model=optimization.model,
-        variants=tuple(variants),
+        variants=tuple(accepted),
         evidence=tuple(evidence),
         files=tuple(files),
-        refused=tuple(refused),
-        summary=summary_of(shown),
+        rejected=tuple(rejected),
+        summary=short_summary(reported),
     )
 
 
-def summary_of(optimization: Optimization) -> dict[str, Any]:
-    """What `maas optimize -o json` prints; what is long is in the figures."""
-    found = summary(optimization)
-    for candidate in found["candidates"]:
-        for long in ("verdict", "comparison", "profile"):
-            candidate.pop(long, None)
-    return found
+def short_summary(optimization: Optimization) -> dict[str, Any]:
+    """Output of `maas optimize -o json`: the summary without the long parts, which are in the
+    figures."""
+    values = summary(optimization)
+    for candidate in values["candidates"]:
+        for key in ("verdict", "comparison", "profile"):
+            candidate.pop(key, None)
+    return values
 
 
-def _evidence(optimization: Optimization, page: File) -> Evidence:
-    """For the version as a whole: what was tried, and which is best for the objective."""
-    chosen = next(t for t in optimization.results if t.name == optimization.chosen)
+def _optimization_evidence(optimization: Optimization, page: File) -> Evidence:
+    """Evidence for the whole version: all candidates, and the best one for each objective."""
+    chosen = next(r for r in optimization.results if r.name == optimization.chosen)
+    candidates = [
+        {"name": c["name"], "passed": c["passed"], "reason": c["reason"]}
+        for c in short_summary(optimization)["candidates"]
+    ]
     return Evidence(
         kind="optimization",
         values={
@@ -78,10 +86,7 @@ def _evidence(optimization: Optimization, page: File) -> Evidence:
             "chosen_reason": optimization.chosen_reason,
             "threads": chosen.threads,
             "best": dict(optimization.best),
-            "candidates": [
-                {"name": c["name"], "passed": c["passed"], "reason": c["reason"]}
-                for c in summary_of(optimization)["candidates"]
-            ],
+            "candidates": candidates,
         },
         how={**optimization.how, "command": optimization.command},
         file=page,
@@ -89,42 +94,42 @@ def _evidence(optimization: Optimization, page: File) -> Evidence:
     )
 
 
-def _figures(optimization: Optimization, file: File) -> Evidence:
-    """Every figure of the report, for programs."""
+def _figures_evidence(optimization: Optimization, file: File) -> Evidence:
+    """Evidence with every figure of the report, for programs."""
     how = {"command": optimization.command, "made": "with the report"}
     values = {"objective": optimization.objective, "gate": optimization.gate}
     created = optimization.created_at
     return Evidence("optimization-figures", values, how, file=file, created_at=created)
 
 
-def _of_variant(optimization: Optimization, tried: CandidateResult) -> list[Evidence]:
-    """What a gate is held against later, and what the variant costs."""
-    how = {**optimization.how, "command": optimization.command, "made": dict(tried.how)}
-    found = []
+def _variant_evidence(optimization: Optimization, result: CandidateResult) -> list[Evidence]:
+    """Comparison and measurement, which gates use later, and the profile of one candidate."""
+    how = {**optimization.how, "command": optimization.command, "made": dict(result.how)}
+    evidence = []
     created = optimization.created_at
-    if tried.comparison is not None:
-        # The matrices are in the report; for a thousand classes they are millions of numbers.
-        values = to_json(replace(tried.comparison, confusion=()))
-        found.append(Evidence("comparison", values, how, tried.name, created_at=created))
-    if tried.measurement is not None:
-        values = to_json(tried.measurement)
-        found.append(Evidence("measurement", values, how, tried.name, created_at=created))
-    if tried.profile is not None:
-        values = {k: v for k, v in tried.profile.items() if k != "how"}
-        obtained = {**how, **tried.profile.get("how", {})}
-        found.append(Evidence("profile", values, obtained, tried.name, created_at=created))
-    return found
+    if result.comparison is not None:
+        # The matrices are in the report; with a thousand classes they have millions of numbers.
+        values = to_json(replace(result.comparison, confusion=()))
+        evidence.append(Evidence("comparison", values, how, result.name, created_at=created))
+    if result.measurement is not None:
+        values = to_json(result.measurement)
+        evidence.append(Evidence("measurement", values, how, result.name, created_at=created))
+    if result.profile is not None:
+        values = {k: v for k, v in result.profile.items() if k != "how"}
+        profile_how = {**how, **result.profile.get("how", {})}
+        evidence.append(Evidence("profile", values, profile_how, result.name, created_at=created))
+    return evidence
 
 
 def _variant(candidate: Candidate) -> tuple[Variant, list[tuple[Path, File]]]:
     files = [(path, replace(_file(path), name=name)) for name, path in candidate.files.items()]
-    noun = Variant(
+    variant = Variant(
         candidate.name,
         candidate.runtime,
         tuple(file for _, file in files),
         dict(candidate.options),
     )
-    return noun, files
+    return variant, files
 
 
 def _file(path: Path) -> File:

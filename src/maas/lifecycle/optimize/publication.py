@@ -1,6 +1,6 @@
-"""What an optimization has for the server: variants that passed, and the evidence of all.
+"""Results of an optimization for the server: accepted variants, and evidence for all variants.
 
-Apart from the engine, so that sending needs none of its libraries.
+This module does not import the engine, so that sending needs none of its libraries.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from maas.domain.models import Evidence, File, Variant
 
 CONTENT = "optimization.json"
 ORIGINAL = "original.model"
-"""The file of the version's first variant, in a job's folder."""
+"""Name in a job's folder of the file of the version's first variant."""
 REPORT = "optimization.html"
 FIGURES = "optimization-figures.json"
-"""Every word of the Optimization, for programs."""
+"""The complete `Optimization` as JSON."""
 
 
 @dataclass(frozen=True)
 class PreparedOptimization:
-    """New variants of a version, each with its files, and evidence that names them."""
+    """New variants of a version with their files, and the evidence about them."""
 
     model: str
     """MODEL:VERSION"""
     variants: tuple[Variant, ...]
     evidence: tuple[Evidence, ...]
     files: tuple[tuple[Path, File], ...]
-    """Where each file of variants and evidence is on this machine."""
-    refused: tuple[Variant, ...] = ()
-    """Others that `evidence` names. It counts only for those that the version has already."""
+    """Local path of each file of variants and evidence."""
+    rejected: tuple[Variant, ...] = ()
+    """Other variants in `evidence`. Their evidence is sent only if the version already has them."""
     summary: dict[str, Any] = field(default_factory=dict)
     """{model, objective, gate, chosen, chosen_reason, candidates: [{name, passed, …}], …}"""
 
     def save(self, directory: Path) -> None:
-        """Copies everything to `directory`, complete when `optimization.json` is there."""
+        """Copies everything to `directory`; `optimization.json` is written last."""
         directory.mkdir(parents=True, exist_ok=True)
         for path, file in self.files:
-            place = directory / file.sha256
-            if not place.is_file() or place.stat().st_size != file.size:
+            target = directory / file.sha256
+            if not target.is_file() or target.stat().st_size != file.size:
                 staged = directory / f".{file.sha256}.new"
                 shutil.copyfile(path, staged)
-                staged.replace(place)
+                staged.replace(target)
         content = {
             "model": self.model,
             "variants": [v.to_dict() for v in self.variants],
-            "refused": [v.to_dict() for v in self.refused],
+            "rejected": [v.to_dict() for v in self.rejected],
             "evidence": [e.to_dict() for e in self.evidence],
             "summary": self.summary,
         }
@@ -64,13 +64,11 @@ class PreparedOptimization:
         try:
             raw = msgspec.json.decode((directory / CONTENT).read_bytes())
         except (OSError, msgspec.DecodeError):
-            raise InvalidInput(f"{directory} has no finished optimization") from None
+            raise InvalidInput(f"{directory} contains no finished optimization") from None
         variants = tuple(Variant.from_dict(v) for v in raw["variants"])
         evidence = tuple(Evidence.from_dict(e) for e in raw["evidence"])
-        files = [
-            *(f for v in variants for f in v.files),
-            *(e.file for e in evidence if e.file),
-        ]
-        placed = tuple((directory / f.sha256, f) for f in files)
-        refused = tuple(Variant.from_dict(v) for v in raw.get("refused", ()))
-        return cls(raw["model"], variants, evidence, placed, refused, raw["summary"])
+        files = [file for variant in variants for file in variant.files]
+        files += [item.file for item in evidence if item.file]
+        paths = tuple((directory / file.sha256, file) for file in files)
+        rejected = tuple(Variant.from_dict(v) for v in raw.get("rejected", ()))
+        return cls(raw["model"], variants, evidence, paths, rejected, raw["summary"])

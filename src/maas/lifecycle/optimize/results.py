@@ -169,7 +169,7 @@ class Difference:
 class RowGroup:
     """Differences on the rows of one class, or of one group of a slice."""
 
-    kind: str
+    grouping: str
     """class | slice"""
     name: str
     """The class's name, or `slice=value`."""

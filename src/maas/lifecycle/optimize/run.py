@@ -1,4 +1,4 @@
-"""One optimization from a version to what the server gets, in a job or in a session."""
+"""A complete optimization of a version, in a job or in a Python session."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from maas.lifecycle.optimize.engine import (
     optimize,
 )
 from maas.lifecycle.optimize.ledger import space
-from maas.lifecycle.optimize.measurement.estimator_baseline import beside_estimator
+from maas.lifecycle.optimize.measurement.estimator_baseline import compare_with_estimator
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.publication import PreparedOptimization
 from maas.lifecycle.optimize.source import find_build, subject_of_build, subject_of_data
 from maas.lifecycle.optimize.subject import Subject
-from maas.lifecycle.optimize.text.subject import TextSubject, text_subject, writes_text
+from maas.lifecycle.optimize.text.subject import TextSubject, generates_text, text_subject
 from maas.lifecycle.recipe import OptimizeStep, optimize_step
 
 
 @dataclass(frozen=True)
 class OptimizationJob:
-    """A version and what is wanted of it, as a job's folder keeps it."""
+    """A version and the parameters of its optimization, as stored in a job's folder."""
 
     ref: str
     """MODEL:VERSION"""
     manifest: Manifest
     original: Path
-    """The file of the version's first variant, on this machine."""
+    """Local file of the version's first variant."""
     step: OptimizeStep
     data: Path | None = None
-    """NPZ file with X and maybe y, for a version that was not built here."""
+    """NPZ file with X and optionally y, for a version that was not built on this machine."""
     text: Path | None = None
-    """A text to compare language models on; None: the one of this package."""
+    """Text to compare language models on; None: the text of this package."""
 
     @classmethod
     def of_job(cls, options: dict[str, Any], original: Path) -> OptimizationJob:
-        """As the options of a job's spec say."""
+        """From the options of a job's spec."""
         return cls(
             ref=options["ref"],
             manifest=Manifest.from_dict(options["manifest"]),
@@ -55,36 +55,41 @@ class OptimizationJob:
 
 
 def run_optimization_job(
-    order: OptimizationJob, jobs_dir: Path, workdir: Path, watch: ProgressReporter | None = None
+    job: OptimizationJob,
+    jobs_dir: Path,
+    workdir: Path,
+    progress: ProgressReporter | None = None,
 ) -> PreparedOptimization:
-    """Everything but the sending. What is finished in `workdir` is not done again.
+    """Optimizes a version and prepares the results for the server, without sending them.
 
-    Raises InvalidInput if there is nothing to judge candidates with, OutOfSpace, BuildCancelled.
+    Steps that a former run finished in `workdir` are reused. Raises InvalidInput if there is no
+    data to judge candidates with, OutOfSpace, BuildCancelled.
     """
-    watch = watch or ProgressReporter()
-    subject = _subject(order, jobs_dir, watch)
-    gate = order.step.gate or default_gate(subject)
-    runs = order.step.runs or default_runs(subject)
+    progress = progress or ProgressReporter()
+    subject = _subject(job, jobs_dir, progress)
+    gate = job.step.gate or default_gate(subject)
+    runs = job.step.runs or default_runs(subject)
     request = OptimizationRequest(
-        model=order.ref,
-        objective=order.step.objective,
+        model=job.ref,
+        objective=job.step.objective,
         gate=gate,
-        candidates=order.step.candidates,
-        seconds=order.step.seconds,
+        candidates=job.step.candidates,
+        seconds=job.step.seconds,
         runs=runs,
-        seed=order.step.seed,
-        epochs=order.step.epochs,
-        command=command_of(order, gate, runs),
+        seed=job.step.seed,
+        epochs=job.step.epochs,
+        command=command_of(job, gate, runs),
     )
     with space(workdir):
-        found = _with_estimator(subject, optimize(subject, request, workdir, watch), request)
-        watch.say("writing the report")
-        return prepare_optimization(found, workdir)
+        outcome = optimize(subject, request, workdir, progress)
+        outcome = _with_estimator(subject, outcome, request)
+        progress.update("writing the report")
+        return prepare_optimization(outcome, workdir)
 
 
 def default_gate(subject: Subject | TextSubject) -> str:
-    """What may be lost if nobody says: at most one point, one percent of an error, or five percent
-    of a perplexity."""
+    """Gate of a request without one: at most one point of accuracy, one percent of an error, or
+    five percent of a perplexity may be lost."""
     if isinstance(subject, TextSubject):
         return "perplexity<=+5%"
     if subject.rows.y is None:
@@ -93,58 +98,63 @@ def default_gate(subject: Subject | TextSubject) -> str:
 
 
 def default_runs(subject: Subject | TextSubject) -> int:
-    """Of a language model fewer, for one takes many times as long."""
+    """Fewer for a language model, because a run takes many times as long."""
     return 4 if isinstance(subject, TextSubject) else 8
 
 
-def command_of(order: OptimizationJob, gate: str, runs: int) -> str:
-    """The command that does the same again."""
-    step, parts = order.step, ["maas", "optimize", order.ref]
+def command_of(job: OptimizationJob, gate: str, runs: int) -> str:
+    """The command that repeats this optimization."""
+    step, parts = job.step, ["maas", "optimize", job.ref]
     parts += ["--objective", step.objective, "--gate", gate]
     parts += ["--seconds", f"{step.seconds:g}", "--runs", str(runs)]
     parts += ["--seed", str(step.seed)]
     if step.epochs:
         parts += ["--epochs", str(step.epochs)]
-    if order.data is not None:
-        parts += ["--data", str(order.data)]
-    if order.text is not None:
-        parts += ["--text", str(order.text)]
+    if job.data is not None:
+        parts += ["--data", str(job.data)]
+    if job.text is not None:
+        parts += ["--text", str(job.text)]
     for name in step.candidates:
         parts += ["--candidate", name]
     return shlex.join(parts)
 
 
 def _subject(
-    order: OptimizationJob, jobs_dir: Path, watch: ProgressReporter
+    job: OptimizationJob, jobs_dir: Path, progress: ProgressReporter
 ) -> Subject | TextSubject:
-    if writes_text(order.manifest):
-        if order.data is not None:
-            raise InvalidInput("a language model is compared on a text: --text", field="data")
-        return text_subject(order.manifest, order.original, order.text)
-    if order.text is not None:
-        raise InvalidInput("a text is for language models; others need --data", field="text")
-    if order.data is not None:
-        return subject_of_data(order.manifest, order.original, order.data)
-    build = find_build(jobs_dir, order.manifest.digest)
+    if generates_text(job.manifest):
+        if job.data is not None:
+            raise InvalidInput(
+                "--data is for models that answer rows; a language model is compared on a text: "
+                "use --text",
+                field="data",
+            )
+        return text_subject(job.manifest, job.original, job.text)
+    if job.text is not None:
+        raise InvalidInput("--text is for language models; other models use --data", field="text")
+    if job.data is not None:
+        return subject_of_data(job.manifest, job.original, job.data)
+    build = find_build(jobs_dir, job.manifest.digest)
     if build is None:
         raise InvalidInput(
-            f"{order.ref} was not built on this machine, so its rows are not here. Give some with "
-            "--data rows.npz: X [n, …], and y [n] if there are labels",
+            f"{job.ref} was not built on this machine, so its rows are not available. Provide rows "
+            "with --data rows.npz: X [n, …], and y [n] if there are labels",
             field="data",
         )
 
-    def report(progress: Progress) -> None:
-        watch.say(progress.message)
+    def report(step: Progress) -> None:
+        progress.update(step.message)
 
-    return subject_of_build(order.manifest, order.original, build, report)
+    return subject_of_build(job.manifest, job.original, build, report)
 
 
 def _with_estimator(
-    subject: Subject | TextSubject, found: OptimizationOutcome, request: OptimizationRequest
+    subject: Subject | TextSubject, outcome: OptimizationOutcome, request: OptimizationRequest
 ) -> OptimizationOutcome:
+    """Adds the comparison with the scikit-learn estimator, if the version was built from one."""
     if isinstance(subject, TextSubject) or subject.estimator is None:
-        return found
+        return outcome
     seconds = request.seconds * request.runs
-    beside = beside_estimator(subject, found.candidates, seconds)
-    how = {**found.optimization.how, "estimator": beside}
-    return replace(found, optimization=replace(found.optimization, how=how))
+    comparison = compare_with_estimator(subject, outcome.candidates, seconds)
+    how = {**outcome.optimization.how, "estimator": comparison}
+    return replace(outcome, optimization=replace(outcome.optimization, how=how))

@@ -1,4 +1,4 @@
-"""Where a version's data are: the job on this machine that built it, found by its digest."""
+"""Subjects of versions: from the build on this machine, or from rows that the owner provides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ORIGINAL = "model.onnx"
 
 
 def find_build(jobs_dir: Path, digest: str) -> JobFolder | None:
-    """The newest finished build on this machine whose publication is the version."""
+    """The newest finished build on this machine whose publication has this digest, or None."""
     for folder in JobFolder.all(jobs_dir):
         if folder.spec().kind != "build" or folder.job().state is not JobState.SUCCEEDED:
             continue
@@ -40,12 +40,15 @@ def find_build(jobs_dir: Path, digest: str) -> JobFolder | None:
 
 
 def original_of(manifest: Manifest, file: Path) -> Candidate:
-    """The version's first variant, whose one file is `file`. Raises InvalidInput."""
+    """The version's first variant, whose only file is `file`.
+
+    Raises InvalidInput if the variant is not a single ONNX file.
+    """
     variant = manifest.variants[0]
     if variant.runtime != "onnx" or len(variant.files) != 1:
         raise InvalidInput(
-            f"{manifest.model}: optimize takes versions whose first variant is one ONNX file; "
-            f"{variant.name} is {len(variant.files)} for {variant.runtime}",
+            f"the first variant of {manifest.model} must be one ONNX file; {variant.name} has "
+            f"{len(variant.files)} files for {variant.runtime}",
             field="model",
         )
     return Candidate(
@@ -58,7 +61,7 @@ def original_of(manifest: Manifest, file: Path) -> Candidate:
 
 
 def subject_of_data(manifest: Manifest, original: Path, data: Path) -> Subject:
-    """For a version without a build here: rows from an NPZ file, X and y or X alone."""
+    """Subject for a version that was not built on this machine, with rows of an NPZ file."""
     names = next((s.labels for s in manifest.signature.outputs if s.labels), ())
     return subject_of_rows(
         original_of(manifest, original),
@@ -75,26 +78,34 @@ def subject_of_build(
     build: JobFolder,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Subject:
-    """With the rows of the build, in the same parts, and its trained network or its estimator."""
+    """Subject with the rows of the build, split in the same way, and its network or estimator.
+
+    Raises InvalidInput if the rows have changed since, or if none were held out for testing.
+    """
     spec = build.spec()
     recipe = Recipe.from_dict(spec.recipe, Path(spec.directory))
     report(Progress(message="reading the build's data"))
     data = load_dataset(recipe.build.data)
-    known = manifest.metadata.get("data_digest")
-    if known and known != data.digest:
+    digest = manifest.metadata.get("data_digest")
+    if digest and digest != data.digest:
         raise InvalidInput(
-            f"{recipe.build.data.source} has other rows than {manifest.model} was built from: "
-            f"their digest is {data.digest[:12]}, not {str(known)[:12]}. Give rows with --data",
+            f"the rows of {recipe.build.data.source} have changed since {manifest.model} was "
+            f"built: expected digest {str(digest)[:12]}, got {data.digest[:12]}. Provide rows with "
+            "--data",
             field="data",
         )
     parts = split(data, recipe.build.split)
     if not len(parts.test):
         raise InvalidInput(
-            "the build held no test rows back, on which candidates could be judged; set "
-            "split.test in the recipe, or give rows with --data",
+            "the build has no held-out test rows to judge candidates on; set split.test in the "
+            "recipe, or provide rows with --data",
             field="split.test",
         )
-    training = _training(recipe, parts, build) if not recipe.build.model.estimator else None
+    training, estimator = None, None
+    if recipe.build.model.estimator:
+        estimator = _estimator(recipe, parts)
+    else:
+        training = _training(recipe, parts, build)
     return Subject(
         original=original_of(manifest, original),
         signature=manifest.signature,
@@ -108,13 +119,13 @@ def subject_of_build(
         ),
         calibration=calibration_rows(manifest.signature, parts),
         training=training,
-        estimator=_estimator(recipe, parts) if recipe.build.model.estimator else None,
+        estimator=estimator,
         how=_how(recipe, parts, data.digest, build),
     )
 
 
 def _training(recipe: Recipe, parts: Any, build: JobFolder) -> Training | None:
-    """The network as the build left it: its weights are in the checkpoint."""
+    """The trained network from the build's checkpoint; None if there is no usable checkpoint."""
     from maas.lifecycle.build import fingerprint_of  # noqa: PLC0415  (torch: 2 s)
     from maas.lifecycle.training.checkpoints import load_checkpoint  # noqa: PLC0415
     from maas.lifecycle.training.trainer import Trainer  # noqa: PLC0415
@@ -129,19 +140,17 @@ def _training(recipe: Recipe, parts: Any, build: JobFolder) -> Training | None:
 
 
 def _estimator(recipe: Recipe, parts: Any) -> Any:
-    """Fitted again: the same rows, arguments and seed give the same estimator."""
+    """The estimator, fitted again: equal rows, arguments and seed give an equal estimator."""
     from maas.lifecycle.training.estimators import fit_estimator, make_estimator  # noqa: PLC0415
 
-    made = make_estimator(recipe.build.model, parts.train.task, recipe.build.training.seed)
-    return fit_estimator(made, parts.train)[0]
+    estimator = make_estimator(recipe.build.model, parts.train.task, recipe.build.training.seed)
+    return fit_estimator(estimator, parts.train)[0]
 
 
 def _how(recipe: Recipe, parts: Any, digest: str, build: JobFolder) -> dict[str, Any]:
-    skipped = (
-        "an estimator is neither pruned nor fine-tuned"
-        if recipe.build.model.estimator
-        else "the build's checkpoint is gone or of another torch"
-    )
+    skipped = "the build's checkpoint is missing or was written by another version of torch"
+    if recipe.build.model.estimator:
+        skipped = "an estimator is neither pruned nor fine-tuned"
     return {
         "data": recipe.build.data.source,
         "data_digest": digest,

@@ -1,4 +1,4 @@
-"""What is to be optimized, and the rows to do and to judge it with."""
+"""The model under optimization, and the rows to calibrate, train and judge candidates with."""
 
 from __future__ import annotations
 
@@ -27,46 +27,47 @@ Array = npt.NDArray[Any]
 
 CALIBRATION_ROWS = 256
 CALIBRATION_NUMBERS = 16 << 20
-"""Of all calibration rows together: 64 MB, of which a calibration keeps a few copies."""
+"""Most numbers in all calibration rows: 64 MB, of which a calibration keeps a few copies."""
+LEAST_CALIBRATION_ROWS = 64
 LEAST_TEST_ROWS = 2
 
 
 class NotApplicable(InvalidInput):
-    """This way of making a candidate is none for this model."""
+    """A method of making candidates does not apply to this model."""
 
     code = "not_applicable"
 
 
 @dataclass(frozen=True)
 class Training:
-    """How the original came to be, for candidates that are trained again."""
+    """Training of the original, for candidates that are trained again."""
 
     served: ServedModel
-    """Never changed: candidates are made from copies."""
+    """Never modified; candidates are made from copies."""
     spec: BuildSpec
     parts: Split
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A version's first variant with what is needed to make others of it."""
+    """A version's first variant, with everything that is needed to make others from it."""
 
     original: Candidate
     signature: Signature
     rows: EvaluationRows
-    """Judged on; never calibrated or trained on."""
+    """Rows to judge candidates on; never used to calibrate or train."""
     calibration: Mapping[str, Array]
-    """By input name: [n, …] rows that the model may see."""
+    """Rows [n, …] for each input, to calibrate candidates with."""
     training: Training | None = None
-    """None: only what an ONNX file alone allows."""
+    """None: only methods that need nothing but an ONNX file."""
     estimator: Any = None
-    """The fitted scikit-learn estimator, to compare its speed and answers with ONNX."""
+    """Fitted scikit-learn estimator, to compare its speed and answers with ONNX."""
     how: Mapping[str, Any] = field(default_factory=dict)
-    """Where the rows are from: digest, counts, and what was not possible."""
+    """Origin of the rows: digest, counts, and the reason for methods that are skipped."""
 
     @property
     def model_path(self) -> Path:
-        """The original's one ONNX file."""
+        """The original's only file, an ONNX file."""
         return next(iter(self.original.files.values()))
 
 
@@ -77,39 +78,44 @@ def subject_of_rows(
     data: tuple[Array, Array | None],
     class_names: tuple[str, ...] = (),
 ) -> Subject:
-    """A version whose data are not here, with rows from its owner: X [n, …] and y [n] or None.
+    """Subject for a version whose own data is not on this machine.
 
-    The first rows, at most a fifth, calibrate, and the others judge. Without y the judge is how
-    often a candidate agrees with the original.
+    `data`: rows X [n, …] from the owner, and labels y [n] or None. At most a fifth of the rows,
+    chosen at random, is used to calibrate, and all others to judge. Without y, candidates are
+    judged by how often they agree with the original. Raises InvalidInput.
     """
     rows, labels = data
     if labels is not None and len(labels) != len(rows):
-        raise InvalidInput(f"X has {len(rows)} rows and y has {len(labels)}", field="data")
-    held = min(len(rows) // 5, _most_calibration(rows))
-    if len(rows) - held < LEAST_TEST_ROWS:
+        raise InvalidInput(
+            f"X and y must have the same number of rows; got {len(rows)} and {len(labels)}",
+            field="data",
+        )
+    calibration_count = min(len(rows) // 5, _most_calibration(rows))
+    if len(rows) - calibration_count < LEAST_TEST_ROWS:
         raise InvalidInput(
             f"at least {LEAST_TEST_ROWS} rows are needed to judge a candidate; got {len(rows)}",
             field="data",
         )
+    calibration_count = max(1, calibration_count)
     order = np.random.default_rng(0).permutation(len(rows))
-    first, rest = order[: max(1, held)], order[max(1, held) :]
-    wanted = named_rows(signature, rows)
+    calibrating, judging = order[:calibration_count], order[calibration_count:]
+    inputs = named_rows(signature, rows)
     digest = digest_of(rows, labels)
     return Subject(
         original=original,
         signature=signature,
         rows=EvaluationRows(
-            inputs={name: values[rest] for name, values in wanted.items()},
-            y=None if labels is None else labels[rest],
+            inputs={name: values[judging] for name, values in inputs.items()},
+            y=None if labels is None else labels[judging],
             task=task,
             class_names=class_names,
             digest=digest,
         ),
-        calibration={name: values[first] for name, values in wanted.items()},
+        calibration={name: values[calibrating] for name, values in inputs.items()},
         how={
             "data_digest": digest,
-            "rows": {"calibration": len(first), "test": len(rest)},
-            "labels": "given" if labels is not None else "none: judged by agreement",
+            "rows": {"calibration": len(calibrating), "test": len(judging)},
+            "labels": "provided" if labels is not None else "none: judged by agreement",
             "skipped": "pruning, fine-tuning and distillation need the build's own data and "
             "network, which are not on this machine",
         },
@@ -117,39 +123,39 @@ def subject_of_rows(
 
 
 def calibration_rows(signature: Signature, parts: Split) -> dict[str, Array]:
-    """Held-out training rows: those of the validation part first, never those of the test part."""
+    """Rows for each input, from the validation part and, if it is small, the training part."""
     x = parts.validation.x if len(parts.validation) else parts.train.x
     most = _most_calibration(x)
-    if len(x) < min(most, 64):
+    if len(x) < min(most, LEAST_CALIBRATION_ROWS):
         x = np.concatenate([x, parts.train.x[: most - len(x)]])
     return named_rows(signature, x[:most])
 
 
 def digest_of(rows: Array, labels: Array | None) -> str:
     """SHA-256 over shapes, datatypes and bytes."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for array in (rows, labels):
         if array is not None:
             values = np.ascontiguousarray(array)
-            found.update(f"{values.dtype}{values.shape}".encode())
+            digest.update(f"{values.dtype}{values.shape}".encode())
             if values.dtype == object:
-                found.update("\0".join(str(v) for v in values.ravel()).encode())
+                digest.update("\0".join(str(v) for v in values.ravel()).encode())
             else:
-                found.update(values.tobytes())
-    return found.hexdigest()
+                digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def read_rows(path: Path) -> tuple[Array, Array | None]:
-    """X and, where there is one, y of an NPZ file. Raises InvalidInput."""
+    """X and y of an NPZ file; y is None if the file has none. Raises InvalidInput."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             by_name = {name.lower(): arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as wrong:
-        raise InvalidInput(f"{path} must be an NPZ file with X and y: {wrong}") from None
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path} must be an NPZ file with X and y: {error}") from None
     unknown = sorted(by_name.keys() - {"x", "y"})
     if "x" not in by_name or unknown:
         raise InvalidInput(
-            f"{path} must have an array X, and y if there are labels; it has "
+            f"{path} must contain an array X, and y if there are labels; it contains "
             f"{', '.join(shown(name) for name in by_name)}",
             field="data",
         )

@@ -1,4 +1,4 @@
-"""Models that answer rows of tensors as a kind that can be optimized."""
+"""Optimization of models that answer rows of tensors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from maas.lifecycle.optimize.candidates.methods import (
     FILE,
     CandidateContext,
     CandidateMethod,
-    all_makers,
+    candidate_methods,
     skipped,
 )
 from maas.lifecycle.optimize.judgment.compare import compare
-from maas.lifecycle.optimize.measurement.candidate_process import answers_of
-from maas.lifecycle.optimize.measurement.measure import RESIDENT, MeasurementPlan, sit
-from maas.lifecycle.optimize.measurement.outputs import keep, kept, read_answers
+from maas.lifecycle.optimize.measurement.candidate_process import isolated_outputs_of
+from maas.lifecycle.optimize.measurement.measure import RESIDENT, MeasurementPlan, measure_pair
+from maas.lifecycle.optimize.measurement.outputs import convert_outputs, load_outputs, save_outputs
 from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, measurement_of
 from maas.lifecycle.optimize.measurement.profile import profile
 from maas.lifecycle.optimize.model_kind import CandidateFolder
@@ -29,14 +29,14 @@ from maas.lifecycle.optimize.subject import Subject
 
 @dataclass(frozen=True)
 class TensorKind:
-    """Models that answer rows of tensors."""
+    """Models that answer rows of tensors (`ModelKind`)."""
 
     subject: Subject
     seed: int
     epochs: int
-    """Of fine-tuning and distillation; 0: as many as the build had."""
+    """Epochs of fine-tuning and distillation; 0: as many as the build had."""
     seconds: float
-    """Of a turn of the measurement."""
+    """Duration of a turn of the measurement."""
 
     @property
     def original(self) -> Candidate:
@@ -50,47 +50,43 @@ class TensorKind:
     def how(self) -> Mapping[str, Any]:
         return self.subject.how
 
-    def makers(self) -> tuple[CandidateMethod, ...]:
-        return all_makers()
+    def methods(self) -> tuple[CandidateMethod, ...]:
+        return candidate_methods()
 
     def skipped(self) -> dict[str, str]:
         return skipped()
 
-    def make(self, maker: CandidateMethod, place: CandidateFolder) -> Candidate:
-        work = CandidateContext(
+    def make(self, method: CandidateMethod, folder: CandidateFolder) -> Candidate:
+        context = CandidateContext(
             subject=self.subject,
-            folder=place.folder,
-            made=place.made,
+            folder=folder.path,
+            finished=folder.finished,
             seed=self.seed,
             epochs=self.epochs,
-            report=place.report,
-            cancelled=place.cancelled,
+            progress=folder.progress,
+            cancelled=folder.cancelled,
         )
         candidate = Candidate(
-            name=maker.name,
+            name=method.name,
             runtime="onnx",
-            files={FILE: work.target},
-            how={"what": maker.what, **maker.make(work)},
-            options=dict(maker.options),
-            threads=maker.threads,
+            files={FILE: context.target},
+            how={"description": method.description, **method.make(context)},
+            options=dict(method.options),
+            threads=method.threads,
         )
-        # A file that does not answer, or was cut off by a full disk, is no candidate.
-        keep(place.folder, answers_of(candidate, self.subject.signature, self.subject.rows))
+        # This also proves that the file answers and was not truncated by a full disk.
+        outputs = isolated_outputs_of(candidate, self.subject.signature, self.subject.rows)
+        save_outputs(folder.path, outputs)
         return candidate
 
     def compare(self, candidate: Candidate) -> Comparison:
+        outputs = self._outputs_of(candidate)
         rows = self.subject.rows
-        return compare(
-            candidate.name,
-            rows,
-            self._truth,
-            self._answers(candidate),
-            seed=self.seed,
-        )
+        return compare(candidate.name, rows, self._original_outputs, outputs, seed=self.seed)
 
-    def sit(self, candidate: Candidate, number: int) -> PairedRun:
+    def measure_pair(self, candidate: Candidate, number: int) -> PairedRun:
         subject = self.subject
-        return sit(candidate, self.original, subject.rows, subject.signature, self._plan)
+        return measure_pair(candidate, self.original, subject.rows, subject.signature, self._plan)
 
     def measurement(self, candidate: Candidate, runs: Sequence[PairedRun]) -> Measurement:
         how = {
@@ -103,7 +99,7 @@ class TensorKind:
     def profile(self, candidate: Candidate, measurement: Measurement) -> dict[str, Any]:
         return profile(candidate, self.subject.rows, measurement).to_dict()
 
-    def told(self) -> dict[str, Any]:
+    def fingerprint_inputs(self) -> dict[str, Any]:
         return {"rows": self.subject.rows.digest, "epochs": self.epochs}
 
     def libraries(self) -> dict[str, str]:
@@ -116,12 +112,12 @@ class TensorKind:
         return MeasurementPlan(seconds=self.seconds)
 
     @cached_property
-    def _truth(self) -> CandidateOutputs:
-        return self._answers(self.subject.original)
+    def _original_outputs(self) -> CandidateOutputs:
+        return self._outputs_of(self.original)
 
-    def _answers(self, candidate: Candidate) -> CandidateOutputs:
-        rows = self.subject.rows
-        outputs = None if candidate is self.original else kept(candidate)
+    def _outputs_of(self, candidate: Candidate) -> CandidateOutputs:
+        rows, signature = self.subject.rows, self.subject.signature
+        outputs = None if candidate is self.original else load_outputs(candidate)
         if outputs is None:
-            outputs = answers_of(candidate, self.subject.signature, rows)
-        return read_answers(outputs, self.subject.signature, rows)
+            outputs = isolated_outputs_of(candidate, signature, rows)
+        return convert_outputs(outputs, signature, rows)

@@ -1,4 +1,4 @@
-"""A small network on scikit-learn's digits, built as recipes build it, ready to be optimized."""
+"""Subjects for optimizations: small models for scikit-learn's digits, built as by a recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maas.lifecycle.optimize.subject import Subject, Training, calibration_rows
 EPOCHS = 3
 
 
-def digits_spec(**model: Any) -> BuildSpec:
+def _digits_spec(**model: Any) -> BuildSpec:
     network = {"family": "cnn", "channels": [16, 32], "hidden": [64]} | model
     return BuildSpec.from_dict(
         {
@@ -27,7 +27,7 @@ def digits_spec(**model: Any) -> BuildSpec:
 
 
 def digits_subject(folder: Path, **model: Any) -> Subject:
-    spec = digits_spec(**model)
+    spec = _digits_spec(**model)
     built = build(spec, workdir=folder)
     parts = split(load_dataset(spec.data), spec.split)
     return Subject(
@@ -43,5 +43,5 @@ def digits_subject(folder: Path, **model: Any) -> Subject:
         calibration=calibration_rows(built.signature, parts),
         training=Training(built.model, spec, parts) if not spec.model.estimator else None,
         estimator=built.model if spec.model.estimator else None,
-        how={"skipped": "it is a test"},
+        how={"skipped": "not in tests"},
     )

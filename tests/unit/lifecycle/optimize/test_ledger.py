@@ -1,4 +1,4 @@
-"""What is finished stays, what is not leaves no trace, and a full disk is told as such."""
+"""Finished steps are kept, unfinished ones leave nothing, and a full disk is reported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from maas.domain.errors import InferenceFailed, OutOfSpace
 from maas.lifecycle.optimize.ledger import Ledger
-from maas.lifecycle.optimize.measurement.outputs import keep, kept
+from maas.lifecycle.optimize.measurement.outputs import load_outputs, save_outputs
 from maas.lifecycle.optimize.results import Candidate, CandidateResult
 
 
@@ -18,22 +18,22 @@ def finished(ledger: Ledger, name: str = "small") -> Candidate:
     with ledger.stage() as folder:
         file = folder / "model.onnx"
         file.write_bytes(b"graph")
-        made = Candidate(name, "onnx", {"model.onnx": file}, {"arena": False}, {"by": "us"}, 2)
-        keep(folder, {"y": np.arange(3)})
-        return ledger.finish(made)
+        candidate = Candidate(name, "onnx", {"model.onnx": file}, {"arena": False}, {"by": "us"}, 2)
+        save_outputs(folder, {"y": np.arange(3)})
+        return ledger.finish(candidate)
 
 
-def test_a_finished_candidate_is_found_again(tmp_path: Path) -> None:
-    made = finished(Ledger(tmp_path, "a"))
+def test_a_finished_candidate_can_be_read_again(tmp_path: Path) -> None:
+    candidate = finished(Ledger(tmp_path, "a"))
     again = Ledger(tmp_path, "a").candidate("small")
-    assert again == made
-    assert made.files["model.onnx"].read_bytes() == b"graph"
-    outputs = kept(made)
+    assert again == candidate
+    assert candidate.files["model.onnx"].read_bytes() == b"graph"
+    outputs = load_outputs(candidate)
     assert outputs is not None and outputs["y"].tolist() == [0, 1, 2]
-    assert made.threads == 2 and made.options == {"arena": False}
+    assert candidate.threads == 2 and candidate.options == {"arena": False}
 
 
-def test_an_unfinished_one_is_not(tmp_path: Path) -> None:
+def test_an_unfinished_candidate_leaves_nothing(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "a")
     with pytest.raises(RuntimeError), ledger.stage() as folder:
         (folder / "model.onnx").write_bytes(b"half")
@@ -42,21 +42,21 @@ def test_an_unfinished_one_is_not(tmp_path: Path) -> None:
     assert not (tmp_path / "staging").exists()
 
 
-def test_another_model_starts_over(tmp_path: Path) -> None:
+def test_another_fingerprint_discards_everything(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "a")
     finished(ledger)
-    ledger.skip("other", "no reason")
-    ledger.judged(CandidateResult("small", "onnx", {}))
+    ledger.save_skipped("other", "no reason")
+    ledger.save_result(CandidateResult("small", "onnx", {}))
     fresh = Ledger(tmp_path, "b")
     assert fresh.candidate("small") is None
     assert fresh.skipped("other") is None
     assert fresh.result("small") is None
 
 
-def test_reasons_and_judgements_are_kept(tmp_path: Path) -> None:
+def test_reasons_and_results_are_kept(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "a")
-    ledger.skip("other", "no products")
-    ledger.judged(CandidateResult("small", "onnx", {"by": "us"}, threads=2))
+    ledger.save_skipped("other", "no products")
+    ledger.save_result(CandidateResult("small", "onnx", {"by": "us"}, threads=2))
     assert Ledger(tmp_path, "a").skipped("other") == "no products"
     assert Ledger(tmp_path, "a").result("small") == CandidateResult(
         "small", "onnx", {"by": "us"}, threads=2
@@ -72,12 +72,12 @@ def test_a_full_disk_is_out_of_space_and_leaves_nothing(tmp_path: Path, number: 
     assert not (tmp_path / "staging").exists()
 
 
-def test_a_library_that_hides_a_full_disk_is_found_out(
+def test_a_full_disk_is_detected_behind_the_error_of_a_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(tmp_path, "a")
     with pytest.raises(InferenceFailed), ledger.stage():
-        raise InferenceFailed("there is room, so it is something else")
+        raise InferenceFailed("another problem")
     monkeypatch.setattr("maas.lifecycle.optimize.ledger.os.fsync", _full)
     with pytest.raises(OutOfSpace), ledger.stage():
         raise InferenceFailed("file write failed")

@@ -1,4 +1,4 @@
-"""Distillation: a smaller member of the same family learns what the original says."""
+"""Distillation: a smaller member of the same family is trained with the original's outputs."""
 
 from __future__ import annotations
 
@@ -18,23 +18,29 @@ SMALLEST_WIDTH = 4
 
 
 def smaller(spec: ModelSpec, factor: float) -> ModelSpec:
-    """The family's member with every hidden width times `factor`. Raises NotApplicable."""
-    if spec.family not in ("mlp", "cnn") or not (spec.hidden or spec.channels):
-        kind = spec.family or spec.module or spec.estimator
-        raise NotApplicable(f"{kind} has no smaller member to distill into; mlp and cnn have")
+    """Spec of the family's member with every hidden width multiplied by `factor`.
 
-    def cut(widths: tuple[int, ...]) -> tuple[int, ...]:
+    Raises NotApplicable if the model has no smaller member.
+    """
+    if spec.family not in ("mlp", "cnn") or not (spec.hidden or spec.channels):
+        family = spec.family or spec.module or spec.estimator
+        raise NotApplicable(f"{family} has no smaller member to distill into; only mlp and cnn do")
+
+    def scaled(widths: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(max(SMALLEST_WIDTH, round(width * factor)) for width in widths)
 
     return msgspec.structs.replace(
-        spec, hidden=cut(spec.hidden), channels=cut(spec.channels), dropout=spec.dropout * factor
+        spec,
+        hidden=scaled(spec.hidden),
+        channels=scaled(spec.channels),
+        dropout=spec.dropout * factor,
     )
 
 
 def distill(
     training: Training, tuner: FineTuner, factor: float, epochs: int
 ) -> tuple[ServedModel, dict[str, Any]]:
-    """A trained student, and how it came to be."""
+    """A trained student, and how it was made."""
     spec = smaller(training.spec.model, factor)
     outputs = make_objective(training.spec.training, training.parts.train).outputs
     seed_everything(tuner.seed)

@@ -1,4 +1,4 @@
-"""Fine-tuning: a changed network learns again, from the rows and from the original."""
+"""Fine-tuning of a changed network, with the labels and with the outputs of the original."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from maas.lifecycle.training.trainer import reproducible
 
 TEMPERATURE = 2.0
 TEACHER_SHARE = 0.5
-"""Of the loss: how much of it is about what the original says, the rest about what is true."""
-ROWS = 1024
+"""Weight in the loss of the original's outputs; the labels have the rest."""
+EVALUATION_ROWS = 1024
 THREADS = 1
 
 
 @dataclass(frozen=True)
 class FineTuner:
-    """Trains candidates of one model. Equal calls give equal weights."""
+    """Trains candidates of one model. Equal calls produce equal weights."""
 
     training: Training
     seed: int
-    report: Callable[[str], None] = lambda message: None
+    progress: Callable[[str], None] = lambda message: None
     cancelled: Callable[[], bool] = lambda: False
 
     def run(self, served: ServedModel, epochs: int, rate: float) -> list[float]:
-        """Trains `served` in place, and leaves it with the weights of its best validation loss.
+        """Trains `served` in place; at the end it has the weights of its best validation loss.
 
-        `rate`: of the build's learning rate; it falls to 0 along half a cosine. Returns the mean
-        loss of each epoch. Raises BuildCancelled between batches.
+        `rate`: factor of the build's learning rate, which decreases to 0 along half a cosine.
+        Returns the mean loss of each epoch. Raises BuildCancelled between batches.
         """
         spec = msgspec.structs.replace(
             self.training.spec.training,
@@ -68,19 +68,19 @@ class FineTuner:
                 total = 0.0
                 for rows in torch.split(torch.randperm(len(x)), spec.batch_size):
                     if self.cancelled():
-                        raise BuildCancelled("cancelled while a candidate was trained")
+                        raise BuildCancelled("cancelled during the training of a candidate")
                     optimizer.zero_grad()
-                    between = mixed(x[rows])
-                    said = _raw(teacher, between)
+                    mixtures = mixed(x[rows])
+                    teacher_raw = _raw(teacher, mixtures)
                     loss = (1 - TEACHER_SHARE) * objective(served.raw(x[rows]), y[rows])
-                    loss = loss + TEACHER_SHARE * taught(
-                        served.raw(between), said, parts.train.task
+                    loss = loss + TEACHER_SHARE * distillation_loss(
+                        served.raw(mixtures), teacher_raw, parts.train.task
                     )
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     total += loss.item() * len(rows)
                 losses.append(total / len(x))
-                self.report(f"epoch {epoch + 1} of {epochs}")
+                self.progress(f"epoch {epoch + 1} of {epochs}")
                 validation = self._validate(served)
                 if validation <= best_loss:
                     best_loss = validation
@@ -93,30 +93,32 @@ class FineTuner:
     def _validate(self, served: ServedModel) -> float:
         rows = self.training.parts.validation
         if not len(rows):
-            return 0.0  # then the last epoch is the best
+            return 0.0  # without validation rows the last epoch counts as the best
         objective = make_objective(self.training.spec.training, self.training.parts.train)
         served.eval()
         return float(objective(_raw(served, torch.from_numpy(rows.x)), targets(served, rows)))
 
 
-def taught(raw: Tensor, teacher: Tensor, task: Task) -> Tensor:
-    """How far `raw` [n, k] is from what the teacher said, [n, k].
+def distillation_loss(raw: Tensor, teacher: Tensor, task: Task) -> Tensor:
+    """Distance between raw outputs [n, k] and those of the teacher [n, k].
 
-    For classes the divergence of both softened distributions, scaled by the square of the
-    temperature: Hinton, Vinyals and Dean, arXiv:1503.02531, section 2.
+    For classes it is the divergence of both softened distributions, multiplied by the square of the
+    temperature (Hinton, Vinyals and Dean, arXiv:1503.02531, section 2).
     """
     if task is Task.REGRESSION:
         return functional.mse_loss(raw, teacher)
     if raw.shape[1] == 1:
         return functional.binary_cross_entropy_with_logits(raw, torch.sigmoid(teacher))
-    said = functional.log_softmax(raw / TEMPERATURE, dim=1)
-    wanted = functional.softmax(teacher / TEMPERATURE, dim=1)
-    return functional.kl_div(said, wanted, reduction="batchmean") * TEMPERATURE**2
+    student_log = functional.log_softmax(raw / TEMPERATURE, dim=1)
+    target = functional.softmax(teacher / TEMPERATURE, dim=1)
+    return functional.kl_div(student_log, target, reduction="batchmean") * TEMPERATURE**2
 
 
 def _train_mode(served: ServedModel) -> None:
-    """Without dropout: what is taught is one function, and the smaller network has no width to
-    spare."""
+    """Training mode without dropout.
+
+    The teacher is a deterministic function, and a smaller network has no redundant width.
+    """
     served.train()
     for layer in served.modules():
         if isinstance(layer, _Dropout):
@@ -124,16 +126,17 @@ def _train_mode(served: ServedModel) -> None:
 
 
 def mixed(x: Tensor) -> Tensor:
-    """Rows between each of `x` [n, …] and another, at a random place of the way.
+    """Random mixtures of each row of `x` [n, …] with another row.
 
-    The teacher has an answer for every point, so its rows never run out: Beyer et al., "Knowledge
-    distillation: a good teacher is patient and consistent", arXiv:2106.05237, section 3.
+    The teacher has outputs for every point, so the supply of rows is unlimited (Beyer et al.,
+    "Knowledge distillation: a good teacher is patient and consistent", arXiv:2106.05237,
+    section 3).
     """
-    way = torch.rand(len(x), *(1 for _ in x.shape[1:]))
-    return way * x + (1 - way) * x[torch.randperm(len(x))]
+    share = torch.rand(len(x), *(1 for _ in x.shape[1:]))
+    return share * x + (1 - share) * x[torch.randperm(len(x))]
 
 
 @torch.no_grad()
 def _raw(served: ServedModel, x: Tensor) -> Tensor:
     served.eval()
-    return torch.cat([served.raw(rows) for rows in torch.split(x, ROWS)])
+    return torch.cat([served.raw(rows) for rows in torch.split(x, EVALUATION_ROWS)])

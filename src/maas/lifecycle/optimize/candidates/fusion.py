@@ -1,4 +1,4 @@
-"""The same numbers, computed in fewer steps: ONNX Runtime's graph optimizations, done once."""
+"""Graph optimizations of ONNX Runtime, applied once instead of at every load."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Level = Literal["basic", "extended", "all"]
 
 
 def optimize_graph(source: Path, target: Path, level: Level) -> dict[str, Any]:
-    """Writes the graph as ONNX Runtime would change it at every load.
+    """Writes the optimized graph, and returns how it was made.
 
-    `basic` and `extended` (fused operators) load on every machine; `all` also chooses layouts of
-    this processor. Returns how it was done; raises InvalidInput if the file does not load.
+    `basic` and `extended` (fused operators) load on every machine; `all` also chooses memory
+    layouts for this processor. Raises InvalidInput if the file does not load.
     """
     import onnxruntime as ort  # noqa: PLC0415
 
@@ -32,12 +32,14 @@ def optimize_graph(source: Path, target: Path, level: Level) -> dict[str, Any]:
     options.intra_op_num_threads = 1
     try:
         ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-    except Exception as wrong:  # noqa: BLE001 - the library raises a dozen unrelated classes
-        text = " ".join(str(wrong).split())[:300]
+    except Exception as error:  # noqa: BLE001 - the library raises a dozen unrelated classes
+        text = " ".join(str(error).split())[:300]
         raise InvalidInput(f"onnxruntime cannot optimize {source.name}: {text}") from None
-    return {
+    how = {
         "by": "onnxruntime.SessionOptions.optimized_model_filepath",
         "settings": {"level": level},
         "libraries": library_versions("onnxruntime"),
-        **({"processor": platform.machine()} if level == "all" else {}),
     }
+    if level == "all":
+        how["processor"] = platform.machine()
+    return how

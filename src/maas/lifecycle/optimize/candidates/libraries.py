@@ -7,6 +7,6 @@ from maas.lifecycle.optimize.subject import NotApplicable
 
 
 def require(package: str, extra: str) -> None:
-    """Raises NotApplicable that says what to install, if `package` is not there."""
+    """Raises NotApplicable, with the extra to install, if `package` is missing."""
     if not library_versions(package):
         raise NotApplicable(f"{package} is not installed; `pip install 'openmaas[{extra}]'`")

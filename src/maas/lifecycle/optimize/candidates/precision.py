@@ -1,4 +1,4 @@
-"""Numbers of 16 bits instead of 32, where that is an advantage."""
+"""Weights with 16 bits instead of 32."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ CLASSICAL = "ai.onnx.ml"
 
 
 def half_precision(source: Path, target: Path) -> dict[str, Any]:
-    """Weights as FP16 (IEEE 754 binary16), inputs and outputs as they were: half the file.
+    """Writes a graph with FP16 weights (IEEE 754 binary16), which is half as large.
 
-    Where the processor has no FP16 kernels, ONNX Runtime computes in FP32 and converts. Returns
-    how it was done; raises NotApplicable for trees and the like, InvalidInput for a graph that
-    cannot be converted.
+    Inputs and outputs keep their datatypes. If the processor has no FP16 kernels, ONNX Runtime
+    converts and computes in FP32. Returns how it was made. Raises NotApplicable for trees and other
+    classical models, InvalidInput for a graph that cannot be converted.
     """
     import onnx  # noqa: PLC0415  (0.3 s)
     from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
 
     model = onnx.load(source)
     if any(node.domain == CLASSICAL for node in model.graph.node):
-        raise NotApplicable("trees and other operators of ai.onnx.ml have numbers of 32 bits only")
+        raise NotApplicable("trees and other operators of ai.onnx.ml support 32 bits only")
     try:
         converted = convert_float_to_float16(model, keep_io_types=True)
-    except (ValueError, RuntimeError, KeyError, IndexError, AttributeError) as wrong:
-        raise InvalidInput(f"the graph cannot be converted to FP16: {wrong}") from None
+    except (ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
+        raise InvalidInput(f"the graph cannot be converted to FP16: {error}") from None
     onnx.save_model(converted, target)
     return {
         "by": "onnxruntime.transformers.float16.convert_float_to_float16",

@@ -1,4 +1,4 @@
-"""Pruning: whole channels, which makes a network smaller, or single weights, which does not."""
+"""Pruning of whole channels, which makes a network smaller, or of weights, which does not."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from maas.domain.machine import library_versions
 from maas.lifecycle.optimize.candidates.libraries import require
 from maas.lifecycle.optimize.subject import NotApplicable
 
-SMALLEST_STEP = 64
-"""Into how many parts the largest channel ratio is cut, so that a target is met closely."""
+SUBSTEPS = 64
+"""Number of steps to the largest channel ratio; small steps meet a target closely."""
 LARGEST_RATIO = 0.95
 WIDE = 32
-"""From so many channels on, what is left is a multiple of 8: vector units work in these."""
+"""Networks with at least this many channels keep multiples of 8, the width of vector units."""
 NO_SPEED = (
     "zeros are stored and multiplied like other numbers: unstructured pruning makes a model "
     "neither smaller nor faster; it shows how much of it is redundant"
@@ -30,14 +30,16 @@ Step = Callable[[nn.Module], None]
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PrunedNetwork:
+    """A pruned copy of a network."""
+
     module: nn.Module
     parameters: tuple[int, int]
-    """Before and after."""
+    """Number before and after."""
     multiply_adds: tuple[int, int]
-    """For one row, before and after."""
+    """Number per row, before and after."""
     schedule: list[dict[str, float]]
-    """What each step left: {parameters: fraction of the original's}, or {sparsity}."""
+    """Result of each step: {parameters: fraction of the original's}, or {sparsity}."""
     how: dict[str, Any] = field(default_factory=dict)
 
 
@@ -48,15 +50,16 @@ def prune_structured(
     *,
     steps: int = 3,
     fine_tune: Step = lambda module: None,
-) -> Pruned:
-    """A copy of `module` without its least important channels, physically smaller.
+) -> PrunedNetwork:
+    """A copy of `module` without its least important channels.
 
-    `example`: ≥ 1 rows that it takes. `keep`: most parameters that may be left, as a fraction;
-    reached in `steps` equal steps, with `fine_tune` called after each. Which channels go together
-    is found by dependency graph, importance is the L2 norm over each such group: Fang et al.,
-    "DepGraph", arXiv:2301.12900. The layer that makes the output keeps its width.
+    `example`: at least one row of input. `keep`: largest fraction of the parameters to keep, which
+    is reached in `steps` equal steps with a call of `fine_tune` after each. A dependency graph
+    groups channels that must be removed together, and the importance of a group is its L2 norm
+    (Fang et al., "DepGraph", arXiv:2301.12900). The output layer keeps its width.
 
-    Raises InvalidInput for a `keep` that cannot be reached, NotApplicable without torch-pruning.
+    Raises InvalidInput if `keep` is not between 0 and 1. Raises NotApplicable if torch-pruning is
+    missing, if the network has no hidden layer, or if `keep` cannot be reached.
     """
     require("torch-pruning", "optimize")
     import torch_pruning as tp  # noqa: PLC0415
@@ -67,7 +70,7 @@ def prune_structured(
     weights = [m for m in smaller.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     last = last_layer(smaller, example)
     if len(weights) < 2:
-        raise NotApplicable("structured pruning needs a hidden layer, and this network has none")
+        raise NotApplicable("structured pruning needs a network with a hidden layer")
     before = multiply_adds(smaller, example), _parameters(smaller)
     round_to = 8 if min(_width(m) for m in weights if m is not last) >= WIDE else None
     pruner = tp.pruner.BasePruner(
@@ -75,7 +78,7 @@ def prune_structured(
         example,
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=LARGEST_RATIO,
-        iterative_steps=SMALLEST_STEP,
+        iterative_steps=SUBSTEPS,
         ignored_layers=[last],
         round_to=round_to,
     )
@@ -88,14 +91,14 @@ def prune_structured(
     after = multiply_adds(smaller.eval(), example), _parameters(smaller)
     if after[1] > before[1] * keep:
         raise NotApplicable(
-            f"pruning left {after[1]} of {before[1]} parameters; {keep:.0%} cannot be reached"
+            f"pruning left {after[1]} of {before[1]} parameters, more than {keep:.0%}"
         )
     how = {
         "by": "torch_pruning.pruner.BasePruner",
         "settings": {"importance": "group L2", "keep": keep, "steps": steps, "round_to": round_to},
         "libraries": library_versions("torch", "torch-pruning"),
     }
-    return Pruned(smaller, (before[1], after[1]), (before[0], after[0]), schedule, how)
+    return PrunedNetwork(smaller, (before[1], after[1]), (before[0], after[0]), schedule, how)
 
 
 def prune_unstructured(
@@ -104,29 +107,29 @@ def prune_unstructured(
     *,
     steps: int = 3,
     fine_tune: Step = lambda module: None,
-) -> Pruned:
-    """A copy of `module` whose smallest weights are 0; it is not smaller and not faster.
+) -> PrunedNetwork:
+    """A copy of `module` whose smallest weights are 0; it is neither smaller nor faster.
 
-    The share of zeros rises to `sparsity` along a cubic curve (Zhu and Gupta, arXiv:1710.01878,
-    equation 1), with `fine_tune` called after each step. Biases stay.
+    The share of zeros increases to `sparsity` along a cubic curve (Zhu and Gupta, arXiv:1710.01878,
+    equation 1), with a call of `fine_tune` after each step. Biases are not pruned.
     """
     if not 0 < sparsity < 1:
         raise InvalidInput(f"sparsity must be between 0 and 1; got {sparsity}", field="sparsity")
     sparse = copy.deepcopy(module)
     weights = [(m, "weight") for m in sparse.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     if not weights:
-        raise NotApplicable("there is no convolution and no linear layer to prune")
-    schedule, present = [], 0.0
+        raise NotApplicable("the network has no convolution or linear layer to prune")
+    schedule, current = [], 0.0
     for step in range(1, steps + 1):
-        wanted = sparsity * (1 - (1 - step / steps) ** 3)
+        target = sparsity * (1 - (1 - step / steps) ** 3)
         torch_prune.global_unstructured(
             weights,
             pruning_method=torch_prune.L1Unstructured,
-            amount=(wanted - present) / (1 - present),
+            amount=(target - current) / (1 - current),
         )
-        present = wanted
+        current = target
         fine_tune(sparse)
-        schedule.append({"sparsity": wanted})
+        schedule.append({"sparsity": target})
     for layer, name in weights:
         torch_prune.remove(layer, name)  # type: ignore[no-untyped-call]
     count = _parameters(sparse)
@@ -136,46 +139,49 @@ def prune_unstructured(
         "libraries": library_versions("torch"),
         "note": NO_SPEED,
     }
-    return Pruned(sparse, (count, count), (0, 0), schedule, how)
+    return PrunedNetwork(sparse, (count, count), (0, 0), schedule, how)
 
 
 def last_layer(module: nn.Module, example: Tensor) -> nn.Module:
-    """The convolution or linear layer that runs last: its width is the width of the answer."""
-    ran = _ran(module, example)
-    if not ran:
-        raise NotApplicable("there is no convolution and no linear layer to prune")
-    return ran[-1][0]
+    """The convolution or linear layer that runs last and produces the output."""
+    layers = _executed_layers(module, example)
+    if not layers:
+        raise NotApplicable("the network has no convolution or linear layer to prune")
+    return layers[-1][0]
 
 
 def multiply_adds(module: nn.Module, example: Tensor) -> int:
-    """Of convolutions and linear layers, for one row."""
-    return sum(
-        layer.weight.numel() * (math.prod(shape[2:]) if isinstance(layer, nn.Conv2d) else 1)
-        for layer, shape in _ran(module, example[:1])
-    )
+    """Multiply-adds of convolutions and linear layers for one row."""
+    total = 0
+    for layer, shape in _executed_layers(module, example[:1]):
+        positions = math.prod(shape[2:]) if isinstance(layer, nn.Conv2d) else 1
+        total += layer.weight.numel() * positions
+    return total
 
 
-def _ran(module: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d | nn.Linear, Size]]:
-    """Convolutions and linear layers in the order in which they ran, with their outputs' shapes."""
-    ran: list[tuple[nn.Conv2d | nn.Linear, Size]] = []
+def _executed_layers(
+    module: nn.Module, example: Tensor
+) -> list[tuple[nn.Conv2d | nn.Linear, Size]]:
+    """Convolutions and linear layers in order of execution, with the shapes of their outputs."""
+    executed: list[tuple[nn.Conv2d | nn.Linear, Size]] = []
 
-    def note(layer: nn.Module, _: object, output: Tensor) -> None:
+    def record(layer: nn.Module, _: object, output: Tensor) -> None:
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            ran.append((layer, output.shape))
+            executed.append((layer, output.shape))
 
     layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
+    hooks = [layer.register_forward_hook(record) for layer in layers]
     try:
         with torch.no_grad():
             module(example)
     finally:
         for hook in hooks:
             hook.remove()
-    return ran
+    return executed
 
 
 def _prune_to(pruner: Any, module: nn.Module, target: float) -> None:
-    while _parameters(module) > target and pruner.current_step < SMALLEST_STEP:
+    while _parameters(module) > target and pruner.current_step < SUBSTEPS:
         pruner.step()
 
 

@@ -1,6 +1,6 @@
 """Weights and activations as 8-bit integers, by ONNX Runtime's quantization tools.
 
-Scheme and terms after Jacob et al., arXiv:1712.05877; what is said about processors after
+Scheme and terms follow Jacob et al., arXiv:1712.05877; statements about processors follow
 https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
 """
 
@@ -21,27 +21,36 @@ from maas.lifecycle.optimize.subject import NotApplicable
 
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-"""As onnxruntime names them."""
+"""Names in onnxruntime."""
 Rounding = Literal["nearest", "fitted"]
 
 CALIBRATION_BATCH = 16
 HISTOGRAM_NUMBERS = 2 << 20
-"""Of the rows that entropy and percentile look at: they keep every activation of every layer."""
+"""Limit of numbers in the rows for entropy and percentile, which store every activation."""
 
 FULL_RANGE, REDUCED_RANGE = 127, 64
-"""Largest integers of a weight, as onnxruntime.quantization has them."""
-COMPUTING = ("Conv", "MatMul", "Gemm")
-"""What takes the time, and what 8-bit kernels exist for."""
-PASSING = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "Pad")
-"""What may stand between these, so that activations stay 8-bit from one to the next."""
-SHAPING = ("Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
+"""Largest integers of a weight in onnxruntime.quantization."""
+COMPUTE_OPERATORS = ("Conv", "MatMul", "Gemm")
+"""Operators that take most of the time and have 8-bit kernels."""
+TRANSPARENT_OPERATORS = (
+    "Relu",
+    "Clip",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "Add",
+    "Concat",
+    "Pad",
+)
+"""Operators between these that can keep activations in 8 bits."""
+SHAPE_OPERATORS = ("Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
 
 
 def int8_dynamic(source: Path, target: Path) -> dict[str, Any]:
-    """Weights of matrix products as int8; activations are scaled anew for each call.
+    """Writes a graph with int8 weights of matrix products; activations are scaled at each call.
 
-    Convolutions stay as they are: their dynamic kernels are slower than FP32 ones. Returns how it
-    was done; raises NotApplicable for a graph without matrix products by constants.
+    Convolutions are not changed, because their dynamic kernels are slower than FP32 ones. Returns
+    how it was made. Raises NotApplicable for a graph without matrix products by constants.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415  (1 s)
 
@@ -66,11 +75,12 @@ def int8_static(
     per_channel: bool = True,
     rounding: Rounding = "nearest",
 ) -> dict[str, Any]:
-    """Weights and activations as 8-bit integers, with ranges seen on the calibration rows.
+    """Writes a graph with 8-bit weights and activations, with ranges from the calibration rows.
 
-    `calibration`: by input name [n, …]. `rounding`: each weight to the nearest integer, or all of
-    a layer so that its answers change least (see `rounding.py`). Softmax and what comes after stay
-    FP32, because 256 steps are too few for a probability. Returns how it was done.
+    `calibration`: rows [n, …] for each input. `rounding`: each weight to the nearest integer, or
+    all weights of a layer so that its outputs change least (`rounding.py`). Softmax and later
+    operators stay in FP32, because 256 steps are too few for a probability. Returns how it was
+    made. Raises NotApplicable for a graph without operators that can be quantized.
     """
     from onnxruntime.quantization import (  # noqa: PLC0415  (1 s)
         CalibrationMethod,
@@ -79,11 +89,11 @@ def int8_static(
         quantize_static,
     )
 
-    _require(source, COMPUTING, "static int8")
-    rows = _few(calibration) if method != "minmax" else dict(calibration)
+    _require(source, COMPUTE_OPERATORS, "static int8")
+    rows = dict(calibration) if method == "minmax" else _histogram_rows(calibration)
     # Without 8-bit dot products that accumulate in 32 bits, sums of full-range products overflow.
     reduce_range = not has_dot_products()
-    operators = [*COMPUTING, *PASSING, *SHAPING]
+    operators = [*COMPUTE_OPERATORS, *TRANSPARENT_OPERATORS, *SHAPE_OPERATORS]
     with _prepared(source) as prepared:
         quantize_static(
             prepared,
@@ -115,40 +125,41 @@ def int8_static(
 
 
 def has_dot_products() -> bool:
-    """Whether this processor sums 8-bit products in 32 bits (VNNI, or any ARM of 64 bits)."""
+    """Whether this processor accumulates 8-bit products in 32 bits (VNNI, or 64-bit ARM)."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return True  # macOS on ARM; on an Intel Mac a range is then less finely cut, not wrong
+        return True  # macOS on ARM; on an Intel Mac sums of products may saturate
     return "vnni" in flags or "asimddp" in flags or "asimd" in flags
 
 
 def operators_of(source: Path) -> dict[str, int]:
-    """How often each operator is in the graph."""
+    """Number of nodes in the graph by operator."""
     import onnx  # noqa: PLC0415
 
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for node in onnx.load(source, load_external_data=False).graph.node:
-        found[node.op_type] = found.get(node.op_type, 0) + 1
-    return found
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return counts
 
 
-def _require(source: Path, any_of: tuple[str, ...], what: str) -> None:
-    there = operators_of(source)
-    if not any(name in there for name in any_of):
+def _require(source: Path, any_of: tuple[str, ...], method: str) -> None:
+    present = operators_of(source)
+    if not any(name in present for name in any_of):
         raise NotApplicable(
-            f"{what} is for {', '.join(any_of)}, of which this graph has none; it has "
-            f"{', '.join(sorted(there)[:8])}"
+            f"{method} applies to {', '.join(any_of)}, but this graph has "
+            f"{', '.join(sorted(present)[:8])} only"
         )
 
 
-def _few(calibration: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+def _histogram_rows(calibration: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The first calibration rows, as many as histograms have memory for."""
     numbers = sum(int(values[:1].size) for values in calibration.values())
-    there = len(next(iter(calibration.values())))
-    most = min(there, max(CALIBRATION_BATCH, HISTOGRAM_NUMBERS // max(1, numbers)))
-    if most > CALIBRATION_BATCH:
-        most -= most % CALIBRATION_BATCH  # histograms take batches of one size only
-    return {name: values[:most] for name, values in calibration.items()}
+    available = len(next(iter(calibration.values())))
+    count = min(available, max(CALIBRATION_BATCH, HISTOGRAM_NUMBERS // max(1, numbers)))
+    if count > CALIBRATION_BATCH:
+        count -= count % CALIBRATION_BATCH  # histograms need batches of equal size
+    return {name: values[:count] for name, values in calibration.items()}
 
 
 def _reader(rows: Mapping[str, npt.NDArray[Any]]) -> Any:
@@ -171,24 +182,25 @@ def _reader(rows: Mapping[str, npt.NDArray[Any]]) -> Any:
 
 @contextmanager
 def _prepared(source: Path) -> Iterator[Path]:
-    """The graph with shapes, and with what can be folded folded: quantizing another is worse."""
+    """The graph with inferred shapes and folded constants, which quantization needs."""
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory(prefix="maas-quantize-") as scratch, _quiet():
         prepared = Path(scratch, "prepared.onnx")
-        # Symbolic shapes help transformers only, and need a library more.
+        # Symbolic shapes help transformers only, and need another library.
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         yield prepared
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    before = logging.root.manager.disable
+    """Suppresses the warnings of the library."""
+    level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.disable(level)
 
 
 def _how(function: str, **settings: Any) -> dict[str, Any]:

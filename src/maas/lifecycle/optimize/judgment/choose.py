@@ -1,8 +1,8 @@
-"""Choose: the best for an objective among those that passed the gate."""
+"""Choice of the best candidate for an objective among those that passed the gate."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
@@ -12,10 +12,16 @@ from maas.lifecycle.optimize.results import CandidateResult, Estimate, Measureme
 OBJECTIVES = ("latency", "throughput", "size", "memory")
 MEMORY_NOISE = 0.02
 """Share by which the resident memory of equal processes differs from start to start."""
+_QUANTITIES: Mapping[str, str] = {
+    "latency": "latency",
+    "throughput": "time per row",
+    "size": "bytes",
+    "memory": "memory",
+}
 
 
 def checked_objective(name: str) -> str:
-    """Raises InvalidInput that names the known ones."""
+    """The name itself. Raises InvalidInput if there is no such objective."""
     if name not in OBJECTIVES:
         raise InvalidInput(
             f"objective must be one of {', '.join(OBJECTIVES)}; got {shown(name)}",
@@ -24,11 +30,11 @@ def checked_objective(name: str) -> str:
     return name
 
 
-def merit(objective: str, measurement: Measurement) -> Estimate:
-    """What is compared, lower is better, as a ratio to the original.
+def cost_ratio(objective: str, measurement: Measurement) -> Estimate:
+    """Cost of a candidate for an objective, as a ratio to the original; lower is better.
 
-    Latency: the p50 of the smallest batch. Throughput: time per row of the largest batch. Size: the
-    bytes of all files. Memory: the resident memory of a fresh process.
+    Latency: p50 of the smallest batch. Throughput: time per row of the largest batch. Size: bytes
+    of all files. Memory: resident memory of a new process.
     """
     checked_objective(objective)
     if objective == "latency":
@@ -42,54 +48,46 @@ def merit(objective: str, measurement: Measurement) -> Estimate:
     return Estimate(memory, memory * (1 - MEMORY_NOISE), memory * (1 + MEMORY_NOISE))
 
 
-def choose(objective: str, tried: Sequence[CandidateResult]) -> tuple[str, str]:
-    """The name of the best and why it is.
+def choose(objective: str, results: Sequence[CandidateResult]) -> tuple[str, str]:
+    """Name of the best candidate, and the reason.
 
-    Only those are asked that are surely better than the original, with their whole interval. The
-    best is the one with the best bound: else the less is known of a candidate, the more likely it
-    would be taken. `tried` has the original first and then simpler candidates before others: the
-    first is taken whose value lies where another run may find the best.
+    `results` has the original first, then simpler candidates before others. Only candidates whose
+    whole interval is better than the original are considered. The best one has the best upper bound
+    of its cost; by the value itself, candidates with wide intervals would be more likely to be
+    chosen. The first candidate is chosen whose value is not worse than that bound, because a repeat
+    could find the best one there.
     """
-    original = tried[0]
-    known = [
-        (t.name, merit(objective, t.measurement))
-        for t in tried[1:]
-        if t.passed and t.measurement is not None
-    ]
-    if not known:
-        return original.name, "no candidate passed the gate: the original stays"
-    sure = [pair for pair in known if pair[1].high < 1]
-    if not sure:
-        best_name, best = min(known, key=lambda pair: pair[1].value)
+    original = results[0]
+    costs: list[tuple[str, Estimate]] = []
+    for result in results[1:]:
+        if result.passed and result.measurement is not None:
+            costs.append((result.name, cost_ratio(objective, result.measurement)))
+    if not costs:
+        return original.name, "no candidate passed the gate, so the original stays"
+    better = [(name, cost) for name, cost in costs if cost.high < 1]
+    if not better:
+        best_name, best = min(costs, key=lambda pair: pair[1].value)
         if best.value >= 1:
-            why = f"nothing that passed is better for {objective}: the original stays"
-            return original.name, why
-        return original.name, (
-            f"{best_name} is best for {objective} ({_ratio_text(best)} of the original), which "
-            "cannot be told from the original: the original stays"
-        )
-    best_name, best = min(sure, key=lambda pair: pair[1].high)
-    name, found = next(pair for pair in sure if pair[1].value <= best.high)
-    told = f"{_ratio_text(found)} of the original's {_unit(objective)}"
+            reason = f"no candidate that passed is better for {objective}, so the original stays"
+        else:
+            reason = (
+                f"{best_name} is best for {objective} ({_ratio_text(best)} of the original), but "
+                "not significantly better than the original, which therefore stays"
+            )
+        return original.name, reason
+    best_name, best = min(better, key=lambda pair: pair[1].high)
+    name, cost = next(pair for pair in better if pair[1].value <= best.high)
+    summary = f"{_ratio_text(cost)} of the original's {_QUANTITIES[objective]}"
     if name == best_name:
-        return name, f"the best for {objective} of {len(known)} that passed: {told}"
+        return name, f"the best for {objective} of {len(costs)} that passed: {summary}"
     return name, (
-        f"{told}; {best_name} has {_ratio_text(best)}, which cannot be told apart, "
-        f"and {name} is simpler"
+        f"{summary}; {best_name} has {_ratio_text(best)}, which is not significantly better, and "
+        f"{name} is simpler"
     )
 
 
-def _unit(objective: str) -> str:
-    return {
-        "latency": "latency",
-        "throughput": "time per row",
-        "size": "bytes",
-        "memory": "memory",
-    }[objective]
-
-
 def _ratio_text(ratio: Estimate) -> str:
+    value = format_number(ratio.value * 100, "%", digits=3)
     if ratio.low == ratio.high:
-        return format_number(ratio.value * 100, "%", digits=3)
-    interval = format_range(ratio.low * 100, ratio.high * 100, "%", digits=3)
-    return f"{format_number(ratio.value * 100, '%', digits=3)} ({interval})"
+        return value
+    return f"{value} ({format_range(ratio.low * 100, ratio.high * 100, '%', digits=3)})"

@@ -1,10 +1,10 @@
-"""Intervals of a report: who runs its command again shall find every figure within its own.
+"""Wider intervals for a report, so that a repeat of its command reproduces every figure.
 
-To judge and to choose, it is enough to be 99 % sure of one figure (`runs.py`). Of hundreds,
-some would then fall outside. Here they hold 99.9 % of repeats, and none is narrower than that of
-the same figure of the median candidate: the spread of eight runs is sometimes small by luck,
-and of hundreds there is always one such. That makes them half as wide again with eight runs and
-twice as wide with four; two say next to nothing.
+An interval of 99 % of repeats is right for judging and choosing by one figure (`paired_runs.py`).
+Of the hundreds of figures of a report, some would fall outside. The intervals here contain 99.9 %
+of repeats, and none is narrower than that of the same figure of the median candidate: the spread
+of eight runs is sometimes small by chance, and among hundreds there is always such a case. They are
+about 1.5 times as wide with eight runs and twice as wide with four. Two runs hardly bound anything.
 """
 
 from __future__ import annotations
@@ -15,84 +15,81 @@ from dataclasses import fields, replace
 from statistics import median
 from typing import Any
 
-from maas.lifecycle.optimize.measurement.paired_runs import T_995
 from maas.lifecycle.optimize.results import Estimate, Measurement, Optimization, Speed
+from maas.lifecycle.optimize.student_t import t_quantile
 
-T_9995 = (
-    636.619, 31.599, 12.924, 8.610, 6.869, 5.959, 5.408, 5.041, 4.781, 4.587,
-    4.437, 4.318, 4.221, 4.140, 4.073, 4.015, 3.965, 3.922, 3.883, 3.850,
-)  # fmt: skip
-"""99.95 % quantiles of Student's t distribution for 1, 2, … degrees of freedom."""
 REPEATS = 0.999
-"""Share of the repeats of one figure that fall into its interval."""
+"""Share of the repeats of a figure that fall into its interval."""
 HOW: Mapping[str, Any] = {
-    "interval": "median of runs, and where 99.9 % of repeats fall by Student's t, with the "
-    "spread of the median candidate at least; what is judged and chosen rests on 99 %",
+    "interval": "median of the runs, with the range of 99.9 % of repeats by Student's t, and at "
+    "least the spread of the median candidate; gate and choice use the range of 99 %",
     "repeats": REPEATS,
 }
-_WIDEST = 50.0
-"""Of a logarithm: two runs say next to nothing."""
+_LARGEST_REACH = 50.0
+"""Limit on the logarithmic scale, for two runs that differ very much."""
 _WORK = "core_seconds_per_1000"
-Key = tuple[int, str]
-"""Which figure: of which size of load, and its name."""
+FigureKey = tuple[int, str]
+"""Load size and name of a figure."""
 
 
-def with_report_intervals(found: Optimization) -> Optimization:
-    """The same, with wider intervals of all that was measured in runs."""
-    measured = [one.measurement for one in found.results if one.measurement is not None]
-    least = _medians(figure for one in measured for figure in _figures(one))
-    tried = tuple(
-        one
-        if one.measurement is None
-        else replace(one, measurement=_widened(one.measurement, least))
-        for one in found.results
-    )
-    return replace(found, results=tried)
+def with_report_intervals(optimization: Optimization) -> Optimization:
+    """The same optimization with wider intervals for everything measured in paired runs."""
+    measurements = [r.measurement for r in optimization.results if r.measurement is not None]
+    figures = (figure for measurement in measurements for figure in _figures(measurement))
+    least = _median_reaches(figures)
+    results = []
+    for result in optimization.results:
+        if result.measurement is not None:
+            result = replace(result, measurement=_widened(result.measurement, least))
+        results.append(result)
+    return replace(optimization, results=tuple(results))
 
 
-def _widened(measurement: Measurement, least: dict[Key, float]) -> Measurement:
-    runs = int(measurement.how["runs"])
-    degrees = min(runs - 1, len(T_995)) - 1
-    factor = T_9995[degrees] / T_995[degrees]
+def _widened(measurement: Measurement, least: dict[FigureKey, float]) -> Measurement:
+    degrees = int(measurement.how["runs"]) - 1
+    factor = t_quantile(0.9995, degrees) / t_quantile(0.995, degrees)
 
-    def wider(found: Estimate, key: Key) -> Estimate:
-        reach = min(_WIDEST, factor * max(_reach(found), least[key]))
-        share = math.exp(reach)
-        return Estimate(found.value, found.value / share, found.value * share)
+    def wider(estimate: Estimate, key: FigureKey) -> Estimate:
+        reach = min(_LARGEST_REACH, factor * max(_reach(estimate), least[key]))
+        ratio = math.exp(reach)
+        return Estimate(estimate.value, estimate.value / ratio, estimate.value * ratio)
 
-    def of(speed: Speed) -> Speed:
-        changed: dict[str, Any] = {
-            name: wider(found, (speed.batch, name)) for name, found in _estimates(speed)
-        }
-        return replace(speed, **changed)
+    def wider_speed(speed: Speed) -> Speed:
+        changes: dict[str, Any] = {}
+        for name, estimate in _estimates(speed):
+            changes[name] = wider(estimate, (speed.batch, name))
+        return replace(speed, **changes)
 
     return replace(
         measurement,
-        speeds=tuple(of(speed) for speed in measurement.speeds),
+        speeds=tuple(wider_speed(speed) for speed in measurement.speeds),
         core_seconds_per_1000=wider(measurement.core_seconds_per_1000, (0, _WORK)),
         how={**measurement.how, **HOW},
     )
 
 
-def _medians(figures: Iterable[tuple[Key, Estimate]]) -> dict[Key, float]:
-    reaches: dict[Key, list[float]] = {}
-    for key, found in figures:
-        reaches.setdefault(key, []).append(_reach(found))
-    return {key: median(of) for key, of in reaches.items()}
+def _median_reaches(figures: Iterable[tuple[FigureKey, Estimate]]) -> dict[FigureKey, float]:
+    """Median over all candidates of the reach of each figure."""
+    reaches: dict[FigureKey, list[float]] = {}
+    for key, estimate in figures:
+        reaches.setdefault(key, []).append(_reach(estimate))
+    return {key: median(values) for key, values in reaches.items()}
 
 
-def _figures(measurement: Measurement) -> Iterator[tuple[Key, Estimate]]:
+def _figures(measurement: Measurement) -> Iterator[tuple[FigureKey, Estimate]]:
     for speed in measurement.speeds:
-        for name, found in _estimates(speed):
-            yield (speed.batch, name), found
+        for name, estimate in _estimates(speed):
+            yield (speed.batch, name), estimate
     yield (0, _WORK), measurement.core_seconds_per_1000
 
 
-def _estimates(speed: Speed) -> list[tuple[str, Estimate]]:
-    known = [(one.name, getattr(speed, one.name)) for one in fields(speed)]
-    return [(name, found) for name, found in known if isinstance(found, Estimate)]
+def _estimates(speed: Speed) -> Iterator[tuple[str, Estimate]]:
+    for field in fields(speed):
+        value = getattr(speed, field.name)
+        if isinstance(value, Estimate):
+            yield field.name, value
 
 
-def _reach(found: Estimate) -> float:
-    """How far the interval goes to each side, in logarithms."""
-    return math.log(found.high / found.low) / 2
+def _reach(estimate: Estimate) -> float:
+    """Distance from the middle of the interval to its ends, on the logarithmic scale."""
+    return math.log(estimate.high / estimate.low) / 2

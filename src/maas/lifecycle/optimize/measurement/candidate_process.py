@@ -1,4 +1,4 @@
-"""A candidate in a process of its own, seen from the process that measures it."""
+"""Client side of the processes that each run one candidate."""
 
 from __future__ import annotations
 
@@ -20,28 +20,34 @@ from maas.lifecycle.optimize.measurement.worker_messages import packed, receive,
 from maas.lifecycle.optimize.results import Array, Candidate, EvaluationRows
 from maas.settings import child_environment
 
-LIMIT_S = 600.0
-"""For one message; a candidate that needs longer is ended."""
+TIMEOUT_S = 600.0
+"""Timeout for one message, after which the process is killed."""
 MOST_ROWS = 64
-"""Two batches of the largest size; more would only fill the memory that is measured."""
-MOST_TOLD = 600
+"""Two batches of the largest size. More would only add to the memory that is measured."""
+MOST_ERROR_BYTES = 600
 BATCH_ROWS, BATCH_BYTES = 256, 16 << 20
-"""Most of one message when all rows are answered."""
+"""Limits of one message when all rows are answered."""
 
 
 class LoadedProcess:
-    """A fresh process with a candidate loaded; a context manager that ends it."""
+    """A new process with a candidate loaded. As a context manager it stops the process."""
 
     def __init__(
-        self, candidate: Candidate, module: str, told: dict[str, Any], limit_s: float = LIMIT_S
+        self,
+        candidate: Candidate,
+        module: str,
+        settings: dict[str, Any],
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """`module` is what the process runs, `told` its first message besides the candidate.
+        """Starts `module` without waiting for it.
 
-        Starts it and does not wait; the first question does, and raises InvalidInput or
-        InferenceFailed with the reason if it does not load."""
+        `settings` is added to the description of the candidate in the first message. The first
+        request waits until the candidate is loaded, and raises InvalidInput or InferenceFailed with
+        the reason if it does not load.
+        """
         self.candidate = candidate
-        self.limit_s = limit_s
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (close ends it)
+        self.timeout_s = timeout_s
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
         threads = str(candidate.threads)
         pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         self._process = subprocess.Popen(
@@ -51,16 +57,16 @@ class LoadedProcess:
             stderr=self._errors,
             env=child_environment(**dict.fromkeys(pools, threads)),
         )
-        self._loading = False
+        self._loading = True
         try:
-            self._begin(
+            self._send_first(
                 {
                     "runtime": candidate.runtime,
                     "files": {n: str(p.resolve()) for n, p in candidate.files.items()},
                     "options": dict(candidate.options),
                     "threads": candidate.threads,
                     "cpus": _cores(candidate.threads),
-                    **told,
+                    **settings,
                 }
             )
         except BaseException:
@@ -71,30 +77,32 @@ class LoadedProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a message. Raises the candidate's error, or InferenceFailed if its process
-        ends or takes too long."""
+    def request(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The process's answer to a message.
+
+        Raises the candidate's error, or InferenceFailed if the process exits or times out.
+        """
         if self._loading:
             self._loading = False
-            self._answered(None)
-        return self._answered(message)
+            self._exchange(None)
+        return self._exchange(message)
 
-    def _begin(self, message: dict[str, Any]) -> None:
-        self._loading = True
+    def _send_first(self, message: dict[str, Any]) -> None:
         try:
             if self._process.stdin is not None:
                 send(self._process.stdin, message)
         except BrokenPipeError:
-            return  # it has ended; whoever asks is told why
+            return  # the process has exited; the first request raises the reason
 
-    def _answered(self, message: dict[str, Any] | None) -> dict[str, Any]:
-        late = threading.Event()
+    def _exchange(self, message: dict[str, Any] | None) -> dict[str, Any]:
+        """Sends a message, if there is one, and waits for the next answer."""
+        timed_out = threading.Event()
 
-        def end() -> None:
-            late.set()
+        def kill() -> None:
+            timed_out.set()
             self._process.kill()
 
-        timer = threading.Timer(self.limit_s, end)
+        timer = threading.Timer(self.timeout_s, kill)
         timer.start()
         try:
             if self._process.stdin is None or self._process.stdout is None:
@@ -107,14 +115,15 @@ class LoadedProcess:
         finally:
             timer.cancel()
         if answer is None:
-            raise InferenceFailed(f"{self.candidate.name}: {self._ended(late.is_set())}")
+            reason = self._exit_reason(timed_out.is_set())
+            raise InferenceFailed(f"{self.candidate.name}: {reason}")
         if "problem" in answer:
             raise _error(self.candidate.name, answer["problem"])
         return answer
 
     def state(self) -> dict[str, Any]:
-        """{resident: bytes, cpu: nanoseconds since it started}"""
-        return self.ask({"do": "state"})
+        """{resident: bytes, cpu: nanoseconds since the start of the process}"""
+        return self.request({"do": "state"})
 
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
@@ -141,66 +150,68 @@ class LoadedProcess:
     ) -> None:
         self.close()
 
-    def _ended(self, late: bool) -> str:
-        if late:
-            return f"its process was ended because it took over {self.limit_s:.0f} s"
+    def _exit_reason(self, timed_out: bool) -> str:
+        if timed_out:
+            return f"its process was killed because it took over {self.timeout_s:.0f} s"
         code = self._process.wait()
         self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, self._errors.tell() - MOST_TOLD))
-        told = " ".join(self._errors.read().decode("utf-8", "replace").split())
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        return f"its process {how}{': ' + told if told else ''}"
+        self._errors.seek(max(0, self._errors.tell() - MOST_ERROR_BYTES))
+        output = " ".join(self._errors.read().decode("utf-8", "replace").split())
+        how = f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
+        return f"its process {how}{': ' + output if output else ''}"
 
 
 class CandidateProcess(LoadedProcess):
-    """That of a candidate that answers rows."""
+    """Process of a candidate that answers rows."""
 
     def __init__(
         self,
         candidate: Candidate,
         signature: Signature,
         rows: EvaluationRows,
-        limit_s: float = LIMIT_S,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
-        told = {
+        settings = {
             "signature": signature.to_dict(),
             "inputs": packed({n: a[:MOST_ROWS] for n, a in rows.inputs.items()}),
         }
-        super().__init__(candidate, "maas.lifecycle.optimize.measurement.worker", told, limit_s)
+        module = "maas.lifecycle.optimize.measurement.worker"
+        super().__init__(candidate, module, settings, timeout_s)
 
     def turn(self, batch: int, seconds: float, least: int) -> dict[str, Any]:
-        """{durations: nanoseconds of each call, cpu: nanoseconds of all}"""
-        return self.ask({"do": "turn", "batch": batch, "seconds": seconds, "least": least})
+        """{durations: nanoseconds of each call, cpu: nanoseconds of all calls}"""
+        return self.request({"do": "turn", "batch": batch, "seconds": seconds, "least": least})
 
-    def answers(self, inputs: Mapping[str, Array], most: int = BATCH_ROWS) -> dict[str, Array]:
-        """What it answers for rows [n, …] of every input: every output as [n, …]."""
+    def outputs(self, inputs: Mapping[str, Array], most: int = BATCH_ROWS) -> dict[str, Array]:
+        """Every output as [n, …], for rows [n, …] of every input in batches of at most `most`."""
         rows = len(next(iter(inputs.values())))
-        of_row = sum(values[:1].nbytes for values in inputs.values())
-        most = min(most, max(1, BATCH_BYTES // max(1, of_row)))
+        row_bytes = sum(values[:1].nbytes for values in inputs.values())
+        size = min(most, max(1, BATCH_BYTES // max(1, row_bytes)))
         parts = []
-        for at in range(0, rows, most):
-            batch = packed({name: values[at : at + most] for name, values in inputs.items()})
-            parts.append(unpacked(self.ask({"do": "answer", "inputs": batch})["outputs"]))
+        for start in range(0, rows, size):
+            batch = {name: values[start : start + size] for name, values in inputs.items()}
+            answer = self.request({"do": "predict", "inputs": packed(batch)})
+            parts.append(unpacked(answer["outputs"]))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def answers_of(
+def isolated_outputs_of(
     candidate: Candidate, signature: Signature, rows: EvaluationRows
 ) -> dict[str, Array]:
-    """What it says about every row, from a process of its own: every output as [n, …].
+    """Every output as [n, …] for all rows, computed in a process of its own.
 
-    Raises InvalidInput if it does not load, InferenceFailed if it does not answer, or crashes.
+    Raises InvalidInput if the candidate does not load, InferenceFailed if it does not answer or
+    crashes.
     """
-    few = EvaluationRows(
-        {name: values[:1] for name, values in rows.inputs.items()}, None, rows.task
-    )
+    first_row = {name: values[:1] for name, values in rows.inputs.items()}
     most = min(signature.max_rows or BATCH_ROWS, BATCH_ROWS)
-    with CandidateProcess(candidate, signature, few) as process:
-        return process.answers(rows.inputs, most)
+    first = EvaluationRows(first_row, None, rows.task)
+    with CandidateProcess(candidate, signature, first) as process:
+        return process.outputs(rows.inputs, most)
 
 
 def _cores(threads: int) -> list[int]:
-    """Always the same cores for the same number of threads; [] where they cannot be chosen."""
+    """The same cores for equal numbers of threads; [] where processes cannot be bound to cores."""
     return usable_core_ids()[-threads:]
 
 

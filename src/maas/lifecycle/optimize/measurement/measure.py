@@ -1,7 +1,7 @@
-"""Measure: what a candidate that answers rows costs, in turns with the original.
+"""Measurement of a candidate that answers rows, interleaved with the original.
 
-In the rounds of a run both get the same rows and the same time, in the order original,
-candidate, candidate, original. Ratios are of turns beside each other.
+In each round of a paired run both sides get the same rows and the same time, in the order original,
+candidate, candidate, original. Ratios compare adjacent turns.
 """
 
 from __future__ import annotations
@@ -20,29 +20,33 @@ from maas.lifecycle.optimize.measurement.energy import EnergyMeter
 from maas.lifecycle.optimize.measurement.paired_runs import CpuContention, PairedRun, RunFigures
 from maas.lifecycle.optimize.results import Candidate, EvaluationRows
 
-RESIDENT = "resident set of a fresh process after its first calls, median"
+RESIDENT = "resident set of a new process after its first calls, median"
 
 
 @dataclass(frozen=True)
 class MeasurementPlan:
-    """How long a run measures."""
+    """Batch sizes and duration of a paired run."""
 
     batches: tuple[int, ...] = (1, 8, 32)
     rounds: int = 3
     seconds: float = 0.05
-    """Of one side's turn with one batch size."""
+    """Duration of a turn: one side's calls at one batch size."""
     least_calls: int = 3
-    """Of a turn, however long they take."""
+    """Fewest calls of a turn, however long they take."""
     meter: EnergyMeter = field(default_factory=EnergyMeter.find)
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """Calls of one side, one after the other."""
+    """Consecutive calls of one side."""
 
     milliseconds: tuple[float, ...]
     cpu_s: float
     joules: float
+
+    @property
+    def median_ms(self) -> float:
+        return median(self.milliseconds)
 
     @property
     def calls_per_ms(self) -> float:
@@ -50,28 +54,28 @@ class _Turn:
 
 
 _Turns = dict[int, list[_Turn]]
-"""By batch size."""
+"""Turns of one side, by batch size."""
 
 
-def sit(
+def measure_pair(
     candidate: Candidate,
     original: Candidate,
     rows: EvaluationRows,
     signature: Signature,
     plan: MeasurementPlan | None = None,
 ) -> PairedRun:
-    """Latency, throughput, memory and work of the candidate beside the original, once.
+    """Latency, throughput, memory and CPU time of the candidate against the original, in one run.
 
-    Takes about rounds × batches × 2 × seconds, and two starts. Raises InvalidInput or
-    InferenceFailed with the reason if one of them does not load or answer.
+    Takes about rounds × batches × 2 × seconds, and the start of two processes. Raises InvalidInput
+    or InferenceFailed with the reason if either side does not load or does not answer.
     """
     plan = plan or MeasurementPlan()
     batches = tuple(b for b in plan.batches if b <= (signature.max_rows or b))
     if not batches:
-        raise InvalidInput("a batch size of 1 must be among those measured", field="batches")
-    watch = CpuContention()
-    mine: _Turns = defaultdict(list)
-    other: _Turns = defaultdict(list)
+        raise InvalidInput("batches must include a batch size of 1", field="batches")
+    contention = CpuContention()
+    candidate_turns: _Turns = defaultdict(list)
+    original_turns: _Turns = defaultdict(list)
     with (
         CandidateProcess(original, signature, rows) as first,
         CandidateProcess(candidate, signature, rows) as second,
@@ -80,46 +84,49 @@ def sit(
             for batch in batches:
                 process.turn(batch, plan.seconds, plan.least_calls)
         resident = [int(process.state()["resident"]) for process in (first, second)]
+        order = [(first, original_turns), (second, candidate_turns)]
         for number in range(plan.rounds):
             for batch in batches:
-                order = [(first, other), (second, mine)]
                 for process, turns in order if number % 2 == 0 else order[::-1]:
                     turns[batch].append(_turn(process, batch, plan))
-        # From their start on, because what they did while loading was not the machine's others.
+        # Since their start, because CPU time spent on loading is not that of other processes.
         cpu_s = sum(process.state()["cpu"] for process in (first, second)) / 1e9
     largest = batches[-1]
-    answered = sum(len(t.milliseconds) for t in mine[largest]) * largest / 1000
-    took = [median(t.milliseconds) for t in other[largest]]
+    turns_at_largest = candidate_turns[largest]
+    thousands = sum(len(t.milliseconds) for t in turns_at_largest) * largest / 1000
+    original_ms = [t.median_ms for t in original_turns[largest]]
     return PairedRun(
-        figures=tuple(_figures(batch, mine[batch], other[batch]) for batch in batches),
+        figures=tuple(_figures(b, candidate_turns[b], original_turns[b]) for b in batches),
         original_bytes=resident[0],
         candidate_bytes=resident[1],
-        core_s_per_1000=sum(t.cpu_s for t in mine[largest]) / answered,
-        joules_per_1000=sum(t.joules for t in mine[largest]) / answered,
-        original_ms=(min(took), max(took)),
-        other_cores=watch.cores(cpu_s),
+        core_s_per_1000=sum(t.cpu_s for t in turns_at_largest) / thousands,
+        joules_per_1000=sum(t.joules for t in turns_at_largest) / thousands,
+        original_ms=(min(original_ms), max(original_ms)),
+        other_cores=contention.cores(cpu_s),
     )
 
 
 def _turn(process: CandidateProcess, batch: int, plan: MeasurementPlan) -> _Turn:
-    started = plan.meter.read()
-    got = process.turn(batch, plan.seconds, plan.least_calls)
-    joules = plan.meter.joules_since(started)
-    return _Turn(tuple(d / 1e6 for d in got["durations"]), got["cpu"] / 1e9, joules)
+    energy = plan.meter.read()
+    timing = process.turn(batch, plan.seconds, plan.least_calls)
+    joules = plan.meter.joules_since(energy)
+    return _Turn(tuple(d / 1e6 for d in timing["durations"]), timing["cpu"] / 1e9, joules)
 
 
-def _figures(batch: int, mine: Sequence[_Turn], other: Sequence[_Turn]) -> RunFigures:
-    beside = list(zip(mine, other, strict=True))
-    p99 = _quantile(mine, 99)
+def _figures(
+    batch: int, candidate_turns: Sequence[_Turn], original_turns: Sequence[_Turn]
+) -> RunFigures:
+    adjacent = list(zip(candidate_turns, original_turns, strict=True))
+    p99 = _quantile(candidate_turns, 99)
     return RunFigures(
         size=batch,
-        calls=sum(len(t.milliseconds) for t in mine),
-        p50_ms=_quantile(mine, 50),
+        calls=sum(len(t.milliseconds) for t in candidate_turns),
+        p50_ms=_quantile(candidate_turns, 50),
         p99_ms=p99,
-        rows_per_s=median(t.calls_per_ms for t in mine) * 1000 * batch,
-        p50_ratio=median(median(a.milliseconds) / median(b.milliseconds) for a, b in beside),
-        p99_ratio=p99 / _quantile(other, 99),
-        rows_per_s_ratio=median(a.calls_per_ms / b.calls_per_ms for a, b in beside),
+        rows_per_s=median(t.calls_per_ms for t in candidate_turns) * 1000 * batch,
+        p50_ratio=median(a.median_ms / b.median_ms for a, b in adjacent),
+        p99_ratio=p99 / _quantile(original_turns, 99),
+        rows_per_s_ratio=median(a.calls_per_ms / b.calls_per_ms for a, b in adjacent),
     )
 
 

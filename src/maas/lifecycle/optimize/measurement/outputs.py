@@ -1,4 +1,4 @@
-"""What a candidate's outputs say, in the terms in which candidates are compared."""
+"""Outputs of a candidate: stored with its files, and converted to the form that is compared."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from maas.lifecycle.optimize.measurement.worker_messages import packed, unpacked
 from maas.lifecycle.optimize.results import Array, Candidate, CandidateOutputs, EvaluationRows
 
 CLASSES = (Task.BINARY, Task.MULTICLASS)
-KEPT = "answers"
-"""The file beside a candidate's own that holds what it said about the test rows."""
+OUTPUTS_FILE = "outputs"
+"""File next to a candidate's own, with its outputs for the test rows."""
 
 
-def keep(folder: Path, outputs: Mapping[str, Array]) -> None:
+def save_outputs(folder: Path, outputs: Mapping[str, Array]) -> None:
     """Writes outputs [n, …] by name."""
-    (folder / KEPT).write_bytes(msgspec.msgpack.encode(packed(outputs)))
+    (folder / OUTPUTS_FILE).write_bytes(msgspec.msgpack.encode(packed(outputs)))
 
 
-def kept(candidate: Candidate) -> dict[str, Array] | None:
-    """What was kept beside it; None if nothing was, as beside an original."""
-    path = next(iter(candidate.files.values())).parent / KEPT
+def load_outputs(candidate: Candidate) -> dict[str, Array] | None:
+    """Outputs saved next to the candidate's file; None if there are none, as for an original."""
+    path = next(iter(candidate.files.values())).parent / OUTPUTS_FILE
     return unpacked(msgspec.msgpack.decode(path.read_bytes())) if path.is_file() else None
 
 
-def read_answers(
+def convert_outputs(
     outputs: Mapping[str, Array], signature: Signature, rows: EvaluationRows
 ) -> CandidateOutputs:
-    """Outputs [n, …] by name as classes, numbers, vectors or texts, by the task.
+    """Outputs [n, …] by name as classes, numbers, vectors or texts, depending on the task.
 
-    Raises InvalidInput if the outputs are not those of such a task.
+    Raises InvalidInput if the outputs do not fit the task.
     """
     if rows.task in CLASSES:
         predicted, scores, names = read_classes(signature, outputs, rows.class_names)
         return CandidateOutputs(rows.task, predicted, scores, names)
     if rows.task in (Task.IMAGE_CLASSIFICATION, Task.TEXT_CLASSIFICATION) and "label" in outputs:
-        return _labeled(outputs["label"], rows)
+        return _from_labels(outputs["label"], rows)
     if rows.task is Task.REGRESSION:
         return CandidateOutputs(rows.task, read_numbers(signature, outputs).reshape(len(rows), -1))
     first = outputs[signature.outputs[0].name]
@@ -52,20 +52,20 @@ def read_answers(
     return CandidateOutputs(rows.task, first.reshape(len(rows), -1)[:, 0])
 
 
-def _labeled(labels: Array, rows: EvaluationRows) -> CandidateOutputs:
-    """The first of the labels of each row, as the index among the class names."""
+def _from_labels(labels: Array, rows: EvaluationRows) -> CandidateOutputs:
+    """The first label of each row, as an index into the class names if there are any."""
     first = [
-        v.decode() if isinstance(v, bytes) else str(v)
-        for v in labels.reshape(len(rows), -1)[:, 0].tolist()
+        value.decode() if isinstance(value, bytes) else str(value)
+        for value in labels.reshape(len(rows), -1)[:, 0].tolist()
     ]
     names = rows.class_names
     if not names:
         return CandidateOutputs(rows.task, np.asarray(first, dtype=object))
     index = {name: i for i, name in enumerate(names)}
-    unknown = next((v for v in first if v not in index), None)
+    unknown = next((label for label in first if label not in index), None)
     if unknown is not None:
         raise InvalidInput(
             f"the model answers {shown(unknown)}, which is none of the {len(names)} class names",
             field="class_names",
         )
-    return CandidateOutputs(rows.task, np.asarray([index[v] for v in first]), None, names)
+    return CandidateOutputs(rows.task, np.asarray([index[label] for label in first]), None, names)

@@ -1,4 +1,4 @@
-"""Profile: what a variant consists of, where its time goes, and what its answers cost."""
+"""Profile of a variant: parameters, time by layer, memory and cost."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from typing import Any
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Evidence
 from maas.lifecycle.conversion.onnx_files import run_session
-from maas.lifecycle.optimize.graph import GraphLayer, read_layers
+from maas.lifecycle.optimize.graph import read_layers
 from maas.lifecycle.optimize.results import Array, Candidate, EvaluationRows, Measurement
 
-RUNS = 20
+CALLS = 20
+WARM_UP_CALLS = CALLS // 4
 MOST_LAYERS = 30
-MOST_HEADER = 100_000_000
-IN_GRAPH = ("parameters", "multiply_adds", "largest")
+MOST_HEADER_BYTES = 100_000_000
+GRAPH_FIELDS = ("parameters", "multiply_adds", "largest")
 
 
 @dataclass(frozen=True)
 class CorePrice:
-    """What an hour of one core costs."""
+    """Price of one core for one hour."""
 
     per_core_hour: float
     currency: str = "USD"
@@ -40,33 +41,33 @@ class CorePrice:
 
 @dataclass(frozen=True)
 class NodeTime:
-    """One node that ran, as the engine names it after its own optimizations."""
+    """Time of one node of the graph, as it is after the engine's own optimizations."""
 
     name: str
     op: str
     share: float
-    """Of the time in all nodes."""
+    """Share of the time of all nodes."""
     ms: float
-    """Of one call."""
+    """Milliseconds per call."""
 
 
 @dataclass
 class Profile:
-    """What is known; `missing` says why the rest is not."""
+    """Figures of a variant; `missing` gives the reason for each one that is not available."""
 
     parameters: int | None = None
     multiply_adds: int | None = None
-    """For one row."""
+    """Multiply-adds per row, or per token of a language model."""
     file_bytes: int = 0
     memory_bytes: int | None = None
-    """Of a fresh process that answers with it."""
+    """Resident memory of a new process that answers with it."""
     core_seconds_per_1000: float | None = None
     cost_per_1000: float | None = None
-    """In the currency of the price."""
+    """Cost in the currency of the price."""
     slowest: list[dict[str, Any]] = field(default_factory=list)
-    """Nodes that ran, by share of the time: name, op, share, ms."""
+    """Nodes by share of the time: name, op, share, ms."""
     operators: list[dict[str, Any]] = field(default_factory=list)
-    """The same by kind of operator: op, nodes, share."""
+    """Operator types by share of the time: op, nodes, share."""
     largest: list[dict[str, Any]] = field(default_factory=list)
     """Layers of the graph by size: name, op, parameters, bytes, multiply_adds."""
     missing: dict[str, str] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class Profile:
         return asdict(self)
 
     def evidence(self, variant: str) -> Evidence:
-        """Of kind `profile`, as `maas models show` prints it."""
+        """Evidence of kind `profile`, as `maas models show` prints it."""
         values = self.to_dict()
         how = values.pop("how")
         return Evidence(kind="profile", values=values, how=how, variant=variant)
@@ -90,70 +91,67 @@ def profile(
 ) -> Profile:
     """Graph, time by layer, memory and cost of a candidate.
 
-    The time is that of `candidate.batch` of the rows with `candidate.threads` threads. What a kind
-    of file does not tell is said in `missing`; nothing is raised for it.
+    The time is measured with `candidate.batch` rows and `candidate.threads` threads. Figures that
+    the files do not provide are explained in `missing`; nothing is raised for them.
     """
-    found = Profile(file_bytes=sum(path.stat().st_size for path in candidate.files.values()))
+    result = Profile(file_bytes=sum(path.stat().st_size for path in candidate.files.values()))
     path = next(iter(candidate.files.values()))
     if candidate.runtime in ("onnx", "image_classifier") or path.suffix == ".onnx":
         onnx = next((p for p in candidate.files.values() if p.suffix == ".onnx"), path)
-        _of_graph(found, onnx)
+        _add_graph(result, onnx)
         if candidate.runtime == "onnx":
-            _of_time(found, onnx, candidate, rows)
+            _add_times(result, onnx, candidate, rows)
         else:
-            found.missing["slowest"] = f"{candidate.runtime} prepares its inputs itself"
+            result.missing["slowest"] = f"{candidate.runtime} prepares its inputs itself"
     else:
-        _of_weights(found, candidate)
-    of_measurement(found, measurement, price)
-    return found
+        _add_safetensors(result, candidate)
+    add_measurement(result, measurement, price)
+    return result
 
 
-def _of_graph(found: Profile, path: Path) -> None:
+def _add_graph(result: Profile, path: Path) -> None:
+    """Parameters, multiply-adds and largest layers of an ONNX graph."""
     try:
         layers = read_layers(path)
-    except InvalidInput as wrong:
-        found.missing |= dict.fromkeys(IN_GRAPH, wrong.message)
+    except InvalidInput as error:
+        result.missing |= dict.fromkeys(GRAPH_FIELDS, error.message)
         return
-    found.parameters = sum(layer.parameters for layer in layers)
+    result.parameters = sum(layer.parameters for layer in layers)
     unknown = [layer.name for layer in layers if layer.multiply_adds is None]
     if unknown:
-        found.missing["multiply_adds"] = (
-            f"shapes of {len(unknown)} layers are not known, for example {unknown[0]}"
+        result.missing["multiply_adds"] = (
+            f"the shapes of {len(unknown)} layers are unknown, for example of {unknown[0]}"
         )
     else:
-        found.multiply_adds = sum(layer.multiply_adds or 0 for layer in layers)
-    largest = sorted((x for x in layers if x.bytes), key=lambda x: -x.bytes)
-    found.largest = [_line(layer) for layer in largest[:MOST_LAYERS]]
-    found.how |= {"multiply_adds": "of one row, by onnx shape inference, in layers that multiply"}
+        result.multiply_adds = sum(layer.multiply_adds or 0 for layer in layers)
+    largest = sorted((layer for layer in layers if layer.bytes), key=lambda layer: -layer.bytes)
+    result.largest = [asdict(layer) for layer in largest[:MOST_LAYERS]]
+    result.how |= {"multiply_adds": "per row, by onnx shape inference, in layers that multiply"}
 
 
-def _line(layer: GraphLayer) -> dict[str, Any]:
-    return asdict(layer)
-
-
-def _of_time(found: Profile, path: Path, candidate: Candidate, rows: EvaluationRows) -> None:
+def _add_times(result: Profile, path: Path, candidate: Candidate, rows: EvaluationRows) -> None:
+    """Slowest nodes, and the share of each operator type."""
     inputs = {name: array[: candidate.batch] for name, array in rows.inputs.items()}
-    timed = time_by_layer(path, inputs, candidate.threads)
-    found.slowest = [asdict(t) for t in timed[:MOST_LAYERS]]
+    times = time_by_layer(path, inputs, candidate.threads)
+    result.slowest = [asdict(t) for t in times[:MOST_LAYERS]]
     shares: dict[str, list[float]] = defaultdict(list)
-    for layer in timed:
-        shares[layer.op].append(layer.share)
-    found.operators = sorted(
-        ({"op": op, "nodes": len(s), "share": sum(s)} for op, s in shares.items()),
-        key=lambda line: -line["share"],
-    )
-    found.how |= {
+    for node in times:
+        shares[node.op].append(node.share)
+    for op, of_op in shares.items():
+        result.operators.append({"op": op, "nodes": len(of_op), "share": sum(of_op)})
+    result.operators.sort(key=lambda line: -line["share"])
+    result.how |= {
         "batch": len(next(iter(inputs.values()))),
         "threads": candidate.threads,
-        "runs": RUNS,
+        "runs": CALLS,
         "time": "onnxruntime's profiler, after its graph optimizations",
     }
 
 
 def time_by_layer(path: Path, inputs: Mapping[str, Array], threads: int) -> list[NodeTime]:
-    """Every node that ran, slowest first, on average over runs after the first few.
+    """Average time of every node after a few calls of warm-up, slowest first.
 
-    Raises InferenceFailed with onnxruntime's words if the model does not answer.
+    Raises InferenceFailed with onnxruntime's message if the model does not answer.
     """
     import onnxruntime  # noqa: PLC0415  (0.2 s)
 
@@ -167,71 +165,78 @@ def time_by_layer(path: Path, inputs: Mapping[str, Array], threads: int) -> list
         session = onnxruntime.InferenceSession(
             path, sess_options=options, providers=["CPUExecutionProvider"]
         )
-        for _ in range(RUNS):
+        for _ in range(CALLS):
             run_session(session, dict(inputs))
         events = json.loads(Path(session.end_profiling()).read_text())
-    spent: dict[tuple[str, str], list[float]] = defaultdict(list)
+    durations: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             name = event["name"].removesuffix("_kernel_time")
-            spent[name, event["args"]["op_name"]].append(event["dur"] / 1000)
-    kept = {key: sum(ms[RUNS // 4 :]) / max(1, len(ms[RUNS // 4 :])) for key, ms in spent.items()}
-    total = sum(kept.values()) or 1.0
-    timed = [NodeTime(name, op, ms / total, ms) for (name, op), ms in kept.items()]
-    return sorted(timed, key=lambda t: -t.share)
+            durations[name, event["args"]["op_name"]].append(event["dur"] / 1000)
+    average_ms: dict[tuple[str, str], float] = {}
+    for node, ms in durations.items():
+        timed = ms[WARM_UP_CALLS:]
+        average_ms[node] = sum(timed) / max(1, len(timed))
+    total = sum(average_ms.values()) or 1.0
+    times = [NodeTime(name, op, ms / total, ms) for (name, op), ms in average_ms.items()]
+    return sorted(times, key=lambda t: -t.share)
 
 
-def _of_weights(found: Profile, candidate: Candidate) -> None:
+def _add_safetensors(result: Profile, candidate: Candidate) -> None:
     """Parameters of safetensors files, from their headers."""
-    why = f"{candidate.runtime} files do not tell"
-    found.missing |= dict.fromkeys((*IN_GRAPH, "slowest"), why)
+    reason = f"{candidate.runtime} files do not contain it"
+    result.missing |= dict.fromkeys((*GRAPH_FIELDS, "slowest"), reason)
     paths = [p for p in candidate.files.values() if p.suffix == ".safetensors"]
     if not paths:
         return
     try:
-        tensors = [line for path in paths for line in _safetensors(path)]
-    except (ValueError, KeyError, OSError, TypeError) as wrong:
-        found.missing["parameters"] = f"its header cannot be read: {wrong}"
+        tensors = [line for path in paths for line in _safetensors_lines(path)]
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        result.missing["parameters"] = f"its header cannot be read: {error}"
         return
-    found.parameters = sum(line["parameters"] for line in tensors)
+    result.parameters = sum(line["parameters"] for line in tensors)
     tensors.sort(key=lambda line: -line["bytes"])
-    found.largest = tensors[:MOST_LAYERS]
-    del found.missing["parameters"], found.missing["largest"]
+    result.largest = tensors[:MOST_LAYERS]
+    del result.missing["parameters"], result.missing["largest"]
 
 
-def _safetensors(path: Path) -> list[dict[str, Any]]:
+def _safetensors_lines(path: Path) -> list[dict[str, Any]]:
+    """Name, dtype, parameters and bytes of each tensor in the header of a file."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        if size > min(MOST_HEADER, path.stat().st_size):
+        if size > min(MOST_HEADER_BYTES, path.stat().st_size):
             raise ValueError("it is longer than the file")
         header = json.loads(file.read(size))
-    return [
-        {
-            "name": name,
-            "op": str(tensor["dtype"]),
-            "parameters": math.prod(tensor["shape"]),
-            "bytes": int(tensor["data_offsets"][1]) - int(tensor["data_offsets"][0]),
-            "multiply_adds": None,
-        }
-        for name, tensor in header.items()
-        if name != "__metadata__"
-    ]
+    header.pop("__metadata__", None)
+    lines = []
+    for name, tensor in header.items():
+        start, end = tensor["data_offsets"]
+        lines.append(
+            {
+                "name": name,
+                "op": str(tensor["dtype"]),
+                "parameters": math.prod(tensor["shape"]),
+                "bytes": int(end) - int(start),
+                "multiply_adds": None,
+            }
+        )
+    return lines
 
 
-def of_measurement(
-    found: Profile, measurement: Measurement | None, price: CorePrice | None
+def add_measurement(
+    result: Profile, measurement: Measurement | None, price: CorePrice | None
 ) -> None:
-    """Memory, work and cost, or why they are not known."""
+    """Adds memory, CPU time and cost, or the reasons why they are missing."""
     if measurement is None:
-        why = "not measured; `maas optimize` does that"
-        found.missing |= dict.fromkeys(("memory_bytes", "core_seconds_per_1000"), why)
+        reason = "not measured; `maas optimize` measures it"
+        result.missing |= dict.fromkeys(("memory_bytes", "core_seconds_per_1000"), reason)
     else:
-        found.memory_bytes = measurement.resident_bytes
-        found.core_seconds_per_1000 = measurement.core_seconds_per_1000.value
+        result.memory_bytes = measurement.resident_bytes
+        result.core_seconds_per_1000 = measurement.core_seconds_per_1000.value
     if price is None:
-        found.missing["cost_per_1000"] = "no price of a core-hour is set"
-    elif found.core_seconds_per_1000 is None:
-        found.missing["cost_per_1000"] = found.missing["core_seconds_per_1000"]
+        result.missing["cost_per_1000"] = "no price of a core-hour is set"
+    elif result.core_seconds_per_1000 is None:
+        result.missing["cost_per_1000"] = result.missing["core_seconds_per_1000"]
     else:
-        found.cost_per_1000 = found.core_seconds_per_1000 / 3600 * price.per_core_hour
-        found.how |= {"price_per_core_hour": price.per_core_hour, "currency": price.currency}
+        result.cost_per_1000 = result.core_seconds_per_1000 / 3600 * price.per_core_hour
+        result.how |= {"price_per_core_hour": price.per_core_hour, "currency": price.currency}

@@ -1,9 +1,9 @@
-"""The process that runs one candidate: loads it as a replica does, runs it and takes the time.
+"""Process that runs one candidate: loads it as a replica does, runs it and measures the time.
 
     python -m maas.lifecycle.optimize.measurement.worker
 
-Messages on stdin and stdout, see `wire.py`. A process of its own shows what memory a candidate
-needs, and takes nobody with it if a candidate crashes.
+Messages are exchanged on stdin and stdout (`worker_messages.py`). A separate process shows how much
+memory a candidate needs, and a crash affects that candidate only.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from maas.runtimes.catalog import create_runtime
 
 log = logging.getLogger(__name__)
 MOST_CALLS = 20_000
-"""Of one turn."""
+"""Largest number of calls per turn."""
 
 
 class LoadedCandidate:
-    """One candidate that answers."""
+    """A loaded candidate that answers rows."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.runtime: Runtime = create_runtime(spec["runtime"])
         files = {name: Path(path).read_bytes() for name, path in spec["files"].items()}
         self.signature = Signature.from_dict(spec["signature"])
         self.runtime.load(LoadRequest(files, self.signature, spec["threads"], spec["options"]))
-        self.as_bytes = self.runtime.takes_bytes
-        self.inputs = {n: self._elements(a) for n, a in unpacked(spec["inputs"]).items()}
+        self.takes_bytes = self.runtime.takes_bytes
+        self.inputs = self._elements(unpacked(spec["inputs"]))
         self.rows = len(next(iter(self.inputs.values())))
-        self.next = 0
+        self.next_row = 0
 
     def turn(self, batch: int, seconds: float, least: int) -> dict[str, Any]:
-        """Calls for `seconds`, each with other rows, at least `least` of them."""
-        calls = [self._rows(batch) for _ in range(min(16, max(1, self.rows // batch)))]
+        """Calls for `seconds`, each with the next rows, and at least `least` of them."""
+        calls = [self._next_rows(batch) for _ in range(min(16, max(1, self.rows // batch)))]
         durations: list[int] = []
         cpu = time.process_time_ns()
         end = time.perf_counter_ns() + int(seconds * 1e9)
@@ -60,28 +60,34 @@ class LoadedCandidate:
                 break
         return {"durations": durations, "cpu": time.process_time_ns() - cpu}
 
-    def answer(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Every output of the signature, [n, …], for rows that are no part of a measurement."""
-        given = {name: self._elements(array) for name, array in inputs.items()}
-        outputs = self.runtime.predict(given)
+    def outputs(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Every output of the signature as [n, …], outside of any measurement."""
+        outputs = self.runtime.predict(self._elements(inputs))
         return {spec.name: outputs[spec.name] for spec in self.signature.outputs}
 
-    def _rows(self, batch: int) -> dict[str, Array]:
-        at = np.arange(self.next, self.next + batch) % self.rows
-        self.next = (self.next + batch) % self.rows
-        return {name: np.ascontiguousarray(array[at]) for name, array in self.inputs.items()}
+    def _next_rows(self, batch: int) -> dict[str, Array]:
+        rows = np.arange(self.next_row, self.next_row + batch) % self.rows
+        self.next_row = (self.next_row + batch) % self.rows
+        return {name: np.ascontiguousarray(array[rows]) for name, array in self.inputs.items()}
 
-    def _elements(self, array: Array) -> Array:
-        """BYTES as this runtime takes them: bytes, or text."""
-        if array.dtype.kind != "O":
-            return array
-        out = np.empty(array.size, dtype=object)
-        for index, value in enumerate(array.ravel()):
-            if self.as_bytes:
-                out[index] = value.encode() if isinstance(value, str) else value
-            else:
-                out[index] = value.decode() if isinstance(value, bytes) else value
-        return out.reshape(array.shape)
+    def _elements(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """BYTES in the form that the runtime takes, bytes or str; other arrays unchanged."""
+        convert = _to_bytes if self.takes_bytes else _to_text
+        converted = dict(arrays)
+        for name, array in arrays.items():
+            if array.dtype.kind == "O":
+                flat = np.empty(array.size, dtype=object)
+                flat[:] = [convert(value) for value in array.ravel()]
+                converted[name] = flat.reshape(array.shape)
+        return converted
+
+
+def _to_bytes(value: Any) -> Any:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _to_text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def main() -> int:
@@ -89,10 +95,10 @@ def main() -> int:
 
 
 def serve(
-    load: Callable[[dict[str, Any]], Any], answer: Callable[[Any, dict[str, Any]], dict[str, Any]]
+    load: Callable[[dict[str, Any]], Any], handle: Callable[[Any, dict[str, Any]], dict[str, Any]]
 ) -> int:
-    """Loads what the first message says and answers the others, until there are none."""
-    # Libraries write on stdout whatever they like; the messages go where they do not.
+    """Loads the candidate that the first message describes, then answers all other messages."""
+    # Libraries may print to stdout, so it is redirected and messages use a duplicate.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests: BinaryIO = sys.stdin.buffer
@@ -105,13 +111,13 @@ def serve(
         loaded = load(first)
         send(answers, {"ready": True})
         while (message := receive(requests)) is not None:
-            send(answers, answer(loaded, message))
+            send(answers, handle(loaded, message))
     except MaasError as error:
         send(answers, {"problem": error.to_problem()})
         return 1
-    except Exception as wrong:
+    except Exception as error:
         log.exception("the candidate failed")
-        send(answers, {"problem": {"detail": f"{type(wrong).__name__}: {wrong}"[:1000]}})
+        send(answers, {"problem": {"detail": f"{type(error).__name__}: {error}"[:1000]}})
         return 1
     return 0
 
@@ -119,9 +125,9 @@ def serve(
 def handle(loaded: LoadedCandidate, message: dict[str, Any]) -> dict[str, Any]:
     if message["do"] == "turn":
         return loaded.turn(message["batch"], message["seconds"], message["least"])
-    if message["do"] == "answer":
-        return {"outputs": packed(loaded.answer(unpacked(message["inputs"])))}
-    # The rows are the measurement's, not the candidate's.
+    if message["do"] == "predict":
+        return {"outputs": packed(loaded.outputs(unpacked(message["inputs"])))}
+    # The rows belong to the measurement, not to the candidate.
     rows = sum(array.nbytes for array in loaded.inputs.values())
     return {"resident": psutil.Process().memory_info().rss - rows, "cpu": time.process_time_ns()}
 

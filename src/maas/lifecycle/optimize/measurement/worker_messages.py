@@ -1,4 +1,4 @@
-"""Messages between an optimization and the process that runs one candidate: length, MessagePack."""
+"""Messages to and from the process that runs a candidate: 4 bytes of length, then MessagePack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def send(stream: IO[bytes], message: Mapping[str, Any]) -> None:
 
 
 def receive(stream: IO[bytes]) -> dict[str, Any] | None:
-    """The next message; None where the other side has ended."""
+    """The next message; None at the end of the stream, or if the message is incomplete."""
     head = stream.read(4)
     size = int.from_bytes(head, "big")
     if len(head) < 4 or size > LARGEST:
@@ -33,27 +33,24 @@ def receive(stream: IO[bytes]) -> dict[str, Any] | None:
 
 
 def packed(arrays: Mapping[str, Array]) -> dict[str, Any]:
-    """Arrays by name, those of texts and bytes element by element."""
-    return {
-        name: {
-            "dtype": str(array.dtype),
-            "shape": list(array.shape),
-            "data": array.ravel().tolist()
-            if array.dtype.kind in "OU"
-            else np.ascontiguousarray(array).tobytes(),
-        }
-        for name, array in arrays.items()
-    }
+    """Arrays by name as dtype, shape and data; str and bytes elements as a list."""
+    return {name: _packed(array) for name, array in arrays.items()}
 
 
-def unpacked(raw: Mapping[str, Any]) -> dict[str, Array]:
-    """What `packed` was given."""
-    found: dict[str, Array] = {}
-    for name, array in raw.items():
+def _packed(array: Array) -> dict[str, Any]:
+    is_text = array.dtype.kind in "OU"
+    data = array.ravel().tolist() if is_text else np.ascontiguousarray(array).tobytes()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "data": data}
+
+
+def unpacked(message: Mapping[str, Any]) -> dict[str, Array]:
+    """Inverse of `packed`."""
+    arrays: dict[str, Array] = {}
+    for name, array in message.items():
         if isinstance(array["data"], list):
             flat = np.empty(len(array["data"]), dtype=object)
             flat[:] = array["data"]
         else:
             flat = np.frombuffer(array["data"], dtype=array["dtype"])
-        found[name] = flat.reshape(array["shape"])
-    return found
+        arrays[name] = flat.reshape(array["shape"])
+    return arrays

@@ -1,4 +1,4 @@
-"""What the figures of a kind of model are called where people read them."""
+"""Names of figures in reports and tables, for each kind of model."""
 
 from __future__ import annotations
 
@@ -10,45 +10,50 @@ from maas.domain.models import Task
 
 @dataclass(frozen=True)
 class FigureNames:
+    """Names of figures for one kind of model."""
+
     rate: str
-    call: str
-    """What a batch size says, with {} for it."""
+    load: str
+    """Description of a load, with {} for its size."""
     costs: Mapping[str, str]
-    """By objective, for an axis."""
+    """Axis label for each objective."""
     columns: str
+    """Explanation of the columns of the cost table."""
     judged: str
+    """Second half of a sentence that explains when a rule passes."""
     compared: str
-    """What there are so many of that are compared on."""
+    """Unit of the number of rows that candidates are compared on."""
 
 
 _BYTES = {"size": "bytes of the files, original = 1", "memory": "resident memory, original = 1"}
 _ROWS = FigureNames(
     rate="rows/s",
-    call="batch {}",
+    load="batch {}",
     costs={
         "latency": "p50 of one row, original = 1",
         "throughput": "time per row in the largest batch, original = 1",
         **_BYTES,
     },
-    columns="Columns name the rows of a call; p50 and p99 are in ms.",
+    columns="Numbers in column heads are rows per request; p50 and p99 are in ms.",
     judged="on rows that no candidate was made with. No class and no slice may have lost "
     "significantly more than the gate allows.",
     compared="rows",
 )
 _TOKENS = FigureNames(
     rate="tokens/s",
-    call="{} at once",
+    load="{} concurrent",
     costs={
-        "latency": "p50 of one answer, one at a time, original = 1",
-        "throughput": "time per token with 16 answers at once, original = 1",
+        "latency": "p50 of one answer at a time, original = 1",
+        "throughput": "time per token with 16 concurrent answers, original = 1",
         **_BYTES,
     },
-    columns="Columns name how many answers are written at once; p50 is the time of whole "
-    "answers (p99 is told where a run had 100) and first is that to their first token, in ms.",
+    columns="Numbers in column heads are concurrent answers; p50 and p99 are durations of complete "
+    "answers, and first is the time to the first token, in ms. p99 is reported only for runs with "
+    "at least 100 requests.",
     judged="over chunks of the text, and over prompts for the agreement of greedy answers.",
     compared="chunks of text",
 )
 
 
-def labels_of(task: Task) -> FigureNames:
+def figure_names(task: Task) -> FigureNames:
     return _TOKENS if task is Task.TEXT_GENERATION else _ROWS

@@ -1,4 +1,4 @@
-"""Report: what an optimization tried, what each cost, and why it was kept or dropped, as HTML."""
+"""Report of an optimization as HTML, with the reason for every candidate."""
 
 from __future__ import annotations
 
@@ -6,322 +6,239 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from maas.domain.errors import InvalidInput
 from maas.domain.numbers import format_number, format_range
-from maas.lifecycle.drawing.page import Cell, facts, figure, number, page, section, table
+from maas.lifecycle.drawing.page import Cell, facts, number, page, section, table
 from maas.lifecycle.drawing.svg import escaped
-from maas.lifecycle.metrics.metric_names import LOWER_IS_BETTER, named
-from maas.lifecycle.optimize.judgment.choose import MEMORY_NOISE, merit
-from maas.lifecycle.optimize.judgment.gate import Gate, Rule
+from maas.lifecycle.optimize.judgment.choose import MEMORY_NOISE
 from maas.lifecycle.optimize.report.candidate_sections import (
-    beside_estimator,
     candidate_details,
+    estimator_section,
     profile_details,
 )
-from maas.lifecycle.optimize.report.figure_names import labels_of
-from maas.lifecycle.optimize.report.pictures import Point, pareto_svg
-from maas.lifecycle.optimize.results import (
-    CandidateResult,
-    Comparison,
-    Difference,
-    Estimate,
-    Measurement,
-    Optimization,
-)
+from maas.lifecycle.optimize.report.figure_names import figure_names
+from maas.lifecycle.optimize.report.quality_and_cost import quality_and_cost_figure
+from maas.lifecycle.optimize.results import CandidateResult, Estimate, Measurement, Optimization
 
 MOST_DETAILED = 12
-SAID_ELSEWHERE = ("what", "libraries", "skipped")
-"""Of how a candidate was made."""
+SHOWN_ELSEWHERE = ("description", "libraries", "skipped")
+"""Keys of `CandidateResult.how` that the report shows in other places."""
 
 
-def render_optimization(found: Optimization) -> str:
-    """One self-contained HTML document: inline style and pictures, no script, no network."""
+def render_optimization(optimization: Optimization) -> str:
+    """A self-contained HTML document with inline style and charts, without scripts or network."""
+    results = optimization.results
     content = [
-        _header(found),
-        section("Quality and cost", _pareto(found)),
-        section("What was tried", _tried(found), note=_gate_note(found)),
-        section("What each costs", _costs(found), note=_cost_note(found)),
+        _header(optimization),
+        section("Quality and cost", quality_and_cost_figure(optimization)),
+        section("Candidates", _candidates(optimization), note=_gate_note(optimization)),
+        section("Cost", _costs(optimization), note=_cost_note(optimization)),
     ]
-    if found.how.get("estimator"):
-        content.append(beside_estimator(found.how["estimator"]))
-    detailed = [t for t in found.results[1:] if t.comparison is not None]
-    # The chosen one first, then those that were refused: there a reader wants to know why.
-    detailed.sort(key=lambda t: (t.name != found.chosen, t.passed))
-    for tried in detailed[:MOST_DETAILED]:
-        content.append(candidate_details(tried, open_=tried.name == found.chosen))
-    content.append(
-        section("What they consist of", *(profile_details(t) for t in found.results if t.profile))
-    )
-    content.append(section("How to get this again", _how(found)))
+    if optimization.how.get("estimator"):
+        content.append(estimator_section(optimization.how["estimator"]))
+    detailed = [result for result in results[1:] if result.comparison is not None]
+    # The chosen candidate comes first, then the rejected ones, whose reasons readers look for.
+    detailed.sort(key=lambda result: (result.name != optimization.chosen, result.passed))
+    for result in detailed[:MOST_DETAILED]:
+        content.append(candidate_details(result, open_=result.name == optimization.chosen))
+    profiles = [profile_details(result) for result in results if result.profile]
+    content.append(section("Profiles", *profiles))
+    content.append(section("How to repeat it", _how(optimization)))
     content.append("<footer>Made by OpenMaaS. This file is self-contained.</footer>")
-    return page(f"{found.model}: optimization", content)
+    return page(f"{optimization.model}: optimization", content)
 
 
-def _cost_note(found: Optimization) -> str:
-    return (
-        "Each candidate ran in turns with the original, in fresh processes on the same cores. "
-        "Ratios are candidate over original. An interval is where 99.9 % of repeats of the "
-        "measurement fall, since this report has hundreds of figures, and as wide as the median "
-        "candidate's at least. Gate and choice rest on narrower ones, of 99 %. "
-        "Figures without × depend on what else the machine did at that time; "
-        f"ratios hardly do. Memory differs by up to {MEMORY_NOISE * 100:.0f} % from start to "
-        f"start. {labels_of(found.task).columns}"
-    )
-
-
-def _header(found: Optimization) -> str:
-    made = time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(found.created_at))
-    kicker = "Optimization" + (f" · {made}" if found.created_at else "")
-    compared = [t for t in found.results[1:] if not t.failure]
-    passed = sum(t.passed for t in compared)
+def _header(optimization: Optimization) -> str:
+    kicker = "Optimization"
+    if optimization.created_at:
+        created = time.gmtime(optimization.created_at)
+        kicker += f" · {time.strftime('%-d %B %Y, %H:%M UTC', created)}"
+    candidates = optimization.results[1:]
+    compared = [result for result in candidates if not result.failure]
+    passed = sum(result.passed for result in compared)
     text = (
-        f"{len(compared)} candidates were compared for {found.objective}, {passed} passed the gate"
-        f"{_left_out(found)}. Chosen: {found.chosen}, {found.chosen_reason}."
+        f"{len(compared)} candidates were compared for {optimization.objective}, {passed} passed "
+        "the gate"
     )
-    others = [f"{o} {name}" for o, name in found.best.items() if o != found.objective]
-    text += f" By other objectives it would be: {', '.join(others)}." if others else ""
+    failed = len(candidates) - len(compared)
+    if failed:
+        text += f"; {failed} were skipped or could not be made, for the reasons below"
+    text += f". Chosen: {optimization.chosen}, {optimization.chosen_reason}."
+    best = optimization.best.items()
+    others = [f"{name} for {o}" for o, name in best if o != optimization.objective]
+    if others:
+        text += f" Best for other objectives: {', '.join(others)}."
     return (
-        f'<header>\n<p class="kicker">{escaped(kicker)}</p>\n<h1>{escaped(found.model)}</h1>\n'
-        f"<p>{escaped(text)}</p>\n{_tiles(found)}</header>"
+        f'<header>\n<p class="kicker">{escaped(kicker)}</p>\n'
+        f"<h1>{escaped(optimization.model)}</h1>\n"
+        f"<p>{escaped(text)}</p>\n{_tiles(optimization)}</header>"
     )
 
 
-def _left_out(found: Optimization) -> str:
-    count = sum(bool(t.failure) for t in found.results[1:])
-    return f"; {count} could not be made or are left out, with the reasons below" if count else ""
-
-
-def _tiles(found: Optimization) -> str:
-    chosen = next((t for t in found.results if t.name == found.chosen), None)
+def _tiles(optimization: Optimization) -> str:
+    """The main ratios of the chosen candidate."""
+    chosen = next((r for r in optimization.results if r.name == optimization.chosen), None)
     if chosen is None or chosen.measurement is None:
         return ""
-    measured, labels = chosen.measurement, labels_of(found.task)
-    first, last = measured.speeds[0], measured.speeds[-1]
-    lines = [
-        (f"{labels.rate.capitalize()}, {labels.call.format(last.batch)}", last.rows_per_s_ratio),
-        (f"p50, {labels.call.format(first.batch)}", first.p50_ratio),
-        ("File size", Estimate(*(measured.file_ratio,) * 3)),
-        ("Memory", Estimate(*(measured.resident_ratio,) * 3)),
+    measurement, names = chosen.measurement, figure_names(optimization.task)
+    first, last = measurement.speeds[0], measurement.speeds[-1]
+    ratios = [
+        (f"{names.rate.capitalize()}, {names.load.format(last.batch)}", last.rows_per_s_ratio),
+        (f"p50, {names.load.format(first.batch)}", first.p50_ratio),
+        ("File size", Estimate(*(measurement.file_ratio,) * 3)),
+        ("Memory", Estimate(*(measurement.resident_ratio,) * 3)),
     ]
     tiles = "".join(
         f'<li><span class="name">{escaped(name)}</span><b>× {format_number(ratio.value)}</b>'
-        f"<span>{escaped(_between(ratio))}</span></li>"
-        for name, ratio in lines
+        f"<span>{escaped(_interval(ratio))}</span></li>"
+        for name, ratio in ratios
     )
     return (
-        f'<ul class="tiles" aria-label="The chosen one against the original">{tiles}</ul>\n'
-        f'<p class="note">{escaped(found.chosen)} against the original.</p>\n'
+        f'<ul class="tiles" aria-label="The chosen candidate against the original">{tiles}</ul>\n'
+        f'<p class="note">{escaped(optimization.chosen)} against the original.</p>\n'
     )
 
 
-def _between(found: Estimate) -> str:
-    return "" if found.low == found.high else format_range(found.low, found.high)
-
-
-def _main_rule(found: Optimization) -> tuple[str, Rule | None]:
-    """The metric of the picture, the first that the gate names, with its rule."""
-    told = [t.comparison for t in found.results if t.comparison is not None]
-    try:
-        rules = Gate.parse(found.gate).rules
-    except InvalidInput:
-        rules = ()
-    for rule in rules:
-        if any(c.difference(rule.metric) for c in told):
-            return rule.metric, rule
-    for comparison in told:
-        first = next(iter(comparison.differences), comparison.agreement)
-        if first is not None:
-            return first.metric, None
-    return "", None
-
-
-def _pareto(found: Optimization) -> str:
-    metric, rule = _main_rule(found)
-    points: list[Point] = []
-    original: float | None = None
-    lines: list[list[Cell]] = []
-    for index, tried in enumerate(found.results[1:], start=2):
-        difference = tried.comparison.difference(metric) if tried.comparison else None
-        if difference is None or difference.original is None or tried.measurement is None:
-            continue
-        original = difference.original
-        cost, quality = merit(found.objective, tried.measurement), _level(difference)
-        kind = "kept" if tried.passed else "dropped"
-        points.append(Point(index, tried.name, cost, quality, kind, tried.name == found.chosen))
-        lines.append(
-            [
-                f"{index}. {escaped(tried.name)}",
-                number(escaped(format_number(cost.value))),
-                number(escaped(_between(cost))),
-                number(escaped(format_number(quality.value))),
-                number(escaped(format_range(quality.low, quality.high))),
-            ]
-        )
-    if original is None:
+def _interval(estimate: Estimate) -> str:
+    if estimate.low == estimate.high:
         return ""
-    name = found.original.name
-    here = Estimate(original, original, original)
-    chosen = name == found.chosen
-    points.insert(0, Point(1, name, Estimate(1.0, 1.0, 1.0), here, "original", chosen))
-    lower = metric in LOWER_IS_BETTER or metric == "perplexity"
-    drawing = pareto_svg(
-        points,
-        (
-            labels_of(found.task).costs[found.objective],
-            named(metric) + (" (lower is better)" if lower else ""),
-        ),
-        threshold=_threshold(rule, original),
-        higher_is_better=not lower,
-    )
-    caption = (
-        "Dots passed the gate, crosses did not; numbers are lines of the table below, 1 is the "
-        "original. Thin lines are intervals: of quality where the difference from the original is "
-        "with 95 % confidence, of cost where 99.9 % of repeats of the measurement fall. A circle "
-        "marks the chosen one. The gate asks for a bound, so a cross may be above its line: it was "
-        "not shown to stay there."
-    )
-    head: list[Cell] = [
-        "Candidate",
-        *map(number, ("Cost", "99.9 %", escaped(named(metric)), "95 %")),
-    ]
-    numbers = table(head, lines, caption="Quality and cost")
-    return figure(f"{named(metric)} against {found.objective}", drawing, caption, numbers)
+    return format_range(estimate.low, estimate.high)
 
 
-def _level(found: Difference) -> Estimate:
-    before = found.original or 0.0
-    return Estimate(before + found.value, before + found.low, before + found.high)
-
-
-def _threshold(rule: Rule | None, original: float) -> float | None:
-    if rule is None:
-        return None
-    if rule.kind == "level":
-        return rule.value
-    return original * (1 + rule.value) if rule.kind == "relative" else original + rule.value
-
-
-def _gate_note(found: Optimization) -> str:
+def _gate_note(optimization: Optimization) -> str:
     return (
-        f"Gate: {found.gate or 'none'}. A rule holds if its one-sided 95 % bound does, "
-        f"{labels_of(found.task).judged}"
+        f"Gate: {optimization.gate or 'none'}. A rule passes if its one-sided 95 % bound does, "
+        f"{figure_names(optimization.task).judged}"
     )
 
 
-def _tried(found: Optimization) -> str:
+def _candidates(optimization: Optimization) -> str:
+    """All candidates with their status and reason, and how each was made."""
     rows: list[list[Cell]] = []
-    for index, tried in enumerate(found.results, start=1):
-        if tried is found.original:
-            mark, why = "", "what the others are compared with"
-        elif "skipped" in tried.how:
-            mark, why = '<span class="soft">left out</span>', tried.failure
-        elif tried.failure:
-            mark, why = '<span class="bad">failed</span>', tried.failure
-        elif tried.passed:
-            mark, why = '<span class="good">kept</span>', tried.reason
-        else:
-            mark, why = '<span class="bad">dropped</span>', tried.reason
-        chosen = "<small>chosen</small>" if tried.name == found.chosen else ""
-        name = f"{index}. {escaped(tried.name)}{chosen}"
-        rows.append([name, mark, (escaped(_what(tried)), "soft"), escaped(why)])
-    made = [
-        [f"{index}. {escaped(tried.name)}", escaped(_how_made(tried))]
-        for index, tried in enumerate(found.results, start=1)
-        if not tried.failure
+    origins: list[list[Cell]] = []
+    for index, result in enumerate(optimization.results, start=1):
+        status, reason = _status(result)
+        if result is optimization.original:
+            status, reason = "", "the original, with which all others are compared"
+        chosen = "<small>chosen</small>" if result.name == optimization.chosen else ""
+        name = f"{index}. {escaped(result.name)}"
+        description = escaped(result.how.get("description") or "")
+        rows.append([f"{name}{chosen}", status, (description, "soft"), escaped(reason)])
+        if not result.failure:
+            origins.append([name, escaped(_how_made(result))])
+    candidates = table(["Candidate", "", "Description", "Reason"], rows, caption="Candidates")
+    how = table(["Candidate", "Made by"], origins, caption="How each was made")
+    return f"{candidates}<details><summary>How each was made</summary>{how}</details>"
+
+
+def _status(result: CandidateResult) -> tuple[str, str]:
+    """Status as HTML, and the reason for it."""
+    if "skipped" in result.how:
+        return '<span class="soft">skipped</span>', result.failure
+    if result.failure:
+        return '<span class="bad">failed</span>', result.failure
+    if result.passed:
+        return '<span class="good">accepted</span>', result.reason
+    return '<span class="bad">rejected</span>', result.reason
+
+
+def _how_made(result: CandidateResult) -> str:
+    parts = [
+        f"{key.replace('_', ' ')}: {_plain_text(value)}"
+        for key, value in result.how.items()
+        if key not in SHOWN_ELSEWHERE
     ]
-    how = table(["Candidate", "Made by"], made, caption="How each was made")
-    return (
-        table(["Candidate", "", "What it is", "Why"], rows, caption="What was tried")
-        + f"<details><summary>How each was made</summary>{how}</details>"
-    )
+    return "; ".join([*parts, f"threads: {result.threads}"])
 
 
-def _what(tried: CandidateResult) -> str:
-    return str(tried.how.get("what") or "")
-
-
-def _how_made(tried: CandidateResult) -> str:
-    told = {key: value for key, value in tried.how.items() if key not in SAID_ELSEWHERE}
-    said_ = [f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in told.items()]
-    return "; ".join([*said_, f"threads: {tried.threads}"])
-
-
-def _plain(value: Any) -> str:
+def _plain_text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+        return ", ".join(f"{key} {_plain_text(v)}" for key, v in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(_plain(v) for v in value)
+        return ", ".join(_plain_text(v) for v in value)
     return format_number(value) if isinstance(value, float) else str(value)
 
 
-def _costs(found: Optimization) -> str:
-    measured = [(i, t.measurement) for i, t in enumerate(found.results, start=1)]
-    known = [(i, m) for i, m in measured if m is not None]
-    if not known:
-        return ""
-    batches = [speed.batch for speed in known[0][1].speeds]
-    rate = labels_of(found.task).rate
-    speeds = [speed for _, m in known for speed in m.speeds]
-    has_p99 = any(speed.p99_ms for speed in speeds)
-    times = ["p50"] + ["p99"] * has_p99 + ["first"] * any(speed.first_ms for speed in speeds)
-    head: list[Cell] = ["Candidate"]
-    head += [number(h) for h in ("Size, MB", "Memory, MB")]
-    head += [number(f"{what}, {b}") for what in (rate, *times) for b in batches]
-    head += [number(h) for h in ("Core-s per 1,000", "J per 1,000")]
-    rows = [_cost_line(f"{i}. {escaped(m.candidate)}", m, has_p99) for i, m in known]
-    notes = [
-        f"{m.candidate}: {note}" for _, m in known for note in m.notes
-    ]  # what disturbed one candidate's turns may not have disturbed another's
-    told = "".join(f'<p class="note">{escaped(n)}.</p>' for n in notes)
-    why = {m.energy_note for _, m in known}
-    energy = f'<p class="note">Energy: {escaped("; ".join(sorted(why)))}.</p>'
+def _cost_note(optimization: Optimization) -> str:
     return (
-        table(head, rows, caption=f"What each costs; {' and '.join(times)} in ms") + energy + told
+        "Candidate and original ran interleaved, in new processes on the same cores. Ratios are "
+        "candidate over original. An interval is the range of 99.9 % of repeats of the "
+        "measurement, because this report has hundreds of figures, and at least as wide as that of "
+        "the median candidate. Gate and choice use the narrower range of 99 %. Figures without × "
+        "depend on other load of the machine at that time; ratios hardly do. Memory differs by up "
+        f"to {MEMORY_NOISE * 100:.0f} % from start to start. "
+        f"{figure_names(optimization.task).columns}"
     )
 
 
-def _cost_line(name: str, measured: Measurement, has_p99: bool) -> list[Cell]:
-    line: list[Cell] = [name]
-    speeds = measured.speeds
-    line.append(number(f"{format_number(measured.file_bytes / 1e6)}{_ratio(measured.file_ratio)}"))
-    line.append(
-        number(f"{format_number(measured.resident_bytes / 1e6)}{_ratio(measured.resident_ratio)}")
-    )
-    line += [_pair(s.rows_per_s, s.rows_per_s_ratio) for s in speeds]
-    line += [_pair(s.p50_ms, s.p50_ratio) for s in speeds]
+def _costs(optimization: Optimization) -> str:
+    """Table of the measured costs of all candidates, with notes."""
+    measured: list[tuple[int, Measurement]] = []
+    for index, result in enumerate(optimization.results, start=1):
+        if result.measurement is not None:
+            measured.append((index, result.measurement))
+    if not measured:
+        return ""
+    speeds = [speed for _, measurement in measured for speed in measurement.speeds]
+    has_p99 = any(speed.p99_ms for speed in speeds)
+    times = ["p50"]
     if has_p99:
-        line += [_pair(s.p99_ms, s.p99_ratio) for s in speeds]
-    line += [_pair(s.first_ms, s.first_ratio) for s in speeds if s.first_ms and s.first_ratio]
-    work = measured.core_seconds_per_1000
-    line.append(number(f"{format_number(work.value)}<br><small>{escaped(_between(work))}</small>"))
-    line.append(number(format_number(measured.joules_per_1000)))
-    return line
+        times.append("p99")
+    if any(speed.first_ms for speed in speeds):
+        times.append("first")
+    columns = ["Size, MB", "Memory, MB"]
+    for figure in (figure_names(optimization.task).rate, *times):
+        columns += [f"{figure}, {speed.batch}" for speed in measured[0][1].speeds]
+    columns += ["Core-s per 1,000", "J per 1,000"]
+    head: list[Cell] = ["Candidate", *map(number, columns)]
+    rows = [_cost_row(f"{i}. {escaped(m.candidate)}", m, has_p99) for i, m in measured]
+    caption = f"Cost; {' and '.join(times)} in ms"
+    energy_notes = "; ".join(sorted({m.energy_note for _, m in measured}))
+    notes = [f"Energy: {energy_notes}."]
+    for _, measurement in measured:
+        # A disturbance of one candidate's runs need not have affected those of others.
+        notes += [f"{measurement.candidate}: {note}." for note in measurement.notes]
+    paragraphs = "".join(f'<p class="note">{escaped(note)}</p>' for note in notes)
+    return table(head, rows, caption=caption) + paragraphs
 
 
-def _pair(value: Estimate | None, ratio: Estimate | None) -> Cell:
+def _cost_row(name: str, measurement: Measurement, has_p99: bool) -> list[Cell]:
+    speeds, work = measurement.speeds, measurement.core_seconds_per_1000
+    row: list[Cell] = [
+        name,
+        number(_with_ratio(measurement.file_bytes / 1e6, measurement.file_ratio)),
+        number(_with_ratio(measurement.resident_bytes / 1e6, measurement.resident_ratio)),
+    ]
+    row += [_with_interval(s.rows_per_s, s.rows_per_s_ratio) for s in speeds]
+    row += [_with_interval(s.p50_ms, s.p50_ratio) for s in speeds]
+    if has_p99:
+        row += [_with_interval(s.p99_ms, s.p99_ratio) for s in speeds]
+    row += [_with_interval(s.first_ms, s.first_ratio) for s in speeds if s.first_ms]
+    interval = escaped(_interval(work))
+    row.append(number(f"{format_number(work.value)}<br><small>{interval}</small>"))
+    row.append(number(format_number(measurement.joules_per_1000)))
+    return row
+
+
+def _with_ratio(value: float, ratio: float) -> str:
+    return f'{format_number(value)}<br><span class="soft">× {format_number(ratio)}</span>'
+
+
+def _with_interval(value: Estimate | None, ratio: Estimate | None) -> Cell:
     if value is None or ratio is None:
         return number("–")
-    return number(
-        f"{format_number(value.value)}{_ratio(ratio.value)}"
-        f"<br><small>× {format_range(ratio.low, ratio.high)}</small>"
-    )
+    interval = format_range(ratio.low, ratio.high)
+    return number(f"{_with_ratio(value.value, ratio.value)}<br><small>× {interval}</small>")
 
 
-def _ratio(value: float) -> str:
-    return f'<br><span class="soft">× {format_number(value)}</span>'
-
-
-def _how(found: Optimization) -> str:
-    rows = [("command", f'<span class="code">{escaped(found.command)}</span>')]
-    rows += [(k.replace("_", " "), escaped(_plain(v))) for k, v in found.how.items()]
-    compared = next((t.comparison for t in found.results if t.comparison is not None), None)
-    rows += _compared(compared, labels_of(found.task).compared)
-    return facts(rows, caption="How this was obtained")
-
-
-def _compared(comparison: Comparison | None, what: str) -> list[tuple[str, str]]:
-    if comparison is None:
-        return []
-    methods = sorted({d.method for d in comparison.differences if d.method})
-    rows = [("compared on", f"{comparison.rows:,} {what}")]
-    return rows + [("bounds by", "<br>".join(escaped(m) for m in methods))] * bool(methods)
+def _how(optimization: Optimization) -> str:
+    rows = [("command", f'<span class="code">{escaped(optimization.command)}</span>')]
+    for key, value in optimization.how.items():
+        rows.append((key.replace("_", " "), escaped(_plain_text(value))))
+    comparisons = [r.comparison for r in optimization.results if r.comparison is not None]
+    if comparisons:
+        unit = figure_names(optimization.task).compared
+        rows.append(("compared on", f"{comparisons[0].rows:,} {unit}"))
+        methods = sorted({d.method for d in comparisons[0].differences if d.method})
+        if methods:
+            rows.append(("bounds by", "<br>".join(escaped(method) for method in methods)))
+    return facts(rows, caption="How the figures were obtained")

@@ -1,9 +1,9 @@
-"""Compare: what a language model says beside what the original says.
+"""Comparison of a language model with the original: perplexity, and agreement of greedy answers.
 
-Perplexity is of the same tokens for both, in chunks of a fixed text that are read without what came
-before; its bounds are paired, over chunks. Agreement is of greedy answers to fixed prompts: the
-share of the original's answer that the candidate's begins with, on average over prompts. After the
-first other token two answers are of different texts, so that nothing behind it is counted.
+Perplexity is computed over the same tokens for both models, in chunks of a fixed text without the
+preceding text as context; its bounds are paired over chunks. Agreement is the average over prompts
+of the share of the original's greedy answer before the first different token. After that token the
+two answers continue different texts, so later tokens do not count.
 """
 
 from __future__ import annotations
@@ -16,38 +16,43 @@ import numpy as np
 
 from maas.lifecycle.metrics.metrics import Floats
 from maas.lifecycle.optimize.judgment.compare import RESAMPLES, mean_agreement
-from maas.lifecycle.optimize.judgment.paired_metrics import WORST_SEEN, Pair, difference_of, spread
+from maas.lifecycle.optimize.judgment.paired_metrics import (
+    METHOD_WORST_ROW,
+    PairedStatistic,
+    difference_of,
+    draw,
+)
 from maas.lifecycle.optimize.results import CONFIDENCE, Comparison
 
 
 @dataclass(frozen=True)
 class TextOutputs:
-    """What a candidate made of the text and the prompts."""
+    """Outputs of a candidate for the text and the prompts."""
 
     scores: list[list[float]]
-    """By chunk: natural logarithms of the probabilities of its tokens."""
+    """Natural logarithms of the probabilities of each chunk's tokens."""
     answers: list[list[bytes]]
-    """By prompt: the tokens of its greedy answer."""
+    """Tokens of the greedy answer to each prompt."""
 
 
 def compare_text(
     name: str, original: TextOutputs, candidate: TextOutputs, *, seed: int, how: dict[str, Any]
 ) -> Comparison:
-    """Perplexity and agreement of the candidate beside the original's."""
-    pair = _perplexity(original.scores, candidate.scores)
+    """Perplexity and agreement of the candidate against the original."""
+    pair = _perplexity_statistic(original.scores, candidate.scores)
     chunks = len(original.scores)
-    found = spread(pair, seed, RESAMPLES)["perplexity"]
-    difference = difference_of("perplexity", found, chunks, WORST_SEEN)
-    alike = [agreement(a, b) for a, b in zip(original.answers, candidate.answers, strict=True)]
+    draws = draw(pair, seed, RESAMPLES)["perplexity"]
+    difference = difference_of("perplexity", draws, chunks, METHOD_WORST_ROW)
+    agreements = [agreement(a, b) for a, b in zip(original.answers, candidate.answers, strict=True)]
     return Comparison(
         candidate=name,
         rows=chunks,
         differences=() if difference is None else (difference,),
-        agreement=mean_agreement(np.array(alike), seed),
+        agreement=mean_agreement(np.array(agreements), seed),
         how={
             "chunks": chunks,
             "tokens": sum(len(scores) for scores in original.scores),
-            "prompts": len(alike),
+            "prompts": len(agreements),
             "seed": seed,
             "resamples": RESAMPLES,
             "confidence": CONFIDENCE,
@@ -57,30 +62,35 @@ def compare_text(
 
 
 def agreement(original: Sequence[bytes], candidate: Sequence[bytes]) -> float:
-    """The share of the original's answer, its end included, up to the first other token."""
-    ended = [*original, b""], [*candidate, b""]
+    """Share of the original's answer, including its end, before the first different token."""
+    end = b""
+    first, second = [*original, end], [*candidate, end]
     same = 0
-    for a, b in zip(*ended, strict=False):
+    for a, b in zip(first, second, strict=False):
         if a != b:
             break
         same += 1
-    return same / len(ended[0])
+    return same / len(first)
 
 
-def _perplexity(original: list[list[float]], candidate: list[list[float]]) -> Pair:
-    """exp of the mean negative logarithm over all tokens; the added rows are the chunks that lost
-    and won most, for a perplexity has no limit."""
+def _perplexity_statistic(
+    original: list[list[float]], candidate: list[list[float]]
+) -> PairedStatistic:
+    """exp of the mean negative logarithm over all tokens.
+
+    A perplexity is unbounded, so the added rows are the chunks with the worst and the best change.
+    """
     counts = np.array([len(scores) for scores in original], np.float64)
-    before, after = (np.array([-sum(s) for s in side]) for side in (original, candidate))
+    before = np.array([-sum(scores) for scores in original])
+    after = np.array([-sum(scores) for scores in candidate])
     change = (after - before) / counts
-    more = np.append(np.arange(len(counts)), [int(change.argmax()), int(change.argmin())])
+    chunks = np.append(np.arange(len(counts)), [int(change.argmax()), int(change.argmin())])
 
-    def statistic(lost: Floats, weights: Floats) -> dict[str, Floats]:
-        return {"perplexity": np.exp((weights @ lost[more]) / (weights @ counts[more]))}
+    def statistic(losses: Floats, weights: Floats) -> dict[str, Floats]:
+        return {"perplexity": np.exp((weights @ losses[chunks]) / (weights @ counts[chunks]))}
 
-    return Pair(
+    return PairedStatistic(
         lambda weights: statistic(before, weights),
         lambda weights: statistic(after, weights),
         len(counts),
-        WORST_SEEN,
     )

@@ -1,7 +1,7 @@
-"""What language models are compared on, if nobody brings a text of their own.
+"""Default text and prompts to compare language models on.
 
-Written for this purpose, in several manners, so that a candidate that forgets one of them shows.
-Both are a part of every figure: whoever changes a letter changes the digest in the evidence.
+They were written for this purpose, in several styles, so that the loss of one style shows. Every
+figure depends on them: any change of a letter changes the digest in the evidence.
 """
 
 TEXT = """\

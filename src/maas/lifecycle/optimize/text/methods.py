@@ -1,4 +1,4 @@
-"""What is tried on a language model, in this order, simpler candidates first."""
+"""Methods that make candidates of a language model, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -16,45 +16,51 @@ from maas.lifecycle.optimize.text.requantize import requantize
 from maas.runtimes.catalog import SCORERS
 
 FILE = "model.gguf"
-LEAN: Mapping[str, Any] = {"cache_tokens": 4096, "slots": 16}
-"""A quarter of the usual memory for what was read, and half as many answers at once."""
-LEAN_SAID = "4,096 tokens for all answers together and 16 at once, not 16,384 and 32"
-NO_INFORMATION = "of the original's rounded weights: the wider type adds no information"
+LEAN_OPTIONS: Mapping[str, Any] = {"cache_tokens": 4096, "slots": 16}
+"""A quarter of the default KV cache, and half as many concurrent answers."""
+LEAN_DESCRIPTION = (
+    "a KV cache of 4,096 tokens and 16 concurrent answers, instead of 16,384 tokens and 32"
+)
+NO_INFORMATION = "from the original's rounded weights: the wider type adds no information"
 
 
 @dataclass(frozen=True)
 class TextCandidateMethod:
-    """One candidate, as it differs from the original or from the candidate `of`."""
+    """A method that makes one candidate, as its differences from the original or from `base`."""
 
     name: str
-    what: str
-    """In a line, for who reads the report."""
-    of: str = ""
+    """Name of the candidate, and of the variant that it may become."""
+    description: str
+    """One line for readers who do not know the name."""
+    base: str = ""
+    """Candidate that it starts from; empty: the original."""
     weights: str = ""
-    """The type of all matrices but the embedding; empty: the file stays as it is."""
+    """Type of all matrices except the embedding; empty: unchanged."""
     embedding: str = ""
-    """The type of the embedding, and of the output matrix; empty: as it is."""
+    """Type of the embedding and of the output matrix; empty: unchanged."""
     options: Mapping[str, Any] = field(default_factory=dict)
     runtime: str = ""
     threads: int = 0
 
     def make(self, source: Candidate, folder: Path) -> Candidate:
-        """In `folder`. Raises NotApplicable if there is nothing to change."""
-        if self.of and source.name != self.of:
-            raise NotApplicable(f"it is made of {self.of}, which could not be made")
+        """The candidate with its file in `folder`. Raises NotApplicable if nothing changes."""
+        if self.base and source.name != self.base:
+            raise NotApplicable(f"it is based on {self.base}, which could not be made")
         name, path = next(iter(source.files.items()))
-        how: dict[str, Any] = {"by": "the same file, loaded otherwise"}
+        how: dict[str, Any] = {"by": "the original's file with other engine options"}
         if self.weights or self.embedding:
             name = FILE
             how = requantize(path, folder / name, self.weights, self.embedding)
         else:
-            _same(path, folder / name)
-        how |= {"of": self.of} if self.of else {}
-        how |= {"what": self.what}
+            _same_file(path, folder / name)
+        if self.base:
+            how["base"] = self.base
+        how["description"] = self.description
         options = {**source.options, **self.options}
         if self.runtime and self.runtime != source.runtime:
-            options = {k: v for k, v in options.items() if k != "cache_type"}
-        how |= {"options": options} if options else {}
+            options.pop("cache_type", None)
+        if options:
+            how["options"] = options
         return Candidate(
             name=self.name,
             runtime=self.runtime or source.runtime,
@@ -65,51 +71,63 @@ class TextCandidateMethod:
         )
 
 
-def text_makers(original: Candidate) -> tuple[TextCandidateMethod, ...]:
-    cores = usable_cores()
-    several = [n for n in (2, 4, 8) if n <= cores]
-    return (*_loaded_otherwise(original, several), *_of_other_types(several))
+def text_candidate_methods(original: Candidate) -> tuple[TextCandidateMethod, ...]:
+    """All methods for this original, simpler ones first."""
+    threads = [n for n in (2, 4, 8) if n <= usable_cores()]
+    return (*_engine_methods(original, threads), *_precision_methods(threads))
 
 
-def _loaded_otherwise(original: Candidate, several: list[int]) -> Iterator[TextCandidateMethod]:
-    for n in several:
+def _engine_methods(original: Candidate, threads: list[int]) -> Iterator[TextCandidateMethod]:
+    """Methods that run the same file with other options or with another engine."""
+    for n in threads:
         yield TextCandidateMethod(f"gguf-threads-{n}", f"the same file on {n} threads", threads=n)
-    yield TextCandidateMethod("gguf-lean", LEAN_SAID, options=LEAN)
+    yield TextCandidateMethod("gguf-lean", LEAN_DESCRIPTION, options=LEAN_OPTIONS)
     yield TextCandidateMethod(
-        "gguf-batch-512", "512 tokens of a prompt at a time", options={"batch": 512}
+        "gguf-batch-512", "prompts processed in batches of 512 tokens", options={"batch": 512}
     )
     if original.runtime == "llama_cpp":
-        for kept in ("q8_0", "q4_0"):
-            what = f"keys and values kept as {kept.upper()}"
-            yield TextCandidateMethod(f"gguf-kv-{kept}", what, options={"cache_type": kept})
+        for cache_type in ("q8_0", "q4_0"):
+            yield TextCandidateMethod(
+                f"gguf-kv-{cache_type}",
+                f"a KV cache with type {cache_type.upper()}",
+                options={"cache_type": cache_type},
+            )
     for engine in SCORERS:
         if engine == original.runtime:
             continue
-        what = f"the same file, written by {engine}"
-        yield TextCandidateMethod(f"gguf-{engine}", what, runtime=engine)
-        for n in several[-1:]:
-            name = f"gguf-{engine}-threads-{n}"
-            yield TextCandidateMethod(name, f"{what} on {n} threads", runtime=engine, threads=n)
+        description = f"the same file with the engine {engine}"
+        yield TextCandidateMethod(f"gguf-{engine}", description, runtime=engine)
+        for n in threads[-1:]:
+            yield TextCandidateMethod(
+                f"gguf-{engine}-threads-{n}",
+                f"{description} on {n} threads",
+                runtime=engine,
+                threads=n,
+            )
 
 
-def _of_other_types(several: list[int]) -> Iterator[TextCandidateMethod]:
-    whole = "matrices and the embedding as Q4_0"
+def _precision_methods(threads: list[int]) -> Iterator[TextCandidateMethod]:
+    """Methods that store the weights with other types."""
+    small = "matrices and the embedding as Q4_0"
     yield TextCandidateMethod("gguf-q4_0", "matrices as Q4_0", weights="Q4_0")
-    yield TextCandidateMethod("gguf-q4_0-small", whole, weights="Q4_0", embedding="Q4_0")
+    yield TextCandidateMethod("gguf-q4_0-small", small, weights="Q4_0", embedding="Q4_0")
     yield TextCandidateMethod("gguf-q5_0", f"matrices as Q5_0, {NO_INFORMATION}", weights="Q5_0")
     yield TextCandidateMethod("gguf-q8_0", f"matrices as Q8_0, {NO_INFORMATION}", weights="Q8_0")
-    for n in several[-1:]:
-        for kind in ("Q4_0", "Q8_0"):
-            of = f"gguf-{kind.lower()}"
-            yield TextCandidateMethod(
-                f"{of}-threads-{n}", f"matrices as {kind}, on {n} threads", of, threads=n
-            )
-    what = f"{whole}; {LEAN_SAID}"
-    yield TextCandidateMethod("gguf-q4_0-small-lean", what, of="gguf-q4_0-small", options=LEAN)
+    for n in threads[-1:]:
+        for weights in ("Q4_0", "Q8_0"):
+            base = f"gguf-{weights.lower()}"
+            description = f"matrices as {weights}, on {n} threads"
+            yield TextCandidateMethod(f"{base}-threads-{n}", description, base, threads=n)
+    yield TextCandidateMethod(
+        "gguf-q4_0-small-lean",
+        f"{small}; {LEAN_DESCRIPTION}",
+        base="gguf-q4_0-small",
+        options=LEAN_OPTIONS,
+    )
 
 
-def _same(path: Path, target: Path) -> None:
-    """The same bytes on the disk, where it can have two names for them."""
+def _same_file(path: Path, target: Path) -> None:
+    """Links the file, or copies it where the file system has no hard links."""
     try:
         os.link(path, target)
     except OSError:

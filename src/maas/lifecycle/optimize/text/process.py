@@ -1,4 +1,4 @@
-"""A language model in a process of its own, seen from the process that compares and measures."""
+"""Client side of the processes that each run one language model."""
 
 from __future__ import annotations
 
@@ -10,31 +10,45 @@ from maas.lifecycle.optimize.results import Candidate
 
 
 class TextProcess(LoadedProcess):
-    """A fresh process with the candidate loaded as a replica loads it."""
+    """Process of a candidate that generates text."""
 
     def __init__(
         self, candidate: Candidate, signature: Signature, text: str = "", *, timed: bool = True
     ) -> None:
-        """With a text, `ids` knows its tokens. Those that are timed have the same cores."""
-        told: dict[str, Any] = {"signature": signature.to_dict(), "text": text}
-        told |= {} if timed else {"cpus": []}
-        super().__init__(candidate, "maas.lifecycle.optimize.text.worker", told)
+        """`text` is the one that `ids` returns the tokens of.
+
+        Processes that are timed run on the same cores, others on all cores.
+        """
+        settings: dict[str, Any] = {"signature": signature.to_dict(), "text": text}
+        if not timed:
+            settings["cpus"] = []
+        super().__init__(candidate, "maas.lifecycle.optimize.text.worker", settings)
 
     def ids(self) -> list[int]:
-        return list(self.ask({"do": "ids"})["ids"])
+        """Token ids of the text."""
+        return list(self.request({"do": "ids"})["ids"])
 
     def scores(self, chunks: list[list[int]]) -> list[list[float]]:
         """Natural logarithms of the probabilities of all but the first token of each chunk."""
-        return list(self.ask({"do": "scores", "chunks": chunks})["scores"])
+        return list(self.request({"do": "scores", "chunks": chunks})["scores"])
 
     def answers(self, prompts: list[str], tokens: int) -> list[list[bytes]]:
-        """The tokens of greedy answers, at most so many each."""
-        return list(self.ask({"do": "answers", "prompts": prompts, "tokens": tokens})["answers"])
+        """Tokens of the greedy answer to each prompt, at most `tokens` each."""
+        message = {"do": "answers", "prompts": prompts, "tokens": tokens}
+        return list(self.request(message)["answers"])
 
-    def turn(self, at_once: int, waves: int, tokens: int, seconds: float) -> dict[str, Any]:
-        """Waves of `at_once` answers, at least so many and for so long.
+    def turn(self, concurrency: int, waves: int, tokens: int, seconds: float) -> dict[str, Any]:
+        """Waves of concurrent answers with `tokens` tokens, at least `waves`, for `seconds`.
 
-        {wall: nanoseconds, cpu: nanoseconds, tokens: of all, durations: nanoseconds of each
-        answer, firsts: nanoseconds to the first token of each}"""
-        told = {"at_once": at_once, "waves": waves, "tokens": tokens, "seconds": seconds}
-        return self.ask({"do": "turn", **told})
+        {wall: nanoseconds, cpu: nanoseconds, tokens: of all answers, durations: nanoseconds of each
+        answer, firsts: nanoseconds to the first token of each answer}
+        """
+        return self.request(
+            {
+                "do": "turn",
+                "concurrency": concurrency,
+                "waves": waves,
+                "tokens": tokens,
+                "seconds": seconds,
+            }
+        )

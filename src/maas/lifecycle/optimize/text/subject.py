@@ -1,4 +1,4 @@
-"""A language model that is to be optimized, and the text to judge its candidates with."""
+"""The language model under optimization, and the text to judge candidates with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maas.lifecycle.optimize.text.evaluation_text import PROMPTS, TEXT
 from maas.runtimes.catalog import SCORERS
 
 MOST_TEXT = 4 << 20
-"""Bytes that are read of a text; `kind.MOST_CHUNKS` says how much of it is scored."""
+"""Most bytes read from a text file; `kind.MOST_CHUNKS` limits how much of it is scored."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class TextSubject:
     original: Candidate
     signature: Signature
     text: str = TEXT
-    """Whose perplexity is compared."""
+    """Text whose perplexity is compared."""
     name: str = "the text that comes with OpenMaaS"
     prompts: tuple[str, ...] = PROMPTS
-    """Whose greedy answers are compared."""
+    """Prompts whose greedy answers are compared."""
 
     @property
     def how(self) -> Mapping[str, Any]:
@@ -38,12 +38,12 @@ class TextSubject:
     @property
     def digest(self) -> str:
         """SHA-256 of text and prompts."""
-        told = "\0".join([self.text, *self.prompts])
-        return hashlib.sha256(told.encode()).hexdigest()
+        content = "\0".join([self.text, *self.prompts])
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
-def writes_text(manifest: Manifest) -> bool:
-    """Whether the version's first variant is one GGUF file, for an engine that can be compared."""
+def generates_text(manifest: Manifest) -> bool:
+    """Whether the version's first variant is one GGUF file for an engine that scores texts."""
     variant = manifest.variants[0]
     return (
         variant.runtime in SCORERS
@@ -53,7 +53,10 @@ def writes_text(manifest: Manifest) -> bool:
 
 
 def text_subject(manifest: Manifest, original: Path, text: Path | None = None) -> TextSubject:
-    """`original` is the file of the first variant; `text` is read as UTF-8. Raises InvalidInput."""
+    """Subject with `original`, the file of the first variant, and `text`, a file in UTF-8.
+
+    Raises InvalidInput if the text cannot be read.
+    """
     variant = manifest.variants[0]
     candidate = Candidate(
         name=variant.name,
@@ -67,6 +70,7 @@ def text_subject(manifest: Manifest, original: Path, text: Path | None = None) -
     try:
         with text.open("rb") as stream:
             content = stream.read(MOST_TEXT).decode(errors="ignore")
-    except OSError as wrong:
-        raise InvalidInput(f"{text}: {wrong.strerror or wrong}", field="text") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise InvalidInput(f"the text {text} cannot be read: {reason}", field="text") from None
     return TextSubject(candidate, manifest.signature, content, str(text))

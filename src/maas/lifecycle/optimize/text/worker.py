@@ -1,8 +1,8 @@
-"""The process that runs one language model: loads it as a replica does, asks it and takes the time.
+"""Process that runs one language model: loads it as a replica does, and measures its answers.
 
     python -m maas.lifecycle.optimize.text.worker
 
-Messages on stdin and stdout, see `wire.py`.
+Messages are exchanged on stdin and stdout (`measurement/worker_messages.py`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from maas.lifecycle.optimize.measurement.worker import serve
 from maas.runtimes.base import EngineEvent, LoadRequest
 from maas.runtimes.catalog import create_scorer
 
-PATIENCE_S = 600.0
+EVENT_TIMEOUT_S = 600.0
 WORDS = ("river", "mountain", "copper", "window", "garden", "letter", "engine", "winter")
+
+Events = SimpleQueue[tuple[int, EngineEvent]]
+"""Events of the engine with the number of the request."""
 
 
 class LoadedText:
-    """One candidate that writes."""
+    """A loaded candidate that generates text."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.runtime = create_scorer(spec["runtime"], spec["text"])
@@ -35,86 +38,99 @@ class LoadedText:
         paths = {name: Path(path) for name, path in spec["files"].items()}
         self.runtime.load(LoadRequest({}, signature, spec["threads"], spec["options"], paths))
         self.number = 0
+        """Number of the latest request."""
 
     def answer(self, prompt: str, tokens: int) -> list[bytes]:
-        """One at a time, so that no other work changes the order of sums."""
-        wanted = Generation(max_tokens=tokens, temperature=0.0, logprobs=0, **self._asked(prompt))
-        told: SimpleQueue[tuple[int, EngineEvent]] = SimpleQueue()
-        self._start(wanted, told)
-        written: list[bytes] = []
-        while not isinstance(said := self._next(told)[1], Ending):
-            written += [bytes(e.bytes or e.token.encode()) for e in said.logprobs]
-        return written
+        """Tokens of the greedy answer.
 
-    def turn(self, at_once: int, waves: int, tokens: int, seconds: float) -> dict[str, Any]:
-        """Waves of `at_once` answers for `seconds`, at least `waves`; all have `tokens` tokens."""
+        Answers are generated one at a time, because concurrent work changes the order of sums.
+        """
+        inputs = self._inputs(prompt)
+        generation = Generation(max_tokens=tokens, temperature=0.0, logprobs=0, **inputs)
+        events: Events = SimpleQueue()
+        self._start(generation, events)
+        answer: list[bytes] = []
+        while not isinstance(event := _next_event(events)[1], Ending):
+            answer += [bytes(e.bytes or e.token.encode()) for e in event.logprobs]
+        return answer
+
+    def turn(self, concurrency: int, waves: int, tokens: int, seconds: float) -> dict[str, Any]:
+        """At least `waves` waves of answers with `tokens` tokens each, for at least `seconds`."""
         self.runtime.never_ends = True
-        cpu, began = time.process_time_ns(), time.perf_counter_ns()
+        cpu, start = time.process_time_ns(), time.perf_counter_ns()
         durations: list[int] = []
         firsts: list[int] = []
-        written = 0
-        while len(durations) < waves * at_once or time.perf_counter_ns() - began < seconds * 1e9:
-            for took, first, count in self._wave(at_once, tokens):
-                durations.append(took)
+        total = 0
+        least = waves * concurrency
+        while len(durations) < least or time.perf_counter_ns() - start < seconds * 1e9:
+            for duration, first, count in self._wave(concurrency, tokens):
+                durations.append(duration)
                 firsts.append(first)
-                written += count
+                total += count
         self.runtime.never_ends = False
         return {
-            "wall": time.perf_counter_ns() - began,
+            "wall": time.perf_counter_ns() - start,
             "cpu": time.process_time_ns() - cpu,
-            "tokens": written,
+            "tokens": total,
             "durations": durations,
             "firsts": firsts,
         }
 
-    def _wave(self, at_once: int, tokens: int) -> list[tuple[int, int, int]]:
-        """(duration, time to the first token, tokens) of each. Who finds no room waits, as in a
-        replica, and its time runs."""
-        waiting = [self._story(tokens) for _ in range(at_once)]
-        told: SimpleQueue[tuple[int, EngineEvent]] = SimpleQueue()
+    def _wave(self, concurrency: int, tokens: int) -> list[tuple[int, int, int]]:
+        """(duration, time to the first token, tokens) of each answer; times in nanoseconds.
+
+        Requests wait for free slots as in a replica, and the waiting time counts.
+        """
+        waiting = [self._story(tokens) for _ in range(concurrency)]
+        events: Events = SimpleQueue()
         running: set[int] = set()
         firsts: dict[int, int] = {}
-        ends: list[tuple[int, int, int]] = []
-        began = time.perf_counter_ns()
+        results: list[tuple[int, int, int]] = []
+        start = time.perf_counter_ns()
         while waiting or running:
-            while waiting and len(running) < self.runtime.slots and self._has_room(waiting[-1]):
-                running.add(self._start(waiting.pop(), told))
+            while waiting and self._has_room(waiting[-1], len(running)):
+                running.add(self._start(waiting.pop(), events))
             if not running:
-                raise InferenceFailed("there is no room for one short answer")
-            number, said = self._next(told)
-            now = time.perf_counter_ns() - began
-            if isinstance(said, Ending):
+                raise InferenceFailed("the engine has no room for one short answer")
+            number, event = _next_event(events)
+            elapsed = time.perf_counter_ns() - start
+            if isinstance(event, Ending):
                 running.remove(number)
-                ends.append((now, firsts.get(number, now), said.completion_tokens))
-            elif said.tokens or said.text:
-                firsts.setdefault(number, now)
-        return ends
+                results.append((elapsed, firsts.get(number, elapsed), event.completion_tokens))
+            elif event.tokens or event.text:
+                firsts.setdefault(number, elapsed)
+        return results
 
-    def _has_room(self, generation: Generation) -> bool:
-        return self.runtime.has_room(generation)
+    def _has_room(self, generation: Generation, running: int) -> bool:
+        return running < self.runtime.slots and self.runtime.has_room(generation)
 
     def _story(self, tokens: int) -> Generation:
-        """Another prompt for each, so that nobody profits from work done before."""
-        at = self.number + 1
-        words = " ".join(WORDS[(at * 7 + n * n) % len(WORDS)] for n in range(4))
-        prompt = f"Request {at}. Write a story with these words: {words}."
-        return Generation(max_tokens=tokens, temperature=0.0, **self._asked(prompt))
+        """A request with a prompt of its own, so that no cached prefix can be reused."""
+        number = self.number + 1
+        words = " ".join(WORDS[(number * 7 + n * n) % len(WORDS)] for n in range(4))
+        prompt = f"Request {number}. Write a story with these words: {words}."
+        return Generation(max_tokens=tokens, temperature=0.0, **self._inputs(prompt))
 
-    def _asked(self, prompt: str) -> dict[str, Any]:
+    def _inputs(self, prompt: str) -> dict[str, Any]:
+        """The prompt as a chat message if the model has a chat template."""
         if self.runtime.has_chat_template:
             return {"messages": [{"role": "user", "content": prompt}]}
         return {"prompt": prompt}
 
-    def _start(self, wanted: Generation, told: SimpleQueue[tuple[int, EngineEvent]]) -> int:
+    def _start(self, generation: Generation, events: Events) -> int:
         self.number += 1
-        self.runtime.start(self.number, wanted, lambda number, said: told.put((number, said)))
+        self.runtime.start(
+            self.number, generation, lambda number, event: events.put((number, event))
+        )
         return self.number
 
-    def _next(self, told: SimpleQueue[tuple[int, EngineEvent]]) -> tuple[int, Any]:
-        number, said = told.get(timeout=PATIENCE_S)
-        if isinstance(said, MaasError):
-            raise said
-        return number, said
+
+def _next_event(events: Events) -> tuple[int, Any]:
+    """The next event. Raises it if it is an error."""
+    number, event = events.get(timeout=EVENT_TIMEOUT_S)
+    if isinstance(event, MaasError):
+        raise event
+    return number, event
 
 
 def handle(loaded: LoadedText, message: dict[str, Any]) -> dict[str, Any]:
@@ -124,10 +140,11 @@ def handle(loaded: LoadedText, message: dict[str, Any]) -> dict[str, Any]:
     if do == "scores":
         return {"scores": loaded.runtime.scores(message["chunks"])}
     if do == "answers":
-        return {"answers": [loaded.answer(p, message["tokens"]) for p in message["prompts"]]}
+        tokens = message["tokens"]
+        return {"answers": [loaded.answer(prompt, tokens) for prompt in message["prompts"]]}
     if do == "turn":
         return loaded.turn(
-            message["at_once"], message["waves"], message["tokens"], message["seconds"]
+            message["concurrency"], message["waves"], message["tokens"], message["seconds"]
         )
     return {"resident": psutil.Process().memory_info().rss, "cpu": time.process_time_ns()}
 

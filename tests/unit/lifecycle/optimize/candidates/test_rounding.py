@@ -1,4 +1,4 @@
-"""Which integers weights become: better on what the layer gets than the nearest ones."""
+"""Fitted rounding of weights changes the outputs of a layer less than nearest rounding."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from maas.lifecycle.optimize.subject import Subject
 RANDOM = np.random.default_rng(0)
 
 
-def test_errors_at_one_input_are_taken_back_at_those_that_move_with_it() -> None:
+def test_correlated_inputs_compensate_for_rounding_errors() -> None:
     x = RANDOM.normal(size=(2, 500, 4)) @ RANDOM.normal(size=(2, 4, 100))
     weights = RANDOM.normal(size=(2, 7, 100))
     steps = np.full((2, 7), 0.3)
-    found = rounded(weights, steps, x.transpose(0, 2, 1) @ x / 500, 64)
-    assert np.array_equal(found, np.round(found)) and np.abs(found).max() <= 64
+    integers = rounded(weights, steps, x.transpose(0, 2, 1) @ x / 500, 64)
+    assert np.array_equal(integers, np.round(integers)) and np.abs(integers).max() <= 64
 
-    def wrong(integers: Array) -> float:
-        missing = weights - integers * steps[:, :, None]
-        return float(np.mean((x @ missing.transpose(0, 2, 1)) ** 2))
+    def output_error(rounded_weights: Array) -> float:
+        errors = weights - rounded_weights * steps[:, :, None]
+        return float(np.mean((x @ errors.transpose(0, 2, 1)) ** 2))
 
-    assert wrong(found) < 0.1 * wrong(np.round(weights / 0.3))
+    assert output_error(integers) < 0.1 * output_error(np.round(weights / 0.3))
 
 
-def test_inputs_that_are_independent_leave_the_nearest_integers() -> None:
+def test_independent_inputs_keep_the_nearest_integers() -> None:
     weights = RANDOM.normal(size=(1, 3, 70))
     spread = np.eye(70)[None]
     steps = np.full((1, 3), 0.1)
     assert np.array_equal(rounded(weights, steps, spread, 127), np.round(weights / 0.1))
-    nothing = rounded(weights, steps, 0 * spread, 127)
-    assert np.array_equal(nothing, np.round(weights / 0.1))
+    unused = rounded(weights, steps, 0 * spread, 127)
+    assert np.array_equal(unused, np.round(weights / 0.1))
     assert np.abs(rounded(weights * 100, steps, spread, 64)).max() == 64
 
 
@@ -53,11 +53,11 @@ def test_inputs_that_are_independent_leave_the_nearest_integers() -> None:
         nn.Conv2d(4, 4, 5, padding=2, groups=4, bias=False),
     ],
 )
-def test_a_convolutions_inputs_are_what_its_weights_are_multiplied_with(layer: nn.Conv2d) -> None:
+def test_inputs_times_weights_are_the_outputs_of_a_convolution(layer: nn.Conv2d) -> None:
     x = torch.randn(3, 4, 5, 4, generator=torch.Generator().manual_seed(0))
     expected = layer(x).detach().numpy()
-    groups, wide = layer.groups, layer.out_channels // layer.groups
-    values = layer.weight.detach().numpy().reshape(groups, wide, -1)
+    groups, outputs = layer.groups, layer.out_channels // layer.groups
+    values = layer.weight.detach().numpy().reshape(groups, outputs, -1)
     padding = [int(p) for p in layer.padding]
     window = {
         "kernel": layer.kernel_size,
@@ -65,30 +65,30 @@ def test_a_convolutions_inputs_are_what_its_weights_are_multiplied_with(layer: n
         "pads": [*padding, *padding],
         "dilations": layer.dilation,
     }
-    told = WeightedLayer("Conv", "x", "w", "", values.astype(np.float64), False, window)
-    pieces = inputs_of(told, x.numpy(), np.random.default_rng(0))
-    places = pieces.shape[1] // 3
-    assert places == expected[0, 0].size
-    said = (pieces @ values.transpose(0, 2, 1)).reshape(groups, 3, places, wide)
-    said = said.transpose(1, 0, 3, 2).reshape(3, groups * wide, places)
-    order = np.random.default_rng(0).permutation(places)
-    assert np.allclose(said, expected.reshape(3, groups * wide, -1)[:, :, order], atol=1e-5)
+    weighted = WeightedLayer("Conv", "x", "w", "", values.astype(np.float64), False, window)
+    patches = inputs_of(weighted, x.numpy(), np.random.default_rng(0))
+    positions = patches.shape[1] // 3
+    assert positions == expected[0, 0].size
+    products = (patches @ values.transpose(0, 2, 1)).reshape(groups, 3, positions, outputs)
+    products = products.transpose(1, 0, 3, 2).reshape(3, groups * outputs, positions)
+    order = np.random.default_rng(0).permutation(positions)
+    assert np.allclose(products, expected.reshape(3, groups * outputs, -1)[:, :, order], atol=1e-5)
 
 
-def test_a_network_says_more_nearly_what_it_said(
+def test_fitted_rounding_changes_the_outputs_of_a_network_less(
     digits: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As without 8-bit dot products, so that weights have 7 bits on every machine.
+    # Without 8-bit dot products weights have 7 bits, which makes the test equal on all machines.
     monkeypatch.setattr(quantize, "has_dot_products", lambda: False)
 
-    def said(file: Path) -> Array:
+    def log_probabilities(file: Path) -> Array:
         candidate = Candidate("c", "onnx", {"model.onnx": file})
-        found = outputs_of(candidate, digits.signature, digits.rows.inputs)["probabilities"]
-        return np.log(np.maximum(found, 1e-9))
+        outputs = outputs_of(candidate, digits.signature, digits.rows.inputs)
+        return np.log(np.maximum(outputs["probabilities"], 1e-9))
 
-    before, wrong, scales = said(digits.model_path), [], []
-    kinds: tuple[Rounding, ...] = ("nearest", "fitted")
-    for rounding in kinds:
+    before, errors, scales = log_probabilities(digits.model_path), [], []
+    modes: tuple[Rounding, ...] = ("nearest", "fitted")
+    for rounding in modes:
         target = tmp_path / f"{rounding}.onnx"
         how = int8_static(
             digits.model_path,
@@ -97,8 +97,8 @@ def test_a_network_says_more_nearly_what_it_said(
             rounding=rounding,
         )
         assert how["settings"]["rounding"] == rounding
-        wrong.append(float(np.mean((said(target) - before) ** 2)))
+        errors.append(float(np.mean((log_probabilities(target) - before) ** 2)))
         tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(target).graph.initializer}
         scales.append({n: v.tolist() for n, v in tensors.items() if n.endswith("_scale")})
     assert scales[0] == scales[1]
-    assert wrong[1] < 0.7 * wrong[0]
+    assert errors[1] < 0.7 * errors[0]

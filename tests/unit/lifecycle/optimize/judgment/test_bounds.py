@@ -1,4 +1,4 @@
-"""Bounds of paired differences: closed forms, brute force, and the exact error of the gate."""
+"""Bounds of paired differences against closed forms, simulation and exact enumeration."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from maas.lifecycle.optimize.judgment.bounds import (
-    chance_below,
     holm,
     mcnemar_p,
     mean_bounds,
+    probability_below,
     rows_to_show,
     share_bound,
     share_difference_bound,
@@ -33,56 +33,56 @@ def test_the_bound_of_a_share_is_that_of_clopper_and_pearson(right: int, rows: i
     assert share_bound(right, rows, 0.05) == pytest.approx(low if right else 0.0, abs=1e-6)
 
 
-def test_with_gains_alone_it_is_the_chance_that_the_unseen_row_outweighs_them() -> None:
-    """Of weights of one lost and four gained rows the lost one has the half with 1 / 2⁴."""
-    assert chance_below(0, 4, 50, 0.0) == pytest.approx(1 / 16)
+def test_without_losses_only_the_unseen_row_can_outweigh_the_gains() -> None:
+    """One lost row has at least half of the weight of five rows with probability 1 / 2⁴."""
+    assert probability_below(0, 4, 50, 0.0) == pytest.approx(1 / 16)
 
 
 @pytest.mark.parametrize(
     ("lost", "gained", "rows", "threshold"),
     [(3, 5, 100, -0.01), (10, 2, 12, -0.5), (60, 80, 1000, -0.01), (500, 520, 9999, -0.004)],
 )
-def test_the_integral_is_what_drawing_weights_gives(
+def test_the_integral_agrees_with_simulated_weights(
     lost: int, gained: int, rows: int, threshold: float
 ) -> None:
-    drawn = np.random.default_rng(1)
+    random = np.random.default_rng(1)
     counts = (lost + 1, gained, rows - lost - gained)
-    down, up, none = (drawn.standard_gamma(float(k), 40_000) for k in counts)
-    share = float(((up - down) / (up + down + none) <= threshold).mean())
-    assert chance_below(lost, gained, rows, threshold) == pytest.approx(share, abs=0.008)
+    down, up, same = (random.standard_gamma(float(k), 40_000) for k in counts)
+    share = float(((up - down) / (up + down + same) <= threshold).mean())
+    assert probability_below(lost, gained, rows, threshold) == pytest.approx(share, abs=0.008)
 
 
 @pytest.mark.parametrize("counts", [(0, 0, 5), (6, 0, 7), (0, 9, 9), (40, 60, 500), (3, 0, 400)])
 @pytest.mark.parametrize("tail", [0.001, 0.05])
-def test_a_bound_is_where_its_chance_is_the_tail(counts: tuple[int, int, int], tail: float) -> None:
+def test_the_tail_is_below_a_bound(counts: tuple[int, int, int], tail: float) -> None:
     bound = share_difference_bound(*counts, tail)
     assert -1 <= bound <= (counts[1] - counts[0]) / counts[2]
-    assert tail - 1e-5 < chance_below(*counts, bound) <= tail
-    assert chance_below(*counts, bound + 1e-3) > tail
+    assert tail - 1e-5 < probability_below(*counts, bound) <= tail
+    assert probability_below(*counts, bound + 1e-3) > tail
 
 
-def test_nothing_lost_in_few_rows_is_not_nothing_to_lose() -> None:
-    """The rule of three: of 0 in n, the truth may be 3 / n."""
+def test_the_bound_without_losses_follows_the_rule_of_three() -> None:
+    """With 0 losses in n rows, the true share may be 3 / n."""
     assert share_difference_bound(0, 0, 100, 0.05) == pytest.approx(-0.0295, abs=0.001)
     assert share_difference_bound(0, 0, 1000, 0.05) == pytest.approx(-0.003, abs=0.0002)
 
 
 def fewest_gains(lost: int, rows: int, threshold: float) -> int:
-    """With so many rows gained the gate passes; it passes with more, too."""
+    """Smallest number of gained rows with which the gate passes."""
     low, high = 0, rows - lost
-    if chance_below(lost, high, rows, threshold) > 0.05:
+    if probability_below(lost, high, rows, threshold) > 0.05:
         return rows + 1
     while low < high:
         middle = (low + high) // 2
-        if chance_below(lost, middle, rows, threshold) <= 0.05:
+        if probability_below(lost, middle, rows, threshold) <= 0.05:
             high = middle
         else:
             low = middle + 1
     return low
 
 
-def chance_to_pass(rows: int, threshold: float, lose: float, gain: float) -> float:
-    """Exact, over all counts that could come out of `rows` independent rows."""
+def probability_to_pass(rows: int, threshold: float, lose: float, gain: float) -> float:
+    """Exact probability, over all possible counts of `rows` independent rows."""
     logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, rows + 1)))])
     most = min(rows, int(rows * lose + 6 * math.sqrt(rows * lose) + 8))
     total = 0.0
@@ -108,43 +108,47 @@ def chance_to_pass(rows: int, threshold: float, lose: float, gain: float) -> flo
         (1000, -0.01, (0.0001, 0.001, 0.01, 0.03)),
     ],
 )
-def test_at_the_threshold_the_gate_errs_in_at_most_five_of_a_hundred(
+def test_at_the_threshold_the_gate_errs_with_at_most_5_percent(
     rows: int, threshold: float, gains: tuple[float, ...]
 ) -> None:
-    """The true difference is exactly the threshold: passing is an error, and its chance is
-    computed, not drawn, for few and for many rows on which the two models differ."""
+    """The true difference is exactly the threshold, so that passing is an error.
+
+    Its probability is computed exactly, for few and for many rows on which the models differ.
+    """
     for gain in gains:
-        assert chance_to_pass(rows, threshold, gain - threshold, gain) <= 0.05
+        assert probability_to_pass(rows, threshold, gain - threshold, gain) <= 0.05
 
 
-def test_what_a_bootstrap_would_let_through() -> None:
-    """Why the added row is there: of 100 rows with 2 % truly lost, none is lost in 13 % of the
-    cases, and then every resample says 0."""
+def test_a_loss_that_a_bootstrap_would_accept() -> None:
+    """With a true loss of 2 %, 13 % of all samples of 100 rows have no lost row.
+
+    Every resample of such a sample has the difference 0, which is the reason for the added row.
+    """
     assert 0.98**100 > 0.1
-    assert chance_to_pass(100, -0.02, 0.02, 1e-9) <= 0.05
+    assert probability_to_pass(100, -0.02, 0.02, 1e-9) <= 0.05
 
 
 @pytest.mark.parametrize(
     ("rows", "power"), [(360, 0.25), (1000, 0.63), (2000, 0.91), (4000, 0.996)]
 )
-def test_power_without_a_difference_is_what_the_document_says(rows: int, power: float) -> None:
-    """1 % of the rows is lost and 1 % gained, one point is allowed: docs/explanation/gates.md."""
-    assert chance_to_pass(rows, -0.01, 0.01, 0.01) == pytest.approx(power, abs=0.006)
+def test_power_without_a_difference_matches_the_documentation(rows: int, power: float) -> None:
+    """1 % of the rows is lost, 1 % gained, one point allowed: docs/explanation/gates.md."""
+    assert probability_to_pass(rows, -0.01, 0.01, 0.01) == pytest.approx(power, abs=0.006)
 
 
-def test_a_loss_beyond_what_is_allowed_is_significant_only_with_enough_rows() -> None:
+def test_an_excessive_loss_is_significant_only_with_enough_rows() -> None:
     assert share_loss_p(20, 0, 20, 0.1) < 1e-4
     assert share_loss_p(9, 0, 10, 0.1) < 0.01
     assert share_loss_p(1, 0, 5, 0.1) > 0.3
     assert share_loss_p(2, 2, 30, 0.1) > 0.5
-    # What was gained speaks against a loss.
+    # Gains are evidence against a loss.
     assert share_loss_p(12, 4, 40, 0.1) > share_loss_p(12, 0, 40, 0.1)
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (0, 6), (3, 9), (10, 10), (1, 0)])
 def test_mcnemar_is_the_binomial_test(lost: int, gained: int) -> None:
-    both = lost + gained
-    tail = sum(binomial(k, both, 0.5) for k in range(min(lost, gained) + 1))
+    changed = lost + gained
+    tail = sum(binomial(k, changed, 0.5) for k in range(min(lost, gained) + 1))
     assert mcnemar_p(lost, gained) == pytest.approx(min(1.0, 2 * tail))
 
 
@@ -158,7 +162,7 @@ def test_holm_is_the_textbook_procedure() -> None:
     assert holm([], 0.05) == []
 
 
-def test_so_many_rows_would_show_it_and_half_of_them_would_not() -> None:
+def test_the_rows_needed_are_enough_and_half_of_them_are_not() -> None:
     needed = rows_to_show(1, 1, 100, -0.01, 0.05)
     assert needed is not None
     share = needed / 100
@@ -167,17 +171,17 @@ def test_so_many_rows_would_show_it_and_half_of_them_would_not() -> None:
     assert enough >= -0.01 > few
 
 
-def test_no_number_of_rows_shows_what_is_not_so() -> None:
+def test_no_number_of_rows_shows_a_false_statement() -> None:
     assert rows_to_show(5, 0, 100, -0.01, 0.05) is None
 
 
-def test_the_bound_of_a_mean_holds_for_rare_large_losses() -> None:
-    """Values of 1 with a rare 0.2: what a normal interval gets wrong."""
-    drawn = np.random.default_rng(7)
+def test_the_bound_of_a_mean_is_valid_for_rare_large_losses() -> None:
+    """Values of 1 with a rare 0.2, for which a normal interval is wrong."""
+    random = np.random.default_rng(7)
     truth = 1 - 0.8 * 0.03
     missed = 0
     for seed in range(200):
-        values = np.where(drawn.random(80) < 0.03, 0.2, 1.0)
+        values = np.where(random.random(80) < 0.03, 0.2, 1.0)
         low, high = mean_bounds(values, 0.05, seed)
         assert low <= values.mean() <= high
         missed += low > truth
@@ -197,26 +201,26 @@ def score_passes(lost: int, gained: int, rows: int, threshold: float) -> bool:
 def bootstrap_passes(lost: int, gained: int, rows: int, threshold: float) -> bool:
     """The lower end of the percentile bootstrap."""
     shares = [lost / rows, gained / rows, 1 - (lost + gained) / rows]
-    drawn = np.random.default_rng(0).multinomial(rows, shares, 1000)
-    means = (drawn[:, 1] - drawn[:, 0]) / rows
+    counts = np.random.default_rng(0).multinomial(rows, shares, 1000)
+    means = (counts[:, 1] - counts[:, 0]) / rows
     return bool(np.quantile(means, 0.05) >= threshold - 1e-12)
 
 
-def test_errors_and_power_of_other_bounds_are_what_the_decision_says() -> None:
+def test_errors_and_power_of_other_bounds_match_the_decision_record() -> None:
     """docs/decisions/0008-gate-bounds.md: 360 rows, one point allowed; exact over all counts."""
 
-    def chances(lose: float, gain: float) -> list[float]:
-        found = [0.0, 0.0, 0.0]
+    def probabilities(lose: float, gain: float) -> list[float]:
+        totals = [0.0, 0.0, 0.0]
         for lost in range(25):
             for gained in range(25):
                 same = 360 - lost - gained
                 ways = math.comb(360, lost) * math.comb(360 - lost, gained)
-                chance = ways * lose**lost * gain**gained * (1 - lose - gain) ** same
+                probability = ways * lose**lost * gain**gained * (1 - lose - gain) ** same
                 counts = (lost, gained, 360, -0.01)
-                found[0] += chance * (chance_below(*counts) <= 0.05)
-                found[1] += chance * score_passes(*counts)
-                found[2] += chance * bootstrap_passes(*counts)
-        return found
+                totals[0] += probability * (probability_below(*counts) <= 0.05)
+                totals[1] += probability * score_passes(*counts)
+                totals[2] += probability * bootstrap_passes(*counts)
+        return totals
 
-    assert chances(0.015, 0.005) == pytest.approx([0.026, 0.047, 0.078], abs=0.004)
-    assert chances(0.010, 0.010) == pytest.approx([0.248, 0.327, 0.418], abs=0.01)
+    assert probabilities(0.015, 0.005) == pytest.approx([0.026, 0.047, 0.078], abs=0.004)
+    assert probabilities(0.010, 0.010) == pytest.approx([0.248, 0.327, 0.418], abs=0.01)

@@ -1,4 +1,4 @@
-"""The best for an objective among those that passed."""
+"""Choice of the best candidate for an objective among those that passed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def speed(batch: int, latency: Estimate, rate: Estimate) -> Speed:
     return Speed(batch, 100, one, one, one, latency, one, rate)
 
 
-def tried(
+def result(
     name: str,
     *,
     latency: tuple[float, float, float] = (1.0, 0.95, 1.05),
@@ -41,73 +41,76 @@ def tried(
     return CandidateResult(name, "onnx", {}, measurement=measurement, verdict=verdict)
 
 
-ORIGINAL = tried("original")
+ORIGINAL = result("original")
 
 
 def test_the_fastest_that_passed_is_chosen() -> None:
-    name, why = choose(
+    name, reason = choose(
         "throughput",
         [
             ORIGINAL,
-            tried("a", rate=(1.5, 1.4, 1.6)),
-            tried("b", rate=(3.0, 2.9, 3.1)),
-            tried("refused", rate=(9.0, 8.9, 9.1), passed=False),
+            result("a", rate=(1.5, 1.4, 1.6)),
+            result("b", rate=(3.0, 2.9, 3.1)),
+            result("rejected", rate=(9.0, 8.9, 9.1), passed=False),
         ],
     )
     assert name == "b"
-    assert "of 2 that passed" in why
+    assert "of 2 that passed" in reason
 
 
-def test_of_those_that_cannot_be_told_apart_the_simpler_one_is_chosen() -> None:
-    name, why = choose(
+def test_the_simpler_of_two_similar_candidates_is_chosen() -> None:
+    name, reason = choose(
         "latency",
         [
             ORIGINAL,
-            tried("simple", latency=(0.52, 0.48, 0.56)),
-            tried("other", latency=(0.50, 0.47, 0.53)),
+            result("simple", latency=(0.52, 0.48, 0.56)),
+            result("other", latency=(0.50, 0.47, 0.53)),
         ],
     )
     assert name == "simple"
-    assert "other has 50 % (47 to 53 %)" in why
+    assert "other has 50 % (47 to 53 %)" in reason
 
 
-def test_who_is_little_known_is_not_chosen_for_that() -> None:
-    known = tried("known", latency=(0.79, 0.77, 0.81))
-    unsure = tried("unsure", latency=(1.1, 0.67, 1.8))
-    assert choose("latency", [ORIGINAL, unsure, known])[0] == "known"
-    # The other way round the best is only lucky, and the simple one certain.
-    lucky = tried("lucky", latency=(0.6, 0.4, 0.9))
-    assert choose("latency", [ORIGINAL, known, lucky])[0] == "known"
+def test_a_wide_interval_does_not_help_a_candidate() -> None:
+    certain = result("certain", latency=(0.79, 0.77, 0.81))
+    unsure = result("unsure", latency=(1.1, 0.67, 1.8))
+    assert choose("latency", [ORIGINAL, unsure, certain])[0] == "certain"
+    # A better value with a wide interval may be luck.
+    lucky = result("lucky", latency=(0.6, 0.4, 0.9))
+    assert choose("latency", [ORIGINAL, certain, lucky])[0] == "certain"
 
 
-def test_a_noisy_candidate_does_not_keep_a_proven_one_out() -> None:
-    proven = tried("proven", latency=(0.90, 0.89, 0.91))
-    noisy = tried("noisy", latency=(0.85, 0.50, 1.40))
+def test_a_noisy_candidate_does_not_exclude_a_proven_one() -> None:
+    proven = result("proven", latency=(0.90, 0.89, 0.91))
+    noisy = result("noisy", latency=(0.85, 0.50, 1.40))
     for order in ([proven, noisy], [noisy, proven]):
-        name, why = choose("latency", [ORIGINAL, *order])
+        name, reason = choose("latency", [ORIGINAL, *order])
         assert name == "proven"
-        assert "90 % (89 to 91 %)" in why
-    # Of those that are surely better, the best is the one with the best bound.
-    sure = tried("sure", latency=(0.60, 0.59, 0.61))
-    wide = tried("wide", latency=(0.55, 0.32, 0.95))
+        assert "90 % (89 to 91 %)" in reason
+    # Of candidates that are significantly better, the best has the best bound.
+    sure = result("sure", latency=(0.60, 0.59, 0.61))
+    wide = result("wide", latency=(0.55, 0.32, 0.95))
     assert choose("latency", [ORIGINAL, proven, sure, wide])[0] == "sure"
 
 
-def test_what_cannot_be_told_from_the_original_does_not_replace_it() -> None:
-    name, why = choose("latency", [ORIGINAL, tried("a", latency=(0.97, 0.90, 1.04))])
+def test_an_insignificant_improvement_does_not_replace_the_original() -> None:
+    name, reason = choose("latency", [ORIGINAL, result("a", latency=(0.97, 0.90, 1.04))])
     assert name == "original"
-    assert "cannot be told from the original" in why
-    slower = choose("latency", [ORIGINAL, tried("a", latency=(1.2, 1.1, 1.3))])
-    assert slower == ("original", "nothing that passed is better for latency: the original stays")
+    assert "not significantly better than the original" in reason
+    slower = choose("latency", [ORIGINAL, result("a", latency=(1.2, 1.1, 1.3))])
+    assert slower == (
+        "original",
+        "no candidate that passed is better for latency, so the original stays",
+    )
 
 
-def test_if_none_passes_the_original_stays() -> None:
-    name, why = choose("size", [ORIGINAL, tried("a", size=0.1, passed=False)])
-    assert (name, why) == ("original", "no candidate passed the gate: the original stays")
+def test_without_an_accepted_candidate_the_original_stays() -> None:
+    name, reason = choose("size", [ORIGINAL, result("a", size=0.1, passed=False)])
+    assert (name, reason) == ("original", "no candidate passed the gate, so the original stays")
 
 
 def test_size_is_exact_and_memory_has_its_noise() -> None:
-    both = [ORIGINAL, tried("a", size=0.251, memory=0.80), tried("b", size=0.25, memory=0.79)]
+    both = [ORIGINAL, result("a", size=0.251, memory=0.80), result("b", size=0.25, memory=0.79)]
     assert choose("size", both)[0] == "b"
     assert choose("memory", both)[0] == "a"
 

@@ -1,4 +1,4 @@
-"""The gate: how rules are read, when they hold, and that a lost class is found and named."""
+"""The gate: its syntax, when rules pass, and the guard that names a lost class."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def rows_of(y: Array, names: tuple[str, ...] = CLASSES) -> EvaluationRows:
     return EvaluationRows({"x": np.zeros((len(y), 1))}, y, Task.MULTICLASS, names)
 
 
-def answers(predicted: Array, names: tuple[str, ...] = CLASSES) -> CandidateOutputs:
+def outputs(predicted: Array, names: tuple[str, ...] = CLASSES) -> CandidateOutputs:
     return CandidateOutputs(Task.MULTICLASS, predicted, None, names)
 
 
-def compared(y: Array, before: Array, after: Array, resamples: int = 200) -> Comparison:
-    return compare("c", rows_of(y), answers(before), answers(after), resamples=resamples)
+def comparison_of(y: Array, before: Array, after: Array, resamples: int = 200) -> Comparison:
+    return compare("c", rows_of(y), outputs(before), outputs(after), resamples=resamples)
 
 
-def judged(text: str, comparison: Comparison) -> Verdict:
+def verdict_of(text: str, comparison: Comparison) -> Verdict:
     return judge(Gate.parse(text), comparison)
 
 
 @pytest.mark.parametrize(
-    ("text", "metric", "value", "kind"),
+    ("text", "metric", "value", "basis"),
     [
         ("accuracy>=-0.01", "accuracy", -0.01, "difference"),
         (" f1_macro >= −0.02 ", "f1_macro", -0.02, "difference"),
@@ -51,15 +51,15 @@ def judged(text: str, comparison: Comparison) -> Verdict:
         ("file_mb<=5.5", "file_mb", 5.5, "level"),
     ],
 )
-def test_a_rule_is_about_a_difference_a_share_or_the_candidate_itself(
-    text: str, metric: str, value: float, kind: str
+def test_a_rule_limits_a_difference_a_relative_difference_or_a_level(
+    text: str, metric: str, value: float, basis: str
 ) -> None:
     (rule,) = Gate.parse(text).rules
-    assert (rule.metric, rule.kind) == (metric, kind)
+    assert (rule.metric, rule.basis) == (metric, basis)
     assert rule.value == pytest.approx(value)
 
 
-def test_several_rules_and_the_guard_are_one_gate() -> None:
+def test_a_gate_has_several_rules_and_the_limit_of_the_guard() -> None:
     gate = Gate.parse("accuracy>=-0.01 and f1_macro>=-0.02, class_loss<=0.05")
     assert [r.metric for r in gate.rules] == ["accuracy", "f1_macro"]
     assert gate.class_loss == 0.05
@@ -67,7 +67,7 @@ def test_several_rules_and_the_guard_are_one_gate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("accuracy", "METRIC>=VALUE"),
         ("accuracy>0.9", "METRIC>=VALUE"),
@@ -83,57 +83,59 @@ def test_several_rules_and_the_guard_are_one_gate() -> None:
         ("a" * 2000, "at most 1000"),
     ],
 )
-def test_what_is_no_rule_is_refused_with_what_is_expected(text: str, told: str) -> None:
+def test_an_invalid_gate_is_refused_with_the_expected_form(text: str, message: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         Gate.parse(text)
-    assert told in refused.value.message
+    assert message in refused.value.message
     assert refused.value.details["field"] == "gate"
 
 
-def test_not_seen_worse_is_not_shown_not_worse() -> None:
-    """The same answers on 100 rows: nothing was lost, but one point cannot be vouched for."""
+def test_a_rule_passes_only_if_there_are_enough_rows() -> None:
+    """With equal outputs on 100 rows nothing was lost, but a loss of one point is possible."""
     y = np.arange(100) % 5
-    few = judged("accuracy>=-0.01", compared(y, y, y))
+    few = verdict_of("accuracy>=-0.01", comparison_of(y, y, y))
     assert not few.passed
-    assert "cannot be shown with 100 rows; needs about" in few.reason
+    assert "cannot be shown with 100 rows; about" in few.reason
     needed = few.results[0].rows_needed
     assert needed is not None
     assert 290 <= needed <= 330
     many = np.arange(400) % 5
-    assert judged("accuracy>=-0.01", compared(many, many, many)).passed
+    assert verdict_of("accuracy>=-0.01", comparison_of(many, many, many)).passed
 
 
-def test_what_is_worse_is_refused_as_worse_and_not_for_want_of_rows() -> None:
+def test_a_worse_value_violates_the_rule_whatever_the_number_of_rows() -> None:
     y = np.arange(1000) % 5
     after = np.where(np.arange(1000) < 50, (y + 1) % 5, y)
-    verdict = judged("accuracy>=-0.01", compared(y, y, after))
+    verdict = verdict_of("accuracy>=-0.01", comparison_of(y, y, after))
     assert not verdict.passed
-    assert "which breaks accuracy>=-0.01" in verdict.reason
+    assert "which violates accuracy>=-0.01" in verdict.reason
     assert verdict.results[0].rows_needed is None
 
 
-def test_a_level_is_a_lower_bound_too() -> None:
+def test_a_level_is_compared_with_the_lower_bound() -> None:
     y = np.arange(200) % 5
     after = np.where(np.arange(200) < 8, (y + 1) % 5, y)
-    assert not judged("accuracy>=0.95", compared(y, after, after)).passed
-    assert judged("accuracy>=0.92", compared(y, after, after)).passed
+    assert not verdict_of("accuracy>=0.95", comparison_of(y, after, after)).passed
+    assert verdict_of("accuracy>=0.92", comparison_of(y, after, after)).passed
 
 
-def test_a_metric_that_was_not_measured_does_not_pass() -> None:
+def test_a_rule_about_an_unknown_metric_does_not_pass() -> None:
     y = np.arange(50) % 5
-    verdict = judged("log_loss<=+0.1", compared(y, y, y))
+    verdict = verdict_of("log_loss<=+0.1", comparison_of(y, y, y))
     assert not verdict.passed
-    assert "log_loss is not known; known are accuracy" in verdict.reason
-    assert not judged("speedup>=1.5", compared(y, y, y)).passed
+    assert "log_loss was not compared; the compared metrics are accuracy" in verdict.reason
+    assert not verdict_of("speedup>=1.5", comparison_of(y, y, y)).passed
 
 
 @cache
 def digits() -> tuple[Array, Array, Array]:
-    """Test rows of real digits, and weights [10, 65] of a linear classifier of the others: its
-    rows are the classes' mean images."""
+    """Inputs and labels of test digits, and weights [10, 65] of a linear classifier.
+
+    The rows of the weights are the mean images of the classes in the other digits.
+    """
     datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn has the digits")
-    found = datasets.load_digits()
-    x, y = found.data / 16.0, found.target
+    dataset = datasets.load_digits()
+    x, y = dataset.data / 16.0, dataset.target
     order = np.random.default_rng(0).permutation(len(x))
     train, test = order[:900], order[900:]
     means = np.stack([x[train][y[train] == k].mean(axis=0) for k in range(10)])
@@ -142,7 +144,7 @@ def digits() -> tuple[Array, Array, Array]:
 
 
 @pytest.mark.parametrize("sabotaged", range(10))
-def test_weights_shuffled_in_one_classs_row_are_refused_and_the_class_is_named(
+def test_a_class_with_shuffled_weights_is_rejected_and_named(
     sabotaged: int,
 ) -> None:
     x, y, weights = digits()
@@ -150,49 +152,49 @@ def test_weights_shuffled_in_one_classs_row_are_refused_and_the_class_is_named(
     shuffled = weights.copy()
     shuffled[sabotaged, :64] = np.random.default_rng(sabotaged).permutation(weights[sabotaged, :64])
     before, after = (x @ w.T for w in (weights, shuffled))
-    found = compare(
+    comparison = compare(
         "sabotaged",
         rows_of(y, names),
-        answers(before.argmax(axis=1), names),
-        answers(after.argmax(axis=1), names),
+        outputs(before.argmax(axis=1), names),
+        outputs(after.argmax(axis=1), names),
         resamples=200,
     )
-    verdict = judged("accuracy>=-0.5", found)
+    verdict = verdict_of("accuracy>=-0.5", comparison)
     assert not verdict.passed
     assert f"class {sabotaged}" in verdict.worse_groups
     assert f"class {sabotaged} lost" in verdict.reason
 
 
-def test_a_variant_that_keeps_the_average_and_loses_a_class_is_refused() -> None:
-    """A rare class is lost whole, others win as many rows: the accuracy is the same."""
+def test_a_lost_class_is_rejected_although_the_average_is_equal() -> None:
+    """A rare class is lost completely, and other classes gain as many rows."""
     y = np.repeat(np.arange(5), (600, 600, 600, 180, 20))
     before = y.copy()
     before[:20] = 1
     after = np.where(y == 4, 0, y)
-    found = compared(y, before, after)
-    accuracy = found.difference("accuracy")
+    comparison = comparison_of(y, before, after)
+    accuracy = comparison.difference("accuracy")
     assert accuracy is not None
     assert accuracy.value == 0
-    verdict = judged("accuracy>=-0.02", found)
+    verdict = verdict_of("accuracy>=-0.02", comparison)
     assert not verdict.passed
     assert verdict.worse_groups == ("class e",)
     assert "class e lost 100 % of its 20 rows" in verdict.reason
-    # More may be allowed where it is said.
-    assert judged("accuracy>=-0.02, class_loss<=1", found).passed
+    # The gate can allow a larger loss.
+    assert verdict_of("accuracy>=-0.02, class_loss<=1", comparison).passed
 
 
-def test_a_class_that_takes_the_rows_of_others_is_named_first() -> None:
-    """Its own recall is better than before; what it does shows in the others."""
+def test_a_class_that_is_predicted_for_rows_of_others_is_named_first() -> None:
+    """Its own recall improves, and the recall of the others decreases."""
     y = np.arange(1000) % 5
     after = np.where(np.arange(1000) % 3 == 0, 2, y)
-    verdict = judged("accuracy>=-0.5", compared(y, y, after))
+    verdict = verdict_of("accuracy>=-0.5", comparison_of(y, y, after))
     assert verdict.worse_groups[0] == "class c"
-    assert "268 more rows of others are taken for class c (200 rows)" in verdict.reason
+    assert "class c (200 rows) is predicted for 268 more rows of other classes" in verdict.reason
     few = np.where(np.arange(1000) < 10, 2, y)
-    assert judged("accuracy>=-0.05", compared(y, y, few)).worse_groups == ()
+    assert verdict_of("accuracy>=-0.05", comparison_of(y, y, few)).worse_groups == ()
 
 
-def test_a_lost_slice_is_found_as_a_lost_class_is() -> None:
+def test_a_lost_slice_is_rejected_and_named() -> None:
     y = np.arange(1000) % 5
     night = np.arange(1000) >= 970
     after = np.where(night & (np.arange(1000) % 2 == 0), (y + 1) % 5, y)
@@ -203,46 +205,46 @@ def test_a_lost_slice_is_found_as_a_lost_class_is() -> None:
         CLASSES,
         {"light": np.where(night, "night", "day")},
     )
-    found = compare("c", rows, answers(y), answers(after), resamples=200)
-    verdict = judged("accuracy>=-0.05", found)
+    comparison = compare("c", rows, outputs(y), outputs(after), resamples=200)
+    verdict = verdict_of("accuracy>=-0.05", comparison)
     assert verdict.worse_groups == ("slice light=night",)
 
 
-def test_without_any_loss_no_class_is_named_whatever_their_number() -> None:
-    """The guard's error is 5 % for all classes together, not for each."""
-    drawn = np.random.default_rng(3)
+def test_without_any_loss_no_class_is_named() -> None:
+    """The error of the guard is 5 % for all classes together."""
+    random = np.random.default_rng(3)
     named = 0
     for _ in range(20):
-        y = drawn.integers(0, 5, 300)
-        wrong = drawn.random((2, 300)) < 0.15
+        y = random.integers(0, 5, 300)
+        wrong = random.random((2, 300)) < 0.15
         before, after = (np.where(w, (y + 1) % 5, y) for w in wrong)
-        named += bool(judged("", compared(y, before, after, 100)).worse_groups)
+        named += bool(verdict_of("", comparison_of(y, before, after, 100)).worse_groups)
     assert named <= 1
 
 
 def passes(lost: float, gained: float, rows: int, seed: int) -> int:
-    """Of 200 repeats with other rows, how often `accuracy>=-0.01` holds. Both are wrong in 5 %."""
-    drawn = np.random.default_rng(seed)
+    """How many of 200 samples pass `accuracy>=-0.01`; both models are wrong on 5 % of the rows."""
+    random = np.random.default_rng(seed)
     passed = 0
     for _ in range(200):
-        y = drawn.integers(0, 5, rows)
-        kind = drawn.choice(4, rows, p=(lost, gained, 0.05, 0.95 - lost - gained))
-        before = np.where((kind == 1) | (kind == 2), (y + 1) % 5, y)
-        after = np.where((kind == 0) | (kind == 2), (y + 1) % 5, y)
+        y = random.integers(0, 5, rows)
+        outcome = random.choice(4, rows, p=(lost, gained, 0.05, 0.95 - lost - gained))
+        before = np.where((outcome == 1) | (outcome == 2), (y + 1) % 5, y)
+        after = np.where((outcome == 0) | (outcome == 2), (y + 1) % 5, y)
         right = [(p == y).astype(np.float64) for p in (before, after)]
-        found = Comparison("c", rows, (share_difference("accuracy", *right),))
-        passed += judged("accuracy>=-0.01", found).passed
+        comparison = Comparison("c", rows, (share_difference("accuracy", *right),))
+        passed += verdict_of("accuracy>=-0.01", comparison).passed
     return passed
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0.025, 0.010), (0.015, 1e-9), (0.06, 0.045)])
-def test_over_200_repeats_a_worse_variant_passes_in_at_most_five_percent(
+def test_a_worse_candidate_passes_in_at_most_5_percent_of_200_repeats(
     lost: float, gained: float
 ) -> None:
-    """Truly 1.5 points worse where one point is allowed."""
+    """The true loss is 1.5 points where one point is allowed."""
     assert passes(lost, gained, rows=800, seed=2024) <= 10
 
 
-def test_over_200_repeats_an_equal_variant_passes_as_often_as_the_power_says() -> None:
+def test_an_equal_candidate_passes_200_repeats_as_often_as_the_power() -> None:
     """1 % lost and 1 % gained of 2,000 rows: the power is computed in test_bounds.py."""
     assert 0.85 <= passes(0.01, 0.01, rows=2000, seed=1) / 200 <= 0.97

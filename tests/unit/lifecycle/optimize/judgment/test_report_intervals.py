@@ -1,4 +1,4 @@
-"""A whole report comes out again: no figure of the second run beyond the intervals of the first."""
+"""Repeats of a report: figures of the second one are within the intervals of the first."""
 
 from __future__ import annotations
 
@@ -13,13 +13,8 @@ from scipy import stats
 
 from benchmarks.reproduce import figures
 from maas.domain.models import Task
-from maas.lifecycle.optimize.judgment.report_intervals import T_9995, with_report_intervals
-from maas.lifecycle.optimize.measurement.paired_runs import (
-    T_995,
-    PairedRun,
-    RunFigures,
-    measurement_of,
-)
+from maas.lifecycle.optimize.judgment.report_intervals import with_report_intervals
+from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, RunFigures, measurement_of
 from maas.lifecycle.optimize.results import (
     Candidate,
     CandidateResult,
@@ -28,62 +23,65 @@ from maas.lifecycle.optimize.results import (
     Optimization,
     Speed,
 )
+from maas.lifecycle.optimize.student_t import QUANTILES, t_quantile
 
 CANDIDATE = Candidate("c", "onnx", {"file": Path(__file__)}, {})
-Drawn = np.random.Generator
 
 
-def test_the_quantiles_are_those_of_students_distribution() -> None:
-    degrees = range(1, 21)
-    assert pytest.approx([stats.t.ppf(0.9995, d) for d in degrees], abs=6e-4) == T_9995
-    assert pytest.approx([stats.t.ppf(0.995, d) for d in degrees], abs=6e-4) == T_995
+@pytest.mark.parametrize("probability", [0.995, 0.9995])
+def test_the_quantiles_are_those_of_students_distribution(probability: float) -> None:
+    quantiles = [t_quantile(probability, degrees) for degrees in range(1, 21)]
+    expected = [stats.t.ppf(probability, degrees) for degrees in range(1, 21)]
+    assert quantiles == pytest.approx(expected, abs=6e-4)
+    assert QUANTILES[probability] == tuple(quantiles)
+    assert t_quantile(probability, 99) == quantiles[-1]
 
 
-def paired_run(drawn: Drawn, noise: float) -> PairedRun:
-    """All figures of three loads, around 1, each by itself."""
+def paired_run(random: np.random.Generator, noise: float) -> PairedRun:
+    """Independent figures of three loads, around 1."""
 
-    def one() -> float:
-        return float(np.exp(drawn.normal(0, noise)))
+    def figure() -> float:
+        return float(np.exp(random.normal(0, noise)))
 
-    loads = [RunFigures(size, 100, *(one() for _ in range(6))) for size in (1, 8, 32)]
-    return PairedRun(tuple(loads), 100, 100, one(), 0.0, (1.0, 1.0), 0.0)
+    loads = [RunFigures(size, 100, *(figure() for _ in range(6))) for size in (1, 8, 32)]
+    return PairedRun(tuple(loads), 100, 100, figure(), 0.0, (1.0, 1.0), 0.0)
 
 
-def report(drawn: Drawn, candidates: int, runs: int) -> list[CandidateResult]:
-    """Candidates with more and with less noise."""
-    found = []
+def report(random: np.random.Generator, candidates: int, runs: int) -> list[CandidateResult]:
+    """Results of candidates with different noise."""
+    results = []
     for number in range(candidates):
         noise = 0.01 * (1 + number % 3)
-        told = [paired_run(drawn, noise) for _ in range(runs)]
-        measured = measurement_of(CANDIDATE, CANDIDATE, told, how={})
-        found.append(CandidateResult(f"c{number}", "onnx", {}, measurement=measured))
-    return found
+        paired_runs = [paired_run(random, noise) for _ in range(runs)]
+        measurement = measurement_of(CANDIDATE, CANDIDATE, paired_runs, how={})
+        results.append(CandidateResult(f"c{number}", "onnx", {}, measurement=measurement))
+    return results
 
 
-def widened(tried: list[CandidateResult]) -> tuple[CandidateResult, ...]:
-    told = Optimization("m:1", Task.MULTICLASS, "size", "", tuple(tried), "c0", "", "")
-    return with_report_intervals(told).results
+def widened(results: list[CandidateResult]) -> tuple[CandidateResult, ...]:
+    optimization = Optimization("m:1", Task.MULTICLASS, "size", "", tuple(results), "c0", "", "")
+    return with_report_intervals(optimization).results
 
 
 def outside(first: CandidateResult, second: CandidateResult) -> int:
     assert first.measurement is not None and second.measurement is not None
-    return sum(not held for *_, held in figures(first.measurement, second.measurement))
+    return sum(not inside for *_, inside in figures(first.measurement, second.measurement))
 
 
 @pytest.mark.parametrize("runs", [4, 8])
-def test_all_figures_of_a_report_are_found_again(runs: int) -> None:
-    drawn = np.random.default_rng(0)
-    again = narrow = 0
+def test_a_repeat_reproduces_all_figures_of_a_report(runs: int) -> None:
+    random = np.random.default_rng(0)
+    wide = narrow = 0
     for _ in range(60):
-        first, second = report(drawn, 18, runs), report(drawn, 18, runs)
-        again += not sum(map(outside, widened(first), second))
+        first, second = report(random, 18, runs), report(random, 18, runs)
+        wide += not sum(map(outside, widened(first), second))
         narrow += not sum(map(outside, first, second))
-    assert again >= 0.9 * 60
-    assert narrow < 0.5 * 60, "so the wider intervals are not for nothing"
+    assert wide >= 0.9 * 60
+    assert narrow < 0.5 * 60, "the wider intervals are necessary"
 
 
-def measured(*reaches: float) -> list[CandidateResult]:
-    """Candidates whose every figure has such an interval."""
+def results_with(*reaches: float) -> list[CandidateResult]:
+    """Candidates whose figures all have an interval of this reach."""
     return [CandidateResult("c", "onnx", {}, measurement=_measurement(reach)) for reach in reaches]
 
 
@@ -100,15 +98,16 @@ def _measurement(reach: float) -> Measurement:
 
 def test_no_interval_is_narrower_than_the_median_candidates() -> None:
     wider = 5.408 / 3.499
-    for one, reach in zip(widened(measured(0.001, 0.02, 0.3)), (0.02, 0.02, 0.3), strict=True):
+    for one, reach in zip(widened(results_with(0.001, 0.02, 0.3)), (0.02, 0.02, 0.3), strict=True):
         assert one.measurement is not None
-        for found in (one.measurement.speeds[2].p99_ratio, one.measurement.core_seconds_per_1000):
-            assert found is not None and found.value == 2.0
-            assert math.log(found.high / 2.0) == pytest.approx(reach * wider, rel=1e-3)
-            assert math.log(2.0 / found.low) == pytest.approx(reach * wider, rel=1e-3)
+        measurement = one.measurement
+        for estimate in (measurement.speeds[2].p99_ratio, measurement.core_seconds_per_1000):
+            assert estimate is not None and estimate.value == 2.0
+            assert math.log(estimate.high / 2.0) == pytest.approx(reach * wider, rel=1e-3)
+            assert math.log(2.0 / estimate.low) == pytest.approx(reach * wider, rel=1e-3)
         assert "99.9 %" in one.measurement.how["interval"]
 
 
-def test_what_was_not_measured_stays_as_it_is() -> None:
+def test_a_result_without_measurement_is_not_changed() -> None:
     failed = CandidateResult("c", "onnx", {}, failure="it could not be made")
     assert widened([failed]) == (failed,)

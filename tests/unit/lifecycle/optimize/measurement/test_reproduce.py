@@ -1,4 +1,4 @@
-"""What a second run is held against: candidates, whose ratios come from the same calls."""
+"""Comparison of two optimizations by candidates, because their ratios are not independent."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import pytest
 from benchmarks.reproduce import candidates_outside
 
 
-def test_ratios_of_one_candidate_that_fall_outside_together_are_one_event() -> None:
+def test_several_ratios_outside_of_one_candidate_are_one_event() -> None:
     inside = [True] * 6
     count, chance = candidates_outside([[False] * 6, *[inside] * 9], 0.99)
     assert count == 1
-    assert chance == pytest.approx(1 - 0.94**10), "the same six, each by itself, would be no chance"
+    assert chance == pytest.approx(1 - 0.94**10), (
+        "six independent ratios outside would not be chance"
+    )
 
 
-def test_many_candidates_outside_are_no_chance() -> None:
+def test_many_candidates_outside_are_not_chance() -> None:
     one = [True] * 5 + [False]
     count, chance = candidates_outside([one] * 6 + [[True] * 6] * 4, 0.99)
     assert count == 6 and chance < 0.001

@@ -1,4 +1,4 @@
-"""The report: it says what was tried and why, escapes what people wrote, and holds its figures."""
+"""The report: results and reasons, escaped texts, JSON, the terminal table and the chart."""
 
 from __future__ import annotations
 
@@ -58,38 +58,39 @@ def measurement(name: str, ratio: float) -> Measurement:
         resident_ratio=1.0,
         core_seconds_per_1000=around(0.5),
         joules_per_1000=None,
-        energy_note="this machine shows no energy meter",
-        notes=("other processes used 0.6 of 2 cores while this was measured",),
+        energy_note="this machine has no energy meter",
+        notes=("other processes used 0.6 of 2 cores during the measurement",),
     )
 
 
-def test_a_p99_that_was_not_measured_has_no_column_or_a_dash() -> None:
-    found = optimized()
-
-    def without(tried: CandidateResult) -> CandidateResult:
-        if tried.measurement is None:
-            return tried
-        speeds = tuple(replace(s, p99_ms=None, p99_ratio=None) for s in tried.measurement.speeds)
-        return replace(tried, measurement=replace(tried.measurement, speeds=speeds))
-
-    head, *others = found.results
-    some = replace(found, results=(without(head), *others))
-    none = replace(found, results=tuple(map(without, found.results)))
+def test_a_missing_p99_has_a_dash_or_no_column() -> None:
+    optimization = optimized()
+    head, *others = optimization.results
+    some = replace(optimization, results=(without_p99(head), *others))
+    none = replace(optimization, results=tuple(map(without_p99, optimization.results)))
     assert from_json(to_json(none), Optimization) == none
     assert "p99, 32" in render_optimization(some)
     page = render_optimization(none)
-    assert "p99, 32" not in page and "What each costs; p50 in ms" in page
+    assert "p99, 32" not in page and "Cost; p50 in ms" in page
     assert "p99_ms_batch_32" not in summary(none)["candidates"][0]["metrics"]
+
+
+def without_p99(result: CandidateResult) -> CandidateResult:
+    measurement = result.measurement
+    if measurement is None:
+        return result
+    speeds = tuple(replace(s, p99_ms=None, p99_ratio=None) for s in measurement.speeds)
+    return replace(result, measurement=replace(measurement, speeds=speeds))
 
 
 def optimized() -> Optimization:
     y = np.arange(3000) % 3
     rows = EvaluationRows({"x": np.zeros((3000, 1))}, y, Task.MULTICLASS, CLASSES)
 
-    def tried(name: str, predicted: Array, ratio: float) -> CandidateResult:
-        answers = CandidateOutputs(Task.MULTICLASS, predicted, None, CLASSES)
-        truth = CandidateOutputs(Task.MULTICLASS, y, None, CLASSES)
-        comparison = compare(name, rows, truth, answers, resamples=100)
+    def result(name: str, predicted: Array, ratio: float) -> CandidateResult:
+        outputs = CandidateOutputs(Task.MULTICLASS, predicted, None, CLASSES)
+        original = CandidateOutputs(Task.MULTICLASS, y, None, CLASSES)
+        comparison = compare(name, rows, original, outputs, resamples=100)
         return CandidateResult(
             name,
             "onnx",
@@ -101,21 +102,21 @@ def optimized() -> Optimization:
         )
 
     lost = np.where(y == 1, 0, y)
-    every = (
-        tried("original", y, 1.0),
-        tried("int8", y, 0.4),
-        tried("sabotaged", lost, 0.3),
+    results = (
+        result("original", y, 1.0),
+        result("int8", y, 0.4),
+        result("sabotaged", lost, 0.3),
         CandidateResult("broken", "onnx", {}, failure="it could not be converted"),
     )
-    name, why = choose("throughput", every)
+    name, reason = choose("throughput", results)
     return Optimization(
         model="pets:3",
         task=Task.MULTICLASS,
         objective="throughput",
         gate=GATE,
-        results=every,
+        results=results,
         chosen=name,
-        chosen_reason=why,
+        chosen_reason=reason,
         command="maas optimize pets:3 --objective throughput --gate 'accuracy>=-0.01'",
         how={"data_digest": "0" * 64, "machine": {"cores": 2}},
         created_at=1_700_000_000.0,
@@ -123,36 +124,32 @@ def optimized() -> Optimization:
 
 
 @pytest.fixture(scope="module")
-def found() -> Optimization:
+def optimization() -> Optimization:
     return optimized()
 
 
-def text_of(html: str) -> str:
-    return re.sub(r"<[^>]+>", " ", html)
-
-
-def test_the_report_says_what_was_tried_and_why(found: Optimization) -> None:
-    html = render_optimization(found)
-    for said in (
+def test_the_report_has_results_and_reasons(optimization: Optimization) -> None:
+    html = render_optimization(optimization)
+    for text in (
         "pets:3",
         "Chosen: int8",
-        "dropped",
-        "kept",
+        "rejected",
+        "accepted",
         "it could not be converted",
         "class &lt;dog&gt; lost 100 % of its 1,000 rows",
-        "this machine shows no energy meter",
+        "this machine has no energy meter",
         "other processes used 0.6 of 2 cores",
         "maas optimize pets:3 --objective throughput",
         "12,345",
         "unknown: no shapes",
         "McNemar",
     ):
-        assert said in html, said
-    assert "1000 more of &lt;dog&gt; are taken for cat" in html
+        assert text in html, text
+    assert "1000 more rows of &lt;dog&gt; are predicted as cat" in html
 
 
-def test_nothing_that_people_wrote_becomes_part_of_the_page(found: Optimization) -> None:
-    html = render_optimization(found)
+def test_texts_from_users_are_escaped(optimization: Optimization) -> None:
+    html = render_optimization(optimization)
     assert "<script" not in html
     assert "<dog>" not in html
     assert not re.search(r"(?:src|href)=\"http", html)
@@ -160,43 +157,43 @@ def test_nothing_that_people_wrote_becomes_part_of_the_page(found: Optimization)
     assert html.count("<details") == html.count("</details>")
 
 
-def test_json_has_every_candidate_with_metrics_and_reason(found: Optimization) -> None:
-    told = summary(found)
-    assert told["chosen"] == "int8"
-    assert [c["name"] for c in told["candidates"]] == [
+def test_json_has_every_candidate_with_metrics_and_reason(optimization: Optimization) -> None:
+    values = summary(optimization)
+    assert values["chosen"] == "int8"
+    assert [c["name"] for c in values["candidates"]] == [
         "original", "int8", "sabotaged", "broken",
     ]  # fmt: skip
-    refused = told["candidates"][2]
-    assert refused["passed"] is False
-    assert "class <dog> lost" in refused["reason"]
-    assert refused["metrics"]["accuracy"] == pytest.approx(2 / 3)
-    assert refused["metrics"]["rows_per_s_ratio_batch_32"]["value"] == pytest.approx(1 / 0.3)
+    rejected = values["candidates"][2]
+    assert rejected["passed"] is False
+    assert "class <dog> lost" in rejected["reason"]
+    assert rejected["metrics"]["accuracy"] == pytest.approx(2 / 3)
+    assert rejected["metrics"]["rows_per_s_ratio_batch_32"]["value"] == pytest.approx(1 / 0.3)
 
 
-def test_an_optimization_is_the_same_after_it_was_kept_as_json(found: Optimization) -> None:
-    assert from_json(to_json(found), Optimization) == found
+def test_json_preserves_an_optimization(optimization: Optimization) -> None:
+    assert from_json(to_json(optimization), Optimization) == optimization
 
 
-def test_the_terminal_shows_a_line_for_each_with_the_chosen_one_marked(found: Optimization) -> None:
-    rows = terminal_rows(found)
-    assert all(len(row) == len(headings(found)) for row in rows)
+def test_the_terminal_table_marks_the_chosen_candidate(optimization: Optimization) -> None:
+    rows = terminal_rows(optimization)
+    assert all(len(row) == len(headings(optimization)) for row in rows)
     assert [row[0] for row in rows] == ["original", "int8 *", "sabotaged", "broken"]
     assert [row[1] for row in rows] == ["original", "yes", "no", "no"]
 
 
-def test_a_report_without_anything_measured_is_still_a_report(found: Optimization) -> None:
+def test_a_report_without_measurements_can_be_rendered(optimization: Optimization) -> None:
     bare = tuple(
         CandidateResult(t.name, t.runtime, {}, failure="" if i == 0 else "nothing works")
-        for i, t in enumerate(found.results)
+        for i, t in enumerate(optimization.results)
     )
-    html = render_optimization(replace(found, results=bare, chosen="original"))
+    html = render_optimization(replace(optimization, results=bare, chosen="original"))
     assert "nothing works" in html
 
 
-def test_the_frontier_is_what_nobody_beats_in_both() -> None:
+def test_no_point_beats_the_frontier_in_both() -> None:
     def point(name: str, cost: float, quality: float) -> Point:
         return Point(
-            0, name, Estimate(cost, cost, cost), Estimate(quality, quality, quality), "kept"
+            0, name, Estimate(cost, cost, cost), Estimate(quality, quality, quality), "accepted"
         )
 
     points = [
@@ -210,29 +207,29 @@ def test_the_frontier_is_what_nobody_beats_in_both() -> None:
     assert [p.name for p in frontier(points, higher_is_better=False)] == ["cheapest"]
 
 
-def test_what_is_far_beyond_is_at_the_edge_and_keeps_its_figures() -> None:
-    """One useless candidate must not press the others into a corner."""
+def test_outliers_are_drawn_at_the_edge_with_their_figures() -> None:
+    """One useless candidate must not compress the others into a corner."""
 
-    def point(number: int, cost: float, quality: float, kind: str) -> Point:
+    def point(number: int, cost: float, quality: float, status: str) -> Point:
         return Point(
             number, f"c{number}", Estimate(cost, cost, cost),
-            Estimate(quality, quality - 0.002, quality + 0.002), kind,
+            Estimate(quality, quality - 0.002, quality + 0.002), status,
         )  # fmt: skip
 
     points = [
         point(1, 1.0, 0.98, "original"),
-        point(2, 0.5, 0.975, "kept"),
-        point(3, 0.4, 0.1, "dropped"),
-        point(4, 60.0, 0.98, "kept"),
+        point(2, 0.5, 0.975, "accepted"),
+        point(3, 0.4, 0.1, "rejected"),
+        point(4, 60.0, 0.98, "accepted"),
     ]
-    drawn = pareto_svg(points, ("cost", "quality"), threshold=0.97)
-    assert drawn.count("(far beyond)") == 2
-    assert "c3, dropped: cost 0.4 (0.4 to 0.4), quality 0.1 (0.098 to 0.102)" in drawn
-    heights = [float(v) for v in re.findall(r'cy="([\d.]+)"', drawn)]
+    chart = pareto_svg(points, ("cost", "quality"), threshold=0.97)
+    assert chart.count("(far outside)") == 2
+    assert "c3, rejected: cost 0.4 (0.4 to 0.4), quality 0.1 (0.098 to 0.102)" in chart
+    heights = [float(v) for v in re.findall(r'cy="([\d.]+)"', chart)]
     assert max(heights) - min(heights) > 20
 
 
-def test_a_profile_says_what_is_missing_and_survives_what_anybody_sent() -> None:
+def test_a_profile_explains_missing_and_invalid_figures() -> None:
     lines = dict(profile_lines({"parameters": "many", "file_bytes": 5_000_000}))
     assert lines["size"] == "5,000,000 bytes"
     assert lines["parameters"] == "unknown: it was not measured"
