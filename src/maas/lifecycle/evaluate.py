@@ -1,4 +1,4 @@
-"""Evaluate: from predictions on rows that were held back to metrics with their uncertainty."""
+"""Evaluate: metrics of predictions on held-out rows, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -28,16 +28,19 @@ PER_CLASS = ("precision", "recall", "f1", "roc_auc", "pr_auc")
 WHY_UNDEFINED = {
     "precision": "the class is never predicted",
     "recall": "no row is of this class",
-    "f1": "the class is neither there nor predicted",
-    "roc_auc": "the rows are all, or none, of this class",
+    "f1": "no row is of this class or predicted as it",
+    "roc_auc": "all rows, or none, are of this class",
     "pr_auc": "no row is of this class",
-    "r2": "the true values are all the same",
+    "r2": "all true values are the same",
 }
+
+
+ZERO_DIVISION = "the denominator is 0"
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What a model said about n rows, and what was true."""
+    """Predictions of a model for n rows, and the true values."""
 
     task: Task
     y_true: Array
@@ -45,15 +48,15 @@ class EvaluationRequest:
     y_pred: Array
     """like y_true"""
     y_score: npt.NDArray[np.floating[Any]] | None = None
-    """Classification: [n, classes]; binary also [n] or [n, 1], the score of class 1.
-    Probabilities for log loss, Brier and calibration; any score for the ranking metrics."""
+    """Scores of a classification: [n, classes]; binary also [n] or [n, 1], the score of class 1.
+    Log loss, Brier score and calibration need probabilities; ranking metrics take any score."""
     class_names: tuple[str, ...] = ()
     slices: Mapping[str, Array] = field(default_factory=dict)
-    """By slice name: [n] of str, the group that each row belongs to."""
+    """Group of each row, [n] of str, by slice name."""
     weights: npt.NDArray[np.floating[Any]] | None = None
-    """[n], ≥ 0, how much each row counts; None: all the same."""
+    """Weights of the rows, [n], ≥ 0; None: all equal."""
     units: str = ""
-    """Of a regression's target."""
+    """Units of a regression's target."""
     seed: int = 0
     resamples: int = 1000
     """Bootstrap resamples; 0: no intervals."""
@@ -74,7 +77,7 @@ class Evaluation:
     how: dict[str, Any]
     """rows, seed, resamples, confidence, method"""
     request: EvaluationRequest | None = field(default=None, compare=False, repr=False)
-    """What was evaluated, as long as it is at hand."""
+    """The evaluated predictions; None if the evaluation was loaded from JSON."""
 
     def evidence(self) -> Evidence:
         return Evidence(kind="metrics", values=self.values, how=self.how)
@@ -88,9 +91,9 @@ class Evaluation:
 
 
 def evaluate(request: EvaluationRequest) -> Evaluation:
-    """All metrics that the task and the given arrays allow.
+    """All metrics that the task and the arrays allow.
 
-    Raises InvalidInput that names the array whose length, range or finiteness is wrong.
+    Raises InvalidInput that names the array with the wrong length, range or a non-finite value.
     """
     weights = _checked_weights(request)
     if request.task is Task.REGRESSION:
@@ -112,7 +115,7 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     if request.units:
         how["units"] = request.units
     if resamples < request.resamples:
-        how["note"] = f"{request.resamples} resamples asked; {resamples} for this many rows"
+        how["note"] = f"{request.resamples} resamples requested; {resamples} for this many rows"
     return Evaluation(request.task, values, how, request)
 
 
@@ -127,11 +130,11 @@ class _Classification:
 
     @property
     def expected(self) -> dict[str, str]:
-        """Metrics that must be there, and why, if they are not."""
+        """Reasons by name of a metric that may be missing."""
         rows = self.rows
         averages = ("macro", "weighted") if rows.classes > 2 else ()
         ranked = [f"{n}_{a}" for n in ("roc_auc", "pr_auc") for a in averages]
-        without = "the model gives no scores" if rows.scores is None else ""
+        without = "the model has no scores" if rows.scores is None else ""
         why = dict.fromkeys(ranked or ["roc_auc", "pr_auc"], without)
         unlikely = without or "the scores are not probabilities"
         return why | dict.fromkeys(("log_loss", "brier", "ece"), unlikely)
@@ -228,7 +231,7 @@ _Subject = _Classification | _Regression
 
 
 def _measure(subject: _Subject, weights: Floats, seed: int, resamples: int) -> dict[str, Any]:
-    """Metrics with intervals, reasons for those that are undefined, and results per class."""
+    """Metrics with intervals, reasons for undefined metrics, and results per class."""
     point = subject.statistic(weights[None, :])
     spread = bootstrap(subject.statistic, weights, seed=seed, resamples=resamples)
     values: dict[str, Any] = {"metrics": {}, "intervals": {}, "undefined": {}, "notes": {}}
@@ -238,7 +241,7 @@ def _measure(subject: _Subject, weights: Floats, seed: int, resamples: int) -> d
         values["metrics"][name] = _number(value[0])
         if np.isnan(value[0]):
             base = name.removesuffix("_macro").removesuffix("_weighted")
-            values["undefined"][name] = WHY_UNDEFINED.get(base, "there is nothing to divide by")
+            values["undefined"][name] = WHY_UNDEFINED.get(base, ZERO_DIVISION)
             continue
         values["intervals"][name] = spread.interval(name)
         if resamples and values["intervals"][name] is None:
@@ -275,7 +278,7 @@ def _per_class(
 
 
 def _left_out(point: dict[str, Floats], names: tuple[str, ...]) -> dict[str, str]:
-    """Which classes an average is without, because the metric is undefined for them."""
+    """Notes on averages that leave out classes for which the metric is undefined."""
     notes = {}
     for name in PER_CLASS:
         per_class = point.get(f"{name}_per_class")
@@ -294,7 +297,7 @@ def _left_out(point: dict[str, Floats], names: tuple[str, ...]) -> dict[str, str
 def _slices(
     request: EvaluationRequest, subject: _Subject, weights: Floats, resamples: int
 ) -> list[dict[str, Any]]:
-    """The main metrics of every group of rows, largest groups first."""
+    """The main metrics of each group of rows, largest groups first."""
     entries: list[dict[str, Any]] = []
     for name, groups in request.slices.items():
         labels = np.asarray(groups).astype(str)
@@ -328,7 +331,7 @@ def _of_slice(subject: _Subject, weights: Floats, seed: int, resamples: int) -> 
     return {
         "metrics": {name: _number(value[0]) for name, value in point.items()},
         "intervals": {n: spread.interval(n) for n in point if n not in missing},
-        "undefined": {n: WHY_UNDEFINED.get(n, "there is nothing to divide by") for n in missing},
+        "undefined": {n: WHY_UNDEFINED.get(n, ZERO_DIVISION) for n in missing},
     }
 
 

@@ -1,4 +1,4 @@
-"""Explain: how much each input entry moved one answer away from the background's answer."""
+"""Explain: contributions of the input entries to a prediction, relative to a background."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from maas.lifecycle.metrics.metrics import Bools, Floats, Ints
 
 Array = npt.NDArray[Any]
 Predict = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-"""From named inputs [n, …] to named outputs [n, …], for at most `batch_rows` rows a call."""
+"""Function from named inputs [n, …] to named outputs [n, …], for at most `batch_rows` rows."""
 
 FEWEST_SAMPLES, MOST_SAMPLES = 64, 10_000
 HOW = (
@@ -33,7 +33,7 @@ HOW = (
     "background_rows",
 )
 MOST_BATCH_ELEMENTS = 1 << 23
-"""Most numbers in one call, whatever `batch_rows` allows: 32 MB of FP32."""
+"""Largest number of elements in one call, whatever `batch_rows` allows: 32 MB of FP32."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,23 @@ class ExplainRequest:
 
     signature: Signature
     row: Mapping[str, Any]
-    """Every input's value, in its per-row shape or as a batch of one row: arrays or lists."""
+    """Value of every input, in its per-row shape or as a batch of one row: arrays or lists."""
     background: Mapping[str, Any] | None = None
-    """Rows [m, …] of the inputs to compare with (m may be 1: a mean row); None: all zeros.
-    An input that is left out keeps the row's value and is not explained."""
+    """Background rows [m, …] of the inputs (m may be 1: a mean row); None: all zeros. An input
+    that is left out keeps the row's value and is not explained."""
     output: str | None = None
-    """Default: the first floating-point output."""
+    """Output to explain; default: the first floating-point output."""
     target: int | str | None = None
-    """Entry of the output, by index or label. Default: the largest."""
+    """Entry of the output, by index or label; default: the largest."""
     samples: int = 2048
-    """About how many rows the model is asked about, from 64 to 10,000; 4 times as many halve
-    the standard errors. With many features there are at least 4 pairs of orders anyway."""
+    """Approximate number of model rows, from 64 to 10,000; 4 times as many halve the standard
+    errors. There are at least 4 pairs of permutations, however many features there are."""
     seed: int = 0
     batch_rows: int = 64
-    """Most rows in one call of `predict`."""
+    """Largest number of rows in one call of `predict`."""
     image_shape: tuple[int, ...] | None = None
-    """[height, width], [channels, height, width] or [height, width, channels] of an image that
-    arrives as a flat vector; inputs of rank 2 and 3 are taken for images by themselves."""
+    """[height, width], [channels, height, width] or [height, width, channels] of an image in a
+    flat vector; inputs of rank 2 and 3 count as images without it."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,20 @@ class Attribution:
     name: str
     input: str
     region: tuple[tuple[int, int], ...]
-    """[start, stop) along each axis of the input's row, or of the image that it is taken for."""
+    """[start, stop) along each axis of the input's row, or of the image it represents."""
     shapley: float
-    """In the output's units."""
+    """Shapley value, in the output's units."""
     standard_error: float
     value: float
-    """The row's value (a group's mean)."""
+    """The row's value; the mean value of a group."""
     background: float
-    """The background's mean value."""
+    """Mean value of the background rows."""
     units: str | None = None
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Shapley values of one answer, and how they were obtained."""
+    """Shapley values of one prediction, and how they were obtained."""
 
     output: str
     target: int
@@ -98,26 +98,26 @@ class Explanation:
     calls: int
     """Calls of `predict`."""
     rows: int
-    """Rows that the model was asked about."""
+    """Model rows that were computed."""
     samples: int
-    """Rows that it was meant to be asked about at most."""
+    """Budget of model rows."""
     permutations: int
-    """Orders of the players that were walked; 0 if the values are exact."""
+    """Permutations of the players that were sampled; 0 if the values are exact."""
     background_rows: int
-    """How many of the background rows were used."""
+    """Number of background rows that were used."""
     seed: int
     method: str
     background: str
-    """`given`, or `zeros` if none was."""
+    """`given`, or `zeros` if the request has no background."""
     image: Image | None = None
-    """How the input is laid out, if it is an image."""
+    """Layout of the input, if it is an image."""
 
     def top(self, count: int | None = None) -> list[Attribution]:
-        """Attributions by falling absolute value."""
+        """Attributions by descending absolute value."""
         return sorted(self.attributions, key=lambda a: -abs(a.shapley))[:count]
 
     def heat(self) -> Floats:
-        """[height, width], the Shapley values of an image, a patch's spread over its pixels.
+        """Shapley values of an image, [height, width]; a patch's value is spread over its pixels.
 
         Raises InvalidInput if no input is an image.
         """
@@ -131,7 +131,7 @@ class Explanation:
         return pixels
 
     def evidence(self) -> Evidence:
-        """As evidence of a version; `how` has what is needed to get it again."""
+        """Evidence of a version; `how` has what is needed to reproduce it."""
         values = self.to_dict()
         how = {name: values[name] for name in HOW}
         return Evidence(kind="explanation", values=values, how=how)
@@ -144,7 +144,7 @@ class Explanation:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Explanation:
-        """Of `to_dict()`, or of a server's answer, which also says what it explained."""
+        """Inverse of `to_dict()`; ignores the further fields of a server's response."""
         attributions = tuple(
             Attribution(**{**a, "region": tuple((s[0], s[1]) for s in a["region"])})
             for a in raw["attributions"]
@@ -157,8 +157,8 @@ class Explanation:
 def explain(request: ExplainRequest, predict: Predict) -> Explanation:
     """Shapley values by antithetic permutation sampling; see docs/explanation/shapley.md.
 
-    Exact, by asking all coalitions, where that takes at most `samples` rows. Raises InvalidInput
-    that names the field at fault; errors of `predict` pass through.
+    The values are exact if all coalitions take at most `samples` rows. Raises InvalidInput that
+    names the invalid field; errors of `predict` propagate.
     """
     _check(request)
     row = {s.name: one_row(s, request.row.get(s.name)) for s in request.signature.inputs}
@@ -203,7 +203,7 @@ def explain(request: ExplainRequest, predict: Predict) -> Explanation:
 
 
 class _ModelGame:
-    """The model as a game: puts rows together, asks in batches, and counts."""
+    """The model as a game: composes rows of coalitions, predicts in batches, and counts both."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class _ModelGame:
         self.background = background
         self.count = count
         self.owner = {n: np.full(row[n].size, -1) for n in background}
-        """By input: the player of each entry; -1 for an entry that nobody moves."""
+        """Player of each entry, by input; -1 for an entry without a player."""
         self.calls = 0
         self.rows = 0
         self.output: TensorSpec | None = None
@@ -229,20 +229,21 @@ class _ModelGame:
         self.batch = max(1, min(most, MOST_BATCH_ELEMENTS // max(1, elements)))
 
     def choose_output(self) -> tuple[TensorSpec, int]:
-        """Which number of the answer is explained; asks the model about the row itself."""
+        """The explained output and the index of its entry, from a prediction of the row itself."""
         self.output = _output(self.request)
         answer = self._answers({name: value[None] for name, value in self.row.items()}, 1)[0]
         self.target = _target(self.request.target, self.output, answer)
         return self.output, self.target
 
     def differs(self, player: Player) -> bool:
-        """False if the background has the row's values there, so that its value is exactly 0."""
+        """Whether any background row differs from the row there; if none does, the player's
+        Shapley value is exactly 0."""
         own = self.row[player.input].reshape(-1)[player.entries]
         others = self.background[player.input].reshape(self.count, -1)[:, player.entries]
         return bool((others != own).any())
 
     def set_players(self, active: list[Player]) -> None:
-        """From now on coalitions are over these players."""
+        """Sets the players of the coalitions."""
         for index, player in enumerate(active):
             self.owner[player.input][player.entries] = index
 
@@ -256,7 +257,7 @@ class _ModelGame:
 
     def _composed(self, coalitions: Bools, numbers: Ints) -> dict[str, Array]:
         rows = len(numbers)
-        # The extra column is the player of all entries that nobody moves.
+        # The extra column stands for all entries without a player.
         present = np.hstack([coalitions, np.ones((rows, 1), bool)])
         inputs = {}
         for name, value in self.row.items():
@@ -269,13 +270,13 @@ class _ModelGame:
         return inputs
 
     def _answers(self, inputs: dict[str, Array], rows: int) -> Floats:
-        """[rows, entries] of the chosen output."""
+        """The chosen output, [rows, entries]. Raises InferenceFailed if it is not finite."""
         self.calls += 1
         self.rows += rows
         name = self.output.name if self.output else ""
         answer = self.predict(inputs)
         if name not in answer:
-            raise InferenceFailed(f"the model's answer has no output {shown(name)}")
+            raise InferenceFailed(f"the prediction has no output {shown(name)}")
         output = np.asarray(answer[name], dtype=np.float64)
         if output.ndim == 0 or len(output) != rows:
             raise InferenceFailed(
@@ -283,8 +284,8 @@ class _ModelGame:
             )
         if not np.isfinite(output).all():
             raise InferenceFailed(
-                f"output {shown(name)} is not finite for a row between "
-                "the background and the row to explain"
+                f"output {shown(name)} is not finite for a mixture of the row to explain and a "
+                "background row"
             )
         return output.reshape(rows, -1)
 
@@ -311,7 +312,7 @@ def _check(request: ExplainRequest) -> None:
 
 
 def _background(request: ExplainRequest, row: dict[str, Array]) -> tuple[dict[str, Array], int]:
-    """By name of each input to explain: [m, …] rows; and m."""
+    """Background rows [m, …] by name of each input to explain, and m."""
     numeric = [s for s in request.signature.inputs if s.datatype != "BYTES"]
     if request.background is None:
         return {s.name: np.zeros_like(row[s.name])[None] for s in numeric}, 1
@@ -335,7 +336,7 @@ def _output(request: ExplainRequest) -> TensorSpec:
     if request.output is None:
         floating = [s for s in numeric if s.datatype.startswith("FP")]
         if not numeric:
-            raise InvalidInput("the model has no output of numbers to explain", field="output")
+            raise InvalidInput("the model has no numeric output to explain", field="output")
         return (floating or numeric)[0]
     for spec in numeric:
         if spec.name == request.output:

@@ -1,4 +1,4 @@
-"""Publish an image classifier: an ONNX file that takes pixels, and how images become those."""
+"""Publication of an image classifier: an ONNX file that takes pixels, and its preprocessing."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ from maas.lifecycle.publication import PreparedPublication
 
 @dataclass(frozen=True)
 class ImageModel:
+    """Name, labels and preprocessing of an image classifier."""
+
     name: str
-    """Of the model."""
+    """Name of the model."""
     labels: tuple[str, ...]
-    """Of the classes, in the order of the scores."""
+    """Names of the classes, in the order of the scores."""
     options: dict[str, Any] = field(default_factory=dict)
-    """How an image becomes pixels: `size`, `resize`, `mean`, `std` and more, as
-    runtimes/media/image_classifier.py names them."""
+    """Preprocessing of an image: `size`, `resize`, `mean`, `std` and other options of
+    runtimes/media/image_classifier.py."""
     top: int = 5
-    """How many labels an answer has."""
+    """Number of labels in a prediction."""
     description: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """JSON values: license, source."""
+    """JSON values such as license and source."""
 
 
 def prepare_image_classifier(file: Path, model: ImageModel) -> PreparedPublication:
-    """The publication of `file`, FP32 [n, 3, size, size] to [n, classes]; `client.publish_prepared`
-    sends it. Raises InvalidInput if there is no such file."""
+    """The publication of `file`, which maps FP32 [n, 3, size, size] to [n, classes].
+
+    `client.publish_prepared` sends it. Raises InvalidInput if the file does not exist.
+    """
     if not file.is_file():
         raise InvalidInput(f"there is no file {file}", field="model")
     stored = File("model.onnx", sha256_of(file), file.stat().st_size)

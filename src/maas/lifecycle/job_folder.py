@@ -1,13 +1,13 @@
-"""A job's own directory, which its process and whoever watches it share.
+"""A job's directory, shared by the job's process and the processes that follow it.
 
-spec.json      what to do; never changes
-job.json       state, progress, result or error; replaced whole
-cancel         is there once somebody asked the job to stop
-lock           held by the job's process while it lives, so that a killed one is noticed
-log            everything that the process printed
-unsent         optimize: is there until the server has what was found
-work/          checkpoints and finished candidates; what a resumed job goes on from
-publication/   what a finished job has for the server
+spec.json      the JobSpec; never changes
+job.json       state, progress, result or error; replaced atomically
+cancel         exists if the job was asked to stop
+lock           held by the job's process while it runs, so that a crash is noticed
+log            output of the process
+unsent         optimize: exists until the server has the results
+work/          checkpoints and finished candidates, from which a job resumes
+publication/   results of a finished job for the server
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from maas.storage.files import make_own_dir, make_private_dir
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What a job process is told."""
+    """Specification of a job for its process."""
 
     id: str
     kind: str
     """build | evaluate | optimize"""
     name: str
-    """The model it is about."""
+    """Name of the model."""
     recipe: dict[str, Any]
     directory: str
-    """Where the recipe's relative paths start."""
+    """Base of the recipe's relative paths."""
     publication: str = ""
-    """evaluate: the `publication/` of the build to measure."""
+    """evaluate: the `publication/` of the build to evaluate."""
     options: dict[str, Any] = field(default_factory=dict)
-    """optimize: the version and what is wanted of it."""
+    """optimize: the version and the options of `[optimize]`."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -65,7 +65,7 @@ class JobFolder:
 
     @classmethod
     def create(cls, jobs_dir: Path, kind: str, name: str, **fields: Any) -> JobFolder:
-        """A new job's folder; `told` are the further fields of JobSpec."""
+        """A new job's folder; `fields` are the further fields of JobSpec."""
         job_id = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         folder = cls(jobs_dir / job_id)
         make_own_dir(jobs_dir)
@@ -83,13 +83,13 @@ class JobFolder:
                 updated_at=now,
             )
         )
-        # Last: whoever looks for jobs in this moment finds a whole one, or none.
+        # Last, because a folder with spec.json counts as a complete job.
         _write(folder.path / "spec.json", spec.to_dict())
         return folder
 
     @classmethod
     def open(cls, jobs_dir: Path, job_id: str) -> JobFolder:
-        """Raises NotFound if there is no such job on this machine."""
+        """The folder of a job. Raises NotFound if this machine has no job of this id."""
         folder = cls(jobs_dir / job_id)
         if not NAME.fullmatch(job_id) or not (folder.path / "spec.json").is_file():
             raise NotFound(f"there is no job {shown(job_id)} in {jobs_dir}")
@@ -97,7 +97,7 @@ class JobFolder:
 
     @classmethod
     def all(cls, jobs_dir: Path) -> list[JobFolder]:
-        """Newest first."""
+        """All jobs, newest first."""
         folders = [cls(p.parent) for p in jobs_dir.glob("*/spec.json")]
         return sorted(folders, key=lambda f: f.job().created_at, reverse=True)
 
@@ -117,11 +117,11 @@ class JobFolder:
         return msgspec.json.decode((self.path / "spec.json").read_bytes(), type=JobSpec)
 
     def job(self) -> Job:
-        """The job as it is now; LOST if its process is gone and did not say how it ended."""
+        """The job's current state; LOST if its process exited without recording a final state."""
         raw = msgspec.json.decode((self.path / "job.json").read_bytes())
         job = Job.from_dict(raw)
         if job.state is JobState.RUNNING and not self.is_alive():
-            # Between the two reads it may have ended as it should.
+            # It may have recorded its final state after the first read.
             job = Job.from_dict(msgspec.json.decode((self.path / "job.json").read_bytes()))
             if job.state is JobState.RUNNING:
                 job = replace(job, state=JobState.LOST)
@@ -142,8 +142,8 @@ class JobFolder:
 
     @property
     def is_unsent(self) -> bool:
-        """True while there is something for the server that nobody has sent: the command that
-        waits for the job is about to, was lost, or did not wait."""
+        """Whether there are results that the server does not have: the command that waits for
+        the job has not sent them yet, was killed, or did not wait."""
         return (self.path / "unsent").exists()
 
     def mark_unsent(self) -> None:
@@ -153,29 +153,29 @@ class JobFolder:
         (self.path / "unsent").unlink(missing_ok=True)
 
     def is_alive(self) -> bool:
-        """True while a process works on this job."""
+        """Whether a process works on this job."""
         try:
-            with self.lock(patience_s=0):
+            with self.lock(timeout_s=0):
                 return False
         except Conflict:
             return True
 
     @contextlib.contextmanager
-    def lock(self, patience_s: float = 1.0) -> Iterator[None]:
-        """Held by the one process that works on the job; the kernel lets go when that dies.
+    def lock(self, timeout_s: float = 1.0) -> Iterator[None]:
+        """Held by the one process that works on the job; the kernel releases it if that exits.
 
-        Raises Conflict if another has it for longer than `patience_s`: whoever only asks
-        `is_alive` has it for a moment.
+        Raises Conflict if another process holds it for longer than `timeout_s`; `is_alive` holds
+        it for a moment.
         """
         handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        give_up = time.monotonic() + patience_s
+        deadline = time.monotonic() + timeout_s
         try:
             while True:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if time.monotonic() >= give_up:
+                    if time.monotonic() >= deadline:
                         raise Conflict(f"another process works on {self.path.name}") from None
                     time.sleep(0.02)
             yield
@@ -184,7 +184,7 @@ class JobFolder:
 
 
 def _write(path: Path, value: Any) -> None:
-    """Replaces the file, so that a reader sees the old or the new one, whole."""
+    """Replaces the file atomically: a reader gets the old or the new content."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(msgspec.json.encode(value))
     temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Measure: what an ONNX file says about rows, as evaluation and explanation need it."""
+"""Predictions of an ONNX file for evaluation and explanation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REPORT_SAMPLES = 1024
 
 
 class OnnxModel:
-    """An ONNX file that answers on this machine, in the process that asks."""
+    """An ONNX file, loaded into this process."""
 
     def __init__(self, path: Path) -> None:
         self._session = open_session(path)
@@ -39,7 +39,7 @@ class OnnxModel:
         return run_session(self._session, dict(inputs))
 
     def batches(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """As a call, for any number of rows in bounded memory."""
+        """The same outputs, computed in batches of BATCH_ROWS rows to bound memory."""
         rows = len(next(iter(inputs.values())))
         parts = [
             self({name: value[i : i + BATCH_ROWS] for name, value in inputs.items()})
@@ -54,7 +54,7 @@ def named_rows(signature: Signature, rows: Array) -> dict[str, Array]:
         raise InvalidInput("rows in one array need a model with one input", field="evaluation")
     spec = signature.inputs[0]
     if rows.shape[1:] != spec.shape and math.prod(rows.shape[1:]) == math.prod(spec.shape):
-        rows = rows.reshape(len(rows), *spec.shape)  # an estimator takes images flat
+        rows = rows.reshape(len(rows), *spec.shape)  # estimators take flattened images
     return {spec.name: np.ascontiguousarray(rows, dtype=DATATYPES[spec.datatype].numpy)}
 
 
@@ -65,10 +65,10 @@ def predictions_of(
     data: tuple[Array, Array],
     class_names: tuple[str, ...] = (),
 ) -> EvaluationRequest:
-    """What the file says about `data` (X [n, …], y [n]), ready to be evaluated.
+    """The file's predictions for `data`, which is X [n, …] and y [n], as a request to evaluate.
 
-    Probabilities are taken as they come; other scores of a classification go through softmax (or
-    the logistic function, for one score), as a loss on logits has trained them.
+    Probabilities are used unchanged; other scores of a classification are logits and go through
+    softmax or, for a single score, the logistic function.
     """
     x, y = data
     outputs = OnnxModel(path).batches(named_rows(signature, x))
@@ -91,16 +91,16 @@ def predictions_of(
 
 
 def read_numbers(signature: Signature, outputs: Mapping[str, Array]) -> npt.NDArray[np.float64]:
-    """What a regression answers. Raises InvalidInput if there are no floating-point numbers."""
+    """Predictions of a regression. Raises InvalidInput if no output has floating-point numbers."""
     return _first_float(signature, outputs).astype(np.float64)
 
 
 def read_classes(
     signature: Signature, outputs: Mapping[str, Array], class_names: tuple[str, ...] = ()
 ) -> tuple[Array, npt.NDArray[np.float64] | None, tuple[str, ...]]:
-    """What a classification answers: class [n], probabilities [n, classes] or None, and names.
+    """Predictions of a classification: class [n], probabilities [n, classes] or None, and names.
 
-    The names are those given, or the labels of the signature; there may be none.
+    The names are `class_names` or, if that is empty, the labels of the signature, if any.
     """
     rows = len(next(iter(outputs.values())))
     if "probabilities" not in outputs and "label" in outputs:
@@ -114,7 +114,7 @@ def read_classes(
 def explained_examples(
     path: Path, signature: Signature, rows: Array, count: int, background: Array | None = None
 ) -> tuple[ExplainedRow, ...]:
-    """The first `count` rows with the reasons for their answers, for a report."""
+    """Explanations of the first `count` rows, for a report."""
     if len(signature.inputs) != 1 or not _explainable(signature):
         return ()
     model = OnnxModel(path)
@@ -155,7 +155,7 @@ def _first_float(signature: Signature, outputs: Mapping[str, Array]) -> Array:
 
 
 def _probabilities(scores: Array) -> npt.NDArray[np.float64]:
-    """[n, classes], each row sums to 1."""
+    """Probabilities [n, classes] of scores; each row sums to 1."""
     scores = scores.astype(np.float64).reshape(len(scores), -1)
     if scores.shape[1] == 1:
         within = scores.min(initial=0) >= 0 and scores.max(initial=1) <= 1
@@ -172,7 +172,7 @@ def _labels_of(signature: Signature, classes: int) -> tuple[str, ...]:
 
 
 def class_indices_of(y: Array, names: tuple[str, ...]) -> Array:
-    """[n] class index of labels, which are indices or names. Raises InvalidInput for others."""
+    """Class indices [n] of labels, which are indices or names. Raises InvalidInput for others."""
     if y.dtype.kind in "iub":
         return y.astype(np.int64)
     if y.dtype.kind == "f" and np.array_equal(y, np.round(y)):
@@ -181,8 +181,8 @@ def class_indices_of(y: Array, names: tuple[str, ...]) -> Array:
     unknown = sorted({str(v) for v in y} - set(index))
     if unknown:
         raise InvalidInput(
-            f"evaluation: y has {unknown[0]!r}, which is none of the class names "
-            f"({', '.join(names) or 'none are given'})",
+            f"evaluation: y has {unknown[0]!r}, which is not a class name; the class names are "
+            f"{', '.join(names) or 'not given'}",
             field="class_names",
         )
     return np.asarray([index[str(v)] for v in y], dtype=np.int64)

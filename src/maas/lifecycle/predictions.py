@@ -1,6 +1,6 @@
-"""What a model said about every row that it was measured on, as a file that belongs to the metrics.
+"""Predictions of every evaluated row in a CSV file, which is attached to the metrics.
 
-With it anybody can compute the metrics again, or others, without the data and without the model.
+The file is enough to recompute the metrics, or to compute others, without the data and the model.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ NAME = "predictions.csv"
 
 
 def write_predictions(request: EvaluationRequest, path: Path) -> Path:
-    """CSV with a line per row: `true`, `predicted`, `score_0`, … (one per class, in the order of
-    the classes), `slice_<name>` and `weight`, as far as there are any. A regression with several
-    targets has `true_0`, … instead. Numbers are written so that reading gives the same ones.
+    """Writes a CSV file with a line per row.
+
+    Its columns are `true`, `predicted`, and those of `score_0`, … (one per class, in the order of
+    the classes), `slice_<name>` and `weight` that the request has. A regression with several
+    targets has `true_0`, …, `predicted_0`, … instead. Numbers are written exactly.
     """
     columns = [
         *_columns("true", request.y_true),
@@ -44,5 +46,5 @@ def _columns(name: str, values: npt.NDArray[Any]) -> Iterable[tuple[str, list[An
 
 
 def _wide(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """[n, classes], also for one score per row, which stays one column."""
+    """Scores as [n, classes]; a single score per row becomes one column."""
     return scores[:, np.newaxis] if scores.ndim == 1 else scores

@@ -1,6 +1,6 @@
-"""A publication that waits to be sent: manifest, files and evidence on their owner's side.
+"""A publication before it is sent: manifest, files and evidence on the owner's machine.
 
-Apart from the conversion that makes one, so that sending needs none of its libraries.
+It is separate from the conversion that creates it, so that sending needs no ML library.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from maas.domain.models import Evidence, File, Manifest
 
 @dataclass(frozen=True)
 class PreparedPublication:
-    """Everything that a server needs to have a new version."""
+    """Everything that a server needs to store a new version."""
 
     manifest: Manifest
     files: tuple[tuple[Path, File], ...]
-    """Where each file of manifest and evidence is on this machine."""
+    """Each file of manifest and evidence with its path on this machine."""
     evidence: tuple[Evidence, ...]
 
     def save(self, directory: Path) -> None:
-        """Copies everything to `directory`, complete when `publication.json` is there."""
+        """Copies everything to `directory`, which is complete when it has `publication.json`."""
         directory.mkdir(parents=True, exist_ok=True)
         for path, file in self.files:
             if path.resolve() != (directory / file.name).resolve():
@@ -40,7 +40,7 @@ class PreparedPublication:
 
     @classmethod
     def load(cls, directory: Path) -> PreparedPublication:
-        """Raises InvalidInput if there is no complete publication in `directory`."""
+        """The publication in `directory`. Raises InvalidInput if it is missing or incomplete."""
         try:
             raw = msgspec.json.decode((directory / "publication.json").read_bytes())
         except (OSError, msgspec.DecodeError):

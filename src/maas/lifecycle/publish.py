@@ -93,7 +93,7 @@ def prepare_built(
     explained_rows: int = 0,
     test_rows: Array | None = None,
 ) -> PreparedPublication:
-    """A publication of what `build` returned; it is evaluated on its own test rows."""
+    """A publication of the result of `build`, evaluated on its held-out test rows."""
     evaluation = options.evaluation
     if not isinstance(evaluation, Evaluation) and len(built.test.y_true):
         evaluation = evaluate_built(built)
@@ -132,7 +132,7 @@ def _background(signature: Signature, rows: Array) -> dict[str, Any]:
 
 
 def evaluate_built(built: Built, seed: int = 0, resamples: int = 1000) -> Evaluation:
-    """The metrics of a build on its test rows, which it was not trained on."""
+    """The metrics of a build on its held-out test rows."""
     evaluation = evaluate(
         EvaluationRequest(
             task=built.task,
@@ -179,7 +179,7 @@ def evaluate_publication(
 def _publication(
     manifest: Manifest, path: Path, evidence: list[Evidence], report: Report, workdir: Path
 ) -> PreparedPublication:
-    """Adds metrics and the report to the evidence and gathers the files."""
+    """Adds metrics and the report to the evidence and collects the files."""
     model = manifest.variants[0].files[0]
     files = [(path, model)]
     now = time.time()

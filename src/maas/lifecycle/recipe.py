@@ -1,12 +1,12 @@
 """Recipes: a lifecycle from data to deployment in one TOML file.
 
 name = "digits"                     # the model
-[data] [split] [model] [training]   # what to build: maas/lifecycle/data/spec.py
-[evaluate]                          # gates that must hold before anything is published
-[optimize]                          # smaller or faster variants, and what they may lose
-[deploy]                            # under which name, how many replicas
-[call]                              # inputs of a first call; default: the model's own example
-[explain]                           # how to explain that call's answer
+[data] [split] [model] [training]   # the build: maas/lifecycle/data/spec.py
+[evaluate]                          # gates that must hold before publication
+[optimize]                          # smaller or faster variants, and the loss they may have
+[deploy]                            # name and scaling of the deployment
+[call]                              # inputs of a first request; default: the signature's example
+[explain]                           # explanation of that request's prediction
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ _GATE = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(>=|<=|>|<)\s*(-?\d[\d.]*(?:[eE][-+]
 
 @dataclass(frozen=True)
 class GateResult:
+    """Outcome of a gate: the rule, the measured value and whether it passed."""
+
     rule: str
     value: float | None
     """None if the metric is undefined on these rows."""
@@ -61,7 +63,7 @@ class GateResult:
 
 @dataclass(frozen=True)
 class MetricGate:
-    """A rule over an evaluation's metrics that must hold: `accuracy >= 0.97`."""
+    """A rule that an evaluation's metrics must satisfy: `accuracy >= 0.97`."""
 
     metric: str
     comparison: str
@@ -86,7 +88,7 @@ class MetricGate:
         return f"{self.metric} {self.comparison} {self.bound:g}"
 
     def check(self, values: Mapping[str, Any]) -> GateResult:
-        """The gate over an Evaluation's `values`. Raises InvalidInput for an unknown metric."""
+        """Checks the `values` of an Evaluation. Raises InvalidInput for an unknown metric."""
         metrics = values["metrics"]
         if self.metric not in metrics:
             raise InvalidInput(
@@ -104,9 +106,9 @@ class EvaluateStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gates: tuple[str, ...] = ()
     seed: int = 0
     resamples: int = 1000
-    """Bootstrap resamples for the confidence intervals; 0: none."""
+    """Bootstrap resamples for the confidence intervals; 0: no intervals."""
     explained_rows: int = 2
-    """Test rows whose answers the report explains."""
+    """Number of test rows that the report explains."""
 
     def parsed_gates(self) -> tuple[MetricGate, ...]:
         return tuple(MetricGate.parse(g) for g in self.gates)
@@ -115,17 +117,18 @@ class EvaluateStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class OptimizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     objective: Literal["latency", "throughput", "size", "memory"] = "throughput"
     gate: str = ""
-    """What a variant may lose, as `accuracy>=-0.01`; empty: one point, or one percent."""
+    """Allowed loss of a variant, such as `accuracy>=-0.01`; empty: one point, or one percent."""
     candidates: tuple[str, ...] = ()
-    """Names to try; empty: all."""
+    """Names of the candidates to build; empty: all."""
     seconds: float = 0.05
-    """Of a turn: candidate and original are measured in turns, at every batch size."""
+    """Seconds of a measurement; candidate and original are measured interleaved at every batch
+    size."""
     runs: int | None = None
-    """Fresh processes of each that are measured; more give narrower intervals. Left out: 8, and 4
-    of a language model."""
+    """Number of paired runs in fresh processes; more give narrower intervals. Default: 8, or 4
+    for a language model."""
     seed: int = 0
     epochs: int = 0
-    """Of fine-tuning and distillation; 0: as many as the build had."""
+    """Epochs of fine-tuning and distillation; 0: as many as the build."""
 
     def __post_init__(self) -> None:
         limits = {
@@ -152,20 +155,20 @@ SCALING = ("replicas", "max_batch", "queue_limit", "threads")
 
 class DeployStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
-    """Empty: the model's name."""
+    """Name of the deployment; empty: the model's name."""
     variant: str = ""
-    """Empty: the version's first; `auto`: what `[optimize]` found best."""
+    """Variant to deploy; empty: the version's first; `auto`: the choice of `[optimize]`."""
     gate: str = ""
-    """Rule over evidence that the variant must satisfy, now and later."""
+    """Rule that the variant's evidence must satisfy, for this and later deployments."""
     replicas: int | None = None
-    """Left out, here and below: what a deployment has already, or what suits the model."""
+    """Replicas; None, here and below: the deployment's current value, or the model's default."""
     max_batch: int | None = None
     queue_limit: int | None = None
     threads: int | None = None
     default: bool = False
 
     def scaling(self) -> dict[str, int]:
-        """What is said of it. Raises InvalidInput."""
+        """The scaling options that are set. Raises InvalidInput."""
         every = {name: getattr(self, name) for name in SCALING}
         settings = {name: value for name, value in every.items() if value is not None}
         Scaling(**settings)
@@ -178,7 +181,7 @@ class ExplainStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: str = ""
     target: int | str | None = None
     picture: str = ""
-    """Name of a picture to leave in the job's folder (.png, .svg or .html); empty: none."""
+    """File name of a picture in the job's folder (.png, .svg or .html); empty: none."""
 
     def __post_init__(self) -> None:
         if self.picture and not FILE_NAME.fullmatch(self.picture):
@@ -198,24 +201,24 @@ class ExplainStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as it was read; a step that its file does not have is None."""
+    """A parsed recipe; a step that is missing in the file is None."""
 
     name: str
     description: str
     directory: Path
-    """Where relative paths start: the recipe's own directory."""
+    """Base of relative paths: the recipe's directory."""
     build: BuildSpec
     evaluate: EvaluateStep
     optimize: OptimizeStep | None
     deploy: DeployStep | None
     call: dict[str, Any] | None
-    """Inputs of a first call; empty: the signature's example."""
+    """Inputs of a first request; empty: the signature's example."""
     explain: ExplainStep | None
     raw: dict[str, Any]
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
-        """Raises InvalidInput that names the file, the table, the key and what was expected."""
+        """Reads a recipe. Raises InvalidInput that names the file, the table and the key."""
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -237,7 +240,7 @@ class Recipe:
                     field=key,
                 )
             if (key in tables) != isinstance(value, dict):
-                kind = "a table" if key in tables else "a text"
+                kind = "a table" if key in tables else "text"
                 raise InvalidInput(f"{key} must be {kind}; got {shown(value)}", field=key)
         for key in ("name", "data", "model"):
             if key not in raw:
@@ -264,8 +267,10 @@ class Recipe:
 
 
 def optimize_step(options: dict[str, Any]) -> OptimizeStep:
-    """What is wanted of an optimization, as a recipe's `[optimize]` says it. Raises InvalidInput
-    that names the key and what was expected."""
+    """An optimization's options from a recipe's `[optimize]` table.
+
+    Raises InvalidInput that names the key and the expected value.
+    """
     return _step(OptimizeStep, "optimize", {"optimize": options}) or OptimizeStep()
 
 

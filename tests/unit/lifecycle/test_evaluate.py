@@ -100,7 +100,7 @@ def test_what_is_undefined_is_null_with_its_reason() -> None:
     )
     values = found.values
     assert values["metrics"]["roc_auc_macro"] is None
-    assert values["undefined"]["roc_auc_macro"] == "the model gives no scores"
+    assert values["undefined"]["roc_auc_macro"] == "the model has no scores"
     assert values["per_class"][1]["precision"] is None
     assert values["per_class"][1]["undefined"]["precision"] == "the class is never predicted"
     assert values["per_class"][2]["undefined"]["recall"] == "no row is of this class"
@@ -116,7 +116,7 @@ def test_one_class_only_says_why_there_is_no_roc_auc() -> None:
         EvaluationRequest(Task.BINARY, np.ones(4), np.ones(4), np.full(4, 0.9))
     ).values
     assert values["metrics"]["roc_auc"] is None
-    assert "all, or none" in values["undefined"]["roc_auc"]
+    assert "all rows, or none" in values["undefined"]["roc_auc"]
     assert "roc_auc" not in values["intervals"]
 
 
@@ -133,7 +133,7 @@ def test_regression_has_its_metrics_units_and_pictures() -> None:
     level = evaluate(EvaluationRequest(Task.REGRESSION, np.zeros(5), np.ones(5)))
     assert level.values["metrics"]["r2"] is None
     assert level.values["undefined"] == {
-        "r2": "the true values are all the same",
+        "r2": "all true values are the same",
         "mape": "a true value is 0",
     }
 
@@ -145,7 +145,7 @@ def test_many_rows_get_fewer_resamples_and_it_is_said(monkeypatch: pytest.Monkey
     request = EvaluationRequest(Task.REGRESSION, np.arange(300), np.arange(300) + 1.0)
     found = evaluate(request)
     assert found.how["resamples"] == 200
-    assert "1000 resamples asked" in found.how["note"]
+    assert "1000 resamples requested" in found.how["note"]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_the_kernel_lets_go_of_a_killed_process(folder: JobFolder) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         assert folder.is_alive()
-        with pytest.raises(Conflict, match="another process"), folder.lock(patience_s=0.05):
+        with pytest.raises(Conflict, match="another process"), folder.lock(timeout_s=0.05):
             pass
         process.kill()
         process.wait()

@@ -47,7 +47,7 @@ def test_steps_that_are_not_there_are_left_out() -> None:
         ({"evaluate": {"gates": ["accuracy >= 1.2.3"]}}, "bound is a number"),
         ({"explain": {"picture": "../../x.png"}}, "without a folder"),
         ({"explain": 1}, "explain must be a table"),
-        ({"name": {}}, "name must be a text"),
+        ({"name": {}}, "name must be text"),
         ({"name": "../x"}, "name must be 1 to 63"),
         ({"training": {"epoch": 1}}, "epochs"),
     ],

@@ -203,7 +203,7 @@ def test_an_undefined_metric_is_shown_with_its_reason() -> None:
     true = np.array([0, 1, 1, 0])
     measured = evaluate(EvaluationRequest(Task.BINARY, true, true, resamples=20))
     text = " ".join(Reader(render_report(replace(given, evaluation=measured))).texts)
-    assert "the model gives no scores" in text
+    assert "the model has no scores" in text
     assert "undefined" in text
 
 

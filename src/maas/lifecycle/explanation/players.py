@@ -1,4 +1,4 @@
-"""Players of the Shapley game: which input entries move alone, and which move together."""
+"""Players of the Shapley game: single input entries, or groups that move together."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Array = npt.NDArray[Any]
 Region = tuple[tuple[int, int], ...]
 
 MOST_PLAYERS = 1024
-"""Of one input that is no image; neighbors move together beyond it."""
+"""Largest number of players of one input that is not an image; larger inputs group neighbors."""
 PAIRS_PER_PATCH = 8
-"""Pairs of orders that the budget shall allow for; decides how large an image's patches are."""
+"""Pairs of permutations that the budget must allow; determines the size of an image's patches."""
 SMALLEST_SIDE = 4
 MOST_BACKGROUND_ROWS = 10_000
 
 
 @dataclass(frozen=True)
 class Image:
-    """How an input's row is an image."""
+    """Layout of an input's row as an image."""
 
     input: str
     height: int
@@ -37,7 +37,7 @@ class Image:
     layout: str
     """`hw`, `chw` or `hwc`"""
     patch: int
-    """Side of the squares that move together, in pixels; 1: every pixel by itself."""
+    """Side of the squares that move together, in pixels; 1: each pixel is a player."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,7 +45,7 @@ class Image:
         return tuple(sides[axis] for axis in self.layout)
 
     def plane(self, region: Region) -> Region:
-        """The rows and the columns of a region."""
+        """Rows and columns of a region."""
         return region[self.layout.index("h")], region[self.layout.index("w")]
 
 
@@ -69,9 +69,9 @@ class Player:
 def players_of(
     spec: TensorSpec, shape: tuple[int, ...], *, image: Image | None, alone: bool
 ) -> Iterator[Player]:
-    """Players of one input: its entries, an image's patches, or runs of neighbors.
+    """Players of one input: its entries, an image's patches, or runs of neighboring entries.
 
-    `alone`: there is no other input, so that a feature's own name says enough.
+    `alone`: there is no other input, so names of features need no name of the input.
     """
     if image:
         axes = [_spans(n, image.patch) for n in (image.height, image.width)]
@@ -118,7 +118,7 @@ def _span_text(span: tuple[int, int]) -> str:
 def image_of(
     signature: Signature, row: Mapping[str, Array], hint: tuple[int, ...] | None, budget: int
 ) -> Image | None:
-    """The first input that is an image: of the hinted size, or of rank 2 or 3 by itself.
+    """The first input that is an image: of the hinted size or, without a hint, of rank 2 or 3.
 
     Raises InvalidInput if the hint fits no input.
     """
@@ -138,7 +138,7 @@ def image_of(
                 return image
     if hint is not None:
         raise InvalidInput(
-            f"image_shape {list(hint)} has {math.prod(hint)} entries; no input has as many",
+            f"image_shape {list(hint)} has {math.prod(hint)} entries; no input has that number",
             field="image_shape",
         )
     return None
@@ -160,9 +160,9 @@ def _layout(name: str, shape: tuple[int, ...], budget: int) -> Image:
 
 
 def one_row(spec: TensorSpec, value: Any) -> Array:
-    """The value of one row in the input's dtype, without a batch dimension.
+    """One row of the input in its dtype, without a batch dimension.
 
-    Raises InvalidInput that names the input, what was expected and what came.
+    Raises InvalidInput that names the input, the expected shape and the actual one.
     """
     field = f"inputs.{spec.name}"
     if value is None:
@@ -171,7 +171,7 @@ def one_row(spec: TensorSpec, value: Any) -> Array:
     if spec.shape == (1,) and row.ndim == 0:
         row = row.reshape(1)
     if row.ndim == len(spec.shape) + 1 and len(row) == 1:
-        row = row.reshape(row.shape[1:])  # indexing would make a text of an array of one
+        row = row.reshape(row.shape[1:])  # indexing would turn an array of one text into a str
     if not _fits(row.shape, spec.shape):
         raise InvalidInput(
             f"{field} must be one row of shape {list(spec.shape)}; got {list(row.shape)}",
@@ -181,7 +181,7 @@ def one_row(spec: TensorSpec, value: Any) -> Array:
 
 
 def rows_of(spec: TensorSpec, value: Any, shape: tuple[int, ...]) -> Array:
-    """Background rows [m, *shape] in the input's dtype; whole numbers are rounded to."""
+    """Background rows [m, *shape] in the input's dtype, rounded if that is an integer."""
     field = f"background.{spec.name}"
     rows = _numbers(spec, value, field, whole=False)
     if shape == (1,) and rows.ndim == 1:

@@ -1,7 +1,8 @@
-"""Shapley values of a game whose players are input entries, by counting or by sampling.
+"""Shapley values of a game whose players are input entries, by enumeration or by sampling.
 
-A coalition's worth is the model's output when its entries have the row's values and all others a
-background row's, averaged over the background rows (the interventional or marginal game).
+The worth of a coalition is the model's output when the coalition's entries have the row's values
+and all others those of a background row, averaged over the background rows (the interventional or
+marginal game).
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ import numpy.typing as npt
 from maas.lifecycle.metrics.metrics import Bools, Floats, Ints
 
 FEWEST_PAIRS = 4
-"""Fewer pairs of permutations give no standard error worth the name."""
+"""Fewer pairs of permutations give no meaningful standard error."""
 BLOCK = 4096
-"""Most coalitions that are held at once, unless one pair of permutations has more."""
+"""Largest number of coalitions in memory, unless one pair of permutations has more."""
 
-Ask = Callable[[Bools, Ints], Floats]
-"""From coalitions [n, players] and background row numbers [n] to outputs [n]."""
+CoalitionOutputs = Callable[[Bools, Ints], Floats]
+"""Function from coalitions [n, players] and background row numbers [n] to outputs [n]."""
 
 
 @dataclass(frozen=True)
 class ShapleyResult:
-    """Shapley values with what they rest on."""
+    """Shapley values, and how they were computed."""
 
     values: Floats
     """[players]"""
@@ -36,7 +37,7 @@ class ShapleyResult:
     baseline: float
     """Mean output of the background rows used."""
     permutations: int
-    """0 if every coalition was asked."""
+    """Number of permutations sampled; 0 if all coalitions were enumerated."""
     background: Ints
     """Numbers of the background rows used, each equally often."""
 
@@ -47,21 +48,25 @@ class ShapleyResult:
         return "all coalitions"
 
 
-def play(ask: Ask, players: int, background: int, *, samples: int, seed: int) -> ShapleyResult:
-    """Asks all coalitions if they are at most `samples`, else samples permutations."""
+def play(
+    outputs_of: CoalitionOutputs, players: int, background: int, *, samples: int, seed: int
+) -> ShapleyResult:
+    """Enumerates all coalitions if they take at most `samples` rows, else samples permutations."""
     if players == 0:
-        # Nothing differs from the background, so one of its rows is all of them.
-        return enumerate_coalitions(ask, 0, 1)
+        # The row equals the background, so one background row represents all.
+        return enumerate_coalitions(outputs_of, 0, 1)
     if players < 20 and 2**players * background <= samples:
-        return enumerate_coalitions(ask, players, background)
-    return sample_permutations(ask, players, background, samples=samples, seed=seed)
+        return enumerate_coalitions(outputs_of, players, background)
+    return sample_permutations(outputs_of, players, background, samples=samples, seed=seed)
 
 
-def enumerate_coalitions(ask: Ask, players: int, background: int) -> ShapleyResult:
-    """The definition (Shapley 1953): exact, for 2^players × background model rows."""
+def enumerate_coalitions(
+    outputs_of: CoalitionOutputs, players: int, background: int
+) -> ShapleyResult:
+    """Exact values by the definition (Shapley 1953), with 2^players × background model rows."""
     masks = (np.arange(2**players)[:, None] >> np.arange(players)) & 1 == 1
     numbers = np.arange(background)
-    outputs = ask(np.repeat(masks, background, axis=0), np.tile(numbers, len(masks)))
+    outputs = outputs_of(np.repeat(masks, background, axis=0), np.tile(numbers, len(masks)))
     worth = outputs.reshape(len(masks), background).mean(axis=1)
     sizes = masks.sum(axis=1)
     share = np.array([1 / (players * math.comb(players - 1, k)) for k in range(players)])
@@ -75,20 +80,20 @@ def enumerate_coalitions(ask: Ask, players: int, background: int) -> ShapleyResu
 
 
 def sample_permutations(
-    ask: Ask, players: int, background: int, *, samples: int, seed: int
+    outputs_of: CoalitionOutputs, players: int, background: int, *, samples: int, seed: int
 ) -> ShapleyResult:
-    """Antithetic permutation sampling: about `samples` model rows, at least 4 pairs of orders.
+    """Antithetic permutation sampling of about `samples` model rows, at least 4 permutation pairs.
 
-    Each order of the players turns a background row into the explained row, one player at a time;
-    a player's gains, averaged over orders, estimate its value (Castro, Gómez and Tejada 2009).
-    Every order is followed by its reverse, which cancels much of the variance (Mitchell, Cooper,
-    Frank and Holmes 2022). Background rows take turns equally often, so the values add up to
-    prediction − baseline whatever the number of samples.
+    Each permutation of the players turns a background row into the explained row, one player at a
+    time; a player's gains, averaged over permutations, estimate its value (Castro, Gómez and Tejada
+    2009). Every permutation is followed by its reverse, which cancels much of the variance
+    (Mitchell, Cooper, Frank and Holmes 2022). All background rows are used equally often, so the
+    values add up to prediction − baseline for any number of samples.
     """
     generator = np.random.default_rng(seed)
     numbers = _background_numbers(players, background, samples, generator)
     pairs, used = len(numbers), np.unique(numbers)
-    ends = ask(
+    ends = outputs_of(
         np.r_[np.zeros((len(used), players), bool), np.ones((1, players), bool)], np.r_[used, 0]
     )
     start, finish = dict(zip(used.tolist(), ends[:-1].tolist(), strict=True)), float(ends[-1])
@@ -98,7 +103,7 @@ def sample_permutations(
         block = numbers[first : first + step]
         orders = generator.permuted(np.tile(np.arange(players), (len(block), 1)), axis=1)
         both = np.stack([orders, orders[:, ::-1]], axis=1)
-        walked = _walk(ask, both, block)
+        walked = _walk(outputs_of, both, block)
         begin = np.array([start[n] for n in block.tolist()])
         begin = np.broadcast_to(begin[:, None, None], (len(block), 2, 1))
         steps = np.diff(np.concatenate([begin, walked, np.full_like(begin, finish)], axis=2))
@@ -111,10 +116,11 @@ def sample_permutations(
 
 
 def _standard_errors(gains: Floats, used: int) -> Floats:
-    """[players] from gains [pairs, players], whose pairs are sorted by background row.
+    """Standard errors [players] of gains [pairs, players], sorted by background row.
 
-    The background rows are given, not drawn, so only the spread among the pairs of each counts.
-    With one pair per row it cannot be told from the spread between rows, and both are in it.
+    The background rows are fixed, not sampled, so only the variance among the pairs of each row
+    counts. With one pair per row, it cannot be separated from the variance between rows, and the
+    error includes both.
     """
     pairs, players = gains.shape
     if pairs > used:
@@ -128,25 +134,25 @@ def _standard_errors(gains: Floats, used: int) -> Floats:
 def _background_numbers(
     players: int, background: int, samples: int, generator: np.random.Generator
 ) -> Ints:
-    """The background row of each pair of orders; every row that is used has as many turns."""
+    """The background row of each pair of permutations; all rows used have the same number."""
     affordable = (samples - 1 - background) // max(1, 2 * (players - 1))
     pairs = max(FEWEST_PAIRS, affordable)
     if pairs < background:
         return np.sort(generator.choice(background, pairs, replace=False)).astype(np.int64)
-    # With few players more turns than a row has orders would only repeat them.
+    # With few players, more repeats than there are permutations would only duplicate them.
     repeats = min(pairs // background, 10_000)
     while repeats * background < FEWEST_PAIRS:
         repeats += 1
     return np.repeat(np.arange(background, dtype=np.int64), repeats)
 
 
-def _walk(ask: Ask, orders: npt.NDArray[np.intp], numbers: Ints) -> Floats:
-    """Outputs [pairs, 2, players − 1] of the coalitions strictly between none and all."""
+def _walk(outputs_of: CoalitionOutputs, orders: npt.NDArray[np.intp], numbers: Ints) -> Floats:
+    """Outputs [pairs, 2, players − 1] of the coalitions strictly between the empty and the full."""
     pairs, both, players = orders.shape
     if players < 2:
         return np.zeros((pairs, both, 0))
     ranks = np.argsort(orders, axis=2)
     sizes = np.arange(1, players)
     masks = ranks[:, :, None, :] < sizes[None, None, :, None]
-    outputs = ask(masks.reshape(-1, players), np.repeat(numbers, both * (players - 1)))
+    outputs = outputs_of(masks.reshape(-1, players), np.repeat(numbers, both * (players - 1)))
     return outputs.reshape(pairs, both, players - 1)
