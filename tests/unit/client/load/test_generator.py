@@ -19,13 +19,13 @@ from maas.client.load.generator import Level, LoadRun, TextRequests
 from maas.domain.errors import InferenceFailed, MaasError, NotFound, Overloaded, Unauthenticated
 from maas.domain.generation import Generation
 from maas.lifecycle.load.load_results import Load, LoadProgress
-from tests.support.fakes.text_replica import TOKEN, Doors, Script, doors, words
+from tests.support.fakes.text_replica import TOKEN, Script, TextGateway, running_text_gateway, words
 
 
 @pytest.fixture
-def writer(tmp_path: Path) -> Iterator[Doors]:
-    with doors(tmp_path) as made:
-        yield made
+def gateway(tmp_path: Path) -> Iterator[TextGateway]:
+    with running_text_gateway(tmp_path) as running:
+        yield running
 
 
 def address(port: int, token: str = TOKEN) -> Address:
@@ -33,21 +33,21 @@ def address(port: int, token: str = TOKEN) -> Address:
 
 
 def run_of(
-    port: int, load: Load, *levels: Level, name: str = "writer", token: str = TOKEN,
+    port: int, load: Load, *levels: Level, name: str = "llm", token: str = TOKEN,
     watch: Any = None,
 ) -> LoadRun:  # fmt: skip
     at = address(port, token)
     return LoadRun(at, TextRequests(at, name, load), load, list(levels), watch)
 
 
-def prompts(writer: Doors) -> list[str]:
-    return [str(g.prompt) for g in writer.writer.asked]
+def prompts(gateway: TextGateway) -> list[str]:
+    return [str(g.prompt) for g in gateway.replica.generations]
 
 
-def test_closed_loop_counts_what_the_server_counted(writer: Doors) -> None:
-    writer.use(words("a", "b", "c", pause=0.01, prompt_tokens=12))
+def test_closed_loop_counts_what_the_server_counted(gateway: TextGateway) -> None:
+    gateway.use(words("a", "b", "c", pause=0.01, prompt_tokens=12))
     load = Load(requests=6, output_tokens=3, prompt_tokens=12)
-    run = run_of(writer.port, load, Level(1), Level(3))
+    run = run_of(gateway.port, load, Level(1), Level(3))
     asyncio.run(run.run())
     one, three = run.finished
     for found in (one, three):
@@ -57,31 +57,31 @@ def test_closed_loop_counts_what_the_server_counted(writer: Doors) -> None:
         assert found.tpot_ms is not None and 5 <= found.tpot_ms.p50 < 1000
     assert (one.concurrency, three.concurrency) == (1, 3)
     # One more than the load: what is asked first is cold, and not counted.
-    assert len(writer.writer.asked) == 13
-    assert {g.max_tokens for g in writer.writer.asked[1:]} == {3}
-    assert {g.temperature for g in writer.writer.asked} == {0}
+    assert len(gateway.replica.generations) == 13
+    assert {g.max_tokens for g in gateway.replica.generations[1:]} == {3}
+    assert {g.temperature for g in gateway.replica.generations} == {0}
 
 
-def test_every_prompt_is_another_and_a_second_run_asks_the_same(writer: Doors) -> None:
-    writer.use(words("a", "b"))
+def test_every_prompt_is_another_and_a_second_run_asks_the_same(gateway: TextGateway) -> None:
+    gateway.use(words("a", "b"))
     load = Load(requests=4, seed=5)
     for _ in range(2):
-        asyncio.run(run_of(writer.port, load, Level(2), Level(2)).run())
-    asked = prompts(writer)
+        asyncio.run(run_of(gateway.port, load, Level(2), Level(2)).run())
+    asked = prompts(gateway)
     first, second = asked[:9], asked[9:]
     assert first[0] == second[0] and sorted(first) == sorted(second)
     assert len(set(first)) == 9
-    # The writer says that any prompt has 7 tokens, so prompts of 128 are made 18 times as long.
+    # The replica reports that any prompt has 7 tokens, so prompts of 128 are made 18 times as long.
     assert len(first[1].split()) == round(128 * 128 / 7)
 
 
-def test_same_prompt_asks_the_same(writer: Doors) -> None:
+def test_same_prompt_asks_the_same(gateway: TextGateway) -> None:
     load = Load(requests=4, same_prompt=True, prompt_tokens=7)
-    asyncio.run(run_of(writer.port, load, Level(2)).run())
-    assert len(set(prompts(writer)[1:])) == 1
+    asyncio.run(run_of(gateway.port, load, Level(2)).run())
+    assert len(set(prompts(gateway)[1:])) == 1
 
 
-def test_failures_are_counted_and_not_measured(writer: Doors) -> None:
+def test_failures_are_counted_and_not_measured(gateway: TextGateway) -> None:
     count = 0
 
     def script(_: Generation) -> Script:
@@ -94,59 +94,59 @@ def test_failures_are_counted_and_not_measured(writer: Doors) -> None:
             return words("a", "b", error=InferenceFailed("no"))
         return words("a", "b")
 
-    writer.use(script)
-    run = run_of(writer.port, Load(requests=12), Level(1))
+    gateway.use(script)
+    run = run_of(gateway.port, Load(requests=12), Level(1))
     asyncio.run(run.run())
     (found,) = run.finished
     assert found.requests == 4
     assert found.errors == {"inference_failed": 2, "overloaded": 6}
 
 
-def test_what_the_first_request_raises_is_raised(writer: Doors) -> None:
+def test_what_the_first_request_raises_is_raised(gateway: TextGateway) -> None:
     with pytest.raises(NotFound):
-        asyncio.run(run_of(writer.port, Load(), Level(1), name="nobody").run())
+        asyncio.run(run_of(gateway.port, Load(), Level(1), name="nobody").run())
     with pytest.raises(Unauthenticated):
-        asyncio.run(run_of(writer.port, Load(), Level(1), token="maas_x_y").run())
+        asyncio.run(run_of(gateway.port, Load(), Level(1), token="maas_x_y").run())
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         with pytest.raises(MaasError, match="no connection"):
             asyncio.run(run_of(closed.getsockname()[1], Load(), Level(1)).run())
 
 
-def test_open_loop_sends_whether_or_not_it_is_answered(writer: Doors) -> None:
+def test_open_loop_sends_whether_or_not_it_is_answered(gateway: TextGateway) -> None:
     most = 0
 
     def script(_: Generation) -> Script:
         nonlocal most
-        most = max(most, len(writer.writer.running))
+        most = max(most, len(gateway.replica.running))
         return words("a", "b", pause=0.2)
 
-    writer.use(script)
-    run = run_of(writer.port, Load(requests=20, rates=(100.0,)), Level(rate=100.0))
+    gateway.use(script)
+    run = run_of(gateway.port, Load(requests=20, rates=(100.0,)), Level(rate=100.0))
     asyncio.run(run.run())
     (found,) = run.finished
     assert (found.rate, found.requests, found.errors) == (100.0, 20, {})
     assert most > 5, "a closed loop of one would have one at a time"
 
 
-def test_a_request_that_takes_too_long_is_given_up_and_frees_its_slot(writer: Doors) -> None:
-    writer.use(lambda g: words("a", pause=0.0) if g.max_tokens == 1 else words("a", pause=30.0))
-    run = run_of(writer.port, Load(requests=2, timeout_s=0.2), Level(2))
+def test_a_request_that_takes_too_long_is_given_up_and_frees_its_slot(gateway: TextGateway) -> None:
+    gateway.use(lambda g: words("a", pause=0.0) if g.max_tokens == 1 else words("a", pause=30.0))
+    run = run_of(gateway.port, Load(requests=2, timeout_s=0.2), Level(2))
     asyncio.run(run.run())
     (found,) = run.finished
     assert (found.requests, found.errors) == (0, {"client_timeout": 2})
     done = threading.Event()
     for _ in range(100):
-        if not writer.writer.running:
+        if not gateway.replica.running:
             break
         done.wait(0.02)
-    assert not writer.writer.running
+    assert not gateway.replica.running
 
 
-def test_cancelled_it_leaves_what_is_known(writer: Doors) -> None:
-    writer.use(words("a", "b", pause=0.01))
+def test_cancelled_it_leaves_what_is_known(gateway: TextGateway) -> None:
+    gateway.use(words("a", "b", pause=0.01))
     told: list[LoadProgress] = []
-    run = run_of(writer.port, Load(seconds=60), Level(2), Level(4), watch=told.append)
+    run = run_of(gateway.port, Load(seconds=60), Level(2), Level(4), watch=told.append)
 
     async def main() -> None:
         task = asyncio.ensure_future(run.run())

@@ -1,4 +1,4 @@
-"""The quick way and the general way to answer give the same bytes."""
+"""The fast path and the general path of responses write the same bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Act = Callable[[Request], None]
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written."""
+    """Records the bytes written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Transport(asyncio.Transport):
 
 
 class Server:
-    """Answers at once with the path."""
+    """Answers at once with the path, except for paths that start with /later."""
 
     draining = False
     date_line = b"date: now\r\n\r\n"
@@ -79,7 +79,7 @@ def connect(server: Server) -> tuple[Connection, Transport]:
     return connection, transport
 
 
-def test_the_usual_head_is_what_the_general_way_writes(server: Server) -> None:
+def test_the_usual_head_equals_the_general_head(server: Server) -> None:
     connection, _ = connect(server)
     for body in (b"", b"{}", b"x" * 12345):
         usual = Request(connection, RequestHead("POST", b"/", {}), 0.0)
@@ -91,30 +91,30 @@ def test_the_usual_head_is_what_the_general_way_writes(server: Server) -> None:
         assert usual.answer == general._answer_head(200, JSON, (), len(body)) + body
 
 
-def test_an_answer_alone_and_an_answer_in_a_row_are_written_alike(server: Server) -> None:
+def test_single_and_pipelined_answers_are_written_alike(server: Server) -> None:
     def wire(path: bytes) -> bytes:
         return b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % path
 
-    alone, in_row, known = [], [], []
+    alone, in_row, remembered = [], [], []
     for path in (b"/a", b"/bb"):
         connection, transport = connect(server)
-        connection.data_received(wire(path))  # the only one: the quick way
+        connection.data_received(wire(path))  # a single request takes the fast path
         alone += transport.written
-        connection.data_received(wire(path))  # and its head is known now
-        known += transport.written[1:]
+        connection.data_received(wire(path))  # its head has been remembered
+        remembered += transport.written[1:]
     assert len(server.heads) == 2
     server.heads.clear()
     connection, transport = connect(server)
     connection.data_received(wire(b"/later") + wire(b"/a") + wire(b"/bb"))
     assert transport.written == []
-    server.later[0].respond(200, b"")  # the loop writes all three
+    server.later[0].respond(200, b"")  # writes all three answers
     in_row = transport.written[1:]
-    assert alone == in_row == known
+    assert alone == in_row == remembered
     assert connection.is_idle
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_an_answer_that_has_no_body_says_nothing_of_one(server: Server, status: int) -> None:
+def test_an_answer_without_a_body_has_no_content_headers(server: Server, status: int) -> None:
     connection, transport = connect(server)
     connection.data_received(b"DELETE /later HTTP/1.1\r\nhost: a\r\n\r\n")
     server.later[0].respond(status, b"dropped")
@@ -123,8 +123,8 @@ def test_an_answer_that_has_no_body_says_nothing_of_one(server: Server, status: 
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_an_answer_to_a_stream_that_waits_for_its_turn_replaces_it(server: Server) -> None:
-    """As when its deadline passes."""
+def test_a_response_replaces_a_stream_that_waits_for_earlier_answers(server: Server) -> None:
+    """For example when its deadline passes."""
     connection, transport = connect(server)
     get = b"GET /later HTTP/1.1\r\nhost: a\r\n\r\n"
     connection.data_received(get + get)
@@ -143,7 +143,7 @@ def test_an_answer_to_a_stream_that_waits_for_its_turn_replaces_it(server: Serve
     server.loop.close()
 
 
-def test_an_ipv6_host_is_known_in_brackets() -> None:
+def test_an_ipv6_host_is_accepted_in_brackets() -> None:
     check = HostCheck(("::2", "[::3]"))
     for host in (b"[::2]", b"[::2]:8000", b"[::3]:8000", b"[::1]"):
         check.check("GET", {b"host": host})
