@@ -1,9 +1,9 @@
-"""The whole path in one go: a handwritten-digit classifier from data to a service.
+"""The whole lifecycle in one program: a classifier of handwritten digits, from data to a service.
 
     make demo                    # serves until Ctrl-C
-    DEMO_ONESHOT=1 make demo     # ends by itself
+    DEMO_ONESHOT=1 make demo     # exits by itself
 
-Everything that it writes is in `.demo/` (or `--home DIR`), and it may be run again.
+It writes to `.demo/` only (or `--home DIR`), and can be run again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ out = Console(highlight=False, soft_wrap=True)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--home", type=Path, default=CHECKOUT / ".demo", help="all state")
+    parser.add_argument(
+        "--home", type=Path, default=CHECKOUT / ".demo", help="directory of all state"
+    )
     home = parser.parse_args().home.absolute()
     signal.signal(signal.SIGTERM, _interrupted)
     try:
@@ -57,7 +59,7 @@ def main() -> int:
             out.print("\nServing until Ctrl-C.", style="bold")
             with contextlib.suppress(KeyboardInterrupt):
                 code = server.process.wait()
-                raise failure(f"the server ended with exit code {code}; see {home / 'up.log'}")
+                raise failure(f"the server exited with code {code}; see {home / 'up.log'}")
     except KeyboardInterrupt:
         return 130
     except maas.MaasError as error:
@@ -80,9 +82,9 @@ class Server:
 
 @contextlib.contextmanager
 def running_server(home: Path) -> Iterator[Server]:
-    """`maas up` in `home`, as a process of its own, stopped in the end."""
+    """`maas up` in `home`, in a process of its own that is stopped at the end."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # One that a killed demo has left, if any.
+    # A server that a killed demo left behind.
     subprocess.run([*maas_command(home), "down"], env=environment(home), capture_output=True)
     port = free_port()
     # With the port in the home's own settings, `MAAS_HOME=.demo maas …` finds the server.
@@ -96,16 +98,16 @@ def running_server(home: Path) -> Iterator[Server]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C is ours; we pass it on as a request to stop
+            start_new_session=True,  # Ctrl-C is handled here and passed on as SIGTERM
         )
     server = Server(home, f"http://127.0.0.1:{port}", process)
     try:
         wait_until_ready(server)
-        note(f"it answers at {server.url} after {time.monotonic() - began:.1f} s")
+        note(f"ready at {server.url} after {time.monotonic() - began:.1f} s")
         yield server
     finally:
         out.print()
-        note("stopping: what was accepted is answered first")
+        note("stopping after the accepted requests have been answered")
         process.terminate()
         if process.wait(60) != 0:
             raise failure(f"the server did not stop cleanly; see {home / 'up.log'}")
@@ -117,9 +119,9 @@ def maas_command(home: Path) -> list[str]:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Without the settings of another OpenMaaS that this person may use."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")}
-    return kept | {"MAAS_HOME": str(home)}
+    """The environment without the settings of another OpenMaaS of this user."""
+    others = {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")}
+    return others | {"MAAS_HOME": str(home)}
 
 
 def free_port() -> int:
@@ -149,11 +151,11 @@ def wait_until_ready(server: Server) -> None:
         time.sleep(0.05)
 
 
-# -- what it shows --------------------------------------------------------------------------
+# -- the lifecycle --------------------------------------------------------------------------
 
 
 def demonstrate(server: Server) -> tuple[str, str]:
-    """The lifecycle, step by step; returns the curl line and the answer that it shall give."""
+    """The lifecycle, step by step. Returns the curl command and its expected output."""
     step(f"maas run {short(RECIPE)}", "build, evaluate, publish, deploy")
     done = run_recipe(server.home)
     report = server.home / "report.html"
@@ -165,10 +167,10 @@ def demonstrate(server: Server) -> tuple[str, str]:
         if key.name == "demo" and key.revoked_at is None:
             admin.keys.revoke(key.id)  # of an earlier run
     created = admin.keys.create("demo", ["call"])
-    note(f"{created.token} may call and nothing else")
+    note(f"{created.token} has the scope call only")
 
-    step("Call and explain: an image that the network has never seen")
-    image, truth, background = held_back_image()
+    step("Call and explain: an image that was not used for training")
+    image, truth, background = test_image()
     caller = server.client(created.token)
     answer = caller.predict("digits", x=image)
     options = {"background": {"x": background}, "samples": 4096}
@@ -182,15 +184,13 @@ def demonstrate(server: Server) -> tuple[str, str]:
     verdict = "right" if answer["label"] == truth else f"wrong, it is a {truth}"
     out.print(f"\n  It is a [bold]{answer['label']}[/bold], {sure:.1%} sure: {verdict}.")
     off = abs(explanation.additivity_error)
-    note(
-        f"the explanation asked the model about {explanation.rows:,} images and is off by {off:.0e}"
-    )
+    note(f"the explanation used {explanation.rows:,} model outputs; additivity error {off:.0e}")
 
-    step("What was used")
+    step("Usage")
     show_usage(admin, created.key.id)
 
     line = curl_line(server.url, created.token, image)
-    step("Yours")
+    step("Try it yourself")
     out.print(f"  address      {server.url}")
     out.print(f"  API          {server.url}/docs")
     out.print(f"  key          {created.token}")
@@ -206,22 +206,22 @@ MAAS = Path(sys.executable).with_name("maas")
 
 
 def run_recipe(home: Path) -> dict[str, Any]:
-    """`maas run`, whose progress goes to this terminal; its results."""
+    """The results of `maas run`, whose progress is shown in this terminal."""
     command = [*maas_command(home), "run", str(RECIPE), "-o", "json"]
     process = subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE)
     try:
         results, _ = process.communicate()
     except KeyboardInterrupt:
-        process.wait()  # Ctrl-C reaches it, too; it stops its job first
+        process.wait()  # Ctrl-C reaches it as well; it stops its job first
         raise
     if process.returncode:
-        raise failure(f"maas run ended with exit code {process.returncode}")
-    found: dict[str, Any] = json.loads(results)
-    return found
+        raise failure(f"maas run exited with code {process.returncode}")
+    done: dict[str, Any] = json.loads(results)
+    return done
 
 
-def held_back_image() -> tuple[list[Any], int, list[Any]]:
-    """One of the recipe's test images [1, 8, 8], what it shows, and images to compare it with."""
+def test_image() -> tuple[list[Any], int, list[Any]]:
+    """An image [1, 8, 8] of the recipe's test set, its label, and images of the training set."""
     recipe = Recipe.load(RECIPE)
     parts = split(load_dataset(recipe.build.data), recipe.build.split)
     number = int(np.argmax(parts.test.y == 3))
@@ -230,12 +230,12 @@ def held_back_image() -> tuple[list[Any], int, list[Any]]:
 
 
 def show(image: np.ndarray[Any, Any], explanation: Explanation) -> None:
-    """The image and, beside it, what spoke for the answer and what against it."""
+    """Prints the image, and next to it the pixels that speak for and against the answer."""
     heat = explanation.heat()
     shares = heat / (np.abs(heat).max() or 1.0)
     colors = diverging(shares)
     name = explanation.label or str(explanation.target)
-    out.print(f"\n  {'the image':<20}what spoke for {name} and what against it")
+    out.print(f"\n  {'the image':<20}pixels for and against {name}")
     for y, row in enumerate(image):
         line = Text("  ")
         for value in row:
@@ -250,12 +250,12 @@ def show(image: np.ndarray[Any, Any], explanation: Explanation) -> None:
 
 
 def pixel(color: str, plain: str) -> tuple[str, str]:
-    """Two characters, which are about a square: in color, or as a sign where there is none."""
+    """Two characters, about a square: in color, or as a sign if there are no colors."""
     return ("  ", f"on {color}") if out.color_system else (plain * 2, "")
 
 
 def show_usage(admin: maas.Client, key_id: str) -> None:
-    """What the key used; the server counts each second."""
+    """Prints the usage of the key, which the server collects every second."""
     ends = time.monotonic() + USAGE_SECONDS
     while True:
         usage = admin.usage(key=key_id)
@@ -278,19 +278,19 @@ def curl_line(url: str, token: str, image: list[Any]) -> str:
 
 
 def check_curl(line: str, expected: str, server: Server) -> None:
-    """Runs the line as printed, without a shell."""
+    """Runs the command as printed, without a shell."""
     if shutil.which("curl") is None:
-        note("curl is not on this machine, so the line was not run")
+        note("curl is not installed, so the command was not run")
         return
     words = shlex.split(line.replace("\\\n", " "))
     ran = subprocess.run([*words, "-sS"], capture_output=True, text=True, timeout=30)
     if ran.returncode or json.loads(ran.stdout) != json.loads(expected):
-        raise failure(f"the curl line does not give the same answer: {ran.stdout}{ran.stderr}")
+        raise failure(f"the curl command printed something else: {ran.stdout}{ran.stderr}")
     out.print()
-    note("the line above was run; its answer is the same")
+    note("the command above was run and printed the same answer")
 
 
-# -- words ----------------------------------------------------------------------------------
+# -- output ---------------------------------------------------------------------------------
 
 
 def step(title: str, more: str = "") -> None:

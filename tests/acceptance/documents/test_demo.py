@@ -1,4 +1,4 @@
-"""`make demo`, as a person runs it: once to its end, and once more until Ctrl-C."""
+"""`make demo`, as a user runs it: once to its end, and once more until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def home() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def test_it_ends_by_itself_when_it_is_told_to(home: Path) -> None:
+def test_with_oneshot_the_demo_exits_by_itself(home: Path) -> None:
     ran = subprocess.run(
         _command(home),
         env=_environment(DEMO_ONESHOT="1"),
@@ -47,24 +47,24 @@ def test_it_ends_by_itself_when_it_is_told_to(home: Path) -> None:
     assert re.search(r"digits/predict +requests 1, rows 1, errors 0", ran.stdout), ran.stdout
     assert re.search(r"digits/explain +requests 1", ran.stdout), ran.stdout
     if shutil.which("curl"):
-        assert "its answer is the same" in ran.stdout
+        assert "printed the same answer" in ran.stdout
     assert (home / "explanation.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert "<html" in (home / "report.html").read_text()
     assert _processes(home) == []
 
 
-def test_run_again_it_serves_until_ctrl_c(home: Path) -> None:
-    """On the same home, with its port taken."""
+def test_a_second_run_serves_until_ctrl_c(home: Path) -> None:
+    """In the same home, with port 8000 in use."""
     with _port_8000_taken(), (home / "demo.out").open("w+") as output:
         process = subprocess.Popen(
             _command(home), env=_environment(), stdout=output, stderr=subprocess.STDOUT
         )
         try:
-            said = _wait_for(process, home / "demo.out", "Serving until Ctrl-C.")
-            assert "port 8000 is taken" in said
-            assert "published digits:1 (it was there already)" in said
+            text = _wait_for(process, home / "demo.out", "Serving until Ctrl-C.")
+            assert "port 8000 is taken" in text
+            assert "published digits:1 (it was there already)" in text
             if shutil.which("curl"):
-                assert _pasted(said)["label"] == 3
+                assert _run_curl_command(text)["label"] == 3
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0, (home / "demo.out").read_text()
         finally:
@@ -74,9 +74,9 @@ def test_run_again_it_serves_until_ctrl_c(home: Path) -> None:
     assert _processes(home) == []
 
 
-def _pasted(said: str) -> dict[str, object]:
-    """What the printed lines answer when a shell gets them, as from a clipboard."""
-    lines = said[said.index("\ncurl ") + 1 : said.index("\nServing until")]
+def _run_curl_command(text: str) -> dict[str, object]:
+    """The answer to the printed curl command, pasted into a shell."""
+    lines = text[text.index("\ncurl ") + 1 : text.index("\nServing until")]
     ran = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, timeout=30)
     assert ran.returncode == 0, ran.stderr
     answer: dict[str, object] = json.loads(ran.stdout)
@@ -88,15 +88,15 @@ def _command(home: Path) -> list[str]:
 
 
 def _environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MAAS_", "DEMO_"))}
-    return kept | more
+    others = {k: v for k, v in os.environ.items() if not k.startswith(("MAAS_", "DEMO_"))}
+    return others | more
 
 
 @contextlib.contextmanager
 def _port_8000_taken() -> Iterator[None]:
-    """By us, unless another program has it, which is as good."""
+    """Port 8000 in use, by this test or by another program."""
     with socket.socket() as holder:
-        # Connections of the server that has just ended may still linger on the port.
+        # Connections of the server that has just exited may still linger on the port.
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):
             holder.bind(("127.0.0.1", 8000))
@@ -106,16 +106,16 @@ def _port_8000_taken() -> Iterator[None]:
 
 def _wait_for(process: subprocess.Popen[bytes], output: Path, words: str) -> str:
     ends = time.monotonic() + DEMO_SECONDS
-    while words not in (said := output.read_text()):
-        assert process.poll() is None and time.monotonic() < ends, said
+    while words not in (text := output.read_text()):
+        assert process.poll() is None and time.monotonic() < ends, text
         time.sleep(0.1)
-    return said
+    return text
 
 
 def _processes(home: Path) -> list[psutil.Process]:
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if any(str(home) in part for part in process.cmdline()):
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes

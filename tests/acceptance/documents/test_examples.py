@@ -1,4 +1,4 @@
-"""The callers of examples/article, in every language, against the net that its recipe trains."""
+"""The clients of examples/article, in every language, and the usage lines of scripts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CALL_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Article:
-    """The running service and what it must answer."""
+    """A running deployment and the predictions expected of it."""
 
     url: str
     key: str
@@ -61,10 +61,10 @@ def _by_onnx(model: bytes) -> float:
 
 
 def _by_torch(checkpoint: Path) -> float:
-    """By the example's own module with the weights that its training has left."""
+    """The prediction of the example's own module with the weights of the last checkpoint."""
     torch = pytest.importorskip("torch")
-    found = torch.load(checkpoint, weights_only=True)
-    weights = found["best"] or found["model"]
+    state = torch.load(checkpoint, weights_only=True)
+    weights = state["best"] or state["model"]
     net = load_entry("model.py:Net", str(ARTICLE), "model")()
     own = {k.removeprefix("network."): v for k, v in weights.items() if k.startswith("network.")}
     net.load_state_dict(own)
@@ -77,7 +77,7 @@ def _by_torch(checkpoint: Path) -> float:
 
 
 def _command(program: str, folder: Path) -> list[str]:
-    """How to run a caller here; skips, naming what is missing."""
+    """The command that runs a client; skips the test if its tool is missing."""
     path = str(ARTICLE / program)
     if program.endswith(".py"):
         return [sys.executable, path]
@@ -121,11 +121,11 @@ def _environment(**more: str) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")} | more
 
 
-def test_the_file_answers_like_the_module(article: Article) -> None:
+def test_the_onnx_file_predicts_like_the_module(article: Article) -> None:
     assert article.by_onnx == pytest.approx(article.by_torch, abs=1e-5)
 
 
-def test_every_language_is_there() -> None:
+def test_there_is_a_client_in_every_language() -> None:
     assert {p.name for p in ARTICLE.glob("[cC]all*.*")} == {
         "Call.java",
         "call.cpp",
@@ -136,22 +136,33 @@ def test_every_language_is_there() -> None:
     }
 
 
-def test_a_caller_gets_the_answer_of_the_net(article: Article, command: list[str]) -> None:
+def test_a_client_prints_the_prediction_of_the_network(
+    article: Article, command: list[str]
+) -> None:
     ran = _call(command, article.url, article.key)
     assert ran.returncode == 0, ran.stderr
     answer = json.loads(ran.stdout)
     assert answer == {"y_pred": pytest.approx(article.by_torch, abs=1e-5)}
 
 
-def test_a_caller_says_that_its_key_is_refused(article: Article, command: list[str]) -> None:
+def test_a_client_prints_that_its_key_is_refused(article: Article, command: list[str]) -> None:
     ran = _call(command, article.url, "maas_wrong_key")
     assert ran.returncode != 0
     assert ran.stdout == ""
     assert "this key is unknown or revoked" in ran.stderr
 
 
-def test_a_caller_says_that_nobody_answers(command: list[str]) -> None:
+def test_a_client_prints_that_the_server_is_unavailable(command: list[str]) -> None:
     ran = _call(command, f"http://127.0.0.1:{free_port()}", "maas_any_key")
     assert ran.returncode != 0
     assert ran.stdout == ""
     assert ran.stderr.strip()
+
+
+@pytest.mark.parametrize("script", ["speech/transcribe.py", "images/recognize.py"])
+def test_a_script_without_its_file_prints_how_to_use_it(script: str) -> None:
+    ran = _call(
+        [sys.executable, str(ARTICLE.parent / script)], "http://127.0.0.1:1", "maas_any_key"
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith(f"usage: python {Path(script).name} ")
