@@ -1,1 +1,1 @@
-"""The front door: HTTP, keys, protocols, routing, metering. Imports no ML library."""
+"""The public HTTP server: authentication, protocols, routing, metering. Imports no ML library."""

@@ -1,1 +1,1 @@
-"""The data plane without HTTP: from named tensors to an answer and back."""
+"""The data plane without HTTP: sends named tensors to replicas, which compute the answers."""

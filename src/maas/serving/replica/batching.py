@@ -1,4 +1,4 @@
-"""From waiting entries to arrays for the runtime, and from its arrays to the entries' answers."""
+"""Converts waiting requests to arrays for the runtime, and its outputs to their answers."""
 
 from __future__ import annotations
 
@@ -18,44 +18,42 @@ from maas.serving.wire.messages import Answers, Buffer, Column
 
 
 class Batcher:
-    """Runs batches of entries through a runtime."""
+    """Runs batches of requests through a runtime."""
 
     def __init__(self, runtime: Runtime, signature: Signature, max_rows: int) -> None:
         self._runtime = runtime
         self._signature = signature
         self.max_rows = min(max_rows, signature.max_rows or max_rows)
-        """Most rows that one call of the model gets."""
+        """Largest number of rows in one call of the model."""
         self._is_text = not runtime.takes_bytes
         self.silent_seconds = runtime.silent_seconds
         self._dtypes = [numpy_dtype(spec.datatype) for spec in signature.inputs]
 
-    def run(self, parcels: list[RequestGroup]) -> Arrays:
-        """Outputs `[rows of all parcels, …]`, in their order. Raises InferenceFailed."""
-        rows = sum(parcel.total_rows for parcel in parcels)
+    def run(self, groups: list[RequestGroup]) -> Arrays:
+        """The outputs of all groups, in order: arrays `[rows, …]`. Raises InferenceFailed."""
+        rows = sum(group.total_rows for group in groups)
         inputs: Arrays = {}
         for number, (spec, dtype) in enumerate(
             zip(self._signature.inputs, self._dtypes, strict=True)
         ):
-            parts = [parcel.columns[number] for parcel in parcels]
+            parts = [group.columns[number] for group in groups]
             data = parts[0] if len(parts) == 1 else b"".join(parts)
-            shape = (rows, *parcels[0].shapes[number])
+            shape = (rows, *groups[0].shapes[number])
             inputs[spec.name] = from_buffer(data, dtype, shape, self._is_text)
-        most = self.max_rows
-        if rows <= most:
+        if rows <= self.max_rows:
             return self._checked(self._runtime.predict(inputs), rows)
-        return self.joined(
-            [
-                self._checked(
-                    self._runtime.predict({k: v[at : at + most] for k, v in inputs.items()}),
-                    min(most, rows - at),
-                )
-                for at in range(0, rows, most)
-            ]
-        )
+        pieces = []
+        for at in range(0, rows, self.max_rows):
+            end = min(at + self.max_rows, rows)
+            piece = {name: values[at:end] for name, values in inputs.items()}
+            pieces.append(self._checked(self._runtime.predict(piece), end - at))
+        return self.joined(pieces)
 
     def joined(self, pieces: list[Arrays]) -> Arrays:
-        """The outputs of one request whose rows were computed in `pieces`. Raises
-        InferenceFailed."""
+        """The outputs of a request whose rows were computed in `pieces`.
+
+        Raises InferenceFailed if the shapes of their outputs differ.
+        """
         if len(pieces) == 1:
             return pieces[0]
         try:
@@ -68,7 +66,7 @@ class Batcher:
 
     @property
     def last_progress(self) -> float:
-        """When the model last showed that it is not stuck, seconds on the monotonic clock."""
+        """When the model last made progress, in seconds on the monotonic clock."""
         return self._runtime.last_progress
 
     def close(self) -> None:
@@ -76,28 +74,29 @@ class Batcher:
         self._runtime.close()
 
     def _checked(self, outputs: Arrays, rows: int) -> Arrays:
+        """`outputs`. Raises InferenceFailed if a shape differs from the signature."""
         for spec in self._signature.outputs:
-            found = outputs[spec.name]
-            fits = found.ndim == len(spec.shape) + 1 and all(
-                want in (-1, got)
-                for want, got in zip((rows, *spec.shape), found.shape, strict=True)
+            shape = outputs[spec.name].shape
+            fits = len(shape) == len(spec.shape) + 1 and all(
+                expected in (-1, size)
+                for expected, size in zip((rows, *spec.shape), shape, strict=True)
             )
             if not fits:
                 raise InferenceFailed(
-                    f"output {spec.name!r} has shape {list(found.shape)} for {rows} rows; the "
+                    f"output {spec.name!r} has shape {list(shape)} for {rows} rows; the "
                     f"signature says {[rows, *spec.shape]}"
                 )
         return outputs
 
     def answers(
-        self, parcels: list[RequestGroup], outputs: Arrays, first_row: int, timing: Timing
+        self, groups: list[RequestGroup], outputs: Arrays, first_row: int, timing: Timing
     ) -> Answers:
-        """What goes back over one connection: `parcels` own the rows from `first_row` on."""
+        """The answers for one connection, whose `groups` have the rows from `first_row`."""
         ids, rows, queue_us = array("Q"), array("I"), array("I")
-        for parcel in parcels:
-            ids += parcel.ids
-            rows += parcel.rows
-            queue_us += array("I", [timing.queue_us(parcel)]) * len(parcel)
+        for group in groups:
+            ids += group.ids
+            rows += group.rows
+            queue_us += array("I", [timing.queue_us(group)]) * len(group)
         end = first_row + sum(rows)
         return Answers(
             ids=ids,
@@ -116,7 +115,7 @@ _LONGEST_WAIT_US = 3_600_000_000
 
 
 class Timing:
-    """When a batch started and how long its model ran."""
+    """The start of a batch and the run time of the model."""
 
     __slots__ = ("compute_us", "rows", "started")
 
@@ -125,16 +124,19 @@ class Timing:
         self.compute_us = int((finished - started) * 1e6)
         self.rows = rows
 
-    def queue_us(self, parcel: RequestGroup) -> int:
-        """How long it waited, microseconds; an hour or more is an hour."""
-        return min(max(0, int((self.started - parcel.arrived) * 1e6)), _LONGEST_WAIT_US)
+    def queue_us(self, group: RequestGroup) -> int:
+        """The queueing time of `group` in microseconds, at most one hour."""
+        return min(max(0, int((self.started - group.arrived) * 1e6)), _LONGEST_WAIT_US)
 
 
 def from_buffer(
     data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], is_text: bool = True
 ) -> NDArray[Any]:
-    """An array over `data`; BYTES (object) elements become `str`, or `bytes` if they are no text.
-    Raises InvalidInput."""
+    """An array over `data`, which is not copied unless it is BYTES.
+
+    BYTES elements become `str` objects, or `bytes` without `is_text`. Raises InvalidInput if the
+    data does not fit the shape or is not UTF-8.
+    """
     if not dtype.hasobject:
         try:
             return np.frombuffer(data, dtype).reshape(shape)
@@ -144,8 +146,8 @@ def from_buffer(
     try:
         if is_text:
             elements = [text.decode() for text in elements]
-    except UnicodeDecodeError as wrong:
-        raise InvalidInput(f"a BYTES element is not UTF-8: {wrong}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"a BYTES element is not UTF-8: {error}") from None
     if len(elements) != math.prod(shape):
         raise InvalidInput(f"{len(elements)} BYTES elements are not a tensor {shape}")
     out = np.empty(len(elements), object)
@@ -154,9 +156,9 @@ def from_buffer(
 
 
 def to_column(spec: TensorSpec, rows: NDArray[Any]) -> Column:
-    """`rows` as the signature says it: its datatype, row-major, little-endian."""
+    """`rows` in the datatype of the signature, row-major and little-endian."""
     if spec.datatype == "BYTES":
         texts = [t if isinstance(t, bytes) else str(t).encode() for t in rows.ravel()]
         return Column(tuple(rows.shape[1:]), pack_elements(texts))
-    wanted = numpy_dtype(spec.datatype)
-    return Column(tuple(rows.shape[1:]), rows.astype(wanted, copy=False).tobytes())
+    dtype = numpy_dtype(spec.datatype)
+    return Column(tuple(rows.shape[1:]), rows.astype(dtype, copy=False).tobytes())

@@ -1,4 +1,4 @@
-"""A replica: takes requests from its connections, batches them late, runs the model, answers."""
+"""A replica that predicts: queues requests, forms a batch when the model is free, and answers."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from maas.serving.wire.messages import (
 log = logging.getLogger(__name__)
 
 INLINE_SECONDS = 0.002
-"""A batch that is expected to take longer runs in a thread, so that the loop keeps answering
-pings and taking cancellations; a shorter one is not worth the hand-over."""
+"""A batch that is expected to take longer runs in a thread, so that the loop keeps answering pings
+and handling cancellations. A shorter one is not worth the thread switch."""
 LOW_PRIORITY_ROWS = 32
-"""Most rows of a low-priority batch, so that ordinary requests need not wait long behind one."""
+"""Largest number of rows of a low-priority batch, so that other requests wait only briefly."""
 PART_SECONDS = 0.1
-"""About how long a part of a long request takes; others have their turn before the next."""
+"""Approximate duration of a part of a long request. Other requests run between two parts."""
 FIRST_ROWS = 8
-"""Of the first part where a row may take any time; after it the request's own pace is known."""
+"""Rows of the first part if the time per row is unknown. Later parts use its measured time."""
 LONG_BYTES = 16_384
-"""Of text, images or sound: a request of more that has several rows is worked through in parts."""
+"""Bytes of text, images or audio above which a request of several rows is computed in parts."""
 
 _PRIORITIES = (Priority.NORMAL, Priority.LOW, Priority.NORMAL)
-"""By their numbers in frames: a proof waits its turn as everybody's requests do."""
+"""Priorities in the queue by their numbers in frames. PROOF is queued as NORMAL."""
 
 
 class ReplicaServer(ReplicaSocket):
@@ -60,17 +60,19 @@ class ReplicaServer(ReplicaSocket):
         self._busy = self._is_closed = False
         self._busy_since = 0.0
         self._suspects: deque[list[RequestGroup]] = deque()
-        """Parts of batches that failed, to be tried by themselves."""
-        self._unwanted: set[tuple[Channel, int]] = set()
-        """Requests that were cancelled since the last batch was taken from the queue."""
+        """Parts of failed batches, which are retried separately."""
+        self._canceled: set[tuple[Channel, int]] = set()
+        """Requests that were canceled since the last batch was taken from the queue."""
         self.answers_alone = any(s.datatype == "BYTES" for s in spec.signature.outputs)
-        """True if BYTES outputs, whose rows differ in size, force one frame per answer."""
+        """Whether each answer needs its own frame, because rows of BYTES outputs differ in size."""
         self._is_steady = not spec.signature.has_bytes
-        """False if one row may take a thousand times as long as another: text, images, sound."""
+        """Whether all rows take about the same time. A row of text, images or audio may take a
+        thousand times as long as another."""
         self._seconds_per_row = 0.0
+        """Moving average of the model's time per row; 0 before the first batch."""
         self._served = 0
 
-    # -- life -------------------------------------------------------------------------------
+    # -- lifecycle --------------------------------------------------------------------------
 
     @property
     def is_busy(self) -> bool:
@@ -97,8 +99,8 @@ class ReplicaServer(ReplicaSocket):
         }
 
     def _busy_s(self) -> float:
-        """Seconds since the model began its batch, or last showed that it gets on with it, less
-        those that it may be silent for."""
+        """Seconds without progress of the model's current batch, beyond those that the runtime
+        declares as normal."""
         if not self._busy:
             return 0.0
         batcher = self._batcher
@@ -107,10 +109,11 @@ class ReplicaServer(ReplicaSocket):
 
     # -- requests ---------------------------------------------------------------------------
 
-    def accept(self, parcel: RequestGroup) -> None:
+    def accept(self, group: RequestGroup) -> None:
+        """Queue `group`; requests for which there is no room fail with Overloaded."""
         room = self._queue.room
-        if room < len(parcel):
-            parcel, refused = parcel.split(max(0, room))
+        if room < len(group):
+            group, refused = group.split(max(0, room))
             wait = max(1.0, self._seconds_per_row * self._queue.waiting)
             error = Overloaded(
                 f"{self._spec.deployment} has {self._queue.limit} requests waiting, which is its "
@@ -119,22 +122,22 @@ class ReplicaServer(ReplicaSocket):
             )
             for number in refused.ids:
                 refused.owner.fail(number, error)
-        if len(parcel):
-            self._queue.put(parcel)
+        if len(group):
+            self._queue.put(group)
 
     def cancel(self, connection: Channel, number: int) -> None:
-        """Whoever cancels is told when nothing more is computed of it, by this or by an answer."""
-        found = self._queue.cancel(connection, number)
-        self._unwanted.add((connection, number))
-        if found is not None and (found.parts is None or not found.parts.is_running):
+        """Cancel a request. A last PROGRESS frame, or an answer, confirms that its work ended."""
+        group = self._queue.cancel(connection, number)
+        self._canceled.add((connection, number))
+        if group is not None and (group.parts is None or not group.parts.is_running):
             connection.send(pack_progress(number, 0, is_last=True))
 
     def parts_of(self, rows: int, columns: list[Buffer]) -> PartProgress | None:
-        """For one request: in which parts it is worked through; None if it fits a batch."""
+        """The progress of a request that must be computed in parts; None if it need not be."""
         size = sum(map(len, columns))
-        is_much = rows > self._batcher.max_rows or size > LONG_BYTES
+        is_long = rows > self._batcher.max_rows or size > LONG_BYTES
         may_be_cut = rows > FIRST_ROWS and not self._is_steady
-        return PartProgress(rows, FIRST_ROWS) if may_be_cut and is_much else None
+        return PartProgress(rows, FIRST_ROWS) if may_be_cut and is_long else None
 
     def work(self) -> None:
         """Start the next batch if the model is free."""
@@ -147,7 +150,7 @@ class ReplicaServer(ReplicaSocket):
         self._busy_since = time.monotonic()
         if batch[0].parts is not None:
             batch[0].parts.is_running = True
-        rows = sum(parcel.total_rows for parcel in batch)
+        rows = sum(group.total_rows for group in batch)
         expected = self._seconds_per_row * rows
         if self._is_steady and 0 < expected < INLINE_SECONDS:
             self._finish(batch, *_attempt(self._batcher.run, batch))
@@ -156,45 +159,44 @@ class ReplicaServer(ReplicaSocket):
         future.add_done_callback(lambda done: self._finish(batch, *done.result()))
 
     def _next_batch(self) -> list[RequestGroup]:
-        """Late-formed: what waits now. Who is past its deadline is told so and not computed."""
+        """A batch of the requests that wait now; [] if there are none. Requests whose deadline has
+        passed fail and are not computed."""
         while True:
+            batch: list[RequestGroup] = []
             if self._suspects:
-                batch = [
-                    part
-                    for parcel in self._suspects.popleft()
-                    for part in self._still_wanted(parcel)
-                ]
+                for group in self._suspects.popleft():
+                    batch += self._without_canceled(group)
             else:
-                self._unwanted.clear()
+                self._canceled.clear()
                 batch = self._queue.take(self._batcher.max_rows, LOW_PRIORITY_ROWS)
                 if not batch:
                     return []
             now = time.monotonic()
-            alive = [part for parcel in batch for part in self._in_time(parcel, now)]
-            if alive:
-                return alive
+            in_time = [part for group in batch for part in self._without_late(group, now)]
+            if in_time:
+                return in_time
 
-    def _still_wanted(self, parcel: RequestGroup) -> list[RequestGroup]:
-        gone = {
+    def _without_canceled(self, group: RequestGroup) -> list[RequestGroup]:
+        canceled = {
             place
-            for place, number in enumerate(parcel.ids)
-            if (parcel.owner, number) in self._unwanted or not parcel.owner.is_open
+            for place, number in enumerate(group.ids)
+            if (group.owner, number) in self._canceled or not group.owner.is_open
         }
-        for place in gone:
-            if parcel.owner.is_open:
-                parcel.owner.send(pack_progress(parcel.ids[place], 0, is_last=True))
-        return parcel.without(gone) if gone else [parcel]
+        for place in canceled:
+            if group.owner.is_open:
+                group.owner.send(pack_progress(group.ids[place], 0, is_last=True))
+        return group.without(canceled) if canceled else [group]
 
-    def _in_time(self, parcel: RequestGroup, now: float) -> list[RequestGroup]:
-        if min(parcel.deadlines) > now:
-            return [parcel]
-        late = {place for place, deadline in enumerate(parcel.deadlines) if deadline <= now}
+    def _without_late(self, group: RequestGroup, now: float) -> list[RequestGroup]:
+        if min(group.deadlines) > now:
+            return [group]
+        late = {place for place, deadline in enumerate(group.deadlines) if deadline <= now}
         for place in late:
-            passed = DeadlineExceeded("the request's deadline passed in the queue")
-            parcel.owner.fail(parcel.ids[place], passed)
-            if parcel.parts is not None:
-                self._queue.cancel(parcel.owner, parcel.ids[place])
-        return parcel.without(late)
+            error = DeadlineExceeded("the request's deadline passed in the queue")
+            group.owner.fail(group.ids[place], error)
+            if group.parts is not None:
+                self._queue.cancel(group.owner, group.ids[place])
+        return group.without(late)
 
     def _finish(
         self,
@@ -203,11 +205,11 @@ class ReplicaServer(ReplicaSocket):
         started: float,
         finished: float,
     ) -> None:
-        """Answer a batch, or split it if it failed; then go on with what waits."""
-        rows = sum(parcel.total_rows for parcel in batch)
+        """Answer a batch, or split it if it failed; then start the next one."""
+        rows = sum(group.total_rows for group in batch)
         latest = (finished - started) / rows
-        known = self._seconds_per_row
-        self._seconds_per_row = latest if not known else known + 0.2 * (latest - known)
+        average = self._seconds_per_row
+        self._seconds_per_row = latest if not average else average + 0.2 * (latest - average)
         try:
             if batch[0].parts is not None:
                 self._part_done(batch[0], batch[0].parts, (outcome, started, finished))
@@ -216,19 +218,20 @@ class ReplicaServer(ReplicaSocket):
             elif len(batch) == 1 and len(batch[0]) == 1:
                 batch[0].owner.fail(batch[0].ids[0], outcome)
             else:
-                # One bad input must not cost its batch-mates their answers: halve until it is
-                # alone, a batch at a time, so that pings and cancellations come in between.
+                # One bad input must not fail the other requests of its batch. The batch is halved
+                # until the input is alone, one batch at a time, with pings and cancellations
+                # handled in between.
                 self._suspects.extend(_halves(batch))
         except Exception:
             log.exception("a batch could not be answered")
             unsent = InferenceFailed("the model's answer could not be sent")
-            for parcel in batch:
-                for number in parcel.ids:
-                    parcel.owner.fail(number, unsent)
+            for group in batch:
+                for number in group.ids:
+                    group.owner.fail(number, unsent)
         finally:
             self._busy = False
             if self._queue.waiting or self._suspects:
-                # In a new tick, so that what arrived meanwhile joins the batch, and cancels count.
+                # In a new tick, so that requests and cancellations that arrived are included.
                 self._loop.call_soon(self.work)
             elif self.is_draining:
                 self.idle.set()
@@ -236,8 +239,8 @@ class ReplicaServer(ReplicaSocket):
     def _part_done(
         self, part: RequestGroup, parts: PartProgress, done: tuple[Arrays | MaasError, float, float]
     ) -> None:
-        """Answer a request if this was its last part; otherwise tell what it has taken so far, so
-        that it is counted whatever becomes of it."""
+        """Answer a request after its last part; after others, report the work done, so that it is
+        metered even if the request is never answered."""
         outcome, started, finished = done
         owner: _Connection = part.owner
         number = part.ids[0]
@@ -246,11 +249,12 @@ class ReplicaServer(ReplicaSocket):
             self._queue.cancel(owner, number)
             owner.fail(number, outcome)
             return
-        parts.done(outcome, part.total_rows, started, finished)
-        if (owner, number) in self._unwanted or parts.left:
-            took = int((finished - started) * 1e6)
+        parts.add(outcome, part.total_rows, started, finished)
+        is_canceled = (owner, number) in self._canceled
+        if is_canceled or parts.left:
+            compute_us = int((finished - started) * 1e6)
             parts.next_rows = max(1, int(PART_SECONDS * parts.rows_done / max(parts.seconds, 1e-9)))
-            owner.send(pack_progress(number, took, is_last=(owner, number) in self._unwanted))
+            owner.send(pack_progress(number, compute_us, is_last=is_canceled))
             return
         try:
             outputs = self._batcher.joined(parts.outputs)
@@ -262,9 +266,9 @@ class ReplicaServer(ReplicaSocket):
         self._answer([whole], outputs, timing)
 
     def _answer(self, batch: list[RequestGroup], outputs: Arrays, timing: Timing) -> None:
-        """One frame per connection; runs of parcels of one connection own runs of rows."""
+        """Send the answers of a batch, one frame for each run of groups of one connection."""
         if self.answers_alone:
-            batch = [parcel.part(at, at + 1) for parcel in batch for at in range(len(parcel))]
+            batch = [group.part(at, at + 1) for group in batch for at in range(len(group))]
         start = first_row = 0
         while start < len(batch):
             owner: _Connection = batch[start].owner
@@ -276,7 +280,7 @@ class ReplicaServer(ReplicaSocket):
             if owner.is_open:
                 frame = pack_answers(self._batcher.answers(run, outputs, first_row, timing))
                 (owner.send_now if len(run) == len(batch) else owner.send)(frame)
-            first_row += sum(parcel.total_rows for parcel in run)
+            first_row += sum(group.total_rows for group in run)
             start = end
 
 
@@ -291,7 +295,7 @@ def _halves(batch: list[RequestGroup]) -> tuple[list[RequestGroup], list[Request
 def _attempt(
     run: Callable[[list[RequestGroup]], Arrays], batch: list[RequestGroup]
 ) -> tuple[Arrays | MaasError, float, float]:
-    """The outputs or why there are none, and when the model started and ended."""
+    """The outputs or the error of a batch, and when the model started and finished."""
     started = time.monotonic()
     outcome: Arrays | MaasError
     try:
@@ -299,7 +303,7 @@ def _attempt(
     except MaasError as error:
         outcome = error
     except Exception:
-        # A model may raise anything; one that does must not end the replica's work.
+        # A model may raise any exception, which must not stop the replica.
         log.exception("the model raised")
         outcome = InferenceFailed("the model failed on this input")
     return outcome, started, time.monotonic()
@@ -312,15 +316,15 @@ class _Connection(ReplicaConnection):
 
     def frame_received(self, kind: int, body: memoryview) -> None:
         if kind == FrameKind.INFER:
-            for parcel in self._parcels(unpack_infer(body)):
-                self._server.accept(parcel)
-            # Not now but at the end of the tick: other connections' frames may join the batch.
+            for group in self._groups_of(unpack_infer(body)):
+                self._server.accept(group)
+            # At the end of the tick, so that frames of other connections join the batch.
             self._loop.call_soon(self._server.work)
         else:
             super().frame_received(kind, body)
 
-    def _parcels(self, message: Infer) -> list[RequestGroup]:
-        """The requests of a frame, those of one tenant and priority together."""
+    def _groups_of(self, message: Infer) -> list[RequestGroup]:
+        """The requests of a frame, grouped by tenant and priority."""
         count = len(message.ids)
         total = sum(message.rows)
         if total == 0 or 0 in message.rows:
@@ -336,7 +340,7 @@ class _Connection(ReplicaConnection):
             tenant=message.tenants[0],
             priority=_PRIORITIES[message.priorities[0]],
             shapes=tuple(column.shape for column in message.columns),
-            # The frame's bytes are only lent to us, and the requests outlive it.
+            # Copied, because the requests outlive the channel's buffer.
             columns=[bytes(column.data) for column in message.columns],
             owner=self,
             arrived=time.monotonic(),
@@ -347,10 +351,10 @@ class _Connection(ReplicaConnection):
             whole.parts = self._server.parts_of(total, whole.columns)
         if senders.count(senders[0]) == count:
             return [whole]
-        parcels = []
+        groups = []
         for sender in dict.fromkeys(senders):
-            others = {place for place, who in enumerate(senders) if who != sender}
+            others = {place for place, other in enumerate(senders) if other != sender}
             for part in whole.without(others):
                 part.tenant, part.priority = sender[0], _PRIORITIES[sender[1]]
-                parcels.append(part)
-        return parcels
+                groups.append(part)
+        return groups

@@ -1,8 +1,8 @@
 """The bounded, fair queue of a replica.
 
-Tenants share each batch, so that one who sends a hundred times as much waits longer and nobody
-else does. Within a tenant the order is first come, first served. Low priority is served only when
-nothing of normal priority waits.
+Tenants share each batch, so that a tenant with a hundred times as many requests delays only its
+own. Requests of a tenant are served in the order of their arrival. Requests of low priority are
+served only when none of normal priority waits.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from maas.serving.wire.messages import Buffer, Priority
 
 
 class PartProgress:
-    """How far a request is that is worked through in parts, because it would hold up others."""
+    """The progress of a long request that is computed in parts, so that it delays others less."""
 
     __slots__ = ("is_running", "next_rows", "outputs", "rows", "rows_done", "seconds", "started")
 
     def __init__(self, rows: int, next_rows: int = 0) -> None:
         self.rows = rows
-        """Of the whole request."""
+        """Rows of the whole request."""
         self.next_rows = next_rows
-        """Of its next part; 0: as many as a batch has."""
+        """Rows of the next part; 0 for as many as fit a batch."""
         self.rows_done = 0
         self.outputs: list[Arrays] = []
-        """Of the parts that are done, in order."""
+        """Outputs of the finished parts, in order."""
         self.seconds = 0.0
-        """That the model took for them."""
+        """Run time of the model for the finished parts."""
         self.started = 0.0
-        """When it began with the first, on the monotonic clock."""
+        """Start of the first part, in seconds on the monotonic clock."""
         self.is_running = False
 
-    def done(self, outputs: Arrays, rows: int, started: float, finished: float) -> None:
+    def add(self, outputs: Arrays, rows: int, started: float, finished: float) -> None:
+        """Add a finished part."""
         self.started = self.started or started
         self.outputs.append(outputs)
         self.seconds += finished - started
@@ -45,16 +46,16 @@ class PartProgress:
 
     @property
     def left(self) -> int:
-        """Rows that are still to be computed."""
+        """Rows that are not computed yet."""
         return self.rows - self.rows_done
 
 
 @dataclass(slots=True, eq=False)
 class RequestGroup:
-    """Requests that came in one frame, from one tenant and of one priority, in their order.
+    """Requests of one frame, one tenant and one priority, in order.
 
-    They travel the queue together, so that what a request costs here is shared by its fellows;
-    they are taken apart where fairness, a cancel, a deadline or a failure needs it.
+    They are queued together, which makes the queue cheap per request. A group is split where
+    fairness, a cancellation, a deadline or a failure requires it.
     """
 
     ids: array[int]
@@ -63,21 +64,22 @@ class RequestGroup:
     tenant: int
     priority: Priority
     shapes: tuple[tuple[int, ...], ...]
-    """Per row and input; only equal shapes can share a batch."""
+    """The shape of one row of each input. A batch has requests of equal shapes."""
     columns: list[Buffer]
-    """Per input, the rows of all requests end to end."""
+    """The rows of all requests, one after another, for each input."""
     owner: Any
-    """Whoever is to be told: the connection that it came over."""
+    """The connection that gets the answers."""
     arrived: float
+    """Arrival time, in seconds on the monotonic clock."""
     total_rows: int
     parts: PartProgress | None = None
-    """Of one request that is worked through in parts: what was done before these rows."""
+    """The progress of a single request that is computed in parts."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def part(self, first: int, last: int) -> RequestGroup:
-        """Requests `first` to `last` (excluded) as a parcel of their own."""
+        """Requests `first` to `last` (exclusive) as a group of their own."""
         if first == 0 and last == len(self.ids):
             return self
         before = sum(self.rows[:first])
@@ -97,24 +99,27 @@ class RequestGroup:
         )
 
     def split(self, count: int) -> tuple[RequestGroup, RequestGroup]:
+        """The first `count` requests, and the others."""
         return self.part(0, count), self.part(count, len(self))
 
     def without(self, places: set[int]) -> list[RequestGroup]:
-        """The requests that are not at `places`, as parcels of neighbors."""
-        kept = []
+        """The requests that are not at `places`, as groups of adjacent requests."""
+        groups = []
         first = None
         for place in range(len(self) + 1):
-            gone = place == len(self) or place in places
-            if gone and first is not None:
-                kept.append(self.part(first, place))
+            is_left_out = place == len(self) or place in places
+            if is_left_out and first is not None:
+                groups.append(self.part(first, place))
                 first = None
-            elif not gone and first is None:
+            elif not is_left_out and first is None:
                 first = place
-        return kept
+        return groups
 
     def cut(self, rows: int, is_bytes: Sequence[bool]) -> tuple[RequestGroup, RequestGroup | None]:
-        """The first `rows` rows of one request, and the others; nothing is copied. `is_bytes`
-        says of every input whether it is BYTES, whose elements differ in length."""
+        """The first `rows` rows of a single request, and the others, without copying.
+
+        `is_bytes` has for each input whether it is BYTES, whose elements differ in length.
+        """
         if rows >= self.total_rows:
             return self, None
         first: list[Buffer] = []
@@ -136,88 +141,89 @@ class RequestGroup:
         )
 
     def fitting(self, max_rows: int) -> int:
-        """How many of its first requests have at most `max_rows` rows together."""
+        """The number of leading requests that have at most `max_rows` rows together."""
         if self.total_rows <= max_rows:
             return len(self)
         if self.total_rows == len(self):
             return max_rows
-        count = taken = 0
+        count = total = 0
         for rows in self.rows:
-            taken += rows
-            if taken > max_rows:
+            total += rows
+            if total > max_rows:
                 break
             count += 1
         return count
 
 
 class FairQueue:
-    """Parcels by priority and tenant; at most `limit` requests."""
+    """Groups of requests by priority and tenant; at most `limit` requests."""
 
     def __init__(self, limit: int, is_bytes: Sequence[bool] = ()) -> None:
-        """`is_bytes` says of every input whether it is BYTES."""
+        """`is_bytes` has for each input whether it is BYTES."""
         self.limit = limit
         self._is_bytes = is_bytes
         self.waiting = 0
-        """Requests that wait."""
-        self._lines: tuple[tuple[dict[int, deque[RequestGroup]], deque[int]], ...] = tuple(
+        """Number of waiting requests."""
+        self._levels: tuple[tuple[dict[int, deque[RequestGroup]], deque[int]], ...] = tuple(
             ({}, deque()) for _ in Priority
         )
-        """By priority: each tenant's line, and the tenants in the order of their turns."""
+        """For each priority, the groups by tenant, and the tenants in the order of service."""
 
     @property
     def room(self) -> int:
-        """Requests that may still come."""
+        """Number of requests that may be added."""
         return self.limit - self.waiting
 
-    def put(self, parcel: RequestGroup) -> None:
-        """The caller has checked that there is room."""
-        level, turns = self._lines[parcel.priority]
-        line = level.get(parcel.tenant)
-        if line is None:
-            level[parcel.tenant] = line = deque()
-            turns.append(parcel.tenant)
-        line.append(parcel)
-        self.waiting += len(parcel)
+    def put(self, group: RequestGroup) -> None:
+        """Add `group`. The caller has checked `room`."""
+        by_tenant, turns = self._levels[group.priority]
+        groups = by_tenant.get(group.tenant)
+        if groups is None:
+            by_tenant[group.tenant] = groups = deque()
+            turns.append(group.tenant)
+        groups.append(group)
+        self.waiting += len(group)
 
     def cancel(self, owner: object, number: int) -> RequestGroup | None:
-        """Request `number` of `owner` is not to be computed. The parcel that it was in; None if it
-        does not wait."""
-        for line in self._all_lines():
-            for place, parcel in enumerate(line):
-                if parcel.owner is owner and number in parcel.ids:
-                    line.remove(parcel)
-                    kept = parcel.without({parcel.ids.index(number)})
-                    for part in reversed(kept):
-                        line.insert(place, part)
+        """Remove request `number` of `owner`.
+
+        Returns the group that it was in, or None if it does not wait.
+        """
+        for groups in self._tenant_queues():
+            for place, group in enumerate(groups):
+                if group.owner is owner and number in group.ids:
+                    groups.remove(group)
+                    rest = group.without({group.ids.index(number)})
+                    for part in reversed(rest):
+                        groups.insert(place, part)
                     self.waiting -= 1
-                    return parcel
+                    return group
         return None
 
     def cancel_all(self, owner: object) -> None:
-        """Nothing of `owner` is to be computed: nobody is left to answer to."""
-        for line in self._all_lines():
-            for parcel in [p for p in line if p.owner is owner]:
-                line.remove(parcel)
-                self.waiting -= len(parcel)
+        """Remove all requests of `owner`, which has disconnected."""
+        for groups in self._tenant_queues():
+            for group in [g for g in groups if g.owner is owner]:
+                groups.remove(group)
+                self.waiting -= len(group)
 
-    def _all_lines(self) -> Iterator[deque[RequestGroup]]:
-        for level, _ in self._lines:
-            yield from level.values()
+    def _tenant_queues(self) -> Iterator[deque[RequestGroup]]:
+        for by_tenant, _ in self._levels:
+            yield from by_tenant.values()
 
     def take(self, max_rows: int, max_low_rows: int | None = None) -> list[RequestGroup]:
-        """The next batch: requests of one priority and one shape, at most `max_rows` rows (of low
-        priority `max_low_rows`).
+        """Remove and return the next batch: requests of one priority and equal shapes, with at most
+        `max_rows` rows, or `max_low_rows` at low priority.
 
-        A request that has more, or that is marked as long (`RequestGroup.parts`), comes in parts,
-        each
-        a batch of its own. Its other rows wait behind its tenant's other requests.
+        A request with more rows, or with `RequestGroup.parts`, is returned in parts, each a batch
+        of its own. Its other rows wait behind the other requests of its tenant.
         """
-        for priority, (level, turns) in enumerate(self._lines):
+        for priority, (by_tenant, turns) in enumerate(self._levels):
             if turns:
                 limit = max_rows
                 if priority == Priority.LOW and max_low_rows is not None:
                     limit = max_low_rows
-                batch = _take(level, turns, limit)
+                batch = _take(by_tenant, turns, limit)
                 if batch:
                     self.waiting -= sum(map(len, batch))
                     return self._first_part(batch[0], limit) if batch[0].parts else batch
@@ -235,41 +241,42 @@ class FairQueue:
 
 
 def _take(
-    level: dict[int, deque[RequestGroup]], turns: deque[int], max_rows: int
+    by_tenant: dict[int, deque[RequestGroup]], turns: deque[int], max_rows: int
 ) -> list[RequestGroup]:
-    """From each tenant in turn an equal share of the room, until it is used up or nothing fits."""
+    """Take an equal share of rows from each tenant in turn, until the batch is full or nothing
+    fits."""
     batch: list[RequestGroup] = []
     passed_over: list[int] = []
     room = max_rows
     share = max(1, room // max(1, len(turns)))
     while turns and room > 0:
         tenant = turns[0]
-        line = level[tenant]
-        if not line:
+        groups = by_tenant[tenant]
+        if not groups:
             turns.popleft()
-            del level[tenant]
+            del by_tenant[tenant]
             continue
-        head = line[0]
-        alike = not batch or head.shapes == batch[0].shapes
-        fits = alike and head.parts is None
+        head = groups[0]
+        has_shapes = not batch or head.shapes == batch[0].shapes
+        fits = has_shapes and head.parts is None
         count = (head.fitting(min(share, room)) or head.fitting(room)) if fits else 0
         if not count and batch:
             passed_over.append(turns.popleft())
             continue
         is_long = not count
         count = max(1, count)
-        taken = head
+        group = head
         if count < len(head):
-            taken, line[0] = head.split(count)
+            group, groups[0] = head.split(count)
         else:
-            line.popleft()
-        room -= taken.total_rows
-        batch.append(taken)
+            groups.popleft()
+        room -= group.total_rows
+        batch.append(group)
         if len(turns) > 1:
             turns.rotate(-1)
-        if is_long:  # no batch has room for it: it goes alone, in parts
-            taken.parts = taken.parts or PartProgress(taken.total_rows)
+        if is_long:  # too long for any batch: it is computed alone, in parts
+            group.parts = group.parts or PartProgress(group.total_rows)
             break
-    # Who did not fit keeps the place: the next batch begins with them, and fits them.
+    # Tenants whose requests did not fit keep their place: the next batch begins with them.
     turns.extendleft(reversed(passed_over))
     return batch

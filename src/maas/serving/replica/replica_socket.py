@@ -1,4 +1,4 @@
-"""What every replica does, whatever it computes: listen, count its callers, drain."""
+"""The socket of a replica and its connections: listening, pings, cancellations and draining."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class ReplicaSocket:
-    """The socket of one replica, and who is connected to it.
+    """The socket of one replica and its connections.
 
-    Subclasses implement `connection`, `cancel`, `abandoned` and `is_busy`, and set `idle` whenever
-    they have become idle.
+    Subclasses implement `connection`, `cancel`, `abandoned` and `is_busy`, and set `idle` when they
+    become idle.
     """
 
     def __init__(self, spec: ReplicaSpec) -> None:
@@ -48,21 +48,21 @@ class ReplicaSocket:
         raise NotImplementedError
 
     def connection(self) -> Channel:
-        """For somebody who has just connected."""
+        """A protocol object for a new connection."""
         raise NotImplementedError
 
     def cancel(self, connection: Channel, number: int) -> None:
-        """Nobody waits for this request of the connection any more."""
+        """Cancel request `number` of `connection`."""
         raise NotImplementedError
 
     def abandoned(self, connection: Channel) -> None:
-        """Nobody is left to answer to, so nothing of theirs is to be computed."""
+        """Cancel all requests of `connection`, which is closed."""
         raise NotImplementedError
 
-    # -- life -------------------------------------------------------------------------------
+    # -- lifecycle --------------------------------------------------------------------------
 
     async def listen(self) -> None:
-        """Accept connections on the spec's socket; only this user may connect."""
+        """Listen on the socket of the spec. Only this user may connect."""
         mask = os.umask(0o177)
         try:
             self._listener = await self._loop.create_unix_server(
@@ -72,10 +72,10 @@ class ReplicaSocket:
             os.umask(mask)
 
     async def drain(self) -> None:
-        """Tell everybody to go elsewhere, answer all that was accepted, and stop.
+        """Accept no more connections, answer all accepted requests, and close.
 
-        Gateways close their connection when they are owed nothing more; after the spec's
-        `drain_s` whoever is left is cut off.
+        Gateways receive GOAWAY, and close their connection when all their requests are answered.
+        The remaining connections are closed after the spec's `drain_s` seconds.
         """
         self.is_draining = True
         if self._listener is not None:
@@ -88,11 +88,12 @@ class ReplicaSocket:
                     self.idle.clear()
                     await self.idle.wait()
         except TimeoutError:
-            log.warning("drain ended with %d connections open", len(self._connections))
+            log.warning("draining timed out with %d open connections", len(self._connections))
         for connection in list(self._connections):
             connection.close()
 
     def stats(self) -> dict[str, Any]:
+        """Statistics for the answer to a ping."""
         return {
             "pid": os.getpid(),
             "rss_bytes": self._process.memory_info().rss,
@@ -113,8 +114,10 @@ class ReplicaSocket:
 
 
 class ReplicaConnection(Channel):
-    """One gateway, or control, connected to a replica. Subclasses take the frames that ask for
-    something, and leave the others to this class."""
+    """A connection from a gateway or from control.
+
+    Subclasses handle the frames with requests. This class handles cancellations and pings.
+    """
 
     def __init__(self, server: ReplicaSocket) -> None:
         super().__init__()

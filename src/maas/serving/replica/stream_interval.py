@@ -1,32 +1,35 @@
-"""How often texts are told while they are written."""
+"""Limits how often generated text is sent."""
 
 from __future__ import annotations
 
 import time
 
 STREAM_MS = 40
-"""At most so often: as a film shows pictures. Each telling costs replica, gateway and caller as
-much with one token as with ten. The variant's option `stream_ms` may say otherwise; 0: always."""
+"""Default interval between two frames of generated text, in milliseconds, about that of a film's
+pictures. A frame costs the replica, the gateway and the client as much with one token as with ten.
+The variant's option `stream_ms` overrides it; 0 sends every step at once."""
 
 
 class StreamInterval:
-    """Whether it is time to tell again. Who gets a yes tells, for that begins the next pause."""
+    """The interval between two frames of generated text."""
 
-    def __init__(self, milliseconds: int) -> None:
-        self._pause = milliseconds / 1000
+    def __init__(self, interval_ms: int) -> None:
+        self._interval_s = interval_ms / 1000
         self._next = 0.0
 
-    def is_time(self) -> bool:
-        # Not by an event loop's own time, which stands still during a step that it computes.
+    def is_due(self) -> bool:
+        """Whether to send now. If True, the caller must send, because the next interval begins."""
+        # Not the event loop's clock, which stands still during an engine step in the loop.
         now = time.monotonic()
         if now < self._next:
             return False
-        self._next = now + self._pause
+        self._next = now + self._interval_s
         return True
 
     def seconds_left(self) -> float:
+        """Seconds until `is_due` returns True."""
         return max(0.0, self._next - time.monotonic())
 
-    def end(self) -> None:
-        """From now on it is always time."""
-        self._pause = self._next = 0.0
+    def disable(self) -> None:
+        """Make `is_due` return True from now on."""
+        self._interval_s = self._next = 0.0

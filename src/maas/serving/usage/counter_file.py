@@ -1,8 +1,8 @@
-"""Counters in a memory-mapped file, so that they outlive the process that counts.
+"""Counters in a memory-mapped file, which survive a crash of the counting process.
 
-Adding to a counter is one write to memory that the kernel owns: no system call, and `kill -9`
-loses nothing. Another process reads the totals at any time. The writer holds a lock on the file
-for as long as it lives, so a reader knows when the totals are final.
+Adding to a counter is one write to memory that the kernel owns: it needs no system call, and
+`kill -9` loses nothing. Other processes may read the totals at any time. The writer locks the file
+while it runs, so that a reader can tell when the totals are final.
 
 Layout, little-endian: a page with `magic, width, used, capacity` (u64 each) and the source's name;
 then records of a 256-byte label (UTF-8, zero-padded) and `width` u64 counters.
@@ -23,35 +23,36 @@ _HEAD = struct.Struct("<QQQQ")
 
 
 class CounterFile:
-    """The writing end. Not thread-safe: one event loop counts."""
+    """Writes counters. Not thread-safe: one event loop counts."""
 
     def __init__(self, path: Path, source: str, width: int, capacity: int = 16384) -> None:
-        """Creates `path`; the file is sparse, so capacity costs address space and no disk.
+        """Create `path`. The file is sparse, so that `capacity` costs address space but no disk.
 
-        Raises FileExistsError if it is there. Readers see a whole file whose lock is held, or none:
-        one that is found half made looks as if its writer had died.
+        `width` is the number of counters per label. Raises FileExistsError if the file exists. The
+        file is renamed when it is complete and locked: without the lock, it would look as if its
+        writer had exited.
         """
         if path.exists():
-            raise FileExistsError(f"{path} is there already")
-        making = path.with_name(f"{path.name}.new")
+            raise FileExistsError(f"{path} exists already")
+        new_path = path.with_name(f"{path.name}.new")
         self.path = path
         self._record = _LABEL_BYTES + 8 * width
         self._width = width
         self._capacity = capacity
         self._slots: dict[str, memoryview] = {}
-        self._fd = os.open(making, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(new_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         os.ftruncate(self._fd, _HEAD_BYTES + self._record * capacity)
         self._map = mmap.mmap(self._fd, 0)
         name = source.encode()[: _HEAD_BYTES - _HEAD.size - 1]
         self._map[_HEAD.size : _HEAD.size + len(name)] = name
         _HEAD.pack_into(self._map, 0, MAGIC, width, 0, capacity)
-        making.rename(path)
+        new_path.rename(path)
 
     def slot(self, label: str) -> memoryview:
-        """The counters of `label`, `width` u64 values to add to; made on first use.
+        """The counters of `label`: `width` u64 values to add to. They start at 0.
 
-        When the file is full, further labels share the last slot, so that nothing goes uncounted.
+        When the file is full, further labels share the last slot, so that nothing is lost.
         """
         slot = self._slots.get(label)
         if slot is None:
@@ -66,9 +67,9 @@ class CounterFile:
         at = _HEAD_BYTES + number * self._record
         text = label.encode()
         if len(text) >= _LABEL_BYTES:
-            raise ValueError(f"a label of {len(text)} bytes; at most {_LABEL_BYTES - 1} fit")
+            raise ValueError(f"a label has at most {_LABEL_BYTES - 1} bytes, not {len(text)}")
         self._map[at : at + len(text)] = text
-        # The label is whole before a reader is told that the record is there.
+        # The count of records is updated after the label is complete.
         struct.pack_into("<Q", self._map, 16, number + 1)
         start = at + _LABEL_BYTES
         return memoryview(self._map)[start : start + 8 * self._width].cast("Q")
@@ -82,13 +83,13 @@ class CounterFile:
 
 
 def read_counters(path: Path) -> tuple[str, dict[str, tuple[int, ...]], bool]:
-    """(source, totals by label, whether the writer still lives).
+    """The source, the totals by label, and whether the writer still runs.
 
-    Liveness is looked at first, so totals of a dead writer are final. Raises ValueError if the
-    file is not a counter file.
+    The lock is checked first, so that the totals of an exited writer are final. Raises ValueError
+    if the file is not a counter file.
     """
     with path.open("rb") as file:
-        alive = not _lockable(file.fileno())
+        alive = not _is_lockable(file.fileno())
         head = file.read(_HEAD_BYTES)
         if len(head) < _HEAD_BYTES:
             raise ValueError(f"{path.name}: too short")
@@ -105,7 +106,7 @@ def read_counters(path: Path) -> tuple[str, dict[str, tuple[int, ...]], bool]:
     return source, totals, alive
 
 
-def _lockable(fd: int) -> bool:
+def _is_lockable(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

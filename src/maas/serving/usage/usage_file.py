@@ -1,7 +1,7 @@
 """Usage counters of one gateway process, in a file that control reads into the ledger.
 
-Totals only ever grow and belong to one incarnation of one gateway, so recording them sets and
-never adds: reading a file twice, or crashing anywhere, counts nothing twice.
+Totals only grow, and belong to one gateway process. The ledger therefore stores them without
+adding: reading a file twice, or a crash at any point, counts nothing twice.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ WIDTH = 6
 
 
 class UsageFile:
-    """The writing end, used by a gateway."""
+    """Counts the usage of a gateway process per key, deployment, operation and day."""
 
     def __init__(self, directory: Path, source: str) -> None:
-        """`source` names this incarnation and must never be used again."""
+        """`source` identifies the process and must never be reused."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = CounterFile(directory / f"{source}.usage", source, WIDTH)
         self._day = ""
@@ -29,7 +29,7 @@ class UsageFile:
         self._today: dict[tuple[str, str, str], memoryview] = {}
 
     def slot(self, key_id: str, deployment: str, operation: str) -> memoryview:
-        """Today's (UTC) counters to add to, by REQUESTS and the other places."""
+        """Today's counters (UTC), with REQUESTS and the other constants as indices."""
         now = time.time()
         if now >= self._day_ends:
             self._day = time.strftime("%Y-%m-%d", time.gmtime(now))
@@ -48,11 +48,14 @@ class UsageFile:
 
     @staticmethod
     def read(path: Path) -> tuple[str, list[Usage], bool]:
-        """(source, totals, whether the gateway still lives); ValueError if it is no such file."""
+        """The source, the totals, and whether the gateway process still runs.
+
+        Raises ValueError if the file is not a counter file.
+        """
         source, totals, alive = read_counters(path)
         usages = []
         for label, counters in totals.items():
-            # A file that an older gateway left behind has fewer counters.
+            # The file of an older version may have fewer counters.
             counters += (0,) * (WIDTH - len(counters))
             parts = label.split(_SEPARATOR)
             key_id, deployment, operation, day = parts if len(parts) == 4 else ("", "", "", "")
