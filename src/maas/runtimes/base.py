@@ -149,8 +149,8 @@ class Generator(ABC):
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
         """Starts a sequence and returns at once; refusals go to the sink, too.
 
-        The caller respects `slots` and `has_room`, except for one more sequence at any time: the
-        health check of control.
+        The caller respects `slots` and `has_room`, except for control's probe: one more short
+        sequence at any time.
         """
 
     @abstractmethod

@@ -319,7 +319,7 @@ def test_who_is_cancelled_between_two_steps_is_told_so_with_its_counts(
         pytest.skip("it takes no turns of others")
     loaded.load(load_request(folder, context_length=CONTEXT, cache_tokens=CONTEXT))
     work = threading.Event()
-    loaded._hand_over(work.set)
+    loaded._hand_over_steps(work.set)
     try:
         for count in (1, 2):
             answers = [
@@ -329,10 +329,10 @@ def test_who_is_cancelled_between_two_steps_is_told_so_with_its_counts(
             while any(answer.said.empty() for answer in answers):
                 assert time.monotonic() < until
                 work.wait(0.01)
-                loaded.turn()
+                loaded.run_step()
             for answer in answers:
                 loaded.cancel(answer.number)
-                loaded.turn()
+                loaded.run_step()
                 ending = answer.end()
                 assert ending.reason == "cancelled" and ending.prompt_tokens > 0
                 assert ending.completion_tokens == answer.tokens > 0

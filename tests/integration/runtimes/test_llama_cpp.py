@@ -96,19 +96,19 @@ NEVER = {"allOf": [{"type": "number", "multipleOf": 0.5, "maximum": -1}]}
 def test_an_answer_that_left_its_schema_is_an_error(
     model: LlamaCpp, monkeypatch: pytest.MonkeyPatch, schema: dict[str, Any], kind: str
 ) -> None:
-    monkeypatch.setattr(llama_request, "held_schema", lambda schema, field: schema)
+    monkeypatch.setattr(llama_request, "enforceable", lambda schema, field: schema)
     asked: dict[str, Any] = {"response_format": {"type": "json_schema", "schema": schema}}
     if kind == "tools":
         parameters = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
         function = {"name": "f", "parameters": parameters}
         asked = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
     answer = Answer(model, chat("Sing.", temperature=0, max_tokens=60, **asked))
-    with pytest.raises(InferenceFailed, match="left the asked-for format"):
+    with pytest.raises(InferenceFailed, match="left the requested format"):
         answer.end()
     assert answer.tokens < 40
     said = answer.text + "".join(c.arguments for p in answer.pieces for c in p.tool_calls)
     assert "Sing" not in said and len(said) < 40
-    with pytest.raises(InferenceFailed, match="left the asked-for format"):
+    with pytest.raises(InferenceFailed, match="left the requested format"):
         written(model, replace(answer.generation, logit_bias=dict.fromkeys(ENDS, 100.0)))
     assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
 
@@ -142,7 +142,7 @@ def test_schemas_hold_whatever_the_tokens_are(words: Words, tmp_path: Path) -> N
         assert reason == "stop", text
         jsonschema.validate(json.loads(text), PERSON)
     has_blanks = words.adds_space is False or (words.adds_space is None and words.model == "gpt2")
-    assert ("cannot hold 'pattern' here for this model" in refusal) != has_blanks
+    assert ("cannot enforce 'pattern' here for this model" in refusal) != has_blanks
 
 
 def answers_of_tiny(path: Path) -> tuple[list[tuple[str, str]], str]:

@@ -1,8 +1,8 @@
-"""GGUF models through llama.cpp's own server, in this process, by xllamacpp.
+"""GGUF models through llama.cpp's server, in this process, with xllamacpp.
 
-The engine batches continuously; one thread of ours waits for each sequence that it writes. Chat
-templates are those of the file and are rendered by the engine's own interpreter, which can call
-nothing; no caller can give one.
+The engine batches continuously; one thread per sequence waits for its output. The chat template is
+that of the file, rendered by the engine's own interpreter, which has no access to anything; callers
+cannot supply one.
 """
 
 from __future__ import annotations
@@ -48,29 +48,27 @@ from maas.runtimes.text.vocabulary import gguf_vocabulary
 
 log = logging.getLogger(__name__)
 
-PROOF_TOKENS = 512
-"""Of the memory that all sequences share, for control's proof, which is started without asking for
-room."""
+PROBE_TOKENS = 512
+"""Tokens of the KV cache for control's probe, which starts whether or not there is room."""
 
 CACHE_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-"""What the option `cache_type` may say: how keys and values of what was read are kept."""
+"""Values of the option `cache_type`: the data type of the KV cache."""
 
 _LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] ")
 
 
 class LlamaCpp(TextEngine["_Sequence"]):
-    """One llama.cpp server with one model."""
+    """A llama.cpp server with one model."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._knows_tools = False
-        self._known_tokens: int | None = None
-        self._tokens_seen = TokenTexts()
+        self._template_has_tools = False
+        self._vocabulary_size: int | None = None
+        self._token_texts = TokenTexts()
         self._server: Any = None
 
     def load(self, request: LoadRequest) -> None:
-        """Loads the one GGUF file of the variant; raises InvalidInput if it is none that llama.cpp
-        loads."""
+        """Loads the one GGUF file of the variant. Raises InvalidInput if llama.cpp cannot."""
         check_text_signature(request.signature)
         name, path = _only_file(request)
         summary = check_gguf(path, name)
@@ -78,22 +76,23 @@ class LlamaCpp(TextEngine["_Sequence"]):
             raise InvalidInput(f"{name} is one of {summary.splits} parts; give one whole file")
         self._settle_sizes(summary, request)
         self._vocabulary = gguf_vocabulary(path, summary)
-        self._tokens_seen = TokenTexts.of(path, summary)
-        self._server = _start(name, self._parameters(path, summary, request), self._inside)
-        # One more than callers get, so that control's proof never waits behind long answers.
+        self._token_texts = TokenTexts.of(path, summary)
+        parameters = self._parameters(path, summary, request)
+        self._server = _start(name, parameters, self._before_socket_closes)
+        # One more than clients get, so that control's probe never waits behind long answers.
         self._threads = ThreadPoolExecutor(self.slots + 1, thread_name_prefix="sequence")
 
     def _room(self) -> int:
-        """Tokens of the common memory that nobody needs; below 0: they are promised twice."""
-        return self._pool + min(self.context_length, PROOF_TOKENS) - self._reserved()
+        """Tokens of the KV cache that are not reserved; negative if it is overcommitted."""
+        return self._pool + min(self.context_length, PROBE_TOKENS) - self._reserved()
 
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
         sequence = _Sequence(number, generation, sink, self.context_length, self._room)
         sequence.reserved = self._most_tokens(generation)
-        if generation.tools and not self._knows_tools and generation.tool_choice != "none":
+        if generation.tools and not self._template_has_tools and generation.tool_choice != "none":
             sequence.calls = CallReader()
         self._sequences[number] = sequence
-        self._threads.submit(self._write, sequence)
+        self._threads.submit(self._generate, sequence)
 
     def close(self) -> None:
         self._cancel_all()
@@ -102,43 +101,42 @@ class LlamaCpp(TextEngine["_Sequence"]):
 
     # -- sequences --------------------------------------------------------------------------
 
-    def _write(self, sequence: _Sequence) -> None:
-        """In a thread of the sequence's own, until its last word."""
-        said: Ending | MaasError
+    def _generate(self, sequence: _Sequence) -> None:
+        """Runs a sequence to its end, in a thread of its own."""
+        end: Ending | MaasError
         try:
-            said = self._written(sequence)
+            end = self._end_of(sequence)
         except MaasError as error:
-            said = error
+            end = error
         except Exception:
-            log.exception("a sequence could not be written")
-            said = InferenceFailed("the engine failed on this request")
+            log.exception("the generation of a sequence failed")
+            end = InferenceFailed("the engine failed on this request")
         del self._sequences[sequence.number]
-        sequence.sink(sequence.number, said)
+        sequence.sink(sequence.number, end)
 
-    def _written(self, sequence: _Sequence) -> Ending | MaasError:
+    def _end_of(self, sequence: _Sequence) -> Ending | MaasError:
         if sequence.is_cancelled:
             return Ending("cancelled", 0, 0)
         self._check_tokens(sequence.generation)
         generation = self._vocabulary.checked(sequence.generation, self.context_length)
-        asked = self._body(generation)
-        if "grammar" in asked and not self._tokens_seen.lacks_blanks:
-            sequence.followed = AnswerFollower(asked["grammar"])
-        body = msgspec.json.encode(asked)
-        ask = self._server.handle_completions
+        body = self._body(generation)
+        if "grammar" in body and not self._token_texts.lacks_blanks:
+            sequence.follower = AnswerFollower(body["grammar"])
+        complete = self._server.handle_completions
         if generation.messages is not None:
-            ask = self._server.handle_chat_completions
+            complete = self._server.handle_chat_completions
         try:
-            ask(body, sequence.take)
+            complete(msgspec.json.encode(body), sequence.handle)
         except (ValueError, RuntimeError) as wrong:
             return InvalidInput(f"the engine refuses this request: {wrong}")
         return sequence.error or sequence.ending()
 
     def _body(self, generation: Generation) -> dict[str, Any]:
-        return request_body(generation, self._knows_tools, self._tokens_seen)
+        return request_body(generation, self._template_has_tools, self._token_texts)
 
     def _check_tokens(self, generation: Generation) -> None:
-        """The engine leaves out a bias for a token that it does not know without a word."""
-        count = self._known_tokens
+        """Refuses biases for unknown tokens, which the engine ignores silently."""
+        count = self._vocabulary_size
         unknown = [t for t in generation.logit_bias if count and not 0 <= t < count]
         if unknown:
             raise InvalidInput(
@@ -148,34 +146,34 @@ class LlamaCpp(TextEngine["_Sequence"]):
 
     # -- loading ----------------------------------------------------------------------------
 
-    def _inside(self, parameters: Any) -> None:
-        """Called once, when the engine has loaded and its own door is not closed yet."""
+    def _before_socket_closes(self, parameters: Any) -> None:
+        """Hook that runs once, while the loaded engine still has its HTTP socket."""
 
     def _settle_sizes(self, summary: GgufSummary, request: LoadRequest) -> None:
         options = checked_options("llama_cpp", request.options)
         sizes = settled_sizes(summary.context_length, options, request.max_batch)
         self.context_length, self.slots, self._pool = sizes.context, sizes.slots, sizes.pool
         self.has_chat_template = summary.chat_template
-        self._knows_tools = summary.template_tools
-        self._known_tokens = summary.vocabulary
+        self._template_has_tools = summary.template_tools
+        self._vocabulary_size = summary.vocabulary
 
     def _parameters(self, path: Path, summary: GgufSummary, request: LoadRequest) -> Any:
         threads = min(request.threads, usable_cores())
         p = xllamacpp.CommonParams()
         p.model.path = str(path)
-        p.n_ctx = self._pool + min(self.context_length, PROOF_TOKENS)
+        p.n_ctx = self._pool + min(self.context_length, PROBE_TOKENS)
         p.n_parallel = self.slots + 1
         p.kv_unified = True
         p.kv_unified_per_slot = self.context_length
         p.ctx_shift = False
-        p.fit_params = False  # sizes are settled; to try others it would load the model twice
+        p.fit_params = False  # would load the model a second time to try other sizes
         p.n_batch = request.options.get("batch", batch_size(threads, summary.size))
         p.n_ubatch = p.n_batch
         p.cache_ram_mib = 0
-        kept = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{_cache_type(request.options).upper()}")
-        p.cache_type_k = p.cache_type_v = kept
+        cache_type = one_of(request.options, "cache_type", CACHE_TYPES)
+        p.cache_type_k = p.cache_type_v = xllamacpp.ggml_type[f"GGML_TYPE_{cache_type.upper()}"]
         p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
-        # Threads that spin while they wait starve each other, and everything else here.
+        # Threads that spin while they wait starve each other and all other processes.
         p.cpuparams.poll = p.cpuparams_batch.poll = 0
         p.use_jinja = True
         p.verbosity = 1
@@ -185,7 +183,7 @@ class LlamaCpp(TextEngine["_Sequence"]):
 
 
 class _Sequence:
-    """One that the engine writes, and what it has cost so far."""
+    """A sequence that the engine generates, and its usage so far."""
 
     def __init__(
         self,
@@ -199,27 +197,28 @@ class _Sequence:
         self.generation = generation
         self.sink = sink
         self.reserved = 0
-        """Tokens of the common memory that are kept for it."""
+        """Tokens of the KV cache that are reserved for it."""
         self.is_cancelled = False
         self.error: MaasError | None = None
         self.calls: CallReader | None = None
-        """Finds calls of tools in the text, if the engine does not."""
-        self.followed: AnswerFollower | None = None
-        """Reads along, if the answer has a grammar: the engine drops one that it cannot follow."""
+        """Extracts tool calls from the text, if the engine does not."""
+        self.follower: AnswerFollower | None = None
+        """Checks an answer that has a grammar: the engine drops grammars that it cannot follow."""
         self._stops = StopTexts(generation.stop)
         self._context_length = context_length
         self._room = room
         self._reason: str | None = None
         self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
 
-    def take(self, data: bytes) -> bool:
-        """A chunk of the engine's stream, in the sequence's thread; True ends the sequence."""
+    def handle(self, data: bytes) -> bool:
+        """Handles a chunk of the engine's stream, in the sequence's thread; True ends the
+        sequence."""
         chunk = decode_chunk(data)
         if chunk.error is not None:
             self.error = chunk.error.to_domain(self._context_length)
             return True
         if chunk.prompt_progress is not None:
-            return self._read(chunk.prompt_progress)
+            return self._handle_progress(chunk.prompt_progress)
         tokens = 0
         if chunk.timings is not None:
             tokens = max(0, chunk.timings.predicted_n - self._completion_tokens)
@@ -229,41 +228,42 @@ class _Sequence:
             self._completion_tokens = chunk.usage.completion_tokens
         piece = chunk.piece(tokens, self.generation.logprobs or 0)
         is_last = chunk.finish_reason is not None
-        if self._has_left(piece, chunk.finish_reason):
-            log.error("the engine did not hold a grammar")
-            self.error = InferenceFailed("the engine left the asked-for format; its text ends here")
+        if self._violates_grammar(piece, chunk.finish_reason):
+            log.error("the engine violated a grammar")
+            self.error = InferenceFailed("the engine left the requested format; its text ends here")
             return True
         if piece is not None or (is_last and (self.generation.stop or self.calls is not None)):
-            self._write(piece or Piece(), is_last)
-        if self._stops.found and self._reason is None:
+            self._emit(piece or Piece(), is_last)
+        if self._stops.match and self._reason is None:
             self._reason = "stop"
             return True
         if is_last:
             is_call = self.calls is not None and self.calls.is_call
-            is_whole = chunk.finish_reason == "stop"
-            self._reason = "tool_calls" if is_call and is_whole else chunk.finish_reason
+            is_complete = chunk.finish_reason == "stop"
+            self._reason = "tool_calls" if is_call and is_complete else chunk.finish_reason
         return self.is_cancelled and self._reason is None
 
-    def _has_left(self, piece: Piece | None, finish_reason: str | None) -> bool:
-        """Whether the engine wrote what the grammar does not allow, or ended where it must not."""
-        if self.followed is None:
+    def _violates_grammar(self, piece: Piece | None, finish_reason: str | None) -> bool:
+        """Whether the grammar allows neither the text nor an end after it."""
+        if self.follower is None:
             return False
-        if piece is not None and not self.followed.take(piece.text):
+        if piece is not None and not self.follower.take(piece.text):
             return True
-        return finish_reason == "stop" and not self.followed.is_complete
+        return finish_reason == "stop" and not self.follower.is_complete
 
-    def _write(self, piece: Piece, is_last: bool) -> None:
+    def _emit(self, piece: Piece, is_last: bool) -> None:
         if self.calls is not None:
             text, calls = self.calls.read(piece.text, is_last)
             piece = replace(piece, text=text, tool_calls=calls)
         if self.generation.stop:
             text = self._stops.push(piece.text) + (self._stops.rest() if is_last else "")
-            told = self._stops.logprobs(piece.logprobs, text, is_last)
-            piece = replace(piece, text=text, logprobs=told)
+            logprobs = self._stops.logprobs(piece.logprobs, text, is_last)
+            piece = replace(piece, text=text, logprobs=logprobs)
         self.sink(self.number, piece)
 
-    def _read(self, progress: PromptProgress) -> bool:
-        """The engine tells before it starts, and after each batch, how long the prompt is."""
+    def _handle_progress(self, progress: PromptProgress) -> bool:
+        """Handles the progress report that the engine sends before the prompt and after each batch
+        of it; True ends the sequence."""
         prompt_tokens = self._prompt_tokens = progress.total
         self._cached_tokens = progress.cache
         limit = self.generation.max_tokens
@@ -274,14 +274,15 @@ class _Sequence:
             self._reason = "length"
             return True
         if limit is not None:
-            known, self.reserved = self.reserved, min(self._context_length, prompt_tokens + limit)
-            if self.reserved > known and self._room() < 0:
-                # The engine would fail all sequences when its memory is full.
+            estimate = self.reserved
+            self.reserved = min(self._context_length, prompt_tokens + limit)
+            if self.reserved > estimate and self._room() < 0:
+                # The engine would fail all sequences when its KV cache is full.
                 full = "the engine has no memory left for this sequence"
                 self.error = Unavailable(full, retry_after=1.0)
                 return True
         self.sink(self.number, Piece())
-        if self.is_cancelled:  # the rest of it is never read
+        if self.is_cancelled:  # the rest of the prompt is never processed
             self._prompt_tokens = progress.processed
         return self.is_cancelled
 
@@ -289,36 +290,32 @@ class _Sequence:
         reason = self._reason
         if reason is None:
             if not self.is_cancelled:
-                raise InferenceFailed("the engine stopped without saying why")
+                raise InferenceFailed("the engine stopped without a reason")
             reason = "cancelled"
         counts = (self._prompt_tokens, self._completion_tokens, self._cached_tokens)
-        return Ending(reason, *counts, stop=self._stops.found if reason == "stop" else "")
+        return Ending(reason, *counts, stop=self._stops.match if reason == "stop" else "")
 
 
-def _cache_type(options: dict[str, Any]) -> str:
-    return one_of(options, "cache_type", CACHE_TYPES)
-
-
-def _start(name: str, parameters: Any, inside: Callable[[Any], None]) -> Any:
-    """The running engine. Raises InvalidInput if it does not take the model."""
-    # An abort of the engine would start a debugger, which holds the dying process for seconds.
+def _start(name: str, parameters: Any, hook: Callable[[Any], None]) -> Any:
+    """Starts the engine. Raises InvalidInput if it does not load the model."""
+    # An abort of the engine would start a debugger, which delays the crash for seconds.
     os.putenv("GGML_NO_BACKTRACE", "1")
     before = _log_size()
-    with _closed_door(parameters), _own_signals():
+    with _private_socket(parameters), _own_signals():
         try:
             server = xllamacpp.Server(parameters)
         except (RuntimeError, ValueError, MemoryError) as wrong:
             raise InvalidInput(
                 f"llama.cpp does not load {name}: {_logged_since(before) or wrong}"
             ) from None
-        inside(parameters)
+        hook(parameters)
         return server
 
 
 @contextlib.contextmanager
-def _closed_door(parameters: Any) -> Iterator[None]:
-    """The engine insists on an HTTP server. It gets a unix socket in a directory of this user's
-    alone, which is gone before the model answers anybody, and a key that nobody knows."""
+def _private_socket(parameters: Any) -> Iterator[None]:
+    """The engine always starts an HTTP server. It gets a random key and a Unix socket in a private
+    directory, which is removed before the model serves anybody."""
     with tempfile.TemporaryDirectory(prefix="maas-llama-") as directory:
         parameters.hostnames = [str(Path(directory) / "unused.sock")]
         parameters.api_keys = [secrets.token_urlsafe(32)]
@@ -328,20 +325,21 @@ def _closed_door(parameters: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """The engine takes SIGINT and SIGTERM for itself; here they are for who drains the replica."""
+    """Restores the handlers of SIGINT and SIGTERM, which the engine replaces: they drain the
+    replica."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in kept.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def _log_size() -> int | None:
-    """How much stderr holds, if it is a file, as a replica's is."""
+    """Size of stderr in bytes, if it is a file, as it is in a replica."""
     try:
         status = os.fstat(2)
     except OSError:
@@ -350,7 +348,7 @@ def _log_size() -> int | None:
 
 
 def _logged_since(size: int | None) -> str:
-    """The last lines that the engine wrote to stderr; it says why there and nowhere else."""
+    """The last lines that the engine wrote to stderr, the only place for its reasons."""
     if size is None:
         return ""
     try:
@@ -359,8 +357,8 @@ def _logged_since(size: int | None) -> str:
             lines = stream.read(65_536).decode(errors="replace").splitlines()
     except OSError:
         return ""
-    said = [_LOG_PREFIX.sub("", line).strip() for line in lines]
-    return "; ".join(line for line in said if line)[:500]
+    messages = [_LOG_PREFIX.sub("", line).strip() for line in lines]
+    return "; ".join(filter(None, messages))[:500]
 
 
 def _only_file(request: LoadRequest) -> tuple[str, Path]:

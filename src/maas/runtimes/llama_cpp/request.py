@@ -1,4 +1,4 @@
-"""A generation in the words of llama.cpp's server."""
+"""A generation as a request to llama.cpp's server."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import Any
 
 from maas.domain.generation import Generation
 from maas.runtimes.schemas.ebnf import schema_grammar
-from maas.runtimes.schemas.llama_limits import TokenTexts, check_counts, held_schema
+from maas.runtimes.schemas.llama_limits import TokenTexts, check_counts, enforceable
 from maas.runtimes.schemas.llguidance import json_grammar
-from maas.runtimes.text.prompted_tools import call_grammar, chosen_tools, told_messages
+from maas.runtimes.text.prompted_tools import call_grammar, chosen_tools, prompted_messages
 
 _SEEDS = 1 << 31
-"""The engine takes so many; its largest number means a random one."""
+"""Number of seeds that the engine distinguishes; its largest value means a random seed."""
 
-_PLAIN = TokenTexts()
+_NO_TEXTS = TokenTexts()
 
 
 def request_body(
-    generation: Generation, knows_tools: bool = True, seen: TokenTexts = _PLAIN
+    generation: Generation, template_has_tools: bool = True, texts: TokenTexts = _NO_TEXTS
 ) -> dict[str, Any]:
-    """What the engine is asked. Nothing in it is the caller's but what `Generation` can say.
+    """The request body. It contains nothing of the caller's except fields of `Generation`.
 
-    `knows_tools`: whether the model's chat template does; `seen`: how grammars see its tokens.
-    Raises InvalidInput for what cannot be enforced.
+    `template_has_tools`: whether the model's chat template supports tools; `texts`: the texts that
+    grammars match its tokens with. Raises InvalidInput for a format that cannot be enforced.
     """
     g = generation
-    grammar_of = schema_grammar if seen.lacks_blanks else _grammar
+    grammar_of = schema_grammar if texts.lacks_blanks else _grammar
     body: dict[str, Any] = {
         "stream": True,
         "stream_options": {"include_usage": True},
         "timings_per_token": True,
         "return_progress": True,
-        # Work that an earlier prompt left is summed up in another order than work done anew.
+        # Cached and recomputed keys and values differ in rounding, which changes seeded answers.
         "cache_prompt": g.seed is None and g.temperature != 0,
         "n_predict": -1 if g.max_tokens is None else g.max_tokens,
         "presence_penalty": g.presence_penalty,
@@ -47,31 +47,32 @@ def request_body(
     if g.logit_bias:
         body["logit_bias"] = [[token, bias] for token, bias in g.logit_bias.items()]
     if g.logprobs is not None:
-        # The engine gives none at all for 0.
+        # 0 disables logprobs.
         body["n_probs"] = max(1, g.logprobs)
     if g.response_format is not None:
         body["grammar"] = grammar_of(g.response_format)
     if g.messages is None:
         body["prompt"] = g.prompt
     else:
-        body |= _chat(g, knows_tools, grammar_of)
-    if "grammar" in body and seen.misread:
-        never = [[token, False] for token in seen.misread]
+        body |= _chat(g, template_has_tools, grammar_of)
+    if "grammar" in body and texts.misread:
+        never = [[token, False] for token in texts.misread]
         body["logit_bias"] = body.get("logit_bias", []) + never
     return body
 
 
 def _chat(
-    g: Generation, knows_tools: bool, grammar_of: Callable[[dict[str, Any]], str]
+    g: Generation, template_has_tools: bool, grammar_of: Callable[[dict[str, Any]], str]
 ) -> dict[str, Any]:
     tools, choice = chosen_tools(g)
     body: dict[str, Any] = {"messages": g.messages, "reasoning_format": "none"}
-    if knows_tools and tools:
-        held = [held_schema(tool, "tools") for tool in tools] if choice == "required" else tools
-        body |= {"tools": held, "tool_choice": choice}
+    if template_has_tools and tools:
+        if choice == "required":
+            tools = [enforceable(tool, "tools") for tool in tools]
+        body |= {"tools": tools, "tool_choice": choice}
         body["parallel_tool_calls"] = g.parallel_tool_calls
-    elif not knows_tools:
-        body["messages"] = told_messages(g.messages or [], tools if choice != "none" else [])
+    elif not template_has_tools:
+        body["messages"] = prompted_messages(g.messages or [], tools if choice != "none" else [])
         if tools and choice == "required":
             body["grammar"] = call_grammar(tools, grammar_of)
     return body
@@ -79,4 +80,4 @@ def _chat(
 
 def _grammar(response_format: dict[str, Any]) -> str:
     check_counts(response_format.get("schema"), "response_format")
-    return json_grammar(response_format, lambda part: held_schema(part, "response_format"))
+    return json_grammar(response_format, lambda part: enforceable(part, "response_format"))

@@ -1,9 +1,8 @@
-"""How likely a text is to llama.cpp.
+"""Log-probabilities of a text under a model, with llama.cpp.
 
-Its server gives no probabilities of a prompt. So the text is written instead: a grammar leaves one
-token at each place, and the engine tells of every token that it wrote how likely it was before the
-grammar. That is the path on which answers are written, with the kept keys and values of the type
-that the variant has.
+Its server gives no probabilities of prompt tokens. So the text is generated instead: a grammar
+allows exactly one token at each position, and the engine reports the probability of every generated
+token before the grammar. This is the code path of answers, with the variant's type of KV cache.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from maas.runtimes.base import Scorer
 from maas.runtimes.llama_cpp.engine import LlamaCpp
 from maas.runtimes.text.stream_chunks import decode_chunk
 
-AT_ONCE = 8
-PATIENCE_S = 60.0
+CONCURRENCY = 8
+TIMEOUT_S = 60.0
 
 
 class LlamaScorer(LlamaCpp, Scorer):
-    """`LlamaCpp` that reads a text while it loads, and scores texts."""
+    """`LlamaCpp` that tokenizes a text while it loads, and scores texts."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__()
@@ -35,8 +34,8 @@ class LlamaScorer(LlamaCpp, Scorer):
         self.never_ends = False
         self._text = text
 
-    def _inside(self, parameters: Any) -> None:
-        """Tokens are asked for at the engine's own door: it alone knows the file's tokenizer."""
+    def _before_socket_closes(self, parameters: Any) -> None:
+        """Has the engine tokenize the text over HTTP; xllamacpp has no function for it."""
         if not self._text:
             return
         connection = _UnixConnection(parameters.hostnames[0])
@@ -44,10 +43,10 @@ class LlamaScorer(LlamaCpp, Scorer):
         body = json.dumps({"content": self._text, "add_special": True})
         try:
             connection.request("POST", "/tokenize", body, headers)
-            found = json.loads(connection.getresponse().read())
-            self.ids = [int(number) for number in found["tokens"]]
+            answer = json.loads(connection.getresponse().read())
+            self.ids = [int(number) for number in answer["tokens"]]
         except (OSError, HTTPException, ValueError, KeyError, TypeError) as wrong:
-            raise InferenceFailed(f"the engine did not read the text: {wrong}") from None
+            raise InferenceFailed(f"the engine did not tokenize the text: {wrong}") from None
         finally:
             connection.close()
 
@@ -55,7 +54,7 @@ class LlamaScorer(LlamaCpp, Scorer):
         return super()._body(generation) | {"ignore_eos": self.never_ends}
 
     def scores(self, chunks: list[list[int]]) -> list[list[float]]:
-        with ThreadPoolExecutor(max(1, min(AT_ONCE, self.slots))) as pool:
+        with ThreadPoolExecutor(max(1, min(CONCURRENCY, self.slots))) as pool:
             return list(pool.map(self._score, chunks))
 
     def _score(self, ids: list[int]) -> list[float]:
@@ -68,26 +67,27 @@ class LlamaScorer(LlamaCpp, Scorer):
             "cache_prompt": False,
             "stream": False,
         }
-        said: list[bytes] = []
-        self._server.handle_completions(msgspec.json.encode(body), said.append)
-        chunk = decode_chunk(said[-1]) if said else None
-        if chunk is not None and chunk.error is not None:
+        answers: list[bytes] = []
+        self._server.handle_completions(msgspec.json.encode(body), answers.append)
+        chunk = decode_chunk(answers[-1] if answers else b"{}")
+        if chunk.error is not None:
             raise chunk.error.to_domain(self.context_length)
-        told = chunk.choices[0].logprobs if chunk is not None and chunk.choices else None
-        found = [entry.logprob for entry in (told.content or [])] if told is not None else []
-        if len(found) != len(ids) - 1 or any(value is None for value in found):
+        logprobs = chunk.choices[0].logprobs if chunk.choices else None
+        entries = (logprobs.content if logprobs is not None else None) or []
+        values = [entry.logprob for entry in entries if entry.logprob is not None]
+        if len(values) != len(ids) - 1:
             raise InferenceFailed(
-                f"llama.cpp told how likely {len(found)} of {len(ids) - 1} tokens are"
+                f"llama.cpp gave the probabilities of {len(values)} of {len(ids) - 1} tokens"
             )
-        return [float(value or 0.0) for value in found]
+        return values
 
 
 class _UnixConnection(HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=PATIENCE_S)
+        super().__init__("localhost", timeout=TIMEOUT_S)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket(AF_UNIX)
-        self.sock.settimeout(PATIENCE_S)
+        self.sock.settimeout(TIMEOUT_S)
         self.sock.connect(self._path)

@@ -1,7 +1,6 @@
 """GGUF files and OpenVINO IR through OpenVINO GenAI's continuous batching, on the CPU.
 
-The life of a sequence is that of `stepped_engine`; what the engine cannot do is refused by
-`openvino_request`.
+`text/stepped_engine.py` runs the sequences; `request.py` refuses what the engine cannot do.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from maas.domain.generation import TokenLogprob
 from maas.domain.machine import usable_cores
 from maas.runtimes.base import LoadRequest, StepFunction
 from maas.runtimes.formats.gguf import check_gguf
-from maas.runtimes.openvino.request import asked, configured
-from maas.runtimes.text.detokenizer import SequenceText, bytes_of_tokens, read_tokens
+from maas.runtimes.openvino.request import checked_request, generation_config
+from maas.runtimes.text.detokenizer import SequenceText, bytes_of_tokens, new_detokenizer
 from maas.runtimes.text.options import (
     Sizes,
     batch_size,
@@ -37,9 +36,9 @@ from maas.runtimes.text.stepped_engine import Sequence, SteppedEngine
 from maas.runtimes.text.vocabulary import Vocabulary, gguf_vocabulary, looks_like_control
 
 _BLOCK_TOKENS = 32
-"""Of the memory of a sequence; the engine hands it out in such blocks."""
-_PROOF_TOKENS = 512
-"""For control's proof at least: a chat template may put hundreds of tokens around its text."""
+"""Tokens per block of the KV cache."""
+_PROBE_TOKENS = 512
+"""Least tokens for control's probe: a chat template may add hundreds of tokens to its text."""
 _MODEL = "openvino_model.xml"
 _REASONS = {GenerationFinishReason.STOP: "stop", GenerationFinishReason.LENGTH: "length"}
 
@@ -52,23 +51,23 @@ class OpenVino(SteppedEngine):
         self._pipeline: Any = None
         self._tokenizer: Any = None
         self._tokens: dict[int, bytes] = {}
-        self._in_texts: Mapping[int, bytes] | None = None
-        """`_tokens` as they stand in texts, where they stand for themselves."""
+        self._token_bytes: Mapping[int, bytes] | None = None
+        """The result of `bytes_of_tokens`."""
         self._ends: frozenset[int] = frozenset()
-        """Tokens at which the model ends its text."""
+        """End-of-text tokens."""
 
     def load(self, request: LoadRequest) -> None:
-        """Loads one GGUF file, or the files of an IR; raises InvalidInput if OpenVINO does not."""
+        """Loads one GGUF file, or the files of an IR. Raises InvalidInput if OpenVINO cannot."""
         check_text_signature(request.signature)
         options = checked_options("openvino", request.options)
         sizes, size = _sizes(request, options)
         batch = options.get("batch") or batch_size(min(request.threads, usable_cores()), size)
-        self._set_sizes(sizes, batch, _for_proof(sizes))
+        self._set_sizes(sizes, batch, _probe_tokens(sizes))
         self._pipeline = _pipeline(request, sizes, batch)
         self._tokenizer = self._pipeline.get_tokenizer()
         self._tokens = {number: token for token, number in self._tokenizer.get_vocab().items()}
-        self._in_texts = bytes_of_tokens(self._tokens, self._tokenizer.decode)
-        self._known_tokens = max(self._tokens) + 1
+        self._token_bytes = bytes_of_tokens(self._tokens, self._tokenizer.decode)
+        self._vocabulary_size = max(self._tokens) + 1
         self._vocabulary = _vocabulary(request, self._tokenizer, self._tokens)
         config = self._pipeline.get_config()
         self._ends = frozenset({config.eos_token_id, *config.stop_token_ids})
@@ -86,26 +85,26 @@ class OpenVino(SteppedEngine):
 
     def _prepare(self, sequence: Sequence) -> None:
         generation = self._checked(sequence)
-        wanted = asked(generation, self._ends)
-        ids = self._take_prompt(sequence, generation, wanted.messages)
-        config = configured(generation, wanted, max(1, sequence.limit))
+        request = checked_request(generation, self._ends)
+        ids = self._encode_prompt(sequence, generation, request.messages)
+        config = generation_config(generation, request, max(1, sequence.limit))
         sequence.work = _Work(openvino.Tensor(np.array([ids], np.int64)), config)
-        reading = read_tokens(self._in_texts, self._tokenizer.decode)
-        calls = CallReader() if wanted.reads_calls else None
-        sequence.text = SequenceText(reading, generation.stop, calls)
+        detokenizer = new_detokenizer(self._token_bytes, self._tokenizer.decode)
+        calls = CallReader() if request.may_call else None
+        sequence.text = SequenceText(detokenizer, generation.stop, calls)
 
-    def _encoded(self, text: str, *, is_plain: bool) -> list[int]:
-        found = self._tokenizer.encode(text, add_special_tokens=is_plain)
-        ids: list[int] = np.array(found.input_ids.data).reshape(-1).tolist()
+    def _encode(self, text: str, *, is_plain: bool) -> list[int]:
+        encoded = self._tokenizer.encode(text, add_special_tokens=is_plain)
+        ids: list[int] = np.array(encoded.input_ids.data).reshape(-1).tolist()
         return ids
 
     # -- the engine ---------------------------------------------------------------------------
 
     def step_in_caller(self, has_work: Callable[[], None]) -> StepFunction:
-        """The library holds the interpreter's lock while it steps, so that a thread of our own
-        would only wait for it, and be waited for, at each step."""
-        self._hand_over(has_work)
-        return self.turn
+        """The library holds the GIL while it steps, so that a thread of its own would only add two
+        hand-overs to each step."""
+        self._hand_over_steps(has_work)
+        return self.run_step
 
     def _admit(self, sequence: Sequence) -> None:
         work = sequence.work
@@ -124,27 +123,27 @@ class OpenVino(SteppedEngine):
             self._collect(sequence, is_due)
 
     def _collect(self, sequence: Sequence, is_due: bool) -> None:
-        """Takes what a sequence wrote in this step, and whether it ended."""
+        """Collects and emits what this step generated for a sequence, and its end."""
         work = sequence.work
-        tokens, likely, reason = work.read(sequence.generation.logprobs is not None)
+        tokens, logprobs, reason = work.read(sequence.generation.logprobs is not None)
         sequence.completion_tokens += len(tokens)
-        # One that was cancelled has the same status as one for which there was no memory.
+        # A cancelled sequence has the same status as one that found no memory.
         is_ignored = not tokens and work.handle.get_status() == GenerationStatus.IGNORED
         if is_ignored and not sequence.is_cancelled:
             full = "the engine has no memory left for this sequence"
-            self._leave(sequence, Unavailable(full, retry_after=1.0))
+            self._finish(sequence, Unavailable(full, retry_after=1.0))
             return
         if sequence.is_cancelled and reason is None:
             reason = "cancelled"
-        sequence.wrote(tokens, [self._logprob(token, value) for token, value in likely])
-        of_engine, reason = reason, self._tell(sequence, reason, is_due=is_due)
+        sequence.add(tokens, [self._logprob(token, value) for token, value in logprobs])
+        engine_reason, reason = reason, self._emit(sequence, reason, is_due=is_due)
         if reason is None:
             return
-        if reason == "stop" and of_engine in (None, "length"):
+        if reason == "stop" and engine_reason in (None, "length"):
             work.handle.stop()
-        # How far it is with a prompt the engine does not tell: counted when it was read.
-        is_read = sequence.completion_tokens > 0 or reason != "cancelled"
-        self._leave(sequence, sequence.ending(reason, None if is_read else 0))
+        # The engine does not report the progress of a prompt: it counts in full or not at all.
+        is_processed = sequence.completion_tokens > 0 or reason != "cancelled"
+        self._finish(sequence, sequence.ending(reason, None if is_processed else 0))
 
     def _logprob(self, token: int, value: float) -> TokenLogprob:
         data = self._tokens.get(token, b"")
@@ -153,15 +152,15 @@ class OpenVino(SteppedEngine):
 
 @dataclass
 class _Work:
-    """A sequence as the library knows it."""
+    """The library's objects for a sequence."""
 
     prompt: Any
     config: Any
     handle: Any = None
 
     def read(self, with_logprobs: bool) -> tuple[list[int], list[tuple[int, float]], str | None]:
-        """New tokens, the same with their logarithms of probability if asked for, and why it
-        ended, if it did. Each look at what the library has is a copy."""
+        """New tokens, the same with their logprobs if requested, and the reason if it ended. Every
+        read from the library is a copy."""
         tokens: list[int] = []
         logprobs: list[tuple[int, float]] = []
         reason = None
@@ -181,7 +180,7 @@ class _Work:
 
 
 def _sizes(request: LoadRequest, options: dict[str, int]) -> tuple[Sizes, int]:
-    """What it may hold, and how many bytes its weights have."""
+    """Sizes of the KV cache, and bytes of the weights."""
     if len(request.paths) == 1:
         ((name, path),) = request.paths.items()
         summary = check_gguf(path, name)
@@ -204,15 +203,15 @@ def _vocabulary(request: LoadRequest, tokenizer: Any, tokens: dict[int, bytes]) 
 
 
 def tokenizer_vocabulary(tokenizer: Any, tokens: dict[int, bytes]) -> Vocabulary:
-    """As the engine's tokenizer tells it: what it can leave out when it decodes is control."""
+    """The vocabulary according to the engine's tokenizer: tokens that it can skip in decoding are
+    control tokens."""
     ids = [[number] for number in tokens]
-    kept = tokenizer.decode(ids, skip_special_tokens=True)
-    whole = tokenizer.decode(ids, skip_special_tokens=False)
-    control = [
-        tokens[number]
-        for (number,), text, full in zip(ids, kept, whole, strict=True)
-        if text != full or looks_like_control(tokens[number])
-    ]
+    plain_texts = tokenizer.decode(ids, skip_special_tokens=True)
+    full_texts = tokenizer.decode(ids, skip_special_tokens=False)
+    control = []
+    for token, plain, full in zip(tokens.values(), plain_texts, full_texts, strict=True):
+        if plain != full or looks_like_control(token):
+            control.append(token)
     return Vocabulary.of(tokens.values(), control)
 
 
@@ -220,30 +219,30 @@ def _trained_context(config: Path | None) -> int | None:
     if config is None or config.stat().st_size > 1 << 20:
         return None
     try:
-        found = json.loads(config.read_bytes()).get("max_position_embeddings")
+        length = json.loads(config.read_bytes()).get("max_position_embeddings")
     except (ValueError, AttributeError):
         raise InvalidInput("config.json is not a JSON object") from None
-    return found if isinstance(found, int) and found > 0 else None
+    return length if isinstance(length, int) and length > 0 else None
 
 
-def _for_proof(sizes: Sizes) -> int:
-    """Tokens of memory besides those of callers, so that control's proof finds room."""
-    return max((sizes.slots + 1) * _BLOCK_TOKENS, min(sizes.context, _PROOF_TOKENS))
+def _probe_tokens(sizes: Sizes) -> int:
+    """Tokens of the KV cache for control's probe, in addition to those for clients."""
+    return max((sizes.slots + 1) * _BLOCK_TOKENS, min(sizes.context, _PROBE_TOKENS))
 
 
 def _pipeline(request: LoadRequest, sizes: Sizes, batch: int) -> Any:
     threads = min(request.threads, usable_cores())
     scheduler = openvino_genai.SchedulerConfig()
-    # Each sequence wastes at most a part of a block; one more than callers get is for control.
+    # Each sequence wastes at most a part of a block; there is one more than clients get.
     wasted = sizes.slots + 1
-    scheduler.num_kv_blocks = -(-(sizes.pool + _for_proof(sizes)) // _BLOCK_TOKENS) + wasted
+    scheduler.num_kv_blocks = -(-(sizes.pool + _probe_tokens(sizes)) // _BLOCK_TOKENS) + wasted
     scheduler.max_num_seqs = sizes.slots + 1
     scheduler.max_num_batched_tokens = batch
     scheduler.dynamic_split_fuse = True
-    # Work that an earlier prompt left would make seeded answers differ.
+    # Cached prefixes of earlier prompts would make seeded answers differ.
     scheduler.enable_prefix_caching = False
     properties = {"INFERENCE_NUM_THREADS": threads, "sampler_num_threads": 1}
-    # The library goes by the names of files, and theirs in the cache are digests.
+    # The library expects the original file names; in the cache files are named by digest.
     with tempfile.TemporaryDirectory(prefix="maas-openvino-") as directory:
         for name, path in request.paths.items():
             (Path(directory) / name).symlink_to(path.resolve())

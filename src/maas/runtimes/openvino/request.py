@@ -1,4 +1,4 @@
-"""A generation in the words of OpenVINO GenAI, and what that cannot say."""
+"""A generation as a request to OpenVINO GenAI, and refusals of what that does not support."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ import openvino_genai
 from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation
 from maas.runtimes.schemas.ebnf import schema_grammar
-from maas.runtimes.text.prompted_tools import call_grammar, chosen_tools, told_messages
+from maas.runtimes.text.prompted_tools import call_grammar, chosen_tools, prompted_messages
 
 _DEFAULT_TEMPERATURE, _DEFAULT_TOP_P, _TOP_K = 0.8, 0.95, 40
-"""Those of llama.cpp, so that the choice of an engine does not change how answers sound."""
+"""The defaults of llama.cpp, so that answers do not depend on the engine."""
 _COLDEST = 1e-4
-"""Temperatures below are as good as 0, and the engine would divide by them."""
+"""Lower temperatures count as 0; the engine would divide by them."""
 _FORBIDDEN = -100.0
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """What is wanted, after it was found that the engine can do it."""
+    """A request that the engine supports."""
 
     messages: list[dict[str, Any]]
-    """None at all if the generation has a prompt."""
+    """Empty if the generation has a prompt."""
     grammar: str | None
-    """Of what must be written."""
-    reads_calls: bool
+    """Constrains the output."""
+    may_call: bool
+    """Whether the model may call a tool."""
     never_ends: bool
-    """The caller forbids the tokens that end a text."""
+    """Whether the caller forbids end-of-text tokens."""
 
 
-def asked(generation: Generation, ends: frozenset[int]) -> EngineRequest:
-    """`ends` are the tokens that end a text. Raises InvalidInput for what this engine cannot do:
-    nothing is left out in silence."""
+def checked_request(generation: Generation, ends: frozenset[int]) -> EngineRequest:
+    """The request to the engine, given its end-of-text tokens. Raises InvalidInput for everything
+    that it does not support; nothing is ignored."""
     g = generation
     never_ends = _forbids_the_end(g.logit_bias, ends)
     if g.logprobs is not None and (g.logprobs > 0 or not _is_greedy(g)):
@@ -48,16 +49,18 @@ def asked(generation: Generation, ends: frozenset[int]) -> EngineRequest:
     grammar = schema_grammar(g.response_format) if g.response_format is not None else None
     if tools and choice == "required":
         grammar = call_grammar(tools, schema_grammar)
-    told = told_messages(g.messages or [], tools if choice != "none" else [])
-    return EngineRequest(told, grammar, bool(tools) and choice != "none", never_ends)
+    if choice == "none":
+        tools = []
+    messages = prompted_messages(g.messages or [], tools)
+    return EngineRequest(messages, grammar, bool(tools), never_ends)
 
 
-def configured(generation: Generation, wanted: EngineRequest, limit: int) -> Any:
-    """The engine's configuration for a sequence of at most `limit` tokens; raises InvalidInput."""
+def generation_config(generation: Generation, request: EngineRequest, limit: int) -> Any:
+    """The library's GenerationConfig for at most `limit` tokens. Raises InvalidInput."""
     g = generation
     config = openvino_genai.GenerationConfig()
     config.max_new_tokens = limit
-    if wanted.never_ends:
+    if request.never_ends:
         config.min_new_tokens = limit
     config.presence_penalty = g.presence_penalty
     config.frequency_penalty = g.frequency_penalty
@@ -66,13 +69,13 @@ def configured(generation: Generation, wanted: EngineRequest, limit: int) -> Any
         config.temperature = _DEFAULT_TEMPERATURE if g.temperature is None else g.temperature
         config.top_p = _DEFAULT_TOP_P if g.top_p is None else max(g.top_p, _COLDEST)
         config.top_k = _TOP_K
-        # Without a seed every answer would begin at the engine's own, which is always the same.
+        # The engine's own seed is a constant.
         config.rng_seed = secrets.randbits(32) if g.seed is None else g.seed % (1 << 63)
     if g.logprobs is not None:
         config.logprobs = 1
-    if wanted.grammar is not None:
+    if request.grammar is not None:
         config.structured_output_config = openvino_genai.StructuredOutputConfig(
-            grammar=wanted.grammar
+            grammar=request.grammar
         )
     try:
         config.validate()
@@ -87,7 +90,7 @@ def _is_greedy(generation: Generation) -> bool:
 
 
 def _forbids_the_end(bias: dict[int, float], ends: frozenset[int]) -> bool:
-    """The one bias that this engine can be told: no token that ends a text."""
+    """Whether `bias` forbids all end-of-text tokens, the only bias that this engine supports."""
     if not bias:
         return False
     if set(bias) == ends and all(value <= _FORBIDDEN for value in bias.values()):

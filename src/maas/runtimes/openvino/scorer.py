@@ -1,4 +1,4 @@
-"""How likely a text is to OpenVINO GenAI: prompts with echo, which tell it of every token."""
+"""Log-probabilities of a text under a model, with OpenVINO GenAI: prompts with `echo`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from maas.domain.generation import Ending, Generation
 from maas.runtimes.base import EngineEvent, LoadRequest, Scorer
 from maas.runtimes.openvino.engine import OpenVino
 
-PATIENCE_S = 600.0
+TIMEOUT_S = 600.0
 FIRST_NUMBER = 1 << 40
-"""Numbers of sequences that no caller of the same engine has."""
+"""Sequence numbers from here on are used by the scorer only."""
 
 
 class OpenVinoScorer(OpenVino, Scorer):
-    """`OpenVino` that reads a text when it has loaded, and scores texts."""
+    """`OpenVino` that tokenizes a text once it has loaded, and scores texts."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class OpenVinoScorer(OpenVino, Scorer):
             self.ids = [int(n) for n in np.array(encoded.input_ids.data).reshape(-1)]
 
     def scores(self, chunks: list[list[int]]) -> list[list[float]]:
-        # One after the other: with several, echoes of one are lost where the engine splits them.
+        # One at a time: with several, parts of an echo are lost where the engine splits prompts.
         return [self._score(FIRST_NUMBER + at, ids) for at, ids in enumerate(chunks)]
 
     def _prepare(self, sequence: Any) -> None:
@@ -43,14 +43,16 @@ class OpenVinoScorer(OpenVino, Scorer):
         sequence.work.config.ignore_eos = self.never_ends
 
     def _score(self, number: int, ids: list[int]) -> list[float]:
-        told: SimpleQueue[EngineEvent] = SimpleQueue()
-        wanted = Generation(prompt=ids, max_tokens=1, temperature=0.0, logprobs=0)
-        self.start(number, wanted, lambda _, said: told.put(said))
-        found: list[float] = []
-        while not isinstance(said := told.get(timeout=PATIENCE_S), Ending):
-            if isinstance(said, MaasError):
-                raise said
-            found += [entry.logprob for entry in said.logprobs]
-        if len(found) < len(ids):
-            raise InferenceFailed(f"OpenVINO told how likely {len(found)} of {len(ids)} tokens are")
-        return found[1 : len(ids)]
+        events: SimpleQueue[EngineEvent] = SimpleQueue()
+        generation = Generation(prompt=ids, max_tokens=1, temperature=0.0, logprobs=0)
+        self.start(number, generation, lambda _, event: events.put(event))
+        values: list[float] = []
+        while not isinstance(event := events.get(timeout=TIMEOUT_S), Ending):
+            if isinstance(event, MaasError):
+                raise event
+            values += [entry.logprob for entry in event.logprobs]
+        if len(values) < len(ids):
+            raise InferenceFailed(
+                f"OpenVINO gave the probabilities of {len(values)} of {len(ids)} tokens"
+            )
+        return values[1 : len(ids)]

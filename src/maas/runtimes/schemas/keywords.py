@@ -1,4 +1,4 @@
-"""What several compilers of JSON schemas need to know of one.
+"""JSON Schema keywords, for all compilers of schemas to grammars.
 
 Keywords: https://json-schema.org/draft/2020-12/json-schema-validation
 """
@@ -21,50 +21,51 @@ OF_TYPES: dict[str, set[str]] = {
     "boolean": set(),
     "null": set(),
 }
-"""Common keywords that say something about values of one type only."""
+"""Common keywords by the only type of values that they apply to."""
 REFERENCE = re.compile(r"#/(\$defs|definitions)/([A-Za-z0-9_.-]+)")
 
-_NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
+_MAPS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
+"""Keywords whose values are schemas by names of the caller."""
 _VALUES = {"enum", "const", "default", "examples", "example"}
-"""Keywords whose names, and whose values, are the caller's and no schemas."""
+"""Keywords whose values are not schemas."""
 
 
 def each_schema(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    """`value`, a schema or what holds some, with `change` made to every schema, the inner first."""
+    """A copy of `value`, which contains schemas, with `change` applied to each, innermost first."""
     if isinstance(value, list):
         return [each_schema(part, change) for part in value]
     if not isinstance(value, dict):
         return value
-    made: dict[str, Any] = {}
+    copy: dict[str, Any] = {}
     for key, inner in value.items():
         if key in _VALUES:
-            made[key] = inner
-        elif key in _NAMED and isinstance(inner, dict):
-            made[key] = {name: each_schema(part, change) for name, part in inner.items()}
+            copy[key] = inner
+        elif key in _MAPS and isinstance(inner, dict):
+            copy[key] = {name: each_schema(part, change) for name, part in inner.items()}
         else:
-            made[key] = each_schema(inner, change)
-    return change(made)
+            copy[key] = each_schema(inner, change)
+    return change(copy)
 
 
-def kinds(schema: dict[str, Any]) -> list[Any]:
-    """The types that `schema` names."""
-    named = schema.get("type", [])
-    return named if isinstance(named, list) else [named]
+def types_of(schema: dict[str, Any]) -> list[Any]:
+    """The value of the keyword `type` as a list; empty without it."""
+    types = schema.get("type", [])
+    return types if isinstance(types, list) else [types]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where the numbers of a schema lie."""
+    """The interval of a schema's numbers."""
 
     low: float = -math.inf
     high: float = math.inf
     is_open_below: bool = False
-    """Whether `low` itself is out."""
+    """Whether `low` itself is excluded."""
     is_open_above: bool = False
 
     @classmethod
     def of(cls, schema: dict[str, Any]) -> Interval:
-        """Raises ValueError if a bound is no number."""
+        """The interval of the bounds of `schema`. Raises ValueError if a bound is not a number."""
         low, is_open_below = max(_bounds(schema, "minimum", "exclusiveMinimum", -math.inf))
         high, is_closed_above = min(
             (value, not is_open)
@@ -74,7 +75,7 @@ class Interval:
 
     @property
     def keywords(self) -> dict[str, float]:
-        """What says this in a schema."""
+        """The interval as keywords of a schema."""
         below = "exclusiveMinimum" if self.is_open_below else "minimum"
         above = "exclusiveMaximum" if self.is_open_above else "maximum"
         return {key: value for key, value in ((below, self.low), (above, self.high))
@@ -86,7 +87,7 @@ class Interval:
 
     @property
     def whole(self) -> Interval:
-        """The same of integers, with bounds that are in."""
+        """The smallest closed interval with the same integers."""
         low, high = self.low, self.high
         if math.isfinite(low):
             low = math.floor(low) + 1 if self.is_open_below else math.ceil(low)
@@ -96,7 +97,7 @@ class Interval:
 
     @property
     def above_0(self) -> Interval | None:
-        """What of it is larger than 0."""
+        """The part of the interval above 0; None if it is empty."""
         if self.high <= 0:
             return None
         return self if self.low > 0 else Interval(0, self.high, True, self.is_open_above)
@@ -110,21 +111,21 @@ class Interval:
 def _bounds(
     schema: dict[str, Any], closed: str, opened: str, none: float
 ) -> list[tuple[float, bool]]:
-    """With whether the bound itself is out."""
-    found = [(none, False)]
+    """The bounds of two keywords, each with whether it excludes itself."""
+    bounds = [(none, False)]
     for keyword in (closed, opened):
         value = schema.get(keyword)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
-            raise ValueError(f"{keyword} must be a number of usual size")
-        found.append((value, keyword == opened))
-    return found
+            raise ValueError(f"{keyword} must be a number of at most 1e300")
+        bounds.append((value, keyword == opened))
+    return bounds
 
 
 def repeated(item: str, comma: str, low: int, high: int | None, *, is_first: bool = True) -> str:
-    """An expression of a grammar: `item` so many times with commas between them, and before them
-    unless they come first."""
+    """A grammar expression for `low` to `high` times `item`, separated by commas, with a comma in
+    front unless they come first."""
     if not is_first:
         return f"({comma} {item}){_times(low, high)}"
     more = f"{item} ({comma} {item}){_times(max(low - 1, 0), high and high - 1)}"

@@ -1,9 +1,9 @@
-"""A JSON schema as Lark, where numbers in it would not end.
+"""JSON schemas as Lark grammars, where numbers in them would have no end.
 
-A model may write digits for as long as a schema lets it. No JSON schema says how many digits a
-number has, but for its multiples, and llama.cpp's LLGuidance knows no multiples below 0. In Lark a
-number can be a sign and a schema for what stands behind it. So objects, arrays and alternatives
-around such a number are written as rules here; all else stays a JSON schema within them.
+A model may generate digits as long as the schema allows. Only `multipleOf` limits the digits of a
+number, and llama.cpp's LLGuidance does not support it for negative numbers. In Lark a number can be
+a sign followed by a schema. So objects, arrays and alternatives around such a number become rules;
+everything else remains a JSON schema inside them.
 
 Lark as LLGuidance reads it: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 """
@@ -22,98 +22,97 @@ from maas.runtimes.schemas.keywords import (
     REFERENCE,
     Interval,
     each_schema,
-    kinds,
     repeated,
+    types_of,
 )
 
 MAX_RULES = 2000
-"""A schema that would have more stays as it is."""
+"""A schema that would need more remains a JSON schema."""
 MAX_BYTES = 1 << 20
-"""Of all JSON schemas in the rules."""
+"""Size of all JSON schemas in the rules."""
 MAX_PARTS = 2000
-"""Of an object or array: its properties or items, times those that it may begin or end with."""
+"""Parts of an object or array: its properties or items, times those that may come first or last."""
 _NUMBERS = ("number", "integer")
 _DIGITS, _FRACTION = "[0-9]{0,15}", r"(?:\.[0-9]{1,16})?"
 _EXPONENT = "(?:[1-9][0-9]?|[12][0-9]{2})"
 _NUMBER = f"/-?(?:(?:0|[1-9]{_DIGITS}){_FRACTION}|[1-9]{_FRACTION}[eE][+-]?{_EXPONENT})/"
-"""As precise and as large as what readers of JSON keep: their numbers have 53 bits and end before
-1e309."""
+"""As precise and as large as JSON parsers support: 53 bits, below 1e309."""
 _ZERO = {"number": r"/0(?:\.0{1,9})?/", "integer": '"0"'}
 
 Leaf = Callable[[dict[str, Any]], str]
-"""What Lark holds for a schema that needs nothing of this."""
+"""The Lark expression for a schema that needs no rules."""
 
 
 def lark_schema(schema: dict[str, Any], leaf: Leaf) -> str | None:
-    """Rules from `start`; None if `schema` needs none, or has what cannot be said here."""
-    if not _needs_rules(schema) or not _can_be_parted(schema):
+    """A grammar with the rule `start`; None if `schema` needs none, or cannot be split."""
+    if not _needs_rules(schema) or not _can_be_split(schema):
         return None
     try:
         return _Rules(schema, leaf).text()
-    except _TooMany:
+    except _TooLargeError:
         return None
 
 
-class _TooMany(Exception):
-    """It would have too many rules."""
+class _TooLargeError(Exception):
+    """The grammar would have too many rules or bytes."""
 
 
-def _has_end(schema: dict[str, Any]) -> bool:
-    """Whether its numbers end without a rule, or cannot have one."""
-    found = [kind for kind in _NUMBERS if kind in kinds(schema)]
-    if not found or not _says_types(schema):
+def _is_finite(schema: dict[str, Any]) -> bool:
+    """Whether its numbers have an end without rules, or rules cannot express it."""
+    types = [kind for kind in _NUMBERS if kind in types_of(schema)]
+    if not types or not _is_typed(schema):
         return True
     try:
         interval = Interval.of(schema)
     except ValueError:
-        return True  # and the library will say what is wrong
+        return True  # the library reports the error
     step = schema.get("multipleOf", 1)
     if isinstance(step, bool) or not isinstance(step, int | float) or step <= 0:
         return True
     if interval.low >= 0:
         return True  # `json_grammar` adds a bound and a multiple
-    return found == ["integer"] and "multipleOf" not in schema
+    return types == ["integer"] and "multipleOf" not in schema
 
 
-def _says_types(schema: dict[str, Any]) -> bool:
-    """Whether `schema` has types, and keywords that belong to one of these and to no other."""
-    known = ANNOTATIONS | {"type"}
-    for kind in kinds(schema):
+def _is_typed(schema: dict[str, Any]) -> bool:
+    """Whether `schema` has types, and no keywords except those that apply to one of them."""
+    keywords = ANNOTATIONS | {"type"}
+    for kind in types_of(schema):
         if not isinstance(kind, str) or kind not in OF_TYPES:
             return False
-        known = known | OF_TYPES[kind]
-    return bool(kinds(schema)) and schema.keys() <= known
+        keywords = keywords | OF_TYPES[kind]
+    return bool(types_of(schema)) and schema.keys() <= keywords
 
 
 def _of_type(schema: dict[str, Any], kind: str) -> dict[str, Any]:
-    """What `schema` says of values of one of its types."""
+    """The part of `schema` for values of one of its types."""
     return {"type": kind} | {k: v for k, v in schema.items() if k in OF_TYPES[kind]}
 
 
 def _needs_rules(schema: dict[str, Any]) -> bool:
     needs = False
 
-    def look(part: dict[str, Any]) -> dict[str, Any]:
+    def check(part: dict[str, Any]) -> dict[str, Any]:
         nonlocal needs
-        needs = needs or not _has_end(part)
+        needs = needs or not _is_finite(part)
         return part
 
-    each_schema(schema, look)
+    each_schema(schema, check)
     return needs
 
 
-def _can_be_parted(schema: dict[str, Any]) -> bool:
-    """Whether references in it stay true when it is taken apart."""
+def _can_be_split(schema: dict[str, Any]) -> bool:
+    """Whether references in it remain valid when it is split."""
     can = True
 
-    def look(part: dict[str, Any]) -> dict[str, Any]:
+    def check(part: dict[str, Any]) -> dict[str, Any]:
         nonlocal can
         reference = part.get("$ref", "#/$defs/_")
         is_plain = isinstance(reference, str) and REFERENCE.fullmatch(reference)
         can = can and bool(is_plain) and not {"$id", "$anchor", "$dynamicRef"} & part.keys()
         return part
 
-    each_schema(schema, look)
+    each_schema(schema, check)
     return can
 
 
@@ -123,21 +122,21 @@ class _Rules:
         self._leaf_of = leaf
         self._rules: list[str] = []
         self._bytes = 0
-        self._named: dict[str, str] = {}
+        self._rule_names: dict[str, str] = {}
         """Rules of definitions, by reference."""
-        self._unwritten: list[tuple[str, Any]] = []
-        """Of those: the rule and its schema."""
+        self._pending: list[tuple[str, Any]] = []
+        """Names and schemas of rules that are still to be added."""
 
     def text(self) -> str:
         start = self._node(self._root)
-        while self._unwritten:
-            name, schema = self._unwritten.pop()
+        while self._pending:
+            name, schema = self._pending.pop()
             self._add(name, self._node(schema))
         return "\n".join([f"start: {start}", *self._rules, ""])
 
     def _add(self, name: str, body: str) -> str:
         if len(self._rules) >= MAX_RULES:
-            raise _TooMany
+            raise _TooLargeError
         self._rules.append(f"{name}: {body}")
         return name
 
@@ -148,28 +147,29 @@ class _Rules:
         text = self._leaf_of(schema | self._reachable(schema))
         self._bytes += len(text)
         if self._bytes > MAX_BYTES:
-            raise _TooMany
+            raise _TooLargeError
         return text
 
     def _reachable(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """The definitions that `schema` refers to, and those that these do."""
-        found: dict[str, dict[str, Any]] = {}
+        """The definitions that `schema` refers to, directly or indirectly."""
+        reachable: dict[str, dict[str, Any]] = {}
         left = [json.dumps(schema)] if "$ref" in json.dumps(schema) else []
         while left:
             for reference in REFERENCE.finditer(left.pop()):
                 place, name = reference.groups()
-                known = self._definition(place, name)
-                if known is not None and name not in found.setdefault(place, {}):
-                    found[place][name] = known
-                    left.append(json.dumps(known))
-        return found
+                definition = self._definition(place, name)
+                if definition is None or name in reachable.setdefault(place, {}):
+                    continue
+                reachable[place][name] = definition
+                left.append(json.dumps(definition))
+        return reachable
 
     def _definition(self, place: str, name: str) -> Any:
         definitions = self._root.get(place)
         return definitions.get(name) if isinstance(definitions, dict) else None
 
     def _node(self, schema: Any) -> str:
-        """An expression for what `schema` allows."""
+        """A Lark expression for `schema`."""
         if not isinstance(schema, dict):
             return self._leaf({} if schema is True else {"not": {}})
         limits = schema.keys() - ANNOTATIONS
@@ -179,52 +179,53 @@ class _Rules:
             return self._leaf(schema)
         if limits == {"anyOf"} and isinstance(schema["anyOf"], list) and schema["anyOf"]:
             return f"({' | '.join(self._node(part) for part in schema['anyOf'])})"
-        if not _says_types(schema):
+        if not _is_typed(schema):
             return self._leaf(schema)
-        found = [
-            kind for kind in kinds(schema) if kind != "integer" or "number" not in kinds(schema)
-        ]
-        if len(found) > 1:
-            return f"({' | '.join(self._node(_of_type(schema, kind)) for kind in found)})"
-        if not _has_end(schema):
-            return self._numbers(_of_type(schema, found[0]))
-        if found == ["array"]:
+        types = types_of(schema)
+        if "number" in types:
+            types = [kind for kind in types if kind != "integer"]
+        if len(types) > 1:
+            parts = [self._node(_of_type(schema, kind)) for kind in types]
+            return f"({' | '.join(parts)})"
+        if not _is_finite(schema):
+            return self._numbers(_of_type(schema, types[0]))
+        if types == ["array"]:
             return self._array(schema)
-        if found == ["object"]:
+        if types == ["object"]:
             return self._object(schema)
         return self._leaf(schema)
 
     def _reference(self, reference: str) -> str:
-        found = REFERENCE.fullmatch(reference)
-        known = self._definition(*found.groups()) if found else None
-        if known is None:
+        match = REFERENCE.fullmatch(reference)
+        definition = self._definition(*match.groups()) if match else None
+        if definition is None:
             return self._leaf({"$ref": reference})
-        if reference not in self._named:
-            self._named[reference] = f"definition{len(self._named)}"
-            self._unwritten.append((self._named[reference], known))
-        return self._named[reference]
+        if reference not in self._rule_names:
+            self._rule_names[reference] = f"definition{len(self._rule_names)}"
+            self._pending.append((self._rule_names[reference], definition))
+        return self._rule_names[reference]
 
     def _numbers(self, schema: dict[str, Any]) -> str:
-        """Some of which are below 0."""
+        """Numbers of which some are negative."""
         kind = schema["type"]
         if not schema.keys() & BOUNDS:
             return _NUMBER
         interval = Interval.of(schema)
         parts = self._side(schema, kind, interval, "")
         parts += self._side(schema, kind, interval.negated, '"-" ')
-        # If none is left, the library says so.
+        # If none is left, the library reports it.
         return f"({' | '.join(parts)})" if parts else self._leaf(schema)
 
     def _side(self, schema: dict[str, Any], kind: str, interval: Interval, sign: str) -> list[str]:
-        """Numbers of `interval` from 0 on, written behind `sign`; none if there are none."""
+        """The numbers of `interval` that are at least 0, after `sign`; empty if there are none."""
         if interval.has_0 and interval.high == 0:
             return [] if sign else [_ZERO[kind]]
         side = replace(interval, low=0, is_open_below=False) if interval.has_0 else interval.above_0
         step = schema.get("multipleOf")
         if side is None:
             return []
-        told = {} if step is None else {"multipleOf": step}
-        return [sign + self._leaf({"type": kind} | side.keywords | told)]
+        multiple = {} if step is None else {"multipleOf": step}
+        return [sign + self._leaf({"type": kind} | side.keywords | multiple)]
 
     def _array(self, schema: dict[str, Any]) -> str:
         low, high = schema.get("minItems", 0), schema.get("maxItems")
@@ -255,7 +256,7 @@ class _Rules:
         return f'"[" {body} "]"' if low else f'"[" {body}? "]"'
 
     def _object(self, schema: dict[str, Any]) -> str:
-        """In the order in which the schema has the names; what others it allows come last."""
+        """Properties in the order of the schema, then others that it allows."""
         properties, required = schema.get("properties", {}), schema.get("required", [])
         if (
             not isinstance(properties, dict)
@@ -289,8 +290,8 @@ class _Rules:
         return self._rule(f"{key} {self._node(value)}")
 
     def _other_pair(self, names: Iterable[str], value: Any) -> str:
-        """With any name but `names`, without characters that JSON escapes."""
-        known = ["".join(f"\\x{{{ord(c):X}}}" for c in name) for name in names]
-        other = rf' & ~/"(?:{"|".join(known)})"/' if known else ""
+        """A pair with any name except `names`, without characters that JSON escapes."""
+        escaped = ["".join(f"\\x{{{ord(c):X}}}" for c in name) for name in names]
+        other = rf' & ~/"(?:{"|".join(escaped)})"/' if escaped else ""
         name = self._add(f"NAME{len(self._rules)}", r'/"[^"\\\x00-\x1F\x7F]*"/' + other)
         return self._rule(f'{name} ":" {self._node(value)}')

@@ -1,8 +1,8 @@
-"""JSON schemas as grammars that an engine with LLGuidance follows token by token.
+"""JSON schemas as grammars for engines with LLGuidance.
 
-llama.cpp writes freely, and says so in its log only, if it cannot follow a grammar. So each is
-compiled here first, by the same library, and what it cannot hold is refused, never ignored. That
-library is not of the same version, so `AnswerFollower` reads along.
+If llama.cpp cannot follow a grammar, it generates without one and only logs that. So grammars are
+compiled here first, with the same library, and refused if that fails. The versions of the library
+differ, so `AnswerFollower` checks the answer as well.
 """
 
 from __future__ import annotations
@@ -17,36 +17,35 @@ from typing import Any
 import llguidance
 
 from maas.domain.errors import InvalidInput
-from maas.runtimes.schemas.keywords import Interval, each_schema, kinds
+from maas.runtimes.schemas.keywords import Interval, each_schema, types_of
 from maas.runtimes.schemas.lark import lark_schema
 
 _HEAD = "%llguidance {}\n"
-_MANNERS = {"whitespace_flexible": False}
-"""Without it a model may write blanks for ever, which every schema allows."""
+_SETTINGS = {"whitespace_flexible": False}
+"""By default a model may generate blanks without end, which every schema allows."""
 
 _EXACT = 2**53 - 1
 """Largest integer that every reader of JSON keeps exactly (RFC 7493, section 2.2)."""
 _FINEST = 1e-9
-"""Of fractions between two bounds."""
+"""Resolution of fractions between two bounds."""
 _NARROWEST = 1e-6
-"""Bounds that are nearer to each other than this may need more digits."""
-_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
-_ONE = ("items", "additionalProperties")
-_SEVERAL = ("anyOf", "prefixItems")
-"""Keywords that hold schemas, and where a narrower one allows nothing more."""
+"""Bounds that are closer than this may need more digits."""
+_MAPS = ("properties", "patternProperties", "$defs", "definitions")
+_SINGLE = ("items", "additionalProperties")
+_LISTS = ("anyOf", "prefixItems")
+"""Keywords with schemas inside, where a narrower schema allows nothing more."""
 
 _HINTS = ("password", "binary")
-"""Formats that say how a text is shown or sent, and that the library does not know."""
-_NOTHING = "no text satisfies it, for example because a $ref is itself and nothing more"
+"""Formats that do not affect validity, and that the library does not know."""
+_UNSATISFIABLE = "no text satisfies it, for example because a $ref refers only to itself"
 
 
 def json_grammar(
-    response_format: dict[str, Any], held: Callable[[Any], Any] = lambda schema: schema
+    response_format: dict[str, Any], rewrite: Callable[[Any], Any] = lambda schema: schema
 ) -> str:
-    """The grammar of what `Generation.response_format` asks for; raises InvalidInput if it cannot
-    be enforced.
+    """The grammar of `Generation.response_format`. Raises InvalidInput if it cannot be enforced.
 
-    `held` makes of a schema one that the engine holds, or raises.
+    `rewrite` returns a schema that the engine enforces, or raises InvalidInput.
     """
     if response_format.get("type") == "json_object":
         schema: Any = {"type": "object"}
@@ -55,25 +54,25 @@ def json_grammar(
     if not isinstance(schema, dict):
         raise InvalidInput("response_format: the schema must be an object", field="schema")
     try:
-        return _grammar(schema, held)
+        return _grammar(schema, rewrite)
     except RecursionError:
         raise InvalidInput("response_format: the schema has too many levels",
                            field="response_format") from None  # fmt: skip
 
 
-def _grammar(schema: dict[str, Any], held: Callable[[Any], Any]) -> str:
+def _grammar(schema: dict[str, Any], rewrite: Callable[[Any], Any]) -> str:
     schema = each_schema(schema, _checked)
 
     def leaf(part: dict[str, Any]) -> str:
-        return "%json " + json.dumps(_bounded(held(part)) | {"x-guidance": _MANNERS})
+        return "%json " + json.dumps(_bounded(rewrite(part)) | {"x-guidance": _SETTINGS})
 
     rules = lark_schema(schema, leaf)
-    if rules is not None and not _wrong(_HEAD + rules):
+    if rules is not None and not _compile_error(_HEAD + rules):
         return _HEAD + rules
     grammar = f"{_HEAD}start: {leaf(schema)}"
-    wrong = _wrong(grammar)
-    if wrong:
-        reason = wrong.partition("JSON schema: ")[2] or wrong
+    error = _compile_error(grammar)
+    if error:
+        reason = error.partition("JSON schema: ")[2] or error
         if reason.startswith("panic"):
             reason = "it is too large"
         reason = " ".join(reason.partition("\n   1 |")[0].split())[:300]
@@ -82,12 +81,13 @@ def _grammar(schema: dict[str, Any], held: Callable[[Any], Any]) -> str:
     return grammar
 
 
-def _wrong(grammar: str) -> str:
-    return llguidance.LLMatcher.validate_grammar(grammar) or _start(grammar)
+def _compile_error(grammar: str) -> str:
+    """The reason why LLGuidance cannot use a grammar; empty if it can."""
+    return llguidance.LLMatcher.validate_grammar(grammar) or _first_step_error(grammar)
 
 
 def _checked(schema: dict[str, Any]) -> dict[str, Any]:
-    """One schema, not what it holds, in words that mean to the library what they say."""
+    """One schema without its parts, with bounds that the library treats as JSON Schema does."""
     _check_count(schema)
     if schema.get("format") in _HINTS:
         schema = {key: value for key, value in schema.items() if key != "format"}
@@ -96,71 +96,72 @@ def _checked(schema: dict[str, Any]) -> dict[str, Any]:
     try:
         return _closed(schema, Interval.of(schema))
     except ValueError:
-        return schema  # and the library will say what is wrong
+        return schema  # the library reports the error
 
 
 def _check_count(schema: dict[str, Any]) -> None:
-    """Names that the schema does not know may be written twice, and then count as one."""
-    if kinds(schema) and "object" not in kinds(schema):
+    """Raises InvalidInput for a `minProperties` that the grammar cannot enforce: a property without
+    a schema may be generated twice, and then counts once."""
+    if types_of(schema) and "object" not in types_of(schema):
         return
     least, required = schema.get("minProperties"), schema.get("required")
     certain = len({n for n in required if isinstance(n, str)}) if isinstance(required, list) else 0
     is_free = schema.get("additionalProperties") is not False or "patternProperties" in schema
     if isinstance(least, int) and least > max(1, certain) and is_free:
         raise InvalidInput(
-            "response_format: this schema cannot be enforced: minProperties of more than what is"
-            " required, beside names that are not told",
+            "response_format: this schema cannot be enforced: minProperties is more than the number"
+            " of required properties, and other names are allowed",
             field="response_format",
         )
 
 
 def _bounded(schema: Any) -> Any:
-    """`schema` with ends for numbers that have none: a model may write digits for ever, which the
-    schema allows. Fractions without bounds may have exponents, and of those below 0 not every
-    engine knows multiples; they stay as they are, for `lark_schema`."""
+    """`schema` with bounds for numbers that have none, since a model may generate digits without
+    end. Fractions without bounds may have exponents, and not every engine supports multiples of
+    negative numbers: they remain unchanged, for `lark_schema`."""
     if not isinstance(schema, dict):
         return schema
-    made = dict(schema)
-    for name in _BY_NAME:
-        if isinstance(made.get(name), dict):
-            made[name] = {key: _bounded(value) for key, value in made[name].items()}
-    made |= {name: _bounded(made[name]) for name in _ONE if name in made}
-    for name in _SEVERAL:
-        if isinstance(made.get(name), list):
-            made[name] = [_bounded(value) for value in made[name]]
-    if "enum" in made or "const" in made:
-        return made
+    bounded = dict(schema)
+    for name in _MAPS:
+        if isinstance(bounded.get(name), dict):
+            bounded[name] = {key: _bounded(value) for key, value in bounded[name].items()}
+    bounded |= {name: _bounded(bounded[name]) for name in _SINGLE if name in bounded}
+    for name in _LISTS:
+        if isinstance(bounded.get(name), list):
+            bounded[name] = [_bounded(value) for value in bounded[name]]
+    if "enum" in bounded or "const" in bounded:
+        return bounded
     try:
-        interval = Interval.of(made)
+        interval = Interval.of(bounded)
     except ValueError:
-        return made  # and the library will say what is wrong
-    return made | _ends(made, interval)
+        return bounded  # the library reports the error
+    return bounded | _added_bounds(bounded, interval)
 
 
-def _ends(schema: dict[str, Any], interval: Interval) -> dict[str, float]:
-    """Keywords that end its numbers."""
-    found = kinds(schema)
+def _added_bounds(schema: dict[str, Any], interval: Interval) -> dict[str, float]:
+    """Keywords that limit the digits of its numbers."""
+    types = types_of(schema)
     added: dict[str, float] = {}
-    if "integer" in found and "number" not in found:
+    if "integer" in types and "number" not in types:
         if interval.low == -math.inf and interval.high > -_EXACT:
             added["minimum"] = -_EXACT
         elif interval.low == -math.inf:
             added["minimum"] = 10 * interval.high
-    elif "number" not in found or interval.low < 0:
+    elif "number" not in types or interval.low < 0:
         return added
     if interval.high == math.inf:
         added["maximum"] = _EXACT if interval.low < _EXACT else 10 * interval.low
-    if "number" in found and interval.high - interval.low > _NARROWEST:
+    if "number" in types and interval.high - interval.low > _NARROWEST:
         added["multipleOf"] = schema.get("multipleOf", _FINEST)
     return added
 
 
 def _closed(schema: dict[str, Any], interval: Interval) -> dict[str, Any]:
-    """`schema` with bounds that both versions of the library hold: integers have whole ones that
-    are in, and a whole number that is out is not less than 1 away from the other bound, for then
-    it would pass: the 0 of those larger than 0 and smaller than 0.5."""
+    """`schema` with bounds that both versions of the library enforce: closed whole bounds for
+    integers, and no excluded whole number less than 1 from the other bound, since the library would
+    accept it, such as 0 in the numbers between 0 and 0.5."""
     rest = {k: v for k, v in schema.items() if k not in ("exclusiveMinimum", "exclusiveMaximum")}
-    if "integer" in kinds(schema) and "number" not in kinds(schema):
+    if "integer" in types_of(schema) and "number" not in types_of(schema):
         return rest | interval.whole.keywords
     width = interval.high - interval.low
     if not 0 < width < 1:
@@ -174,23 +175,23 @@ def _closed(schema: dict[str, Any], interval: Interval) -> dict[str, Any]:
     return rest | Interval(low, high, is_open_below, is_open_above).keywords
 
 
-def _start(grammar: str) -> str:
-    """What is wrong with the first step: some patterns compile, and are too large to follow."""
+def _first_step_error(grammar: str) -> str:
+    """The error of the first step: some patterns compile, but are too large to use."""
     matcher = llguidance.LLMatcher(_bytes(), grammar, log_level=0)
     if not matcher.is_error():
         matcher.compute_bitmask()
     if not matcher.is_error():
         return ""
-    # Behind the reason stands the state of the library, which is no business of a caller's.
+    # After the reason follows the state of the library, which is not for clients.
     reason = str(matcher.get_error()).partition("<state>")[0].strip()
-    return _NOTHING if reason.startswith("NoExtension") else reason
+    return _UNSATISFIABLE if reason.startswith("NoExtension") else reason
 
 
 class AnswerFollower:
-    """An answer that another library writes by a grammar, read along while it comes."""
+    """Checks an answer against a grammar while an engine generates it."""
 
     def __init__(self, grammar: str) -> None:
-        """`grammar`: one of `json_grammar`."""
+        """`grammar`: a result of `json_grammar`."""
         self._matcher = llguidance.LLMatcher(_bytes(), grammar, log_level=0)
 
     def take(self, text: str) -> bool:
@@ -205,5 +206,5 @@ class AnswerFollower:
 
 @cache
 def _bytes() -> llguidance.LLTokenizer:
-    """One whose tokens are the bytes, each with its own number."""
+    """A tokenizer whose tokens are the 256 bytes."""
     return llguidance.LLTokenizer("byte")

@@ -1,10 +1,8 @@
-"""Chat templates of a model, rendered where they can do no harm.
+"""Chat templates of models, rendered in a sandboxed process.
 
-A template is a program of whoever published the model. It runs in Jinja's sandbox, so that it
-reaches no Python object, and in a process of its own, with little memory and a clock that ends it,
-so that it cannot loop for ever: a sandbox bounds neither. `python
--m maas.runtimes.text.chat_template`
-is that process; it speaks JSON, one text a line.
+A template is a program by the publisher of the model. Jinja's sandbox keeps it from Python objects
+but limits neither time nor memory, so it runs in a process of its own with limits for both.
+`python -m maas.runtimes.text.chat_template` is that process; it reads and writes lines of JSON.
 """
 
 from __future__ import annotations
@@ -24,57 +22,57 @@ import msgspec
 from maas.domain.errors import InvalidInput, Unavailable
 
 RENDER_SECONDS = 2.0
-"""Of the processor. A conversation that fills a large context needs a hundredth of it."""
-PATIENCE_SECONDS = 30.0
-"""With a process that got no processor, or was stopped; all prompts wait for it meanwhile."""
+"""CPU time per rendering. A conversation that fills a large context needs a hundredth of it."""
+ANSWER_TIMEOUT_SECONDS = 30.0
+"""Timeout for a process that gets no CPU, or was stopped; all prompts wait for it meanwhile."""
 MAX_BYTES = 16 << 20
-"""Of what a template may write."""
+"""Largest prompt that a template may render."""
 MAX_MEMORY = 1 << 30
-_ENDS = "the model's chat template ends its own process"
+_EXITS = "the model's chat template ends its own process"
 
 
 class ChatTemplate:
     """A template, and the process that renders it."""
 
     def __init__(self, source: str, tokens: dict[str, str]) -> None:
-        """`tokens` are the special tokens that templates name, for example `bos_token`.
+        """`tokens`: special tokens by the names that templates use, such as `bos_token`.
 
-        Raises InvalidInput if `source` is no template.
+        Raises InvalidInput if `source` is not a template.
         """
         self._opening = msgspec.json.encode({"source": source, "tokens": tokens}) + b"\n"
         self._lock = threading.Lock()
         self._worker: subprocess.Popen[bytes] | None = None
         with self._lock:
-            self._started()
+            self._running_worker()
 
     def render(self, messages: Sequence[dict[str, Any]]) -> str:
-        """The prompt for `messages`, in OpenAI's shape, up to where the answer begins.
+        """The prompt for `messages`, in OpenAI's format, up to the start of the answer.
 
-        Raises InvalidInput if the template refuses them, or takes too much time or memory,
-        Unavailable if its process gets no processor.
+        Raises InvalidInput if the template rejects them, or needs too much time or memory, and
+        Unavailable if its process gets no CPU.
         """
-        asked = {"messages": [_flat(message) for message in messages]}
-        line = msgspec.json.encode(asked) + b"\n"
+        request = {"messages": [_flat(message) for message in messages]}
+        line = msgspec.json.encode(request) + b"\n"
         with self._lock:
             try:
-                told = self._ask(self._started(), line)
-            except BrokenPipeError:  # it ended since it was last asked
+                answer = self._exchange(self._running_worker(), line)
+            except BrokenPipeError:  # it exited since the last request
                 self._end()
-                told = self._asked_anew(line)
-        return str(told["text"])
+                answer = self._retry(line)
+        return str(answer["text"])
 
-    def _asked_anew(self, line: bytes) -> dict[str, Any]:
+    def _retry(self, line: bytes) -> dict[str, Any]:
         try:
-            return self._ask(self._started(), line)
+            return self._exchange(self._running_worker(), line)
         except BrokenPipeError:
             self._end()
-            raise InvalidInput(_ENDS) from None
+            raise InvalidInput(_EXITS) from None
 
     def close(self) -> None:
         with self._lock:
             self._end()
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _running_worker(self) -> subprocess.Popen[bytes]:
         worker = self._worker
         if worker is None:
             self._worker = worker = subprocess.Popen(
@@ -84,50 +82,50 @@ class ChatTemplate:
                 stderr=subprocess.DEVNULL,
             )
             try:
-                self._ask(worker, self._opening)
+                self._exchange(worker, self._opening)
             except InvalidInput:
                 self._end()
                 raise
             except BrokenPipeError:
                 self._end()
-                raise InvalidInput(_ENDS) from None
+                raise InvalidInput(_EXITS) from None
         return worker
 
-    def _ask(self, worker: subprocess.Popen[bytes], line: bytes) -> dict[str, Any]:
-        """Raises BrokenPipeError if nobody reads what is asked."""
-        answer, given_up = b"", threading.Event()
+    def _exchange(self, worker: subprocess.Popen[bytes], line: bytes) -> dict[str, Any]:
+        """Sends a request and returns the answer. Raises BrokenPipeError if the worker exited."""
+        data, is_late = b"", threading.Event()
 
-        def give_up() -> None:
-            given_up.set()
-            worker.kill()  # which ends the writing or reading below
+        def time_out() -> None:
+            is_late.set()
+            worker.kill()  # ends the write or read below
 
-        clock = threading.Timer(PATIENCE_SECONDS, give_up)
+        clock = threading.Timer(ANSWER_TIMEOUT_SECONDS, time_out)
         clock.daemon = True
         clock.start()
         try:
             if worker.stdin is not None and worker.stdout is not None:
                 worker.stdin.write(line)
                 worker.stdin.flush()
-                answer = worker.stdout.readline(2 * MAX_BYTES)
+                data = worker.stdout.readline(2 * MAX_BYTES)
         except BrokenPipeError:
-            if not given_up.is_set():
+            if not is_late.is_set():
                 raise
         finally:
             clock.cancel()
-        if given_up.is_set():
+        if is_late.is_set():
             self._end()
             raise Unavailable("the process of the chat template does not answer", retry_after=1)
-        if not answer.endswith(b"\n"):
+        if not data.endswith(b"\n"):
             self._end()
             raise InvalidInput(
                 f"the model's chat template took more than {RENDER_SECONDS:g} s or "
                 f"{MAX_MEMORY >> 20} MiB for these messages",
                 field="messages",
             )
-        told: dict[str, Any] = msgspec.json.decode(answer)
-        if "error" in told:
-            raise InvalidInput(f"the model's chat template: {told['error']}", field="messages")
-        return told
+        answer: dict[str, Any] = msgspec.json.decode(data)
+        if "error" in answer:
+            raise InvalidInput(f"the model's chat template: {answer['error']}", field="messages")
+        return answer
 
     def _end(self) -> None:
         worker, self._worker = self._worker, None
@@ -141,7 +139,7 @@ class ChatTemplate:
 
 
 def _flat(message: dict[str, Any]) -> dict[str, Any]:
-    """Text in parts as one text: most templates know no parts."""
+    """A message with its parts joined to one text: most templates do not support parts."""
     content = message.get("content")
     if not isinstance(content, list):
         return message
@@ -169,27 +167,27 @@ def main() -> int:
 
     _answer(compiled)
     for line in sys.stdin.buffer:
-        given = msgspec.json.decode(line) | opening["tokens"]
-        _answer(lambda given=given: {"text": _rendered(template, given)})
+        variables = msgspec.json.decode(line) | opening["tokens"]
+        _answer(lambda variables=variables: {"text": _rendered(template, variables)})
     return 0
 
 
 def _answer(work: Any) -> None:
-    """Says what `work` gave, or its error. The clock's signal ends this process wherever it is."""
+    """Writes the result of `work`, or its error. The timer's signal ends the process anywhere."""
     signal.setitimer(signal.ITIMER_PROF, RENDER_SECONDS)
     try:
-        told = work()
+        answer = work()
     except MemoryError:
         sys.exit(1)
     except Exception as wrong:  # noqa: BLE001 - a template may raise anything
-        told = {"error": f"{type(wrong).__name__}: {wrong}"[:300]}
+        answer = {"error": f"{type(wrong).__name__}: {wrong}"[:300]}
     signal.setitimer(signal.ITIMER_PROF, 0)
-    sys.stdout.buffer.write(msgspec.json.encode(told) + b"\n")
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
     sys.stdout.buffer.flush()
 
 
 def _environment() -> Any:
-    """As transformers renders templates: publishers write for that."""
+    """The environment of the transformers library, which publishers write templates for."""
     from jinja2.exceptions import TemplateError  # noqa: PLC0415 - only in the process of its own
     from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
 
@@ -209,13 +207,13 @@ def _environment() -> Any:
     return environment
 
 
-def _rendered(template: Any, given: dict[str, Any]) -> str:
+def _rendered(template: Any, variables: dict[str, Any]) -> str:
     parts, size = [], 0
-    for part in template.generate(**given, add_generation_prompt=True):
+    for part in template.generate(**variables, add_generation_prompt=True):
         parts.append(part)
         size += len(part)
         if size > MAX_BYTES:
-            raise ValueError(f"it writes more than {MAX_BYTES} characters")
+            raise ValueError(f"the prompt has more than {MAX_BYTES} characters")
     return "".join(parts)
 
 

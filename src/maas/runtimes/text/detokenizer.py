@@ -1,10 +1,10 @@
-"""Tokens as text while they are written: whole characters only, and no stop text.
+"""Incremental detokenization: whole characters only, and nothing of a stop sequence.
 
-`StopTexts` is for every engine of ours, since those that look for stop texts themselves do not say
-which one they found. `SequenceText` is for engines that give token ids, of which a character may
-take several. Most vocabularies are of bytes, and a text is the bytes of its tokens in a row:
-`ByteDetokenizer` joins them. Where what a token looks like depends on the one before it,
-`TokenDetokenizer` decodes the last few again with what is new, as vLLM does, which costs far more.
+`StopTexts` is used by all engines, since those that match stop sequences themselves do not report
+which one matched. `SequenceText` is for engines that return token ids, of which a character may
+take several. In most vocabularies a text is the concatenated bytes of its tokens:
+`ByteDetokenizer`. Where the text of a token depends on the previous one, `TokenDetokenizer` decodes
+the last few tokens again with every new one, as vLLM does, which is far slower.
 """
 
 from __future__ import annotations
@@ -20,93 +20,99 @@ Decode = Callable[[Sequence[int]], str]
 DecodeAll = Callable[[list[list[int]]], Sequence[str]]
 _UNFINISHED = "\ufffd"
 _LONGEST_CHARACTER = 4
-"""Tokens; what has not become a character by then is none."""
-_IN_A_ROW = 16
-"""Tokens that are decoded together to see whether neighbors change each other."""
+"""Most tokens of a character; tokens that are not a character by then are invalid."""
+_ROW_TOKENS = 16
+"""Tokens that are decoded together to check whether neighbors change each other."""
 
 
 class StopTexts:
-    """Finds where a text that comes in pieces ends: before the stop text that is complete first,
-    the longest if several are at once. So it does not matter how the text was cut into pieces."""
+    """Cuts streamed text before the stop sequence that completes first, the longest of several.
+
+    The result does not depend on how the text is split into pieces.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [text for text in stops if text]
-        self._held = ""
-        """What may become a stop text."""
+        self._pending = ""
+        """Text that may become a stop sequence."""
         self._logprobs: list[TokenLogprob] = []
-        """Of what is held."""
-        self._told = 0
-        """Characters that were told and whose logprobs were not."""
-        self.found = ""
+        """Logprobs of tokens whose text is not emitted yet."""
+        self._characters = 0
+        """Emitted characters whose logprobs are not emitted yet."""
+        self.match = ""
+        """The stop sequence that matched."""
 
     def push(self, text: str) -> str:
-        """What can be told of all that came; once one is found, nothing."""
-        if self.found or not self._stops:
-            return "" if self.found else text
-        self._held += text
-        at = [(self._held.find(stop) + len(stop), -len(stop), stop)
-              for stop in self._stops if stop in self._held]  # fmt: skip
-        if at:
-            end, _, self.found = min(at)
-            cut = end - len(self.found)
+        """The text that can be emitted once `text` is added; nothing after a match."""
+        if self.match or not self._stops:
+            return "" if self.match else text
+        self._pending += text
+        matches = []
+        for stop in self._stops:
+            at = self._pending.find(stop)
+            if at >= 0:
+                matches.append((at + len(stop), -len(stop), stop))
+        if matches:
+            end, _, self.match = min(matches)
+            cut = end - len(self.match)
         else:
-            cut = len(self._held) - max(_overlap(self._held, stop) for stop in self._stops)
-        told, self._held = self._held[:cut], self._held[cut:]
-        return told
+            cut = len(self._pending) - max(_overlap(self._pending, stop) for stop in self._stops)
+        ready, self._pending = self._pending[:cut], self._pending[cut:]
+        return ready
 
     def rest(self) -> str:
-        """What is left when no more comes."""
-        held, self._held = self._held, ""
-        return "" if self.found else held
+        """The remaining text, when no more comes."""
+        rest, self._pending = self._pending, ""
+        return "" if self.match else rest
 
-    def logprobs(self, new: list[TokenLogprob], told: str, is_last: bool) -> list[TokenLogprob]:
-        """As many, with `new`, as belong to `told`, what is told now; nothing follows `is_last`."""
+    def logprobs(self, new: list[TokenLogprob], text: str, is_last: bool) -> list[TokenLogprob]:
+        """The logprobs, with `new` ones added, that belong to the emitted `text`."""
         if not self._stops:
             return new
         self._logprobs += new
-        self._told += len(told)
-        count = len(self._logprobs) if is_last and not self.found else 0
+        self._characters += len(text)
+        count = len(self._logprobs) if is_last and not self.match else 0
         for one in self._logprobs[count:]:
-            if len(one.token) > self._told:
+            if len(one.token) > self._characters:
                 break
-            self._told -= len(one.token)
+            self._characters -= len(one.token)
             count += 1
         ready, self._logprobs = self._logprobs[:count], self._logprobs[count:]
         return ready
 
 
 class Detokenizer(Protocol):
-    """The tokens of one text, made characters."""
+    """Turns the tokens of one text into characters."""
 
     def push(self, tokens: Iterable[int]) -> str:
-        """The characters that are whole with `tokens`."""
+        """The characters that `tokens` complete."""
 
     def rest(self) -> str:
-        """What is left when no more comes."""
+        """The remaining characters, when no more tokens come."""
 
 
 class ByteDetokenizer:
-    """A text whose tokens are bytes in a row (`bytes_of_tokens`)."""
+    """For texts that are the concatenated bytes of their tokens (`bytes_of_tokens`)."""
 
-    def __init__(self, of_tokens: Mapping[int, bytes]) -> None:
-        self._of_tokens = of_tokens
+    def __init__(self, token_bytes: Mapping[int, bytes]) -> None:
+        self._token_bytes = token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, tokens: Iterable[int]) -> str:
-        # Models have rows for tokens that their tokenizers lack; such a token says nothing.
-        return self._decoder.decode(b"".join(self._of_tokens.get(n, b"") for n in tokens))
+        # Models have rows for tokens that their tokenizers lack; such a token has no text.
+        return self._decoder.decode(b"".join(self._token_bytes.get(n, b"") for n in tokens))
 
     def rest(self) -> str:
         return self._decoder.decode(b"", final=True)
 
 
 class TokenDetokenizer:
-    """A text of tokens that are only understood together."""
+    """For texts whose tokens must be decoded together."""
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
-        self._before: list[int] = []
-        """What was told last: context for what comes."""
+        self._context: list[int] = []
+        """The tokens emitted last, which the next ones may depend on."""
         self._new: list[int] = []
 
     def push(self, tokens: Iterable[int]) -> str:
@@ -122,88 +128,88 @@ class TokenDetokenizer:
     def _decoded(self, is_last: bool) -> str:
         if not self._new:
             return ""
-        known = self._decode(self._before) if self._before else ""
-        text = self._decode(self._before + self._new)
-        waits = text.endswith(_UNFINISHED) and len(self._new) < _LONGEST_CHARACTER
-        if waits and not is_last:
+        context = self._decode(self._context) if self._context else ""
+        text = self._decode(self._context + self._new)
+        is_unfinished = text.endswith(_UNFINISHED) and len(self._new) < _LONGEST_CHARACTER
+        if is_unfinished and not is_last:
             return ""
-        self._before, self._new = self._new, []
-        return text[len(known) :]
+        self._context, self._new = self._new, []
+        return text[len(context) :]
 
 
-def read_tokens(of_tokens: Mapping[int, bytes] | None, decode: Decode) -> Detokenizer:
-    """For a new text, with what `bytes_of_tokens` found."""
-    return TokenDetokenizer(decode) if of_tokens is None else ByteDetokenizer(of_tokens)
+def new_detokenizer(token_bytes: Mapping[int, bytes] | None, decode: Decode) -> Detokenizer:
+    """A detokenizer for a new text, given the result of `bytes_of_tokens`."""
+    return TokenDetokenizer(decode) if token_bytes is None else ByteDetokenizer(token_bytes)
 
 
 class SequenceText:
-    """The text of one sequence."""
+    """The text of one sequence, without stop sequences and tool calls."""
 
     def __init__(
-        self, reading: Detokenizer, stops: Sequence[str], calls: CallReader | None = None
+        self, detokenizer: Detokenizer, stops: Sequence[str], calls: CallReader | None = None
     ) -> None:
-        """`calls` takes out what is of a call, if the model may make one."""
-        self._reading = reading
+        """`calls` extracts a tool call, if the model may make one."""
+        self._detokenizer = detokenizer
         self._calls = calls
-        self._of_call: list[ToolCallPiece] = []
+        self._call_pieces: list[ToolCallPiece] = []
         self.stops = StopTexts(stops)
 
     def push(self, tokens: Iterable[int]) -> str:
-        """What can be told after `tokens`; from a stop text on there is no more."""
-        if self.stops.found:
+        """The text that can be emitted after `tokens`; nothing after a stop sequence."""
+        if self.stops.match:
             return ""
-        return self.stops.push(self._said(self._reading.push(tokens), is_last=False))
+        text = self._without_call(self._detokenizer.push(tokens), is_last=False)
+        return self.stops.push(text)
 
     def rest(self) -> str:
-        """What is left at the end."""
-        said = self._said(self._reading.rest(), is_last=True)
-        return self.stops.push(said) + self.stops.rest()
+        """The remaining text, at the end of the sequence."""
+        text = self._without_call(self._detokenizer.rest(), is_last=True)
+        return self.stops.push(text) + self.stops.rest()
 
     @property
     def is_call(self) -> bool:
         return self._calls is not None and bool(self._calls.is_call)
 
-    def taken_call(self) -> list[ToolCallPiece]:
-        """What came of the call since the last time."""
-        taken, self._of_call = self._of_call, []
-        return joined_calls(taken)
+    def next_call_pieces(self) -> list[ToolCallPiece]:
+        """The pieces of the tool call since the last time."""
+        pieces, self._call_pieces = self._call_pieces, []
+        return joined_calls(pieces)
 
-    def _said(self, text: str, is_last: bool) -> str:
-        """All but what is of a call."""
+    def _without_call(self, text: str, is_last: bool) -> str:
         if self._calls is None:
             return text
-        text, found = self._calls.read(text, is_last)
-        self._of_call += found
+        text, pieces = self._calls.read(text, is_last)
+        self._call_pieces += pieces
         return text
 
 
 def bytes_of_tokens(
     tokens: Mapping[int, bytes], decode_all: DecodeAll
 ) -> Mapping[int, bytes] | None:
-    """`tokens` as they stand in a text, those that are left out of it empty; None if a text is not
-    the bytes of its tokens in a row.
+    """The bytes that each token has in a text, which are none for tokens that are left out of it.
 
-    Every token is tried alone, and in a row with its neighbors in the vocabulary. Tokens that are
-    parts of a character are taken at their word, since tokenizers differ in how they show these.
+    None if a text is not the concatenated bytes of its tokens. Every token is decoded alone, and in
+    a row with its neighbors in the vocabulary. Tokens that are parts of a character count as their
+    own bytes, since tokenizers differ in how they print these.
     """
-    found = {}
+    token_bytes = {}
     texts = decode_all([[number] for number in tokens])
     for (number, data), text in zip(tokens.items(), texts, strict=True):
-        whole = _whole(data)
+        whole = _text_or_none(data)
         if text and whole is not None and text != whole:
             return None
-        found[number] = b"" if not text and whole is not None else data
+        token_bytes[number] = b"" if not text and whole is not None else data
     numbers = list(tokens)
-    rows = [numbers[at : at + _IN_A_ROW] for at in range(0, len(numbers), _IN_A_ROW)]
+    rows = [numbers[at : at + _ROW_TOKENS] for at in range(0, len(numbers), _ROW_TOKENS)]
     for row, text in zip(rows, decode_all(rows), strict=True):
-        whole = _whole(b"".join(found[number] for number in row))
+        whole = _text_or_none(b"".join(token_bytes[number] for number in row))
         if whole is not None and text != whole:
             return None
-    return found
+    return token_bytes
 
 
-def _whole(data: bytes) -> str | None:
-    """None if it begins or ends within a character."""
+def _text_or_none(data: bytes) -> str | None:
+    """The text of `data`; None if it begins or ends within a character."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -211,6 +217,6 @@ def _whole(data: bytes) -> str | None:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` are the beginning of `stop`."""
+    """Number of characters at the end of `text` that begin `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

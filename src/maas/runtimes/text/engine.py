@@ -1,4 +1,4 @@
-"""What all engines of ours that write text have in common: what they may hold, and for whom."""
+"""The bookkeeping that engines share: running sequences and the KV cache reserved for them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ S = TypeVar("S", bound=Reserving)
 
 
 class TextEngine(Generator, Generic[S]):
-    """The sequences of an engine, from `start` until their sinks were told how they ended."""
+    """An engine that keeps each sequence from `start` until its sink has the last event."""
 
     def __init__(self) -> None:
         self.context_length = 0
         self.slots = 1
         self.has_chat_template = False
         self._pool = 0
-        """Tokens that all sequences of callers share."""
+        """Tokens of the KV cache that all sequences of clients share."""
         self._vocabulary = Vocabulary()
         self._sequences: dict[int, S] = {}
 
@@ -37,7 +37,7 @@ class TextEngine(Generator, Generic[S]):
             sequence.is_cancelled = True
 
     def _reserved(self) -> int:
-        """Tokens that are kept for sequences."""
+        """Tokens of the KV cache that are reserved for sequences."""
         return sum(sequence.reserved for sequence in list(self._sequences.values()))
 
     def _most_tokens(self, generation: Generation) -> int:

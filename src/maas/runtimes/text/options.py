@@ -1,4 +1,4 @@
-"""What engines that write text have in common: options of a variant, and what they may hold."""
+"""Options of text-generating variants, and the memory that sequences may use."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from maas.domain.signature import Signature
 
 DEFAULT_SLOTS = 32
 DEFAULT_CONTEXT = 8192
-"""Tokens, of models that could do more: what they remember costs memory."""
+"""Tokens, for models that were trained with more: the KV cache costs memory."""
 DEFAULT_POOL = 16_384
-"""Tokens that all sequences share."""
+"""Tokens of the KV cache that all sequences share."""
 UNKNOWN_CONTEXT = 2048
 BATCH_BYTES_PER_THREAD = 12_500_000_000
-"""Bytes of weights times tokens that a thread computes within about half a second. A batch of a
-prompt is what must end before a cancellation counts and others get their next token."""
+"""Bytes of weights times tokens that a thread computes within about half a second. A batch of
+prompt tokens must be computed before a cancellation takes effect and other sequences get their next
+token."""
 LEAST_BATCH, LARGEST_BATCH = 32, 512
 OPTIONS = {
     "slots": (1, 128),
@@ -31,25 +32,28 @@ OPTIONS = {
     "predict_max_tokens": (1, 1 << 20),
     "stream_ms": (0, 1000),
 }
-"""What a variant may say about how it is loaded, each a whole number with these bounds."""
+"""Options of every engine: whole numbers, with their bounds."""
 OWN_OPTIONS = {
     "llama_cpp": ("cache_type",),
     "openvino": (),
     "transformers": ("device", "dtype"),
     "upstream": ("engine", "model"),
 }
-"""What those of one runtime may say besides; it looks at them itself when it loads."""
+"""Further options by engine, which checks their values when it loads."""
 
 
 @dataclass(frozen=True)
 class Sizes:
+    """Tokens per sequence, sequences at a time, and tokens of the KV cache that they share."""
+
     context: int
     slots: int
     pool: int
 
 
 def settled_sizes(trained: int | None, options: dict[str, int], max_batch: int) -> Sizes:
-    """`trained`: tokens that the model was trained for, if it says."""
+    """Sizes from the options, within the context length that the model was trained for, if its
+    files state it."""
     context = min(trained or UNKNOWN_CONTEXT, options.get("context_length", DEFAULT_CONTEXT))
     slots = options.get("slots", min(max_batch, DEFAULT_SLOTS))
     pool = options.get("cache_tokens", max(DEFAULT_POOL, context))
@@ -57,7 +61,7 @@ def settled_sizes(trained: int | None, options: dict[str, int], max_batch: int) 
 
 
 def batch_size(threads: int, size: int) -> int:
-    """Tokens of a prompt that are read at once, for weights of `size` bytes."""
+    """Prompt tokens per step for weights of `size` bytes."""
     batch = BATCH_BYTES_PER_THREAD * threads // max(1, size)
     return max(LEAST_BATCH, min(batch, LARGEST_BATCH))
 
@@ -65,33 +69,33 @@ def batch_size(threads: int, size: int) -> int:
 def most_tokens(
     generation: Generation, context_length: int, openers: tuple[bytes, ...] = ()
 ) -> int:
-    """What a sequence probably needs of the memory that all share at most, before its prompt is
-    read: a text rarely has more tokens than bytes. `openers` begin what may get a BREAK of three
-    bytes (`vocabulary.py`).
+    """Estimated upper bound of the tokens of a sequence, before its prompt is tokenized: a text
+    rarely has more tokens than bytes. `openers` begin texts that may get a BREAK of three bytes
+    (`vocabulary.py`).
 
-    An engine looks again when it has read the prompt, for a template may say more, and a
-    tokenizer's normalizer may make many characters of one: NFKC makes 18 of U+FDFA.
+    Engines correct it once the prompt is tokenized, since a template may add more, and a
+    tokenizer's normalizer may expand a character: NFKC makes 18 of U+FDFA.
     """
-    written = context_length if generation.max_tokens is None else generation.max_tokens
-    contents = [m.get("content") for m in generation.messages or []]
-    # Asked at every step while one waits for room: megabytes are not encoded each time.
-    if written + sum(len(text) for text in contents if isinstance(text, str)) >= context_length:
+    limit = context_length if generation.max_tokens is None else generation.max_tokens
+    contents = [message.get("content") for message in generation.messages or []]
+    # Called at every step while a sequence waits for room: megabytes are not encoded each time.
+    if limit + sum(len(text) for text in contents if isinstance(text, str)) >= context_length:
         return context_length
     if isinstance(generation.prompt, list):
         prompt = len(generation.prompt)
     elif generation.prompt is not None:
         prompt = len(generation.prompt.encode()) + 16
     else:
-        said = msgspec.json.encode([generation.messages, generation.tools])
-        prompt = len(said) + 1024 + 3 * sum(said.count(opener) for opener in openers)
-    return min(context_length, prompt + written)
+        data = msgspec.json.encode([generation.messages, generation.tools])
+        prompt = len(data) + 1024 + 3 * sum(data.count(opener) for opener in openers)
+    return min(context_length, prompt + limit)
 
 
 class Reserving(Protocol):
-    """A sequence whose prompt was read."""
+    """A sequence whose prompt is tokenized."""
 
     reserved: int
-    """Tokens that it needs at most."""
+    """Most tokens of the KV cache that it needs."""
     is_cancelled: bool
 
 
@@ -99,35 +103,37 @@ S = TypeVar("S", bound=Reserving)
 
 
 def fitting(ready: list[S], running: Iterable[S], memory: int) -> tuple[list[S], list[S]]:
-    """Those of `ready` that have room beside `running` in `memory` tokens, and those that wait.
+    """Splits `ready` into the sequences that fit beside `running` in `memory` tokens, and those
+    that wait.
 
-    In their order, and one at least if none runs. Who was cancelled needs no room.
+    Keeps their order, and starts at least one if none runs. Cancelled sequences need no room.
     """
-    taken, count = 0, 0
+    used, count = 0, 0
     for sequence in running:
-        taken, count = taken + sequence.reserved, count + 1
+        used, count = used + sequence.reserved, count + 1
     new: list[S] = []
     waiting: list[S] = []
     for sequence in ready:
         if sequence.is_cancelled:
             new.append(sequence)
-        elif waiting or (count and taken + sequence.reserved > memory):
+        elif waiting or (count and used + sequence.reserved > memory):
             waiting.append(sequence)
         else:
             new.append(sequence)
-            taken, count = taken + sequence.reserved, count + 1
+            used, count = used + sequence.reserved, count + 1
     return new, waiting
 
 
 def check_text_signature(signature: Signature) -> None:
+    """Raises InvalidInput unless the signature has one text as input and one as output."""
     for side, specs in (("input", signature.inputs), ("output", signature.outputs)):
         if len(specs) != 1 or specs[0].datatype != "BYTES" or specs[0].shape:
             raise InvalidInput(f"text generation has one {side} of datatype BYTES and shape []")
 
 
 def checked_options(runtime: str, options: dict[str, Any]) -> dict[str, int]:
-    """The options that all have. Raises InvalidInput for a value that one of them cannot have,
-    and for an option that `runtime` does not know."""
+    """Those of `options` that every engine has. Raises InvalidInput if one of them is out of its
+    bounds, and for an option that `runtime` does not have."""
     own = OWN_OPTIONS[runtime]
     for name, value in options.items():
         if name in own:

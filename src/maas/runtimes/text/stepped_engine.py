@@ -1,9 +1,8 @@
-"""What engines have in common that write all their texts step by step.
+"""Base class of engines that step all their sequences at once.
 
-Prompts are read in one thread, and the engine takes its turns in another, or where its owner calls
-`turn`; one call of a sink per sequence and step tells what it wrote, an empty piece if nothing, but
-what need not be told yet is kept (`is_time`). A sequence is known by its number from `start` until
-its sink was told how it ended.
+One thread prepares prompts: it renders and tokenizes them. Another runs the engine's steps, unless
+the owner calls `run_step` itself. Each step calls the sink of every sequence once, with an empty
+piece if it has no new text, except for text that the engine may defer (`defer_output`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -29,155 +28,156 @@ from maas.runtimes.text.stream_chunks import too_long
 
 log = logging.getLogger(__name__)
 
-READING_SECONDS = 0.01
-"""How long a step waits at most for prompts that are being read, so that it has many of them: a
-step costs about as much with one prompt as with a batch full. Some engines hold the interpreter's
-lock while they step, so that no prompt is read meanwhile."""
+PREPARING_SECONDS = 0.01
+"""Most time that a step waits for prompts in preparation, so that it has many of them: a step costs
+about as much with one prompt as with a full batch. Some engines hold the GIL while they step, so
+that no prompt is prepared meanwhile."""
 
 
 class Sequence:
-    """A text that is being written, and what it has cost so far."""
+    """A text that is being generated, and its usage so far."""
 
     def __init__(self, number: int, generation: Generation, sink: Sink) -> None:
         self.number = number
         self.generation = generation
         self.sink = sink
         self.reserved = 0
-        """Tokens of the common memory that are kept for it."""
+        """Tokens of the KV cache that are reserved for it."""
         self.is_cancelled = False
-        self.is_read = False
-        """Whether its prompt is, so that whoever takes the turns has to say how it ends."""
+        self.is_prepared = False
+        """Whether its prompt is tokenized, so that the stepping thread reports its end."""
         self.prompt_tokens = self.completion_tokens = 0
         self.limit = 0
-        """Most tokens that it may write."""
+        """Most tokens to generate."""
         self.text: SequenceText | None = None
-        self.has_spoken = False
-        """Whether any words of it were told."""
-        self.is_over = False
-        """Whether all of it was told."""
-        self._unread: list[int] = []
-        self._untold = ""
-        self._untold_logprobs: list[TokenLogprob] = []
-        self._told_tokens = 0
+        self.has_output = False
+        """Whether any of its text has been emitted."""
+        self.is_complete = False
+        """Whether all of its text has been emitted."""
         self.work: Any = None
-        """What the engine itself keeps for it."""
+        """State of the subclass for this sequence."""
+        self._new_tokens: list[int] = []
+        self._unsent_text = ""
+        self._unsent_logprobs: list[TokenLogprob] = []
+        self._sent_tokens = 0
 
     @property
     def stop(self) -> str:
-        """The stop text that was found, if one was."""
-        return "" if self.text is None else self.text.stops.found
+        """The stop sequence that ended the text, or an empty string."""
+        return "" if self.text is None else self.text.stops.match
 
-    def wrote(self, tokens: list[int], logprobs: list[TokenLogprob]) -> None:
-        """`tokens` that are text, which `completion_tokens` has counted."""
-        self._unread += tokens
-        self._untold_logprobs += logprobs
+    def add(self, tokens: list[int], logprobs: list[TokenLogprob]) -> None:
+        """Adds generated `tokens` that are text and already count in `completion_tokens`."""
+        self._new_tokens += tokens
+        self._unsent_logprobs += logprobs
 
-    def read(self) -> None:
-        """Makes text of what it wrote; `stop` is known after it."""
-        tokens, self._unread = self._unread, []
+    def decode(self) -> None:
+        """Decodes the tokens that were added; afterwards `stop` is known."""
+        tokens, self._new_tokens = self._new_tokens, []
         if self.text is not None:
-            self._untold += self.text.push(tokens)
+            self._unsent_text += self.text.push(tokens)
 
-    def told(self, *, is_last: bool) -> Piece:
-        """What was read and not told, with what came of a call; nothing follows `is_last`."""
-        text, logprobs, calls = self._untold, self._untold_logprobs, []
+    def next_piece(self, *, is_last: bool) -> Piece:
+        """The text and tool calls that were decoded and not yet emitted."""
+        text, logprobs, calls = self._unsent_text, self._unsent_logprobs, []
         if self.text is not None:
             if is_last:
                 text += self.text.rest()
             logprobs = self.text.stops.logprobs(logprobs, text, is_last)
-            calls = self.text.taken_call()
-        self._untold, self._untold_logprobs = "", []
-        count = self.completion_tokens - self._told_tokens
-        self._told_tokens = self.completion_tokens
-        self.has_spoken = self.has_spoken or bool(text or calls)
-        self.is_over = is_last
+            calls = self.text.next_call_pieces()
+        self._unsent_text, self._unsent_logprobs = "", []
+        count = self.completion_tokens - self._sent_tokens
+        self._sent_tokens = self.completion_tokens
+        self.has_output = self.has_output or bool(text or calls)
+        self.is_complete = is_last
         return Piece(text, count, logprobs, calls)
 
-    def rest(self) -> Piece:
-        """What was not told of one that ends before its time, whatever the reason."""
+    def last_piece(self) -> Piece:
+        """The rest of a sequence that ends early, for whatever reason."""
         try:
-            self.read()
-            return self.told(is_last=True)
+            self.decode()
+            return self.next_piece(is_last=True)
         except Exception:
-            log.exception("what a sequence wrote last cannot be read")
-            return Piece("", self.completion_tokens - self._told_tokens)
+            log.exception("the last tokens of a sequence cannot be decoded")
+            return Piece("", self.completion_tokens - self._sent_tokens)
 
-    def ending(self, reason: str, read: int | None = None) -> Ending:
-        """`read`: how many tokens of its prompt were computed, if not all."""
+    def ending(self, reason: str, prompt_tokens: int | None = None) -> Ending:
+        """The ending with the counts; `prompt_tokens` if not all of the prompt was computed."""
         if reason == "stop" and self.text is not None and self.text.is_call:
             reason = "tool_calls"
         stop = self.stop if reason == "stop" else ""
-        prompt_tokens = self.prompt_tokens if read is None else read
+        if prompt_tokens is None:
+            prompt_tokens = self.prompt_tokens
         return Ending(reason, prompt_tokens, self.completion_tokens, stop=stop)
 
 
 def _nothing() -> None:
-    """Nobody wants to know of steps."""
+    """The callback of an owner that has set none."""
 
 
 def _always() -> bool:
-    """Whoever listens wants to hear every step."""
+    """Output is due in every step unless the owner defers it."""
     return True
 
 
-class SteppedEngine(TextEngine[Sequence], ABC):
-    """The life of sequences. Subclasses load a model, call `_begin`, and do the four steps."""
+class SteppedEngine(TextEngine[Sequence]):
+    """The life of sequences. A subclass loads a model, calls `_begin`, and overrides the hooks."""
 
     def __init__(self) -> None:
         super().__init__()
         self._after_step: Callable[[], None] = _nothing
         self._is_output_due: Callable[[], bool] = _always
         self._running: dict[int, Sequence] = {}
-        """In the engine; of whoever takes the turns."""
+        """Sequences in the engine; only the stepping thread uses it."""
         self._memory = 0
-        """Tokens that the engine has room for, with what control's proof needs."""
-        self._known_tokens = 0
+        """Tokens of the KV cache, with those for control's probe."""
+        self._vocabulary_size = 0
         self._template: ChatTemplate | None = None
-        self._reading = 0
-        """Started and not yet read."""
-        self._waits_since = 0.0
+        self._preparing = 0
+        """Number of sequences whose prompt is not prepared yet."""
+        self._waiting_since = 0.0
         """When a step began to wait for prompts; 0 if none does."""
         self._ready: list[Sequence] = []
-        """Read by us and not yet by the engine."""
+        """Prepared sequences that the engine does not have yet."""
         self._batch_tokens = 0
-        """Of prompts that are read in one step."""
+        """Prompt tokens per step."""
         self._wake = threading.Condition()
         self._has_work: Callable[[], None] = _nothing
-        self._is_turned_elsewhere = self._is_closed = False
-        self._lost: InferenceFailed | None = None
-        """Why the engine ended before it was closed."""
+        self._is_stepped_by_owner = self._is_closed = False
+        self._failure: InferenceFailed | None = None
+        """Why the engine stopped before it was closed."""
 
-    # -- what an engine does ----------------------------------------------------------------
+    # -- hooks for subclasses ---------------------------------------------------------------
 
     @abstractmethod
-    def _encoded(self, text: str, *, is_plain: bool) -> list[int]:
-        """Tokens of a text; a plain one gets those that the model puts around every text, a
-        rendered one has them."""
+    def _encode(self, text: str, *, is_plain: bool) -> list[int]:
+        """Token ids of a text. A plain text gets the model's special tokens around it; a rendered
+        template has them already."""
 
     @abstractmethod
     def _prepare(self, sequence: Sequence) -> None:
-        """Reads the prompt, with `_checked` and `_take_prompt`; raises MaasError."""
+        """Prepares the prompt with `_checked` and `_encode_prompt`. Raises MaasError."""
 
     @abstractmethod
     def _admit(self, sequence: Sequence) -> None:
-        """Gives a sequence to the engine; raises MaasError if that refuses it."""
+        """Adds a sequence to the batch. Raises MaasError if the engine refuses it."""
 
     @abstractmethod
     def _step(self) -> None:
-        """Computes a step of all in `_running`, tells their sinks (`_tell`), has who ended
-        `_leave`."""
+        """Computes a step of all in `_running`, emits their output with `_emit`, and calls
+        `_finish` for those that ended."""
 
     @abstractmethod
     def _unload(self) -> None:
-        """Lets go of the model; nobody asks it any more."""
+        """Releases the model; no other hook is called afterwards."""
 
     # -- life ---------------------------------------------------------------------------------
 
-    def _set_sizes(self, sizes: Sizes, batch: int, for_proof: int) -> None:
-        """`batch`: tokens of prompts that are read in one step; `for_proof`: tokens of memory
-        besides those of callers."""
+    def _set_sizes(self, sizes: Sizes, batch: int, probe_tokens: int) -> None:
+        """`batch`: prompt tokens per step; `probe_tokens`: tokens of the KV cache for control's
+        probe, in addition to those for clients."""
         self.context_length, self.slots, self._pool = sizes.context, sizes.slots, sizes.pool
-        self._memory = self._pool + for_proof
+        self._memory = self._pool + probe_tokens
         self._batch_tokens = batch
 
     def _set_template(self, source: str, special: dict[str, Any]) -> None:
@@ -186,8 +186,8 @@ class SteppedEngine(TextEngine[Sequence], ABC):
             self._template = ChatTemplate(source, special)
 
     def _begin(self) -> None:
-        """Once the model is loaded."""
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        """Starts the threads, once the model is loaded."""
+        self._preparer = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self._engine = threading.Thread(target=self._run, name="engine", daemon=True)
         self._engine.start()
 
@@ -196,8 +196,8 @@ class SteppedEngine(TextEngine[Sequence], ABC):
         sequence.reserved = self._most_tokens(generation)
         self._sequences[number] = sequence
         with self._wake:
-            self._reading += 1
-        self._reader.submit(self._read, sequence)
+            self._preparing += 1
+        self._preparer.submit(self._prepare_or_end, sequence)
 
     def on_step(self, callback: Callable[[], None]) -> None:
         self._after_step = callback
@@ -208,116 +208,118 @@ class SteppedEngine(TextEngine[Sequence], ABC):
 
     def close(self) -> None:
         self._cancel_all()
-        self._reader.shutdown(wait=True)
+        self._preparer.shutdown(wait=True)
         with self._wake:
             self._is_closed = True
             self._wake.notify()
         self._engine.join()
-        while self.turn() is not None:
-            pass  # whoever took the turns has stopped
+        while self.run_step() is not None:
+            pass  # an owner that ran the steps has stopped
         if self._template is not None:
             self._template.close()
         self._unload()
 
-    def _hand_over(self, has_work: Callable[[], None]) -> None:
-        """The thread ends; from here on its owner calls `turn`, in one thread, after each call of
-        `has_work`, which comes from any."""
+    def _hand_over_steps(self, has_work: Callable[[], None]) -> None:
+        """Ends the engine's own thread; from now on the owner calls `run_step`, in one thread,
+        after each call of `has_work`, which comes from any thread."""
         self._has_work = has_work
         with self._wake:
-            self._is_turned_elsewhere = True
+            self._is_stepped_by_owner = True
             self._wake.notify()
         self._engine.join()
 
     # -- prompts, in a thread of their own --------------------------------------------------
 
-    def _read(self, sequence: Sequence) -> None:
-        said = self._read_prompt(sequence)
+    def _prepare_or_end(self, sequence: Sequence) -> None:
+        end = self._prepared(sequence)
         with self._wake:
-            self._reading -= 1
-            if said is None:
-                said = self._lost
-            if said is None:
-                sequence.is_read = True
+            self._preparing -= 1
+            if end is None:
+                end = self._failure
+            if end is None:
+                sequence.is_prepared = True
                 self._ready.append(sequence)
             self._wake.notify()
-        if said is not None:
-            self._end(sequence, said)
+        if end is not None:
+            self._end(sequence, end)
         self._has_work()
 
-    def _read_prompt(self, sequence: Sequence) -> Ending | MaasError | None:
-        """What is said of it at once, if it never comes to the engine."""
+    def _prepared(self, sequence: Sequence) -> Ending | MaasError | None:
+        """The end of a sequence that never reaches the engine; None if it does."""
         try:
             self._prepare(sequence)
         except MaasError as wrong:
             return wrong
         except Exception:
-            log.exception("a prompt could not be read")
+            log.exception("a prompt could not be prepared")
             return InferenceFailed("the engine failed on this request")
         return sequence.ending("length") if sequence.generation.max_tokens == 0 else None
 
     def _checked(self, sequence: Sequence) -> Generation:
         return self._vocabulary.checked(sequence.generation, self.context_length)
 
-    def _take_prompt(
+    def _encode_prompt(
         self, sequence: Sequence, generation: Generation, messages: list[dict[str, Any]]
     ) -> list[int]:
-        """The prompt's tokens; from here on it is known how many the sequence has at most.
+        """Token ids of the prompt. Sets the sequence's limit and the memory it needs.
 
-        `messages` as the template gets them. Raises InvalidInput, ContextLengthExceeded.
+        `messages` are those for the template. Raises InvalidInput, ContextLengthExceeded.
         """
         if isinstance(generation.prompt, list):
             self._check_tokens(generation.prompt, "prompt")
             ids = list(generation.prompt)
         elif generation.prompt is not None:
-            ids = self._encoded(generation.prompt, is_plain=True)
+            ids = self._encode(generation.prompt, is_plain=True)
         else:
             if self._template is None:
                 raise InvalidInput("this model has no chat template", field="messages")
-            ids = self._encoded(self._template.render(messages), is_plain=False)
+            ids = self._encode(self._template.render(messages), is_plain=False)
         if not ids:
             raise InvalidInput("the prompt is empty", field="prompt")
         if len(ids) >= self.context_length:
             raise too_long(len(ids), self.context_length)
-        room = self.context_length - len(ids)
-        wanted = generation.max_tokens
-        sequence.limit = room if wanted is None else min(room, wanted)
+        sequence.limit = self.context_length - len(ids)
+        if generation.max_tokens is not None:
+            sequence.limit = min(sequence.limit, generation.max_tokens)
         sequence.prompt_tokens = len(ids)
         sequence.reserved = len(ids) + sequence.limit
         return ids
 
-    def _check_tokens(self, tokens: Any, what: str) -> None:
-        unknown = [token for token in tokens if not 0 <= token < self._known_tokens]
+    def _check_tokens(self, tokens: Any, field: str) -> None:
+        unknown = [token for token in tokens if not 0 <= token < self._vocabulary_size]
         if unknown:
             raise InvalidInput(
-                f"{what}: there is no token {unknown[0]}; the model has {self._known_tokens}",
-                field=what,
+                f"{field}: there is no token {unknown[0]}; the model has {self._vocabulary_size}",
+                field=field,
             )
 
-    # -- the engine -----------------------------------------------------------------------------
+    # -- steps ----------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """The thread that takes the turns if nobody else does."""
-        while self._lost is None and self._await_work():
-            wait = self.turn()
+        """The thread that runs the steps unless the owner does."""
+        while self._failure is None and self._await_work():
+            wait = self.run_step()
             self._after_step()
             if wait:
                 with self._wake:
                     self._wake.wait_for(self._has_prompts, wait)
 
     def _await_work(self) -> bool:
-        """False: there will be none here."""
+        """Blocks until there is work; False if this thread must end."""
         with self._wake:
             while not (self._running or self._ready):
-                if self._is_closed or self._is_turned_elsewhere:
+                if self._is_closed or self._is_stepped_by_owner:
                     return False
                 self._wake.wait()
         return True
 
-    def turn(self) -> float | None:
-        """Gives new sequences to the engine and computes a step. Seconds after which it is to be
-        called again, 0 for at once; None if there is nothing to do."""
+    def run_step(self) -> float | None:
+        """Admits prepared sequences and computes one step.
+
+        Returns the seconds until the next call, 0 for at once, or None if there is no work.
+        """
         with self._wake:
-            if self._lost is not None or not (self._running or self._ready):
+            if self._failure is not None or not (self._running or self._ready):
                 return None
             wait = self._seconds_for_prompts()
             if wait > 0:
@@ -325,16 +327,16 @@ class SteppedEngine(TextEngine[Sequence], ABC):
             new, self._ready = fitting(self._ready, self._running.values(), self._memory)
         try:
             for sequence in new:
-                self._take_in(sequence)
+                self._admit_or_end(sequence)
             if self._running:
                 self._step()
         except Exception as wrong:
             log.exception("the engine failed")
-            self._give_up(wrong)
+            self._fail(wrong)
             return None
         return 0.0 if self._running or self._ready else None
 
-    def _take_in(self, sequence: Sequence) -> None:
+    def _admit_or_end(self, sequence: Sequence) -> None:
         if sequence.is_cancelled:
             self._end(sequence, Ending("cancelled", 0, 0))  # nothing of it was computed
             return
@@ -346,55 +348,58 @@ class SteppedEngine(TextEngine[Sequence], ABC):
         self._running[sequence.number] = sequence
 
     def _has_prompts(self) -> bool:
-        """Whether a step need not wait for any more of them."""
-        read = sum(sequence.prompt_tokens for sequence in self._ready)
-        return not self._reading or self._is_closed or read >= self._batch_tokens
+        """Whether a step need not wait for more prompts."""
+        count = sum(sequence.prompt_tokens for sequence in self._ready)
+        return not self._preparing or self._is_closed or count >= self._batch_tokens
 
     def _seconds_for_prompts(self) -> float:
-        """How long the next step is to wait for prompts that are being read."""
+        """Seconds that the next step waits for prompts in preparation."""
         if self._has_prompts():
-            self._waits_since = 0.0
+            self._waiting_since = 0.0
             return 0.0
         now = time.monotonic()
-        self._waits_since = self._waits_since or now
-        left = self._waits_since + READING_SECONDS - now
+        self._waiting_since = self._waiting_since or now
+        left = self._waiting_since + PREPARING_SECONDS - now
         if left <= 0:
-            self._waits_since = 0.0
+            self._waiting_since = 0.0
         return max(0.0, left)
 
-    def _tell(self, sequence: Sequence, reason: str | None, *, is_due: bool) -> str | None:
-        """After a step in which the sequence `wrote`, or not: tells it, unless that can wait.
-        Returns why it ended, `reason` or a stop text; None: it goes on."""
-        can_wait = reason is None and sequence.has_spoken and not is_due
+    def _emit(self, sequence: Sequence, reason: str | None, *, is_due: bool) -> str | None:
+        """Emits the output of a sequence after a step, unless it can wait.
+
+        Returns why the sequence ended: `reason`, or `stop` for a stop sequence; None if it goes on.
+        """
+        can_wait = reason is None and sequence.has_output and not is_due
         if can_wait and not sequence.generation.stop:
             return None
-        sequence.read()
+        sequence.decode()
         if sequence.stop and reason in (None, "length"):
             reason = "stop"
         elif can_wait:
             return None
-        sequence.sink(sequence.number, sequence.told(is_last=reason is not None))
+        sequence.sink(sequence.number, sequence.next_piece(is_last=reason is not None))
         return reason
 
-    def _leave(self, sequence: Sequence, said: Ending | MaasError) -> None:
+    def _finish(self, sequence: Sequence, end: Ending | MaasError) -> None:
+        """Takes a sequence out of `_running` and reports its end."""
         del self._running[sequence.number]
-        self._end(sequence, said)
+        self._end(sequence, end)
 
-    def _give_up(self, wrong: Exception) -> None:
-        """An engine that failed once in a step is of no known state: whoever waits is told, and
-        the replica ends, so that another takes its place."""
-        lost = InferenceFailed(f"the engine failed: {str(wrong)[-300:]}")
+    def _fail(self, wrong: Exception) -> None:
+        """Fails all sequences and ends the replica, so that another replaces it: the state of an
+        engine after a failed step is unknown."""
+        failure = InferenceFailed(f"the engine failed: {str(wrong)[-300:]}")
         with self._wake:
-            self._lost = lost  # who is read from here on is told there
-            waiting = [one for one in list(self._sequences.values()) if one.is_read]
+            self._failure = failure  # ends the sequences that are being prepared
+            prepared = [one for one in list(self._sequences.values()) if one.is_prepared]
         try:
-            for sequence in waiting:
-                self._end(sequence, lost)
+            for sequence in prepared:
+                self._end(sequence, failure)
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def _end(self, sequence: Sequence, said: Ending | MaasError) -> None:
+    def _end(self, sequence: Sequence, end: Ending | MaasError) -> None:
         del self._sequences[sequence.number]
-        if sequence.completion_tokens and not sequence.is_over:
-            sequence.sink(sequence.number, sequence.rest())
-        sequence.sink(sequence.number, said)
+        if sequence.completion_tokens and not sequence.is_complete:
+            sequence.sink(sequence.number, sequence.last_piece())
+        sequence.sink(sequence.number, end)

@@ -1,4 +1,4 @@
-"""What llama.cpp's server streams, as pieces: OpenAI's chunks with fields of its own."""
+"""Chunks of an OpenAI-compatible stream, with the extensions of llama.cpp and vLLM, as pieces."""
 
 from __future__ import annotations
 
@@ -46,15 +46,17 @@ class _Choice(msgspec.Struct):
     text: str | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
-    """vLLM: the stop text that ended it, or a token's id."""
+    """vLLM: the stop sequence that matched, or a token id."""
     logprobs: _Logprobs | None = None
 
 
 class PromptProgress(msgspec.Struct):
+    """llama.cpp: tokens of the prompt, those of them in the cache, and those processed so far."""
+
     total: int = 0
     cache: int = 0
     processed: int = 0
-    """With those of the cache."""
+    """Including those in the cache."""
 
 
 class _Timings(msgspec.Struct):
@@ -90,7 +92,7 @@ class EngineError(msgspec.Struct):
 
 
 class Chunk(msgspec.Struct):
-    """One JSON text of a stream; what is not named here is of no use to us."""
+    """One JSON object of a stream; other fields are ignored."""
 
     choices: list[_Choice] = []
     prompt_progress: PromptProgress | None = None
@@ -99,7 +101,8 @@ class Chunk(msgspec.Struct):
     error: EngineError | None = None
 
     def piece(self, tokens: int, top: int) -> Piece | None:
-        """What it says, if it says something: `tokens` more tokens, `top` likely ones for each."""
+        """The chunk as a piece of `tokens` tokens, with `top` alternatives for each; None if it is
+        empty."""
         text, logprobs, calls = "", [], []
         for choice in self.choices:
             delta = choice.delta or _Delta()
@@ -117,17 +120,18 @@ class Chunk(msgspec.Struct):
 
     @property
     def stop(self) -> str:
-        """The stop text that ended it, if the engine says."""
-        found = self.choices[0].stop_reason if self.choices else None
-        return found if isinstance(found, str) else ""
+        """The stop sequence that matched, if the engine reports it."""
+        reason = self.choices[0].stop_reason if self.choices else None
+        return reason if isinstance(reason, str) else ""
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
 
 
 def too_long(prompt_tokens: int | None, context_length: int) -> ContextLengthExceeded:
+    """The error for a prompt that leaves no room for output."""
     return ContextLengthExceeded(
-        f"the prompt has {prompt_tokens} tokens; this model reads and writes at most "
+        f"the prompt has {prompt_tokens} tokens; prompt and output of this model have at most "
         f"{context_length} together",
         prompt_tokens=prompt_tokens,
         context_length=context_length,
@@ -140,7 +144,7 @@ def _call(raw: _ToolCall) -> ToolCallPiece:
 
 
 _LEAST_LOGPROB = -9999.0
-"""For what the engine says has no probability; JSON has no infinity."""
+"""For tokens of probability 0; JSON has no infinity."""
 
 
 def _logprob(raw: _TokenProb, top: int) -> TokenLogprob:

@@ -1,10 +1,10 @@
 """A batch whose forward passes are recorded once and replayed: CUDA graphs.
 
-A model of 1 B parameters is about a thousand small kernels a step; started one by one from Python
-they keep a GPU waiting nine tenths of the time. A graph starts them all at once, but only for
-tensors of the sizes it was recorded with. So what a step reads is padded to one of few sizes, and
-each size is recorded when it is first met. Padding writes to a page of the cache that nobody reads,
-and reads from one that stays zero (both the library's), behind the mask.
+A model of 1 B parameters takes about a thousand small kernels per step; launched one by one from
+Python they leave a GPU idle nine tenths of the time. A graph launches them all at once, but only
+for tensors of the sizes it was recorded with. So the inputs of a step are padded to one of a few
+sizes, and each size is recorded when it first occurs. Padding writes to a page of the cache that is
+never read, and reads from one that stays zero (both the library's), behind the mask.
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
@@ -22,28 +22,28 @@ from maas.runtimes.transformers.paged_batch import PagedBatch
 
 log = logging.getLogger(__name__)
 
-_READ_GRAIN, _CACHE_GRAIN = 512, 16_384
-"""Tokens read in a step, and those of the cache they look at, are padded to a power of two, above
-these to a multiple: few sizes where a step is short, little waste where it is long."""
+_INPUT_GRAIN, _CACHE_GRAIN = 512, 16_384
+"""Input tokens of a step, and cached tokens that they attend to, are padded to a power of two, or
+above these to a multiple: few sizes for short steps, little waste for long ones."""
 _LEAST_CACHE = 1024
 MOST_GRAPHS = 64
-"""That are kept; each has memory of its own beside what they share."""
+"""Recorded at most; each has memory of its own in addition to the shared pool."""
 
 
 def padded(count: int, grain: int) -> int:
-    """The smallest power of two that is at least `count`, or multiple of `grain` above that."""
+    """`count` rounded up to a power of two, or above `grain` to a multiple of it."""
     if count > grain:
         return -(-count // grain) * grain
     return 1 << (count - 1).bit_length()
 
 
 class CudaGraphBatch(PagedBatch):
-    """A PagedBatch on a CUDA device. Its logits lie where the next step writes its own."""
+    """A PagedBatch on a CUDA device. The next step overwrites the logits of a step."""
 
     def __init__(self, model: Any, sequences: int, tokens: int, batch: int) -> None:
         super().__init__(model, sequences, tokens, batch)
         self._graphs: OrderedDict[tuple[int, int], Any] = OrderedDict()
-        """By tokens read and of the cache; the one used last is last."""
+        """Graphs by input tokens and cached tokens; the one used last is last."""
         self._is_graphed = True
         self._pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
         runner = self._processor.model_runner
@@ -53,26 +53,26 @@ class CudaGraphBatch(PagedBatch):
         self._logits = torch.empty(0, 0, device=model.device)
         self._warm_up()
 
-    def _sizes(self, read: int, cached: int, is_decoding: bool) -> tuple[int, int]:
-        """What the library pads a step to, by tokens read and tokens of the cache."""
+    def _sizes(self, inputs: int, cached: int, is_decoding: bool) -> tuple[int, int]:
+        """The sizes that the library pads a step to: input tokens and cached tokens."""
         if not self._is_graphed:
-            return read, cached
+            return inputs, cached
         cache = self._processor.cache
-        # Without any, the library's forward pass is another, which does not look at the cache.
+        # Without cached tokens, the library uses another forward pass, which ignores the cache.
         if cached:
             cached = max(_LEAST_CACHE, padded(cached, _CACHE_GRAIN))
         return (
-            min(padded(read, _READ_GRAIN), cache.max_batch_tokens),
+            min(padded(inputs, _INPUT_GRAIN), cache.max_batch_tokens),
             min(cached, cache.max_tokens_read),
         )
 
     def _warm_up(self) -> None:
-        """Records the steps of sequences that begin. Others are recorded when they come."""
+        """Records the first steps of 1, 2, 4, … sequences. Other sizes are recorded on demand."""
         count = 1
         while True:
             for number in range(count):
                 self.add(number, [0])
-            for _ in range(2):  # a prompt of one token each, and a token after it
+            for _ in range(2):  # a prompt of one token each, then one more token
                 self.put([0] * len(self.step()[0]))
             for number in range(count):
                 self.drop(number)
@@ -81,12 +81,12 @@ class CudaGraphBatch(PagedBatch):
             count = min(2 * count, self._sequences)
 
     def _computed(self, inputs: Any, due: int) -> torch.Tensor:
-        given = dict(inputs.get_model_kwargs(use_padding=True))
-        given["logits_to_keep"] = given["logits_indices"]
+        arguments = dict(inputs.get_model_kwargs(use_padding=True))
+        arguments["logits_to_keep"] = arguments["logits_indices"]
 
         def forward() -> None:
-            logits = self._model(**given).logits[0]
-            if not self._logits.numel():  # the first of all, which is not recorded
+            logits = self._model(**arguments).logits[0]
+            if not self._logits.numel():  # the very first pass, which is not recorded
                 self._logits = logits.new_empty(
                     (self._sequences, logits.shape[1]), dtype=torch.float32
                 )
@@ -96,11 +96,11 @@ class CudaGraphBatch(PagedBatch):
         return self._logits[:due]
 
     def _run(self, size: tuple[int, int], forward: Callable[[], None], stream: Any) -> None:
-        """Computes `forward` by the graph of its size; records that if there is none yet."""
-        # Streams are those of the device of this thread, which need not be the model's.
+        """Computes `forward` with the graph of its size, which is recorded if there is none yet."""
+        # Streams belong to the device of this thread, which may not be the model's.
         with torch.cuda.device(self._model.device):
-            usual = torch.cuda.current_stream()
-            stream.wait_stream(usual)
+            main = torch.cuda.current_stream()
+            stream.wait_stream(main)
             graph = self._graphs.get(size)
             with torch.cuda.stream(stream):
                 if graph is not None:
@@ -109,13 +109,13 @@ class CudaGraphBatch(PagedBatch):
                 else:
                     self._compute(forward)
             if graph is None and self._is_graphed:
-                with torch.cuda.stream(usual):  # what fails to be recorded leaves another
+                with torch.cuda.stream(main):  # a failed recording leaves another stream
                     self._record(size, forward, stream)
-            usual.wait_stream(stream)
+            main.wait_stream(stream)
 
     def _compute(self, forward: Callable[[], None]) -> None:
-        """Once without a graph: what is recorded is not computed, and libraries make their
-        workspaces at first use. Graphs give way to a step that lacks their memory."""
+        """Computes without a graph: recording does not compute, and libraries allocate workspaces
+        on first use. If memory runs out, all graphs are released."""
         try:
             forward()
         except torch.OutOfMemoryError:
@@ -134,12 +134,12 @@ class CudaGraphBatch(PagedBatch):
             ):
                 forward()
         except torch.OutOfMemoryError:
-            return  # this size goes without
-        except RuntimeError as wrong:  # such as a model that looks at its own numbers
+            return  # no graph for this size
+        except RuntimeError as wrong:  # such as a model with data-dependent control flow
             log.warning("steps are computed without CUDA graphs: %s", wrong)
             self._is_graphed = False
             self._graphs.clear()
-            # The allocator still takes it for a recording, during which nothing is given back.
+            # The allocator would stay in recording mode, in which it releases nothing.
             if self._pool is not None:
                 with contextlib.suppress(RuntimeError):
                     torch._C._cuda_endAllocateToPool(self._model.device.index, self._pool)

@@ -1,7 +1,7 @@
 """Language models in safetensors through transformers' continuous batching, on the CPU or a GPU.
 
-The life of a sequence is that of `stepped_engine`. Which token follows is chosen by `token_choice`,
-schemas are held by llguidance's masks. Options: `transformers_model` and `text_options`.
+`text/stepped_engine.py` runs the sequences, `sampler.py` draws their tokens, and masks of
+llguidance enforce schemas. Options: see `model.py` and `text/options.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from maas.domain.generation import Ending, Piece, TokenLogprob
 from maas.domain.machine import usable_cores
 from maas.runtimes.base import LoadRequest
 from maas.runtimes.schemas.llguidance import json_grammar
-from maas.runtimes.text.detokenizer import SequenceText, bytes_of_tokens, read_tokens
+from maas.runtimes.text.detokenizer import SequenceText, bytes_of_tokens, new_detokenizer
 from maas.runtimes.text.options import (
     LARGEST_BATCH,
     OPTIONS,
@@ -29,7 +29,12 @@ from maas.runtimes.text.options import (
     checked_options,
     settled_sizes,
 )
-from maas.runtimes.text.prompted_tools import CallReader, call_grammar, chosen_tools, told_messages
+from maas.runtimes.text.prompted_tools import (
+    CallReader,
+    call_grammar,
+    chosen_tools,
+    prompted_messages,
+)
 from maas.runtimes.text.stepped_engine import Sequence, SteppedEngine
 from maas.runtimes.text.vocabulary import Vocabulary, looks_like_control
 from maas.runtimes.transformers.cuda_graphs import CudaGraphBatch
@@ -45,26 +50,26 @@ from maas.runtimes.transformers.sampler import (
     SampledToken,
     SamplingDefaults,
     SequenceSampler,
-    choose,
+    sample,
 )
 
-_PROOF_TOKENS = 512
-"""Of the cache, for control's proof, which is started without asking for room."""
+_PROBE_TOKENS = 512
+"""Tokens of the KV cache for control's probe, which starts whether or not there is room."""
 _GPU_BATCH = 4 * LARGEST_BATCH
 
 
 class Transformers(SteppedEngine):
-    """One model and its batch."""
+    """A model and its batch."""
 
     def __init__(self) -> None:
         super().__init__()
         self._ends: frozenset[int] = frozenset()
-        self._manner = SamplingDefaults()
-        self._in_texts: Mapping[int, bytes] | None = None
-        """Tokens as they stand in texts, where they stand for themselves."""
+        self._defaults = SamplingDefaults()
+        self._token_bytes: Mapping[int, bytes] | None = None
+        """The result of `bytes_of_tokens`."""
 
     def load(self, request: LoadRequest) -> None:
-        """Loads the files of a folder with config.json; raises InvalidInput if it cannot."""
+        """Loads a model folder with config.json. Raises InvalidInput if transformers cannot."""
         check_text_signature(request.signature)
         options = request.options
         common = checked_options("transformers", options)
@@ -72,37 +77,39 @@ class Transformers(SteppedEngine):
         dtype = chosen_dtype(options, device)
         folder = read_folder(request.paths)
         self._tokenizer = _tokenizer(request)
-        # A GPU writes more at once than the usual slots; who deploys may ask for them.
+        # A GPU runs more sequences at a time than the default; a deployment may set them.
         slots = {"slots": min(request.max_batch, OPTIONS["slots"][1])}
         sizes = settled_sizes(folder.trained_context, slots | common, request.max_batch)
         threads = min(request.threads, usable_cores())
         torch.set_num_threads(threads)
         size = folder.parameters * dtype.itemsize
-        usual = batch_size(threads, size) if device.type == "cpu" else _GPU_BATCH
-        batch = common.get("batch", usual)
-        self._set_sizes(sizes, batch, min(sizes.context, _PROOF_TOKENS))
+        default = batch_size(threads, size) if device.type == "cpu" else _GPU_BATCH
+        batch = common.get("batch", default)
+        self._set_sizes(sizes, batch, min(sizes.context, _PROBE_TOKENS))
         model = load_model(folder, device, dtype)
-        self._known_tokens = int(model.get_input_embeddings().num_embeddings)
+        self._vocabulary_size = int(model.get_input_embeddings().num_embeddings)
         self._batch = _batch(model, self.slots + 1, self._memory, batch)
-        self._ends, self._manner = folder.ends, folder.manner
-        self._set_words(folder)
+        self._ends, self._defaults = folder.ends, folder.sampling
+        self._set_vocabulary(folder)
         self._begin()
 
-    def _set_words(self, folder: ModelFolder) -> None:
+    def _set_vocabulary(self, folder: ModelFolder) -> None:
         self._set_template(folder.template, folder.special)
         try:
             self._grammars = llguidance.LLTokenizer(
-                self._tokenizer.to_str(), self._known_tokens, eos_token=sorted(self._ends) or None
+                self._tokenizer.to_str(),
+                self._vocabulary_size,
+                eos_token=sorted(self._ends) or None,
             )
         except ValueError as wrong:
             raise InvalidInput(f"tokenizer.json cannot be used: {str(wrong)[:300]}") from None
         self._vocabulary = Vocabulary.of(self._token_texts(), _control_texts(self._tokenizer))
         numbers = range(self._tokenizer.get_vocab_size())
         tokens = {number: self._grammars.decode_bytes([number]) for number in numbers}
-        self._in_texts = bytes_of_tokens(tokens, self._tokenizer.decode_batch)
+        self._token_bytes = bytes_of_tokens(tokens, self._tokenizer.decode_batch)
 
     def _token_texts(self) -> Iterator[bytes]:
-        """What each token stands for; none where a text may change before it is cut into them."""
+        """The bytes of every token; none if the tokenizer may normalize a text."""
         is_exact = self._tokenizer.normalizer is None and isinstance(
             self._tokenizer.decoder, ByteLevel
         )
@@ -122,12 +129,12 @@ class Transformers(SteppedEngine):
         grammar = json_grammar(g.response_format) if g.response_format is not None else None
         if tools and choice == "required":
             grammar = call_grammar(tools, json_grammar)
-        told = told_messages(g.messages or [], tools if may_call else [])
-        ids = self._take_prompt(sequence, g, told)
+        messages = prompted_messages(g.messages or [], tools if may_call else [])
+        ids = self._encode_prompt(sequence, g, messages)
         matcher = None if grammar is None else self._matcher(grammar)
-        sequence.work = _Work(ids, SequenceSampler(g, self._manner, matcher))
-        reading = read_tokens(self._in_texts, self._tokenizer.decode)
-        sequence.text = SequenceText(reading, g.stop, CallReader() if may_call else None)
+        sequence.work = _Work(ids, SequenceSampler(g, self._defaults, matcher))
+        detokenizer = new_detokenizer(self._token_bytes, self._tokenizer.decode)
+        sequence.text = SequenceText(detokenizer, g.stop, CallReader() if may_call else None)
 
     def _matcher(self, grammar: str) -> Any:
         matcher = llguidance.LLMatcher(self._grammars, grammar, log_level=0)
@@ -138,7 +145,7 @@ class Transformers(SteppedEngine):
             )
         return matcher
 
-    def _encoded(self, text: str, *, is_plain: bool) -> list[int]:
+    def _encode(self, text: str, *, is_plain: bool) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=is_plain).ids
         return ids
 
@@ -151,46 +158,48 @@ class Transformers(SteppedEngine):
         running = self._running
         for sequence in list(running.values()):
             if sequence.is_cancelled:
-                read = min(sequence.prompt_tokens, self._batch.position(sequence.number))
-                self._drop(sequence, sequence.ending("cancelled", read))
+                position = self._batch.position(sequence.number)
+                processed = min(sequence.prompt_tokens, position)
+                self._drop(sequence, sequence.ending("cancelled", processed))
         if not running:
             return
         due, logits = self._batch.step()
-        found = choose(logits, [running[number].work.chooser for number in due]) if due else []
-        self._batch.put([0 if isinstance(one, MaasError) else one.token for one in found])
-        chosen = dict(zip(due, found, strict=True))
+        samplers = [running[number].work.sampler for number in due]
+        results = sample(logits, samplers) if due else []
+        self._batch.put([0 if isinstance(one, MaasError) else one.token for one in results])
+        by_number = dict(zip(due, results, strict=True))
         is_due = self._is_output_due()
         for sequence in list(running.values()):
-            one = chosen.get(sequence.number)
-            if isinstance(one, MaasError):
-                self._drop(sequence, one)
-            elif one is None:
-                sequence.sink(sequence.number, Piece())  # it got on with its prompt, or waited
+            result = by_number.get(sequence.number)
+            if isinstance(result, MaasError):
+                self._drop(sequence, result)
+            elif result is None:
+                sequence.sink(sequence.number, Piece())  # a part of its prompt, or it waited
             else:
-                self._collect(sequence, one, is_due)
+                self._collect(sequence, result, is_due)
 
-    def _collect(self, sequence: Sequence, one: SampledToken, is_due: bool) -> None:
-        """What a sequence wrote, and whether it ended with that."""
+    def _collect(self, sequence: Sequence, sampled: SampledToken, is_due: bool) -> None:
+        """Adds a token to a sequence, and ends it if that was the last one."""
         sequence.completion_tokens += 1
-        is_end = one.token in self._ends
+        is_end = sampled.token in self._ends
         logprobs = []
         if sequence.generation.logprobs is not None:
-            top = [self._logprob(token, value) for token, value in one.top]
-            logprobs = [self._logprob(one.token, one.logprob, top)]
-        sequence.wrote([] if is_end else [one.token], logprobs)
+            top = [self._logprob(token, value) for token, value in sampled.top]
+            logprobs = [self._logprob(sampled.token, sampled.logprob, top)]
+        sequence.add([] if is_end else [sampled.token], logprobs)
         reason = None
-        if is_end or sequence.work.chooser.is_complete:
+        if is_end or sequence.work.sampler.is_complete:
             reason = "stop"
         elif sequence.completion_tokens >= sequence.limit:
             reason = "length"
-        reason = self._tell(sequence, reason, is_due=is_due)
+        reason = self._emit(sequence, reason, is_due=is_due)
         if reason is not None:
             self._drop(sequence, sequence.ending(reason))
 
-    def _drop(self, sequence: Sequence, said: Ending | MaasError) -> None:
-        # First out of the batch: if the engine fails here, the sequence is told of it.
+    def _drop(self, sequence: Sequence, end: Ending | MaasError) -> None:
+        # The batch first: if that fails, the sequence must still be in `_running` to be ended.
         self._batch.drop(sequence.number)
-        self._leave(sequence, said)
+        self._finish(sequence, end)
 
     def _logprob(
         self, token: int, value: float, top: list[TokenLogprob] | None = None
@@ -201,29 +210,29 @@ class Transformers(SteppedEngine):
 
 @dataclass
 class _Work:
-    """A sequence as the batch knows it."""
+    """A sequence in the batch."""
 
     prompt: list[int]
-    chooser: SequenceSampler
+    sampler: SequenceSampler
 
 
 def _batch(model: Any, sequences: int, tokens: int, batch: int) -> PagedBatch:
-    """Raises InvalidInput."""
+    """The batch for the model's device. Raises InvalidInput."""
     if model.device.type != "cuda":
         return PagedBatch(model, sequences, tokens, batch)
     try:
         return CudaGraphBatch(model, sequences, tokens, batch)
-    except RuntimeError as wrong:  # it computes its first steps there
+    except RuntimeError as wrong:  # it computes its first steps in the constructor
         raise InvalidInput(f"the device cannot compute this model: {str(wrong)[:300]}") from None
 
 
 def _control_texts(tokenizer: Tokenizer) -> list[bytes]:
-    added = tokenizer.get_added_tokens_decoder().values()
-    return [
-        text
-        for token in added
-        if looks_like_control(text := token.content.encode()) or token.special
-    ]
+    texts = []
+    for token in tokenizer.get_added_tokens_decoder().values():
+        text = token.content.encode()
+        if token.special or looks_like_control(text):
+            texts.append(text)
+    return texts
 
 
 def _tokenizer(request: LoadRequest) -> Any:
@@ -231,7 +240,7 @@ def _tokenizer(request: LoadRequest) -> Any:
         tokenizer = Tokenizer.from_file(str(request.paths["tokenizer.json"]))
     except Exception as wrong:  # noqa: BLE001 - the library raises Exception itself
         raise InvalidInput(f"tokenizer.json cannot be read: {str(wrong)[:300]}") from None
-    # Files often say that texts are cut, or all padded to one length; neither is wanted here.
+    # Files often configure truncation, or padding to one length; neither is for serving.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

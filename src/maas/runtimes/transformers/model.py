@@ -1,9 +1,9 @@
-"""A folder of a hub - safetensors, config.json, tokenizer.json - as a model on a device.
+"""Loads a model folder as hubs have it: safetensors, config.json, tokenizer.json.
 
-Nothing of it is code: no pickles, no Python files, no network. transformers gets a folder that has
-only what is named here, with a configuration that can point nowhere else.
+Nothing in it is executed: no pickles, no Python files, no network. transformers gets a folder with
+only the files named here, and a configuration without references to anything else.
 
-Options of the variant, besides those of all engines for text:
+Options of the variant, in addition to those of all engines:
 
     device  auto (default: the first CUDA device, else the CPU), cpu, cuda or cuda:N
     dtype   auto (default: bfloat16 on CUDA where it can, else float16; float32 on the CPU),
@@ -41,8 +41,9 @@ from maas.runtimes.transformers.sampler import (
 MAX_JSON_BYTES = 16 << 20
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _DEVICE = re.compile(r"auto|cpu|cuda(?::\d{1,2})?")
-_NEVER_KEPT = ("auto_map", "transformers_weights", "_name_or_path", "custom_pipelines")
-"""Keys of config.json that name code or files elsewhere."""
+_REMOVED_KEYS = ("auto_map", "transformers_weights", "_name_or_path", "custom_pipelines")
+"""Keys of config.json that refer to code or other files."""
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 _INDEX = "model.safetensors.index.json"
 
 Files = Mapping[str, Path]
@@ -50,29 +51,29 @@ Files = Mapping[str, Path]
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What the files of a variant say, before any library has seen them."""
+    """The content of a variant's files, read without any library."""
 
     config: dict[str, Any]
     weights: dict[str, Path]
     size: int
-    """Of the weights, in bytes."""
+    """Size of the weights in bytes."""
     parameters: int
     ends: frozenset[int]
-    """Tokens at which the model ends its text."""
-    manner: SamplingDefaults
+    """End-of-text tokens."""
+    sampling: SamplingDefaults
     template: str
-    """Of chats; empty if there is none."""
+    """The chat template; empty if there is none."""
     special: dict[str, str]
-    """Special tokens that templates name."""
+    """Special tokens by the names that templates use."""
 
     @property
     def trained_context(self) -> int | None:
-        found = self.config.get("max_position_embeddings")
-        return found if isinstance(found, int) and found > 0 else None
+        length = self.config.get("max_position_embeddings")
+        return length if isinstance(length, int) and length > 0 else None
 
 
 def read_folder(files: Files) -> ModelFolder:
-    """Raises InvalidInput for files that are no language model in safetensors."""
+    """Reads a model folder. Raises InvalidInput if it is not a language model in safetensors."""
     weights = {name: path for name, path in files.items() if name.endswith(".safetensors")}
     for needed in ("config.json", "tokenizer.json"):
         if needed not in files:
@@ -82,38 +83,35 @@ def read_folder(files: Files) -> ModelFolder:
     summaries = [check_safetensors(path, name) for name, path in weights.items()]
     config = _object(files, "config.json")
     generation = _object(files, "generation_config.json")
-    told = _object(files, "tokenizer_config.json")
+    tokenizer = _object(files, "tokenizer_config.json")
+    special = {name: _token_text(tokenizer.get(name)) for name in _SPECIAL_TOKENS}
     return ModelFolder(
-        config={k: v for k, v in config.items() if k not in _NEVER_KEPT and "attn_impl" not in k},
+        config={k: v for k, v in config.items() if k not in _REMOVED_KEYS and "attn_impl" not in k},
         weights=weights,
         size=sum(summary.size for summary in summaries),
         parameters=sum(summary.parameters for summary in summaries),
         ends=_ends(generation) or _ends(config),
-        manner=_manner(generation),
-        template=_template(files, told),
-        special={
-            name: text
-            for name in ("bos_token", "eos_token", "unk_token", "pad_token")
-            if (text := _text(told.get(name)))
-        },
+        sampling=_sampling(generation),
+        template=_template(files, tokenizer),
+        special={name: text for name, text in special.items() if text},
     )
 
 
 def chosen_device(options: dict[str, Any]) -> torch.device:
-    """Raises InvalidInput for a device that is none, or is not here."""
-    wanted = options.get("device", "auto")
-    if not isinstance(wanted, str) or not _DEVICE.fullmatch(wanted):
+    """The option `device`. Raises InvalidInput if it is not a device of this machine."""
+    name = options.get("device", "auto")
+    if not isinstance(name, str) or not _DEVICE.fullmatch(name):
         raise InvalidInput(
-            f"option device must be auto, cpu, cuda or cuda:N; got {shown(wanted)}", field="device"
+            f"option device must be auto, cpu, cuda or cuda:N; got {shown(name)}", field="device"
         )
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(wanted)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise InvalidInput(
-                f"option device is {wanted}; this machine has {count} CUDA devices that PyTorch "
+                f"option device is {name}; this machine has {count} CUDA devices that PyTorch "
                 f"{torch.__version__} can use",
                 field="device",
             )
@@ -121,29 +119,29 @@ def chosen_device(options: dict[str, Any]) -> torch.device:
 
 
 def chosen_dtype(options: dict[str, Any], device: torch.device) -> torch.dtype:
-    """Raises InvalidInput."""
-    wanted = one_of(options, "dtype", DTYPES)
-    if wanted == "auto":
+    """The option `dtype`. Raises InvalidInput."""
+    name = one_of(options, "dtype", DTYPES)
+    if name == "auto":
         if device.type == "cpu":
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    found: torch.dtype = getattr(torch, wanted)
-    return found
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def load_model(folder: ModelFolder, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model, ready to infer. Raises InvalidInput if transformers does not load it whole."""
+    """The model in evaluation mode. Raises InvalidInput if transformers does not load all of it."""
     disable_progress_bar()
-    with tempfile.TemporaryDirectory(prefix="maas-transformers-") as made:
-        where = Path(made)
-        # The library goes by the names of files, and theirs in the cache are digests.
+    with tempfile.TemporaryDirectory(prefix="maas-transformers-") as directory:
+        where = Path(directory)
+        # The library expects the original file names; in the cache files are named by digest.
         for name, path in folder.weights.items():
             (where / name).symlink_to(path.resolve())
         (where / "config.json").write_bytes(msgspec.json.encode(folder.config))
         try:
             if list(folder.weights) != ["model.safetensors"]:
                 (where / _INDEX).write_text(json.dumps(_index(folder.weights)))
-            model, found = AutoModelForCausalLM.from_pretrained(
+            model, report = AutoModelForCausalLM.from_pretrained(
                 where,
                 dtype=dtype,
                 attn_implementation="sdpa",
@@ -153,10 +151,10 @@ def load_model(folder: ModelFolder, device: torch.device, dtype: torch.dtype) ->
                 output_loading_info=True,
             )
             model = model.to(device).eval()
-        except Exception as wrong:  # noqa: BLE001 - a configuration makes it raise anything
-            reason = " ".join(str(wrong).replace(made, "").split())[:300]
+        except Exception as wrong:  # noqa: BLE001 - depends on the configuration
+            reason = " ".join(str(wrong).replace(directory, "").split())[:300]
             raise InvalidInput(f"transformers does not load this model: {reason}") from None
-    lost = sorted([*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])])
+    lost = sorted([*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])])
     if lost:
         raise InvalidInput(
             f"the weights are not those of config.json: {len(lost)} are missing or of another "
@@ -167,7 +165,7 @@ def load_model(folder: ModelFolder, device: torch.device, dtype: torch.dtype) ->
 
 
 def _index(weights: dict[str, Path]) -> dict[str, Any]:
-    """Which file has which tensor. Written anew: one that came along could name any file."""
+    """The file of every tensor. An index among the files could name any file."""
     where: dict[str, str] = {}
     for name, path in weights.items():
         try:
@@ -190,19 +188,20 @@ def _object(files: Files, name: str) -> dict[str, Any]:
         raise InvalidInput(f"{name} is not a JSON object", field="files") from None
 
 
-def _ends(said: dict[str, Any]) -> frozenset[int]:
-    ends = said.get("eos_token_id")
+def _ends(config: dict[str, Any]) -> frozenset[int]:
+    ends = config.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
     return frozenset(end for end in ends if isinstance(end, int) and not isinstance(end, bool))
 
 
-def _manner(said: dict[str, Any]) -> SamplingDefaults:
-    """What the publisher recommends, as far as it is sensible."""
+def _sampling(config: dict[str, Any]) -> SamplingDefaults:
+    """The publisher's recommendations, if they are in a sensible range."""
 
-    def number(name: str, usual: float, low: float, high: float) -> float:
-        value = said.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number and value is not None and low <= value <= high else usual
+    def number(name: str, default: float, low: float, high: float) -> float:
+        value = config.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return default
+        return float(value) if low <= value <= high else default
 
     return SamplingDefaults(
         number("temperature", TEMPERATURE, 0.0, 5.0),
@@ -211,20 +210,20 @@ def _manner(said: dict[str, Any]) -> SamplingDefaults:
     )
 
 
-def _template(files: Files, told: dict[str, Any]) -> str:
+def _template(files: Files, tokenizer: dict[str, Any]) -> str:
     own = files.get("chat_template.jinja")
     if own is not None:
         if own.stat().st_size > MAX_JSON_BYTES:
             raise InvalidInput("chat_template.jinja is too large", field="files")
         return own.read_text(encoding="utf-8", errors="replace")
-    said = told.get("chat_template")
-    if isinstance(said, list):
-        named = {t.get("name"): t.get("template") for t in said if isinstance(t, dict)}
-        said = named.get("default")
-    return said if isinstance(said, str) else ""
+    template = tokenizer.get("chat_template")
+    if isinstance(template, list):
+        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else ""
 
 
-def _text(token: object) -> str:
+def _token_text(token: object) -> str:
     """A special token, which is a text or an object with one."""
-    found = token.get("content") if isinstance(token, dict) else token
-    return found if isinstance(found, str) else ""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""

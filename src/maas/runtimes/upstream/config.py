@@ -1,4 +1,4 @@
-"""Engines that an operator names in a file of its own, `serving.engines_file`: servers that speak
+"""External engines, which the operator configures in the file `serving.engines_file`: servers with
 OpenAI's API, at a URL or as a command that the replica starts.
 
     [rented]
@@ -10,7 +10,7 @@ OpenAI's API, at a URL or as a command that the replica starts.
     environment = { VLLM_API_KEY = "{key}" }
     json_schema = true
 
-A caller names neither URL nor command; a variant's options name the table.
+Clients cannot set a URL or command; a variant's option `engine` names a table.
 """
 
 from __future__ import annotations
@@ -30,35 +30,36 @@ MAX_KEY_BYTES = 4096
 
 
 class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One table of the file."""
+    """A table of the file."""
 
     url: str = ""
-    """Base of the API, with its `/v1`; for a command it is made here."""
+    """Base URL of the API, with its `/v1`; for a command, the replica sets it."""
     key_file: str = ""
-    """Holds the key for `url`; empty: none is sent."""
+    """File with the API key for `url`; empty: no key is sent."""
     command: list[str] = []
-    """Program and arguments, with `{port}`, `{key}`, `{model}` (the variant's first file) and
-    `{directory}` (all its files) put in. No shell sees it."""
+    """Program and arguments. `{port}`, `{key}`, `{model}` (the variant's first file) and
+    `{directory}` (with all its files) are replaced. No shell is involved."""
     environment: dict[str, str] = {}
-    """For the command, as above; a key is better here, where other users cannot read it."""
+    """Environment of the command, with the same replacements. Prefer it for the key: other users
+    can read the arguments of a process."""
     model: str = ""
-    """As the engine calls it; empty: the first of its list."""
+    """The engine's name for the model; empty: the first that it lists."""
     context_length: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
-    """0: what the engine says, else 8192."""
+    """Tokens; 0: as the engine reports, else 8192."""
     json_schema: bool = False
-    """Whether it holds answers to a schema; otherwise such a request is refused."""
+    """Whether the engine enforces JSON schemas; otherwise such requests are refused."""
     extra_body: dict[str, Any] = {}
-    """Added to each request, for example what makes the engine count every token."""
+    """Fields added to each request, for example to have usage in every chunk."""
     ready_s: Annotated[float, Meta(gt=0, le=3600)] = 280.0
-    """How long it may take until it answers."""
+    """Seconds until the engine must answer."""
 
 
 def read_engine(file: Path | None, name: object) -> Engine:
-    """The table `name`. Raises InvalidInput if there is none, or if it is not in order."""
+    """The engine `name` of the file. Raises InvalidInput if it is missing or invalid."""
     if file is None:
         raise InvalidInput(
-            "the runtime upstream needs the setting serving.engines_file, where the operator "
-            "names engines",
+            "the runtime upstream needs the setting serving.engines_file, a file in which the "
+            "operator configures engines",
             field="engine",
         )
     try:
@@ -68,9 +69,9 @@ def read_engine(file: Path | None, name: object) -> Engine:
     except (OSError, ValueError) as wrong:
         raise InvalidInput(f"{file.name}: {wrong}", field="engine") from None
     if not isinstance(name, str) or name not in tables:
-        known = ", ".join(tables) or "none"
+        names = ", ".join(tables) or "none"
         raise InvalidInput(
-            f"option engine must name an engine of {file.name}, which has {known}; got "
+            f"option engine must name an engine of {file.name}, which has {names}; got "
             f"{shown(name)}",
             field="engine",
         )

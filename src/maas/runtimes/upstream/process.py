@@ -1,8 +1,8 @@
-"""A command as a child that lives no longer than who started it, however that ends.
+"""Runs an engine's command as a child that never outlives the replica.
 
-`python -m maas.runtimes.upstream.process FD COMMAND…` runs the command in a process group of its
-own and ends the whole group when the pipe FD closes, which it does when the replica ends. An engine
-of several processes leaves none behind.
+`python -m maas.runtimes.upstream.process FD COMMAND…` is the guard process: it runs the command in
+a process group of its own and terminates the group when the pipe FD closes, which happens when the
+replica exits, for whatever reason. An engine of several processes leaves none behind.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from maas.settings import child_environment
 
 POLL_SECONDS = 0.2
 TERM_SECONDS = 5.0
-"""Between being asked to end and being killed."""
-LAST_WORDS_SECONDS = 1.0
+"""Seconds between SIGTERM and SIGKILL."""
+LAST_OUTPUT_SECONDS = 1.0
+"""Timeout for the rest of the engine's output after its exit."""
 
 
 class EngineProcess:
-    """An engine that runs, its address and its key."""
+    """A running engine, its URL and its API key."""
 
     def __init__(self, engine: Engine, paths: Mapping[str, Path]) -> None:
         """`paths`: the variant's files by name. Raises InvalidInput if it does not start."""
@@ -43,7 +44,7 @@ class EngineProcess:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
         self.key = secrets.token_urlsafe(32)
-        words = {
+        replacements = {
             "{port}": str(port),
             "{key}": self.key,
             "{directory}": self._directory.name,
@@ -52,11 +53,13 @@ class EngineProcess:
         environment = child_environment()
         for ours in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
             environment.pop(ours, None)
-        environment |= {name: _put_in(text, words) for name, text in engine.environment.items()}
-        command = [_put_in(word, words) for word in engine.command]
-        lifeline, self._held = os.pipe()
-        # The guard is ours and needs our import path; the engine gets `environment` only.
-        given = "\0".join(f"{name}={value}" for name, value in environment.items())
+        environment |= {
+            name: _replaced(text, replacements) for name, text in engine.environment.items()
+        }
+        command = [_replaced(word, replacements) for word in engine.command]
+        lifeline, self._lifeline = os.pipe()
+        # The guard needs this process's import path; the engine gets `environment` only.
+        pairs = "\0".join(f"{name}={value}" for name, value in environment.items())
         with os.fdopen(lifeline, "rb") as inherited:
             self._guard = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(lifeline), *command],
@@ -67,10 +70,12 @@ class EngineProcess:
             )
         if self._guard.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
-                self._guard.stdin.write(given.encode())
+                self._guard.stdin.write(pairs.encode())
                 self._guard.stdin.close()
-        self._passing = threading.Thread(target=_pass_on, args=(self._guard.stdout,), daemon=True)
-        self._passing.start()
+        self._copier = threading.Thread(
+            target=_copy_to_log, args=(self._guard.stdout,), daemon=True
+        )
+        self._copier.start()
 
     @property
     def is_running(self) -> bool:
@@ -80,27 +85,27 @@ class EngineProcess:
         return self._guard.wait()
 
     def close(self) -> None:
-        os.close(self._held)
+        os.close(self._lifeline)
         self._guard.wait()
-        # The engine's last words. Not for ever: who left its group may hold the pipe open.
-        self._passing.join(LAST_WORDS_SECONDS)
+        # Not for ever: a process that left the group may keep the pipe open.
+        self._copier.join(LAST_OUTPUT_SECONDS)
         self._directory.cleanup()
 
 
-def _pass_on(said: IO[bytes] | None) -> None:
-    """What the engine prints goes through us: our log may move to a new file, which an engine that
-    had inherited the old one would not notice."""
-    if said is None:
+def _copy_to_log(output: IO[bytes] | None) -> None:
+    """Copies the engine's output to stderr. The engine does not inherit stderr, since it would not
+    notice when the replica's log moves to a new file."""
+    if output is None:
         return
     log = sys.stderr.fileno()
-    with said:
-        while data := os.read(said.fileno(), 1 << 16):
+    with output:
+        while data := os.read(output.fileno(), 1 << 16):
             with contextlib.suppress(OSError):  # a full disk must not stop the engine
                 os.write(log, data)
 
 
-def _put_in(text: str, words: dict[str, str]) -> str:
-    for word, value in words.items():
+def _replaced(text: str, replacements: dict[str, str]) -> str:
+    for word, value in replacements.items():
         text = text.replace(word, value)
     return text
 
@@ -112,7 +117,7 @@ def _free_port() -> int:
 
 
 def checked_program(engine: Engine) -> None:
-    """Raises InvalidInput if the command's program is not there."""
+    """Raises InvalidInput unless the command's program exists and is executable."""
     program = Path(engine.command[0])
     if not program.is_absolute() or not os.access(program, os.X_OK):
         raise InvalidInput(
@@ -123,29 +128,29 @@ def checked_program(engine: Engine) -> None:
 
 def main() -> int:
     lifeline, command = int(sys.argv[1]), sys.argv[2:]
-    given = sys.stdin.buffer.read().decode()
-    environment = dict(pair.split("=", 1) for pair in given.split("\0") if pair)
+    pairs = sys.stdin.buffer.read().decode().split("\0")
+    environment = dict(pair.split("=", 1) for pair in pairs if pair)
     child = subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
     )
-    # Whoever ends the replica's group must not end this guard before its work is done.
+    # A signal to the replica's process group must not end the guard before its work is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     while child.poll() is None:
         closed, _, _ = select.select([lifeline], [], [], POLL_SECONDS)
         if closed:
             break
-    _end_group(child)
+    _terminate_group(child)
     return 0
 
 
-def _end_group(child: subprocess.Popen[bytes]) -> None:
-    for number, patience in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, TERM_SECONDS)):
+def _terminate_group(child: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(child.pid, number)
         except ProcessLookupError:
             return
-        until = time.monotonic() + patience
+        until = time.monotonic() + TERM_SECONDS
         while child.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
 

@@ -1,4 +1,4 @@
-"""A generation in OpenAI's words, and that API's errors in ours."""
+"""A generation as a request to OpenAI's API, and that API's errors as domain errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOO_LONG = re.compile(r"context.{0,20}(length|size|window)|maximum.{0,20}tokens
 
 
 def openai_body(generation: Generation, engine: Engine, model: str) -> dict[str, Any]:
-    """What the engine is asked. Raises InvalidInput for what it cannot be asked."""
+    """The request body. Raises InvalidInput for fields that the engine does not support."""
     g = generation
     body: dict[str, Any] = {
         "model": model,
@@ -33,7 +33,7 @@ def openai_body(generation: Generation, engine: Engine, model: str) -> dict[str,
         if getattr(g, name):
             body[name] = getattr(g, name)
     if g.max_tokens is not None:
-        # None is asked to write nothing: the prompt is counted with the first token.
+        # Never 0: engines count the prompt with the first token.
         body["max_tokens"] = max(1, g.max_tokens)
     if g.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in g.logit_bias.items()}
@@ -55,28 +55,28 @@ def openai_body(generation: Generation, engine: Engine, model: str) -> dict[str,
     return body
 
 
-def _response_format(wanted: dict[str, Any], engine: Engine) -> dict[str, Any]:
+def _response_format(response_format: dict[str, Any], engine: Engine) -> dict[str, Any]:
     if not engine.json_schema:
         raise InvalidInput(
-            "response_format: this engine is not known to hold answers to a schema",
+            "response_format: this engine is not configured to enforce a schema",
             field="response_format",
         )
-    if wanted.get("type") == "json_object":
+    if response_format.get("type") == "json_object":
         return {"type": "json_object"}
-    schema = {"name": "answer", "schema": wanted.get("schema", {}), "strict": True}
+    schema = {"name": "answer", "schema": response_format.get("schema", {}), "strict": True}
     return {"type": "json_schema", "json_schema": schema}
 
 
 def domain_error(status: int, error: Any, context_length: int) -> MaasError:
-    """`error`: the field of that name in the engine's answer, or a text."""
-    told = error if isinstance(error, dict) else {"message": str(error)}
-    message = str(told.get("message", ""))[:500]
-    kind = f"{told.get('code', '')} {told.get('type', '')}"
+    """The error for an engine's answer; `error` is the field of that name, or a text."""
+    fields = error if isinstance(error, dict) else {"message": str(error)}
+    message = str(fields.get("message", ""))[:500]
+    kind = f"{fields.get('code', '')} {fields.get('type', '')}"
     if "context" in kind or (status in (400, 413, 422) and _TOO_LONG.search(message)):
         return ContextLengthExceeded(f"the engine: {message}", context_length=context_length)
     if status == 429:
         return Overloaded(f"the engine: {message}", retry_after=1.0)
     if status in (400, 413, 415, 422):
         return InvalidInput(f"the engine refuses this request: {message}")
-    # Also 401 and 404: the operator's key or model name is wrong, not what the caller sent.
+    # Also for 401 and 404: the operator's key or model name is wrong, not the request.
     return Unavailable(f"the engine answers with {status}: {message}", retry_after=5.0)

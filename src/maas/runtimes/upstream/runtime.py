@@ -1,7 +1,8 @@
-"""Engines of others behind OpenAI's API: at a URL, or as a process in an environment of its own.
+"""External engines with OpenAI's API: at a URL, or as a process in an environment of its own.
 
-So engines whose libraries conflict with ours, or with each other's, never come into ours. One loop
-in one thread holds a connection per sequence; closing it is how a sequence is cancelled.
+So engines whose libraries conflict with those of OpenMaaS, or with each other's, stay out of its
+environment. An event loop in one thread has a connection per sequence; closing the connection
+cancels the sequence.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ log = logging.getLogger(__name__)
 MAX_LINE_BYTES = 4 << 20
 MAX_ERROR_BYTES = 64 << 10
 SILENCE_SECONDS = 120.0
-"""Longest between two pieces, a long prompt before the first included."""
+"""Timeout between two chunks, and before the first, in which the prompt is processed."""
 
 
 class Upstream(Generator):
-    """One model of one engine."""
+    """A model of an external engine."""
 
     def __init__(self) -> None:
         self.context_length = DEFAULT_CONTEXT
@@ -58,11 +59,11 @@ class Upstream(Generator):
 
     def load(self, request: LoadRequest) -> None:
         """Starts the engine if it is a command, and waits until it answers. Raises InvalidInput if
-        it is not described as it must be, or does not come up."""
+        its configuration is invalid, or it does not answer in time."""
         check_text_signature(request.signature)
         options = request.options
         self._engine = read_engine(request.engines_file, options.get("engine"))
-        named = options.get("model", self._engine.model)
+        model = options.get("model", self._engine.model)
         sizes = checked_options("upstream", options)
         self.slots = sizes.get("slots", min(request.max_batch, DEFAULT_SLOTS))
         url, key = self._engine.url, read_key(self._engine)
@@ -78,20 +79,20 @@ class Upstream(Generator):
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(10.0, read=SILENCE_SECONDS, pool=None),
             limits=httpx2.Limits(max_connections=self.slots + 2),
-            # What the environment says of proxies is not for engines.
+            # Proxies in the environment are not for engines.
             trust_env=False,
         )
         try:
-            known = self._wait_ready()
+            models = self._wait_ready()
         except MaasError:
             self.close()
             raise
-        self._settle(known, named, sizes)
+        self._choose_model(models, model, sizes)
         if self._process is not None:
-            threading.Thread(target=self._watch, name="watch", daemon=True).start()
+            threading.Thread(target=self._exit_with_engine, name="exit", daemon=True).start()
 
     def has_room(self, generation: Generation) -> bool:
-        """The engine minds its own memory."""
+        """Always: the engine queues sequences itself."""
         return True
 
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
@@ -103,7 +104,7 @@ class Upstream(Generator):
         sequence = self._sequences.get(number)
         if sequence is not None:
             sequence.is_cancelled = True
-            self._loop.call_soon_threadsafe(sequence.hang_up)
+            self._loop.call_soon_threadsafe(sequence.disconnect)
 
     def close(self) -> None:
         self._is_closing = True
@@ -121,71 +122,76 @@ class Upstream(Generator):
     # -- loading ----------------------------------------------------------------------------
 
     def _wait_ready(self) -> list[dict[str, Any]]:
-        """The models that it has, once it answers."""
+        """The engine's models, once it answers."""
         until = time.monotonic() + self._engine.ready_s
-        why = "no answer"
+        reason = "no answer"
         while time.monotonic() < until:
             if self._process is not None and not self._process.is_running:
-                raise InvalidInput("the engine ended before it answered; the log says why")
+                raise InvalidInput(
+                    "the engine exited before it answered; see the log of the replica"
+                )
             try:
                 future = asyncio.run_coroutine_threadsafe(self._client.get("models"), self._loop)
                 answer = future.result()
                 if answer.status_code == 200:
                     listed = answer.json().get("data", [])
                     return [entry for entry in listed if isinstance(entry, dict)]
-                why = f"status {answer.status_code}"
+                reason = f"status {answer.status_code}"
             except (httpx2.HTTPError, ValueError, AttributeError) as wrong:
-                why = str(wrong) or type(wrong).__name__
+                reason = str(wrong) or type(wrong).__name__
             if self._process is None:
                 break
             time.sleep(0.25)
-        raise InvalidInput(f"the engine does not answer: {why}")
+        raise InvalidInput(f"the engine does not answer: {reason}")
 
-    def _settle(self, known: list[dict[str, Any]], named: object, sizes: dict[str, int]) -> None:
-        entry = next((e for e in known if not named or e.get("id") == named), None)
+    def _choose_model(
+        self, models: list[dict[str, Any]], model: object, sizes: dict[str, int]
+    ) -> None:
+        """Sets the model's name and context length from the engine's list."""
+        entry = next((e for e in models if not model or e.get("id") == model), None)
         if entry is None:
-            ids = ", ".join(str(e.get("id")) for e in known[:10])
-            raise InvalidInput(f"the engine has no model {named!r}; it has {ids}", field="model")
+            ids = ", ".join(str(e.get("id")) for e in models[:10])
+            raise InvalidInput(f"the engine has no model {model!r}; it has {ids}", field="model")
         self._model = str(entry.get("id", ""))
-        given = entry.get("meta")
-        meta: dict[str, Any] = given if isinstance(given, dict) else {}
-        told = entry.get("max_model_len") or meta.get("n_ctx_train") or DEFAULT_CONTEXT
-        context = sizes.get("context_length") or self._engine.context_length or told
+        meta = entry.get("meta")
+        trained = meta.get("n_ctx_train") if isinstance(meta, dict) else None
+        reported = entry.get("max_model_len") or trained or DEFAULT_CONTEXT
+        context = sizes.get("context_length") or self._engine.context_length or reported
         self.context_length = context if isinstance(context, int) else DEFAULT_CONTEXT
 
-    def _watch(self) -> None:
-        """An engine that ended takes the replica with it, so that another takes its place."""
+    def _exit_with_engine(self) -> None:
+        """Terminates the replica when the engine exits, so that another replaces it."""
         if self._process is not None:
             self._process.wait()
         if not self._is_closing:
-            log.error("the engine's process has ended")
+            log.error("the engine's process has exited")
             os.kill(os.getpid(), signal.SIGTERM)
 
     # -- sequences, in the loop's thread -----------------------------------------------------
 
     def _begin(self, sequence: _Sequence) -> None:
-        sequence.task = self._loop.create_task(self._write(sequence))
+        sequence.task = self._loop.create_task(self._generate(sequence))
         if sequence.is_cancelled:
-            sequence.hang_up()
+            sequence.disconnect()
 
-    async def _write(self, sequence: _Sequence) -> None:
-        said: Ending | MaasError
+    async def _generate(self, sequence: _Sequence) -> None:
+        end: Ending | MaasError
         try:
-            said = await self._written(sequence)
+            end = await self._stream(sequence)
         except asyncio.CancelledError:
-            said = sequence.ending("cancelled")
+            end = sequence.ending("cancelled")
         except MaasError as error:
-            said = error
+            end = error
         except httpx2.HTTPError as wrong:
-            why = str(wrong) or type(wrong).__name__
-            said = Unavailable(f"the engine cannot be reached: {why}", retry_after=1.0)
+            reason = str(wrong) or type(wrong).__name__
+            end = Unavailable(f"the engine cannot be reached: {reason}", retry_after=1.0)
         except Exception:
-            log.exception("a sequence could not be written")
-            said = InferenceFailed("the engine failed on this request")
+            log.exception("the generation of a sequence failed")
+            end = InferenceFailed("the engine failed on this request")
         del self._sequences[sequence.number]
-        sequence.sink(sequence.number, said)
+        sequence.sink(sequence.number, end)
 
-    async def _written(self, sequence: _Sequence) -> Ending:
+    async def _stream(self, sequence: _Sequence) -> Ending:
         generation = sequence.generation
         body = openai_body(generation, self._engine, self._model)
         path = "completions" if generation.messages is None else "chat/completions"
@@ -193,14 +199,14 @@ class Upstream(Generator):
             if answer.status_code != 200:
                 raise domain_error(answer.status_code, await _error_of(answer), self.context_length)
             async for data in _events(answer):
-                sequence.take(data, self.context_length)
+                sequence.handle(data, self.context_length)
         if sequence.reason is None:
             raise Unavailable("the engine broke off its answer", retry_after=1.0)
         return sequence.ending(sequence.reason)
 
 
 class _Sequence:
-    """One that the engine writes, and what it has cost so far."""
+    """A sequence that the engine generates, and its usage so far."""
 
     def __init__(self, number: int, generation: Generation, sink: Sink) -> None:
         self.number = number
@@ -211,16 +217,16 @@ class _Sequence:
         self.reason: str | None = None
         self.stop = ""
         self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
-        self._told_tokens = 0
-        self._counts = False
-        """Whether the engine itself said how many tokens it wrote so far."""
+        self._sent_tokens = 0
+        self._has_counts = False
+        """Whether the engine reports token counts."""
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         if self.task is not None:
             self.task.cancel()
 
-    def take(self, data: bytes, context_length: int) -> None:
-        """An event of the stream. Raises what it says went wrong."""
+    def handle(self, data: bytes, context_length: int) -> None:
+        """Handles an event of the stream. Raises the error that it reports."""
         try:
             chunk = decode_chunk(data)
         except msgspec.MsgspecError:
@@ -229,11 +235,11 @@ class _Sequence:
             raise chunk.error.to_domain(context_length)
         piece = chunk.piece(0, self.generation.logprobs or 0)
         self._count(chunk, is_text=piece is not None)
-        tokens = self._completion_tokens - self._told_tokens
+        tokens = self._completion_tokens - self._sent_tokens
         if self.generation.max_tokens == 0:
             piece = None
         elif piece is not None or tokens > 0:
-            self._told_tokens = self._completion_tokens
+            self._sent_tokens = self._completion_tokens
             piece = chunk.piece(tokens, self.generation.logprobs or 0)
         if piece is not None:
             self.sink(self.number, replace(piece, tokens=max(0, tokens)))
@@ -242,17 +248,17 @@ class _Sequence:
 
     def _count(self, chunk: Any, is_text: bool) -> None:
         if chunk.usage is not None:
-            self._counts = True
+            self._has_counts = True
             self._prompt_tokens = chunk.usage.prompt_tokens
-            self._completion_tokens = max(self._told_tokens, chunk.usage.completion_tokens)
+            self._completion_tokens = max(self._sent_tokens, chunk.usage.completion_tokens)
             details = chunk.usage.prompt_tokens_details
             self._cached_tokens = details.cached_tokens if details is not None else 0
         elif chunk.timings is not None:
-            self._counts = True
+            self._has_counts = True
             self._prompt_tokens = chunk.timings.cache_n + chunk.timings.prompt_n
-            self._completion_tokens = max(self._told_tokens, chunk.timings.predicted_n)
-        elif is_text and not self._counts:
-            # Until it says better: engines send a token at a time.
+            self._completion_tokens = max(self._sent_tokens, chunk.timings.predicted_n)
+        elif is_text and not self._has_counts:
+            # Until the engine reports counts: most send one token per chunk.
             self._completion_tokens += 1
 
     def ending(self, reason: str) -> Ending:
@@ -263,14 +269,14 @@ class _Sequence:
 
 
 async def _events(answer: httpx2.Response) -> AsyncIterator[bytes]:
-    """The data of server-sent events, up to `[DONE]`.
+    """The data of server-sent events, until `[DONE]`.
     https://html.spec.whatwg.org/multipage/server-sent-events.html"""
-    held = b""
+    rest = b""
     async for piece in answer.aiter_bytes():
-        held += piece
-        *lines, held = held.split(b"\n")
-        if len(held) > MAX_LINE_BYTES:
-            raise Unavailable("the engine sent a line without end", retry_after=5.0)
+        rest += piece
+        *lines, rest = rest.split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise Unavailable("the engine sent a line that is too long", retry_after=5.0)
         for line in lines:
             if line.startswith(b"data:"):
                 data = line[5:].strip()
@@ -286,6 +292,6 @@ async def _error_of(answer: httpx2.Response) -> Any:
         if len(body) > MAX_ERROR_BYTES:
             break
     with contextlib.suppress(ValueError):
-        told = json.loads(body)
-        return told.get("error", told) if isinstance(told, dict) else told
+        answer = json.loads(body)
+        return answer.get("error", answer) if isinstance(answer, dict) else answer
     return body.decode(errors="replace")[:300]

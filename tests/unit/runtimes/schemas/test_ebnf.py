@@ -1,4 +1,4 @@
-"""JSON schemas as grammars: what is let through, and what is refused."""
+"""JSON schemas as EBNF: grammars and refusals."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def test_values() -> None:
     assert root({"const": 'a"b\\'}) == r'("\"a\\\"b\\\\\"")'
     assert root({"enum": [1, None, True]}) == '("1" | "null" | "true")'
     assert root({"type": ["string", "null"]}) == "(string | null)"
-    said = schema_grammar({"schema": {"type": ["string", "null"], "minLength": 2}})
-    assert said.startswith('root ::= (rule0 | null)\nrule0 ::= "\\"" char{2,} "\\""\n')
+    grammar = schema_grammar({"schema": {"type": ["string", "null"], "minLength": 2}})
+    assert grammar.startswith('root ::= (rule0 | null)\nrule0 ::= "\\"" char{2,} "\\""\n')
     assert root({"type": "integer", "minimum": -1, "maximum": 1}) == '(("-1" | "0" | "1"))'
     assert root({}) == "value"
     assert schema_grammar({"type": "json_object"}).startswith("root ::= object\n")
@@ -47,7 +47,7 @@ def test_a_definition_may_contain_itself() -> None:
     )
 
 
-def test_arrays_in_arrays_are_not_written_twice_each() -> None:
+def test_nested_arrays_are_not_expanded_twice_each() -> None:
     schema: dict[str, Any] = {"type": "string", "maxLength": 9}
     for _ in range(20):
         schema = {"type": "array", "items": schema, "maxItems": 5}
@@ -85,12 +85,12 @@ def test_arrays_in_arrays_are_not_written_twice_each() -> None:
         {"const": 1, "minimum": 2},
     ],
 )
-def test_what_would_not_be_held_is_refused(schema: Any) -> None:
+def test_schemas_that_would_not_be_enforced_are_refused(schema: Any) -> None:
     with pytest.raises(InvalidInput, match="cannot be enforced"):
         root(schema)
 
 
-def test_depth_and_size_have_an_end() -> None:
+def test_depth_and_size_are_limited() -> None:
     deep: dict[str, Any] = {"type": "null"}
     for _ in range(50):
         deep = {"type": "array", "items": deep}

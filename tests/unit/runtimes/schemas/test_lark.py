@@ -1,4 +1,4 @@
-"""Schemas whose numbers may lie below 0, as rules: they allow what the schema does."""
+"""Schemas with negative numbers as Lark rules, which allow what the schema allows."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 pytest.importorskip("llguidance", reason="needs the extra llm")
 
 from maas.domain.errors import InvalidInput
-from maas.runtimes.schemas.llama_limits import held_schema
+from maas.runtimes.schemas.llama_limits import enforceable
 from maas.runtimes.schemas.llguidance import json_grammar
 from tests.unit.runtimes.schemas.test_llguidance import allows
 
 SHIFT = {"type": "number", "minimum": -2.5, "maximum": 2.5}
 
 
-def ruled(schema: dict[str, Any]) -> str:
+def grammar_of(schema: dict[str, Any]) -> str:
     return json_grammar({"type": "json_schema", "schema": schema})
 
 
@@ -31,14 +31,15 @@ def closed(properties: dict[str, Any], *required: str) -> dict[str, Any]:
 
 
 def same(schema: dict[str, Any], values: list[Any]) -> None:
-    """Whether just those of `values` may be written that are valid, of which there are some."""
-    found = {True: 0, False: 0}
+    """Asserts that the grammar allows exactly the valid ones of `values`, of which there are some
+    of both kinds."""
+    counts = {True: 0, False: 0}
     for value in values:
         is_valid = jsonschema.Draft202012Validator(schema).is_valid(value)
         text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
         assert allows(schema, text) == is_valid, text
-        found[is_valid] += 1
-    assert found[True] and found[False]
+        counts[is_valid] += 1
+    assert counts[True] and counts[False]
 
 
 Bounds = dict[str, float]
@@ -56,14 +57,14 @@ def test_all_numbers_within_the_bounds_and_no_others(kind: str, step: dict[str, 
         schema: dict[str, Any] = {"type": kind, **low, **high, **step}
         values = [value for value in NUMBERS if kind == "number" or isinstance(value, int)]
         if step.get("multipleOf") == 0.25:
-            # The library wants all digits of a step: 1.50.
+            # The library requires all digits of a step: 1.50.
             values = [value for value in values if value * 2 % 1 or value % 1 == 0]
         if any(jsonschema.Draft202012Validator(schema).is_valid(value) for value in values):
             same(schema, [*values, "1", None])
 
 
 @pytest.mark.parametrize("required", [(), ("a",), ("b",), ("c",), ("a", "c"), ("a", "b", "c")])
-def test_properties_may_be_left_out_where_they_may(required: tuple[str, ...]) -> None:
+def test_only_required_properties_are_required(required: tuple[str, ...]) -> None:
     names = {"a": SHIFT, "b": {"type": "string"}, "c": {"type": ["number", "null"]}}
     schema = closed(names, *required)
     values: dict[str, Any] = {"a": -1.5, "b": "x", "c": None}
@@ -88,7 +89,7 @@ ARRAYS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("array", ARRAYS)
-def test_as_many_items_as_may_be(array: dict[str, Any]) -> None:
+def test_the_number_of_items_is_within_its_limits(array: dict[str, Any]) -> None:
     values: list[Any] = [[], [-1], [-1, -2], [-1, "x"], [-1, -2, 0.5], [-1, "x", -2], ["x"], [-9]]
     same({"type": "array"} | array, [*values, [-1, -2, 1, 1], [-1, "x", 1, 1], [-1, "x", 1, "x"]])
     assert not allows({"type": "array"} | array, "[-1,]")
@@ -105,15 +106,15 @@ def test_definitions_and_alternatives() -> None:
         },
     }
     at = closed({"at": {"$ref": "#/$defs/at"}, "no": {"const": -1.5}}, "at")
-    for made in (schema, at | {"$defs": schema["$defs"]}):
-        same(made, [{"at": [-1.5, 2]}, {"at": None}, {"at": [-3]}, {"at": "x"}, {}])
-    assert ruled(at | {"$defs": schema["$defs"]}).count("definition1:") == 1
+    for variant in (schema, at | {"$defs": schema["$defs"]}):
+        same(variant, [{"at": [-1.5, 2]}, {"at": None}, {"at": [-3]}, {"at": "x"}, {}])
+    assert grammar_of(at | {"$defs": schema["$defs"]}).count("definition1:") == 1
     tree = {"$ref": "#/$defs/tree", "$defs": schema["$defs"]}
     same(tree, [{"d": 1}, {"left": {"left": {"d": -1}, "d": -2}, "d": 0}, {"left": {}, "d": 1}])
-    assert "definition0:" in ruled(tree)
+    assert "definition0:" in grammar_of(tree)
 
 
-def test_several_types_each_with_their_own() -> None:
+def test_several_types_each_with_its_own_keywords() -> None:
     schema = {
         "type": ["object", "array", "null", "integer", "number"], "properties": {"a": SHIFT},
         "items": SHIFT, "maxItems": 2, "minimum": -1, "additionalProperties": False,
@@ -125,7 +126,7 @@ def test_several_types_each_with_their_own() -> None:
 
 
 @pytest.mark.parametrize("name", ["né", "a b", 'q"x', "back\\slash", "line\n", "", "%json"])
-def test_names_are_written_as_json_writes_them(name: str) -> None:
+def test_names_are_escaped_as_in_json(name: str) -> None:
     same(closed({name: SHIFT}, name), [{name: -1}, {name: 9}, {name + "x": 1}])
 
 
@@ -148,9 +149,9 @@ def test_names_are_written_as_json_writes_them(name: str) -> None:
         SHIFT | {"minimum": "x"},
     ],
 )
-def test_what_rules_cannot_say_is_left_to_the_library(schema: dict[str, Any]) -> None:
+def test_schemas_that_rules_cannot_express_are_left_to_the_library(schema: dict[str, Any]) -> None:
     try:
-        assert ruled(schema).startswith("%llguidance {}\nstart: %json ")
+        assert grammar_of(schema).startswith("%llguidance {}\nstart: %json ")
     except InvalidInput as wrong:
         assert "cannot be enforced" in wrong.message
     else:
@@ -158,8 +159,8 @@ def test_what_rules_cannot_say_is_left_to_the_library(schema: dict[str, Any]) ->
         assert not is_number or not allows(schema, "0.5")
 
 
-def test_other_names_come_last_and_are_others() -> None:
-    """Where a schema does not say that there are none, as pydantic's do not."""
+def test_additional_properties_come_last_and_have_other_names() -> None:
+    """Where a schema does not forbid them, as pydantic's do not."""
     for required in ([], ["b"], ["a"]):
         schema = {"type": "object", "properties": {"a": SHIFT, "b": SHIFT}, "required": required}
         some = [{}, {"a": -1}, {"b": -1}, {"a": 1, "b": 2}, {"a": 1, "b": 2, "c": "x", "d": {}}]
@@ -175,7 +176,7 @@ def test_other_names_come_last_and_are_others() -> None:
     same(shares, [{}, {"x": -1.5}, {"x": -1.5, "y": 2}, {"x": 3}, {"x": "y"}])
 
 
-def test_all_ways_to_write_0() -> None:
+def test_all_forms_of_0() -> None:
     for schema in (SHIFT, SHIFT | {"maximum": 0}, SHIFT | {"multipleOf": 0.01}):
         for text in ("0", "0.0", "-0.5", "-0"):
             assert allows(schema, text), (schema, text)
@@ -184,15 +185,15 @@ def test_all_ways_to_write_0() -> None:
     assert not allows({"type": "integer", "maximum": 0, "multipleOf": 2}, "0.0")
 
 
-def test_a_side_without_a_number_is_left_out() -> None:
+def test_a_sign_without_numbers_is_left_out() -> None:
     even = {"type": "integer", "minimum": -10, "maximum": 1, "multipleOf": 2}
     same(even, [0, 1, -2, -10, 2, -3])
-    json_grammar({"schema": even}, lambda part: held_schema(part, "response_format"))
+    json_grammar({"schema": even}, lambda part: enforceable(part, "response_format"))
     halves = {"type": "number", "minimum": -0.1, "maximum": 10, "multipleOf": 0.5}
     same(halves, [0, 0.5, -0.5, 7])
     same({"type": "integer", "exclusiveMinimum": -1, "maximum": 3}, [0, 3, -1])
     with pytest.raises(InvalidInput, match="cannot be enforced"):
-        ruled({"type": "number", "minimum": -0.4, "exclusiveMaximum": 0, "multipleOf": 0.5})
+        grammar_of({"type": "number", "minimum": -0.4, "exclusiveMaximum": 0, "multipleOf": 0.5})
 
 
 def names(count: int, value: dict[str, Any]) -> dict[str, Any]:
@@ -222,34 +223,34 @@ def names(count: int, value: dict[str, Any]) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_large_schemas_are_compiled_on_a_small_stack(schema: dict[str, Any]) -> None:
-    """The library is recursive, and would end the process. A thread has 2 MiB at least."""
-    said: list[str | InvalidInput] = []
+    """The library is recursive, and an overflow ends the process. Threads have at least 2 MiB."""
+    results: list[str | InvalidInput] = []
 
     def compiled() -> None:
         try:
-            said.append(ruled(schema))
+            results.append(grammar_of(schema))
         except InvalidInput as wrong:
-            said.append(wrong)
+            results.append(wrong)
 
-    kept = threading.stack_size(2 << 20)
+    previous = threading.stack_size(2 << 20)
     try:
         thread = threading.Thread(target=compiled)
         thread.start()
         thread.join()
     finally:
-        threading.stack_size(kept)
-    assert said and len(str(said[0])) < 1 << 20
+        threading.stack_size(previous)
+    assert results and len(str(results[0])) < 1 << 20
 
 
-def test_rules_that_would_be_very_long_are_not_made() -> None:
-    """Each part that stays a JSON schema has the definitions that it refers to."""
+def test_rules_that_would_be_very_long_are_not_generated() -> None:
+    """Each part that remains a JSON schema includes the definitions that it refers to."""
     part = {"allOf": [{"$ref": "#/$defs/all"}]}
-    found = {"all": {"enum": [f"value{at}" for at in range(400)]}}
-    schema = {"type": "array", "prefixItems": [SHIFT, *[part] * 30], "$defs": found}
-    assert "rule0" in ruled(schema)
+    definitions = {"all": {"enum": [f"value{at}" for at in range(400)]}}
+    schema = {"type": "array", "prefixItems": [SHIFT, *[part] * 30], "$defs": definitions}
+    assert "rule0" in grammar_of(schema)
     schema["prefixItems"] = [SHIFT, *[part] * 43]
-    found["all"]["enum"] = [f"value{at}" for at in range(2000)]
-    assert "rule0" not in ruled(schema)
+    definitions["all"]["enum"] = [f"value{at}" for at in range(2000)]
+    assert "rule0" not in grammar_of(schema)
 
 
 @pytest.mark.parametrize(
@@ -275,16 +276,16 @@ def test_rules_that_would_be_very_long_are_not_made() -> None:
 )
 def test_odd_schemas_are_refused_or_compiled_and_nothing_else(schema: dict[str, Any]) -> None:
     with contextlib.suppress(InvalidInput):
-        json_grammar({"schema": schema}, lambda part: held_schema(part, "response_format"))
+        json_grammar({"schema": schema}, lambda part: enforceable(part, "response_format"))
 
 
-def test_multiples_below_0_are_held_by_an_engine_that_knows_none() -> None:
+def test_negative_multiples_are_enforced_by_an_engine_that_supports_none() -> None:
     cold = closed({"degrees": {"type": "number", "maximum": 5, "multipleOf": 0.5}}, "degrees")
 
-    def held(schema: Any) -> Any:
-        return held_schema(schema, "response_format")
+    def rewrite(schema: Any) -> Any:
+        return enforceable(schema, "response_format")
 
-    assert "multipleOf" in json_grammar({"schema": cold}, held)
+    assert "multipleOf" in json_grammar({"schema": cold}, rewrite)
     open_ended = {"allOf": [cold]}
-    with pytest.raises(InvalidInput, match="multipleOf here only beside"):
-        json_grammar({"schema": open_ended}, held)
+    with pytest.raises(InvalidInput, match="multipleOf here only with"):
+        json_grammar({"schema": open_ended}, rewrite)

@@ -1,4 +1,4 @@
-"""What llama.cpp's older LLGuidance is told in other words, or not at all."""
+"""Schemas that llama.cpp's older LLGuidance does not enforce are rewritten or refused."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ pytest.importorskip("llguidance", reason="needs the extra llm")
 
 from maas.domain.errors import InvalidInput
 from maas.runtimes.formats.gguf import check_gguf
-from maas.runtimes.schemas.llama_limits import TokenTexts, held_schema
+from maas.runtimes.schemas.llama_limits import TokenTexts, enforceable
 from tests.support.models.tiny_gguf import byte_words, tiny_gguf
 from tests.unit.runtimes.schemas.test_llguidance import allows
 
 
 def inside(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Everywhere that a schema can be."""
+    """`schema` in all places where a schema can occur."""
     return [
         schema,
         {"type": "object", "properties": {"enum": schema}},
@@ -39,26 +39,26 @@ def inside(schema: dict[str, Any]) -> list[dict[str, Any]]:
     ],
 )
 def test_multiples_below_0_are_refused(number: dict[str, Any]) -> None:
-    """The engine knows none, and drops the grammar where no other number is allowed."""
+    """The engine supports none, and drops the grammar where no other number is allowed."""
     for schema in inside(number):
-        with pytest.raises(InvalidInput, match=r"tools: .* multipleOf here only beside a min") as e:
-            held_schema(schema, "tools")
+        with pytest.raises(InvalidInput, match=r"tools: .* multipleOf here only with a min") as e:
+            enforceable(schema, "tools")
         assert e.value.details["field"] == "tools"
 
 
-def test_other_multiples_stay_and_so_does_what_only_looks_like_one() -> None:
+def test_other_multiples_and_lookalikes_are_unchanged() -> None:
     number = {"type": "number", "minimum": 0, "multipleOf": 0.5}
     name = {"type": "object", "properties": {"multipleOf": {"type": "string"}}}
     value = {"const": {"multipleOf": 2, "format": "uri"}}
     for schema in (*inside(number), name, value, {"type": "string", "multipleOf": 2}, True):
-        assert held_schema(schema, "tools") == schema
+        assert enforceable(schema, "tools") == schema
 
 
 MARKS = ["Ġ,", "Ġ's", "Ġ'Ġ", "▁,", "▁'m", " !", "xĠ?y"]
 OTHERS = ["Ġa", "Ġ'", "Ġ'd", ",", "▁a", "Ġ'r"]
 
 
-def test_tokens_that_lose_a_blank_are_known(tmp_path: Path) -> None:
+def test_tokens_that_lose_a_blank_are_misread(tmp_path: Path) -> None:
     path = tiny_gguf(tmp_path / "tiny.gguf", words=byte_words(*MARKS, *OTHERS, pre="llama-bpe"))
     summary = check_gguf(path)
     marks = tuple(range(257, 257 + len(MARKS)))
@@ -82,9 +82,9 @@ RIGHT = [
 WRONG = ["example.org", "//a/b", "1a:b", "http://a b", "a:b#c#d", "a:%zz", "http://é", "", "a:[b"]
 
 
-def test_a_uri_is_asked_for_by_its_pattern() -> None:
-    """`HttpUrl` of pydantic is one."""
-    schema = held_schema({"type": "string", "format": "uri", "maxLength": 2083}, "")
+def test_the_format_uri_becomes_a_pattern() -> None:
+    """pydantic's `HttpUrl` generates it."""
+    schema = enforceable({"type": "string", "format": "uri", "maxLength": 2083}, "")
     assert "format" not in schema and schema["maxLength"] == 2083
     for text in RIGHT:
         assert re.search(schema["pattern"], text) and allows(schema, f'"{text}"')
@@ -92,10 +92,15 @@ def test_a_uri_is_asked_for_by_its_pattern() -> None:
         assert not re.search(schema["pattern"], text) and not allows(schema, f'"{text}"')
 
 
-def test_a_uri_with_a_pattern_of_its_own_holds_both() -> None:
-    asked = {"type": "string", "format": "uri", "pattern": "^https:", "allOf": [{"maxLength": 24}]}
-    schema = held_schema(asked, "")
+def test_a_uri_with_a_pattern_of_its_own_has_both() -> None:
+    original = {
+        "type": "string",
+        "format": "uri",
+        "pattern": "^https:",
+        "allOf": [{"maxLength": 24}],
+    }
+    schema = enforceable(original, "")
     assert allows(schema, '"https://example.org"')
     for wrong in ("http://example.org", "https: //", "https://example.org/too/long"):
         assert not allows(schema, f'"{wrong}"')
-    assert asked["format"] == "uri"
+    assert original["format"] == "uri"

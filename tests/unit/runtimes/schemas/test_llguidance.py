@@ -1,4 +1,4 @@
-"""What LLGuidance is given for a schema, and what it then lets a model write."""
+"""Grammars for LLGuidance, and the texts that they allow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maas.runtimes.schemas.llguidance import AnswerFollower, json_grammar
 
 
 def allows(schema: dict[str, Any], text: str) -> bool:
-    """Whether the whole of `text` can be written, and nothing needs to follow."""
+    """Whether `text` is a complete answer to `schema`."""
     grammar = json_grammar({"type": "json_schema", "schema": schema})
     tokens = llguidance.LLTokenizer("byte")
     matcher = llguidance.LLMatcher(tokens, grammar, log_level=0)
@@ -32,7 +32,7 @@ def allows(schema: dict[str, Any], text: str) -> bool:
     ],
 )
 def test_an_integer_ends(schema: dict[str, Any]) -> None:
-    """Digits for ever are what a schema allows, and no answer."""
+    """A schema alone allows digits without end."""
     assert allows(schema, "9007199254740991") and allows(schema, "-12")
     assert not allows(schema, "9007199254740992") and not allows(schema, "1" * 60)
 
@@ -89,8 +89,8 @@ def test_bounds_that_need_more_digits_get_them() -> None:
 
 @pytest.mark.parametrize("low", [0, 1, 10])
 @pytest.mark.parametrize("width", [1e-8, 0.25, 0.75])
-def test_a_bound_that_is_out_is_out(low: int, width: float) -> None:
-    """The library lets whole ones pass."""
+def test_an_exclusive_bound_is_excluded(low: int, width: float) -> None:
+    """The library itself allows whole ones."""
     above = {"exclusiveMinimum": low, "maximum": low + width}
     below = {"minimum": -low - width, "exclusiveMaximum": -low}
     within = f"{low + width / 2:.9f}".rstrip("0")
@@ -109,42 +109,42 @@ FREE = {"type": "object", "properties": {"a": {}}, "minProperties": 2}
     "schema",
     [FREE, {"anyOf": [FREE]}, {"properties": {"a": FREE}}, FREE | {"required": ["a", "a"]}],
 )
-def test_names_that_may_be_written_twice_cannot_be_counted(schema: dict[str, Any]) -> None:
+def test_properties_that_may_occur_twice_cannot_be_counted(schema: dict[str, Any]) -> None:
     """`{"b": 1, "b": 2}` has one property."""
-    with pytest.raises(InvalidInput, match="cannot be enforced: minProperties of more"):
+    with pytest.raises(InvalidInput, match="cannot be enforced: minProperties is more"):
         json_grammar({"type": "json_schema", "schema": schema})
 
 
-def test_properties_that_cannot_be_doubled_are_counted() -> None:
+def test_properties_that_cannot_occur_twice_are_counted() -> None:
     assert allows(FREE | {"required": ["a", "b"], "minProperties": 2}, '{"a":1,"b":2}')
     assert not allows({"type": "object", "minProperties": 1}, "{}")
     assert allows({"const": {"minProperties": 7}}, '{"minProperties":7}')
 
 
 @pytest.mark.parametrize("cuts", [(1, 4), (2, 3, 9), ()])
-def test_an_answer_is_read_along_however_it_is_cut(cuts: tuple[int, ...]) -> None:
+def test_an_answer_in_pieces_of_any_size_is_followed(cuts: tuple[int, ...]) -> None:
     schema = {"type": "string", "maxLength": 8}
-    followed = AnswerFollower(json_grammar({"type": "json_schema", "schema": schema}))
+    follower = AnswerFollower(json_grammar({"type": "json_schema", "schema": schema}))
     text = r'"né\n\\wort"'
     for start, end in zip((0, *cuts), (*cuts, len(text)), strict=True):
-        assert not followed.is_complete
-        assert followed.take(text[start:end])
-    assert followed.is_complete and not followed.take(" ")
+        assert not follower.is_complete
+        assert follower.take(text[start:end])
+    assert follower.is_complete and not follower.take(" ")
 
 
-def test_an_answer_that_leaves_its_grammar_never_comes_back() -> None:
-    followed = AnswerFollower(json_grammar({"type": "json_schema", "schema": {"type": "boolean"}}))
-    assert followed.take("tr") and not followed.take("y")
-    assert not followed.take("ue") and not followed.is_complete
+def test_an_answer_that_violates_its_grammar_stays_invalid() -> None:
+    follower = AnswerFollower(json_grammar({"type": "json_schema", "schema": {"type": "boolean"}}))
+    assert follower.take("tr") and not follower.take("y")
+    assert not follower.take("ue") and not follower.is_complete
 
 
 @pytest.mark.parametrize("format_", ["password", "binary"])
-def test_formats_that_only_hint_are_left_out(format_: str) -> None:
+def test_formats_without_a_meaning_for_validity_are_removed(format_: str) -> None:
     inside = {"properties": {"a": {"type": "string", "format": format_, "maxLength": 3}}}
     assert allows(inside, '{"a":"x y"}') and not allows(inside, '{"a":"wxyz"}')
 
 
-def test_what_the_schema_says_itself_stays() -> None:
+def test_bounds_and_multiples_of_the_schema_are_unchanged() -> None:
     assert allows({"type": "number", "minimum": 0, "maximum": 9, "multipleOf": 0.5}, "1.5")
     assert not allows({"type": "number", "minimum": 0, "maximum": 9, "multipleOf": 0.5}, "1.7")
     assert allows({"type": "integer", "minimum": 10**17}, str(10**17))

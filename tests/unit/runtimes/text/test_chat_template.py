@@ -1,4 +1,4 @@
-"""Chat templates of strangers: rendered as publishers expect, and never more than that."""
+"""Chat templates are rendered as publishers expect, without access to anything else."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_messages_become_a_prompt() -> None:
     assert rendered(PLAIN, parts) == "<s><user>a\nb\n<assistant>"
 
 
-def test_what_a_message_says_is_no_template() -> None:
-    said = "{{ 7 * 7 }}{% for a in range(9) %}"
-    assert said in rendered(PLAIN, [{"role": "user", "content": said}])
+def test_a_message_is_not_a_template() -> None:
+    content = "{{ 7 * 7 }}{% for a in range(9) %}"
+    assert content in rendered(PLAIN, [{"role": "user", "content": content}])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_template_reaches_nothing(source: str) -> None:
         "{{ 'a' * 10 ** 10 }}",
     ],
 )
-def test_a_template_that_would_go_on_for_ever_is_ended_and_the_next_works(source: str) -> None:
+def test_an_endless_template_is_terminated_and_the_next_request_works(source: str) -> None:
     guarded = "{% if messages[0]['content'] == 'boom' %}" + source + "{% endif %}" + PLAIN
     template = ChatTemplate(guarded, {"bos_token": "<s>"})
     with pytest.raises(InvalidInput, match="took more than"):
@@ -74,7 +74,7 @@ def test_a_template_that_would_go_on_for_ever_is_ended_and_the_next_works(source
     template.close()
 
 
-def test_a_process_that_was_killed_between_two_prompts_is_replaced() -> None:
+def test_a_process_that_is_killed_between_two_prompts_is_replaced() -> None:
     with closing(ChatTemplate("{{ messages[0].content }}", {})) as template:
         assert template.render([{"role": "user", "content": "a"}]) == "a"
         worker = template._worker
@@ -84,26 +84,26 @@ def test_a_process_that_was_killed_between_two_prompts_is_replaced() -> None:
         assert template.render([{"role": "user", "content": "b"}]) == "b"
 
 
-def test_a_flood_of_text_is_cut_off() -> None:
-    with pytest.raises(InvalidInput, match="writes more than"):
+def test_a_prompt_that_is_too_large_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="the prompt has more than"):
         rendered("{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}")
 
 
-def test_pictures_are_not_dropped_in_silence() -> None:
-    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
+def test_images_are_refused() -> None:
+    image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
     with pytest.raises(InvalidInput, match="text only"):
-        rendered(PLAIN, picture)
+        rendered(PLAIN, image)
 
 
 @pytest.mark.parametrize("size", [2, 1 << 20])
-def test_a_process_that_does_not_answer_is_given_up(
+def test_a_process_that_does_not_answer_times_out(
     monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """Whether it does not answer, or does not even take what it is asked."""
+    """Whether it does not answer, or does not even read the request."""
     with closing(ChatTemplate(PLAIN, {"bos_token": "<s>"})) as template:
         assert template._worker is not None
         os.kill(template._worker.pid, signal.SIGSTOP)
-        monkeypatch.setattr(chat_template, "PATIENCE_SECONDS", 0.2)
+        monkeypatch.setattr(chat_template, "ANSWER_TIMEOUT_SECONDS", 0.2)
         with pytest.raises(Unavailable, match="does not answer"):
             template.render([{"role": "user", "content": "i" * size}])
         monkeypatch.undo()

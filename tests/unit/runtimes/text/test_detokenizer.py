@@ -1,4 +1,4 @@
-"""Tokens as text: whole characters, and nothing of a stop text."""
+"""Detokenizing: whole characters, and nothing of a stop sequence."""
 
 from __future__ import annotations
 
@@ -22,19 +22,17 @@ def decode(tokens: Sequence[int]) -> str:
     return bytes(tokens).decode(errors="replace")
 
 
-def reading(of_bytes: bool = False) -> Detokenizer:
-    return (
-        ByteDetokenizer({n: bytes([n]) for n in range(256)})
-        if of_bytes
-        else TokenDetokenizer(decode)
-    )
+def detokenizer(of_bytes: bool = False) -> Detokenizer:
+    if of_bytes:
+        return ByteDetokenizer({n: bytes([n]) for n in range(256)})
+    return TokenDetokenizer(decode)
 
 
 def pieces(text: str, *stop: str, at_once: int = 1, of_bytes: bool = False) -> list[str]:
-    written = SequenceText(reading(of_bytes), stop)
+    sequence = SequenceText(detokenizer(of_bytes), stop)
     data = text.encode()
-    told = [written.push(data[n : n + at_once]) for n in range(0, len(data), at_once)]
-    return [*told, written.rest()]
+    parts = [sequence.push(data[n : n + at_once]) for n in range(0, len(data), at_once)]
+    return [*parts, sequence.rest()]
 
 
 @pytest.mark.parametrize("of_bytes", [False, True])
@@ -43,20 +41,20 @@ def pieces(text: str, *stop: str, at_once: int = 1, of_bytes: bool = False) -> l
 def test_the_pieces_are_the_text_and_whole_characters(
     text: str, at_once: int, of_bytes: bool
 ) -> None:
-    told = pieces(text, at_once=at_once, of_bytes=of_bytes)
-    assert "".join(told) == text
-    assert all("\ufffd" not in piece for piece in told)
+    parts = pieces(text, at_once=at_once, of_bytes=of_bytes)
+    assert "".join(parts) == text
+    assert all("\ufffd" not in part for part in parts)
 
 
 @pytest.mark.parametrize("of_bytes", [False, True])
-def test_what_never_becomes_a_character_is_told_as_such(of_bytes: bool) -> None:
-    written = SequenceText(reading(of_bytes), [])
-    assert written.push([0xF0]) + written.push([0x9F]) == ""
-    assert written.rest() == "\ufffd"
+def test_an_incomplete_character_becomes_a_replacement_character(of_bytes: bool) -> None:
+    sequence = SequenceText(detokenizer(of_bytes), [])
+    assert sequence.push([0xF0]) + sequence.push([0x9F]) == ""
+    assert sequence.rest() == "\ufffd"
 
 
 @pytest.mark.parametrize(
-    ("text", "stop", "told"),
+    ("text", "stop", "expected"),
     [
         ("one two three", [" two"], "one"),
         ("one two three", ["three", "two"], "one "),
@@ -67,14 +65,14 @@ def test_what_never_becomes_a_character_is_told_as_such(of_bytes: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("at_once", [1, 4, 99])
-def test_a_text_ends_before_its_first_stop(
-    text: str, stop: list[str], told: str, at_once: int
+def test_a_text_ends_before_its_first_stop_sequence(
+    text: str, stop: list[str], expected: str, at_once: int
 ) -> None:
-    assert "".join(pieces(text, *stop, at_once=at_once)) == told
+    assert "".join(pieces(text, *stop, at_once=at_once)) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "stop", "found"),
+    ("text", "stop", "match"),
     [
         ("one two three", ["three", "two"], "two"),
         ("abcd", ["bcd", "c"], "c"),
@@ -84,38 +82,41 @@ def test_a_text_ends_before_its_first_stop(
     ],
 )
 @pytest.mark.parametrize("at_once", [1, 2, 99])
-def test_it_says_which_stop_ended_it(text: str, stop: list[str], found: str, at_once: int) -> None:
-    written = SequenceText(reading(), stop)
+def test_the_matching_stop_sequence_is_reported(
+    text: str, stop: list[str], match: str, at_once: int
+) -> None:
+    sequence = SequenceText(detokenizer(), stop)
     for n in range(0, len(text), at_once):
-        written.push(text[n : n + at_once].encode())
-    written.rest()
-    assert written.stops.found == found
+        sequence.push(text[n : n + at_once].encode())
+    sequence.rest()
+    assert sequence.stops.match == match
 
 
-def test_the_logprobs_are_those_of_what_is_told() -> None:
+def test_logprobs_are_emitted_with_their_text() -> None:
     stops = StopTexts(["END"])
-    told = []
+    emitted = []
     for text in ("a", "E", "x", "E", "N", "D"):
-        said = stops.push(text)
-        told.append([p.token for p in stops.logprobs([TokenLogprob(text, -1.0)], said, False)])
-    assert told == [["a"], [], ["E", "x"], [], [], []]
+        ready = stops.push(text)
+        logprobs = stops.logprobs([TokenLogprob(text, -1.0)], ready, False)
+        emitted.append([one.token for one in logprobs])
+    assert emitted == [["a"], [], ["E", "x"], [], [], []]
     rest = StopTexts(["END"])
     assert rest.push("aE") == "a" and rest.rest() == "E"
     assert len(rest.logprobs([TokenLogprob("aE", -1.0)], "aE", True)) == 1
 
 
-def test_what_cannot_be_a_stop_is_not_held_back() -> None:
-    written = SequenceText(reading(), ["END"])
-    assert [written.push(b"a"), written.push(b"E"), written.push(b"x")] == ["a", "", "Ex"]
-    assert not written.stops.found
+def test_text_that_cannot_become_a_stop_sequence_is_emitted_at_once() -> None:
+    sequence = SequenceText(detokenizer(), ["END"])
+    assert [sequence.push(b"a"), sequence.push(b"E"), sequence.push(b"x")] == ["a", "", "Ex"]
+    assert not sequence.stops.match
 
 
-def test_a_token_that_only_the_model_knows_says_nothing() -> None:
+def test_a_token_without_text_in_the_vocabulary_is_skipped() -> None:
     assert SequenceText(ByteDetokenizer({0: b"a"}), []).push([0, 1, 0]) == "aa"
 
 
 @pytest.mark.parametrize("broken", ["replace", "ignore"])
-def test_tokens_are_their_bytes_however_half_characters_are_shown(broken: str) -> None:
+def test_tokens_are_their_bytes_however_half_characters_are_decoded(broken: str) -> None:
     tokens = {0: b"<end>", 1: b"a", 2: "ü ".encode(), 3: b"\xf0\x9f", 4: b"\x98\x80"}
 
     def decoded(row: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""Which sequences an engine takes in, when it knows how long their prompts are."""
+"""The sequences that an engine admits, once their prompts are tokenized."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from maas.runtimes.text.options import fitting
 
 
 @dataclass
-class Sequence:
+class Reservation:
     reserved: int
     is_cancelled: bool = False
 
 
-def test_as_many_as_fit_are_taken_in_their_order() -> None:
-    ready = [Sequence(30), Sequence(50), Sequence(10)]
-    assert fitting(ready, [Sequence(40)], 100) == (ready[:1], ready[1:])
-    assert fitting(ready, [Sequence(40)], 130) == (ready, [])
-    # The small one does not overtake: the large one would wait for ever.
-    assert fitting(ready, [Sequence(60)], 100) == (ready[:1], ready[1:])
+def test_sequences_that_fit_are_admitted_in_order() -> None:
+    ready = [Reservation(30), Reservation(50), Reservation(10)]
+    assert fitting(ready, [Reservation(40)], 100) == (ready[:1], ready[1:])
+    assert fitting(ready, [Reservation(40)], 130) == (ready, [])
+    # The small one does not overtake; otherwise the large one might wait for ever.
+    assert fitting(ready, [Reservation(60)], 100) == (ready[:1], ready[1:])
 
 
-def test_one_is_taken_if_none_runs_and_who_was_cancelled_always() -> None:
-    large, gone = Sequence(500), Sequence(500, is_cancelled=True)
-    assert fitting([large, gone, large], [], 100) == ([large, gone], [large])
-    assert fitting([large, gone], [Sequence(1)], 100) == ([gone], [large])
+def test_one_is_admitted_if_none_runs_and_cancelled_ones_always() -> None:
+    large, cancelled = Reservation(500), Reservation(500, is_cancelled=True)
+    assert fitting([large, cancelled, large], [], 100) == ([large, cancelled], [large])
+    assert fitting([large, cancelled], [Reservation(1)], 100) == ([cancelled], [large])

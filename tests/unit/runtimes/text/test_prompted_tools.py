@@ -1,4 +1,4 @@
-"""Calls of tools in the text of a model that knows no tools."""
+"""Tool calls in the text of a model whose template does not support tools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maas.runtimes.text.prompted_tools import (
     call_grammar,
     call_schema,
     chosen_tools,
-    told_messages,
+    prompted_messages,
 )
 
 pytest.importorskip("llguidance", reason="needs the extra llm")
@@ -32,21 +32,21 @@ CALL = '{"name": "add", "arguments": {"a": {"b": 1}, "c": "}"}}'
 
 
 def read(text: str, size: int) -> tuple[str, str, str]:
-    """Text, name and arguments, of `text` in pieces of `size` characters."""
+    """Plain text, name and arguments, of `text` in pieces of `size` characters."""
     reader = CallReader()
     parts = [reader.read(text[at : at + size]) for at in range(0, len(text), size)]
     parts.append(reader.read("", is_last=True))
-    calls = [call for _, of_part in parts for call in of_part]
+    calls = [call for _, part_calls in parts for call in part_calls]
     assert all(call.index == 0 for call in calls) and sum(bool(call.id) for call in calls) <= 1
     return (
-        "".join(told for told, _ in parts),
+        "".join(plain for plain, _ in parts),
         "".join(call.name for call in calls),
         "".join(call.arguments for call in calls),
     )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-def test_a_call_is_found_however_it_is_cut(size: int) -> None:
+def test_a_call_is_extracted_from_pieces_of_any_size(size: int) -> None:
     text, name, arguments = read(CALL, size)
     assert (text, name) == ("", "add")
     assert json.loads(arguments) == {"a": {"b": 1}, "c": "}"}
@@ -61,7 +61,7 @@ def test_everything_else_is_text(text: str, size: int) -> None:
     assert read(text, size) == (text, "", "")
 
 
-def test_text_that_cannot_be_a_call_is_told_at_once() -> None:
+def test_text_that_cannot_be_a_call_is_emitted_at_once() -> None:
     reader = CallReader()
     assert reader.read("H") == ("H", [])
     assert reader.read('{"name"') == ('{"name"', [])
@@ -77,7 +77,7 @@ def test_a_named_function_is_the_only_one_and_required() -> None:
         chosen_tools(Generation([], tools=[TOOL], tool_choice=named))
 
 
-def test_the_schema_of_a_call_names_the_function_and_holds_its_arguments() -> None:
+def test_the_schema_of_a_call_has_the_name_and_the_parameters() -> None:
     schema = call_schema([TOOL])
     assert schema["properties"] == {"name": {"const": "add"}, "arguments": {"type": "object"}}
     assert [s["properties"]["name"] for s in call_schema([TOOL, OTHER])["anyOf"]] == [
@@ -108,13 +108,13 @@ NESTED = {
 }
 
 
-def test_references_of_parameters_lead_where_they_did() -> None:
-    """Also if several tools call their definitions alike."""
+def test_references_in_parameters_keep_their_targets() -> None:
+    """Also if definitions of several tools have the same name."""
     other = {"type": "object", "properties": {"c": {"$ref": "#/$defs/C"}}, "required": ["c"],
              "$defs": {"C": {"type": "boolean"}}}  # fmt: skip
     parameters = {"tree": TREE, "nested": NESTED, "other": other}
-    tools = [{"type": "function", "function": {"name": name, "parameters": given}}
-             for name, given in parameters.items()]  # fmt: skip
+    tools = [{"type": "function", "function": {"name": name, "parameters": schema}}
+             for name, schema in parameters.items()]  # fmt: skip
     cases: list[tuple[str, Any, bool]] = [
         ("tree", {"v": True, "kids": [{"v": False, "kids": []}]}, True),
         ("tree", {"v": True, "kids": [{"name": "tree", "arguments": {}}]}, False),
@@ -143,16 +143,16 @@ def test_calls_of_tools_with_references_have_a_grammar(grammar_of: GrammarOf) ->
 
 
 @pytest.mark.parametrize("grammar_of", [json_grammar, schema_grammar])
-def test_parameters_that_cannot_be_held_are_a_fault_of_the_tools(grammar_of: GrammarOf) -> None:
-    """The caller has asked for no `response_format`, and would look for it in vain."""
+def test_parameters_that_cannot_be_enforced_are_an_error_of_tools(grammar_of: GrammarOf) -> None:
+    """The request has no `response_format`."""
     broken = {"name": "add", "parameters": {"type": "no type"}}
-    with pytest.raises(InvalidInput, match=r"^tools: this schema cannot be enforced") as refused:
+    with pytest.raises(InvalidInput, match=r"^tools: this schema cannot be enforced") as error:
         call_grammar([{"type": "function", "function": broken}], grammar_of)
-    assert refused.value.details == {"field": "tools"}
+    assert error.value.details == {"field": "tools"}
     assert call_grammar([TOOL], grammar_of)
 
 
-def test_functions_are_told_in_the_system_message_and_results_by_the_user() -> None:
+def test_functions_are_in_the_system_message_and_results_in_user_messages() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
     history: list[dict[str, Any]] = [
         {"role": "system", "content": "Be kind."},
@@ -160,24 +160,25 @@ def test_functions_are_told_in_the_system_message_and_results_by_the_user() -> N
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "1", "content": "2"},
     ]
-    told = told_messages(history, [TOOL])
-    assert told[0]["content"].startswith("Be kind.\n\n") and '"add"' in told[0]["content"]
-    assert told[2] == {"role": "assistant", "content": '{"name": "add", "arguments": "{}"}'}
-    assert told[3] == {"role": "user", "content": "The function answered: 2"}
-    assert told_messages(history[1:2], [TOOL])[0]["role"] == "system"
-    assert told_messages(history[:2], []) == history[:2]
+    messages = prompted_messages(history, [TOOL])
+    system = messages[0]["content"]
+    assert system.startswith("Be kind.\n\n") and '"add"' in system
+    assert messages[2] == {"role": "assistant", "content": '{"name": "add", "arguments": "{}"}'}
+    assert messages[3] == {"role": "user", "content": "The function answered: 2"}
+    assert prompted_messages(history[1:2], [TOOL])[0]["role"] == "system"
+    assert prompted_messages(history[:2], []) == history[:2]
 
 
 @pytest.mark.parametrize("name", [r"\d", r"\ud800", "a\nb"])
-def test_a_name_that_is_no_text_makes_no_call(name: str) -> None:
-    """The engine's thread reads this: what it raised would end all its sequences."""
-    written = f'{{"name": "{name}", "arguments": {{}}}}'
-    for size in (1, 7, len(written)):
-        assert read(written, size) == (written, "", "")
+def test_an_invalid_name_makes_no_call(name: str) -> None:
+    """An exception here would end all sequences of the engine."""
+    text = f'{{"name": "{name}", "arguments": {{}}}}'
+    for size in (1, 7, len(text)):
+        assert read(text, size) == (text, "", "")
 
 
-def test_a_run_of_blanks_is_read_in_no_time_of_note() -> None:
-    """Were that cubic in their number, it would not end."""
+def test_many_blanks_do_not_take_long() -> None:
+    """With cubic time in their number, this would not end."""
     blanks = " " * 20_000
     text, name, arguments = read('{"name": "f", "arguments": ["' + blanks + '"]}', 50_000)
     assert (text, name) == ("", "f") and len(arguments) == len(blanks) + 4

@@ -1,6 +1,6 @@
-"""The life of sequences in an engine that is stepped, by its own thread or by its owner.
+"""Sequences in an engine that its own thread or its owner steps.
 
-The engine here writes a token per step and sequence, and can be made to wait or to fail.
+The engine of these tests generates one token per step and sequence, and can wait or fail.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from maas.runtimes.text.options import Sizes
 from maas.runtimes.text.stepped_engine import Sequence, SteppedEngine
 
 
-class Counting(SteppedEngine):
-    """A prompt of n tokens is read in no time, unless `reads` is not set."""
+class OneTokenEngine(SteppedEngine):
+    """Prepares prompts at once, unless `may_prepare` is cleared."""
 
     def __init__(self, batch: int = 64) -> None:
         super().__init__()
-        self._known_tokens = 100
+        self._vocabulary_size = 100
         self._set_sizes(Sizes(64, 4, 256), batch, 16)
-        self.reads = threading.Event()
-        self.reads.set()
+        self.may_prepare = threading.Event()
+        self.may_prepare.set()
         self.steps: list[list[int]] = []
         self.threads: set[int] = set()
         self.fails_at = -1
@@ -40,12 +40,12 @@ class Counting(SteppedEngine):
     def load(self, request: LoadRequest) -> None:
         raise NotImplementedError
 
-    def _encoded(self, text: str, *, is_plain: bool) -> list[int]:
+    def _encode(self, text: str, *, is_plain: bool) -> list[int]:
         raise NotImplementedError
 
     def _prepare(self, sequence: Sequence) -> None:
-        assert self.reads.wait(10)
-        self._take_prompt(sequence, sequence.generation, [])
+        assert self.may_prepare.wait(10)
+        self._encode_prompt(sequence, sequence.generation, [])
         sequence.text = SequenceText(ByteDetokenizer({1: b"x"}), sequence.generation.stop)
 
     def _admit(self, sequence: Sequence) -> None:
@@ -60,70 +60,72 @@ class Counting(SteppedEngine):
         time.sleep(0.001)
         for sequence in list(self._running.values()):
             sequence.completion_tokens += 1
-            sequence.wrote([1], [])
+            sequence.add([1], [])
             if sequence.is_cancelled:
-                self._leave(sequence, sequence.ending("cancelled"))
+                self._finish(sequence, sequence.ending("cancelled"))
                 continue
             reason = "length" if sequence.completion_tokens >= sequence.limit else None
-            reason = self._tell(sequence, reason, is_due=self._is_output_due())
+            reason = self._emit(sequence, reason, is_due=self._is_output_due())
             if reason is not None:
-                self._leave(sequence, sequence.ending(reason))
+                self._finish(sequence, sequence.ending(reason))
 
     def _unload(self) -> None:
         self.unloaded += 1
 
     def step_in_caller(self, has_work: Callable[[], None]) -> StepFunction:
-        self._hand_over(has_work)
-        return self.turn
+        self._hand_over_steps(has_work)
+        return self.run_step
 
 
-class Told:
-    """What the sinks of an engine were told."""
+class EventLog:
+    """A sink that records the events of all sequences."""
 
     def __init__(self) -> None:
-        self.said: dict[int, list[EngineEvent]] = {}
+        self.events: dict[int, list[EngineEvent]] = {}
         self._changed = threading.Condition()
 
-    def __call__(self, number: int, said: EngineEvent) -> None:
+    def __call__(self, number: int, event: EngineEvent) -> None:
         with self._changed:
-            self.said.setdefault(number, []).append(said)
+            self.events.setdefault(number, []).append(event)
             self._changed.notify_all()
 
     def ending(self, number: int) -> EngineEvent:
-        """The one thing that is no piece, which is the last."""
+        """Waits for the only event that is not a piece, which is the last one."""
         with self._changed:
-            assert self._changed.wait_for(lambda: number in self.endings, 10), self.said
-        assert not isinstance(self.said[number][-1], Piece)
+            assert self._changed.wait_for(lambda: number in self.endings, 10), self.events
+        assert not isinstance(self.events[number][-1], Piece)
         return self.endings[number][0]
 
     @property
     def endings(self) -> dict[int, list[EngineEvent]]:
-        found: dict[int, list[EngineEvent]] = {
-            n: [s for s in said if not isinstance(s, Piece)] for n, said in self.said.items()
-        }
-        assert all(len(ends) <= 1 for ends in found.values()), "told twice how it ended"
-        return {n: ends for n, ends in found.items() if ends}
+        endings: dict[int, list[EngineEvent]] = {}
+        for number, events in self.events.items():
+            ends: list[EngineEvent] = [event for event in events if not isinstance(event, Piece)]
+            assert len(ends) <= 1, "a sequence ended twice"
+            if ends:
+                endings[number] = ends
+        return endings
 
 
 @pytest.fixture
-def engine() -> Iterator[Counting]:
-    made = Counting()
-    yield made
-    made.reads.set()
-    if not made.unloaded:
-        made.close()
+def engine() -> Iterator[OneTokenEngine]:
+    engine = OneTokenEngine()
+    yield engine
+    engine.may_prepare.set()
+    if not engine.unloaded:
+        engine.close()
 
 
-def prompt(tokens: int = 3, wanted: int = 4) -> Generation:
-    return Generation(prompt=[1] * tokens, max_tokens=wanted)
+def prompt(tokens: int = 3, max_tokens: int = 4) -> Generation:
+    return Generation(prompt=[1] * tokens, max_tokens=max_tokens)
 
 
 class Owner:
-    """Takes an engine's turns as a loop would: after each word that there is work."""
+    """Runs an engine's steps as an event loop would: after each notification of work."""
 
-    def __init__(self, engine: Counting) -> None:
+    def __init__(self, engine: OneTokenEngine) -> None:
         self._work = threading.Semaphore(0)
-        self.turn = engine.step_in_caller(self._work.release)
+        self.run_step = engine.step_in_caller(self._work.release)
         self.waits: list[float] = []
         self._wait: float | None = None
 
@@ -136,170 +138,172 @@ class Owner:
             elif self._wait:
                 self.waits.append(self._wait)
                 self._work.acquire(timeout=self._wait)
-            self._wait = self.turn()
+            self._wait = self.run_step()
 
 
-def test_an_engine_turns_itself_until_its_owner_does(engine: Counting) -> None:
-    told = Told()
-    engine.start(1, prompt(), told)
-    assert told.ending(1) == Ending("length", 3, 4)
+def test_an_engine_steps_itself_until_its_owner_does(engine: OneTokenEngine) -> None:
+    log = EventLog()
+    engine.start(1, prompt(), log)
+    assert log.ending(1) == Ending("length", 3, 4)
     own = engine._engine
     assert engine.threads == {own.ident}
     owner = Owner(engine)
     assert not own.is_alive()
-    engine.start(2, prompt(wanted=2), told)
-    owner.until(lambda: 2 in told.endings)
-    assert told.ending(2) == Ending("length", 3, 2)
+    engine.start(2, prompt(max_tokens=2), log)
+    owner.until(lambda: 2 in log.endings)
+    assert log.ending(2) == Ending("length", 3, 2)
     assert engine.threads == {own.ident, threading.get_ident()}
-    assert owner.turn() is None
+    assert owner.run_step() is None
 
 
-def told_tokens(told: Told, number: int) -> list[int]:
-    return [said.tokens for said in told.said[number] if isinstance(said, Piece)]
+def piece_tokens(log: EventLog, number: int) -> list[int]:
+    return [event.tokens for event in log.events[number] if isinstance(event, Piece)]
 
 
-def test_what_need_not_be_told_yet_is_kept_until_the_end_or_until_it_is_time(
-    engine: Counting,
-) -> None:
-    told = Told()
+def test_output_is_deferred_until_it_is_due_or_the_sequence_ends(engine: OneTokenEngine) -> None:
+    log = EventLog()
     engine.defer_output(lambda: False)
-    engine.start(1, prompt(wanted=6), told)
-    assert told.ending(1) == Ending("length", 3, 6)
-    assert told_tokens(told, 1) == [1, 5]
-    # Every token is looked at where a stop text may end it, and told with the others.
-    engine.start(2, Generation(prompt=[1], max_tokens=6, stop=["y"]), told)
-    assert told.ending(2) == Ending("length", 1, 6)
-    assert told_tokens(told, 2) == [1, 5]
-    engine.start(3, Generation(prompt=[1], max_tokens=6, stop=["xxx"]), told)
-    assert told.ending(3) == Ending("stop", 1, 3, stop="xxx")
+    engine.start(1, prompt(max_tokens=6), log)
+    assert log.ending(1) == Ending("length", 3, 6)
+    assert piece_tokens(log, 1) == [1, 5]
+    # With stop sequences every token is decoded, but emitted with the others.
+    engine.start(2, Generation(prompt=[1], max_tokens=6, stop=["y"]), log)
+    assert log.ending(2) == Ending("length", 1, 6)
+    assert piece_tokens(log, 2) == [1, 5]
+    engine.start(3, Generation(prompt=[1], max_tokens=6, stop=["xxx"]), log)
+    assert log.ending(3) == Ending("stop", 1, 3, stop="xxx")
     times = iter([False, False, True, False, False, False])
     engine.defer_output(lambda: next(times))
-    engine.start(4, prompt(wanted=6), told)
-    assert told.ending(4) == Ending("length", 3, 6)
-    assert told_tokens(told, 4) == [1, 2, 3]
+    engine.start(4, prompt(max_tokens=6), log)
+    assert log.ending(4) == Ending("length", 3, 6)
+    assert piece_tokens(log, 4) == [1, 2, 3]
 
 
-def test_what_was_kept_of_who_is_cancelled_is_told(engine: Counting) -> None:
-    told = Told()
+def test_deferred_output_of_a_cancelled_sequence_is_emitted(engine: OneTokenEngine) -> None:
+    log = EventLog()
     engine.defer_output(lambda: False)
-    engine.start(1, prompt(wanted=50), told)
+    engine.start(1, prompt(max_tokens=50), log)
     while len(engine.steps) < 5:
         time.sleep(0.001)
     engine.cancel(1)
-    ending = told.ending(1)
+    ending = log.ending(1)
     assert isinstance(ending, Ending) and ending.reason == "cancelled"
-    assert sum(told_tokens(told, 1)) == ending.completion_tokens >= 5
+    assert sum(piece_tokens(log, 1)) == ending.completion_tokens >= 5
 
 
-def test_what_was_kept_is_told_before_a_failure(
-    engine: Counting, monkeypatch: pytest.MonkeyPatch
+def test_deferred_output_is_emitted_before_a_failure(
+    engine: OneTokenEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "kill", lambda *_: None)
-    told = Told()
+    log = EventLog()
     engine.defer_output(lambda: False)
     engine.fails_at = 4
-    engine.start(1, prompt(wanted=9), told)
-    assert isinstance(told.ending(1), InferenceFailed)
-    assert told_tokens(told, 1) == [1, 2]
+    engine.start(1, prompt(max_tokens=9), log)
+    assert isinstance(log.ending(1), InferenceFailed)
+    assert piece_tokens(log, 1) == [1, 2]
 
 
-def test_text_that_cannot_be_read_keeps_nobody_from_learning_of_a_failure(
-    engine: Counting, monkeypatch: pytest.MonkeyPatch
+def test_a_decoding_error_does_not_hide_a_failure_from_other_sequences(
+    engine: OneTokenEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda _, number: killed.append(number))
-    told = Told()
+    log = EventLog()
     engine.defer_output(lambda: False)
     engine.fails_at = 4
-    engine.reads.clear()
+    engine.may_prepare.clear()
     for number in (1, 2):
-        engine.start(number, prompt(wanted=9), told)
-    engine.reads.set()
+        engine.start(number, prompt(max_tokens=9), log)
+    engine.may_prepare.set()
     while len(engine.steps) < 1:
         time.sleep(0.001)
     monkeypatch.setattr(SequenceText, "rest", lambda _: 1 / 0)
     for number in (1, 2):
-        assert isinstance(told.ending(number), InferenceFailed)
-        assert sum(told_tokens(told, number)) == 3
+        assert isinstance(log.ending(number), InferenceFailed)
+        assert sum(piece_tokens(log, number)) == 3
     assert killed == [signal.SIGTERM]
 
 
-def test_a_prompt_that_was_read_before_is_handed_over(engine: Counting) -> None:
-    """Its word that there is work came before anybody listened."""
-    engine.reads.clear()
-    told = Told()
-    engine.start(1, prompt(), told)
+def test_a_prompt_that_is_prepared_before_the_owner_steps_is_not_lost(
+    engine: OneTokenEngine,
+) -> None:
+    """Its notification of work came before the owner had a callback."""
+    engine.may_prepare.clear()
+    log = EventLog()
+    engine.start(1, prompt(), log)
     owner = Owner(engine)
-    engine.reads.set()
-    owner.until(lambda: 1 in told.endings)
-    assert told.ending(1) == Ending("length", 3, 4)
+    engine.may_prepare.set()
+    owner.until(lambda: 1 in log.endings)
+    assert log.ending(1) == Ending("length", 3, 4)
 
 
-def test_a_step_waits_for_prompts_that_are_being_read_and_not_for_ever(engine: Counting) -> None:
-    owner, told = Owner(engine), Told()
-    engine.start(1, prompt(wanted=30), told)
-    owner.until(lambda: told.said.get(1))
-    engine.reads.clear()
-    engine.start(2, prompt(), told)
+def test_a_step_waits_for_prompts_in_preparation_but_not_for_ever(engine: OneTokenEngine) -> None:
+    owner, log = Owner(engine), EventLog()
+    engine.start(1, prompt(max_tokens=30), log)
+    owner.until(lambda: log.events.get(1))
+    engine.may_prepare.clear()
+    engine.start(2, prompt(), log)
     steps = len(engine.steps)
-    owner.until(lambda: len(engine.steps) > steps + 1)  # 1 gets on, though 2 is still read
+    owner.until(lambda: len(engine.steps) > steps + 1)  # 1 continues although 2 is not prepared
     assert owner.waits and all(0 < wait < 0.011 for wait in owner.waits)
-    engine.reads.set()
-    owner.until(lambda: len(told.endings) == 2)
+    engine.may_prepare.set()
+    owner.until(lambda: len(log.endings) == 2)
     assert [1, 2] in engine.steps
 
 
-def test_who_is_refused_or_cancelled_holds_nobody_up(engine: Counting) -> None:
-    owner, told = Owner(engine), Told()
-    engine.start(1, Generation(prompt=[13], max_tokens=2), told)
-    engine.start(2, Generation(prompt=[99999], max_tokens=2), told)
-    engine.start(3, prompt(wanted=50), told)
-    engine.start(4, prompt(), told)
-    owner.until(lambda: told.said.get(3) and 4 in told.endings)
+def test_refused_and_cancelled_sequences_do_not_delay_others(engine: OneTokenEngine) -> None:
+    owner, log = Owner(engine), EventLog()
+    engine.start(1, Generation(prompt=[13], max_tokens=2), log)
+    engine.start(2, Generation(prompt=[99999], max_tokens=2), log)
+    engine.start(3, prompt(max_tokens=50), log)
+    engine.start(4, prompt(), log)
+    owner.until(lambda: log.events.get(3) and 4 in log.endings)
     engine.cancel(3)
-    owner.until(lambda: 3 in told.endings)
-    assert isinstance(told.ending(1), InvalidInput) and isinstance(told.ending(2), InvalidInput)
-    cancelled = told.ending(3)
+    owner.until(lambda: 3 in log.endings)
+    assert isinstance(log.ending(1), InvalidInput) and isinstance(log.ending(2), InvalidInput)
+    cancelled = log.ending(3)
     assert isinstance(cancelled, Ending) and cancelled.reason == "cancelled"
-    assert engine._reserved() == 0 and owner.turn() is None
+    assert engine._reserved() == 0 and owner.run_step() is None
 
 
-@pytest.mark.parametrize("is_turned", [False, True])
-def test_a_step_that_fails_is_told_to_all_and_ends_the_process(
-    engine: Counting, is_turned: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_owner", [False, True])
+def test_a_failed_step_fails_all_sequences_and_ends_the_process(
+    engine: OneTokenEngine, has_owner: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "kill", lambda *said: killed.append(said))
-    told = Told()
-    owner = Owner(engine) if is_turned else None
+    monkeypatch.setattr(os, "kill", lambda *arguments: killed.append(arguments))
+    log = EventLog()
+    owner = Owner(engine) if has_owner else None
     engine.fails_at = 3
     for number in (1, 2):
-        engine.start(number, prompt(wanted=50), told)
+        engine.start(number, prompt(max_tokens=50), log)
     if owner is not None:
-        owner.until(lambda: len(told.endings) == 2)
-        assert owner.turn() is None
+        owner.until(lambda: len(log.endings) == 2)
+        assert owner.run_step() is None
     for number in (1, 2):
-        assert isinstance(told.ending(number), InferenceFailed)
-    engine.start(3, prompt(), told)  # it may be on its way already
-    assert isinstance(told.ending(3), InferenceFailed)
+        assert isinstance(log.ending(number), InferenceFailed)
+    engine.start(3, prompt(), log)  # may arrive after the failure
+    assert isinstance(log.ending(3), InferenceFailed)
     assert killed == [(os.getpid(), signal.SIGTERM)] and len(engine.steps) == 3
 
 
-@pytest.mark.parametrize("is_turned", [False, True])
-def test_closing_ends_who_runs_and_who_is_being_read(engine: Counting, is_turned: bool) -> None:
-    told = Told()
-    owner = Owner(engine) if is_turned else None
-    engine.start(1, prompt(wanted=60), told)
+@pytest.mark.parametrize("has_owner", [False, True])
+def test_closing_ends_running_and_unprepared_sequences(
+    engine: OneTokenEngine, has_owner: bool
+) -> None:
+    log = EventLog()
+    owner = Owner(engine) if has_owner else None
+    engine.start(1, prompt(max_tokens=60), log)
     if owner is not None:
-        owner.until(lambda: told.said.get(1))
-    engine.reads.clear()
-    engine.start(2, prompt(), told)
+        owner.until(lambda: log.events.get(1))
+    engine.may_prepare.clear()
+    engine.start(2, prompt(), log)
     closing = threading.Thread(target=engine.close)
     closing.start()
-    engine.reads.set()
+    engine.may_prepare.set()
     closing.join(10)
     assert not closing.is_alive() and engine.unloaded == 1
     for number in (1, 2):
-        ending = told.ending(number)
+        ending = log.ending(number)
         assert isinstance(ending, Ending | MaasError)
     assert engine._reserved() == 0

@@ -282,18 +282,18 @@ class Keeping(SteppedEngine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._known_tokens = 100
+        self._vocabulary_size = 100
         self._set_sizes(Sizes(10_000, 4, 100_000), 64, 16)
         self._begin()
 
     def load(self, request: LoadRequest) -> None:
         raise NotImplementedError
 
-    def _encoded(self, text: str, *, is_plain: bool) -> list[int]:
+    def _encode(self, text: str, *, is_plain: bool) -> list[int]:
         return [1]
 
     def _prepare(self, sequence: Sequence) -> None:
-        self._take_prompt(sequence, sequence.generation, [])
+        self._encode_prompt(sequence, sequence.generation, [])
         sequence.text = SequenceText(ByteDetokenizer({1: b"x"}), sequence.generation.stop)
 
     def _admit(self, sequence: Sequence) -> None:
@@ -304,11 +304,11 @@ class Keeping(SteppedEngine):
         is_due = self._is_output_due()
         for sequence in list(self._running.values()):
             sequence.completion_tokens += 1
-            sequence.wrote([1], [])
+            sequence.add([1], [])
             reason = "cancelled" if sequence.is_cancelled else None
-            reason = self._tell(sequence, reason, is_due=is_due)
+            reason = self._emit(sequence, reason, is_due=is_due)
             if reason is not None:
-                self._leave(sequence, sequence.ending(reason))
+                self._finish(sequence, sequence.ending(reason))
 
     def _unload(self) -> None:
         pass
