@@ -21,7 +21,7 @@ public class Call {
                 System.out.println(response.body());
                 return;
             }
-            System.err.println(response.body()); // says in a sentence what is wrong
+            System.err.println(response.body()); // the reason, as JSON
         } catch (IOException unreachable) {
             System.err.println("error: " + unreachable);
         }

@@ -36,6 +36,6 @@ int main() {
     curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
     curl_slist_free_all(headers);
     if (sent != CURLE_OK) std::cerr << "error: " << curl_easy_strerror(sent) << '\n';
-    else (status == 200 ? std::cout : std::cerr) << body << '\n'; // a refusal is a sentence
+    else (status == 200 ? std::cout : std::cerr) << body << '\n'; // of a refusal: the reason
     return status == 200 ? 0 : 1;
 }

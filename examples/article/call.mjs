@@ -1,4 +1,4 @@
-// Call `article` from JavaScript (Node 18 or newer; the same fetch is in every browser).
+// Call `article` from JavaScript (Node 18 or newer).
 const { MAAS_BASE_URL, MAAS_API_KEY } = process.env;
 
 try {
@@ -9,7 +9,7 @@ try {
     signal: AbortSignal.timeout(10_000),
   });
   const answer = await response.json();
-  if (!response.ok) throw new Error(answer.detail); // says in a sentence what is wrong
+  if (!response.ok) throw new Error(answer.detail); // the reason
   console.log(JSON.stringify(answer));
 } catch (error) {
   console.error(`error: ${error.cause?.message ?? error.message}`);

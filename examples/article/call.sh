@@ -11,6 +11,6 @@ if answer=$(
 ); then
     printf '%s\n' "$answer"
 else
-    printf '%s\n' "$answer" >&2 # the server says in a sentence what is wrong
+    printf '%s\n' "$answer" >&2 # the reason, as JSON
     exit 1
 fi

@@ -1,4 +1,4 @@
-"""Call `article` with nothing but Python's standard library."""
+"""Call `article` with the standard library only. Reads MAAS_BASE_URL and MAAS_API_KEY."""
 
 import json
 import os
@@ -18,7 +18,7 @@ try:
     with urllib.request.urlopen(request, timeout=10) as response:
         print(json.dumps(json.load(response)))
 except urllib.error.HTTPError as refused:
-    # The server says in a sentence what is wrong (RFC 9457).
+    # The body is a problem document (RFC 9457) with the reason.
     sys.exit(f"error {refused.code}: {json.load(refused)['detail']}")
 except urllib.error.URLError as unreachable:
     sys.exit(f"error: {unreachable.reason}")

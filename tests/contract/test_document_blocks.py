@@ -18,7 +18,7 @@ NOT_RUN = {
     "docs/howto/engines.md": 3,
     "docs/howto/measure.md": 1,
     "docs/howto/optimize.md": 1,
-    "docs/howto/postgresql-and-s3.md": 2,
+    "docs/howto/postgresql-and-s3.md": 1,
     "docs/howto/pull.md": 2,
     "docs/howto/run-in-production.md": 6,
     "docs/reference/metrics.md": 2,

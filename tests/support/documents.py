@@ -7,12 +7,13 @@ readers do not see, say what else to do with it:
 
     <!-- not run: REASON -->
     <!-- run if: TOOL -->                    only where the program is installed
-    <!-- file: NAME -->                      written to the working directory
+    <!-- file: NAME -->                      written to the working directory, or to `~/…`
     <!-- file: NAME = PATH -->               the same; a test compares it with PATH of the checkout
 
 A comment on a line of its own, `<!-- after: PAGE -->`, gives a page the home and the server that
-PAGE leaves. Every other page starts from an empty home. `python -m tests.support.documents`
-counts the blocks of each page.
+PAGE leaves. Every other page starts from an empty home. `<!-- with: postgresql, s3 -->` starts a
+real database and a real bucket for a page and puts their addresses and credentials in the place of
+the page's. `python -m tests.support.documents` counts the blocks of each page.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from tests.support.python_session import matches as value_matches
+from tests.support.servers.backends import postgres, s3
 from tests.support.servers.maas import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -49,6 +53,7 @@ ELSEWHERE = (
 _FENCE = re.compile(r"^```([\w+-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- (not run|run if|file): ([^<>]*?) -->\s*$")
 _AFTER = re.compile(r"^<!-- after: (\S+) -->$", re.MULTILINE)
+_WITH_BACKENDS = "<!-- with: postgresql, s3 -->\n"
 # Runs each block that it reads and writes a NUL, the exit code and a NUL after it.
 _BASH = 'set -e; while IFS= read -r -d "" b; do eval "$b" </dev/null; printf "\\0%d\\0" $?; done'
 
@@ -175,16 +180,30 @@ class Session:
         return output.decode()
 
 
+@contextmanager
+def backends() -> Iterator[dict[str, str]]:
+    """What the addresses and credentials of a page stand for here: those of real servers."""
+    with postgres() as database, s3() as bucket:
+        yield {
+            "postgresql://maas@db.example.org/maas": database.url(),
+            "s3://models/openmaas": f"s3://{bucket.bucket}/openmaas",
+            "https://s3.example.org": bucket.endpoint,
+            "YOUR-ACCESS-KEY-ID": bucket.access_key_id,
+            "YOUR-SECRET-ACCESS-KEY": bucket.secret_access_key,
+        }
+
+
 @dataclass
 class Home:
     """A reader's home directory, with the server that a page starts in it."""
 
     path: Path
-    port: int
     environment: dict[str, str]
+    replacements: dict[str, str]
+    """Text of a page and what stands in its place here: the port, and servers of the page."""
 
     @classmethod
-    def create(cls) -> Home:
+    def create(cls, replacements: Mapping[str, str]) -> Home:
         # Short, because the path of a unix socket has at most 107 bytes.
         path, port = Path(tempfile.mkdtemp(prefix="doc")), free_port()
         programs = path / "bin"
@@ -196,10 +215,22 @@ class Home:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")} | {
             "HOME": str(path),
             "PATH": f"{programs}:{os.environ['PATH']}",
-            # The one thing that differs from the page: port 8000 may be in use here.
+            # Port 8000 may be in use here.
             "MAAS_SERVER__PORT": str(port),
         }
-        return cls(path, port, environment)
+        return cls(path, environment, {":8000": f":{port}", **replacements})
+
+    def here(self, text: str) -> str:
+        """`text` of a page as it is run here."""
+        for shown, actual in self.replacements.items():
+            text = text.replace(shown, actual)
+        return text
+
+    def on_page(self, text: str) -> str:
+        """`text` that was printed here as the page shows it."""
+        for shown, actual in self.replacements.items():
+            text = text.replace(actual, shown)
+        return text
 
     def remove(self) -> None:
         """Stops the server; kills, by id, what is left of this home."""
@@ -239,23 +270,22 @@ class PageRun:
                 self._python.close()
 
     def _write(self, block: Block) -> None:
-        file = self.folder / block.detail.partition(" = ")[0]
+        name = block.detail.partition(" = ")[0]
+        in_home = name.startswith("~/")
+        file = self._home.path / name[2:] if in_home else self.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(self._here(block.text), encoding="utf-8")
+        file.write_text(self._home.here(block.text), encoding="utf-8")
 
     def _check(self, block: Block) -> None:
         if block.detail and shutil.which(block.detail) is None:
             return
         run = self._run_shell if block.language in SHELLS else self._run_python
-        code, printed, errors = run(self._here(block.text))
-        printed = printed.replace(f":{self._home.port}", ":8000")
+        code, printed, errors = run(self._home.here(block.text))
+        printed = self._home.on_page(printed)
         report = f"{self.page}, line {block.line}:\n{block.text}printed:\n{printed}{errors}"
         assert code == 0, report
         if block.output:
             assert prints(printed, block.output), report
-
-    def _here(self, text: str) -> str:
-        return text.replace(":8000", f":{self._home.port}")
 
     def _run_shell(self, text: str) -> tuple[int, str, str]:
         return self._bash.run(text.encode() + b"\0")
@@ -276,6 +306,7 @@ class Reader:
     runs: dict[str, PageRun] = field(default_factory=dict)
     _homes: dict[str, Home] = field(default_factory=dict)
     _failures: dict[str, AssertionError] = field(default_factory=dict)
+    _servers: ExitStack = field(default_factory=ExitStack)
 
     def read(self, page: str) -> PageRun:
         """Raises AssertionError if the page, or one before it, does not run as written."""
@@ -285,7 +316,7 @@ class Reader:
             before = page_before(page)
             if before:
                 self.read(before)
-            home = self._homes[before] if before else Home.create()
+            home = self._homes[before] if before else self._new_home(page)
             self._homes[page] = home
             self.runs[page] = PageRun(page, home)
             try:
@@ -296,8 +327,13 @@ class Reader:
         return self.runs[page]
 
     def close(self) -> None:
-        for path in {str(home.path): home for home in self._homes.values()}.values():
-            path.remove()
+        for home in {home.path: home for home in self._homes.values()}.values():
+            home.remove()
+        self._servers.close()
+
+    def _new_home(self, page: str) -> Home:
+        needs_backends = _WITH_BACKENDS in page_text(page)
+        return Home.create(self._servers.enter_context(backends()) if needs_backends else {})
 
 
 def counts(page: str) -> tuple[int, int]:
