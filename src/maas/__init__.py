@@ -7,12 +7,12 @@
     client.deploy("article", model="article")
     client.predict("article", x=[1, 2, 3])
 
-Names are imported when they are first used, so that `import maas` costs a few milliseconds.
+Names are imported on first use, so that `import maas` takes a few milliseconds.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from maas.version import __version__
@@ -51,19 +51,27 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES = {
-    "AsyncClient": "maas.client.client",
-    "Client": "maas.client.client",
-    "ServerUnavailable": "maas.client.http.errors",
-}
-
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'maas' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES.get(name, "maas.domain.errors")), name)
-    globals()[name] = value
+    value = globals()[name] = getattr(_module_of(name), name)
     return value
+
+
+def _module_of(name: str) -> ModuleType:
+    """The module that defines an exported name."""
+    if name in ("AsyncClient", "Client"):
+        from maas.client import client  # noqa: PLC0415 — imported on first use
+
+        return client
+    if name == "ServerUnavailable":
+        from maas.client.http import errors as http_errors  # noqa: PLC0415 — imported on first use
+
+        return http_errors
+    from maas.domain import errors  # noqa: PLC0415 — imported on first use
+
+    return errors
 
 
 def __dir__() -> list[str]:
