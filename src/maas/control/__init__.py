@@ -1,1 +1,1 @@
-"""The control plane: what shall be, as data behind an API, and the loop that makes it so."""
+"""The control plane: the API for the desired state, and the reconciler that establishes it."""

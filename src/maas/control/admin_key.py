@@ -1,4 +1,4 @@
-"""The first admin key: in the database and in a file of the home, or in neither."""
+"""The first admin key, which is in the database and in a file of the home."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ NAME = "admin"
 
 
 def ensure_admin_key(keys: Keys, file: Path) -> None:
-    """Makes an admin key if nobody has one, or if the file is there and empty: that is how an
-    owner who lost the key asks for another, and only who may write here can.
+    """Creates an admin key if there is none, or if the file exists and is empty.
 
-    The file comes first: a start that dies before the database has the key finds the token in the
-    file again and imports that one, so the two agree whenever there is a key at all.
+    An empty file lets an owner who lost the key get another one; it requires write access to the
+    home. The token is written to the file before the database: a start that is killed in between
+    finds the token in the file and imports it, so file and database always agree.
     """
-    known = keys.list()
-    if any(key.revoked_at is None and key.may(Scope.ADMIN) for key in known):
+    existing = keys.list()
+    if any(key.revoked_at is None and key.may(Scope.ADMIN) for key in existing):
         if not file.exists():
             log.warning(
-                "there is an admin key, but %s does not have it; if it is lost, make that file, "
-                "empty, and start again to get another",
+                "the admin key is not in %s; if the key is lost, create that file, empty, and "
+                "restart to get a new one",
                 file,
             )
             return
         if file.stat().st_size:
             return
     token = _token_in(file)
-    if not token or hash_token(token) in {key.sha256 for key in known}:
+    if not token or hash_token(token) in {key.sha256 for key in existing}:
         _, token = generate_token()
         write_private(file, f"{token}\n".encode(), durable=True)
     keys.import_token(NAME, [Scope.ADMIN], token)
-    log.info("made an admin key; it is in %s", file)
+    log.info("created an admin key; it is in %s", file)
 
 
 def _token_in(file: Path) -> str:

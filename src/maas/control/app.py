@@ -1,4 +1,4 @@
-"""The HTTP application of control: routes, errors and nothing else."""
+"""The HTTP application of control: its routes and error handlers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from maas.version import __version__
 
 
 def create_app(services: Services | None) -> FastAPI:
-    """The application; None describes it without being able to answer."""
+    """The application. With None it can be described, but cannot answer requests."""
     app = FastAPI(
         title="OpenMaaS",
         version=__version__,
         summary="Build, evaluate, publish, deploy, call and explain models.",
-        # The gateway serves its own pages, and every route here needs a key.
+        # The gateway serves the documentation pages, and every route here requires a key.
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -47,6 +47,6 @@ def create_app(services: Services | None) -> FastAPI:
         explain,
         openapi,
     ):
-        # As they are: `include_router` would wrap them, and `app.routes` shall show every route.
+        # `include_router` would wrap the routes, but `app.routes` must list each GuardedRoute.
         app.router.routes.extend(noun.router.routes)
     return app

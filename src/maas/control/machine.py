@@ -1,6 +1,6 @@
-"""What this server runs on, and which runtimes have their library here.
+"""Description of this machine and of the runtimes whose library is installed.
 
-Nothing is imported for it: a library's presence is read from what its installer left.
+Imports no library: the versions come from the metadata of installed packages.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ def machine() -> dict[str, Any]:
 
 
 def runtimes() -> list[dict[str, Any]]:
-    """Every runtime that this version knows, with the library that it would use here; without
-    one, `library` is null and no replica can load it."""
+    """Every known runtime with its installed library, as `{name, library}`.
+
+    Without the library, `library` is None and no replica can use the runtime.
+    """
     libraries = runtime_libraries()
     return [{"name": name, "library": _installed(libraries[name])} for name in libraries]
 

@@ -1,4 +1,4 @@
-"""Small files for this user alone that are there whole or not at all."""
+"""Atomic writes of small files with permissions for this user only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_private(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Replaces `path` in one step, mode 0600; `durable`: survives a power cut, too."""
+    """Replaces `path` atomically, mode 0600. `durable`: the file survives a power failure."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -1,4 +1,4 @@
-"""Serves the application over a socket that is open already."""
+"""HTTP server of control, on a socket that is already open."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import uvicorn
 from maas.control.app import create_app
 from maas.control.services import Services
 
-REQUESTS_MAY_TAKE_S = 10
-"""After `stop`; then they are cut off."""
+DRAIN_S = 10
+"""Time for open requests to finish after `stop`; then they are aborted."""
 
 
 async def serve(services: Services, listening: socket.socket, stop: asyncio.Event) -> None:
-    """Until `stop` is set and the requests of that moment are answered."""
-    # Our own handler tells of every failure, with the request that it was.
+    """Serves until `stop` is set and the open requests are answered."""
+    # The application's error handlers log every failure with its request.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         create_app(services),
@@ -30,7 +30,7 @@ async def serve(services: Services, listening: socket.socket, stop: asyncio.Even
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=REQUESTS_MAY_TAKE_S,
+        timeout_graceful_shutdown=DRAIN_S,
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -42,7 +42,7 @@ async def serve(services: Services, listening: socket.socket, stop: asyncio.Even
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the process, which has more to end than this."""
+    """A server that leaves signals to the process, which has more parts to stop."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,8 +1,9 @@
-"""Everything that routes may use, wired once by the control process; no web framework here."""
+"""The objects that routes use. The control process wires them; no web framework is needed."""
 
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from maas.control.explanation.explain import Explainer
@@ -20,7 +21,7 @@ from maas.storage.versions import Versions
 
 @dataclass(frozen=True)
 class Stores:
-    """The nouns in the database, and the files."""
+    """The tables of the database, and the artifact store."""
 
     versions: Versions
     deployments: Deployments
@@ -29,15 +30,25 @@ class Stores:
     jobs: Jobs
     artifacts: ArtifactStore
     database_name: str
-    """Where the database is, without a password."""
+    """URL of the database, without the password."""
 
 
 @dataclass(frozen=True)
 class Services:
+    """Everything that a route may use."""
+
     settings: Settings
     stores: Stores
     publisher: Publisher
     reconciler: Reconciler
     collector: UsageCollector
     explainer: Explainer
+    uploads: ThreadPoolExecutor
+    """Threads that store uploaded files, one each."""
     started_at: float = field(default_factory=time.time)
+    """Seconds since the epoch, UTC."""
+
+    def close(self) -> None:
+        """Releases the threads; work that has not started is cancelled."""
+        self.explainer.close()
+        self.uploads.shutdown(wait=False, cancel_futures=True)

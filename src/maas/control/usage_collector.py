@@ -1,4 +1,4 @@
-"""Brings the gateways' usage counters into the ledger, and removes the files of dead gateways."""
+"""Collection of the gateways' usage counters into the ledger."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from maas.storage.usage import UsageLedger
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 1.0
+INTERVAL_S = 1.0
 
 
 class UsageCollector:
-    """Recording sets totals and never adds, so doing it twice, or dying halfway, is harmless."""
+    """Records the totals of every gateway, and removes the files of gateways that have exited.
+
+    The ledger stores totals and never adds, so recording twice or being killed halfway is safe.
+    """
 
     def __init__(self, ledger: UsageLedger, directory: Path) -> None:
         self._ledger = ledger
@@ -26,7 +29,7 @@ class UsageCollector:
         self._recorded: dict[str, list[Usage]] = {}
         self._lock = asyncio.Lock()
         self.gateways: list[dict[str, Any]] = []
-        """The gateways that count: `{source, requests}` each."""
+        """The running gateways, as `{source, requests}`."""
 
     async def run(self) -> None:
         """Collects until it is cancelled."""
@@ -34,11 +37,11 @@ class UsageCollector:
             try:
                 await self.collect()
             except MaasError as error:
-                log.warning("usage is not recorded at the moment: %s", error)
-            await asyncio.sleep(EVERY_S)
+                log.warning("usage cannot be recorded: %s", error)
+            await asyncio.sleep(INTERVAL_S)
 
     async def collect(self) -> None:
-        """Record what every gateway has counted until now."""
+        """Records the present totals of every gateway."""
         async with self._lock:
             self.gateways = await asyncio.to_thread(self._collect)
 
@@ -50,7 +53,7 @@ class UsageCollector:
             except FileNotFoundError:
                 continue
             except (OSError, ValueError) as wrong:
-                # Perhaps it is being made at this moment; it stays for people to look at.
+                # It may be incomplete because a gateway is starting. A damaged file stays.
                 log.debug("%s: %s", path.name, wrong)
                 continue
             if self._recorded.get(source) != totals:
@@ -59,7 +62,7 @@ class UsageCollector:
             if alive:
                 gateways.append({"source": source, "requests": sum(t.requests for t in totals)})
             else:
-                # `read` looks at liveness first, so these totals are final and now recorded.
+                # `read` checks for life before it reads, so these totals are final.
                 path.unlink(missing_ok=True)
                 self._recorded.pop(source, None)
         return gateways

@@ -3,8 +3,8 @@
     python -m maas.processes.control --settings-json FILE [--lifeline FD]
         [--log FILE BYTES FILES]
 
-The first routing snapshot is written and the socket is open before the web framework is imported:
-gateways can answer at once, and who asks control something waits in the socket's queue.
+The first routing snapshot is written and the socket is open before the web framework is imported.
+Gateways can answer at once, and requests to control wait in the queue of the socket.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,14 @@ from maas.storage.versions import Versions
 log = logging.getLogger(__name__)
 
 BAD_CONFIGURATION = 78
+"""Exit status, EX_CONFIG of sysexits.h."""
 THREADS = 32
+UPLOAD_THREADS = 8
 ABANDONED_AFTER_S = 24 * 3600.0
-JOB_SILENCE_S = 30.0
+"""Age of a staged upload that is removed at the start."""
+LOST_AFTER_S = 30.0
+"""Time without a report after which a job is lost."""
+HOUSEKEEPING_EVERY_S = 5.0
 
 
 def main() -> int:
@@ -78,7 +83,7 @@ def main() -> int:
 
 
 class Control:
-    """Wires the parts, runs them, and ends them in order."""
+    """Creates the parts of control, runs them, and stops them in order."""
 
     def __init__(self, settings: Settings, lifeline: int | None) -> None:
         self._settings = settings
@@ -96,7 +101,7 @@ class Control:
         ensure_admin_key(self._keys, settings.admin_key_file)
 
     async def run(self) -> None:
-        """Until SIGTERM or the end of the lifeline."""
+        """Runs until SIGTERM or the end of the lifeline."""
         stop = stop_event(self._lifeline)
         threads = ThreadPoolExecutor(THREADS, thread_name_prefix="control")
         asyncio.get_running_loop().set_default_executor(threads)
@@ -106,21 +111,21 @@ class Control:
         listening = listen(self._settings.control_socket)
         await reconciler.start()
         log.info("control is ready, process %d", os.getpid())
-        work = [
-            asyncio.create_task(job)
-            for job in (reconciler.run(), collector.run(), self._keep_house())
+        background = [
+            asyncio.create_task(loop)
+            for loop in (reconciler.run(), collector.run(), self._housekeeping())
         ]
         serving = asyncio.create_task(self._serve(listening, services, stop))
         stopping = asyncio.create_task(stop.wait())
         try:
             done, _ = await asyncio.wait(
-                {*work, serving, stopping}, return_when=asyncio.FIRST_COMPLETED
+                {*background, serving, stopping}, return_when=asyncio.FIRST_COMPLETED
             )
-            for ended in done - {stopping}:
-                # None of them ends by itself: raise what happened, so that we are restarted.
-                ended.result()
+            for task in done - {stopping}:
+                # These tasks end with an error only; raise it, so that control is restarted.
+                task.result()
         finally:
-            for task in work:
+            for task in background:
                 task.cancel()
             stopping.cancel()
         log.info("stopping")
@@ -129,7 +134,8 @@ class Control:
             await collector.collect()
         except MaasError as error:
             # Nothing is lost: the counters stay in their files.
-            log.warning("usage was not recorded at the end: %s", error)
+            log.warning("the latest usage was not recorded: %s", error)
+        services.close()
         self._database.close()
 
     def _services(self, reconciler: Reconciler) -> Services:
@@ -148,11 +154,12 @@ class Control:
         )
         collector = UsageCollector(self._usage, settings.usage_dir)
         explainer = Explainer(reconciler, self._background_of)
-        return Services(settings, stores, publisher, reconciler, collector, explainer)
+        uploads = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
+        return Services(settings, stores, publisher, reconciler, collector, explainer, uploads)
 
     def _background_of(self, model: str, version: int) -> dict[str, Any] | None:
-        found = self._versions.get(model, version).manifest.metadata.get("background")
-        return found if isinstance(found, dict) else None
+        background = self._versions.get(model, version).manifest.metadata.get("background")
+        return background if isinstance(background, dict) else None
 
     def _reconciler(self) -> Reconciler:
         settings = self._settings
@@ -160,7 +167,7 @@ class Control:
             settings.run_dir, log_folder(settings), settings.cache_dir, self._artifacts,
             self._lifeline, settings.serving.engines_file,
         )  # fmt: skip
-        pace = ReconcilerTimeouts(
+        timeouts = ReconcilerTimeouts(
             ready_s=settings.serving.ready_timeout_s,
             hang_s=settings.serving.hang_timeout_s,
             backoff_s=settings.serving.crash_backoff_s,
@@ -168,30 +175,36 @@ class Control:
         )
         planner = Planner(self._versions, settings.server.drain_s)
         snapshot_file = SnapshotFile(settings.snapshot_file)
-        return Reconciler(launcher, self._deployments, self._keys, planner, snapshot_file, pace)
+        return Reconciler(launcher, self._deployments, self._keys, planner, snapshot_file, timeouts)
 
     async def _serve(
         self, listening: socket.socket, services: Services, stop: asyncio.Event
     ) -> None:
-        # FastAPI and uvicorn take longer to import than all the rest takes to start.
-        server = await asyncio.to_thread(import_module, "maas.control.server")
-        await server.serve(services, listening, stop)
+        serve = await asyncio.to_thread(_import_server)
+        await serve(services, listening, stop)
 
-    async def _keep_house(self) -> None:
-        """What must be done now and then."""
+    async def _housekeeping(self) -> None:
+        """Removes abandoned uploads once, and marks lost jobs periodically."""
         try:
             await asyncio.to_thread(self._artifacts.sweep, ABANDONED_AFTER_S)
         except MaasError as error:
             log.warning("abandoned uploads were not removed: %s", error)
         while True:
             try:
-                lost = await asyncio.to_thread(self._jobs.mark_lost, JOB_SILENCE_S)
+                lost = await asyncio.to_thread(self._jobs.mark_lost, LOST_AFTER_S)
             except MaasError as error:
-                log.warning("jobs cannot be looked at: %s", error)
+                log.warning("jobs cannot be checked: %s", error)
             else:
                 if lost:
-                    log.warning("%d jobs went silent", lost)
-            await asyncio.sleep(5.0)
+                    log.warning("%d jobs stopped reporting and are lost", lost)
+            await asyncio.sleep(HOUSEKEEPING_EVERY_S)
+
+
+def _import_server() -> Callable[[Services, socket.socket, asyncio.Event], Awaitable[None]]:
+    # FastAPI and uvicorn take longer to import than the rest of control takes to start.
+    from maas.control.server import serve  # noqa: PLC0415
+
+    return serve
 
 
 def s3_options(settings: Settings) -> S3Options:
@@ -206,7 +219,7 @@ def s3_options(settings: Settings) -> S3Options:
 
 
 def listen(path: Path) -> socket.socket:
-    """A socket that only this user may open. Who was here before is gone or about to be."""
+    """A unix socket that only this user can open. Replaces that of a previous control process."""
     path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(str(path))

@@ -1,4 +1,4 @@
-"""The admin key's file and the database agree, wherever a start was interrupted."""
+"""The file of the admin key and the database agree, wherever a start is interrupted."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def keys(tmp_path: Path) -> Iterator[Keys]:
 
 
 def agree(keys: Keys, file: Path) -> bool:
-    """The file's token is that of a living admin key."""
-    wanted = hash_token(file.read_text().strip())
+    """Whether the token in the file belongs to an active admin key."""
+    digest = hash_token(file.read_text().strip())
     return any(
-        k.sha256 == wanted and k.revoked_at is None and k.may(Scope.ADMIN) for k in keys.list()
+        k.sha256 == digest and k.revoked_at is None and k.may(Scope.ADMIN) for k in keys.list()
     )
 
 
-def test_first_start_makes_one_and_later_ones_keep_it(keys: Keys, tmp_path: Path) -> None:
+def test_the_first_start_creates_a_key_and_later_ones_keep_it(keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "admin.key"
     ensure_admin_key(keys, file)
     assert agree(keys, file)
@@ -39,7 +39,7 @@ def test_first_start_makes_one_and_later_ones_keep_it(keys: Keys, tmp_path: Path
     assert file.read_text() == token and len(keys.list()) == 1
 
 
-def test_killed_between_file_and_database(keys: Keys, tmp_path: Path) -> None:
+def test_a_start_killed_between_file_and_database_is_completed(keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "admin.key"
     _, token = generate_token()
     file.write_text(token + "\n")
@@ -48,14 +48,14 @@ def test_killed_between_file_and_database(keys: Keys, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [b"", b"half a tok", b"\xff\xfe"])
-def test_a_file_that_holds_no_token_is_replaced(keys: Keys, tmp_path: Path, left: bytes) -> None:
+def test_a_file_without_a_token_is_replaced(keys: Keys, tmp_path: Path, left: bytes) -> None:
     file = tmp_path / "admin.key"
     file.write_bytes(left)
     ensure_admin_key(keys, file)
     assert agree(keys, file)
 
 
-def test_when_every_admin_key_was_revoked_there_is_a_new_one(keys: Keys, tmp_path: Path) -> None:
+def test_a_new_key_is_created_when_every_admin_key_is_revoked(keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "admin.key"
     ensure_admin_key(keys, file)
     former = file.read_text()
@@ -64,15 +64,13 @@ def test_when_every_admin_key_was_revoked_there_is_a_new_one(keys: Keys, tmp_pat
     assert file.read_text() != former and agree(keys, file)
 
 
-def test_somebody_elses_admin_key_is_enough(keys: Keys, tmp_path: Path) -> None:
+def test_any_other_admin_key_is_enough(keys: Keys, tmp_path: Path) -> None:
     keys.create("ops", [Scope.ADMIN])
     ensure_admin_key(keys, tmp_path / "admin.key")
     assert not (tmp_path / "admin.key").exists() and len(keys.list()) == 1
 
 
-def test_an_owner_who_lost_the_key_gets_another_for_an_empty_file(
-    keys: Keys, tmp_path: Path
-) -> None:
+def test_an_empty_file_creates_another_key(keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "admin.key"
     ensure_admin_key(keys, file)
     lost = file.read_text()

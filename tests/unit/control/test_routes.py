@@ -1,4 +1,4 @@
-"""Every route has a scope, and the description of the API has every route."""
+"""Every route requires a scope, and the OpenAPI document has every route."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from maas.control.api.principal import GuardedRoute, guarded_router, needs, scope_of
+from maas.control.api.principal import GuardedRoute, guarded_router, requires, scope_of
 from maas.control.api.problems import add_error_handlers
 from maas.control.app import create_app
 from maas.control.openapi.document import describe
@@ -25,10 +25,10 @@ def nothing() -> dict[str, int]:
 @pytest.mark.parametrize(
     ("scopes", "status"), [(None, 401), ("", 403), ("call", 200), ("write", 200)]
 )
-def test_any_key_may_read_what_the_api_is(scopes: str | None, status: int) -> None:
+def test_every_key_may_read_the_openapi_document(scopes: str | None, status: int) -> None:
     headers = {} if scopes is None else {"x-maas-key-id": "k1", "x-maas-scopes": scopes}
-    answer = TestClient(create_app(None)).get("/openapi.json", headers=headers)
-    assert answer.status_code == status
+    response = TestClient(create_app(None)).get("/openapi.json", headers=headers)
+    assert response.status_code == status
 
 
 def test_every_route_is_guarded() -> None:
@@ -39,13 +39,13 @@ def test_every_route_is_guarded() -> None:
         assert isinstance(scope_of(route), Scope)
 
 
-def test_a_route_without_a_scope_cannot_be_made() -> None:
+def test_a_route_without_a_scope_cannot_be_declared() -> None:
     router = guarded_router("test")
     with pytest.raises(RuntimeError, match="must declare exactly one scope"):
         router.get("/open")(nothing)
 
 
-def test_what_changes_something_needs_more_than_read() -> None:
+def test_routes_that_change_state_require_more_than_read() -> None:
     for route in create_app(None).routes:
         assert isinstance(route, GuardedRoute)
         if not set(route.methods or ()) <= {"GET", "HEAD"}:
@@ -59,20 +59,20 @@ def test_what_changes_something_needs_more_than_read() -> None:
     [(None, 401), ("", 403), ("call,write", 403), ("read", 200), ("call, read", 200),
      ("admin", 200), ("reader", 403)],
 )  # fmt: skip
-def test_the_scope_is_asked_of_the_principal(scopes: str | None, status: int) -> None:
+def test_a_route_requires_the_scope_of_the_principal(scopes: str | None, status: int) -> None:
     app = FastAPI()
     router = guarded_router("test")
-    router.get("/it", dependencies=[needs(Scope.READ)])(nothing)
+    router.get("/it", dependencies=[requires(Scope.READ)])(nothing)
     app.router.routes.extend(router.routes)
     add_error_handlers(app)
     headers = {} if scopes is None else {"x-maas-key-id": "k1", "x-maas-scopes": scopes}
-    answer = TestClient(app).get("/it", headers=headers)
-    assert answer.status_code == status
+    response = TestClient(app).get("/it", headers=headers)
+    assert response.status_code == status
     if status != 200:
-        assert answer.headers["content-type"] == "application/problem+json"
+        assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_the_description_has_every_route_of_control_and_gateway() -> None:
+def test_the_document_has_every_route_of_control_and_gateway() -> None:
     document = describe(create_app(None))
     described = {(path, method) for path, ops in document["paths"].items() for method in ops}
     for route in create_app(None).routes:
@@ -84,11 +84,11 @@ def test_the_description_has_every_route_of_control_and_gateway() -> None:
     assert public == {"/livez", "/readyz"}
 
 
-def test_the_description_has_what_the_gateway_answers_itself() -> None:
+def test_the_document_has_the_routes_of_the_gateway() -> None:
     paths = describe(create_app(None))["paths"]
     of_control = {r.path for r in create_app(None).routes if isinstance(r, GuardedRoute)}
     described = {(p, m.upper()) for p, ops in paths.items() for m in ops if p not in of_control}
-    blank = MagicMock()  # the table is read, and never called
+    blank = MagicMock()  # the handlers in the table are never called
     ready = Route("GET", "/readyz", RouteAccess.PUBLIC, blank)
     metrics = Route("GET", "/metrics", Scope.READ, blank)
     handlers = Handlers(

@@ -1,4 +1,4 @@
-"""Usage reaches the ledger once, whoever dies when."""
+"""Usage reaches the ledger exactly once, whichever process is killed at any time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def counted(ledger: UsageLedger) -> dict[str, int]:
     return {t.key_id: t.requests for t in ledger.totals()}
 
 
-def test_totals_of_the_living_are_set_and_not_added(ledger: UsageLedger, tmp_path: Path) -> None:
+def test_totals_of_running_gateways_are_set_and_not_added(
+    ledger: UsageLedger, tmp_path: Path
+) -> None:
     gateway = UsageFile(tmp_path / "usage", "gateway-1")
     collector = UsageCollector(ledger, tmp_path / "usage")
     slot = gateway.slot("k1", "digits", "predict")
@@ -36,14 +38,16 @@ def test_totals_of_the_living_are_set_and_not_added(ledger: UsageLedger, tmp_pat
         asyncio.run(collector.collect())
         assert counted(ledger) == {"k1": expected}
     assert collector.gateways == [{"source": "gateway-1", "requests": 3}]
-    # A control that starts anew reads everything again.
+    # A restarted control process reads everything again.
     asyncio.run(UsageCollector(ledger, tmp_path / "usage").collect())
     assert counted(ledger) == {"k1": 3}
     slot.release()
     gateway.close()
 
 
-def test_a_dead_gateways_file_is_recorded_and_removed(ledger: UsageLedger, tmp_path: Path) -> None:
+def test_the_file_of_an_exited_gateway_is_recorded_and_removed(
+    ledger: UsageLedger, tmp_path: Path
+) -> None:
     folder = tmp_path / "usage"
     collector = UsageCollector(ledger, folder)
     gateway = UsageFile(folder, "gateway-1")
@@ -58,7 +62,7 @@ def test_a_dead_gateways_file_is_recorded_and_removed(ledger: UsageLedger, tmp_p
     assert counted(ledger) == {"k1": 8} and collector.gateways == []
 
 
-def test_a_file_that_is_none_is_left_alone(ledger: UsageLedger, tmp_path: Path) -> None:
+def test_a_file_in_another_format_is_left_alone(ledger: UsageLedger, tmp_path: Path) -> None:
     folder = tmp_path / "usage"
     folder.mkdir()
     (folder / "odd.usage").write_bytes(b"odd")

@@ -1,4 +1,4 @@
-"""Bodies of requests: bounded while they arrive, and strict JSON once they are here."""
+"""Request bodies: limited while they arrive, then parsed as strict JSON."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from maas.serving.wire.json_tensors import parse_json
 
 MAX_JSON_BYTES = 4 << 20
 INLINE_BYTES = 64 << 10
-"""A larger body is parsed in a thread, so that the event loop goes on."""
+"""A larger body is parsed in a thread, so that it does not block the event loop."""
 MAX_DEPTH = 64
-"""Deepest nesting of a JSON body; well within what code that walks it recursively can take."""
+"""Deepest nesting of a JSON body, far below the limit of recursive code."""
 MAX_INTEGER = 1 << 63
 
 
@@ -32,7 +32,7 @@ async def read_json(request: Request, limit: int = MAX_JSON_BYTES) -> Any:
         body += chunk
         if len(body) > limit:
             raise too_large(limit)
-    # FastAPI asks for the body before it asks for its JSON.
+    # FastAPI reads the body before it reads its JSON.
     request._body = bytes(body)
     if len(body) > INLINE_BYTES:
         return await asyncio.to_thread(checked_json, request._body)
@@ -40,18 +40,19 @@ async def read_json(request: Request, limit: int = MAX_JSON_BYTES) -> Any:
 
 
 def check_length(request: Request, limit: int) -> None:
-    """Refuse by the announced length, before anything of the body was read."""
-    announced = request.headers.get("content-length")
-    if announced is not None and (not announced.isdigit() or int(announced[:20]) > limit):
+    """Raises BodyTooLarge for a Content-Length above `limit`, before the body is read."""
+    length = request.headers.get("content-length")
+    if length is not None and (not length.isdigit() or int(length[:20]) > limit):
         raise too_large(limit)
 
 
 def too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body may have at most {limit} bytes", limit=limit)
+    return BodyTooLarge(f"the body must have at most {limit} bytes", limit=limit)
 
 
 def checked_json(body: bytes) -> Any:
-    """The JSON value; refuses what later code, or the database, could not take."""
+    """The JSON value. Raises MalformedBody or InvalidInput for values that the database cannot
+    store and for nesting that is too deep."""
     value = parse_json(body)
     level = [value]
     for _ in range(MAX_DEPTH):
@@ -60,13 +61,13 @@ def checked_json(body: bytes) -> Any:
             if isinstance(item, dict):
                 deeper.extend(item.values())
                 if any("\x00" in key for key in item):
-                    raise InvalidInput("a name in the body has a NUL character")
+                    raise InvalidInput("a name in the body contains a NUL character")
             elif isinstance(item, list):
                 deeper.extend(item)
             elif isinstance(item, int) and not -MAX_INTEGER <= item < MAX_INTEGER:
                 raise MalformedBody("the body has an integer beyond 64 bits")
             elif isinstance(item, str) and "\x00" in item:
-                raise InvalidInput("a text in the body has a NUL character")
+                raise InvalidInput("a text in the body contains a NUL character")
         if not deeper:
             return value
         level = deeper

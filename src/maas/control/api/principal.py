@@ -1,7 +1,7 @@
-"""Who asks, and whether they may: the one dependency that every route declares.
+"""Authorization: the dependency that every route declares, and the principal it returns.
 
-The gateway checks the key, strips these headers from what clients send and sets its own. Control
-listens on a unix socket that only this user can open, so what arrives here came from the gateway.
+The gateway checks the key, removes the headers below from client requests and sets its own. Control
+listens on a unix socket that only this user can open, so these headers come from the gateway.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEY_ID, KEY_NAME, SCOPES = "x-maas-key-id", "x-maas-key-name", "x-maas-scopes"
 
 @dataclass(frozen=True)
 class Principal:
-    """The key that a request came with."""
+    """The key of a request."""
 
     key_id: str
     key_name: str
@@ -35,11 +35,11 @@ class Principal:
 
 @dataclass(frozen=True)
 class RequiredScope:
-    """The dependency: gives the Principal, or raises Unauthenticated or Forbidden."""
+    """Dependency that returns the Principal, or raises Unauthenticated or Forbidden."""
 
     scope: Scope
     or_any: bool = False
-    """Whether any other scope does, too."""
+    """Whether any other scope is enough, too."""
 
     def __call__(self, request: Request) -> Principal:
         headers = request.headers
@@ -50,35 +50,38 @@ class RequiredScope:
         principal = Principal(key_id, headers.get(KEY_NAME, ""), scopes)
         if not principal.may(self.scope) and not (self.or_any and scopes):
             raise Forbidden(
-                f"this needs the scope {str(self.scope)!r}; key {principal.key_name or key_id} "
+                f"the scope {str(self.scope)!r} is required; key {principal.key_name or key_id} "
                 f"has {', '.join(sorted(scopes)) or 'none'}",
                 scope=str(self.scope),
             )
         return principal
 
 
-def needs(scope: Scope) -> Any:
-    """For `dependencies=[needs(Scope.READ)]`, or as a parameter's default to get the Principal."""
+def requires(scope: Scope) -> Any:
+    """The dependency for a route that requires `scope`.
+
+    For `dependencies=[requires(Scope.READ)]`, or as the metadata of a parameter of type Principal.
+    """
     return Depends(RequiredScope(scope))
 
 
 def any_key() -> Any:
-    """As `needs` of the least scope, for what every key may see."""
+    """The dependency for a route that every valid key may use."""
     return Depends(RequiredScope(Scope.CALL, or_any=True))
 
 
 def scope_of(route: APIRoute) -> Scope:
-    """The scope that `route` declares; a route without one is a mistake in the program."""
-    return _needs_of(route).scope
+    """The scope that `route` declares. Raises RuntimeError for a route without one."""
+    return _required_scope(route).scope
 
 
-def _needs_of(route: APIRoute) -> RequiredScope:
-    asked: list[Any] = [d.dependency for d in route.dependencies if _is_depends(d)]
-    asked += [d.call for d in route.dependant.dependencies]
-    found = {a for a in asked if isinstance(a, RequiredScope)}
-    if len(found) != 1:
+def _required_scope(route: APIRoute) -> RequiredScope:
+    dependencies: list[Any] = [d.dependency for d in route.dependencies if _is_depends(d)]
+    dependencies += [d.call for d in route.dependant.dependencies]
+    scopes = {d for d in dependencies if isinstance(d, RequiredScope)}
+    if len(scopes) != 1:
         raise RuntimeError(f"{route.methods} {route.path} must declare exactly one scope")
-    return found.pop()
+    return scopes.pop()
 
 
 def _is_depends(value: object) -> bool:
@@ -86,21 +89,20 @@ def _is_depends(value: object) -> bool:
 
 
 class GuardedRoute(APIRoute):
-    """A route that cannot be made without a scope, and that looks at nothing of a request before
-    its scope was checked."""
+    """A route that must declare a scope and checks it before it reads the request's body."""
 
     max_json_bytes = MAX_JSON_BYTES
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        guard = _needs_of(self)
-        takes_json = self.body_field is not None
+        check_scope = _required_scope(self)
+        has_body = self.body_field is not None
         limit = self.max_json_bytes
         inner = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            guard(request)
-            if takes_json:
-                # FastAPI's own parser takes NaN and answers depth bombs with a 500.
+            check_scope(request)
+            if has_body:
+                # FastAPI's own parser accepts NaN and answers deeply nested JSON with status 500.
                 request._json = await read_json(request, limit)
             return await inner(request)
 

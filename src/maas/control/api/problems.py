@@ -1,4 +1,4 @@
-"""Every error of control as a problem document (RFC 9457)."""
+"""Error handlers that answer every error with a problem document (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -33,29 +33,30 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(MaasError, _maas_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_exception_handler(ClientDisconnect, _client_disconnected)
     app.add_exception_handler(Exception, _unexpected)
 
 
 def problem_response(
     error: MaasError, request: Request, headers: Mapping[str, str] | None = None
 ) -> Response:
-    answer = JSONResponse(
+    response = JSONResponse(
         error.to_problem(request.headers.get("x-request-id")),
         status_code=error.status,
         media_type=MEDIA_TYPE,
         headers=dict(headers or {}),
     )
     if error.retry_after is not None:
-        answer.headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-    return answer
+        response.headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    return response
 
 
 def invalid_input(errors: list[Any]) -> InvalidInput:
-    """What pydantic found, in a sentence that names the field, what was expected and what came."""
-    found = [_one_error(error) for error in errors[:MOST_ERRORS]]
-    first = found[0]
-    return InvalidInput(first["detail"], field=first["field"], errors=found)
+    """The error for pydantic's `errors`. The message states the first one's field, the expected
+    value and the actual value."""
+    details = [_one_error(error) for error in errors[:MOST_ERRORS]]
+    first = details[0]
+    return InvalidInput(first["detail"], field=first["field"], errors=details)
 
 
 def _one_error(error: dict[str, Any]) -> dict[str, str]:
@@ -63,7 +64,7 @@ def _one_error(error: dict[str, Any]) -> dict[str, str]:
     field = shown(".".join(where), 200)[1:-1]
     kind = error["type"]
     if kind == "missing":
-        detail = f"field '{field}' is missing" if field else "a JSON body is needed"
+        detail = f"field '{field}' is missing" if field else "a JSON body is required"
     elif kind == "extra_forbidden":
         detail = f"unknown field '{field}'"
     else:
@@ -80,7 +81,7 @@ async def _maas_error(request: Request, error: Exception) -> Response:
         log.warning(
             "%s %s: %s", request.method, request.url.path, error, extra={FIELDS: _fields(request)}
         )
-    return problem_response(error, request, getattr(request.state, "headers_of_error", None))
+    return problem_response(error, request, getattr(request.state, "error_headers", None))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -91,34 +92,36 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 async def _http_exception(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = getattr(error, "headers", None)
-    known: MaasError
+    problem: MaasError
     if status == 404:
-        known = NotFound(f"there is nothing at {shown(request.url.path, 200)}")
+        problem = NotFound(f"there is no route {shown(request.url.path, 200)}")
     elif status == 405:
-        known = MethodNotAllowed(f"{shown(request.url.path, 200)} does not take {request.method}")
+        problem = MethodNotAllowed(
+            f"{shown(request.url.path, 200)} does not allow {request.method}"
+        )
     elif status < 500:
-        known = BadRequest()
+        problem = BadRequest()
     else:
-        known = MaasError()
-    return problem_response(known, request, headers)
+        problem = MaasError()
+    return problem_response(problem, request, headers)
 
 
-async def _client_gone(request: Request, error: Exception) -> Response:
-    """Nobody reads this answer; it only ends the request without a traceback."""
-    return problem_response(BadRequest("the request ended before its body did"), request)
+async def _client_disconnected(request: Request, error: Exception) -> Response:
+    """Ends the request without a traceback; the client does not receive the response."""
+    return problem_response(BadRequest("the client disconnected during the body"), request)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    """A defect of ours: the client learns that there was one, the log learns which."""
+    """Answers a defect of this program with status 500 and logs its traceback."""
     if isinstance(error.__cause__, MaasError):
-        # Its answer had begun, so nobody can be told but the log; the connection breaks off.
-        log.warning("%s %s broke off: %s", request.method, request.url.path, error.__cause__)
+        # The response had started, so the connection is closed and only the log has the error.
+        log.warning("%s %s aborted: %s", request.method, request.url.path, error.__cause__)
         return problem_response(error.__cause__, request)
     log.error(
         "%s %s failed", request.method, request.url.path, exc_info=error,
         extra={FIELDS: _fields(request)},
     )  # fmt: skip
-    return problem_response(MaasError("something went wrong inside OpenMaaS"), request)
+    return problem_response(MaasError(), request)
 
 
 def _fields(request: Request) -> dict[str, str]:

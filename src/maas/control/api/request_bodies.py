@@ -1,7 +1,8 @@
-"""Bodies of requests, as people write them: unknown fields are refused, types are not guessed."""
+"""Schemas of request bodies. Unknown fields are refused, and values are not coerced."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +18,7 @@ JobKind = Literal["build", "evaluate", "optimize"]
 StateName = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
-# Ranges that the domain holds, in its own words; here they are only described.
+# The domain checks these ranges and words the errors; here they only document the API.
 Dimension = Annotated[int, Field(json_schema_extra={"minimum": -1, "maximum": MAX_ELEMENTS})]
 Weight = Annotated[int, Field(json_schema_extra={"minimum": 0, "maximum": 1000})]
 Replicas = Annotated[int, Field(json_schema_extra={"minimum": 0, "maximum": 64})]
@@ -104,7 +105,7 @@ class EvidenceBody(Body):
 class TargetBody(Body):
     version: VersionNumber
     variant: str | None = None
-    """Left out: the first one of the version."""
+    """Default: the first variant of the version."""
     weight: Weight = 100
 
 
@@ -115,28 +116,27 @@ class ScalingBody(Body):
     threads: Threads | None = None
 
     def over(self, present: Scaling) -> Scaling:
-        """`present` with the fields that were given."""
-        given = self.model_dump(exclude_none=True)
-        kept = {name: getattr(present, name) for name in ScalingBody.model_fields}
-        return Scaling(**(kept | given))
+        """`present` with the fields that this body sets."""
+        return replace(present, **self.model_dump(exclude_none=True))
 
 
 class DeploymentBody(Body):
-    """What is left out stays as it is, or gets its default in a new deployment. With nothing but
-    the model all traffic moves to its newest version."""
+    """Omitted fields keep their value, or get their default in a new deployment. With only a model,
+    all traffic moves to its newest version."""
 
     model: str
     version: VersionNumber | None = None
     variant: str | None = None
-    """Left out: the one that the deployment has of that version, if it has just one, else the
-    version's first. `auto`: what the newest optimization found best."""
+    """Default: the variant that the deployment has for this version, if there is exactly one, else
+    the version's first. `auto`: the variant that the newest optimization marked best."""
     targets: Annotated[list[TargetBody], Field(max_length=64)] | None = None
     scaling: ScalingBody | None = None
     default: bool | None = None
-    """true: it answers where no deployment is named, and no other does any more. false leaves this
-    as it is: there is a default as long as another does not become it."""
+    """true: this deployment answers requests that name none, instead of the present default. false
+    has no effect, because a default remains until another deployment replaces it."""
     gate: ShortText | None = None
-    """Rule over evidence that every target must satisfy, as `accuracy>=-0.01`; empty: none."""
+    """Rule that the evidence of every target must satisfy, for example `accuracy>=-0.01`; empty: no
+    rule."""
 
 
 class KeyBody(Body):
@@ -159,7 +159,7 @@ class ProgressBody(Body):
 
 
 class JobBody(Body):
-    """As `Job.to_dict()` gives it; id, times and the cancel flag are the server's to set."""
+    """As `Job.to_dict()` returns it. The server sets the times and the cancel flag."""
 
     kind: JobKind
     name: str
@@ -198,8 +198,8 @@ class ExplainBody(Body):
     """One row: a value per input of the signature."""
     output: str | None = None
     target: Element | str | None = None
-    """Which element of the output: its index or its label."""
+    """Element of the output: its index or its label."""
     samples: Annotated[int, Field(ge=64, le=10_000)] | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None
     background: dict[str, Any] | None = None
-    """Rows that stand for what is usual: a list of values per input."""
+    """Background rows: a list of values per input."""

@@ -1,4 +1,4 @@
-"""Explain: asks a deployment's model many times, politely, through the ordinary predict path."""
+"""Explanations: call a deployment's model many times, at low priority, as predictions do."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import Any
 
+from maas.control.explanation.request import PredictRows, RowToExplain
 from maas.control.reconciliation.plans import ReplicaGroup
 from maas.control.reconciliation.reconciler import Reconciler
 from maas.domain.errors import DeadlineExceeded, Overloaded, Unavailable
@@ -22,118 +22,109 @@ from maas.serving.wire.messages import Priority
 from maas.serving.wire.tensors import Tensors
 
 DEADLINE_S = 60.0
-AT_ONCE = 3
-"""The last place is for a key that has none, so that no key can take them all."""
+MAX_RUNNING = 3
+"""The last place is reserved for a key with no running explanation, so that no key can use all."""
 RETRY_AFTER_S = 5.0
 BATCH_ROWS = 32
-"""Most rows per call: few enough that ordinary requests need not wait long behind one."""
-DEFAULT_SAMPLES = 2048
+"""Most rows per prediction: few enough that other requests do not wait long behind one."""
 
-Ask = Callable[[Tensors, int], Tensors]
-"""From named tensors and their number of rows to the model's outputs; blocks."""
 BackgroundOf = Callable[[str, int], dict[str, Any] | None]
-"""From a model and a version to the rows that its publisher would compare with; blocks."""
-
-
-@dataclass(frozen=True)
-class RowToExplain:
-    """What a caller wants explained: one row of one deployment."""
-
-    inputs: dict[str, Any]
-    output: str | None = None
-    target: int | str | None = None
-    samples: int = DEFAULT_SAMPLES
-    seed: int = 0
-    background: dict[str, Any] | None = None
+"""From a model and a version number to the published background rows; blocks."""
 
 
 @dataclass
 class ExplanationCost:
-    """What an explanation has asked its model."""
+    """Predictions that an explanation made."""
 
     rows: int = 0
     compute_us: int = 0
-    """Their share of the model's run time."""
+    """Share of the model's run time, microseconds."""
 
 
 class Explainer:
-    """At most a few explanations at once, each in a thread and within a deadline."""
+    """Runs at most a few explanations at once, each in a thread and with a deadline."""
 
     def __init__(self, reconciler: Reconciler, background_of: BackgroundOf) -> None:
         self._reconciler = reconciler
         self._background_of = background_of
-        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="explain")
+        self._threads = ThreadPoolExecutor(MAX_RUNNING, thread_name_prefix="explain")
         self._running: Counter[str] = Counter()
-        """By key."""
+        """Number of running explanations per key."""
 
     async def explain(
         self,
         deployment: str,
-        question: RowToExplain,
-        spent: ExplanationCost | None = None,
+        row: RowToExplain,
+        cost: ExplanationCost | None = None,
         until: float = math.inf,
         key: str = "",
     ) -> dict[str, Any]:
-        """`Explanation.to_dict()` with what was asked; adds to `spent`. Ends after DEADLINE_S, or
-        at `until` on the monotonic clock. `key` is the id of who asks. Raises MaasError."""
-        spent = ExplanationCost() if spent is None else spent
-        group, _ = self._reconciler.answering(deployment)
-        self._check_places(key)
+        """`Explanation.to_dict()` with deployment, model, version and variant; adds to `cost`.
+
+        Times out after DEADLINE_S, or at `until` on the monotonic clock. `key` is the id of the
+        caller's key. Raises MaasError.
+        """
+        cost = ExplanationCost() if cost is None else cost
+        group, _ = self._reconciler.ready_replica(deployment)
+        self._check_limits(key)
         self._running[key] += 1
         try:
-            answer = await self._answered(deployment, group, question, spent, until)
+            explanation = await self._explain(deployment, group, row, cost, until)
         finally:
-            self._running -= Counter([key])  # and forgets who has none
+            self._running -= Counter([key])  # drops keys whose count is 0
         return {
             "deployment": deployment,
             "model": group.template.model,
             "version": group.target.version,
             "variant": group.template.variant,
-        } | answer
+        } | explanation
 
-    async def _answered(
+    async def _explain(
         self,
         deployment: str,
         group: ReplicaGroup,
-        question: RowToExplain,
-        spent: ExplanationCost,
+        row: RowToExplain,
+        cost: ExplanationCost,
         until: float,
     ) -> dict[str, Any]:
-        if question.background is None:
-            published = await asyncio.to_thread(
+        if row.background is None:
+            background = await asyncio.to_thread(
                 self._background_of, group.template.model, group.target.version
             )
-            question = replace(question, background=published)
+            row = replace(row, background=background)
         loop = asyncio.get_running_loop()
-        began = time.monotonic()
-        deadline = min(began + DEADLINE_S, until)
+        start = time.monotonic()
+        deadline = min(start + DEADLINE_S, until)
 
-        def ask(tensors: Tensors, rows: int) -> Tensors:
+        def predict(tensors: Tensors, rows: int) -> Tensors:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
-                raise _too_late(deadline - began)
-            call = self._predict(deployment, group.digest, tensors, rows, deadline)
+                raise _too_late(deadline - start)
+            prediction = self._predict(deployment, group.digest, tensors, rows, deadline)
+            future = asyncio.run_coroutine_threadsafe(prediction, loop)
             try:
-                found, taken = asyncio.run_coroutine_threadsafe(call, loop).result(remaining + 2.0)
+                outputs, compute_us = future.result(remaining + 2.0)
             except FutureTimeout:
-                raise _too_late(deadline - began) from None
-            spent.rows += rows
-            spent.compute_us += taken
-            return found
+                raise _too_late(deadline - start) from None
+            cost.rows += rows
+            cost.compute_us += compute_us
+            return outputs
 
         return await loop.run_in_executor(
-            self._threads, _explain, group.template.signature, question, ask
+            self._threads, _shapley_values, group.template.signature, row, predict
         )
 
-    def _check_places(self, key: str) -> None:
+    def _check_limits(self, key: str) -> None:
         running = self._running.total()
-        if running >= AT_ONCE:
-            what = f"{AT_ONCE} explanations are running, which is the limit"
-        elif self._running[key] and running == AT_ONCE - 1:
-            what = f"{self._running[key]} explanations are running for this key, which is its share"
+        if running >= MAX_RUNNING:
+            message = f"{MAX_RUNNING} explanations are running, which is the limit"
+        elif self._running[key] and running == MAX_RUNNING - 1:
+            message = (
+                f"{self._running[key]} explanations are running for this key, which is its limit"
+            )
         else:
             return
-        raise Overloaded(what, retry_after=RETRY_AFTER_S)
+        raise Overloaded(message, retry_after=RETRY_AFTER_S)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -141,11 +132,14 @@ class Explainer:
     async def _predict(
         self, deployment: str, digest: str, tensors: Tensors, rows: int, deadline: float
     ) -> tuple[Tensors, int]:
-        """Each call finds its replica anew, so that an explanation survives one that ends."""
-        group, replica = self._reconciler.answering(deployment)
+        """The outputs and their compute time in microseconds.
+
+        Each prediction chooses a replica anew, so an explanation survives the end of one.
+        """
+        group, replica = self._reconciler.ready_replica(deployment)
         if group.digest != digest:
             raise Unavailable(
-                f"deployment {deployment} changed while it was explained; ask again",
+                f"deployment {deployment} changed during the explanation; try again",
                 retry_after=1.0,
             )
         if replica.link is None or not replica.link.is_open:
@@ -155,11 +149,13 @@ class Explainer:
         )
 
 
-def _explain(signature: Signature, question: RowToExplain, ask: Ask) -> dict[str, Any]:
-    # NumPy would cost every start of control 0.2 s; it comes with the first explanation.
-    shapley = import_module("maas.control.explanation.shapley")
-    answer: dict[str, Any] = shapley.shapley_values(signature, question, ask, BATCH_ROWS)
-    return answer
+def _shapley_values(
+    signature: Signature, row: RowToExplain, predict: PredictRows
+) -> dict[str, Any]:
+    # Imported with the first explanation: NumPy would add 0.2 s to every start of control.
+    from maas.control.explanation.shapley import shapley_values  # noqa: PLC0415
+
+    return shapley_values(signature, row, predict, BATCH_ROWS)
 
 
 def _too_late(seconds: float) -> DeadlineExceeded:

@@ -1,13 +1,14 @@
-"""Between the tensors of the predict path and the arrays of `maas.lifecycle.explain`."""
+"""Conversion between the tensors of predictions and the arrays of `maas.lifecycle.explain`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maas.control.explanation.request import PredictRows, RowToExplain
 from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.signature import Signature
 from maas.lifecycle.explain import ExplainRequest, explain
@@ -16,65 +17,68 @@ from maas.serving.replica.batching import from_buffer, to_column
 from maas.serving.wire.json_tensors import json_to_tensors
 from maas.serving.wire.tensors import Tensor, Tensors
 
-if TYPE_CHECKING:
-    from maas.control.explanation.explain import Ask, RowToExplain
-
 MAX_BACKGROUND_ROWS = 1000
 
 Arrays = dict[str, NDArray[Any]]
 
 
 def shapley_values(
-    signature: Signature, question: RowToExplain, ask: Ask, batch_rows: int
+    signature: Signature, row: RowToExplain, predict: PredictRows, batch_rows: int
 ) -> dict[str, Any]:
-    """`Explanation.to_dict()`. Raises InvalidInput that names the field at fault."""
-    needed = [spec for spec in signature.inputs if spec.default is None]
-    if all(spec.datatype == "BYTES" for spec in needed):
+    """`Explanation.to_dict()` of one row. Raises InvalidInput that names the invalid field."""
+    required = [spec for spec in signature.inputs if spec.default is None]
+    if all(spec.datatype == "BYTES" for spec in required):
         raise InvalidInput(
-            "what is explained are numbers; this model takes text, an image or sound",
+            "only models with numeric inputs can be explained; the inputs of this model are text, "
+            "images or audio",
             field="inputs",
         )
-    row = _arrays(signature, question.inputs, "inputs")
-    if any(len(values) != 1 for values in row.values()):
-        raise InvalidInput("inputs must be one row; explain one answer at a time", field="inputs")
-    background = _background(signature, question)
+    inputs = _arrays(signature, row.inputs, "inputs")
+    counts = {len(values) for values in inputs.values()}
+    if counts != {1}:
+        raise InvalidInput(f"inputs must be one row; got {max(counts)}", field="inputs")
 
-    def predict(inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def predict_arrays(inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         tensors: Tensors = {}
         rows = len(next(iter(inputs.values())))
         for spec in signature.inputs:
             column = to_column(spec, np.asarray(inputs[spec.name]))
             tensors[spec.name] = Tensor(spec.datatype, (rows, *column.shape), bytes(column.data))
-        return _to_arrays(ask(tensors, rows))
+        return _to_arrays(predict(tensors, rows))
 
     request = ExplainRequest(
         signature=signature,
-        row=row,
-        background=background,
-        output=question.output,
-        target=question.target,
-        samples=question.samples,
-        seed=question.seed,
+        row=inputs,
+        background=_background(signature, row),
+        output=row.output,
+        target=row.target,
+        samples=row.samples,
+        seed=row.seed,
         batch_rows=min(batch_rows, signature.max_rows or batch_rows),
     )
-    explanation = explain(request, predict)
+    explanation = explain(request, predict_arrays)
     if not np.isfinite([a.shapley for a in explanation.attributions]).all():
-        raise InferenceFailed("the model's answers are not finite, so they cannot be explained")
+        raise InferenceFailed("the model's outputs are not finite, so they cannot be explained")
     return explanation.to_dict()
 
 
-def _background(signature: Signature, question: RowToExplain) -> Arrays | None:
-    """Rows of the inputs that were given; others keep the explained row's value."""
-    if question.background is None:
+def _background(signature: Signature, row: RowToExplain) -> Arrays | None:
+    """Background rows of some inputs; the other inputs keep the value of the explained row."""
+    if row.background is None:
         return None
-    given = tuple(s for s in signature.inputs if s.name in question.background)
-    if not given:
-        raise InvalidInput("background has no input of this model", field="background")
-    part = Signature(given, signature.outputs)
-    rows = _arrays(part, question.background, "background")
-    if len(next(iter(rows.values()))) > MAX_BACKGROUND_ROWS:
+    specs = tuple(s for s in signature.inputs if s.name in row.background)
+    if not specs:
+        names = ", ".join(s.name for s in signature.inputs)
         raise InvalidInput(
-            f"background may have at most {MAX_BACKGROUND_ROWS} rows", field="background"
+            f"background must have values for at least one of the inputs {names}",
+            field="background",
+        )
+    rows = _arrays(Signature(specs, signature.outputs), row.background, "background")
+    count = len(next(iter(rows.values())))
+    if count > MAX_BACKGROUND_ROWS:
+        raise InvalidInput(
+            f"background must have at most {MAX_BACKGROUND_ROWS} rows; got {count}",
+            field="background",
         )
     return rows
 
@@ -83,8 +87,8 @@ def _arrays(signature: Signature, values: dict[str, Any], field: str) -> Arrays:
     try:
         tensors, _, _ = json_to_tensors(signature, values)
     except InvalidInput as wrong:
-        named = f"{field}.{wrong.details['field']}" if "field" in wrong.details else field
-        raise InvalidInput(f"{field}: {wrong.message}", field=named) from None
+        path = f"{field}.{wrong.details['field']}" if "field" in wrong.details else field
+        raise InvalidInput(f"{field}: {wrong.message}", field=path) from None
     return _to_arrays(tensors)
 
 

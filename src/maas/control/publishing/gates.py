@@ -1,25 +1,33 @@
-"""Which variant may serve: what `auto` means, and a deployment's gate over stored evidence."""
+"""Check of a deployment's gate: a rule that the stored evidence of a variant must satisfy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 from maas.domain.errors import Conflict, InvalidInput
 from maas.domain.models import Evidence, Variant, Version
 
+if TYPE_CHECKING:
+    from maas.lifecycle.optimize.judgment.gate import Rule
+
 
 def check_gate(gate: str, version: Version, variant: Variant, evidence: Sequence[Evidence]) -> None:
-    """Raises InvalidInput for a gate that cannot be read, Conflict with the reason if what is known
-    of the variant does not satisfy it.
+    """Raises InvalidInput for an invalid gate, Conflict with the reason if the evidence of the
+    variant does not satisfy it.
 
-    The version's first variant is what others are compared with, so it needs evidence only where
-    a rule is about more than a difference.
+    The version's first variant is the original that others are compared with, so it needs evidence
+    only for rules that are about more than a difference.
     """
-    gates: Any = import_module("maas.lifecycle.optimize.judgment.gate")  # brings NumPy
-    words: Any = import_module("maas.lifecycle.optimize.results")
-    parsed = gates.Gate.parse(gate)
+    # Imported with the first gate: NumPy would slow down every start of control.
+    from maas.lifecycle.optimize.judgment.gate import Gate, judge  # noqa: PLC0415
+    from maas.lifecycle.optimize.results import (  # noqa: PLC0415
+        Comparison,
+        Measurement,
+        from_json,
+    )
+
+    parsed = Gate.parse(gate)
     is_original = variant == version.manifest.variants[0]
     if not parsed.rules or (is_original and all(_compares(r) for r in parsed.rules)):
         return
@@ -31,26 +39,23 @@ def check_gate(gate: str, version: Version, variant: Variant, evidence: Sequence
             f"the original; `maas optimize {version.model}:{version.number} --gate '{gate}'` does",
             field="gate",
         )
-    measured = _newest(evidence, "measurement", variant.name)
+    cost = _newest(evidence, "measurement", variant.name)
     try:
-        verdict = gates.judge(
-            parsed,
-            words.from_json(comparison.values, words.Comparison),
-            None if measured is None else words.from_json(measured.values, words.Measurement),
-        )
+        measurement = None if cost is None else from_json(cost.values, Measurement)
+        verdict = judge(parsed, from_json(comparison.values, Comparison), measurement)
     except InvalidInput as wrong:
         raise Conflict(f"the evidence of {name} cannot be read: {wrong.message}") from None
     if not verdict.passed:
         raise Conflict(f"{name} does not pass the gate {gate!r}: {verdict.reason}", field="gate")
 
 
-def _compares(rule: Any) -> bool:
-    """Whether the original satisfies the rule by being itself."""
+def _compares(rule: Rule) -> bool:
+    """Whether the original satisfies the rule by definition, with a difference of 0."""
     if rule.basis not in ("difference", "relative"):
         return False
-    return bool(rule.value <= 0 if rule.at_least else rule.value >= 0)
+    return rule.value <= 0 if rule.at_least else rule.value >= 0
 
 
 def _newest(evidence: Sequence[Evidence], kind: str, variant: str) -> Evidence | None:
-    found = [e for e in evidence if e.kind == kind and e.variant == variant]
-    return max(found, key=lambda e: e.created_at, default=None)
+    matches = [e for e in evidence if e.kind == kind and e.variant == variant]
+    return max(matches, key=lambda e: e.created_at, default=None)

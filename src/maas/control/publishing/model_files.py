@@ -1,7 +1,7 @@
-"""Looks at the files of a version before it exists: headers within bounds, and nothing outside.
+"""Validation of model files before their version is stored.
 
-The libraries that load these files are not needed here, and none of them sees a file that was not
-looked at.
+Checks that headers are within bounds and that no file refers to data outside itself. It does not
+use the libraries that load these files, and none of them gets a file that was not checked.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ _BY_RUNTIME = {"onnx": ".onnx", "llama_cpp": ".gguf"}
 
 
 def check_files(variant: Variant, artifacts: ArtifactStore, cache_dir: Path) -> None:
-    """Raises InvalidInput or UnsafeArtifact for a file that its runtime must not be given."""
+    """Raises InvalidInput or UnsafeArtifact for a file that its runtime must not load."""
     if variant.runtime == "llama_cpp" and len(variant.files) != 1:
         raise InvalidInput(
-            f"variant {variant.name}: the runtime llama_cpp takes one GGUF file, not "
+            f"variant {variant.name}: the runtime llama_cpp expects one GGUF file; got "
             f"{len(variant.files)}",
             field="variants.files",
         )
     for file in variant.files:
-        # What a runtime reads is looked at as such, whatever its name ends in.
+        # The runtime decides the format where it reads only one, whatever the file's suffix.
         kind = _BY_RUNTIME.get(variant.runtime) or Path(file.name).suffix.lower()
         if kind == ".onnx":
             # The same copy that a replica on this machine will load.
             check_onnx(artifacts.fetch(file.sha256, cache_dir), file.name)
         elif kind == ".gguf":
-            read_gguf(_Reading(artifacts, file), file.size, file.name)
+            read_gguf(_StoredFile(artifacts, file), file.size, file.name)
         elif kind == ".safetensors":
-            read_safetensors(_Reading(artifacts, file), file.size, file.name)
+            read_safetensors(_StoredFile(artifacts, file), file.size, file.name)
 
 
-class _Reading:
-    """The start of a stored file; what lies behind the header is never read."""
+class _StoredFile:
+    """Sequential reader of a stored file, so that only the header is transferred."""
 
     def __init__(self, artifacts: ArtifactStore, file: File) -> None:
-        self._pieces: Iterator[bytes] = artifacts.get(file.sha256)
-        self._kept = b""
+        self._chunks: Iterator[bytes] = artifacts.get(file.sha256)
+        self._rest = b""
 
     def read(self, count: int, /) -> bytes:
-        """Up to `count` bytes, fewer only at the end."""
-        parts, have = [self._kept], len(self._kept)
-        while have < count and (piece := next(self._pieces, b"")):
-            parts.append(piece)
-            have += len(piece)
-        whole = b"".join(parts)
-        self._kept = whole[count:]
-        return whole[:count]
+        """The next `count` bytes; fewer only at the end."""
+        parts, size = [self._rest], len(self._rest)
+        while size < count and (chunk := next(self._chunks, b"")):
+            parts.append(chunk)
+            size += len(chunk)
+        data = b"".join(parts)
+        self._rest = data[count:]
+        return data[:count]

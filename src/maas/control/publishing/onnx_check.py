@@ -1,8 +1,8 @@
-"""Looks through an ONNX file for references to anything outside itself, without an ONNX library.
+"""Check of an ONNX file for references to other files, without an ONNX library.
 
-The file is a protobuf message. Only the fields that can hold a tensor, a node or a graph are
-entered (numbers from onnx.proto3, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3); all
-others are stepped over by their length, so a model of gigabytes takes as long as its graph is big.
+The file is a protobuf message. Only fields that can contain a tensor, a node or a graph are parsed
+(numbers from onnx.proto3, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3). All others are
+skipped by their length, so the time depends on the size of the graph and not of the weights.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def check_onnx(path: Path, name: str) -> None:
-    """Raises UnsafeArtifact if a tensor lies in another file, InvalidInput if it is no ONNX file.
-
-    `name` is what the messages call it.
-    """
+    """Raises UnsafeArtifact if a tensor's data is in another file, InvalidInput if `path` is not an
+    ONNX file. Messages call the file `name`."""
     with path.open("rb") as file:
         if path.stat().st_size == 0:
             raise _garbage(name)
@@ -43,13 +41,13 @@ def check_onnx(path: Path, name: str) -> None:
 
 
 def _walk(data: mmap.mmap, name: str) -> None:
-    seen: set[int] = set()
+    top_level: set[int] = set()
     fields = 0
     pending = [("model", 0, len(data), 0)]
     while pending:
         message, at, end, depth = pending.pop()
         if depth > MAX_DEPTH:
-            raise InvalidInput(f"the ONNX model {name} is nested more than {MAX_DEPTH} deep")
+            raise InvalidInput(f"the ONNX model {name} is nested more than {MAX_DEPTH} levels deep")
         while at < end:
             fields += 1
             if fields > MAX_FIELDS:
@@ -57,26 +55,26 @@ def _walk(data: mmap.mmap, name: str) -> None:
             tag, at = _varint(data, at, end, name)
             number, wire = tag >> 3, tag & 7
             if message == "model":
-                seen.add(number)
+                top_level.add(number)
             value, start, at = _field(data, at, end, wire, name)
             if message == "tensor" and (
                 number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value == _EXTERNAL)
             ):
                 raise UnsafeArtifact(
-                    f"{name}: a tensor's data lies in another file; save the model with all its "
-                    "data inside (in onnx: save_model(..., save_as_external_data=False))"
+                    f"{name}: a tensor's data is in another file; save the model in a single "
+                    "file (in onnx: save_model(..., save_as_external_data=False))"
                 )
             entered = _ENTERED[message].get(number)
             if entered and wire == _BYTES:
                 pending.append((entered, start, at, depth + 1))
             elif entered:
                 raise _garbage(name)
-    if not {_IR_VERSION, _GRAPH} <= seen:
+    if not {_IR_VERSION, _GRAPH} <= top_level:
         raise _garbage(name)
 
 
 def _field(data: mmap.mmap, at: int, end: int, wire: int, name: str) -> tuple[int, int, int]:
-    """(value of a varint, start of the content, end of the field)"""
+    """Value of a varint, start of the content, and end of the field."""
     value, start = 0, at
     if wire == _VARINT:
         value, after = _varint(data, at, end, name)

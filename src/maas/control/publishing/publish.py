@@ -1,6 +1,6 @@
-"""Publish: files into the artifact store, looked at on the way; then one commit.
+"""Publishing: validated files in the artifact store, then one database transaction.
 
-No model is loaded here. What is refused is what could run code or reach outside itself.
+Loads no model. Refuses files that could run code or that refer to data outside themselves.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from maas.storage.artifacts import ArtifactStore
 from maas.storage.versions import Versions
 
 MAX_EVIDENCE_BYTES = 8 << 20
-"""Of one version, as JSON: everybody who looks at the version reads all of it."""
+"""Largest evidence of a version, as JSON. The API returns all of it with the version."""
 
 MAX_VARIANTS = 64
-"""Of one version."""
+"""Most variants of a version."""
 
 
 class Publisher:
-    """Thread-safe; everything here blocks."""
+    """Stores files, versions, variants and evidence. Thread-safe; all methods block."""
 
     def __init__(
         self, versions: Versions, artifacts: ArtifactStore, cache_dir: Path, max_file_bytes: int
@@ -43,16 +43,18 @@ class Publisher:
         return self._artifacts.size(checked_sha256(sha256))
 
     def store(self, sha256: str, chunks: Iterable[bytes]) -> int:
-        """Stores a file under its digest; returns its size. Durable on return.
+        """Stores a file under its digest; returns its size in bytes. Durable on return.
 
-        Raises UnsafeArtifact for a file that carries a pickle, InvalidInput for another digest,
-        BodyTooLarge, OutOfSpace; then nothing is stored.
+        Raises UnsafeArtifact for a file that contains a pickle, InvalidInput for another digest,
+        BodyTooLarge, OutOfSpace. Nothing is stored then.
         """
         return self._artifacts.put(sha256, refuse_unsafe(self._limited(chunks)))
 
     def publish(self, manifest: Manifest, created_by: str) -> tuple[Version, bool]:
-        """The version, and whether it is new. Raises InvalidInput if a file is missing or the
-        example does not fit, UnsafeArtifact."""
+        """The version, and whether it is new.
+
+        Raises InvalidInput if a file is missing or the example does not fit, UnsafeArtifact.
+        """
         check_example(manifest.signature)
         for variant in manifest.variants:
             self._check_variant(variant)
@@ -61,8 +63,10 @@ class Publisher:
     def add_variant(
         self, model: str, number: int, variant: Variant, created_by: str
     ) -> tuple[Version, bool]:
-        """The version with one variant more, and whether it is new. Raises NotFound, Conflict if
-        another variant has its name, InvalidInput, UnsafeArtifact."""
+        """The version with this variant, and whether the variant is new.
+
+        Raises NotFound, Conflict if another variant has its name, InvalidInput, UnsafeArtifact.
+        """
         version = self._versions.get(model, number)
         if len(version.variants) >= MAX_VARIANTS:
             raise Conflict(f"a version has at most {MAX_VARIANTS} variants")
@@ -70,17 +74,17 @@ class Publisher:
         return self._versions.add_variant(model, number, variant, created_by)
 
     def add_evidence(self, model: str, number: int, evidence: Evidence) -> None:
-        """Raises NotFound, or InvalidInput if its file or its variant is not there."""
+        """Raises NotFound, InvalidInput for an unknown file or variant, Conflict for too much."""
         version = self._versions.get(model, number)
         if evidence.variant is not None:
             version.variant(evidence.variant)
         if evidence.file is not None:
             self._check_stored(evidence.file)
-        there = sum(len(json.dumps(e.to_dict())) for e in self._versions.evidence(model, number))
-        if there + len(json.dumps(evidence.to_dict())) > MAX_EVIDENCE_BYTES:
+        items = [*self._versions.evidence(model, number), evidence]
+        if sum(len(json.dumps(item.to_dict())) for item in items) > MAX_EVIDENCE_BYTES:
             raise Conflict(
-                f"the evidence of {model}:{number} may have {MAX_EVIDENCE_BYTES} bytes together; "
-                "put what is large into a file of the evidence"
+                f"the evidence of {model}:{number} must have at most {MAX_EVIDENCE_BYTES} bytes in "
+                "total; put large values into a file of the evidence"
             )
         self._versions.add_evidence(model, number, evidence)
 
@@ -95,7 +99,7 @@ class Publisher:
         if size is None:
             raise InvalidInput(
                 f"file {file.name} is not in the artifact store; "
-                f"send it with PUT /api/v1/files/{file.sha256} first",
+                f"upload it with PUT /api/v1/files/{file.sha256} first",
                 field="files",
             )
         if size != file.size:
@@ -110,18 +114,18 @@ class Publisher:
             size += len(chunk)
             if size > self.max_file_bytes:
                 raise BodyTooLarge(
-                    f"a file may have at most {self.max_file_bytes} bytes",
+                    f"a file must have at most {self.max_file_bytes} bytes",
                     limit=self.max_file_bytes,
                 )
             yield chunk
 
 
 def _check_runtime(variant: Variant) -> None:
-    known = runtime_libraries()
-    if variant.runtime not in known:
+    names = runtime_libraries()
+    if variant.runtime not in names:
         raise InvalidInput(
-            f"variant {variant.name}: there is no runtime {shown(variant.runtime)}; "
-            f"known are {', '.join(known)}",
+            f"variant {variant.name}: unknown runtime {shown(variant.runtime)}; "
+            f"expected one of {', '.join(names)}",
             field="variants.runtime",
         )
     if variant.runtime in OWN_OPTIONS:
@@ -134,12 +138,12 @@ def _check_runtime(variant: Variant) -> None:
 
 
 def check_example(signature: Signature) -> None:
-    """A replica proves with the example that it answers, so there must be one that fits."""
+    """Raises InvalidInput unless the example is one valid row; replicas answer it to get ready."""
     try:
         _, rows, _ = json_to_tensors(signature, signature.example)
     except InvalidInput as wrong:
         raise InvalidInput(
-            f"the signature's example does not fit: {wrong.message}", field="signature.example"
+            f"the signature's example is invalid: {wrong.message}", field="signature.example"
         ) from None
     if rows != 1:
         raise InvalidInput(

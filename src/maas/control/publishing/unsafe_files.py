@@ -1,9 +1,9 @@
-"""Finds files that carry pickles, by their bytes, while they are uploaded.
+"""Detection of files that contain pickles, by their content, during the upload.
 
-Nothing in gateway or control ever unpickles, so this is no wall against an attacker: it tells
-honest owners at publish, and not at the first call, that such a file will not be loaded. Known by
-their first bytes are pickles (also joblib's compressed ones), NumPy arrays of objects, HDF5 (Keras)
-and zip archives that hold any of these (`.pt`, `.pth`, `.npz`, `.keras`).
+Gateway and control never unpickle, so this is not a defense against attackers: it tells an owner
+when publishing, and not at the first prediction, that such a file will not be loaded. It recognizes
+pickles (including joblib's compressed ones), NumPy arrays of objects, HDF5 (Keras) and zip archives
+that contain any of these (`.pt`, `.pth`, `.npz`, `.keras`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from maas.domain.errors import InvalidInput, UnsafeArtifact
 from maas.domain.names import shown
 
 HEAD_BYTES = 64 << 10
-"""How much of a file, or of an entry of an archive, is looked at."""
+"""Bytes that are checked at the start of a file."""
 _MAX_LAYERS = 4
 _LOCAL_HEADER = b"PK\x03\x04"
 _LOCAL_HEADER_BYTES = 30
@@ -35,7 +35,7 @@ _Inflate = Callable[[bytes], bytes]
 
 
 def refuse_unsafe(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """`chunks` again; raises UnsafeArtifact as soon as they turn out to carry a pickle."""
+    """Yields `chunks`; raises UnsafeArtifact as soon as they turn out to contain a pickle."""
     head = bytearray()
     zip_scan: _ZipScan | None = None
     checked = False
@@ -58,51 +58,51 @@ def refuse_unsafe(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def check_head(head: bytes, what: str = "this file", layer: int = 0) -> None:
-    """Raises UnsafeArtifact if a file that starts with `head` carries a pickle."""
+    """Raises UnsafeArtifact if a file that starts with `head` contains a pickle."""
     if _is_pickle(head):
         raise _unsafe(f"{what} is a pickle")
     if head.startswith(b"\x93NUMPY") and _NPY_OBJECT.search(head[:HEAD_BYTES]):
         raise _unsafe(f"{what} is a NumPy array of Python objects, which is a pickle")
     if any(head.startswith(b"\x89HDF\r\n\x1a\n", at) for at in (0, 512, 1024, 2048, 4096)):
-        raise _unsafe(f"{what} is HDF5, which Keras models can hide code in")
+        raise _unsafe(f"{what} is HDF5, in which Keras models can contain code")
     if head.startswith((b"\x04\x22\x4d\x18", b"ZF")):
-        raise _unsafe(f"{what} is compressed in a way that joblib uses for pickles")
+        raise _unsafe(f"{what} is compressed in a format that joblib uses for pickles")
     inflate = _inflater(head)
     if inflate is not None and layer < _MAX_LAYERS:
         check_head(inflate(head), f"{what}, once decompressed,", layer + 1)
 
 
-def _unsafe(why: str) -> UnsafeArtifact:
+def _unsafe(reason: str) -> UnsafeArtifact:
     return UnsafeArtifact(
-        f"{why}, and loading it could run code. Convert the model where you trust it, for example "
-        "with client.publish(model, ...), which makes ONNX of it"
+        f"{reason}, and loading it could run code. Convert the model on a machine where you trust "
+        "it, for example to ONNX with client.publish(model, ...)"
     )
 
 
 def _is_pickle(head: bytes) -> bool:
-    """Protocol 2 and newer announce themselves; older ones are recognized by opcodes that run."""
+    """Recognizes protocol 2 and newer by their header, older ones by opcodes that run code."""
+    opcodes = _opcodes(head)
     if len(head) >= 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
-        return _opcodes(head) >= {"PROTO"}
-    found = _opcodes(head)
-    return bool(found & _PICKLE_CODE) and "STOP" in found
+        return "PROTO" in opcodes
+    return bool(opcodes & _PICKLE_CODE) and "STOP" in opcodes
 
 
 def _opcodes(head: bytes) -> set[str]:
     """Names of the pickle opcodes that `head` starts with; nothing is executed."""
-    found = set()
+    names = set()
     count = 0
     try:
         for opcode, _, _ in pickletools.genops(head):
-            found.add(opcode.name)
+            names.add(opcode.name)
             count += 1
             if count > _MANY_OPCODES:
                 break
     except (ValueError, IndexError, OverflowError):
-        pass  # cut off at the end of the head, or no pickle after all
-    if count > _MANY_OPCODES and len(found) > 2:
-        # No other kind of file reads like this for so long, so what comes later may run, too.
-        found |= {"STOP", "GLOBAL"}
-    return found
+        pass  # truncated at the end of the head, or not a pickle
+    if count > _MANY_OPCODES and len(names) > 2:
+        # No other format parses as a pickle for this long, so later opcodes may run code, too.
+        names |= {"STOP", "GLOBAL"}
+    return names
 
 
 def _inflater(head: bytes) -> _Inflate | None:
@@ -139,31 +139,31 @@ def _xz(data: bytes) -> bytes:
 
 
 class _ZipScan:
-    """Looks at the name and the first bytes of every entry of an archive as it streams by.
+    """Checks the name and the first bytes of every entry of a zip archive while it streams.
 
-    Entries are found by their local headers and not by the directory at the end, because by then
-    the entries' bytes are gone.
+    Entries are found by their local headers and not by the directory at the end, when the content
+    of the entries has already passed.
     """
 
     def __init__(self) -> None:
-        self._kept = b""
+        self._rest = b""
         self._entries = 0
 
     def feed(self, chunk: bytes) -> None:
-        data = self._kept + chunk
+        data = self._rest + chunk
         at = 0
         while (at := data.find(_LOCAL_HEADER, at)) >= 0:
             after = self._entry_end(data, at)
             if len(data) < after:
-                self._kept = data[at:]
+                self._rest = data[at:]
                 return
             self._check_entry(data, at)
             at += len(_LOCAL_HEADER)
-        self._kept = data[-(len(_LOCAL_HEADER) - 1) :]
+        self._rest = data[-(len(_LOCAL_HEADER) - 1) :]
 
     def end(self) -> None:
-        """The last entries may be shorter than what was waited for."""
-        data, at = self._kept, 0
+        """Checks the last entries, which may be shorter than _ENTRY_HEAD_BYTES."""
+        data, at = self._rest, 0
         while (at := data.find(_LOCAL_HEADER, at)) >= 0:
             if len(data) >= at + _LOCAL_HEADER_BYTES:
                 self._check_entry(data, at)
@@ -183,7 +183,7 @@ class _ZipScan:
         start = at + _LOCAL_HEADER_BYTES
         name = data[start : start + name_bytes].decode("utf-8", "replace")
         if _UNSAFE_NAME.search(name):
-            raise _unsafe(f"this archive has {shown(name)} in it")
+            raise _unsafe(f"this archive contains {shown(name)}")
         start += name_bytes + extra_bytes
         content = data[start : start + _ENTRY_HEAD_BYTES]
         method = int.from_bytes(data[at + 8 : at + 10], "little")
@@ -195,7 +195,7 @@ class _ZipScan:
 
 
 def _lengths(data: bytes, at: int) -> tuple[int, int]:
-    """(length of the name, length of the extra field) of the local header at `at`"""
+    """Length of the name and length of the extra field of the local header at `at`."""
     return (
         int.from_bytes(data[at + 26 : at + 28], "little"),
         int.from_bytes(data[at + 28 : at + 30], "little"),

@@ -1,4 +1,4 @@
-"""Starts, finds and ends replica processes, on this machine for now."""
+"""Launchers start, find and stop replica processes; the one here on this machine."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ from maas.storage.artifacts import ArtifactStore
 from maas.storage.log_files import LogFolder, log_tail, remove_log
 
 POLL_S = 0.1
-"""How often a process is looked at where the system cannot tell us that it ended."""
+"""Polling interval for the exit of a process where the system has no pidfd."""
 MOST_OLD_LOGS = 200
 
 
 class Process(Protocol):
-    """A replica process, whoever started it."""
+    """A replica process, started by this control process or by a previous one."""
 
     @property
     def pid(self) -> int: ...
 
-    async def ended(self) -> int | None:
-        """Waits for its end; the exit status (negative: killed by that signal), None if unknown."""
+    async def exited(self) -> int | None:
+        """Waits for the exit; returns the status (negative: killed by that signal), None if
+        unknown."""
 
     def send_signal(self, number: int) -> None:
-        """Nothing happens if it has ended."""
+        """Sends a signal; has no effect if the process has exited."""
 
 
 @dataclass(frozen=True)
 class LaunchedReplica:
-    """A replica that somebody started."""
+    """A replica process and its specification."""
 
     spec: ReplicaSpec
     process: Process
@@ -55,34 +56,36 @@ class LaunchedReplica:
 
 
 class Launcher(Protocol):
-    async def start(self, template: ReplicaSpec) -> LaunchedReplica:
-        """Brings the files of `template` to where the replica runs and starts it there.
+    """Interface of a launcher."""
 
-        The template lacks id, socket and the files' paths. Raises MaasError: ArtifactCorrupt,
+    async def start(self, template: ReplicaSpec) -> LaunchedReplica:
+        """Fetches the files of `template` to the replica's machine and starts the replica there.
+
+        The template has no id, socket or paths of files. Raises MaasError: ArtifactCorrupt,
         NotFound, OutOfSpace, Unavailable.
         """
 
     async def find(self) -> list[LaunchedReplica]:
-        """Replicas that a former control started and that still run."""
+        """Running replicas that a previous control process started."""
 
     def failure(self, replica_id: str) -> MaasError | None:
-        """What a replica that ended said about why."""
+        """The error that a replica reported before it exited, if any."""
 
     def last_lines(self, replica_id: str) -> str:
-        """The end of what a replica logged, for a sentence of explanation."""
+        """The last log lines of a replica, for an error message."""
 
     def retire(self, replica_id: str) -> None:
-        """Notes that a replica was told to end, so that `find` will not give it again."""
+        """Marks a replica as stopping, so that `find` does not return it."""
 
     def forget(self, replica_id: str) -> None:
-        """Removes what a replica that ended left behind, but for its log."""
+        """Removes the files of a replica that has exited, except its log."""
 
 
 class LocalLauncher:
-    """Replicas as processes of this machine, each in a session of its own.
+    """Runs replicas as processes of this machine, each in a session of its own.
 
-    They outlive control on purpose: a control that is killed finds them again. They do not outlive
-    the supervisor, whose lifeline they inherit.
+    They outlive control, so that the next control process finds them. They do not outlive the
+    supervisor, whose lifeline they inherit.
     """
 
     def __init__(
@@ -134,21 +137,21 @@ class LocalLauncher:
         return LaunchedReplica(spec, LocalProcess(child.pid, child), time.time())
 
     async def find(self) -> list[LaunchedReplica]:
-        found = []
+        replicas = []
         for pid, spec_file in await asyncio.to_thread(lambda: list(self._running())):
             process = LocalProcess(pid)
-            # The process is pinned now; was it the right one, and not a later one with its id?
+            # The pidfd pins the process; check that the id was not reused before.
             if _spec_argument(pid, self._specs) != spec_file:
                 continue
             try:
                 spec = ReplicaSpec.from_dict(json.loads(spec_file.read_bytes()))
             except (OSError, ValueError, KeyError, TypeError, MaasError):
-                # Retired, or from an OpenMaaS that said it in other words.
+                # Retired, or started by another version of OpenMaaS.
                 process.send_signal(signal.SIGTERM)
                 continue
-            found.append(LaunchedReplica(spec, process, process.started_at))
-        self._tidy({launched.spec.id for launched in found})
-        return found
+            replicas.append(LaunchedReplica(spec, process, process.started_at))
+        self._remove_stale_files({replica.spec.id for replica in replicas})
+        return replicas
 
     def failure(self, replica_id: str) -> MaasError | None:
         try:
@@ -158,8 +161,8 @@ class LocalLauncher:
         return error_from_problem(problem) if isinstance(problem, dict) else None
 
     def last_lines(self, replica_id: str) -> str:
-        said = log_tail(self._logs.file(replica_id).path, 6, 2000) or b""
-        lines = said.decode("utf-8", "replace").split("\n")
+        tail = log_tail(self._logs.file(replica_id).path, 6, 2000) or b""
+        lines = tail.decode("utf-8", "replace").split("\n")
         return " | ".join(line.strip() for line in lines if line.strip())[-600:]
 
     def retire(self, replica_id: str) -> None:
@@ -171,32 +174,32 @@ class LocalLauncher:
         self._socket(replica_id).unlink(missing_ok=True)
 
     def _prepare(self, template: ReplicaSpec) -> ReplicaSpec:
-        files = tuple(
-            LocalFile(f.name, str(self._artifacts.fetch(f.sha256, self._cache_dir)), f.sha256)
-            for f in template.files
-        )
-        # Short, because the path of a unix socket has 107 bytes at most.
+        files = []
+        for file in template.files:
+            path = self._artifacts.fetch(file.sha256, self._cache_dir)
+            files.append(LocalFile(file.name, str(path), file.sha256))
+        # Short, because the path of a unix socket has at most 107 bytes.
         replica_id = f"r-{secrets.token_hex(4)}"
         socket = str(self._socket(replica_id))
-        spec = replace(template, id=replica_id, socket=socket, files=files)
+        spec = replace(template, id=replica_id, socket=socket, files=tuple(files))
         write_private(self._spec_file(replica_id), json.dumps(spec.to_dict()).encode())
         self._remove_old_logs()
         return spec
 
     def _running(self) -> Iterator[tuple[int, Path]]:
-        """(process id, its spec file) of every replica of this home."""
+        """(process id, spec file) of every running replica of this home."""
         for process in psutil.process_iter():
             spec_file = _spec_argument(process.pid, self._specs)
             if spec_file is not None:
                 yield process.pid, spec_file
 
-    def _tidy(self, running: set[str]) -> None:
-        for left in (*self._specs.iterdir(), *self._run_dir.glob("r-*.sock")):
-            if left.stem not in running:
-                left.unlink(missing_ok=True)
+    def _remove_stale_files(self, running: set[str]) -> None:
+        for path in (*self._specs.iterdir(), *self._run_dir.glob("r-*.sock")):
+            if path.stem not in running:
+                path.unlink(missing_ok=True)
 
     def _remove_old_logs(self) -> None:
-        """A replica that cannot start is tried again and again, and each try has a log."""
+        """Limits the number of logs: a replica that cannot start leaves one with every attempt."""
         logs = sorted(self._logs.path.glob("r-*.log"), key=_modified)
         for log in logs[:-MOST_OLD_LOGS]:
             if not self._spec_file(log.stem).exists():
@@ -210,30 +213,30 @@ class LocalLauncher:
 
 
 class LocalProcess:
-    """A process of this machine, a child of ours or not.
+    """A process of this machine, which may be a child of this process.
 
-    On Linux a pidfd tells of its end at once and cannot mean another process that got the same id;
-    elsewhere the process is looked at ten times a second.
+    On Linux a pidfd reports the exit at once and cannot refer to a later process with the same id.
+    Elsewhere the process is polled.
     """
 
     def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
         self._pid = pid
         self._child = child
-        self._seen: psutil.Process | None = None
+        self._process: psutil.Process | None = None
         self._pidfd = -1
         self._loop = asyncio.get_running_loop()
-        self._end: asyncio.Future[int | None] = self._loop.create_future()
+        self._exit: asyncio.Future[int | None] = self._loop.create_future()
         self._poller: asyncio.Task[None] | None = None
         with contextlib.suppress(psutil.NoSuchProcess):
-            self._seen = psutil.Process(pid)
+            self._process = psutil.Process(pid)
         try:
             self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
-            self._end.set_result(None)
+            self._exit.set_result(None)
         except (AttributeError, OSError):
             self._poller = self._loop.create_task(self._poll())
         else:
-            self._loop.add_reader(self._pidfd, self._has_ended)
+            self._loop.add_reader(self._pidfd, self._on_exit)
 
     @property
     def pid(self) -> int:
@@ -241,44 +244,44 @@ class LocalProcess:
 
     @property
     def started_at(self) -> float:
-        """Seconds since the epoch; now, if that cannot be known any more."""
+        """Seconds since the epoch, UTC; the present time if the process has exited."""
         try:
-            return float(self._seen.create_time()) if self._seen else time.time()
+            return float(self._process.create_time()) if self._process else time.time()
         except psutil.Error:
             return time.time()
 
-    async def ended(self) -> int | None:
-        # Shielded: whoever stops waiting must not take the news from the others.
-        return await asyncio.shield(self._end)
+    async def exited(self) -> int | None:
+        # Shielded, because a waiter that is cancelled must not cancel the future for the others.
+        return await asyncio.shield(self._exit)
 
     def send_signal(self, number: int) -> None:
-        if self._end.done():
+        if self._exit.done():
             return
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
             if self._pidfd >= 0:
                 signal.pidfd_send_signal(self._pidfd, number)
-            elif self._seen is not None:
-                self._seen.send_signal(number)
+            elif self._process is not None:
+                self._process.send_signal(number)
 
-    def _has_ended(self) -> None:
+    def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
-        self._end.set_result(self._child.wait() if self._child is not None else None)
+        self._exit.set_result(self._child.wait() if self._child is not None else None)
 
     async def _poll(self) -> None:
         while self._is_running():
             await asyncio.sleep(POLL_S)
-        self._end.set_result(self._child.returncode if self._child is not None else None)
+        self._exit.set_result(self._child.returncode if self._child is not None else None)
 
     def _is_running(self) -> bool:
         if self._child is not None:
             return self._child.poll() is None
-        return self._seen is not None and self._seen.is_running()
+        return self._process is not None and self._process.is_running()
 
 
 def _spec_argument(pid: int, specs: Path) -> Path | None:
-    """The spec file that process `pid` was started with, if it is a replica of this home."""
+    """The spec file in the arguments of process `pid`; None if it is not a replica of this home."""
     try:
         command = psutil.Process(pid).cmdline()
     except psutil.Error:

@@ -1,4 +1,4 @@
-"""What a deployment means in processes: which replicas, told what, how many of each."""
+"""Plans: the replica groups that a deployment requires."""
 
 from __future__ import annotations
 
@@ -13,51 +13,64 @@ from maas.storage.versions import Versions
 
 @dataclass(frozen=True)
 class ReplicaGroup:
-    """Interchangeable replicas: the ones of one target of one deployment."""
+    """The interchangeable replicas of one target of a deployment."""
 
     target: Target
     template: ReplicaSpec
-    """Without id, socket and the files' paths, which the launcher knows."""
+    """Without id, socket and the files' paths, which the launcher adds."""
     digest: str
+    """Digest of the template."""
     count: int
+    """Desired number of replicas."""
     task: str = "other"
     published_at: float = 0.0
+    """Seconds since the epoch, UTC."""
 
 
 @dataclass(frozen=True)
 class DeploymentPlan:
+    """The replica groups of one revision of a deployment."""
+
     deployment: Deployment
     groups: tuple[ReplicaGroup, ...] = ()
     problem: str = ""
-    """Why there are no groups, if the deployment cannot be understood."""
+    """Why there are no groups, if the deployment cannot be planned."""
 
     @property
-    def desired(self) -> int:
+    def replica_count(self) -> int:
+        """Desired number of replicas of all groups."""
         return sum(group.count for group in self.groups)
 
 
 GENERATION_SLOTS = 32
-"""Sequences that one engine writes at once; more make each slower and all together no faster."""
+"""Sequences that one engine generates at once. More slow each other down and do not increase the
+total throughput."""
 
 
-def usual_scaling(task: Task) -> Scaling:
-    """What a new deployment gets where its maker says nothing. Text comes token after token, so
-    one replica that has all cores answers sooner than several that share them."""
+def default_scaling(task: Task) -> Scaling:
+    """Scaling of a new deployment whose request sets none.
+
+    A text-generation model gets one replica with all cores: tokens depend on each other, so it
+    answers sooner than several replicas that share the cores.
+    """
     if task is Task.TEXT_GENERATION:
         return Scaling(max_batch=GENERATION_SLOTS, threads=usable_cores())
     return Scaling()
 
 
 class Planner:
-    """Blocks on the database for versions and variants that it has not seen; what it has seen
-    never changes."""
+    """Makes plans. Blocks on the database; caches versions, which never change."""
 
     def __init__(self, versions: Versions, drain_s: float) -> None:
         self._versions = versions
         self._drain_s = drain_s
-        self._known: dict[tuple[str, int], Version] = {}
+        self._cache: dict[tuple[str, int], Version] = {}
 
     def plan(self, deployment: Deployment) -> DeploymentPlan:
+        """The plan, with a `problem` if the deployment names something that does not exist.
+
+        Raises MaasError if the storage fails.
+        """
         try:
             groups = tuple(self._group(deployment, target) for target in deployment.targets)
         except MaasError as error:
@@ -67,12 +80,7 @@ class Planner:
         return DeploymentPlan(deployment, groups)
 
     def _group(self, deployment: Deployment, target: Target) -> ReplicaGroup:
-        place = (deployment.model, target.version)
-        known = self._known.get(place)
-        if known is None or target.variant not in (v.name for v in known.variants):
-            # A version may have got this variant since.
-            self._known[place] = self._versions.get(*place)
-        version = self._known[place]
+        version = self._version(deployment.model, target)
         variant = version.variant(target.variant)
         template = ReplicaSpec(
             id="",
@@ -96,3 +104,11 @@ class Planner:
             str(version.manifest.task),
             version.created_at,
         )
+
+    def _version(self, model: str, target: Target) -> Version:
+        key = (model, target.version)
+        version = self._cache.get(key)
+        # The variant may have been added since the version was cached.
+        if version is None or target.variant not in {v.name for v in version.variants}:
+            version = self._cache[key] = self._versions.get(*key)
+        return version

@@ -1,11 +1,11 @@
-"""Makes what runs equal to what shall run, and tells the gateways about it.
+"""The reconciler: makes the actual state equal to the desired state and writes the snapshot.
 
-Level-triggered: every step looks at all deployments and all replicas and does what is missing, so
-it does not matter which event woke it or which ones were lost.
+It is level-triggered: every step compares all deployments with all replicas and does what is
+missing, so it does not matter which event woke it or which events were lost.
 
-A deployment has a plan that is wanted and a plan that is active, the one that gets the traffic.
-They differ while an update is on its way: the wanted one becomes active when all its replicas have
-answered a real request, and only then do the others drain.
+A deployment has a desired plan and an active plan, which has the traffic. They differ during an
+update: the desired plan becomes active when all its replicas have answered a real request, and only
+then do the other replicas drain.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -35,17 +36,17 @@ log = logging.getLogger(__name__)
 
 STEP_EVERY_S = 0.5
 ADOPT_WITHIN_S = 2.0
-"""How long the first snapshot waits for replicas of a former control to answer."""
+"""Time for replicas of the previous control process to answer before the first snapshot."""
 ROUTE_GRACE_S = 0.2
-"""From a snapshot without a replica to its SIGTERM: gateways look for a new one every 50 ms."""
+"""Time from a snapshot without a replica to its SIGTERM; gateways poll every 50 ms."""
 LONGEST_BACKOFF_S = 60.0
 HEALTHY_AFTER_S = 60.0
-"""A replica that served for so long starts over with a clean record when it crashes."""
+"""A crash of a replica that was ready for this long clears the record of earlier failures."""
 
 
 @dataclass(frozen=True)
 class ReconcilerTimeouts:
-    """How long to wait for what, in seconds."""
+    """Timeouts of replicas, and the pause after a crash, in seconds."""
 
     ready_s: float
     hang_s: float
@@ -54,7 +55,7 @@ class ReconcilerTimeouts:
 
 
 class Reconciler:
-    """Runs on one event loop; `changed` is how the rest of control talks to it."""
+    """Runs on one event loop. The rest of control calls `changed` after every change."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class Reconciler:
         keys: Keys,
         planner: Planner,
         snapshot_file: SnapshotFile,
-        pace: ReconcilerTimeouts,
+        timeouts: ReconcilerTimeouts,
     ) -> None:
         self.state = ReconcilerState()
         self._launcher = launcher
@@ -71,25 +72,25 @@ class Reconciler:
         self._key_store = keys
         self._planner = planner
         self._file = snapshot_file
-        self._pace = pace
+        self._timeouts = timeouts
         self._keys: tuple[Key, ...] = ()
         self._wake = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._stale = True
-        """The database may know more than we do."""
+        """Whether the database may have changes that this object has not read."""
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- for the rest of control ------------------------------------------------------------
 
     async def start(self) -> None:
-        """Read what shall be, take over what runs, publish the first snapshot."""
+        """Reads the desired state, adopts running replicas, and writes the first snapshot."""
         active = self._file.read_active()
         await self._reload(active)
         for launched in await self._launcher.find():
             self._track(LiveReplica(launched.spec, launched.spec.digest, launched))
-        wanted = self._groups()
-        adopted = [r for r in self.state.replicas if r.digest in wanted]
+        groups = self._groups()
+        adopted = [r for r in self.state.replicas if r.digest in groups]
         if adopted:
             until = time.monotonic() + ADOPT_WITHIN_S
             while time.monotonic() < until and any(
@@ -100,7 +101,7 @@ class Reconciler:
         self._step()
 
     async def run(self) -> None:
-        """Reconciles until it is cancelled."""
+        """Reconciles until the task is cancelled."""
         while not self._stopping:
             try:
                 async with asyncio.timeout(self._pause()):
@@ -114,9 +115,9 @@ class Reconciler:
                 self._step()
 
     async def changed(self) -> None:
-        """Deployments or keys changed; when this returns the gateways' snapshot says so.
+        """Applies a change of deployments or keys. On return the snapshot has it.
 
-        If the database went away meanwhile, the change follows when it is back.
+        If the database is unavailable, the change follows when it is back.
         """
         self._stale = True
         await self._try_reload()
@@ -124,25 +125,25 @@ class Reconciler:
             self._step()
         self._wake.set()
 
-    def forgive(self, name: str) -> None:
-        """Somebody put the deployment anew: try at once what failed before, without the record."""
-        for digest, trouble in list(self.state.troubles.items()):
-            if trouble.deployment == name:
-                del self.state.troubles[digest]
+    def clear_failures(self, name: str) -> None:
+        """Forgets the failures of a deployment, so that the next step starts its replicas."""
+        for digest, failure in list(self.state.failures.items()):
+            if failure.deployment == name:
+                del self.state.failures[digest]
 
     async def stop(self) -> None:
-        """Drain all replicas; returns when none is left."""
+        """Drains all replicas; returns when none is left."""
         self._stopping = True
         self._wake.set()
         for replica in self.state.replicas:
             replica.state = ReplicaState.DRAINING
             self._launcher.retire(replica.id)
-            self._spawn(replica.drain(self._pace.drain_s))
+            self._spawn(replica.drain(self._timeouts.drain_s))
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
-    def answering(self, name: str) -> tuple[ReplicaGroup, LiveReplica]:
-        """The heaviest target of a deployment that has a ready replica, and that replica.
+    def ready_replica(self, name: str) -> tuple[ReplicaGroup, LiveReplica]:
+        """The replica group with the highest weight that has a ready replica, and that replica.
 
         Raises NotFound or Unavailable.
         """
@@ -154,8 +155,8 @@ class Reconciler:
             ready = self.state.ready(group)
             if ready:
                 return group, min(ready, key=lambda r: int(r.stats.get("queued", 0)))
-        why = self.state.reason(served)
-        raise Unavailable(f"deployment {name} has no ready replica: {why}", retry_after=1.0)
+        reason = self.state.reason(served)
+        raise Unavailable(f"deployment {name} has no ready replica: {reason}", retry_after=1.0)
 
     # -- desired state ----------------------------------------------------------------------
 
@@ -166,35 +167,36 @@ class Reconciler:
             log.warning("the desired state cannot be read: %s", error)
 
     async def _reload(self, active: dict[str, Deployment]) -> None:
-        """`active`: revisions that a former control routed to."""
+        """`active`: revisions that had the traffic under the previous control process."""
         async with self._reloading:
             self._stale = False
             try:
-                wanted, routed, keys = await asyncio.to_thread(self._read, active)
+                desired, routed, keys = await asyncio.to_thread(self._read, active)
             except BaseException:
                 self._stale = True
                 raise
             self._keys = keys
-            self._take_over({p.deployment.name: p for p in wanted}, routed)
+            self._apply_plans(desired, routed)
 
     def _read(
         self, active: dict[str, Deployment]
-    ) -> tuple[list[DeploymentPlan], dict[str, DeploymentPlan], tuple[Key, ...]]:
+    ) -> tuple[dict[str, DeploymentPlan], dict[str, DeploymentPlan], tuple[Key, ...]]:
+        """Desired plans and routed plans, by name, and the keys that are not revoked."""
         keys = tuple(k for k in self._key_store.list() if k.revoked_at is None)
-        wanted = [self._planner.plan(d) for d in self._deployments.list()]
-        routed = {n: self._planner.plan(d) for n, d in active.items()}
-        return wanted, {n: p for n, p in routed.items() if not p.problem}, keys
+        desired = {d.name: self._planner.plan(d) for d in self._deployments.list()}
+        routed = {name: self._planner.plan(d) for name, d in active.items()}
+        return desired, {name: p for name, p in routed.items() if not p.problem}, keys
 
-    def _take_over(
-        self, wanted: dict[str, DeploymentPlan], routed: dict[str, DeploymentPlan]
+    def _apply_plans(
+        self, desired: dict[str, DeploymentPlan], routed: dict[str, DeploymentPlan]
     ) -> None:
-        former, self.state.served = self.state.served, {}
-        for name, plan in wanted.items():
-            known = former.get(name)
-            if known is not None and known.wanted == plan:
-                self.state.served[name] = known
+        previous, self.state.served = self.state.served, {}
+        for name, plan in desired.items():
+            served = previous.get(name)
+            if served is not None and served.desired == plan:
+                self.state.served[name] = served
                 continue
-            active = known.active if known is not None else routed.get(name, plan)
+            active = served.active if served is not None else routed.get(name, plan)
             self.state.served[name] = ServedDeployment(plan, plan if active == plan else active)
 
     # -- one step ---------------------------------------------------------------------------
@@ -209,57 +211,60 @@ class Reconciler:
             self._spawn(self._drain(replica))
 
     def _groups(self) -> dict[str, tuple[ReplicaGroup, int]]:
-        """Every group that shall have replicas, by digest, and how many."""
-        found: dict[str, tuple[ReplicaGroup, int]] = {}
+        """Every replica group of a desired or active plan and its number of replicas, by digest."""
+        groups: dict[str, tuple[ReplicaGroup, int]] = {}
         for served in self.state.served.values():
-            for group in (*served.wanted.groups, *served.active.groups):
-                _, count = found.get(group.digest, (group, 0))
-                found[group.digest] = (group, max(count, group.count))
-        return found
+            for group in (*served.desired.groups, *served.active.groups):
+                _, count = groups.get(group.digest, (group, 0))
+                groups[group.digest] = (group, max(count, group.count))
+        return groups
 
     def _start_missing(self, groups: dict[str, tuple[ReplicaGroup, int]]) -> None:
         now = time.monotonic()
-        for digest in set(self.state.troubles) - set(groups):
-            del self.state.troubles[digest]
+        for digest in set(self.state.failures) - set(groups):
+            del self.state.failures[digest]
         for digest, (group, count) in groups.items():
-            have = sum(r.digest == digest and r.is_wanted for r in self.state.replicas)
-            missing = count - have
-            trouble = self.state.troubles.get(digest)
-            if trouble is not None:
-                if now < trouble.not_before:
+            present = sum(r.digest == digest and not r.is_draining for r in self.state.replicas)
+            missing = count - present
+            failure = self.state.failures.get(digest)
+            if failure is not None:
+                if now < failure.not_before:
                     continue
-                if trouble.never_ready:
-                    # One that proves that it can start is enough before there are more.
-                    missing = min(missing, 1 - (have - len(self.state.ready(group))))
+                if failure.never_ready:
+                    # Starts a single replica until one has become ready.
+                    missing = min(missing, 1 - (present - len(self.state.ready(group))))
             for _ in range(missing):
                 self._track(LiveReplica(group.template, digest))
 
     def _switch(self) -> None:
-        """Give the traffic to every plan that is ready for it."""
+        """Makes every desired plan active that can take the traffic."""
         for served in self.state.served.values():
-            if served.is_updating and (
-                self.state.is_complete(served.wanted)
-                or (
-                    not self.state.answers_somehow(served.active)
-                    and self.state.answers(served.wanted)
+            if served.is_updating and self._may_switch(served):
+                served.active = served.desired
+                log.info(
+                    "%s: revision %d gets the traffic",
+                    served.desired.deployment.name,
+                    served.desired.deployment.revision,
                 )
-            ):
-                served.active = served.wanted
-                log.info("%s: revision %d gets the traffic", served.wanted.deployment.name,
-                         served.wanted.deployment.revision)  # fmt: skip
+
+    def _may_switch(self, served: ServedDeployment) -> bool:
+        """Whether the desired plan is complete, or answers while the active one does not."""
+        if self.state.is_complete(served.desired):
+            return True
+        return self.state.answers(served.desired) and not self.state.answers_partly(served.active)
 
     def _mark_surplus(self, groups: dict[str, tuple[ReplicaGroup, int]]) -> list[LiveReplica]:
-        """Replicas that nobody needs any more; they leave the next snapshot."""
+        """Marks surplus replicas as draining, so that the next snapshot leaves them out."""
         surplus = []
-        kept: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         oldest_first = sorted(
-            (r for r in self.state.replicas if r.is_wanted),
+            (r for r in self.state.replicas if not r.is_draining),
             key=lambda r: (not r.is_ready, r.ready_since or 0.0),
         )
         for replica in oldest_first:
             _, count = groups.get(replica.digest, (None, 0))
-            kept[replica.digest] = kept.get(replica.digest, 0) + 1
-            if kept[replica.digest] > count:
+            counts[replica.digest] += 1
+            if counts[replica.digest] > count:
                 surplus.append(replica)
         for replica in surplus:
             replica.state = ReplicaState.DRAINING
@@ -267,18 +272,18 @@ class Reconciler:
 
     def _publish(self) -> None:
         default = next(
-            (n for n, s in self.state.served.items() if s.wanted.deployment.default), None
+            (n for n, s in self.state.served.items() if s.desired.deployment.default), None
         )
-        routes = tuple(self._routes(s) for s in self.state.served.values())
+        deployments = tuple(self._routes(s) for s in self.state.served.values())
         try:
             self._file.write_active([s.active.deployment for s in self.state.served.values()])
-            self._file.write(Snapshot(0, routes, self._keys, default))
+            self._file.write(Snapshot(0, deployments, self._keys, default))
         except OSError as wrong:
             log.error("the routing snapshot cannot be written: %s", wrong.strerror)
             return
         now = time.monotonic()
         for served in self.state.served.values():
-            complete = not served.is_updating and self.state.is_complete(served.wanted)
+            complete = not served.is_updating and self.state.is_complete(served.desired)
             if not complete:
                 served.complete_since = None
             elif served.complete_since is None:
@@ -286,34 +291,33 @@ class Reconciler:
 
     def _routes(self, served: ServedDeployment) -> DeploymentRoutes:
         deployment = served.active.deployment
-        routes = tuple(
-            TargetRoute(
-                version=group.target.version,
-                variant=group.template.variant,
-                weight=group.target.weight,
-                signature=group.template.signature,
-                sockets=tuple(
-                    r.launched.spec.socket for r in self.state.ready(group) if r.launched
-                ),
-                task=group.task,
-                published_at=group.published_at,
-            )
-            for group in served.active.groups
-        )
-        answers = any(route.sockets for route in routes)
+        targets = tuple(self._target(group) for group in served.active.groups)
+        answers = any(target.sockets for target in targets)
         return DeploymentRoutes(
             name=deployment.name,
             model=deployment.model,
-            targets=routes,
+            targets=targets,
             queue_limit=deployment.scaling.queue_limit,
             reason="" if answers else self.state.reason(served),
         )
 
+    def _target(self, group: ReplicaGroup) -> TargetRoute:
+        ready = self.state.ready(group)
+        return TargetRoute(
+            version=group.target.version,
+            variant=group.template.variant,
+            weight=group.target.weight,
+            signature=group.template.signature,
+            sockets=tuple(r.launched.spec.socket for r in ready if r.launched),
+            task=group.task,
+            published_at=group.published_at,
+        )
+
     def _pause(self) -> float:
-        """Until the next step, unless something happens before."""
+        """Seconds to the next step, if nothing wakes the reconciler before."""
         now = time.monotonic()
-        soon = [t.not_before - now for t in self.state.troubles.values() if t.not_before > now]
-        return min([STEP_EVERY_S, *soon])
+        starts = [f.not_before - now for f in self.state.failures.values() if f.not_before > now]
+        return min([STEP_EVERY_S, *starts])
 
     # -- replicas ---------------------------------------------------------------------------
 
@@ -322,52 +326,56 @@ class Reconciler:
         self._spawn(self._live(replica))
 
     async def _live(self, replica: LiveReplica) -> None:
-        patience = ReplicaTimeouts(self._pace.ready_s, self._pace.hang_s)
+        timeouts = ReplicaTimeouts(self._timeouts.ready_s, self._timeouts.hang_s)
         try:
-            await replica.live(self._launcher, patience, lambda: self._became_ready(replica))
+            await replica.live(self._launcher, timeouts, lambda: self._became_ready(replica))
         except MaasError as error:
-            self._note_failure(replica, error)
+            self._record_failure(replica, error)
         except Exception as defect:
-            log.exception("a replica's life failed", extra={FIELDS: _fields(replica)})
-            self._note_failure(replica, MaasError(f"{type(defect).__name__} in control"))
+            log.exception("control failed to manage a replica", extra={FIELDS: _fields(replica)})
+            self._record_failure(replica, MaasError(f"{type(defect).__name__} in control"))
         finally:
             self.state.replicas.remove(replica)
             self._wake.set()
 
     def _became_ready(self, replica: LiveReplica) -> None:
-        trouble = self.state.troubles.get(replica.digest)
-        if trouble is not None:
-            trouble.reason = ""
-            trouble.never_ready = False
+        failure = self.state.failures.get(replica.digest)
+        if failure is not None:
+            failure.reason = ""
+            failure.never_ready = False
         log.info("replica is ready", extra={FIELDS: _fields(replica)})
         self._wake.set()
 
-    def _note_failure(self, replica: LiveReplica, error: MaasError) -> None:
-        """Remember why, and when to try again: at once the first time, then ever later."""
+    def _record_failure(self, replica: LiveReplica, error: MaasError) -> None:
+        """Records the reason and the time of the next start: at once after the first failure, then
+        with exponential backoff."""
         now = time.monotonic()
-        trouble = self.state.troubles.setdefault(
+        failure = self.state.failures.setdefault(
             replica.digest, FailureRecord(replica.template.deployment)
         )
         if replica.ready_since is not None and now - replica.ready_since >= HEALTHY_AFTER_S:
-            trouble.failures = 0
-        if replica.born_at > trouble.failed_at:
-            # Ten that were started together and fail together are one failure, not ten.
-            pause = 0.0
-            if trouble.failures:
-                pause = min(LONGEST_BACKOFF_S, self._pace.backoff_s * 2.0 ** (trouble.failures - 1))
-            trouble.not_before = now + pause
-            trouble.failures += 1
-            trouble.failed_at = now
-        trouble.reason = f"{error.code}: {error.message}"
-        trouble.replica = replica.id
-        trouble.never_ready = replica.ready_since is None
-        log.warning("replica failed: %s", trouble.reason, extra={FIELDS: _fields(replica)})
+            failure.count = 0
+        if replica.created_at > failure.failed_at:
+            # Replicas that were started together and fail together count as one failure.
+            failure.not_before = now + self._backoff(failure.count)
+            failure.count += 1
+            failure.failed_at = now
+        failure.reason = f"{error.code}: {error.message}"
+        failure.replica = replica.id
+        failure.never_ready = replica.ready_since is None
+        log.warning("replica failed: %s", failure.reason, extra={FIELDS: _fields(replica)})
+
+    def _backoff(self, failures: int) -> float:
+        """Seconds to wait before the next start after `failures` earlier failures."""
+        if not failures:
+            return 0.0
+        return min(LONGEST_BACKOFF_S, self._timeouts.backoff_s * 2.0 ** (failures - 1))
 
     async def _drain(self, replica: LiveReplica) -> None:
         if replica.ready_since is not None:
             await asyncio.sleep(ROUTE_GRACE_S)
         self._launcher.retire(replica.id)
-        await replica.drain(self._pace.drain_s)
+        await replica.drain(self._timeouts.drain_s)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

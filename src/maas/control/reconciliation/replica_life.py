@@ -1,7 +1,7 @@
-"""One replica from its start to its end: start, prove, watch, drain.
+"""The life cycle of one replica: start, check readiness, monitor, drain.
 
-starting → ready → (draining →) gone. A replica that ends by itself, hangs or never gets ready
-raises the reason out of `live`; one that was told to drain ends without a word.
+starting → ready → (draining →) exited. `live` raises the reason if a replica exits, hangs or does
+not get ready; it returns if the replica was asked to drain.
 """
 
 from __future__ import annotations
@@ -22,39 +22,43 @@ from maas.serving.wire.messages import Priority
 
 CONNECT_EVERY_S = 0.02
 PING_EVERY_S = 1.0
-DEATH_NEWS_S = 1.0
+EXIT_NOTICE_S = 1.0
+"""Time for the exit status to arrive after the connection broke."""
 KILL_AFTER_DRAIN_S = 5.0
-"""What a replica may take beyond its own drain time before it is killed."""
+"""Time beyond the drain time of a replica before it is killed."""
 
 
 class ReplicaHung(Unavailable):
-    """The replica does not answer any more."""
+    """The replica does not answer."""
 
     code = "replica_hung"
 
 
 @dataclass(frozen=True)
 class ReplicaTimeouts:
-    """How long to wait for what, in seconds."""
+    """Timeouts of one replica, in seconds."""
 
     ready_s: float
+    """From the start to the first answer."""
     hang_s: float
+    """Without progress while it has work."""
 
 
 @dataclass
 class LiveReplica:
-    """What is known about one replica, and the connection to it."""
+    """The state of one replica, and the connection to it."""
 
     template: ReplicaSpec
     digest: str
     launched: LaunchedReplica | None = None
     state: ReplicaState = ReplicaState.STARTING
     reason: str = ""
-    born_at: float = field(default_factory=time.monotonic)
+    created_at: float = field(default_factory=time.monotonic)
+    """On the monotonic clock."""
     ready_since: float | None = None
     """On the monotonic clock."""
     stats: dict[str, Any] = field(default_factory=dict)
-    """Its latest answer to a ping."""
+    """Answer to the latest ping."""
     link: ReplicaLink | None = None
 
     @property
@@ -62,8 +66,8 @@ class LiveReplica:
         return self.launched.spec.id if self.launched else ""
 
     @property
-    def is_wanted(self) -> bool:
-        return self.state in (ReplicaState.STARTING, ReplicaState.READY)
+    def is_draining(self) -> bool:
+        return self.state is ReplicaState.DRAINING
 
     @property
     def is_ready(self) -> bool:
@@ -84,17 +88,18 @@ class LiveReplica:
         )
 
     async def live(
-        self, launcher: Launcher, patience: ReplicaTimeouts, on_ready: Callable[[], None]
+        self, launcher: Launcher, timeouts: ReplicaTimeouts, on_ready: Callable[[], None]
     ) -> None:
-        """Until it is gone. Raises MaasError for every end that nobody asked for.
+        """Runs the replica until it has exited. Raises MaasError for an unexpected end.
 
-        Cancelled, it leaves the process alone: a control that fails must not stop what serves.
+        If the task is cancelled, the process keeps running: a failure of control must not stop
+        replicas that serve.
         """
         try:
-            await self._life(launcher, patience, on_ready)
-        except _Ended as ended:
-            if self.state is not ReplicaState.DRAINING:
-                raise self._why(launcher, ended.status) from None
+            await self._run(launcher, timeouts, on_ready)
+        except _Exited as exited:
+            if not self.is_draining:
+                raise self._exit_error(launcher, exited.status) from None
         finally:
             task = asyncio.current_task()
             if self.link is not None:
@@ -102,69 +107,70 @@ class LiveReplica:
                 self.link = None
             if self.launched is not None and not (task and task.cancelling()):
                 self.launched.process.send_signal(signal.SIGKILL)
-                await self.launched.process.ended()
+                await self.launched.process.exited()
                 launcher.forget(self.id)
 
-    async def _life(
-        self, launcher: Launcher, patience: ReplicaTimeouts, on_ready: Callable[[], None]
+    async def _run(
+        self, launcher: Launcher, timeouts: ReplicaTimeouts, on_ready: Callable[[], None]
     ) -> None:
         if self.launched is None:
             self.launched = await launcher.start(self.template)
-        if self.state is ReplicaState.DRAINING:
+        if self.is_draining:
             return
         spec, process = self.launched.spec, self.launched.process
-        await _while_running(process, self._get_ready(spec, patience))
+        await _while_running(process, self._wait_until_ready(spec, timeouts))
         if self.state is ReplicaState.STARTING:
             self.state = ReplicaState.READY
             self.ready_since = time.monotonic()
             on_ready()
-        await _while_running(process, self._watch(spec, patience))
+        await _while_running(process, self._monitor(spec, timeouts))
 
-    async def drain(self, patience_s: float) -> None:
-        """Ask it to finish what it accepted; kill it if that takes longer than allowed."""
+    async def drain(self, drain_s: float) -> None:
+        """Sends SIGTERM, so that the replica finishes accepted requests and exits; kills it after
+        `drain_s` and KILL_AFTER_DRAIN_S."""
         if self.launched is None:
             return
         process = self.launched.process
         process.send_signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(patience_s + KILL_AFTER_DRAIN_S):
-                await process.ended()
+            async with asyncio.timeout(drain_s + KILL_AFTER_DRAIN_S):
+                await process.exited()
         except TimeoutError:
             process.send_signal(signal.SIGKILL)
-            await process.ended()
+            await process.exited()
 
-    async def _get_ready(self, spec: ReplicaSpec, patience: ReplicaTimeouts) -> None:
-        """Connected, answers a ping, and answered its example."""
+    async def _wait_until_ready(self, spec: ReplicaSpec, timeouts: ReplicaTimeouts) -> None:
+        """Connects, pings, and sends the example; returns when all are answered."""
         try:
-            async with asyncio.timeout(patience.ready_s):
+            async with asyncio.timeout(timeouts.ready_s):
                 link = await self._connect(spec.socket)
-                await self._ping(link, patience.hang_s)
+                await self._ping(link, timeouts.hang_s)
                 tensors, rows, _ = json_to_tensors(spec.signature, spec.signature.example)
-                deadline = time.monotonic() + patience.ready_s
+                deadline = time.monotonic() + timeouts.ready_s
                 await link.predict(spec.signature, tensors, rows, deadline, Priority.PROOF)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"replica {spec.id} was not ready after {patience.ready_s:g} s"
+                f"replica {spec.id} was not ready after {timeouts.ready_s:g} s"
             ) from None
 
-    async def _watch(self, spec: ReplicaSpec, patience: ReplicaTimeouts) -> None:
-        """Pings for as long as the replica lives; raises ReplicaHung when they go unanswered."""
+    async def _monitor(self, spec: ReplicaSpec, timeouts: ReplicaTimeouts) -> None:
+        """Pings the replica forever; raises ReplicaHung if it does not answer."""
         while True:
             await asyncio.sleep(PING_EVERY_S)
-            if self.state is ReplicaState.DRAINING:
+            if self.is_draining:
                 continue
             try:
-                async with asyncio.timeout(patience.hang_s):
+                async with asyncio.timeout(timeouts.hang_s):
                     link = self.link
                     if link is None or not link.is_open:
                         link = await self._connect(spec.socket)
-                    await self._ping(link, patience.hang_s)
+                    await self._ping(link, timeouts.hang_s)
             except TimeoutError:
                 raise ReplicaHung(
-                    f"replica {self.id} did not answer for {patience.hang_s:g} s"
+                    f"replica {self.id} did not answer for {timeouts.hang_s:g} s"
                 ) from None
             except ReplicaLost:
-                continue  # the link broke; if the replica did not end, the next ping reconnects
+                continue  # the connection broke; the next ping reconnects unless it has exited
 
     async def _connect(self, path: str) -> ReplicaLink:
         while True:
@@ -181,26 +187,26 @@ class LiveReplica:
         except TimeoutError:
             raise ReplicaHung(f"replica {self.id} did not answer for {timeout_s:g} s") from None
         if self.stats.get("busy_s", 0.0) > timeout_s:
-            raise ReplicaHung(f"replica {self.id} was at one batch for {timeout_s:g} s")
+            raise ReplicaHung(f"replica {self.id} spent more than {timeout_s:g} s on one batch")
 
-    def _why(self, launcher: Launcher, status: int | None) -> MaasError:
-        said = launcher.failure(self.id)
-        if said is not None:
-            return said
+    def _exit_error(self, launcher: Launcher, status: int | None) -> MaasError:
+        """The error that the replica reported, else one with its exit status and last log lines."""
+        error = launcher.failure(self.id)
+        if error is not None:
+            return error
         if status is None:
-            how = "ended"
+            message = f"replica {self.id} exited"
         elif status < 0:
-            how = f"was killed by signal {-status} ({signal.strsignal(-status)})"
+            name = signal.strsignal(-status)
+            message = f"replica {self.id} was killed by signal {-status} ({name})"
         else:
-            how = f"ended with exit status {status}"
+            message = f"replica {self.id} exited with status {status}"
         lines = launcher.last_lines(self.id)
-        return ReplicaLost(
-            f"replica {self.id} {how}" + (f"; its log ends: {lines}" if lines else "")
-        )
+        return ReplicaLost(f"{message}; its log ends: {lines}" if lines else message)
 
 
-class _Ended(Exception):
-    """The process is gone."""
+class _Exited(Exception):
+    """The process has exited."""
 
     def __init__(self, status: int | None) -> None:
         super().__init__(status)
@@ -208,18 +214,18 @@ class _Ended(Exception):
 
 
 async def _while_running(process: Process, work: Coroutine[Any, Any, None]) -> None:
-    """Waits for `work`; raises _Ended as soon as the process is gone."""
+    """Waits for `work`; raises _Exited as soon as the process has exited."""
     task = asyncio.ensure_future(work)
-    ended = asyncio.ensure_future(process.ended())
+    exited = asyncio.ensure_future(process.exited())
     try:
-        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, exited}, return_when=asyncio.FIRST_COMPLETED)
         if task.done() and isinstance(task.exception(), ReplicaLost):
-            # The connection tells of a death a moment before the system does, and less of it.
-            await asyncio.wait({ended}, timeout=DEATH_NEWS_S)
-        if ended.done():
-            raise _Ended(ended.result())
+            # The connection breaks a moment before the exit status is known.
+            await asyncio.wait({exited}, timeout=EXIT_NOTICE_S)
+        if exited.done():
+            raise _Exited(exited.result())
         task.result()
     finally:
         task.cancel()
-        ended.cancel()
-        await asyncio.gather(task, ended, return_exceptions=True)
+        exited.cancel()
+        await asyncio.gather(task, exited, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The routing snapshot that gateways read, and what control must remember to write the next one."""
+"""The file with the routing snapshot, and the file with the active revisions."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ log = logging.getLogger(__name__)
 
 
 class SnapshotFile:
-    """Written only when something changed, with an ever higher generation."""
+    """Writes a snapshot when its content changes, each with a higher generation."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._active_path = path.with_name("active.json")
-        self._last = Snapshot(self._former_generation())
+        self._last = Snapshot(self._previous_generation())
         self._last_active = b""
 
     def write(self, content: Snapshot) -> bool:
-        """Publishes `content` (its generation and time are set here); False if nothing changed."""
+        """Writes `content` with the next generation and the present time; False if unchanged."""
         last = self._last
         if (
             last.written_at
@@ -42,14 +42,18 @@ class SnapshotFile:
         return True
 
     def write_active(self, deployments: Iterable[Deployment]) -> None:
-        """Remember which revisions get the traffic. A control that comes after us must route to
-        these while newer ones are not ready, and cannot know them from the database."""
+        """Stores the revisions that have the traffic.
+
+        The next control process must route to them until newer ones are ready, and the database
+        does not have them.
+        """
         content = json.dumps({d.name: d.to_dict() for d in deployments}).encode()
         if content != self._last_active:
             write_private(self._active_path, content)
             self._last_active = content
 
     def read_active(self) -> dict[str, Deployment]:
+        """The revisions that had the traffic, by name; {} if they cannot be read."""
         try:
             raw = json.loads(self._active_path.read_bytes())
             return {str(name): Deployment.from_dict(d) for name, d in raw.items()}
@@ -59,7 +63,7 @@ class SnapshotFile:
             log.warning("%s cannot be read: %s", self._active_path, wrong)
             return {}
 
-    def _former_generation(self) -> int:
+    def _previous_generation(self) -> int:
         try:
             return int(json.loads(self._path.read_bytes())["generation"])
         except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What the reconciler knows: plans, replicas, and the record of failures."""
+"""The reconciler's state: plans, replicas, and records of failures."""
 
 from __future__ import annotations
 
@@ -10,32 +10,39 @@ from maas.control.reconciliation.replica_life import LiveReplica
 
 @dataclass
 class ServedDeployment:
-    """One deployment: as it shall be, and as it is routed."""
+    """One deployment: the desired plan, and the active plan, which has the traffic."""
 
-    wanted: DeploymentPlan
+    desired: DeploymentPlan
     active: DeploymentPlan
     complete_since: float | None = None
-    """When (monotonic) a snapshot first had all of `wanted`; None before."""
+    """Time (monotonic) of the first snapshot with all of `desired`; None before that."""
 
     @property
     def is_updating(self) -> bool:
-        return self.active is not self.wanted
+        return self.active is not self.desired
 
 
 @dataclass
 class FailureRecord:
-    """The record of one group's failures."""
+    """Failures of one replica group."""
 
     deployment: str
-    failures: int = 0
+    count: int = 0
     failed_at: float = 0.0
-    """The latest failure that counted (monotonic)."""
+    """Time of the latest failure that counted (monotonic)."""
     not_before: float = 0.0
-    """No further start before this time (monotonic)."""
+    """Earliest time of the next start (monotonic)."""
     reason: str = ""
+    """The latest failure; '' once a replica of the group is ready."""
     replica: str = ""
-    """The latest that failed."""
+    """Id of the latest replica that failed."""
     never_ready: bool = False
+    """Whether the latest replica failed before it was ready."""
+
+    @property
+    def is_persistent(self) -> bool:
+        """Whether another attempt is likely to fail, too."""
+        return bool(self.reason) and (self.never_ready or self.count > 1)
 
 
 @dataclass
@@ -43,33 +50,37 @@ class ReconcilerState:
     """Everything that the reconciler knows; `maas.control.api.views` shows it."""
 
     served: dict[str, ServedDeployment] = field(default_factory=dict)
+    """By name of the deployment."""
     replicas: list[LiveReplica] = field(default_factory=list)
-    troubles: dict[str, FailureRecord] = field(default_factory=dict)
-    """By digest of the group."""
+    failures: dict[str, FailureRecord] = field(default_factory=dict)
+    """By digest of the replica group."""
 
     def ready(self, group: ReplicaGroup) -> list[LiveReplica]:
+        """The ready replicas of `group`."""
         return [r for r in self.replicas if r.digest == group.digest and r.is_ready]
 
     def is_complete(self, plan: DeploymentPlan) -> bool:
+        """Whether all replicas of `plan` are ready."""
         return not plan.problem and all(len(self.ready(g)) >= g.count for g in plan.groups)
 
     def answers(self, plan: DeploymentPlan) -> bool:
-        """Whether every target that gets traffic has somebody to answer it."""
-        asked = [g for g in plan.groups if g.target.weight > 0]
-        return bool(asked) and all(self.ready(g) for g in asked)
+        """Whether every target with traffic has a ready replica."""
+        groups = [g for g in plan.groups if g.target.weight > 0]
+        return bool(groups) and all(self.ready(g) for g in groups)
 
-    def answers_somehow(self, plan: DeploymentPlan) -> bool:
+    def answers_partly(self, plan: DeploymentPlan) -> bool:
+        """Whether some target with traffic has a ready replica."""
         return any(self.ready(g) for g in plan.groups if g.target.weight > 0)
 
     def reason(self, served: ServedDeployment) -> str:
-        """Why it is not as it shall be; '' if it is."""
-        if served.wanted.problem:
-            return served.wanted.problem
-        short = [g for g in served.wanted.groups if len(self.ready(g)) < g.count]
-        for group in short:
-            trouble = self.troubles.get(group.digest)
-            if trouble is not None and trouble.reason:
-                return trouble.reason
-        if short:
+        """Why the actual state differs from the desired state; '' if it does not."""
+        if served.desired.problem:
+            return served.desired.problem
+        incomplete = [g for g in served.desired.groups if len(self.ready(g)) < g.count]
+        for group in incomplete:
+            failure = self.failures.get(group.digest)
+            if failure is not None and failure.reason:
+                return failure.reason
+        if incomplete:
             return "replicas are starting"
-        return "" if served.wanted.desired else "it is scaled to 0 replicas"
+        return "" if served.desired.replica_count else "it is scaled to 0 replicas"

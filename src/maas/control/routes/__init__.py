@@ -1,4 +1,4 @@
-"""The routes of control, one file per noun; they translate and decide nothing."""
+"""The routes of control, one file per resource. They translate between HTTP and the services."""
 
 from __future__ import annotations
 

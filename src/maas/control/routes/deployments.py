@@ -1,4 +1,4 @@
-"""Deployments: what shall run, and whether it does."""
+"""Routes of deployments: the desired state, and how it compares with the actual state."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 from fastapi import Response
 
-from maas.control.api.principal import Principal, guarded_router, needs
+from maas.control.api.principal import Principal, guarded_router, requires
 from maas.control.api.request_bodies import DeploymentBody
 from maas.control.api.views import deployment_view
 from maas.control.publishing.gates import check_gate
-from maas.control.reconciliation.plans import usual_scaling
+from maas.control.reconciliation.plans import default_scaling
 from maas.control.routes import UseServices
 from maas.control.services import Services
 from maas.domain.deployments import Deployment, Target
@@ -25,23 +25,23 @@ from maas.storage.deployments import RevisionConflict
 
 router = guarded_router("deployments")
 PUT_ATTEMPTS = 5
-"""To change what somebody else changes at the same time."""
+"""Attempts of a change that conflicts with concurrent ones."""
 
 
-@router.get("/api/v1/deployments", dependencies=[needs(Scope.READ)])
+@router.get("/api/v1/deployments", dependencies=[requires(Scope.READ)])
 async def list_deployments(services: UseServices) -> dict[str, Any]:
     """All deployments, by name."""
-    found = await asyncio.to_thread(services.stores.deployments.list)
+    deployments = await asyncio.to_thread(services.stores.deployments.list)
     state = services.reconciler.state
-    return {"deployments": [deployment_view(state, d) for d in found]}
+    return {"deployments": [deployment_view(state, d) for d in deployments]}
 
 
-@router.get("/api/v1/deployments/{name}", dependencies=[needs(Scope.READ)])
+@router.get("/api/v1/deployments/{name}", dependencies=[requires(Scope.READ)])
 async def get_deployment(name: str, services: UseServices) -> dict[str, Any]:
-    """One deployment, how many of its replicas are ready, and why not all of them."""
+    """A deployment, the number of its ready replicas, and why replicas are not ready."""
     checked_name(name, "deployment")
-    found = await asyncio.to_thread(services.stores.deployments.get, name)
-    return deployment_view(services.reconciler.state, found)
+    deployment = await asyncio.to_thread(services.stores.deployments.get, name)
+    return deployment_view(services.reconciler.state, deployment)
 
 
 @router.put("/api/v1/deployments/{name}")
@@ -49,20 +49,21 @@ async def put_deployment(
     name: str,
     body: DeploymentBody,
     services: UseServices,
-    principal: Annotated[Principal, needs(Scope.WRITE)],
+    principal: Annotated[Principal, requires(Scope.WRITE)],
 ) -> dict[str, Any]:
-    """Sets what shall run. What is left out keeps its value, or gets its default if it is new."""
+    """Sets the desired state. Omitted fields keep their value, or get their default if the
+    deployment is new."""
     stored = await asyncio.to_thread(_put, services, name, body, principal.key_name)
-    services.reconciler.forgive(name)
+    services.reconciler.clear_failures(name)
     await services.reconciler.changed()
     return deployment_view(services.reconciler.state, stored)
 
 
 @router.delete("/api/v1/deployments/{name}", status_code=204)
 async def delete_deployment(
-    name: str, services: UseServices, principal: Annotated[Principal, needs(Scope.WRITE)]
+    name: str, services: UseServices, principal: Annotated[Principal, requires(Scope.WRITE)]
 ) -> Response:
-    """Ends a deployment; its model stays."""
+    """Deletes a deployment, but not its model."""
     checked_name(name, "deployment")
     await asyncio.to_thread(services.stores.deployments.delete, name, principal.key_name)
     await services.reconciler.changed()
@@ -71,9 +72,9 @@ async def delete_deployment(
 
 @router.post("/api/v1/deployments/{name}/rollback")
 async def rollback_deployment(
-    name: str, services: UseServices, principal: Annotated[Principal, needs(Scope.WRITE)]
+    name: str, services: UseServices, principal: Annotated[Principal, requires(Scope.WRITE)]
 ) -> dict[str, Any]:
-    """Puts back what the deployment was before its last change, as a new revision."""
+    """Restores the previous revision of the deployment as a new revision."""
     checked_name(name, "deployment")
     rollback = services.stores.deployments.rollback
     stored = await asyncio.to_thread(rollback, name, principal.key_name)
@@ -82,7 +83,7 @@ async def rollback_deployment(
 
 
 def _put(services: Services, name: str, body: DeploymentBody, actor: str) -> Deployment:
-    """What is left out is taken from what is there, so it must still be there in the end."""
+    """Puts the deployment, again if a concurrent change made the values of omitted fields stale."""
     checked_name(name, "deployment")
     checked_name(body.model, "model")
     for _ in range(PUT_ATTEMPTS - 1):
@@ -92,7 +93,7 @@ def _put(services: Services, name: str, body: DeploymentBody, actor: str) -> Dep
 
 
 def _put_once(services: Services, name: str, body: DeploymentBody, actor: str) -> Deployment:
-    """Raises Changed if somebody else put another meanwhile."""
+    """Raises RevisionConflict if a concurrent request put another revision."""
     present: Deployment | None = None
     with contextlib.suppress(NotFound):
         present = services.stores.deployments.get(name)
@@ -101,56 +102,63 @@ def _put_once(services: Services, name: str, body: DeploymentBody, actor: str) -
         scaling, gate = present.scaling, present.gate
     else:
         first = services.stores.versions.get(body.model, targets[0].version if targets else None)
-        scaling, gate = usual_scaling(first.manifest.task), ""
+        scaling, gate = default_scaling(first.manifest.task), ""
     gate = gate if body.gate is None else body.gate.strip()
     if threads is not None:
         scaling = replace(scaling, threads=threads)
-    wanted = Deployment(
+    desired = Deployment(
         name=name,
         model=body.model,
         targets=targets,
         scaling=body.scaling.over(scaling) if body.scaling else scaling,
-        # Not the present one: another deployment may become the default meanwhile.
+        # Not the present value: another deployment may become the default meanwhile.
         default=bool(body.default),
         gate=gate,
     )
     if gate:
-        _hold_gate(services, wanted)
+        _check_gate(services, desired)
     if present is not None:
         default = present.default if body.default is None else body.default
-        if replace(wanted, default=default, revision=present.revision) == present:
-            # A retry, or a wish that is fulfilled: a rollback must find what was before it.
+        if replace(desired, default=default, revision=present.revision) == present:
+            # No change, for example a retry: a new revision would hide the previous one from
+            # a rollback.
             return present
     after = 0 if present is None else present.revision
-    return services.stores.deployments.put(wanted, actor, after=after)
+    return services.stores.deployments.put(desired, actor, after=after)
 
 
 def _targets(
     services: Services, body: DeploymentBody, present: Deployment | None
 ) -> tuple[tuple[Target, ...], int | None]:
-    """Every target names a version and a variant that are there. With them the threads that the
-    best variant was measured with, if it is the one that is asked for."""
+    """The targets, whose versions and variants exist, and the threads that the best variant was
+    measured with, if the body asks for `auto`."""
     versions = services.stores.versions
-    if present is not None and _leaves_targets(body, present):
+    if present is not None and _keeps_targets(body, present):
         return present.targets, None
     if body.targets is None:
         version = versions.get(body.model, body.version)
-        known = body.variant or _present_variant(present, version)
-        name, threads = _variant(services, version, known)
+        name, threads = _variant(
+            services, version, body.variant or _present_variant(present, version)
+        )
         return (Target(version.number, name),), threads
     if body.version is not None or body.variant is not None:
-        raise InvalidInput("give either targets, or version and variant; got both", field="targets")
-    found = []
+        raise InvalidInput(
+            "expected either targets, or version and variant; got both", field="targets"
+        )
+    targets = []
     for target in body.targets:
         version = versions.get(body.model, target.version)
         name, _ = _variant(services, version, target.variant)
-        found.append(Target(target.version, name, target.weight))
-    return tuple(found), None
+        targets.append(Target(target.version, name, target.weight))
+    return tuple(targets), None
 
 
-def _leaves_targets(body: DeploymentBody, present: Deployment) -> bool:
-    """Whether other things are asked for, and nothing of what answers: who adds a replica does not
-    ask for the newest version, or for an end of the split of traffic."""
+def _keeps_targets(body: DeploymentBody, present: Deployment) -> bool:
+    """Whether the body sets other fields only.
+
+    A request that only adds a replica must neither move traffic to the newest version nor end a
+    split of the traffic.
+    """
     if body.model != present.model or body.targets is not None:
         return False
     others = (body.scaling, body.default, body.gate) != (None, None, None)
@@ -158,12 +166,14 @@ def _leaves_targets(body: DeploymentBody, present: Deployment) -> bool:
 
 
 def _present_variant(present: Deployment | None, version: Version) -> str | None:
-    """Of `version` in the deployment as it is, if it has one: who changes its scaling, say, does
-    not ask for another engine."""
+    """The variant of `version` in the present deployment, if there is exactly one.
+
+    A request that names no variant, for example to change the scaling, keeps the engine.
+    """
     if present is None or present.model != version.model:
         return None
-    found = {target.variant for target in present.targets if target.version == version.number}
-    return found.pop() if len(found) == 1 else None
+    variants = {target.variant for target in present.targets if target.version == version.number}
+    return variants.pop() if len(variants) == 1 else None
 
 
 def _variant(services: Services, version: Version, name: str | None) -> tuple[str, int | None]:
@@ -174,10 +184,10 @@ def _variant(services: Services, version: Version, name: str | None) -> tuple[st
     return variant.name, threads
 
 
-def _hold_gate(services: Services, wanted: Deployment) -> None:
+def _check_gate(services: Services, deployment: Deployment) -> None:
     """Raises Conflict with the reason if a target's evidence does not satisfy the gate."""
     versions = services.stores.versions
-    for target in wanted.targets:
-        version = versions.get(wanted.model, target.version)
-        evidence = versions.evidence(wanted.model, target.version)
-        check_gate(wanted.gate, version, version.variant(target.variant), evidence)
+    for target in deployment.targets:
+        version = versions.get(deployment.model, target.version)
+        evidence = versions.evidence(deployment.model, target.version)
+        check_gate(deployment.gate, version, version.variant(target.variant), evidence)

@@ -1,4 +1,4 @@
-"""Models, their versions and the evidence of these."""
+"""Routes of models, their versions, variants and evidence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Response
 
-from maas.control.api.principal import Principal, guarded_router, needs
+from maas.control.api.principal import Principal, guarded_router, requires
 from maas.control.api.request_bodies import EvidenceBody, ManifestBody, VariantBody
 from maas.control.routes import UseServices
 from maas.control.services import Services
@@ -18,23 +18,23 @@ from maas.domain.names import ModelRef, checked_name, shown
 router = guarded_router("models")
 
 
-@router.get("/api/v1/models", dependencies=[needs(Scope.READ)])
+@router.get("/api/v1/models", dependencies=[requires(Scope.READ)])
 def list_models(services: UseServices) -> dict[str, Any]:
     """All models, by name."""
     return {"models": services.stores.versions.models()}
 
 
-@router.get("/api/v1/models/{model}", dependencies=[needs(Scope.READ)])
+@router.get("/api/v1/models/{model}", dependencies=[requires(Scope.READ)])
 def get_model(model: str, services: UseServices) -> dict[str, Any]:
-    """A model with its versions, each in a line."""
+    """A model with a summary of each version."""
     versions = services.stores.versions.list(checked_name(model, "model"))
-    return {"name": model, "versions": [_line(version) for version in versions]}
+    return {"name": model, "versions": [_summary(version) for version in versions]}
 
 
-@router.get("/api/v1/models/{model}/versions/{number}", dependencies=[needs(Scope.READ)])
+@router.get("/api/v1/models/{model}/versions/{number}", dependencies=[requires(Scope.READ)])
 def get_version(model: str, number: str, services: UseServices) -> dict[str, Any]:
-    """A version with its manifest and evidence; `latest` is the newest."""
-    version = _find(services, model, number)
+    """A version with its manifest and evidence; `latest` is the newest version."""
+    version = _version(services, model, number)
     evidence = services.stores.versions.evidence(model, version.number)
     return _identity(version) | {
         "created_by": version.created_by,
@@ -50,13 +50,13 @@ def publish_version(
     body: ManifestBody,
     response: Response,
     services: UseServices,
-    principal: Annotated[Principal, needs(Scope.WRITE)],
+    principal: Annotated[Principal, requires(Scope.WRITE)],
 ) -> dict[str, Any]:
-    """Publishes a manifest whose files are stored: 201 if it is new, 200 if it was there."""
+    """Publishes a manifest whose files are stored: 201 if the version is new, 200 if it exists."""
     manifest = body.to_domain()
     if manifest.model != model:
         raise InvalidInput(
-            f"the manifest is for model {manifest.model}; the address says {shown(model)}",
+            f"model must be {shown(model)} as in the path; the manifest has {manifest.model}",
             field="model",
         )
     version, is_new = services.publisher.publish(manifest, principal.key_name)
@@ -71,11 +71,11 @@ def add_variant(
     body: VariantBody,
     response: Response,
     services: UseServices,
-    principal: Annotated[Principal, needs(Scope.WRITE)],
+    principal: Annotated[Principal, requires(Scope.WRITE)],
 ) -> dict[str, Any]:
-    """Adds a servable form to a version, whose files are stored: 201 if it is new, 200 if it was
-    there. The manifest stays as it was published."""
-    version = _find(services, model, number)
+    """Adds a variant whose files are stored to a version: 201 if it is new, 200 if it exists. The
+    manifest does not change."""
+    version = _version(services, model, number)
     variant = body.to_domain()
     _, is_new = services.publisher.add_variant(
         version.model, version.number, variant, principal.key_name
@@ -87,19 +87,19 @@ def add_variant(
 @router.post(
     "/api/v1/models/{model}/versions/{number}/evidence",
     status_code=201,
-    dependencies=[needs(Scope.WRITE)],
+    dependencies=[requires(Scope.WRITE)],
 )
 def add_evidence(
     model: str, number: str, body: EvidenceBody, services: UseServices
 ) -> dict[str, Any]:
-    """Adds something measured to a version; its file, if any, must be stored already."""
-    version = _find(services, model, number)
+    """Adds a measurement to a version. Its file, if any, must be stored."""
+    version = _version(services, model, number)
     evidence = body.to_domain()
     services.publisher.add_evidence(model, version.number, evidence)
     return evidence.to_dict()
 
 
-def _find(services: Services, model: str, number: str) -> Version:
+def _version(services: Services, model: str, number: str) -> Version:
     ref = ModelRef.parse(model if number == "latest" else f"{model}:{number}")
     return services.stores.versions.get(ref.model, ref.version)
 
@@ -113,7 +113,7 @@ def _identity(version: Version) -> dict[str, Any]:
     }
 
 
-def _line(version: Version) -> dict[str, Any]:
+def _summary(version: Version) -> dict[str, Any]:
     return {
         "number": version.number,
         "created_at": version.created_at,

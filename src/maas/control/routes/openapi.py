@@ -1,4 +1,4 @@
-"""The description of the whole API."""
+"""The route of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ router = guarded_router("openapi")
 
 @router.get("/openapi.json", dependencies=[any_key()], include_in_schema=False)
 def get_openapi(request: Request) -> dict[str, Any]:
-    """OpenAPI 3.1 of control and of what the gateway answers itself."""
+    """OpenAPI 3.1 document of the routes of control and of the gateway."""
     return describe(request.app)

@@ -1,4 +1,4 @@
-"""The whole at one look."""
+"""The route of the overall status."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from maas.control.api.principal import guarded_router, needs
+from maas.control.api.principal import guarded_router, requires
 from maas.control.api.views import deployment_view, replica_views
 from maas.control.machine import machine, runtimes
 from maas.control.routes import UseServices
@@ -16,9 +16,9 @@ from maas.version import __version__
 router = guarded_router("status")
 
 
-@router.get("/api/v1/status", dependencies=[needs(Scope.READ)])
+@router.get("/api/v1/status", dependencies=[requires(Scope.READ)])
 async def get_status(services: UseServices) -> dict[str, Any]:
-    """What shall run, what runs, and why the two differ."""
+    """Desired state, actual state, and why the two differ."""
     deployments = await asyncio.to_thread(services.stores.deployments.list)
     state = services.reconciler.state
     return {

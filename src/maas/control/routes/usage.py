@@ -1,4 +1,4 @@
-"""What keys used."""
+"""The route of usage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Request
 
-from maas.control.api.principal import guarded_router, needs
+from maas.control.api.principal import guarded_router, requires
 from maas.control.routes import UseServices
 from maas.domain.errors import InvalidInput
 from maas.domain.keys import Scope
@@ -16,7 +16,7 @@ from maas.domain.names import shown
 router = guarded_router("usage")
 
 
-@router.get("/api/v1/usage", dependencies=[needs(Scope.READ)])
+@router.get("/api/v1/usage", dependencies=[requires(Scope.READ)])
 async def get_usage(
     request: Request,
     services: UseServices,
@@ -28,7 +28,7 @@ async def get_usage(
     unknown = sorted(set(request.query_params) - {"key", "deployment", "since"})
     if unknown:
         raise InvalidInput(
-            f"{shown(unknown[0])} is no parameter of usage; there are key, deployment and since",
+            f"unknown parameter {shown(unknown[0])}; expected key, deployment or since",
             field="query",
         )
     await services.collector.collect()

@@ -1,4 +1,4 @@
-"""Strict JSON: what a parser, the database or later code could choke on is refused."""
+"""Strict JSON: values that the database or later code cannot handle are refused."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from maas.domain.errors import InvalidInput, MaasError, MalformedBody
     b"[" * 100_000 + b"]" * 100_000, b"\xff\xfe", b"[9223372036854775808]",
     b'{"a": -9223372036854775809}', b"[1" + b"0" * 40 + b"]",
 ])  # fmt: skip
-def test_refused_as_malformed(body: bytes) -> None:
+def test_malformed_bodies_are_refused(body: bytes) -> None:
     with pytest.raises(MalformedBody):
         checked_json(body)
 
 
-def test_depth_is_bounded_before_anything_walks_it() -> None:
+def test_the_depth_is_limited_without_recursion() -> None:
     def nested(depth: int) -> bytes:
         return b"[" * depth + b"]" * depth
 
@@ -28,7 +28,7 @@ def test_depth_is_bounded_before_anything_walks_it() -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"a": "x\\u0000"}', b'{"a\\u0000": 1}', b'[["\\u0000"]]'])
-def test_nul_characters_do_not_reach_the_database(body: bytes) -> None:
+def test_nul_characters_are_refused(body: bytes) -> None:
     with pytest.raises(InvalidInput, match="NUL"):
         checked_json(body)
 

@@ -1,4 +1,4 @@
-"""A deployment's gate over what is stored about a variant."""
+"""A deployment's gate over the stored evidence of a variant."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ NOT_WORSE = Difference("accuracy", 0.95, 0.95, 0.0, -0.004, 0.004, -0.003, 0.93,
 
 
 def compared(difference: Difference, variant: str = "small", at: float = 1.0) -> Evidence:
-    found = Comparison(variant, difference.rows, (difference,))
-    return Evidence("comparison", to_json(found), {}, variant, created_at=at)
+    comparison = Comparison(variant, difference.rows, (difference,))
+    return Evidence("comparison", to_json(comparison), {}, variant, created_at=at)
 
 
-def test_evidence_that_satisfies_the_gate_lets_a_variant_through() -> None:
+def test_a_variant_whose_evidence_satisfies_the_gate_passes() -> None:
     check_gate("accuracy>=-0.01", VERSION, SMALL, [compared(NOT_WORSE)])
     check_gate("accuracy>=0.9", VERSION, SMALL, [compared(NOT_WORSE)])
 
 
-def test_evidence_that_does_not_refuses_it_with_the_reason() -> None:
+def test_a_variant_whose_evidence_does_not_is_refused_with_the_reason() -> None:
     unsure = replace(NOT_WORSE, bound=-0.02, low=-0.03)
     with pytest.raises(Conflict, match=r"digits:1/small does not pass .*accuracy changed by"):
         check_gate("accuracy>=-0.01", VERSION, SMALL, [compared(unsure)])
@@ -42,13 +42,13 @@ def test_the_newest_evidence_counts() -> None:
         check_gate("accuracy>=-0.01", VERSION, SMALL, [compared(NOT_WORSE), compared(unsure, at=3)])
 
 
-def test_without_evidence_it_is_refused() -> None:
+def test_a_variant_without_evidence_is_refused() -> None:
     others = [compared(NOT_WORSE, "onnx"), Evidence("metrics", {"accuracy": 1.0}, {}, "small")]
     with pytest.raises(Conflict, match="never compared with the original; `maas optimize digits:1"):
         check_gate("accuracy>=-0.01", VERSION, SMALL, others)
 
 
-def test_the_original_is_no_worse_than_itself_but_may_be_bad() -> None:
+def test_the_original_passes_rules_about_differences_only() -> None:
     check_gate("accuracy>=-0.01", VERSION, ORIGINAL, [])
     check_gate("mae<=+5%", VERSION, ORIGINAL, [])
     for rule in ("accuracy>=0.99", "accuracy>=+0.01", "file_mb<=1"):
@@ -56,18 +56,18 @@ def test_the_original_is_no_worse_than_itself_but_may_be_bad() -> None:
             check_gate(rule, VERSION, ORIGINAL, [])
 
 
-def test_evidence_that_cannot_be_read_refuses() -> None:
+def test_a_variant_with_invalid_evidence_is_refused() -> None:
     wrong = Evidence("comparison", {"candidate": 3}, {}, "small")
     with pytest.raises(Conflict, match="cannot be read"):
         check_gate("accuracy>=-0.01", VERSION, SMALL, [wrong])
 
 
-def test_a_gate_that_means_nothing_is_refused_as_such() -> None:
+def test_an_invalid_gate_is_refused() -> None:
     with pytest.raises(InvalidInput, match="a rule"):
         check_gate("beautiful", VERSION, SMALL, [])
 
 
-def test_auto_is_the_newest_choice() -> None:
+def test_auto_is_the_best_variant_of_the_newest_optimization() -> None:
     def chosen(name: str, at: float) -> Evidence:
         return Evidence("optimization", {"chosen": name, "threads": 2}, {}, created_at=at)
 

@@ -1,4 +1,4 @@
-"""ONNX files are looked through for data outside themselves, and nothing is loaded."""
+"""ONNX files are checked for data in other files without loading them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from maas.domain.errors import InvalidInput, UnsafeArtifact
 
 
 def tensor(external: bool = False, name: str = "t") -> TensorProto:
-    made = numpy_helper.from_array(np.ones(4, np.float32), name)
+    tensor = numpy_helper.from_array(np.ones(4, np.float32), name)
     if external:
-        made.ClearField("raw_data")
-        made.data_location = TensorProto.EXTERNAL
-        entry = made.external_data.add()
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        entry = tensor.external_data.add()
         entry.key, entry.value = "location", "../../etc/passwd"
-    return made
+    return tensor
 
 
 def graph(*nodes: onnx.NodeProto, initializers: tuple[TensorProto, ...] = ()) -> GraphProto:
@@ -44,7 +44,7 @@ def constant(value: TensorProto) -> onnx.NodeProto:
 
 
 def hiding_places(external: bool) -> dict[str, ModelProto]:
-    """Every place of an ONNX file where a tensor can be."""
+    """Models with a tensor in each place of an ONNX file that can have one."""
     lying = tensor(external)
     listed = helper.make_node("Custom", [], ["c"])
     listed.attribute.add(name="all", type=AttributeProto.TENSORS).tensors.append(lying)
@@ -72,13 +72,13 @@ def hiding_places(external: bool) -> dict[str, ModelProto]:
 
 
 @pytest.mark.parametrize("place", sorted(hiding_places(external=False)))
-def test_external_data_is_found_wherever_it_hides(tmp_path: Path, place: str) -> None:
+def test_external_data_is_found_in_every_place(tmp_path: Path, place: str) -> None:
     check(tmp_path, hiding_places(external=False)[place].SerializeToString())
-    with pytest.raises(UnsafeArtifact, match=r"model\.onnx: a tensor's data lies in another file"):
+    with pytest.raises(UnsafeArtifact, match=r"model\.onnx: a tensor's data is in another file"):
         check(tmp_path, hiding_places(external=True)[place].SerializeToString())
 
 
-def test_each_of_the_two_marks_is_enough(tmp_path: Path) -> None:
+def test_each_of_the_two_fields_is_enough(tmp_path: Path) -> None:
     only_location = tensor()
     only_location.data_location = TensorProto.EXTERNAL
     only_entries = tensor(external=True)
@@ -88,7 +88,7 @@ def test_each_of_the_two_marks_is_enough(tmp_path: Path) -> None:
             check(tmp_path, model(graph(initializers=(lying,))).SerializeToString())
 
 
-def test_garbage_is_no_model(tmp_path: Path) -> None:
+def test_garbage_is_refused(tmp_path: Path) -> None:
     good = model(graph(constant(tensor()))).SerializeToString()
     random = np.random.default_rng(0)
     cases = [b"", b"\0", b"hello", b"\xff" * 40, good[:-3], good[: len(good) // 2], b"\x08\x08",
@@ -99,7 +99,7 @@ def test_garbage_is_no_model(tmp_path: Path) -> None:
             check(tmp_path, data)
 
 
-def test_flipped_bytes_never_raise_anything_else(tmp_path: Path) -> None:
+def test_flipped_bytes_raise_no_other_error(tmp_path: Path) -> None:
     good = model(graph(constant(tensor()))).SerializeToString()
     for at in range(len(good)):
         for flip in (0x01, 0x80, 0xFF):
@@ -110,7 +110,7 @@ def test_flipped_bytes_never_raise_anything_else(tmp_path: Path) -> None:
 
 
 def nested(levels: int) -> bytes:
-    """A graph in an attribute of a node of a graph, and so on, as raw protobuf."""
+    """Raw protobuf of a graph in an attribute of a node of a graph, and so on."""
 
     def field(number: int, content: bytes) -> bytes:
         size, length = len(content), b""
@@ -125,8 +125,8 @@ def nested(levels: int) -> bytes:
     return b"\x08\x09" + field(7, inner)
 
 
-def test_depth_is_bounded(tmp_path: Path) -> None:
+def test_the_depth_is_limited(tmp_path: Path) -> None:
     check(tmp_path, nested(20))
     for levels in (30, 3000):
-        with pytest.raises(InvalidInput, match="nested more than 64 deep"):
+        with pytest.raises(InvalidInput, match="nested more than 64 levels deep"):
             check(tmp_path, nested(levels))

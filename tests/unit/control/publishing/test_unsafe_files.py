@@ -1,4 +1,4 @@
-"""Files that carry pickles are known by their bytes; files that do not are let through."""
+"""Files that contain pickles are recognized by their content; others pass."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pieces(data: bytes, size: int) -> Iterable[bytes]:
 
 
 def verdict(data: bytes, size: int = 1 << 16) -> bool:
-    """True if `data` is refused; checks that what is let through is not changed."""
+    """Whether `data` is refused; asserts that data that passes is unchanged."""
     try:
         assert b"".join(refuse_unsafe(pieces(data, size))) == data
     except UnsafeArtifact as refusal:
@@ -56,15 +56,15 @@ def npz(compressed: bool, **arrays: np.ndarray) -> bytes:
 
 def archive(method: int, **entries: bytes) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as made:
+    with zipfile.ZipFile(out, "w", method) as archive:
         for name, data in entries.items():
-            made.writestr(name.replace("__", "."), data)
+            archive.writestr(name.replace("__", "."), data)
     return out.getvalue()
 
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("value", [Evil(), LARGE], ids=["small", "large"])
-def test_pickles_of_every_protocol(protocol: int, value: object) -> None:
+def test_pickles_of_every_protocol_are_refused(protocol: int, value: object) -> None:
     data = pickle.dumps(value, protocol)
     assert verdict(data) and verdict(data, 1 << 10)
 
@@ -72,13 +72,13 @@ def test_pickles_of_every_protocol(protocol: int, value: object) -> None:
 @pytest.mark.parametrize("compress", [zlib.compress, gzip.compress, bz2.compress, lzma.compress,
                                       lambda d: lzma.compress(d, lzma.FORMAT_ALONE),
                                       lambda d: gzip.compress(zlib.compress(d))])  # fmt: skip
-def test_compressed_pickles_as_joblib_makes_them(compress: object) -> None:
+def test_compressed_pickles_as_joblib_writes_them_are_refused(compress: object) -> None:
     assert callable(compress)
     assert verdict(compress(pickle.dumps(LARGE)))
     assert not verdict(compress(b"only text, " * 9999))
 
 
-def test_joblib_itself() -> None:
+def test_files_of_joblib_are_refused() -> None:
     joblib = pytest.importorskip("joblib")
     for how in (0, ("zlib", 3), ("gzip", 3), ("bz2", 3), ("xz", 3), ("lzma", 3)):
         out = io.BytesIO()
@@ -86,7 +86,7 @@ def test_joblib_itself() -> None:
         assert verdict(out.getvalue()), how
 
 
-def test_numpy_arrays_of_objects_and_no_others() -> None:
+def test_numpy_arrays_of_objects_are_refused_and_no_others() -> None:
     assert verdict(npy(np.array([Evil(), 1], dtype=object)))
     assert verdict(npy(np.zeros(2, dtype=[("a", "f4"), ("b", "O")])))
     assert not verdict(npy(np.zeros(100_000)))
@@ -98,7 +98,9 @@ def test_numpy_arrays_of_objects_and_no_others() -> None:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("size", [1, 4096, 1 << 20])
-def test_archives_by_the_names_and_the_bytes_of_entries(method: int, size: int) -> None:
+def test_archives_are_recognized_by_the_names_and_content_of_entries(
+    method: int, size: int
+) -> None:
     page = b"<html>" * 5000
     assert not verdict(archive(method, a__html=page, b__json=b"{}"), size)
     assert verdict(archive(method, a__html=page, data__pkl=b"nothing"), size)
@@ -106,7 +108,7 @@ def test_archives_by_the_names_and_the_bytes_of_entries(method: int, size: int) 
     assert verdict(archive(method, weights__h5=b"\x89HDF\r\n\x1a\n" + page), size)
 
 
-def test_torch_files() -> None:
+def test_torch_files_are_refused() -> None:
     torch = pytest.importorskip("torch")
     for as_zip in (True, False):
         out = io.BytesIO()
@@ -114,7 +116,7 @@ def test_torch_files() -> None:
         assert verdict(out.getvalue()), as_zip
 
 
-def test_hdf5_also_behind_a_user_block() -> None:
+def test_hdf5_is_refused_even_behind_a_user_block() -> None:
     magic = b"\x89HDF\r\n\x1a\n"
     assert verdict(magic + bytes(100)) and verdict(bytes(512) + magic + bytes(100))
 
@@ -129,7 +131,7 @@ def test_other_files_pass(data: bytes) -> None:
     assert not verdict(data) and not verdict(data, 999)
 
 
-def test_an_archive_of_very_many_entries_is_refused_soon() -> None:
+def test_an_archive_with_too_many_entries_is_refused_early() -> None:
     header = b"PK\x03\x04" + bytes(26)
     with pytest.raises(InvalidInput, match="more than 10000 entries"):
         list(refuse_unsafe(pieces(header * 700_000, 1 << 16)))

@@ -1,4 +1,4 @@
-"""The reconciler's record of failures, with a launcher whose replicas never live."""
+"""The reconciler's records of failures, with a launcher whose replicas never start."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from maas.storage.versions import Versions
 BACKOFF_S = 0.1
 
 
-class HopelessLauncher:
-    """Notes when it was asked to start what, and fails."""
+class FailingLauncher:
+    """Records the time and specification of each start, and fails."""
 
     def __init__(self) -> None:
         self.starts: list[tuple[float, ReplicaSpec]] = []
@@ -60,7 +60,7 @@ class Scene:
         self.deployments = Deployments(self.database)
         self.versions = Versions(self.database)
         self.file = SnapshotFile(folder / "snapshot.json")
-        self.launcher = HopelessLauncher()
+        self.launcher = FailingLauncher()
         tensor = TensorSpec("x", "FP32", (1,))
         signature = Signature((tensor,), (TensorSpec("y", "FP32", (1,)),), {"x": [1]})
         variant = Variant("onnx", "onnx", (File("model.onnx", "0" * 64, 1),))
@@ -70,8 +70,8 @@ class Scene:
         targets = (Target(version, "onnx"),)
         return self.deployments.put(Deployment("t", "m", targets, Scaling(replicas)))
 
-    def run(self, act: Callable[[Reconciler], Awaitable[None]]) -> None:
-        async def whole() -> None:
+    def run(self, check: Callable[[Reconciler], Awaitable[None]]) -> None:
+        async def run_and_stop() -> None:
             reconciler = Reconciler(
                 self.launcher,
                 self.deployments,
@@ -82,18 +82,18 @@ class Scene:
             )
             await reconciler.start()
             running = asyncio.create_task(reconciler.run())
-            await act(reconciler)
+            await check(reconciler)
             await reconciler.stop()
             await running
 
-        asyncio.run(whole())
+        asyncio.run(run_and_stop())
 
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    made = Scene(tmp_path)
-    yield made
-    made.database.close()
+    scene = Scene(tmp_path)
+    yield scene
+    scene.database.close()
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -102,60 +102,60 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_failures_are_retried_at_once_and_then_ever_later(scene: Scene) -> None:
+def test_failures_are_retried_at_once_and_then_with_backoff(scene: Scene) -> None:
     scene.deploy()
 
-    async def act(reconciler: Reconciler) -> None:
+    async def check(reconciler: Reconciler) -> None:
         await until(lambda: len(scene.launcher.starts) == 5)
         times = [at for at, _ in scene.launcher.starts]
         pauses = [b - a for a, b in itertools.pairwise(times)]
-        for pause, wanted in zip(pauses[1:], (1, 2, 4), strict=False):
-            assert pause >= wanted * BACKOFF_S * 0.99
+        for pause, factor in zip(pauses[1:], (1, 2, 4), strict=False):
+            assert pause >= factor * BACKOFF_S * 0.99
         view = deployment_view(reconciler.state, scene.deployments.get("t"))
         assert view["state"] == "failed" and view["ready"] == 0
         assert view["reason"] == "artifact_corrupt: model.onnx is not what was published"
 
-        # Whoever puts it again need not wait for the next try.
-        before = len(scene.launcher.starts)
-        reconciler.forgive("t")
+        # Putting the deployment again restarts its replicas at once.
+        starts = len(scene.launcher.starts)
+        reconciler.clear_failures("t")
         await reconciler.changed()
         assert reconciler.state.replicas
-        await until(lambda: len(scene.launcher.starts) >= before + 2)
+        await until(lambda: len(scene.launcher.starts) >= starts + 2)
 
-    scene.run(act)
+    scene.run(check)
 
 
-def test_many_replicas_of_what_does_not_start_are_tried_one_by_one(scene: Scene) -> None:
+def test_replicas_that_do_not_start_are_retried_one_at_a_time(scene: Scene) -> None:
     scene.deploy(replicas=10)
 
-    async def act(reconciler: Reconciler) -> None:
+    async def check(reconciler: Reconciler) -> None:
         await until(lambda: len(scene.launcher.starts) == 13)
         times = [at for at, _ in scene.launcher.starts]
-        # Ten together, one at once, and then one after each pause.
+        # Ten together, one more at once, and then one after each pause.
         assert times[11] - times[10] >= BACKOFF_S * 0.99
         assert times[12] - times[11] >= 2 * BACKOFF_S * 0.99
 
-    scene.run(act)
+    scene.run(check)
 
 
-def test_a_deployment_of_nothing_known_says_so_and_harms_no_other(scene: Scene) -> None:
+def test_a_deployment_of_an_unknown_version_fails_without_affecting_others(scene: Scene) -> None:
     scene.deploy()
     lost = Deployment("lost", "m", (Target(9, "onnx"),))
     scene.deployments.put(lost)
 
-    async def act(reconciler: Reconciler) -> None:
+    async def check(reconciler: Reconciler) -> None:
         await until(lambda: scene.launcher.starts)
         view = deployment_view(reconciler.state, scene.deployments.get("lost"))
         assert view["state"] == "failed" and "version 9" in view["reason"]
         assert {spec.deployment for _, spec in scene.launcher.starts} == {"t"}
 
-    scene.run(act)
+    scene.run(check)
 
 
-def test_a_change_that_was_not_looked_at_is_not_ready(scene: Scene) -> None:
+def test_a_deployment_is_not_ready_before_a_change_is_applied(scene: Scene) -> None:
     scene.deploy(replicas=0)
 
-    async def act(reconciler: Reconciler) -> None:
+    async def check(reconciler: Reconciler) -> None:
         def state() -> str:
             return str(deployment_view(reconciler.state, scene.deployments.get("t"))["state"])
 
@@ -165,4 +165,4 @@ def test_a_change_that_was_not_looked_at_is_not_ready(scene: Scene) -> None:
         await reconciler.changed()
         await until(lambda: state() == "stopped")
 
-    scene.run(act)
+    scene.run(check)
