@@ -1,10 +1,10 @@
-"""The gateway process: one event loop between the callers and the replicas.
+"""The gateway process: one event loop between clients and replicas.
 
     python -m maas.processes.gateway --settings-json FILE --listen FD [--lifeline FD]
         [--log FILE BYTES FILES]
 
-The listening socket is the supervisor's, so that connections wait in the kernel while a gateway
-that died is replaced.
+The supervisor owns the listening socket, so that connections wait in the kernel while a crashed
+gateway is restarted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 MAX_OPEN_FILES = 16384
 SETTLE_SECONDS = 1.0
-"""How long the end waits for what engines say that stopped generations took."""
+"""Time at shutdown for engines to report the usage of stopped generations."""
 
 
 def main() -> int:
@@ -70,14 +70,15 @@ def main() -> int:
 
 
 def _raise_file_limit() -> None:
-    """Each caller is an open file, and the usual soft limit is meant for one person."""
+    """Raises the soft limit of open files: each connection needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 async def serve(settings: Settings, listening: socket.socket, lifeline: int | None) -> None:
+    """Serves until SIGTERM or the end of the lifeline, then drains."""
     stop = stop_event(lifeline)
     server_settings = settings.server
     source = f"gateway-{secrets.token_hex(8)}"

@@ -1,10 +1,10 @@
-"""A job: one build, evaluation or optimization, in a process of its own on its owner's side.
+"""The job process: one build, evaluation or optimization on its owner's machine.
 
     python -m maas.processes.job PATH/spec.json
 
-The folder of the spec (maas/lifecycle/job_folder.py) is what the job shares with whoever watches
-it. If settings come on stdin (JSON), the job also reports to the server that they name, and stops
-when somebody asks the server to cancel it; without a server it works all the same.
+The job publishes its state in the folder of the spec (maas/lifecycle/job_folder.py). If it gets
+settings as JSON on stdin, it also reports to their server and stops when the server has a cancel
+request. It works without a server, too.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ REPORT_EVERY_S = 1.0
 
 
 class Tracker:
-    """The job as its folder and the server see it; knows whether somebody wants it to stop."""
+    """Reports the job to its folder and the server, and collects requests to cancel it."""
 
     def __init__(self, folder: JobFolder, client: Client | None) -> None:
         self.folder = folder
         self._client = client
         self._job = replace(folder.job(), state=JobState.RUNNING, error="", result={})
         self._stop = threading.Event()
-        self._ended = threading.Event()
+        self._finished = threading.Event()
         self._saved_at = 0.0
         self._save()
-        self._reporter = threading.Thread(target=self._report_often, daemon=True)
+        self._reporter = threading.Thread(target=self._run_reporter, daemon=True)
         self._reporter.start()
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -62,7 +62,7 @@ class Tracker:
     def report(self, progress: Progress) -> None:
         self._job = replace(self._job, progress=progress)
         if time.monotonic() - self._saved_at >= SAVE_EVERY_S or progress.done == progress.total:
-            with suppress(OSError):  # on a full disk the work itself says so
+            with suppress(OSError):  # on a full disk the job itself fails
                 self._save()
 
     def cancelled(self) -> bool:
@@ -71,7 +71,7 @@ class Tracker:
     def end(self, state: JobState, result: dict[str, Any] | None = None, error: str = "") -> None:
         self._job = replace(self._job, state=state, result=result or {}, error=error)
         self._save()
-        self._ended.set()
+        self._finished.set()
         self._reporter.join(timeout=10)
 
     def _save(self) -> None:
@@ -79,33 +79,33 @@ class Tracker:
         self._job = replace(self._job, updated_at=time.time())
         self.folder.save(self._job)
 
-    def _report_often(self) -> None:
-        """The reporter thread: the server may be slow or away, and training goes on."""
+    def _run_reporter(self) -> None:
+        """Reports to the server from a thread, because the server may be slow or unavailable."""
         if self._client is None:
             return
         sent: Job | None = None
-        known = False
-        ended = False
-        while not ended:
-            ended = self._ended.wait(REPORT_EVERY_S if known else 0.0)
+        registered = False
+        finished = False
+        while not finished:
+            finished = self._finished.wait(REPORT_EVERY_S if registered else 0.0)
             job = self._job
             try:
-                if not known:
+                if not registered:
                     _register(self._client, job)
-                    known = True
-                # An unchanged job is reported, too: it tells the server that it lives.
-                answer = self._client.jobs.update(job.id, _changes(job, sent))
+                    registered = True
+                # An unchanged job is reported, too, so that the server does not mark it as lost.
+                stored = self._client.jobs.update(job.id, _changes(job, sent))
                 sent = job
-                if answer.cancel_requested and not job.state.is_final:
+                if stored.cancel_requested and not job.state.is_final:
                     self._stop.set()
             except MaasError:
-                if not known and self._ended.wait(REPORT_EVERY_S):
+                if not registered and self._finished.wait(REPORT_EVERY_S):
                     return
 
 
 def _register(client: Client, job: Job) -> None:
     try:
-        client.jobs.get(job.id)  # a resumed job is there already
+        client.jobs.get(job.id)  # a resumed job exists already
     except NotFound:
         client.jobs.create(job)
 
@@ -119,7 +119,7 @@ def _changes(job: Job, sent: Job | None) -> dict[str, Any]:
 
 
 def run_build(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[str, Any]:
-    """Builds, evaluates, checks the gates, and leaves a publication in the folder."""
+    """Builds, evaluates, checks the gates, and saves a publication in the folder."""
     recipe = Recipe.from_dict(spec.recipe, Path(spec.directory))
     tracker.report(Progress(message="loading"))
     built = build(
@@ -155,7 +155,7 @@ def run_build(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[str, A
 
 
 def run_evaluation(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[str, Any]:
-    """Measures a finished build's file on the test rows that the recipe holds back."""
+    """Measures the file of a finished build on the held-out test rows of the recipe."""
     recipe = Recipe.from_dict(spec.recipe, Path(spec.directory))
     tracker.report(Progress(0, 1, "evaluating"))
     prepared = PreparedPublication.load(Path(spec.publication))
@@ -173,8 +173,8 @@ def run_evaluation(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[s
 
 
 def run_optimization(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[str, Any]:
-    """Makes, measures and judges candidates, and leaves those that passed in the folder."""
-    # Brings what compares and draws, which a build does not need.
+    """Makes, measures and judges candidates, and saves those that passed in the folder."""
+    # These import the libraries for statistics and plots, which a build does not need.
     from maas.lifecycle.optimize.engine import ProgressReporter  # noqa: PLC0415
     from maas.lifecycle.optimize.ledger import space  # noqa: PLC0415
     from maas.lifecycle.optimize.publication import ORIGINAL  # noqa: PLC0415
@@ -201,7 +201,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m maas.processes.job PATH/spec.json", file=sys.stderr)  # noqa: T201
         return 2
-    os.umask(0o077)  # a recipe's data and what is made of them are their owner's
+    os.umask(0o077)  # data and models are readable by their owner only
     folder = JobFolder(Path(arguments[0]).resolve().parent)
     spec = folder.spec()
     with folder.lock():
@@ -211,7 +211,9 @@ def main(arguments: list[str]) -> int:
         try:
             kind = KINDS.get(spec.kind)
             if kind is None:
-                raise InvalidInput(f"there is no job of kind {spec.kind!r}")
+                raise InvalidInput(
+                    f"unknown kind of job {spec.kind!r}; expected one of {', '.join(KINDS)}"
+                )
             tracker.end(JobState.SUCCEEDED, kind(folder, spec, tracker))
         except BuildCancelled as stopped:
             tracker.end(JobState.CANCELLED, error=stopped.message)
@@ -227,7 +229,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _client() -> Client | None:
-    """For the server of the settings on stdin; None without them or without a key."""
+    """A client for the server of the settings on stdin; None without settings or a key."""
     text = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
     if not text.strip():
         return None

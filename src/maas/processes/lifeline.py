@@ -1,7 +1,7 @@
-"""How our processes learn that they should stop.
+"""The stop event of a process: signals and the lifeline.
 
-The supervisor holds the writing end of a pipe and every process inherits the reading end. When
-the supervisor ends, however it ends, the pipe closes, and nobody is left running alone.
+The lifeline is a pipe. The supervisor holds its writing end, and every process inherits the reading
+end. When the supervisor exits for any reason, the pipe closes and all processes stop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import signal
 
 
 def stop_event(lifeline: int | None) -> asyncio.Event:
-    """Set on SIGTERM or SIGINT, or when the lifeline (a file descriptor) ends."""
+    """An event that is set on SIGTERM, on SIGINT, or when the lifeline (a file descriptor)
+    closes."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

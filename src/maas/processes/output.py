@@ -1,4 +1,4 @@
-"""Where our processes log: to the file that the command line names, else to stderr."""
+"""Log output of a process: to the file of the `--log` argument, else to stderr."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_log_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def start_logging(process: str, log: list[str] | None) -> None:
-    """`log` is the value of `--log`; all that this process prints goes there too."""
+    """Starts logging to `log`, the value of `--log`. Stdout and stderr go to that file, too."""
     handler = None
     if log is not None:
         handler = OutputToLogFile(LogFile.from_arguments(log))

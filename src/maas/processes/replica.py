@@ -1,10 +1,10 @@
-"""The replica process: load one variant, prove that it answers, then serve it.
+"""The replica process: loads one variant, checks that it answers, then serves it.
 
     python -m maas.processes.replica SPEC.json [--lifeline FD] [--engines FILE]
         [--log FILE BYTES FILES]
 
-It exits 0 when told to (SIGTERM, or the end of the lifeline) after answering all it accepted, and
-1 if it cannot load; then SPEC.error beside the spec holds the problem document.
+After SIGTERM or the end of the lifeline it answers all accepted requests and exits with status 0.
+If it cannot load the variant, it exits with status 1, and SPEC.error has the problem document.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> int:
     start_logging("replica", arguments.log)
     spec = ReplicaSpec.from_dict(json.loads(arguments.spec.read_text()))
     try:
-        create_server = loaded(spec, arguments.engines)
+        create_server = prepare(spec, arguments.engines)
     except MaasError as error:
         arguments.spec.with_suffix(".error").write_text(json.dumps(error.to_problem()))
         log.error("cannot serve: %s: %s", error.code, error.message)
@@ -64,36 +64,42 @@ def main() -> int:
     return 0
 
 
-def loaded(spec: ReplicaSpec, engines: Path | None = None) -> Callable[[], ReplicaSocket]:
-    """Makes the server of a model that is loaded and has answered once. Raises MaasError."""
+def prepare(spec: ReplicaSpec, engines: Path | None = None) -> Callable[[], ReplicaSocket]:
+    """Loads the variant and gets one answer from it; returns a factory of its server.
+
+    Raises MaasError.
+    """
     runtime = create(spec.runtime)
     request = load_request(spec, with_contents=not runtime.opens_files)
     if isinstance(runtime, Generator):
         runtime.load(replace(request, engines_file=engines))
-        prove(runtime, spec)
+        warm_up_generator(spec, runtime)
         return partial(GeneratorServer, spec, runtime)
-    _yield_on_waking()
+    _use_batch_scheduling()
     runtime.load(request)
     batcher = Batcher(runtime, spec.signature, spec.scaling.max_batch)
     warm_up(spec, batcher)
     return partial(ReplicaServer, spec, batcher)
 
 
-def _yield_on_waking() -> None:
-    """Where gateway and replica share a core, a frame would wake the replica in the gateway's
-    middle of its tick. Rather let it finish: the batch is larger, and both are switched to less
-    often. On a free core a batch process starts at once as any other."""
+def _use_batch_scheduling() -> None:
+    """Selects SCHED_BATCH on Linux.
+
+    If gateway and replica share a core, a frame would otherwise preempt the gateway in the middle
+    of its tick. Letting the gateway finish makes batches larger and context switches rarer. On a
+    free core it makes no difference.
+    """
     if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):  # a sandbox may forbid it; it is only a hint
+        with contextlib.suppress(OSError):  # a sandbox may forbid this optimization
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def load_request(spec: ReplicaSpec, *, with_contents: bool) -> LoadRequest:
-    """The checked files. Raises ArtifactCorrupt for a byte out of place.
+    """The verified files. Raises ArtifactCorrupt if a digest differs.
 
-    A runtime whose library opens the files itself gets their paths, so that a model of many
-    gigabytes is never in Python's memory. What was checked is what it opens: the cache directory
-    is this user's alone (0700), and nobody writes to a file there once it has its name.
+    A runtime whose library opens the files itself gets only their paths, so that a model of many
+    gigabytes is never in Python's memory. It opens the verified files: the cache directory belongs
+    to this user only (0700), and files there are never modified.
     """
     scaling, files, paths = spec.scaling, {}, {}
     for file in spec.files:
@@ -118,21 +124,21 @@ def load_request(spec: ReplicaSpec, *, with_contents: bool) -> LoadRequest:
     )
 
 
-def prove(generator: Generator, spec: ReplicaSpec) -> None:
-    """One real token before anybody may ask. Raises MaasError if none comes."""
+def warm_up_generator(spec: ReplicaSpec, generator: Generator) -> None:
+    """Generates one token from the signature's example. Raises MaasError if there is none."""
     text = str(spec.signature.example.get(spec.signature.inputs[0].name, "Hello"))
-    said: SimpleQueue[EngineEvent] = SimpleQueue()
-    proof = PlainPrompts(generator.has_chat_template, 1).generation(text)
-    generator.start(0, proof, lambda _, what: said.put(what))
-    while not isinstance(what := said.get(), Ending):
-        if isinstance(what, MaasError):
-            raise what
-    if what.completion_tokens < 1:
-        raise InferenceFailed("the model wrote nothing for the signature's example")
+    events: SimpleQueue[EngineEvent] = SimpleQueue()
+    generation = PlainPrompts(generator.has_chat_template, 1).generation(text)
+    generator.start(0, generation, lambda _, event: events.put(event))
+    while not isinstance(event := events.get(), Ending):
+        if isinstance(event, MaasError):
+            raise event
+    if event.completion_tokens < 1:
+        raise InferenceFailed("the model generated no token for the signature's example")
 
 
 def warm_up(spec: ReplicaSpec, batcher: Batcher) -> None:
-    """One real answer before anybody may ask: ready means that it works."""
+    """Predicts the signature's example, so that a ready replica is known to work."""
     tensors, rows, _ = json_to_tensors(spec.signature, spec.signature.example)
     inputs = [tensors[s.name] for s in spec.signature.inputs]
     example = RequestGroup(
@@ -157,7 +163,7 @@ async def serve(
     stop = stop_event(lifeline)
     Path(spec.socket).unlink(missing_ok=True)
     await server.listen()
-    # What is alive now stays alive; the collector need not look at it again.
+    # The objects of the loaded model live as long as the process: exclude them from collection.
     gc.collect()
     gc.freeze()
     await stop.wait()

@@ -1,7 +1,7 @@
-"""The supervisor: starts control and the gateways, restarts whichever dies, ends all of them.
+"""The supervisor: starts control and the gateways, restarts them after a crash, and stops them.
 
-It does nothing else, so that it has no reason to die itself. It holds what must outlive the
-others: the lock of the home, the listening socket, and the lifeline.
+It does nothing else, so that it has no reason to crash itself. It owns what must outlive the other
+processes: the lock of the home, the listening socket, and the lifeline.
 """
 
 from __future__ import annotations
@@ -29,30 +29,37 @@ from maas.settings import ConfigurationError, Settings, child_environment
 from maas.storage.files import make_own_dir
 
 BACKOFF_SECONDS = 5.0
-"""Longest pause before a process that keeps dying is started again."""
+"""Longest pause before a process that keeps crashing is restarted."""
+HEALTHY_AFTER_SECONDS = 30.0
+"""A process that ran for this long is restarted without a pause."""
 CONTROL_MARGIN_SECONDS = 10.0
+"""Time for control to stop, in addition to the drain time of its replicas."""
 PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass
 class Child:
-    """A process that is to run until the end."""
+    """A process that runs until the supervisor stops it."""
 
     name: str
     command: list[str]
     fds: tuple[int, ...]
+    """File descriptors that it inherits."""
     pid: int = 0
-    """0 while it does not run."""
+    """0 while it is not running."""
     started: float = 0.0
-    deaths: int = 0
+    """Time of the latest start (monotonic)."""
+    exits: int = 0
+    """Failed starts and unexpected exits since the process last ran for a while."""
     start_at: float = field(default=0.0)
+    """Earliest time of the next start (monotonic)."""
 
 
-def run(settings: Settings, say: Callable[[str], None] = lambda text: None) -> int:
-    """Run OpenMaaS until SIGTERM or SIGINT; returns the exit code.
+def run(settings: Settings, notify: Callable[[str], None] = lambda text: None) -> int:
+    """Runs OpenMaaS until SIGTERM or SIGINT; returns the exit status.
 
-    `say` is told what happens, a sentence at a time. Raises ConfigurationError if it may not
-    listen there, or if this home is already served.
+    `notify` is called with a sentence for each event. Raises ConfigurationError if the address is
+    not allowed or not available, or if another process serves this home.
     """
     check_bind(settings)
     check_socket_paths(settings.run_dir)
@@ -62,16 +69,16 @@ def run(settings: Settings, say: Callable[[str], None] = lambda text: None) -> i
     pid_file = settings.run_dir / "supervisor.pid"
     try:
         listening = _listen(settings)
-        # Only who has the door may say that it is the one to talk to.
+        # Written once the socket is open: clients rely on the process in this file.
         pid_file.write_text(f"{os.getpid()}\n")
-        return Supervisor(settings, listening, say).run()
+        return Supervisor(settings, listening, notify).run()
     finally:
         pid_file.unlink(missing_ok=True)
         os.close(lock)
 
 
 def check_bind(settings: Settings) -> None:
-    """Raises ConfigurationError for an open door: beyond this machine only with TLS or by name."""
+    """Raises ConfigurationError for an address beyond this machine without TLS or `insecure`."""
     server = settings.server
     if server.tls_cert or server.insecure or server.host == "localhost":
         return
@@ -81,21 +88,23 @@ def check_bind(settings: Settings) -> None:
         is_loopback = False
     if not is_loopback:
         raise ConfigurationError(
-            f"listening on {server.host} would send keys and data over the network in the clear; "
-            "give server.tls_cert and server.tls_key, or say --insecure"
+            f"listening on {server.host} would send keys and data over the network unencrypted; "
+            "set server.tls_cert and server.tls_key, or use --insecure"
         )
 
 
 class Supervisor:
+    """Starts, restarts and stops the processes of one home."""
+
     def __init__(
-        self, settings: Settings, listening: socket.socket, say: Callable[[str], None]
+        self, settings: Settings, listening: socket.socket, notify: Callable[[str], None]
     ) -> None:
         self._settings = settings
         self._listening = listening
-        self._listener = say
-        self._stopping = 0
+        self._callback = notify
+        self._stop_signals = 0
         self._wake_read, self._wake_write = os.pipe()
-        # Every process of ours holds the reading end; the writing end is only here.
+        # Every child inherits the reading end; only the supervisor has the writing end.
         self._lifeline, self._lifeline_end = os.pipe()
         arguments = self._settings_file()
         lifeline = ["--lifeline", str(self._lifeline)]
@@ -124,30 +133,30 @@ class Supervisor:
         _adopt_orphans()
         self._catch_signals()
         self._settings.snapshot_file.unlink(missing_ok=True)
-        told = False
-        while not self._stopping:
+        ready = False
+        while not self._stop_signals:
             self._reap()
             now = time.monotonic()
             for child in self._children:
                 if child.pid == 0 and now >= child.start_at:
                     self._start(child)
-            if not told and self._settings.snapshot_file.exists():
-                told = True
-                self._say(f"ready at {self._settings.base_url}")
-            self._sleep(0.02 if not told else 1.0, self._children)
+            if not ready and self._settings.snapshot_file.exists():
+                ready = True
+                self._notify(f"ready at {self._settings.base_url}")
+            self._sleep(0.02 if not ready else 1.0, self._children)
         return self._stop()
 
-    def _say(self, text: str) -> None:
-        """Whoever listened may be gone, as a closed terminal is; that is no reason to end."""
+    def _notify(self, text: str) -> None:
+        """Calls the callback. Its output may be closed, for example with the terminal."""
         with contextlib.suppress(OSError, ValueError):
-            self._listener(text)
+            self._callback(text)
 
     def _start(self, child: Child) -> None:
         try:
             self._spawn(child)
-        except OSError as wrong:  # no memory, no process, no file: it may pass
-            pause = _put_off(child)
-            self._say(f"{child.name} cannot be started ({wrong}); trying again in {pause:.1f} s")
+        except OSError as wrong:  # no memory, process or file descriptor; may be temporary
+            pause = _schedule_restart(child)
+            self._notify(f"{child.name} cannot be started ({wrong}); trying again in {pause:.1f} s")
 
     def _spawn(self, child: Child) -> None:
         log = log_folder(self._settings).file(child.name)
@@ -166,10 +175,10 @@ class Supervisor:
             os.close(output)
         child.pid = process.pid
         child.started = time.monotonic()
-        process.returncode = 0  # we reap it ourselves, with the orphans
+        process.returncode = 0  # `_reap` waits for it, as for orphans
 
     def _reap(self) -> bool:
-        """Take note of the dead; False once there are no processes of ours left."""
+        """Collects processes that have exited; False if there are no child processes left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -181,57 +190,59 @@ class Supervisor:
             if child is None:
                 continue
             child.pid = 0
-            if self._stopping:
+            if self._stop_signals:
                 continue
-            if time.monotonic() - child.started >= 30:
-                child.deaths = 0
-            _put_off(child)
+            if time.monotonic() - child.started >= HEALTHY_AFTER_SECONDS:
+                child.exits = 0
+            _schedule_restart(child)
             code = os.waitstatus_to_exitcode(status)
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            self._say(
-                f"{child.name} ended ({how}); starting it again. "
+            cause = f"signal {-code}" if code < 0 else f"status {code}"
+            self._notify(
+                f"{child.name} exited unexpectedly ({cause}); restarting it. "
                 f"See {self._settings.log_dir / (child.name + '.log')}"
             )
 
     # -- stopping ---------------------------------------------------------------------------
 
     def _stop(self) -> int:
-        """Gateways first, so that what was accepted is answered; then control and replicas."""
-        self._say("stopping: answering what was accepted")
+        """Stops the gateways first, so that accepted requests are answered, then control with its
+        replicas."""
+        self._notify("stopping: answering accepted requests")
         self._listening.close()
         drain = self._settings.server.drain_s
-        clean = self._end(self._gateways, drain + 5)
-        clean &= self._end([self._control], drain + CONTROL_MARGIN_SECONDS)
-        # Without the lifeline, whoever is left drains and goes.
+        clean = self._terminate(self._gateways, drain + 5)
+        clean &= self._terminate([self._control], drain + CONTROL_MARGIN_SECONDS)
+        # Processes that are left stop when the lifeline closes.
         os.close(self._lifeline_end)
         clean &= self._wait_for(lambda: not self._reap(), 5.0)
         for orphan in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 orphan.kill()
         self._wait_for(lambda: not self._reap(), 5.0)
-        self._say("stopped" if clean else "stopped; some processes had to be killed")
+        self._notify("stopped" if clean else "stopped; some processes had to be killed")
         return 0 if clean else 1
 
-    def _end(self, children: list[Child], seconds: float) -> bool:
+    def _terminate(self, children: list[Child], seconds: float) -> bool:
+        """Sends SIGTERM, and SIGKILL after a timeout; whether SIGTERM was enough."""
         for child in children:
             _signal(child.pid, signal.SIGTERM)
 
-        def gone() -> bool:
+        def have_exited() -> bool:
             self._reap()
             return not any(child.pid for child in children)
 
-        if self._wait_for(gone, seconds):
+        if self._wait_for(have_exited, seconds):
             return True
         for child in children:
             _signal(child.pid, signal.SIGKILL)
-        self._wait_for(gone, 5.0)
+        self._wait_for(have_exited, 5.0)
         return False
 
     def _wait_for(self, done: Callable[[], bool], seconds: float) -> bool:
-        """A second signal ends the wait."""
-        ends = time.monotonic() + seconds
+        """Waits until `done()`; False after a timeout or a second stop signal."""
+        deadline = time.monotonic() + seconds
         while not done():
-            if time.monotonic() > ends or self._stopping > 1:
+            if time.monotonic() > deadline or self._stop_signals > 1:
                 return done()
             self._sleep(0.02, [])
         return True
@@ -243,13 +254,13 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._asked_to_stop)
+            signal.signal(number, self._on_stop_signal)
 
-    def _asked_to_stop(self, *_: object) -> None:
-        self._stopping += 1
+    def _on_stop_signal(self, *_: object) -> None:
+        self._stop_signals += 1
 
     def _sleep(self, seconds: float, children: list[Child]) -> None:
-        """Until a signal comes or a child is due."""
+        """Sleeps until a signal arrives or a child is due to start, at most `seconds`."""
         now = time.monotonic()
         due = [c.start_at - now for c in children if c.pid == 0]
         readable, _, _ = select.select([self._wake_read], [], [], max(0.0, min([seconds, *due])))
@@ -257,11 +268,11 @@ class Supervisor:
             os.read(self._wake_read, 4096)
 
 
-def _put_off(child: Child) -> float:
-    """Set when it may be started again, later each time; returns the pause in seconds."""
-    child.deaths += 1
-    exponent = min(child.deaths, 10)
-    pause = 0.0 if child.deaths == 1 else min(BACKOFF_SECONDS, 0.1 * 2**exponent)
+def _schedule_restart(child: Child) -> float:
+    """Sets the time of the next start, with exponential backoff; returns the pause in seconds."""
+    child.exits += 1
+    exponent = min(child.exits, 10)
+    pause = 0.0 if child.exits == 1 else min(BACKOFF_SECONDS, 0.1 * 2**exponent)
     child.start_at = time.monotonic() + pause
     return pause
 
@@ -273,7 +284,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _adopt_orphans() -> None:
-    """On Linux, replicas whose control died become ours to wait for, not init's."""
+    """On Linux, makes this process the parent of replicas whose control process has exited."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -287,7 +298,7 @@ def _make_directories(settings: Settings) -> None:
 
 
 def _lock_home(settings: Settings) -> int:
-    """Held until this process ends, however it ends."""
+    """Locks the home until this process exits; returns the file descriptor."""
     fd = os.open(settings.home_path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     pid_file = settings.run_dir / "supervisor.pid"
     try:
@@ -296,7 +307,7 @@ def _lock_home(settings: Settings) -> int:
         os.close(fd)
         owner = pid_file.read_text().strip() if pid_file.exists() else "another process"
         raise ConfigurationError(
-            f"{settings.home} is already served by process {owner}; end it with maas down"
+            f"{settings.home} is already served by process {owner}; stop it with `maas down`"
         ) from None
     return fd
 
@@ -309,8 +320,8 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listening.bind((host, port))
     except OSError as wrong:
-        taken = wrong.errno == errno.EADDRINUSE
-        hint = "; another program has it, choose one with --port" if taken else ""
+        is_used = wrong.errno == errno.EADDRINUSE
+        hint = "; another program uses this port, choose one with --port" if is_used else ""
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: {wrong.strerror}{hint}"
         ) from None
