@@ -1,4 +1,4 @@
-"""A real control process in a fresh home."""
+"""Fixtures for a real control process in a fresh home."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from tests.integration.control.home import Home
 
 @contextlib.contextmanager
 def new_home() -> Iterator[Home]:
-    # Not pytest's own folder: the path of a unix socket may have 107 bytes.
+    # pytest's own folders are too long: the path of a unix socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="maas-") as folder:
-        made = Home(Path(folder))
+        home = Home(Path(folder))
         try:
-            yield made
+            yield home
         finally:
-            made.close()
+            home.close()
 
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    with new_home() as made:
-        yield made
+    with new_home() as home:
+        yield home
 
 
 @pytest.fixture(scope="module")
 def shared_control() -> Iterator[Home]:
-    """One control for tests that leave each other alone."""
-    with new_home() as made:
-        made.start()
-        yield made
+    """One control process for tests that do not affect each other. It must log no error."""
+    with new_home() as home:
+        home.start()
+        yield home
+        assert '"level": "error"' not in home.log(), home.log()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A real control process in a fresh home, real replicas, and a client on its socket."""
+"""A real control process with real replicas in a fresh home, and a client on its socket."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ T = TypeVar("T")
 ALL = {"x-maas-key-id": "test", "x-maas-key-name": "tester", "x-maas-scopes": "admin"}
 
 
-def eventually(look: Callable[[], T | None], what: str, within_s: float = 20.0) -> T:
-    """The first true value of `look`."""
+def eventually(probe: Callable[[], T | None], what: str, within_s: float = 20.0) -> T:
+    """The first true value that `probe` returns."""
     until = time.monotonic() + within_s
     while True:
-        found = look()
-        if found:
-            return found
+        value = probe()
+        if value:
+            return value
         if time.monotonic() > until:
             raise AssertionError(f"did not happen within {within_s:g} s: {what}")
         time.sleep(0.02)
@@ -88,8 +88,18 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def problem(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:
+    """The problem document of a response with this status and code."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document = dict(response.json())
+    assert (document["status"], document["code"]) == (status, code)
+    assert document["type"] == f"urn:maas:error:{code}" and document["title"] and document["detail"]
+    return document
+
+
 class Home:
-    """A home, and the control process that serves it."""
+    """A home and its control process."""
 
     def __init__(self, path: Path, storage: StorageSettings | None = None) -> None:
         self.path = path
@@ -158,55 +168,55 @@ class Home:
                 os.close(fd)
 
     def replica_processes(self) -> list[psutil.Process]:
-        found = []
+        replicas = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 command = process.cmdline()
                 if "maas.processes.replica" in command and str(self.path) in " ".join(command):
-                    found.append(process)
-        return found
+                    replicas.append(process)
+        return replicas
 
     # -- the API ----------------------------------------------------------------------------
 
     def publish(self, model: str, data: bytes) -> int:
-        answer = self.http.put(f"/api/v1/files/{sha256(data)}", content=data)
-        assert answer.status_code in (200, 201), answer.text
-        answer = self.http.post(f"/api/v1/models/{model}/versions", json=manifest(model, data))
-        assert answer.status_code in (200, 201), answer.text
-        return int(answer.json()["number"])
+        response = self.http.put(f"/api/v1/files/{sha256(data)}", content=data)
+        assert response.status_code in (200, 201), response.text
+        response = self.http.post(f"/api/v1/models/{model}/versions", json=manifest(model, data))
+        assert response.status_code in (200, 201), response.text
+        return int(response.json()["number"])
 
     def deploy(self, name: str, **body: Any) -> dict[str, Any]:
-        answer = self.http.put(f"/api/v1/deployments/{name}", json=body)
-        assert answer.status_code == 200, answer.text
-        return dict(answer.json())
+        response = self.http.put(f"/api/v1/deployments/{name}", json=body)
+        assert response.status_code == 200, response.text
+        return dict(response.json())
 
     def view(self, name: str) -> dict[str, Any]:
         status = self.http.get("/api/v1/status").json()
         return next(dict(d) for d in status["deployments"] if d["name"] == name)
 
     def wait_for(self, name: str, state: str) -> dict[str, Any]:
-        def look() -> dict[str, Any] | None:
+        def view_in_state() -> dict[str, Any] | None:
             view = self.view(name)
             return view if view["state"] == state else None
 
         try:
-            return eventually(look, f"{name} is {state}")
+            return eventually(view_in_state, f"{name} is {state}")
         except AssertionError as wrong:
             raise AssertionError(f"{wrong}; {self.view(name)}\n{self.log()[-3000:]}") from None
 
-    # -- what gateways see ------------------------------------------------------------------
+    # -- as gateways see it ------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         return msgspec.json.decode(self.settings.snapshot_file.read_bytes(), type=Snapshot)
 
     def sockets(self, name: str) -> list[str]:
-        found = [d for d in self.snapshot().deployments if d.name == name]
-        return [s for d in found for target in d.targets for s in target.sockets]
+        deployments = [d for d in self.snapshot().deployments if d.name == name]
+        return [s for d in deployments for target in d.targets for s in target.sockets]
 
     def predict(self, name: str, x: list[float]) -> Any:
-        """As a gateway does it: by the snapshot."""
+        """A prediction as a gateway makes it, with the snapshot."""
 
-        async def ask() -> Any:
+        async def predict() -> Any:
             (deployment,) = [d for d in self.snapshot().deployments if d.name == name]
             target = next(r for r in deployment.targets if r.sockets)
             link = await ReplicaLink.connect(target.sockets[0])
@@ -219,7 +229,7 @@ class Home:
             body = codec.encode([Column(y.shape[1:], y.data)], 0, rows, single)
             return msgspec.json.decode(body)["y"]
 
-        return asyncio.run(ask())
+        return asyncio.run(predict())
 
 
 def pids(view: dict[str, Any]) -> set[int]:

@@ -1,4 +1,4 @@
-"""The same path on PostgreSQL and an S3 service as on SQLite and a directory."""
+"""Publish, deploy, update and adopt on PostgreSQL and S3 instead of SQLite and a directory."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ def storage(postgres_server: PostgresServer, s3_server: S3Server) -> StorageSett
 @pytest.fixture
 def control(storage: StorageSettings) -> Iterator[Home]:
     with tempfile.TemporaryDirectory(prefix="maas-") as folder:
-        made = Home(Path(folder), storage)
+        home = Home(Path(folder), storage)
         try:
-            made.start()
-            yield made
+            home.start()
+            yield home
         finally:
-            made.close()
+            home.close()
 
 
 def test_publish_deploy_update_and_adopt(control: Home) -> None:
     control.publish("m", tiny_onnx(3))
     control.deploy("t", model="m")
-    (former,) = pids(control.wait_for("t", "ready"))
+    (first,) = pids(control.wait_for("t", "ready"))
     assert control.predict("t", [1, 2, 3]) == [3, 6, 9]
     second = tiny_onnx(5)
     control.publish("m", second)
     control.deploy("t", model="m")
-    (later,) = pids(control.wait_for("t", "ready"))
-    assert later != former and control.predict("t", [1, 2, 3]) == [5, 10, 15]
+    (second_pid,) = pids(control.wait_for("t", "ready"))
+    assert second_pid != first and control.predict("t", [1, 2, 3]) == [5, 10, 15]
     assert control.http.get(f"/api/v1/files/{sha256(second)}").content == second
 
     control.kill()
     assert control.predict("t", [1, 1, 1]) == [5, 5, 5]
     control.start()
-    assert pids(control.wait_for("t", "ready")) == {later}
-    kill(later)
-    # Control may be asked before it was told of the death.
-    wait_until(lambda: later not in pids(control.wait_for("t", "ready")))
+    assert pids(control.wait_for("t", "ready")) == {second_pid}
+    kill(second_pid)
+    # Control may answer before it notices the crash.
+    wait_until(lambda: second_pid not in pids(control.wait_for("t", "ready")))
     status = control.http.get("/api/v1/status").json()
     assert status["database"].startswith("postgresql") and "s3://" in status["artifacts_url"]
     assert control.stop() == 0
