@@ -81,8 +81,7 @@ async def serve(settings: Settings, listening: socket.socket, lifeline: int | No
     """Serves until SIGTERM or the end of the lifeline, then drains."""
     stop = stop_event(lifeline)
     server_settings = settings.server
-    source = f"gateway-{secrets.token_hex(8)}"
-    meter = Meter(settings.usage_dir, settings.run_dir, source)
+    meter = Meter(settings.usage_dir, settings.run_dir, f"gateway-{secrets.token_hex(8)}")
     router = Router()
     keys = KeyRing()
     large_bodies = LargeBodies()
