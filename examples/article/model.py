@@ -1,4 +1,4 @@
-"""The network of many tutorials: ten numbers in, ten hidden units, one number out."""
+"""A network with ten inputs, ten hidden units and one output."""
 
 import torch
 from torch import nn
