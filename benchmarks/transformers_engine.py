@@ -29,7 +29,7 @@ from typing import Any
 import httpx2
 
 from maas.client.http.transport import Endpoint, RetryPolicy
-from maas.client.load.connections import Address, LoadConnection, StreamTimings
+from maas.client.load.connection import Address, LoadConnection, StreamTimings
 
 SIZES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
@@ -226,8 +226,8 @@ class Served:
             "stream_options": {"include_usage": True},
         }  # fmt: skip
         written = StreamTimings()
-        await line.ask(
-            self._address.post("/v1/completions", json.dumps(body).encode()), written.take
+        await line.send(
+            self._address.post("/v1/completions", json.dumps(body).encode()), written.feed
         )
         written.check()
         check(written.usage and written.usage.completion_tokens, self._given.tokens)

@@ -1,11 +1,11 @@
-"""OpenMaaS: turn a model into a service.
+"""OpenMaaS: serve models.
 
     import maas
 
     client = maas.Client()
-    client.publish(module, name="article", example=[1, 2, 3], evaluation=(x, y))
+    client.publish(model, name="article", example=[1, 2, 3], evaluation=(x_test, y_test))
     client.deploy("article", model="article")
-    client.predict("article", x=[1, 2, 3])
+    client.predict("article", x=[1, 2, 3])  # {"y_pred": 3.29}
 
 Names are imported on first use, so that `import maas` takes a few milliseconds.
 """

@@ -1,4 +1,4 @@
-"""The Typer application, with only the commands that a command line can mean."""
+"""The Typer application, with only the commands that a command line may use."""
 
 from __future__ import annotations
 
@@ -10,30 +10,17 @@ from typing import Annotated
 import typer
 
 from maas.cli import commands as codes
-from maas.cli.commands import COMMANDS, help_text
-from maas.cli.common import Flags, emit, say
+from maas.cli.commands import COMMANDS, SUBCOMMANDS, help_text
+from maas.cli.common import Flags, UsageError
+from maas.cli.errors import TyperUsageError, exit_code, help_hint, usage_message
+from maas.cli.output import emit, notify
 from maas.cli.registration import register
-from maas.domain.errors import (
-    Conflict,
-    Forbidden,
-    MaasError,
-    NotFound,
-    Unauthenticated,
-    Unavailable,
-)
+from maas.domain.errors import MaasError
 from maas.settings import ConfigurationError
-
-_CODES: tuple[tuple[type[MaasError], int], ...] = (
-    (NotFound, codes.NOT_FOUND),
-    (Unauthenticated, codes.AUTH),
-    (Forbidden, codes.AUTH),
-    (Conflict, codes.CONFLICT),
-    (Unavailable, codes.UNAVAILABLE),
-)
 
 
 def build_app(names: Sequence[str]) -> typer.Typer:
-    """The application with these commands; each file of this package adds its own."""
+    """The application with the commands `names`."""
     app = typer.Typer(
         name="maas",
         add_completion=len(names) > 1,
@@ -48,33 +35,45 @@ def build_app(names: Sequence[str]) -> typer.Typer:
 
 
 def run_app(arguments: Sequence[str]) -> int:
-    """Runs one command line and turns what it raises into a message and an exit code."""
+    """Run one command line. Returns the exit code; errors are printed on stderr."""
     names = [arguments[0]] if arguments and arguments[0] in COMMANDS else list(COMMANDS)
     try:
-        build_app(names)(args=list(arguments), prog_name="maas")
+        code = build_app(names)(args=list(arguments), prog_name="maas", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else codes.FAILED
-    except ConfigurationError as wrong:
-        say(f"error: {wrong}")
+    except ConfigurationError as error:
+        notify(f"error: {error}")
         return codes.CONFIGURATION
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return codes.INTERRUPTED
     except MaasError as error:
-        say(f"error: {error.message}")
+        notify(f"error: {error.message}")
+        if isinstance(error, UsageError):
+            notify(help_hint(error, _command_line(arguments)))
         return exit_code(error)
-    return codes.OK
+    except TyperUsageError as error:
+        notify(f"error: {usage_message(error)}")
+        notify(help_hint(error, "maas"))
+        return codes.USAGE
+    return code if isinstance(code, int) else codes.OK
 
 
-def exit_code(error: MaasError) -> int:
-    return next((code for kind, code in _CODES if isinstance(error, kind)), codes.FAILED)
+def _command_line(arguments: Sequence[str]) -> str:
+    """`maas keys create`: the command of a command line, without options and arguments."""
+    for at, word in enumerate(arguments):
+        if word in COMMANDS:
+            following = arguments[at + 1 : at + 2]
+            is_subcommand = following and following[0] in SUBCOMMANDS.get(word, ())
+            return f"maas {word} {following[0]}" if is_subcommand else f"maas {word}"
+    return "maas"
 
 
 def _flags(
     ctx: typer.Context,
     home: Annotated[Path | None, typer.Option(help="Directory of all state.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Server to talk to.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="URL of the server.")] = None,
 ) -> None:
-    """Turn a model into a service: build, evaluate, publish, deploy, call, explain."""
+    """Serve models: build, evaluate, optimize, publish, deploy, predict, explain."""
     ctx.obj = Flags(str(home) if home else None, base_url)
     if ctx.invoked_subcommand is None:
         emit(help_text())

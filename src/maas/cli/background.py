@@ -1,4 +1,4 @@
-"""Processes of ours that live on when the command that started them has ended."""
+"""Processes that outlive the command that starts them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from maas.settings import Settings, child_environment
 def start_in_background(
     arguments: list[str], settings: Settings, log: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    """`python -m ARGUMENTS`, with `log` for all that it prints; Ctrl-C here does not reach it.
+    """Start `python -m ARGUMENTS` in a session of its own, so that Ctrl-C here does not reach it.
 
-    Settings come on its stdin, where no list of processes shows them.
+    Its output goes to `log`. The settings go to its stdin, because command lines and environments
+    are visible in lists of processes.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],

@@ -1,8 +1,7 @@
-"""The command `maas`: finds the one file that a command line needs, and turns errors into exit
-codes.
+"""The command `maas`.
 
-Help of the whole is written from a table without importing anything, so that it answers
-at once; a command's own file, and Typer, are imported when that command is called.
+The help of `maas` itself comes from a table and imports nothing, so that it answers at once. Typer
+and the file of a command are imported when that command runs.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command line; the exit code."""
-    first = arguments[0] if arguments else ""  # empty, too, when a shell asks for completions
+    """Run one command line and return its exit code."""
+    first = arguments[0] if arguments else ""  # also empty when a shell asks for completions
     if first in ("--help", "-h", "help"):
         print(help_text())  # noqa: T201
         return OK

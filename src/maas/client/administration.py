@@ -10,13 +10,13 @@ from maas.client.http.calls import ApiCall, ApiReply, encode, path
 from maas.domain.errors import InvalidInput
 from maas.domain.jobs import Job
 from maas.domain.keys import Key, Scope
-from maas.domain.names import checked_name, shown
+from maas.domain.names import checked_name, did_you_mean, shown
 
 API = ("api", "v1")
 
 
 def keys() -> ApiCall[list[Key]]:
-    """All keys, without their tokens."""
+    """All keys, revoked ones included, without their tokens."""
     return ApiCall(
         "GET",
         path(*API, "keys"),
@@ -26,12 +26,17 @@ def keys() -> ApiCall[list[Key]]:
 
 
 def create_key(name: str, scopes: Sequence[str] = ("call",)) -> ApiCall[CreatedKey]:
-    """A new key; its token is shown this once. Scopes: call, read, write, admin."""
-    known = [str(s) for s in Scope]
+    """Create a key. The token of the result is shown this once.
+
+    `scopes`: any of call, read, write and admin. Raises InvalidInput for another scope.
+    """
+    names = [str(scope) for scope in Scope]
     for scope in scopes:
-        if scope not in known:
+        if scope not in names:
             raise InvalidInput(
-                f"scope must be one of {', '.join(known)}; got {shown(scope)}", field="scopes"
+                f"scope must be one of {', '.join(names)}; got {shown(scope)}"
+                f"{did_you_mean(scope, names)}",
+                field="scopes",
             )
 
     def parse(reply: ApiReply) -> CreatedKey:
@@ -43,31 +48,39 @@ def create_key(name: str, scopes: Sequence[str] = ("call",)) -> ApiCall[CreatedK
 
 
 def revoke_key(key_id: str) -> ApiCall[Key]:
-    """Refuses the key from now on (within a second at every gateway)."""
+    """Revoke a key for good; every gateway refuses it within a second. Raises NotFound."""
     return ApiCall("DELETE", path(*API, "keys", key_id), lambda r: key_from_dict(r.json()))
 
 
 def usage(
     *, key: str | None = None, deployment: str | None = None, since: str | None = None
 ) -> ApiCall[list[dict[str, Any]]]:
-    """Totals per key, deployment, operation and day (UTC). `key` is an id, `since` YYYY-MM-DD."""
-    wanted = {"key": key, "deployment": deployment, "since": since}
+    """Totals per key, deployment, operation and day (UTC), oldest day first.
+
+    `key`: id of a key. `since`: first day, as YYYY-MM-DD. Each item has `day`, `key_id`,
+    `key_name`, `deployment`, `operation`, `requests`, `rows`, `errors`, `compute_us` (microseconds
+    of model time), `prompt_tokens` and `completion_tokens`. Raises NotFound for an unknown key.
+    """
+    filters = {"key": key, "deployment": deployment, "since": since}
     return ApiCall(
         "GET",
         path(*API, "usage"),
         lambda r: list(r.json()["usage"]),
         safe=True,
-        params={k: v for k, v in wanted.items() if v is not None},
+        params={name: value for name, value in filters.items() if value is not None},
     )
 
 
 def status() -> ApiCall[dict[str, Any]]:
-    """What shall run, what runs, and why the two differ."""
+    """Version, machine, runtimes, and all deployments with their replicas and reasons."""
     return ApiCall("GET", path(*API, "status"), ApiReply.json, safe=True)
 
 
 def logs(name: str, *, lines: int = 200) -> ApiCall[str]:
-    """The last lines of a log: `control`, `gateway`, a replica's id or a deployment's name."""
+    """The last `lines` lines of a log.
+
+    `name`: `control`, `gateway`, the id of a replica or the name of a deployment. Raises NotFound.
+    """
     return ApiCall(
         "GET",
         path(*API, "logs", name),
@@ -78,7 +91,7 @@ def logs(name: str, *, lines: int = 200) -> ApiCall[str]:
 
 
 def jobs() -> ApiCall[list[Job]]:
-    """Jobs, newest first."""
+    """All jobs that the server knows, newest first."""
     return ApiCall(
         "GET",
         path(*API, "jobs"),
@@ -88,22 +101,22 @@ def jobs() -> ApiCall[list[Job]]:
 
 
 def job(job_id: str) -> ApiCall[Job]:
-    """One job."""
+    """One job. Raises NotFound."""
     return ApiCall("GET", path(*API, "jobs", job_id), _job, safe=True)
 
 
 def create_job(new: Job) -> ApiCall[Job]:
-    """Tells the server about a job that runs on this side."""
+    """Register a job that runs on this machine."""
     return ApiCall("POST", path(*API, "jobs"), _job, body=encode(new.to_dict()))
 
 
 def update_job(job_id: str, changes: dict[str, Any]) -> ApiCall[Job]:
-    """Reports `state`, `progress`, `result` or `error`; the answer says if a cancel is wanted."""
+    """Report `state`, `progress`, `result` or `error`; the result has `cancel_requested`."""
     return ApiCall("PATCH", path(*API, "jobs", job_id), _job, safe=True, body=encode(changes))
 
 
 def cancel_job(job_id: str) -> ApiCall[Job]:
-    """Asks a job to stop; it does so at its next step and keeps what it has."""
+    """Cancel a job: it stops at its next step and keeps its checkpoint."""
     return ApiCall("POST", path(*API, "jobs", job_id, "cancel"), _job, safe=True)
 
 

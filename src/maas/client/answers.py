@@ -1,4 +1,4 @@
-"""Answers that are more than a dictionary. All can be turned back into plain JSON values."""
+"""Result types of the SDK. Each converts to plain JSON values with `to_dict`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from maas.domain.models import Evidence, Manifest, Variant, Version
 
 @dataclass(frozen=True)
 class PublishedVersion:
-    """What a publication became."""
+    """The version that a publication created, or found."""
 
     model: str
     number: int
     digest: str
     created: bool
-    """False if an equal version was there already."""
+    """False if an equal version already existed."""
 
     def __str__(self) -> str:
         return f"{self.model}:{self.number}"
@@ -30,7 +30,7 @@ class PublishedVersion:
 
 @dataclass(frozen=True)
 class VersionDetails:
-    """A version with all that was measured about it."""
+    """A version with its evidence."""
 
     version: Version
     digest: str
@@ -67,16 +67,16 @@ class VersionDetails:
 
 @dataclass(frozen=True)
 class DeploymentView:
-    """A deployment as it shall be, and how far it is."""
+    """A deployment: desired state, and actual state."""
 
     deployment: Deployment
     ready: int
-    """Replicas that answer."""
+    """Number of replicas that are ready."""
     desired: int
     state: str
     """ready | starting | updating | failed | stopped"""
     reason: str = ""
-    """Why `ready` is not `desired`, in a sentence."""
+    """Why `ready` differs from `desired`, in a sentence."""
 
     @property
     def name(self) -> str:
@@ -95,8 +95,8 @@ class DeploymentView:
         deployment = Deployment(
             name=str(raw["name"]),
             model=str(raw["model"]),
-            targets=tuple(Target(**_known(Target, t)) for t in raw["targets"]),
-            scaling=Scaling(**_known(Scaling, raw.get("scaling", {}))),
+            targets=tuple(Target(**_fields_of(Target, t)) for t in raw["targets"]),
+            scaling=Scaling(**_fields_of(Scaling, raw.get("scaling", {}))),
             default=bool(raw.get("default", False)),
             gate=str(raw.get("gate", "")),
             revision=int(raw.get("revision", 1)),
@@ -112,7 +112,7 @@ class DeploymentView:
 
 @dataclass(frozen=True)
 class CreatedKey:
-    """A new key with its token, which is shown this once."""
+    """A new key with its token, which cannot be read again."""
 
     key: Key
     token: str
@@ -133,13 +133,14 @@ def key_from_dict(raw: dict[str, Any]) -> Key:
 
 
 def job_from_dict(raw: dict[str, Any]) -> Job:
-    """A job; fields that a newer server may add are left out."""
-    known = _known(Job, raw)
-    known["progress"] = Progress(**_known(Progress, raw.get("progress") or {}))
-    known["state"] = JobState(raw["state"])
-    return Job(**known)
+    """A job; fields that a newer server adds are ignored."""
+    values = _fields_of(Job, raw)
+    values["progress"] = Progress(**_fields_of(Progress, raw.get("progress") or {}))
+    values["state"] = JobState(raw["state"])
+    return Job(**values)
 
 
-def _known(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in fields(kind)}
-    return {k: v for k, v in raw.items() if k in names}
+def _fields_of(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
+    """The items of `raw` that are fields of the dataclass `kind`."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in raw.items() if name in names}

@@ -1,4 +1,4 @@
-"""chat: text from a deployment that writes it, whole or while it is written."""
+"""chat: text generation, as a whole answer or as a stream."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from maas.domain.names import checked_name
 
 PATH = "/v1/chat/completions"
 SECONDS = 600.0
-"""As long as the server takes unless it is told otherwise."""
+"""Default timeout of the server."""
 Messages = str | Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """What a model wrote for one choice."""
+    """An answer of a model."""
 
     text: str
     finish_reason: str
     """stop | length | tool_calls"""
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
-    """Functions that it calls, in OpenAI's shape."""
+    """Functions to call, in OpenAI's shape."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -35,11 +35,11 @@ class ChatAnswer:
 
     @property
     def message(self) -> dict[str, Any]:
-        """To be appended to the messages of the next question."""
-        said: dict[str, Any] = {"role": "assistant", "content": self.text}
+        """The answer as a message, to append to the conversation."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
         if self.tool_calls:
-            said["tool_calls"] = self.tool_calls
-        return said
+            message["tool_calls"] = self.tool_calls
+        return message
 
 
 def chat(
@@ -49,11 +49,12 @@ def chat(
     timeout: float = SECONDS,
     **options: Any,
 ) -> ApiCall[ChatAnswer]:
-    """What the model answers to `messages`: a text, or messages with `role` and `content`.
+    """The answer of a model to `messages`: a string, or messages with `role` and `content`.
 
-    `options` are those of OpenAI's chat: `max_tokens`, `temperature`, `seed`, `stop`, `tools`,
-    `response_format` and so on, but `n`. `timeout` is in seconds. Raises InvalidInput, NotFound,
-    ContextLengthExceeded, Overloaded, DeadlineExceeded, ServerUnavailable.
+    `options` are those of OpenAI's chat completions, except `n`: `max_tokens`, `temperature`,
+    `seed`, `stop`, `tools`, `response_format` and so on. `timeout`: seconds until the answer is
+    complete. Raises InvalidInput, NotFound, ContextLengthExceeded, Overloaded, DeadlineExceeded,
+    ServerUnavailable.
     """
     return ApiCall(
         "POST", PATH, _answer, body=_body(deployment, messages, options), timeout=timeout
@@ -62,17 +63,18 @@ def chat(
 
 def _body(deployment: str, messages: Messages, options: dict[str, Any]) -> bytes:
     if options.get("n", 1) != 1:
-        raise InvalidInput("n: one answer is what this gives; ask again for more", field="n")
-    asked = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        raise InvalidInput("n must be 1: chat returns one answer", field="n")
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
     return encode(
-        {"model": checked_name(deployment, "deployment"), "messages": list(asked), **options}
+        {"model": checked_name(deployment, "deployment"), "messages": list(messages), **options}
     )
 
 
 def _answer(reply: ApiReply) -> ChatAnswer:
-    said = reply.json()
-    (choice,) = said["choices"]
-    message, usage = choice["message"], said["usage"]
+    body = reply.json()
+    (choice,) = body["choices"]
+    message, usage = choice["message"], body["usage"]
     return ChatAnswer(
         message["content"] or "",
         choice["finish_reason"],
@@ -83,7 +85,7 @@ def _answer(reply: ApiReply) -> ChatAnswer:
 
 
 class _Reader:
-    """Makes texts, and in the end an answer, of the lines of an event stream."""
+    """Parses the lines of an event stream into texts, and in the end into an answer."""
 
     def __init__(self) -> None:
         self.is_over = False
@@ -93,7 +95,7 @@ class _Reader:
         self._usage: dict[str, int] = {}
 
     def text_in(self, line: str) -> str:
-        """The text that a line brings, if any; raises the error that it brings."""
+        """The text in a line, maybe empty. Raises the error in it."""
         if not line.startswith("data:"):
             return ""
         data = line[5:].strip()
@@ -125,7 +127,7 @@ class _Reader:
             call["function"]["arguments"] += function["arguments"]
 
     def answer(self) -> ChatAnswer:
-        """What was written so far."""
+        """The answer so far."""
         return ChatAnswer(
             "".join(self._texts),
             self._reason,
@@ -138,13 +140,13 @@ class _Reader:
 def stream_call(
     deployment: str, messages: Messages, timeout: float, options: Mapping[str, Any]
 ) -> ApiCall[Any]:
-    """As `chat`, for the lines of an event stream."""
-    asked = {**options, "stream": True, "stream_options": {"include_usage": True}}
-    body = _body(deployment, messages, asked)
+    """The request for a stream of the answer; parameters are those of `chat`."""
+    streaming = {"stream": True, "stream_options": {"include_usage": True}}
+    body = _body(deployment, messages, {**options, **streaming})
     return ApiCall("POST", PATH, ApiReply.json, body=body, timeout=timeout)
 
 
-_BROKEN = "the stream ended before the answer did"
+_INCOMPLETE = "the stream ended before the answer was complete"
 
 
 class _Stream:
@@ -153,15 +155,16 @@ class _Stream:
 
     @property
     def answer(self) -> ChatAnswer:
-        """What was written so far."""
+        """The answer so far."""
         return self._reader.answer()
 
 
 class ChatStream(_Stream):
-    """Pieces of text while they are written: iterate once. `answer` is what came so far, and all
-    of it afterwards. `close`, or leaving the `with` block, stops the writing.
+    """An iterator of the chunks of text of an answer, as they are generated.
 
-    Raises as `chat`, also within."""
+    `answer` is the answer so far; after the iteration it is complete. `close`, or leaving the
+    `with` block, stops the generation. Iterating raises the errors of `chat`.
+    """
 
     def __init__(self, lines: Generator[str, None, None]) -> None:
         super().__init__()
@@ -179,7 +182,7 @@ class ChatStream(_Stream):
                     yield text
                 if self._reader.is_over:
                     return
-            raise MaasError(_BROKEN)
+            raise MaasError(_INCOMPLETE)
         finally:
             self._lines.close()
 
@@ -194,7 +197,7 @@ class ChatStream(_Stream):
 
 
 class AsyncChatStream(_Stream):
-    """As `ChatStream`, for `async for`."""
+    """Like `ChatStream`, for `async for`."""
 
     def __init__(self, lines: AsyncGenerator[str, None]) -> None:
         super().__init__()
@@ -212,7 +215,7 @@ class AsyncChatStream(_Stream):
                     yield text
                 if self._reader.is_over:
                     return
-            raise MaasError(_BROKEN)
+            raise MaasError(_INCOMPLETE)
         finally:
             await self._lines.aclose()
 

@@ -1,6 +1,6 @@
-"""`maas.Client` and `maas.AsyncClient`: the same names, one that blocks and one that is awaited.
+"""`maas.Client` and `maas.AsyncClient`: the same methods, blocking and for asyncio.
 
-Every method is an operation of this package's other files, bound to a transport here.
+Most methods are operations from the other modules of this package, bound to a transport here.
 """
 
 from __future__ import annotations
@@ -21,72 +21,84 @@ from maas.client import (
 from maas.client.chat import SECONDS as CHAT_SECONDS
 from maas.client.chat import AsyncChatStream, ChatAnswer, ChatStream, Messages, stream_call
 from maas.client.chat import chat as chat_call
-from maas.client.http.driving import AsyncDriver, BlockingDriver, D, OperationGroup, operation
+from maas.client.http.drivers import AsyncDriver, BlockingDriver, ClientMethod, D, MethodGroup
 from maas.client.http.retry import RetryPolicy
 from maas.client.http.transport import AsyncTransport, Endpoint, SyncTransport
 from maas.client.load.bench import bench
-from maas.client.load.generator import Watch
+from maas.client.load.generator import LoadProgressCallback
 from maas.lifecycle.load.load_results import Load, LoadResult
 
 
-class _Models(OperationGroup[D]):
-    list = operation(registry.models)
-    get = operation(registry.model)
-    version = operation(registry.version)
+class _Models(MethodGroup[D]):
+    list = ClientMethod(registry.models)
+    get = ClientMethod(registry.model)
+    version = ClientMethod(registry.version)
 
 
-class _Deployments(OperationGroup[D]):
-    list = operation(deployments.list_)
-    get = operation(deployments.get)
-    put = operation(deployments.put)
-    delete = operation(deployments.delete)
+class _Deployments(MethodGroup[D]):
+    list = ClientMethod(deployments.list_)
+    get = ClientMethod(deployments.get)
+    put = ClientMethod(deployments.put)
+    delete = ClientMethod(deployments.delete)
 
 
-class _Keys(OperationGroup[D]):
-    list = operation(administration.keys)
-    create = operation(administration.create_key)
-    revoke = operation(administration.revoke_key)
+class _Keys(MethodGroup[D]):
+    list = ClientMethod(administration.keys)
+    create = ClientMethod(administration.create_key)
+    revoke = ClientMethod(administration.revoke_key)
 
 
-class _Jobs(OperationGroup[D]):
-    list = operation(administration.jobs)
-    get = operation(administration.job)
-    create = operation(administration.create_job)
-    update = operation(administration.update_job)
-    cancel = operation(administration.cancel_job)
+class _Jobs(MethodGroup[D]):
+    list = ClientMethod(administration.jobs)
+    get = ClientMethod(administration.job)
+    create = ClientMethod(administration.create_job)
+    update = ClientMethod(administration.update_job)
+    cancel = ClientMethod(administration.cancel_job)
 
 
-class _Files(OperationGroup[D]):
-    size = operation(registry.stored_size)
-    upload = operation(registry.upload)
-    download = operation(registry.download)
+class _Files(MethodGroup[D]):
+    size = ClientMethod(registry.stored_size)
+    upload = ClientMethod(registry.upload)
+    download = ClientMethod(registry.download)
 
 
-class _Operations:
-    predict = operation(predictions.predict)
-    explain = operation(predictions.explain)
-    publish = operation(publications.publish)
-    publish_prepared = operation(publications.publish_prepared)
-    pull = operation(pulling.pull)
-    optimize = operation(optimizations.optimize)
-    fetch_original = operation(optimizations.fetch_original)
-    send_optimization = operation(optimizations.send_optimization)
-    deploy = operation(deployments.deploy)
-    rollback = operation(deployments.rollback)
-    evidence = operation(registry.evidence)
-    add_evidence = operation(registry.add_evidence)
-    add_variant = operation(registry.add_variant)
-    usage = operation(administration.usage)
-    status = operation(administration.status)
-    logs = operation(administration.logs)
+class _Methods:
+    predict = ClientMethod(predictions.predict)
+    explain = ClientMethod(predictions.explain)
+    publish = ClientMethod(publications.publish)
+    publish_prepared = ClientMethod(publications.publish_prepared)
+    pull = ClientMethod(pulling.pull)
+    optimize = ClientMethod(optimizations.optimize)
+    fetch_original = ClientMethod(optimizations.fetch_original)
+    send_optimization = ClientMethod(optimizations.send_optimization)
+    deploy = ClientMethod(deployments.deploy)
+    rollback = ClientMethod(deployments.rollback)
+    evidence = ClientMethod(registry.evidence)
+    add_evidence = ClientMethod(registry.add_evidence)
+    add_variant = ClientMethod(registry.add_variant)
+    usage = ClientMethod(administration.usage)
+    status = ClientMethod(administration.status)
+    logs = ClientMethod(administration.logs)
 
 
-class Client(_Operations, BlockingDriver):
-    """A connection to an OpenMaaS server; may be shared between threads.
+class Client(_Methods, BlockingDriver):
+    """A client of an OpenMaaS server. Threads may share it.
 
-    `base_url` and `api_key` default to the settings (environment, `maas.toml`, then the server
-    and admin key of this home). `timeout`: seconds that one operation's request may take, with
-    its retries. `retries`: how often a request that may safely be repeated is.
+        with maas.Client() as client:
+            client.publish(model, "article", example=[1, 2, 3], evaluation=(x_test, y_test))
+            client.deploy("article")
+            client.predict("article", x=[1, 2, 3])  # one row: {"y_pred": 3.29}
+            client.predict("article", x=[[1, 2, 3], [4, 5, 6]])  # a batch: {"y_pred": [3.29, 4.1]}
+
+    `base_url` and `api_key` default to the settings: environment, `maas.toml`, then the server and
+    the admin key of this home. `timeout`: seconds per request, retries included. `retries`: number
+    of retries of idempotent requests.
+
+    Methods raise subclasses of `maas.MaasError`: InvalidInput for values that do not fit, NotFound,
+    Unauthenticated or Forbidden for the key, Conflict, Overloaded, DeadlineExceeded, and
+    ServerUnavailable if no server answers.
+
+    `models`, `deployments`, `keys`, `jobs` and `files` have methods such as `list` and `get`.
     """
 
     def __init__(
@@ -96,7 +108,7 @@ class Client(_Operations, BlockingDriver):
         timeout: float = 30.0,
         retries: int = 2,
     ) -> None:
-        super().__init__(SyncTransport(_connection(base_url, api_key, timeout, retries)))
+        super().__init__(SyncTransport(_endpoint(base_url, api_key, timeout, retries)))
         self.models = _Models(self)
         self.deployments = _Deployments(self)
         self.keys = _Keys(self)
@@ -105,14 +117,20 @@ class Client(_Operations, BlockingDriver):
 
     @property
     def base_url(self) -> str:
-        return self._transport.connection.base_url
+        """Address of the server."""
+        return self._transport.endpoint.base_url
 
     def bench(
-        self, deployment: str, load: Load | None = None, watch: Watch | None = None
+        self,
+        deployment: str,
+        load: Load | None = None,
+        progress: LoadProgressCallback | None = None,
     ) -> LoadResult:
-        """As `maas.client.load.bench.bench`. Ctrl-C ends it, and what is known is the result, with
-        `interrupted`."""
-        return self._run(bench(self._transport.connection, deployment, load, watch))
+        """Measure latency and throughput under load; see `maas.client.load.bench.bench`.
+
+        Ctrl-C stops it; the result then has the figures so far, and `interrupted`.
+        """
+        return self._run(bench(self._transport.endpoint, deployment, load, progress))
 
     @overload
     def chat(
@@ -138,14 +156,18 @@ class Client(_Operations, BlockingDriver):
         self, deployment: str, messages: Messages, *, stream: bool = False,
         timeout: float = CHAT_SECONDS, **options: Any,
     ) -> ChatAnswer | ChatStream:  # fmt: skip
-        """As `maas.client.chat.chat`; with `stream` the answer's pieces while they are written,
-        `timeout` seconds at most between two of them."""
+        """The answer of a model to `messages`; see `maas.client.chat.chat`.
+
+        With `stream` it is an iterator of the chunks of the answer as they are generated, and
+        `timeout` limits the seconds between two of them.
+        """
         if stream:
             call = stream_call(deployment, messages, timeout, options)
             return ChatStream(self._transport.lines(call))
         return self._run(chat_call(deployment, messages, timeout=timeout, **options))
 
     def close(self) -> None:
+        """Close the connections."""
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -160,8 +182,8 @@ class Client(_Operations, BlockingDriver):
         self.close()
 
 
-class AsyncClient(_Operations, AsyncDriver):
-    """As `Client`, with every method a coroutine; belongs to one event loop."""
+class AsyncClient(_Methods, AsyncDriver):
+    """Like `Client`, with coroutines as methods. An instance belongs to one event loop."""
 
     def __init__(
         self,
@@ -170,7 +192,7 @@ class AsyncClient(_Operations, AsyncDriver):
         timeout: float = 30.0,
         retries: int = 2,
     ) -> None:
-        super().__init__(AsyncTransport(_connection(base_url, api_key, timeout, retries)))
+        super().__init__(AsyncTransport(_endpoint(base_url, api_key, timeout, retries)))
         self.models = _Models(self)
         self.deployments = _Deployments(self)
         self.keys = _Keys(self)
@@ -179,13 +201,17 @@ class AsyncClient(_Operations, AsyncDriver):
 
     @property
     def base_url(self) -> str:
-        return self._transport.connection.base_url
+        """Address of the server."""
+        return self._transport.endpoint.base_url
 
     async def bench(
-        self, deployment: str, load: Load | None = None, watch: Watch | None = None
+        self,
+        deployment: str,
+        load: Load | None = None,
+        progress: LoadProgressCallback | None = None,
     ) -> LoadResult:
-        """As `maas.client.load.bench.bench`, in the event loop of the caller."""
-        return await self._run(bench(self._transport.connection, deployment, load, watch))
+        """Measure latency and throughput under load; see `maas.client.load.bench.bench`."""
+        return await self._run(bench(self._transport.endpoint, deployment, load, progress))
 
     @overload
     async def chat(
@@ -211,13 +237,14 @@ class AsyncClient(_Operations, AsyncDriver):
         self, deployment: str, messages: Messages, *, stream: bool = False,
         timeout: float = CHAT_SECONDS, **options: Any,
     ) -> ChatAnswer | AsyncChatStream:  # fmt: skip
-        """As `Client.chat`; a stream is for `async for`."""
+        """Like `Client.chat`; iterate a stream with `async for`."""
         if stream:
             call = stream_call(deployment, messages, timeout, options)
             return AsyncChatStream(self._transport.lines(call))
         return await self._run(chat_call(deployment, messages, timeout=timeout, **options))
 
     async def close(self) -> None:
+        """Close the connections."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -232,13 +259,11 @@ class AsyncClient(_Operations, AsyncDriver):
         await self.close()
 
 
-def _connection(
-    base_url: str | None, api_key: str | None, timeout: float, retries: int
-) -> Endpoint:
-    """With what the settings say where nothing is given.
+def _endpoint(base_url: str | None, api_key: str | None, timeout: float, retries: int) -> Endpoint:
+    """The arguments of a client, completed from the settings.
 
-    A key is only sent where it belongs: the settings' key to the settings' server, and a key that
-    was set without an address (`MAAS_API_KEY` alone) to whatever address the caller names.
+    A key is only sent to its own server: the key of the settings to the server of the settings. A
+    key without an address (`MAAS_API_KEY` alone) is sent to any address that the caller passes.
     """
     configured = settings.load()
     address = (base_url or configured.base_url).rstrip("/")

@@ -1,4 +1,4 @@
-"""deploy, rollback, and the deployments one by one."""
+"""deploy, rollback, and single deployments."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ LONGEST_POLL_S = 0.5
 
 
 class DeploymentFailed(MaasError):
-    """The deployment cannot become ready as it is."""
+    """The deployment cannot become ready."""
 
     code = "deployment_failed"
 
 
 @dataclass(frozen=True)
 class DeploymentChange:
-    """What a deployment shall become; None and empty leave it to the server.
+    """A desired state of a deployment; the server fills in what is None or empty.
 
-    Without `version` the model's newest is taken, without `variant` the version's first; `auto` is
-    the one that the newest optimization found best. A deployment that is there keeps its targets
-    if only other things are given.
-    `targets` splits the traffic instead of these two.
+    Without `version` it takes the newest of the model, without `variant` the first of the version;
+    the variant `auto` is the best of the newest optimization. An existing deployment keeps its
+    targets if none of these is set. `targets` splits the traffic instead of `version` and
+    `variant`.
     """
 
     model: str
@@ -53,7 +53,7 @@ class DeploymentChange:
                 for t in self.targets
             ]
         if self.scaling:
-            Scaling(**self.scaling)  # says what is wrong with it, before anything is sent
+            Scaling(**self.scaling)  # raises InvalidInput before anything is sent
             out["scaling"] = dict(self.scaling)
         if self.default is not None:
             out["default"] = self.default
@@ -63,7 +63,7 @@ class DeploymentChange:
 
 
 def get(name: str) -> ApiCall[DeploymentView]:
-    """One deployment: what it shall be and how far it is."""
+    """One deployment. Raises NotFound."""
     return ApiCall("GET", _path(name), _view, safe=True)
 
 
@@ -73,12 +73,12 @@ def list_() -> ApiCall[list[DeploymentView]]:
 
 
 def put(name: str, change: DeploymentChange) -> ApiCall[DeploymentView]:
-    """Sets what a deployment shall be, and does not wait for it."""
+    """Set the desired state of a deployment, without waiting for it."""
     return ApiCall("PUT", _path(name), _view, safe=True, body=encode(change.body()))
 
 
 def delete(name: str) -> ApiCall[None]:
-    """Stops a deployment and forgets it; its model stays."""
+    """Delete a deployment after it has answered the requests in flight; its model stays."""
     return ApiCall("DELETE", _path(name), _nothing)
 
 
@@ -92,54 +92,62 @@ def deploy(
     default: bool | None = None,
     gate: str | None = None,
     wait_s: float = 300.0,
-    watch: Callable[[DeploymentView], None] | None = None,
+    progress: Callable[[DeploymentView], None] | None = None,
     **scaling: int,
 ) -> Flow[DeploymentView]:
-    """Makes `model` (default: of the same name) answer as `name`, and waits until it does.
+    """Deploy `model` (default: the model `name`) under `name`, and wait until it is ready.
 
-    Without `version`, `variant` and `targets` that is the newest version; or, if anything else is
-    given and the deployment is there, what answers stays.
-    `variant` "auto" is the one that the newest optimization found best. `gate`: a rule over
-    evidence that every target must satisfy, now and when the deployment is changed; "" takes it
-    away. `scaling` may hold `replicas`, `max_batch`, `queue_limit` and `threads`. `wait_s` 0 does
-    not wait. `watch` is called with the state while waiting. Raises DeploymentFailed with the
-    reason, DeadlineExceeded if it is not ready after `wait_s` seconds.
+    Without `version`, `variant` and `targets` the newest version is deployed; if other settings
+    are given, an existing deployment keeps its targets. `variant`: "auto" takes the best of the
+    newest optimization. `targets`: versions and variants with their weights. `default`: whether it
+    answers requests to `/predict` without a name. `gate`: a rule that the evidence of every target
+    must satisfy, now and after each later change; "" removes it. `scaling`: any of `replicas`,
+    `max_batch` (rows), `queue_limit` (requests per replica) and `threads`.
+
+    `wait_s`: seconds to wait; 0 does not wait. `progress` is called with the state while waiting.
+
+    Raises NotFound for an unknown model or version, Conflict if the gate does not hold,
+    DeploymentFailed with the reason, DeadlineExceeded if it is not ready after `wait_s` seconds.
     """
     change = DeploymentChange(model or name, version, variant, targets, scaling, default, gate)
     view: DeploymentView = yield put(name, change)
-    return (yield from wait_until_ready(view, wait_s, watch))
+    return (yield from wait_until_ready(view, wait_s, progress))
 
 
 def rollback(
     name: str,
     *,
     wait_s: float = 300.0,
-    watch: Callable[[DeploymentView], None] | None = None,
+    progress: Callable[[DeploymentView], None] | None = None,
 ) -> Flow[DeploymentView]:
-    """Puts back what the deployment was before its last change, and waits until it is ready."""
+    """Restore the state before the last change, and wait until the deployment is ready.
+
+    A second rollback undoes the first. `wait_s` and `progress` as in `deploy`. Raises NotFound,
+    Conflict if there is no earlier state, and the errors of `deploy`.
+    """
     view: DeploymentView = yield ApiCall("POST", _path(name) + "/rollback", _view)
-    return (yield from wait_until_ready(view, wait_s, watch))
+    return (yield from wait_until_ready(view, wait_s, progress))
 
 
 def wait_until_ready(
-    view: DeploymentView, wait_s: float, watch: Callable[[DeploymentView], None] | None = None
+    view: DeploymentView, wait_s: float, progress: Callable[[DeploymentView], None] | None = None
 ) -> Flow[DeploymentView]:
-    """Asks for the deployment's state, ever less often, until it is as `view` wants it."""
+    """Poll the state of a deployment, at growing intervals, until revision `view` is ready."""
     waited, pause = 0.0, FIRST_POLL_S
     revision = view.deployment.revision
     while wait_s > 0:
         view = yield get(view.name)
-        if watch is not None:
-            watch(view)
+        if progress is not None:
+            progress(view)
         if view.deployment.revision > revision:
-            raise DeploymentFailed(f"{view.name} was changed again while it started")
+            raise DeploymentFailed(f"{view.name} was changed again while it was starting")
         if view.state in ("ready", "stopped"):
             return view
         if view.state == "failed":
-            raise DeploymentFailed(view.reason or "no reason was given", deployment=view.name)
+            raise DeploymentFailed(view.reason or "the server gave no reason", deployment=view.name)
         if waited >= wait_s:
-            why = f": {view.reason}" if view.reason else ""
-            raise DeadlineExceeded(f"{view.name} is not ready after {wait_s:g} s{why}")
+            reason = f": {view.reason}" if view.reason else ""
+            raise DeadlineExceeded(f"{view.name} is not ready after {wait_s:g} s{reason}")
         yield WaitStep(pause)
         waited += pause
         pause = min(pause * 1.5, LONGEST_POLL_S)

@@ -1,8 +1,7 @@
-"""Measures every engine that can load a model on the server, one after the other, and says which is
-best for an objective.
+"""Chooses the best engine for a model: each candidate is deployed alone and measured.
 
-It is written against a client, not as an operation of one: whatever interrupts it, the deployment
-that it made for measuring is removed.
+This is written on top of a client, not as an operation of one: whatever interrupts it, the
+temporary deployment is removed.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from maas.client.answers import VersionDetails
 from maas.client.client import Client
 from maas.client.deployments import DeploymentFailed
 from maas.client.http.errors import ServerUnavailable
-from maas.client.load.generator import Watch
+from maas.client.load.generator import LoadProgressCallback
 from maas.domain.errors import (
     Conflict,
     DeadlineExceeded,
@@ -28,6 +27,7 @@ from maas.domain.errors import (
     NotFound,
     Unavailable,
 )
+from maas.domain.models import Variant
 from maas.lifecycle.load.choose import (
     EngineCandidate,
     EngineTrial,
@@ -42,147 +42,169 @@ from maas.lifecycle.load.choose import (
 from maas.lifecycle.load.load_results import Load, LoadResult
 
 START_S = 600.0
-END_S = 60.0
+"""Seconds until a candidate must be ready."""
+STOP_S = 60.0
+"""Seconds until its replica must have exited."""
 POLL_S = 0.2
-_OWN = re.compile(r"-try-[0-9a-f]{6}")
+_TEMPORARY = re.compile(r"-try-[0-9a-f]{6}")
 
-Tell = Callable[[str], None]
+NotifyCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class EngineChoiceOptions:
-    """What shall be found out."""
+    """What to measure, and for which objective."""
 
     name: str
-    """Deployment that the best shall answer as; it is not changed here."""
+    """Deployment that the best candidate is for; it is not changed."""
     objective: str
     """latency | throughput"""
     ref: str
     """The model, or `MODEL:VERSION`."""
     variant: str | None = None
-    """The variant whose files every engine gets; None: the version's first."""
+    """Variant whose files every engine loads; None takes the first of the version."""
     threads: int | None = None
-    """So many only; None: few and all of the server's cores."""
+    """Threads per replica; None tries few and as many as the server has cores."""
     load: Load | None = None
-    """None: that of the task, with one caller and with many."""
+    """None takes the usual load of the task: one client, and many."""
     again: bool = False
-    """Whether to measure what was measured on this machine before."""
+    """Whether to repeat measurements that exist for this machine."""
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What every candidate came to, and the one to keep."""
+    """The result of every candidate, and the best one."""
 
     objective: str
     model: str
     version: int
     trials: tuple[EngineTrial, ...]
-    kept: EngineTrial
+    best: EngineTrial
 
 
-def choose(
-    client: Client, wish: EngineChoiceOptions, tell: Tell | None = None, watch: Watch | None = None
+def choose_engine(
+    client: Client,
+    options: EngineChoiceOptions,
+    notify: NotifyCallback | None = None,
+    progress: LoadProgressCallback | None = None,
 ) -> EngineChoice:
-    """Adds a variant per engine to the version, deploys each by itself under a name of its own
-    (one replica, never two of them at once), puts the load on it, and removes it. What was
-    measured stays as evidence of the variant.
+    """Measure every engine that can serve a version, and choose the best for an objective.
 
-    `tell` gets a sentence now and then, `watch` the progress of each load. Raises Conflict if no
-    engine serves the model; KeyboardInterrupt after having removed what it made.
+    Adds a variant per engine to the version. Each candidate is deployed under a temporary name with
+    one replica, never two at once, measured under the load, and removed. The results are stored as
+    evidence of its variant.
+
+    `notify` is called with a sentence per step, `progress` during each load. Raises Conflict if no
+    engine serves the model, and KeyboardInterrupt after the temporary deployment is removed.
     """
-    check_objective(wish.objective)
-    tell = tell or _silent
-    details: VersionDetails = client.models.version(wish.ref)
-    base = details.version.variant(wish.variant)
+    check_objective(options.objective)
+    notify = notify or _ignore
+    details: VersionDetails = client.models.version(options.ref)
     status = client.status()
-    machine: dict[str, Any] = status["machine"]
-    libraries = {r["name"]: r["library"] for r in status["runtimes"]}
-    task = details.version.manifest.task
-    load = wish.load or usual_load(task)
-    threads = (wish.threads,) if wish.threads else thread_counts(int(machine["cores"]), task)
-    _tell_leftovers(status, tell)
-    trials = []
-    for candidate in candidates(details.version, base, libraries, threads):
-        trial = None if wish.again else previous_trial(details.evidence, candidate, load, machine)
-        if trial is None:
-            tell(f"measuring {candidate.label} ({candidate.library})")
-            trial = _tried(client, wish, details, candidate, load, watch)
-        else:
-            tell(f"{candidate.label}: measured on this machine before")
-        if trial.failed:
-            tell(f"{candidate.label} does not serve: {trial.failed}")
-        trials.append(trial)
+    _notify_of_leftovers(status, notify)
+    base = details.version.variant(options.variant)
+    trials = _Trials(client, options, details, status["machine"], notify, progress).run(
+        base, {runtime["name"]: runtime["library"] for runtime in status["runtimes"]}
+    )
     if not trials:
         raise Conflict(
-            f"there is nothing to measure: the server has no library for {base.runtime}, or "
-            "another server writes for it"
+            f"there is no engine to measure: the server has no library for {base.runtime}, or an "
+            "external server runs the model"
         )
-    kept = best(trials, wish.objective)
-    if kept is None:
-        raise Conflict(f"no engine serves {wish.ref}: {trials[0].failed or 'nothing was answered'}")
-    number = details.version.number
-    return EngineChoice(wish.objective, details.version.model, number, tuple(trials), kept)
+    winner = best(trials, options.objective)
+    if winner is None:
+        reason = trials[0].failed or "no request was answered"
+        raise Conflict(f"no engine serves {options.ref}: {reason}")
+    version = details.version
+    return EngineChoice(options.objective, version.model, version.number, tuple(trials), winner)
 
 
-def _tried(
-    client: Client,
-    wish: EngineChoiceOptions,
-    details: VersionDetails,
-    candidate: EngineCandidate,
-    load: Load,
-    watch: Watch | None,
-) -> EngineTrial:
-    """Measured, and the evidence stored."""
-    ref = f"{details.version.model}:{details.version.number}"
-    if candidate.is_new:
-        client.add_variant(ref, candidate.variant)
-    result: LoadResult | None = None
-    try:
-        with _alone(client, wish, details, candidate) as name:
-            result = client.bench(name, load, watch)
-        if result.interrupted:
-            raise KeyboardInterrupt
-        trial = EngineTrial(candidate, result.levels)
-    except ServerUnavailable:
-        raise
-    except (DeploymentFailed, DeadlineExceeded, InferenceFailed, Unavailable) as error:
-        trial = EngineTrial(candidate, failed=error.message)
-    how = {
-        "obtained": f"maas deploy {wish.name} --objective {wish.objective}: one replica alone, "
-        "under a name of its own",
-        "machine": client.status()["machine"],
-        "seed": load.seed,
-        **({k: result.how[k] for k in ("method", "prompts", "client")} if result else {}),
-    }
-    client.add_evidence(ref, evidence_of(trial, load, how))
-    return trial
+@dataclass(frozen=True)
+class _Trials:
+    """Measures the candidates of one version, one after another."""
+
+    client: Client
+    options: EngineChoiceOptions
+    details: VersionDetails
+    machine: dict[str, Any]
+    notify: NotifyCallback
+    progress: LoadProgressCallback | None
+
+    def run(self, base: Variant, libraries: Mapping[str, str | None]) -> list[EngineTrial]:
+        """A trial per candidate that loads the files of `base`; `libraries` are by runtime."""
+        task = self.details.version.manifest.task
+        threads = thread_counts(int(self.machine["cores"]), task)
+        if self.options.threads:
+            threads = (self.options.threads,)
+        load = self.options.load or usual_load(task)
+        trials = []
+        for candidate in candidates(self.details.version, base, libraries, threads):
+            trial = self._trial(candidate, load)
+            if trial.failed:
+                self.notify(f"{candidate.label} does not serve: {trial.failed}")
+            trials.append(trial)
+        return trials
+
+    def _trial(self, candidate: EngineCandidate, load: Load) -> EngineTrial:
+        """The stored result of a candidate, or a new one."""
+        if not self.options.again:
+            stored = previous_trial(self.details.evidence, candidate, load, self.machine)
+            if stored is not None:
+                self.notify(f"{candidate.label}: already measured on this machine")
+                return stored
+        self.notify(f"measuring {candidate.label} ({candidate.library})")
+        return self._measured(candidate, load)
+
+    def _measured(self, candidate: EngineCandidate, load: Load) -> EngineTrial:
+        """Measure a candidate, and store the result as evidence."""
+        ref = f"{self.details.version.model}:{self.details.version.number}"
+        if candidate.is_new:
+            self.client.add_variant(ref, candidate.variant)
+        result: LoadResult | None = None
+        try:
+            with self._deployed_alone(candidate) as name:
+                result = self.client.bench(name, load, self.progress)
+            if result.interrupted:
+                raise KeyboardInterrupt
+            trial = EngineTrial(candidate, result.levels)
+        except ServerUnavailable:
+            raise
+        except (DeploymentFailed, DeadlineExceeded, InferenceFailed, Unavailable) as error:
+            trial = EngineTrial(candidate, failed=error.message)
+        how = {
+            "obtained": f"maas deploy {self.options.name} --objective {self.options.objective}: "
+            "one replica alone, under a temporary name",
+            "machine": self.client.status()["machine"],
+            "seed": load.seed,
+        }
+        if result is not None:
+            how |= {key: result.how[key] for key in ("method", "prompts", "client")}
+        self.client.add_evidence(ref, evidence_of(trial, load, how))
+        return trial
+
+    @contextmanager
+    def _deployed_alone(self, candidate: EngineCandidate) -> Iterator[str]:
+        """A temporary deployment of the candidate; afterwards it and its process are gone."""
+        name = f"{self.options.name[:50]}-try-{secrets.token_hex(3)}"
+        try:
+            self.client.deploy(
+                name,
+                model=self.details.version.model,
+                version=self.details.version.number,
+                variant=candidate.variant.name,
+                wait_s=START_S,
+                threads=candidate.threads,
+            )
+            yield name
+            _stop_replicas(self.client, name)
+        finally:
+            with suppress(NotFound):
+                self.client.deployments.delete(name)
 
 
-@contextmanager
-def _alone(
-    client: Client, wish: EngineChoiceOptions, details: VersionDetails, candidate: EngineCandidate
-) -> Iterator[str]:
-    """The candidate as a deployment that is gone afterwards, and its process with it."""
-    name = f"{wish.name[:50]}-try-{secrets.token_hex(3)}"
-    try:
-        client.deploy(
-            name,
-            model=details.version.model,
-            version=details.version.number,
-            variant=candidate.variant.name,
-            wait_s=START_S,
-            threads=candidate.threads,
-        )
-        yield name
-        _empty(client, name)
-    finally:
-        with suppress(NotFound):
-            client.deployments.delete(name)
-
-
-def _empty(client: Client, name: str) -> None:
-    """Ends the replicas of a deployment and waits until they have, so that the next one has the
-    machine to itself."""
+def _stop_replicas(client: Client, name: str) -> None:
+    """Stop the replicas of a deployment and wait until they have exited, so that the next candidate
+    has the machine to itself."""
     view = client.deployments.get(name)
     client.deploy(
         name,
@@ -192,24 +214,24 @@ def _empty(client: Client, name: str) -> None:
         replicas=0,
         threads=view.deployment.scaling.threads,
     )
-    ends = time.monotonic() + END_S
-    while time.monotonic() < ends:
-        found = [d for d in client.status()["deployments"] if d["name"] == name]
-        if not any(d["replicas"] for d in found):
+    deadline = time.monotonic() + STOP_S
+    while time.monotonic() < deadline:
+        deployments = client.status()["deployments"]
+        if not any(d["replicas"] for d in deployments if d["name"] == name):
             return
         time.sleep(POLL_S)
-    raise MaasError(f"the replica of {name} does not end")
+    raise MaasError(f"the replica of {name} is still running after {STOP_S:g} s")
 
 
-def _tell_leftovers(status: dict[str, Any], tell: Tell) -> None:
-    for found in status["deployments"]:
-        if _OWN.search(found["name"]):
-            tell(
-                f"{found['name']} is left over from a measurement that was killed, or belongs to "
-                f"one that runs now; it disturbs. Remove it with DELETE "
-                f"/api/v1/deployments/{found['name']}"
+def _notify_of_leftovers(status: dict[str, Any], notify: NotifyCallback) -> None:
+    for deployment in status["deployments"]:
+        name = deployment["name"]
+        if _TEMPORARY.search(name):
+            notify(
+                f"{name} is left from a measurement that was killed, or belongs to one that is "
+                f"running; it disturbs this one. `maas undeploy {name}` removes it"
             )
 
 
-def _silent(_: str) -> None:
+def _ignore(_: str) -> None:
     return None

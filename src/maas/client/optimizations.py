@@ -1,4 +1,4 @@
-"""optimize: candidates are made and measured on this machine, and those that pass are sent."""
+"""optimize: make and measure candidates on this machine, and send those that pass the gate."""
 
 from __future__ import annotations
 
@@ -36,67 +36,81 @@ def optimize(
     epochs: int = 0,
     workdir: str | Path | None = None,
 ) -> Flow[dict[str, Any]]:
-    """Makes other forms of a version, measures each beside its first variant, and adds those that
-    pass `gate` to the version, with their evidence.
+    """Make smaller or faster variants of a version, and add those that pass the gate.
 
-    `objective`: latency, throughput, size or memory. `gate`: rules such as "accuracy>=-0.01";
-    default: at most one point of accuracy, or one percent of an error. The rows are those of the
-    build on this machine; for a version that was built elsewhere give `data`, an NPZ file with X
-    and, where there are labels, y. A language model is compared on `text`, a file; default: a text
-    of this package. `candidates`: names to try; default: all. Each is measured in
-    `runs` fresh processes (default: 8, and 4 of a language model), in turns of `seconds` with
-    the original. `epochs`: of each
-    training; 0: as many as the build had. `workdir` is kept, and what is finished in it is not
-    done again.
+    Each candidate is measured beside the first variant of the version; the results are stored as
+    evidence.
 
-    Returns {candidates: [{name, metrics, passed, reason}], chosen, chosen_reason, …}.
+    `ref`: `MODEL` (its newest version) or `MODEL:VERSION`. `objective`: latency, throughput, size
+    or memory. `gate`: rules such as "accuracy>=-0.01"; default: at most one point of accuracy, or
+    one percent of an error, or 5 % of a perplexity. `data`: an NPZ file with rows X and, where
+    there are labels, y; default: the rows of the build, if it was on this machine. `text`: a text
+    file to compare language models on; default: a text of this package. `candidates`: names of
+    candidates to try; default: all. `runs`: fresh processes in which each is measured (default: 8,
+    or 4 for a language model). `seconds` per turn, in which candidate and original alternate.
+    `epochs` of each fine-tuning; 0 takes those of the build. `workdir`: a folder for intermediate
+    results; the same call with the same folder resumes from them.
+
+    Returns {candidates: [{name, metrics, passed, reason}], chosen, chosen_reason, …}. Raises
+    NotFound, InvalidInput for invalid options or a version that cannot be optimized, OutOfSpace.
     """
+    options = {
+        "objective": objective,
+        "gate": gate,
+        "candidates": list(candidates),
+        "seconds": seconds,
+        "runs": runs,
+        "seed": seed,
+        "epochs": epochs,
+    }
     details: VersionDetails = yield version(ref)
     with ExitStack() as stack:
         if workdir is None:
-            place = stack.enter_context(tempfile.TemporaryDirectory(prefix="maas-optimize-"))
+            temporary = tempfile.TemporaryDirectory(prefix="maas-optimize-")
+            folder = Path(stack.enter_context(temporary))
         else:
-            place = str(workdir)
-        folder = Path(place)
+            folder = Path(workdir)
         yield from fetch_original(details, folder / ORIGINAL)
-
-        def run() -> PreparedOptimization:
-            # Brings onnxruntime and torch, which nothing else in the SDK needs.
-            from maas.lifecycle.optimize.run import OptimizationJob, run_optimization_job  # noqa: PLC0415
-            from maas.lifecycle.recipe import optimize_step  # noqa: PLC0415
-
-            told = {
-                "objective": objective,
-                "gate": gate,
-                "candidates": list(candidates),
-                "seconds": seconds,
-                "runs": runs,
-                "seed": seed,
-                "epochs": epochs,
-            }
-            job = OptimizationJob(
-                ref=f"{details.version.model}:{details.version.number}",
-                manifest=details.version.manifest,
-                original=folder / ORIGINAL,
-                step=optimize_step(told),
-                data=Path(data) if data else None,
-                text=Path(text) if text else None,
-            )
-            return run_optimization_job(job, settings.load().jobs_dir, folder)
-
-        prepared: PreparedOptimization = yield ComputeStep(run)
+        rows, texts = Path(data) if data else None, Path(text) if text else None
+        prepared: PreparedOptimization = yield ComputeStep(
+            lambda: _run_job(details, options, folder, rows, texts)
+        )
         return (yield from send_optimization(prepared))
 
 
+def _run_job(
+    details: VersionDetails,
+    options: dict[str, Any],
+    folder: Path,
+    data: Path | None,
+    text: Path | None,
+) -> PreparedOptimization:
+    # Imports onnxruntime and torch, which nothing else in the SDK needs.
+    from maas.lifecycle.optimize.run import OptimizationJob, run_optimization_job  # noqa: PLC0415
+    from maas.lifecycle.recipe import optimize_step  # noqa: PLC0415
+
+    job = OptimizationJob(
+        ref=f"{details.version.model}:{details.version.number}",
+        manifest=details.version.manifest,
+        original=folder / ORIGINAL,
+        step=optimize_step(options),
+        data=data,
+        text=text,
+    )
+    return run_optimization_job(job, settings.load().jobs_dir, folder)
+
+
 def fetch_original(details: VersionDetails, target: Path) -> Flow[None]:
-    """Downloads the file of the version's first variant. Raises InvalidInput if that is not one
-    ONNX file, or one GGUF file."""
+    """Download the file of the first variant to `target`.
+
+    Raises InvalidInput if the variant is not a single ONNX or GGUF file, OutOfSpace.
+    """
     variant = details.version.manifest.variants[0]
     files = variant.files
     if len(files) != 1 or not (variant.runtime == "onnx" or files[0].name.endswith(".gguf")):
         raise InvalidInput(
-            f"optimize takes versions whose first variant is one ONNX or GGUF file; "
-            f"{details.version.model} has {variant.name}, {len(variant.files)} files for "
+            f"optimize needs a version whose first variant is a single ONNX or GGUF file; "
+            f"{variant.name} of {details.version.model} has {len(variant.files)} files for "
             f"{variant.runtime}",
             field="model",
         )
@@ -106,18 +120,19 @@ def fetch_original(details: VersionDetails, target: Path) -> Flow[None]:
         target.parent.mkdir(parents=True, exist_ok=True)
         staged.write_bytes(content)
         staged.replace(target)
-    except OSError as wrong:
+    except OSError as error:
         staged.unlink(missing_ok=True)
-        if wrong.errno not in FULL:
+        if error.errno not in FULL:
             raise
-        raise OutOfSpace(f"no space is left to write {target}: {wrong.strerror}") from wrong
+        raise OutOfSpace(f"no space is left to write {target}: {error.strerror}") from error
 
 
 def send_optimization(prepared: PreparedOptimization) -> Flow[dict[str, Any]]:
-    """Files first, then the variants, then the evidence that names them, or names a refused one
-    that the version has since an earlier run.
+    """Send the result of an optimization: files, then variants, then evidence.
 
-    May be repeated after any interruption: all three are known by what is in them.
+    Evidence of a refused variant is sent only if the version has that variant from an earlier run.
+    Repeating this after an interruption is safe: files, variants and evidence are identified by
+    their content.
     """
     for path, file in prepared.files:
         yield from upload(path, file.name)

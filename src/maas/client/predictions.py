@@ -10,6 +10,9 @@ from maas.client.values import as_arrays, encode_inputs, plain_inputs
 from maas.domain.errors import InvalidInput
 from maas.domain.names import checked_name
 
+OPTIONS = ("output", "target", "samples", "seed", "background")
+"""Options of explain."""
+
 
 def predict(
     deployment: str | None = None,
@@ -20,16 +23,21 @@ def predict(
     timeout: float | None = None,
     **named: Any,
 ) -> ApiCall[dict[str, Any]]:
-    """What the model answers: `predict("article", x=[1, 2, 3])` → `{"y_pred": 0.5}`.
+    """Predict: `client.predict("article", x=[1, 2, 3])` returns `{"y_pred": 0.5}`.
 
-    Each input is one row (of the signature's shape) or a batch of rows, as lists, numpy arrays,
-    torch tensors or pandas columns; all inputs agree. For one row an output is that row's value,
-    for a batch a list. `inputs` takes names that Python does not, such as `"input:0"`.
+    `deployment`: its name; None is the default deployment. The inputs are keyword arguments, or
+    the mapping `inputs` for names that are not identifiers, such as `"input:0"`. Each input is one
+    row, with the shape of the signature, or a batch: shape [rows, ...]. All inputs of a request are
+    one of the two. Values are lists, numpy arrays, torch tensors, pandas columns, or bytes (an
+    image, audio).
 
-    `deployment` None means the default deployment; `timeout` is in seconds. A prediction has no
-    effect, so it is sent again if the connection breaks or the server says when to come back.
-    Raises InvalidInput (the field, what was expected, what came), NotFound, Unauthenticated,
-    Overloaded, DeadlineExceeded, ServerUnavailable.
+    Returns the outputs by name: for one row its value, for a batch a list with a value per row.
+    With `as_numpy` they are numpy arrays: float64, int64, bool or str.
+
+    `timeout`: seconds, retries included. Predictions are idempotent, so a request is retried if the
+    connection breaks or the server answers 503 with `Retry-After`. Raises InvalidInput (with field,
+    expected and actual value), NotFound, Unauthenticated, Forbidden, Overloaded, DeadlineExceeded,
+    ServerUnavailable.
     """
     values = _joined(inputs, named)
 
@@ -39,7 +47,7 @@ def predict(
 
     return ApiCall(
         "POST",
-        _route("predict", deployment),
+        _path("predict", deployment),
         parse,
         safe=True,
         body=encode_inputs(values),
@@ -56,24 +64,29 @@ def explain(
     timeout: float | None = None,
     **named: Any,
 ) -> ApiCall[dict[str, Any]]:
-    """Why the model answers so for one row: Shapley values by sampling.
+    """Explain the prediction of one row: Shapley values by sampling.
 
-    `options` may hold `output` (name), `target` (index or label of the class to explain),
-    `samples` (64 to 10000), `seed` and `background` (rows per input that stand for "feature not
-    known"). The answer has a value per feature, the baseline, the prediction, the additivity
-    error and the number of model calls.
+    Inputs as in `predict`, for one row. `options` may have `output` (a name), `target` (index or
+    label of the element to explain), `samples` (maximum number of rows to evaluate, 64 to 10000),
+    `seed`, and `background` (rows by input that stand for an unknown feature). `timeout`: seconds.
+
+    Returns a dictionary with a Shapley value per feature (`attributions`), `baseline`,
+    `prediction`, `additivity_error`, and the numbers of `rows` and `calls`. Raises the errors of
+    `predict`.
     """
     values = _joined(inputs, named)
     options = dict(options or {})
-    unknown = set(options) - {"output", "target", "samples", "seed", "background"}
+    unknown = set(options) - set(OPTIONS)
     if unknown:
-        raise InvalidInput(f"explain has no option {', '.join(sorted(unknown))}")
+        raise InvalidInput(
+            f"explain has no option {', '.join(sorted(unknown))}; it has {', '.join(OPTIONS)}"
+        )
     if "background" in options:
         options["background"] = plain_inputs(options["background"])
-    encode_inputs(values)  # refuses what is not finite, by name
+    encode_inputs(values)  # raises InvalidInput for values that are not finite
     return ApiCall(
         "POST",
-        _route("explain", deployment),
+        _path("explain", deployment),
         ApiReply.json,
         safe=True,
         body=encode({"inputs": plain_inputs(values), **options}),
@@ -86,11 +99,14 @@ def _joined(inputs: Mapping[str, Any] | None, named: dict[str, Any]) -> Mapping[
         return named
     if not named:
         return inputs
-    twice = set(plain_inputs(inputs)) & set(named)
-    if twice:
-        raise InvalidInput(f"{', '.join(sorted(twice))} came twice", field=min(twice))
+    duplicates = set(plain_inputs(inputs)) & set(named)
+    if duplicates:
+        raise InvalidInput(
+            f"{', '.join(sorted(duplicates))}: both in inputs and as a keyword",
+            field=min(duplicates),
+        )
     return {**inputs, **named}
 
 
-def _route(verb: str, deployment: str | None) -> str:
+def _path(verb: str, deployment: str | None) -> str:
     return path(verb) if deployment is None else path(verb, checked_name(deployment, "deployment"))

@@ -1,4 +1,4 @@
-"""publish: a trained model becomes an immutable version on the server."""
+"""publish: send a trained model to the server as an immutable version."""
 
 from __future__ import annotations
 
@@ -29,22 +29,25 @@ def publish(
     description: str = "",
     metadata: Mapping[str, Any] | None = None,
 ) -> Flow[PublishedVersion]:
-    """Converts `model` to ONNX on this machine, checks that both answer alike, and publishes it.
+    """Convert a model to ONNX on this machine, check that both forms agree, and publish it.
 
-    `model`: a trained `torch.nn.Module`, a scikit-learn estimator, the path of an `.onnx` file,
-    or what `maas.lifecycle.build.build` returned. `example`: one row or a few, as `[…]`, an array
-    or `{"x": […]}`; not needed for the last two. `evaluation`: `(X, y)` on which to measure it,
-    with the same shapes as training, or a finished Evaluation; it is stored as evidence with a
-    report. `output_names`: of a module's outputs; default: the keys of the dict that it returns,
-    or `output`. `metadata`: JSON values. Publishing the same again gives the same version.
+    `model`: a trained `torch.nn.Module`, a scikit-learn estimator, the path of an `.onnx` file, or
+    the result of `maas.lifecycle.build.build`. `name`: of the model. `example`: one row or a few,
+    as a list, an array or `{"x": [...]}`; not needed for the last two kinds. `evaluation`: held-out
+    rows `(X, y)` with the shapes of training, or a finished Evaluation; the metrics are stored as
+    evidence, with a report. `task`: one of `maas.domain.models.Task`; default: from the outputs.
+    `feature_names`, `class_names`: labels of the elements of input and output. `output_names`: of
+    the outputs of a module; default: the keys of the dict that it returns, or `output`.
+    `metadata`: JSON values. Publishing the same again gives the same version.
 
-    Raises UnsafeArtifact for a pickle-based file (load it yourself and pass the model) and
-    InvalidInput if the model cannot be converted or does not answer alike afterwards.
+    Returns the version: `model`, `number`, `digest`, and `created`, which is False if it existed
+    already. Raises UnsafeArtifact for a file based on pickle (load it yourself and pass the model),
+    InvalidInput if the model cannot be converted or the forms do not agree.
     """
     with tempfile.TemporaryDirectory(prefix="maas-publish-") as scratch:
 
         def prepare() -> PreparedPublication:
-            # Brings onnxruntime and torch, which nothing else in the SDK needs.
+            # Imports onnxruntime and torch, which nothing else in the SDK needs.
             from maas.lifecycle.publish import prepare as prepared  # noqa: PLC0415
             from maas.lifecycle.publish_inputs import PublishOptions  # noqa: PLC0415
 
@@ -66,21 +69,21 @@ def publish(
 
 
 def publish_prepared(prepared: PreparedPublication) -> Flow[PublishedVersion]:
-    """Files first, then the one commit that makes them a version, then the evidence.
+    """Send files, then the manifest, which makes them a version, then the evidence.
 
-    May be repeated after any interruption: files and version are found by digest, and evidence
-    that is there already is not added again.
+    Repeating this after an interruption is safe: files and version are found by their digests, and
+    evidence that exists is not added again.
     """
     for path, file in prepared.files:
         yield from upload(path, file.name)
     published: PublishedVersion = yield commit(prepared.manifest)
-    there: tuple[Evidence, ...] = ()
+    present: tuple[Evidence, ...] = ()
     if not published.created:
         details: VersionDetails = yield version(str(published))
-        there = details.evidence
-    known = {_identity(e) for e in there}
+        present = details.evidence
+    identities = {_identity(item) for item in present}
     for item in prepared.evidence:
-        if _identity(item) not in known:
+        if _identity(item) not in identities:
             yield add_evidence(str(published), item)
     return published
 

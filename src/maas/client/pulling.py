@@ -1,6 +1,6 @@
-"""pull: a model from a hub, an address, a bucket, a package or a path becomes a version.
+"""pull: publish a model from a hub, a URL, a bucket, a package or a path.
 
-The machine that asks also fetches; the server gets files as from any other publication.
+The client downloads the files and publishes them like any other model.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PulledModel:
-    """What was published, and what it is."""
+    """A pulled model: its version, task, runtime, license and source."""
 
     published: PublishedVersion
     task: str
     runtime: str
     license: str
-    """Empty if nobody says it."""
+    """Empty if it is unknown."""
     license_from: str
-    """`you`, `the file`, `the source`, `the catalog` or `nobody`"""
+    """Who states the license: `you`, `the file`, `the source`, `the catalog` or `nobody`."""
     source: dict[str, Any]
 
     def __str__(self) -> str:
@@ -58,30 +58,30 @@ def pull(
     progress: Callable[[str, int, int | None], None] | None = None,
     configured: settings.Settings | None = None,
 ) -> Flow[PulledModel]:
-    """Fetches a model to this machine and publishes it as `name`.
+    """Download a model to this machine and publish it as `name` (default: that in the catalog).
 
-    `source`: a name of the catalog, `hf://org/repository[@revision]`, `https://…` (with its
+    `source`: a name of the catalog, `hf://org/repository[@revision]`, an https URL (with its
     `sha256`), `s3://`, `gs://` or `az://bucket/key`, `package://PACKAGE/FILE`, or a path. `file`:
-    which one, where a source has several models. `license`: instead of what the source says.
-    `progress(name, done, total)` is called with bytes. `configured`: the settings; default: those
-    of this environment. What was fetched before a failure is not fetched again by the next try.
+    the file to take from a source with several models. `license`: replaces that of the source.
+    `progress(name, done, total)` is called with numbers of bytes; `total` may be None.
+    `configured`: settings; default: those of this environment. After an interruption, the same call
+    resumes the download.
 
     Raises NotFound, InvalidInput, UnsafeArtifact, Forbidden, Unavailable, OutOfSpace.
     """
-    # Asked before gigabytes are fetched: is there a server, and does it know the key?
-    yield models()
-    found = configured or settings.load()
-    with ExitStack() as fetched:
+    yield models()  # fails before gigabytes are downloaded, if the server or the key is wrong
+    active = configured or settings.load()
+    with ExitStack() as downloads:
 
         def prepare() -> Pulled:
-            # Brings what reads model files, which nothing else in the SDK needs.
+            # Imports the readers of model files, which nothing else in the SDK needs.
             from maas.lifecycle.pull import PullOptions, pulled  # noqa: PLC0415
             from maas.lifecycle.sources.base import SourceRequest  # noqa: PLC0415
 
-            shown = {"progress": progress} if progress else {}
-            request = SourceRequest(source, access_of(found), file, sha256, **shown)
+            callback = {"progress": progress} if progress else {}
+            request = SourceRequest(source, access_of(active), file, sha256, **callback)
             options = PullOptions(name, license, description)
-            return fetched.enter_context(pulled(request, options))
+            return downloads.enter_context(pulled(request, options))
 
         ready: Pulled = yield ComputeStep(prepare)
         published = yield from publish_prepared(ready.publication)
@@ -97,7 +97,7 @@ def pull(
 
 
 def access_of(configured: settings.Settings) -> SourceAccess:
-    """What the settings permit a pull."""
+    """Limits, folders and credentials of pulls, from the settings."""
     from maas.lifecycle.sources.base import ObjectStoreAccess, SourceAccess  # noqa: PLC0415
 
     pull = configured.pull

@@ -13,40 +13,45 @@ from maas.domain.models import Evidence, File, Manifest, Variant
 from maas.domain.names import ModelRef, checked_name, checked_sha256
 
 UPLOAD_TIMEOUT_S = 24 * 3600.0
-"""For one file; a connection on which nothing moves for the client's timeout fails before."""
+"""For one file; an idle connection fails earlier, after the timeout of the client."""
 
 
 def models() -> ApiCall[list[dict[str, Any]]]:
-    """All models: name, task, number of versions, newest version, times."""
+    """All models by name: `name`, `task`, number of `versions`, `latest` version, times."""
     return ApiCall("GET", path("api", "v1", "models"), lambda r: _list(r, "models"), safe=True)
 
 
 def model(name: str) -> ApiCall[dict[str, Any]]:
-    """One model with its versions, each in a line."""
+    """One model with a summary of each version, oldest first. Raises NotFound."""
     return ApiCall("GET", _model_path(name), ApiReply.json, safe=True)
 
 
 def version(ref: str) -> ApiCall[VersionDetails]:
-    """A version with manifest and evidence: `version("digits")` is the newest, `"digits:3"` 3."""
+    """A version with manifest and evidence; `ref` is `MODEL` (its newest) or `MODEL:VERSION`.
+
+    Raises NotFound.
+    """
     return ApiCall("GET", _version_path(ref), _details, safe=True)
 
 
 def evidence(ref: str) -> Flow[tuple[Evidence, ...]]:
-    """What was measured about a version, with how it was obtained."""
+    """The evidence of a version: values, and how each was obtained. Raises NotFound."""
     details: VersionDetails = yield version(ref)
     return details.evidence
 
 
 def add_evidence(ref: str, item: Evidence) -> ApiCall[None]:
-    """Adds something measured to a version; its file, if it has one, must be stored already."""
+    """Add evidence to a version. Its file, if it has one, must be uploaded before."""
     return ApiCall(
         "POST", _version_path(ref) + "/evidence", lambda _: None, body=encode(item.to_dict())
     )
 
 
 def add_variant(ref: str, variant: Variant) -> ApiCall[Variant]:
-    """Adds a servable form to a version; its files must be stored already. The same again changes
-    nothing, so this may be sent twice."""
+    """Add a variant to a version. Its files must be uploaded before.
+
+    Adding the same variant again changes nothing. Raises Conflict if another has its name.
+    """
     return ApiCall(
         "POST",
         _version_path(ref) + "/variants",
@@ -57,8 +62,7 @@ def add_variant(ref: str, variant: Variant) -> ApiCall[Variant]:
 
 
 def commit(manifest: Manifest) -> ApiCall[PublishedVersion]:
-    """Publishes a manifest whose files are stored. Equal manifests are one version, so this may
-    be sent twice."""
+    """Publish a manifest whose files are uploaded. Equal manifests are one version."""
 
     def parse(reply: ApiReply) -> PublishedVersion:
         raw = reply.json()
@@ -76,7 +80,7 @@ def commit(manifest: Manifest) -> ApiCall[PublishedVersion]:
 
 
 def stored_size(sha256: str) -> ApiCall[int | None]:
-    """Bytes of the stored file with this digest; None if there is none."""
+    """Size in bytes of the stored file with this SHA-256; None if there is none."""
 
     def parse(reply: ApiReply) -> int | None:
         return None if reply.status == 404 else int(reply.headers.get("content-length", 0))
@@ -85,9 +89,9 @@ def stored_size(sha256: str) -> ApiCall[int | None]:
 
 
 def upload(file: str | Path, name: str | None = None) -> Flow[File]:
-    """Stores a file under its SHA-256, streamed; a file that is there already is not sent.
+    """Upload a file under its SHA-256 as a stream; a stored file is not sent again.
 
-    `name` is what the file is called in a manifest; default: its own name.
+    `name`: of the file in a manifest; default: its own name.
     """
     source = Path(file)
     stored: File = yield ComputeStep(lambda: file_of(source, name))
@@ -105,24 +109,24 @@ def upload(file: str | Path, name: str | None = None) -> Flow[File]:
 
 
 def download(sha256: str) -> ApiCall[bytes]:
-    """The stored file with this digest, checked against it."""
+    """The content of the stored file with this SHA-256. Raises NotFound, ArtifactCorrupt."""
 
     def parse(reply: ApiReply) -> bytes:
         if hashlib.sha256(reply.body).hexdigest() != sha256:
-            raise ArtifactCorrupt(f"what came is not the file {sha256}")
+            raise ArtifactCorrupt(f"the downloaded file does not have the SHA-256 {sha256}")
         return reply.body
 
     return ApiCall("GET", _file_path(sha256), parse, safe=True)
 
 
 def file_of(source: Path, name: str | None = None) -> File:
-    """The noun for a file on this machine. Raises InvalidInput if it cannot be read."""
+    """Name, SHA-256 and size of a file on this machine. Raises InvalidInput if it is unreadable."""
     try:
         with source.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         return File(name or source.name, sha256, source.stat().st_size)
-    except OSError as wrong:
-        raise InvalidInput(f"{source}: {wrong.strerror or wrong}") from None
+    except OSError as error:
+        raise InvalidInput(f"{source}: {error.strerror or error}") from None
 
 
 def _details(reply: ApiReply) -> VersionDetails:

@@ -1,4 +1,4 @@
-"""Inputs as people have them → JSON; outputs → numpy, if asked for."""
+"""Conversion of inputs to JSON, and of outputs to numpy arrays."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from maas.domain.errors import InvalidInput
 
 
 def encode_inputs(inputs: Mapping[str, Any]) -> bytes:
-    """The JSON object of `inputs`: lists, numbers, strings, bytes (an image, a clip), numpy arrays,
-    torch tensors, pandas columns and frames. Raises InvalidInput that names the input which is
-    none of these, or not finite."""
+    """The JSON object of `inputs`.
+
+    Values are lists, numbers, strings, bytes (an image, audio), numpy arrays, torch tensors, pandas
+    columns and data frames. Raises InvalidInput, with the input, for other or not finite values.
+    """
     plain = plain_inputs(inputs)
     try:
         body = msgspec.json.encode(plain)
-    except (TypeError, ValueError, RecursionError) as wrong:
-        raise InvalidInput(f"the inputs cannot be written as JSON: {wrong}") from None
-    if b"null" in body:  # how msgspec writes NaN and infinity; the search costs next to nothing
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"the inputs cannot be encoded as JSON: {error}") from None
+    if b"null" in body:  # msgspec encodes NaN and infinity as null; this search is cheap
         for name, value in plain.items():
             _refuse_missing(name, value)
     return body
@@ -31,15 +33,15 @@ def plain_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """`inputs` with every array as nested lists."""
     if not isinstance(inputs, Mapping):
         raise InvalidInput(
-            "name the inputs, for example predict('article', x=[1, 2, 3]) or "
+            "inputs must be named, for example predict('article', x=[1, 2, 3]) or "
             f"predict('article', {{'x': [1, 2, 3]}}); got {type(inputs).__name__}"
         )
     return {str(name): _plain(value) for name, value in inputs.items()}
 
 
 def as_arrays(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Every output as a numpy array; float64, int64, bool or str as the JSON says."""
-    import numpy as np  # noqa: PLC0415 — 0.1 s that only callers who ask for arrays pay
+    """Every output as a numpy array: float64, int64, bool or str."""
+    import numpy as np  # noqa: PLC0415 - 0.1 s, only for those who need arrays
 
     return {name: np.asarray(value) for name, value in outputs.items()}
 
@@ -47,13 +49,13 @@ def as_arrays(outputs: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value] if any(map(_is_special, value)) else value
-    if isinstance(value, (bytes, bytearray, memoryview)):  # an image, a clip
+    if isinstance(value, (bytes, bytearray, memoryview)):  # an image, audio
         return {"b64": base64.b64encode(value).decode()}
     if not _is_array(value):
         return value
-    if hasattr(value, "detach"):  # a torch tensor, which may have a gradient or be on a GPU
+    if hasattr(value, "detach"):  # a torch tensor, maybe with a gradient or on a GPU
         value = value.detach().cpu()
-    elif hasattr(value, "to_numpy"):  # a pandas or polars column or frame
+    elif hasattr(value, "to_numpy"):  # a pandas or polars column or data frame
         value = value.to_numpy()
     return value.tolist()
 

@@ -62,7 +62,7 @@ def test_a_second_run_serves_until_ctrl_c(home: Path) -> None:
         try:
             text = _wait_for(process, home / "demo.out", "Serving until Ctrl-C.")
             assert "port 8000 is taken" in text
-            assert "published digits:1 (it was there already)" in text
+            assert "published digits:1 (it already existed)" in text
             if shutil.which("curl"):
                 assert _run_curl_command(text)["label"] == 3
             process.send_signal(signal.SIGINT)

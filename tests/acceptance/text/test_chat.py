@@ -70,9 +70,9 @@ def test_failures_have_their_exit_codes(served: Stack) -> None:
     missing = chat(served, "nobody", "Hi")
     assert (missing.returncode, missing.stdout) == (3, "")
     assert "nobody" in missing.stderr
-    assert chat(served, WRITER).returncode == 1
+    assert chat(served, WRITER).returncode == 2
     wrong = chat(served, WRITER, "Hi", "--temperature", "9")
-    assert (wrong.returncode, "temperature" in wrong.stderr) == (1, True)
+    assert (wrong.returncode, "temperature" in wrong.stderr) == (2, True)
 
 
 class Terminal:

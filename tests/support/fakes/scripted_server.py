@@ -1,4 +1,4 @@
-"""A small real HTTP server that answers as a test says, and remembers what it was asked."""
+"""A small real HTTP server that sends scripted responses and records its requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Asked:
+class RecordedRequest:
     method: str
     path: str
     headers: dict[str, str]
@@ -25,7 +25,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ScriptedResponse:
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
@@ -35,38 +35,38 @@ class Answer:
 
 
 class FakeServer:
-    """Answers of a route are used up one by one; the last one stays."""
+    """The responses of a route are used up one by one; the last one stays."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
-        self._answers: dict[tuple[str, str], deque[Answer]] = defaultdict(deque)
+        self.requests: list[RecordedRequest] = []
+        self._responses: dict[tuple[str, str], deque[ScriptedResponse]] = defaultdict(deque)
         self.url = ""
 
-    def says(
+    def answers(
         self, method: str, path: str, value: Any = None, status: int = 200, **how: Any
     ) -> None:
         body = b"" if value is None else json.dumps(value).encode()
         kind = "application/problem+json" if status >= 400 else "application/json"
         headers = {"content-type": kind, **how.pop("headers", {})}
-        self._answers[method, path].append(Answer(status, body, headers, **how))
+        self._responses[method, path].append(ScriptedResponse(status, body, headers, **how))
 
-    def says_bytes(self, method: str, path: str, body: bytes, **headers: str) -> None:
-        self._answers[method, path].append(Answer(200, body, headers))
+    def answers_bytes(self, method: str, path: str, body: bytes, **headers: str) -> None:
+        self._responses[method, path].append(ScriptedResponse(200, body, headers))
 
     def drops(self, method: str, path: str) -> None:
-        self._answers[method, path].append(Answer(drop=True))
+        self._responses[method, path].append(ScriptedResponse(drop=True))
 
-    def answer_to(self, asked: Asked) -> Answer:
-        self.asked.append(asked)
-        queue = self._answers[asked.method, asked.path.partition("?")[0]]
+    def response_to(self, request: RecordedRequest) -> ScriptedResponse:
+        self.requests.append(request)
+        queue = self._responses[request.method, request.path.partition("?")[0]]
         if not queue:
-            problem = {"code": "not_found", "status": 404, "detail": f"no {asked.path} here"}
+            problem = {"code": "not_found", "status": 404, "detail": f"no {request.path} here"}
             body = json.dumps(problem).encode()
-            return Answer(404, body, {"content-type": "application/problem+json"})
+            return ScriptedResponse(404, body, {"content-type": "application/problem+json"})
         return queue.popleft() if len(queue) > 1 else queue[0]
 
     def count(self, method: str, path: str) -> int:
-        return sum(a.method == method and a.path == path for a in self.asked)
+        return sum(r.method == method and r.path == path for r in self.requests)
 
 
 @contextmanager
@@ -79,20 +79,20 @@ def fake_server() -> Iterator[FakeServer]:
         def _answer(self) -> None:
             length = int(self.headers.get("content-length") or 0)
             headers = {k.lower(): v for k, v in self.headers.items()}
-            asked = Asked(self.command, self.path, headers, self.rfile.read(length))
-            answer = fake.answer_to(asked)
-            time.sleep(answer.delay_s)
-            if answer.drop:
+            request = RecordedRequest(self.command, self.path, headers, self.rfile.read(length))
+            response = fake.response_to(request)
+            time.sleep(response.delay_s)
+            if response.drop:
                 self.close_connection = True
                 return
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
+            self.send_response(response.status)
+            for name, value in response.headers.items():
                 self.send_header(name, value)
-            if "content-length" not in answer.headers and answer.status != 204:
-                self.send_header("content-length", str(len(answer.body)))
+            if "content-length" not in response.headers and response.status != 204:
+                self.send_header("content-length", str(len(response.body)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(answer.body)
+                self.wfile.write(response.body)
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _answer  # noqa: N815
 
@@ -103,7 +103,7 @@ def fake_server() -> Iterator[FakeServer]:
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that does not wait for a late answer is no error here."""
+            """A client that disconnects before a late response is not an error here."""
 
     server = Server(("127.0.0.1", 0), Handler)
     fake.url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from maas.cli.common import size
-from maas.cli.deployments.deploy import split, targets_text
+from maas.cli.deployments.deploy import split
+from maas.cli.deployments.state import targets_text
+from maas.cli.output import size
 from maas.cli.server.logs import new_lines
 from maas.domain.deployments import Target
 

@@ -66,8 +66,8 @@ def prepared(tmp_path: Path) -> PreparedPublication:
 
 def published(fake: FakeServer, status: int) -> None:
     raw = {"model": "digits", "number": 3, "digest": manifest().digest, "created_at": 1.0}
-    fake.says("POST", "/api/v1/models/digits/versions", raw, status=status)
-    fake.says("POST", "/api/v1/models/digits/versions/3/evidence", {}, status=201)
+    fake.answers("POST", "/api/v1/models/digits/versions", raw, status=status)
+    fake.answers("POST", "/api/v1/models/digits/versions/3/evidence", {}, status=201)
 
 
 def test_both_clients_have_the_same_names_with_the_same_parameters() -> None:
@@ -78,35 +78,35 @@ def test_both_clients_have_the_same_names_with_the_same_parameters() -> None:
         assert inspect.signature(one).parameters == inspect.signature(other).parameters, name
         assert inspect.iscoroutinefunction(other), name
         assert not inspect.iscoroutinefunction(one), name
-        assert (one.__doc__ or "").strip(), f"{name} says nothing"
+        assert (one.__doc__ or "").strip(), f"{name} has no docstring"
     groups, same = (
-        {n: type(v) for n, v in vars(made).items() if not n.startswith("_")}
-        for made in (Client("http://x"), AsyncClient("http://x"))
+        {n: type(v) for n, v in vars(client).items() if not n.startswith("_")}
+        for client in (Client("http://x"), AsyncClient("http://x"))
     )
     assert groups == same and len(groups) == 5
     for name, group in groups.items():
         for verb in (n for n in dir(group) if not n.startswith("_")):
-            assert (getattr(group, verb).__doc__ or "").strip(), f"{name}.{verb} says nothing"
+            assert (getattr(group, verb).__doc__ or "").strip(), f"{name}.{verb} has no docstring"
 
 
 def test_publish_sends_files_then_the_manifest_then_evidence(
     fake: FakeServer, client: Client, prepared: PreparedPublication
 ) -> None:
-    fake.says("HEAD", FILE_PATH, status=404)
-    fake.says("PUT", FILE_PATH, {"sha256": SHA, "size": len(BYTES)}, status=201)
+    fake.answers("HEAD", FILE_PATH, status=404)
+    fake.answers("PUT", FILE_PATH, {"sha256": SHA, "size": len(BYTES)}, status=201)
     published(fake, 201)
     result = client.publish_prepared(prepared)
     assert (str(result), result.created) == ("digits:3", True)
-    assert [(a.method, a.path) for a in fake.asked] == [
+    assert [(a.method, a.path) for a in fake.requests] == [
         ("HEAD", FILE_PATH),
         ("PUT", FILE_PATH),
         ("POST", "/api/v1/models/digits/versions"),
         ("POST", "/api/v1/models/digits/versions/3/evidence"),
     ]
-    upload = fake.asked[1]
+    upload = fake.requests[1]
     assert upload.body == BYTES
     assert upload.headers["content-length"] == str(len(BYTES))
-    assert Manifest.from_dict(fake.asked[2].json()) == manifest()
+    assert Manifest.from_dict(fake.requests[2].json()) == manifest()
 
 
 async def _publish(url: str, prepared: PreparedPublication) -> Any:
@@ -119,32 +119,32 @@ def test_the_awaited_client_streams_files_too(
 ) -> None:
     import asyncio
 
-    fake.says("HEAD", FILE_PATH, status=404)
-    fake.says("PUT", FILE_PATH, {}, status=201)
+    fake.answers("HEAD", FILE_PATH, status=404)
+    fake.answers("PUT", FILE_PATH, {}, status=201)
     published(fake, 201)
     assert str(asyncio.run(_publish(fake.url, prepared))) == "digits:3"
-    assert fake.asked[1].body == BYTES
+    assert fake.requests[1].body == BYTES
 
 
 def test_publishing_again_sends_neither_files_nor_evidence(
     fake: FakeServer, client: Client, prepared: PreparedPublication
 ) -> None:
-    fake.says("HEAD", FILE_PATH, headers={"content-length": str(len(BYTES))})
+    fake.answers("HEAD", FILE_PATH, headers={"content-length": str(len(BYTES))})
     published(fake, 200)
     there = prepared.evidence[0].to_dict() | {"created_at": 99.0}
     raw = {"model": "digits", "number": 3, "digest": "d", "manifest": manifest().to_dict()}
-    fake.says("GET", "/api/v1/models/digits/versions/3", raw | {"evidence": [there]})
+    fake.answers("GET", "/api/v1/models/digits/versions/3", raw | {"evidence": [there]})
     assert client.publish_prepared(prepared).created is False
-    assert [a.method for a in fake.asked] == ["HEAD", "POST", "GET"]
+    assert [a.method for a in fake.requests] == ["HEAD", "POST", "GET"]
 
 
 def test_an_interrupted_publication_adds_the_evidence_that_is_missing(
     fake: FakeServer, client: Client, prepared: PreparedPublication
 ) -> None:
-    fake.says("HEAD", FILE_PATH, headers={"content-length": str(len(BYTES))})
+    fake.answers("HEAD", FILE_PATH, headers={"content-length": str(len(BYTES))})
     published(fake, 200)
     raw = {"model": "digits", "number": 3, "digest": "d", "manifest": manifest().to_dict()}
-    fake.says("GET", "/api/v1/models/digits/versions/3", raw | {"evidence": []})
+    fake.answers("GET", "/api/v1/models/digits/versions/3", raw | {"evidence": []})
     client.publish_prepared(prepared)
     assert fake.count("POST", "/api/v1/models/digits/versions/3/evidence") == 1
 
@@ -152,7 +152,7 @@ def test_an_interrupted_publication_adds_the_evidence_that_is_missing(
 def test_a_commit_whose_answer_was_lost_is_sent_again(
     fake: FakeServer, client: Client, prepared: PreparedPublication
 ) -> None:
-    fake.says("HEAD", FILE_PATH, headers={"content-length": str(len(BYTES))})
+    fake.answers("HEAD", FILE_PATH, headers={"content-length": str(len(BYTES))})
     fake.drops("POST", "/api/v1/models/digits/versions")
     published(fake, 201)
     assert client.publish_prepared(prepared).number == 3
@@ -166,26 +166,26 @@ def test_pickle_files_are_refused_here_with_what_to_do(client: Client, tmp_path:
 
 
 def test_a_download_that_is_not_the_file_is_refused(fake: FakeServer, client: Client) -> None:
-    fake.says_bytes("GET", FILE_PATH, BYTES)
+    fake.answers_bytes("GET", FILE_PATH, BYTES)
     assert client.files.download(SHA) == BYTES
     other = hashlib.sha256(b"other").hexdigest()
-    fake.says_bytes("GET", f"/api/v1/files/{other}", BYTES)
+    fake.answers_bytes("GET", f"/api/v1/files/{other}", BYTES)
     with pytest.raises(ArtifactCorrupt):
         client.files.download(other)
 
 
 def test_deploy_waits_until_ready_and_tells_the_states(fake: FakeServer, client: Client) -> None:
     path = "/api/v1/deployments/digits"
-    fake.says("PUT", path, deployment(ready=0, state="starting"))
-    fake.says("GET", path, deployment(ready=0, state="starting"))
-    fake.says("GET", path, deployment())
+    fake.answers("PUT", path, deployment(ready=0, state="starting"))
+    fake.answers("GET", path, deployment(ready=0, state="starting"))
+    fake.answers("GET", path, deployment())
     seen: list[str] = []
     view = client.deploy(
-        "digits", version=2, variant="onnx", replicas=2, watch=lambda v: seen.append(v.state)
+        "digits", version=2, variant="onnx", replicas=2, progress=lambda v: seen.append(v.state)
     )
     assert view.ready == 1
     assert seen == ["starting", "ready"]
-    assert fake.asked[0].json() == {
+    assert fake.requests[0].json() == {
         "model": "digits",
         "version": 2,
         "variant": "onnx",
@@ -194,13 +194,13 @@ def test_deploy_waits_until_ready_and_tells_the_states(fake: FakeServer, client:
 
 
 def test_deploy_says_nothing_about_what_was_not_given(fake: FakeServer, client: Client) -> None:
-    fake.says("PUT", "/api/v1/deployments/digits", deployment())
+    fake.answers("PUT", "/api/v1/deployments/digits", deployment())
     client.deploy("digits", wait_s=0)
-    assert fake.asked[0].json() == {"model": "digits"}
+    assert fake.requests[0].json() == {"model": "digits"}
     client.deployments.put(
         "digits", maas_change(targets=[Target(1, "onnx", 90), Target(2, "onnx", 10)])
     )
-    assert fake.asked[1].json()["targets"][1] == {"version": 2, "variant": "onnx", "weight": 10}
+    assert fake.requests[1].json()["targets"][1] == {"version": 2, "variant": "onnx", "weight": 10}
 
 
 def maas_change(**more: Any) -> Any:
@@ -211,16 +211,16 @@ def maas_change(**more: Any) -> Any:
 
 def test_a_failed_deployment_raises_its_reason(fake: FakeServer, client: Client) -> None:
     path = "/api/v1/deployments/digits"
-    fake.says("PUT", path, deployment(ready=0, state="starting"))
-    fake.says("GET", path, deployment(ready=0, state="failed", reason="model.onnx is corrupt"))
+    fake.answers("PUT", path, deployment(ready=0, state="starting"))
+    fake.answers("GET", path, deployment(ready=0, state="failed", reason="model.onnx is corrupt"))
     with pytest.raises(DeploymentFailed, match=r"model\.onnx is corrupt"):
         client.deploy("digits")
 
 
 def test_a_deployment_that_does_not_become_ready_in_time(fake: FakeServer, client: Client) -> None:
     path = "/api/v1/deployments/digits"
-    fake.says("PUT", path, deployment(ready=0, state="starting"))
-    fake.says("GET", path, deployment(ready=0, state="starting", reason="loading"))
+    fake.answers("PUT", path, deployment(ready=0, state="starting"))
+    fake.answers("GET", path, deployment(ready=0, state="starting", reason="loading"))
     with pytest.raises(DeadlineExceeded, match=r"not ready after 0\.1 s: loading"):
         client.deploy("digits", wait_s=0.1)
 
@@ -238,14 +238,14 @@ def test_names_cannot_become_paths(client: Client, fake: FakeServer) -> None:
             client.predict(name, x=1)
         with pytest.raises(InvalidInput):
             client.deployments.get(name)
-    assert not fake.asked
+    assert not fake.requests
 
 
 def test_explain_sends_inputs_apart_from_options(fake: FakeServer, client: Client) -> None:
-    fake.says("POST", "/explain/digits", {"baseline": 0.1})
+    fake.answers("POST", "/explain/digits", {"baseline": 0.1})
     answer = client.explain("digits", x=[1], options={"samples": 128, "background": {"x": [[0]]}})
     assert answer == {"baseline": 0.1}
-    assert fake.asked[0].json() == {
+    assert fake.requests[0].json() == {
         "inputs": {"x": [1]},
         "samples": 128,
         "background": {"x": [[0]]},
@@ -257,33 +257,33 @@ def test_explain_sends_inputs_apart_from_options(fake: FakeServer, client: Clien
 def test_the_default_deployment_and_inputs_that_python_cannot_name(
     fake: FakeServer, client: Client
 ) -> None:
-    fake.says("POST", "/predict", {"y": 1})
+    fake.answers("POST", "/predict", {"y": 1})
     assert client.predict(None, {"input:0": [1]}, other=2) == {"y": 1}
-    assert fake.asked[0].json() == {"input:0": [1], "other": 2}
-    with pytest.raises(InvalidInput, match="came twice"):
+    assert fake.requests[0].json() == {"input:0": [1], "other": 2}
+    with pytest.raises(InvalidInput, match="both in inputs and as a keyword"):
         client.predict(None, {"x": 1}, x=2)
 
 
 def test_keys_usage_jobs_and_logs(fake: FakeServer, client: Client) -> None:
     key = {"id": "k1", "name": "ada", "scopes": ["call"], "created_at": 1.0, "revoked_at": None}
-    fake.says("POST", "/api/v1/keys", key | {"token": "maas_k1_x"}, status=201)
+    fake.answers("POST", "/api/v1/keys", key | {"token": "maas_k1_x"}, status=201)
     assert client.keys.create("ada", ["call"]).token == "maas_k1_x"
-    fake.says("GET", "/api/v1/keys", {"keys": [key]})
+    fake.answers("GET", "/api/v1/keys", {"keys": [key]})
     assert client.keys.list()[0].name == "ada"
-    fake.says("DELETE", "/api/v1/keys/k1", key | {"revoked_at": 2.0})
+    fake.answers("DELETE", "/api/v1/keys/k1", key | {"revoked_at": 2.0})
     assert client.keys.revoke("k1").revoked_at == 2.0
-    fake.says("GET", "/api/v1/usage", {"usage": [{"requests": 3}]})
+    fake.answers("GET", "/api/v1/usage", {"usage": [{"requests": 3}]})
     assert client.usage(deployment="digits") == [{"requests": 3}]
-    assert fake.asked[-1].path == "/api/v1/usage?deployment=digits"
+    assert fake.requests[-1].path == "/api/v1/usage?deployment=digits"
     job = Job("j1", "build", "digits", JobState.RUNNING, cancel_requested=True)
-    fake.says("PATCH", "/api/v1/jobs/j1", job.to_dict() | {"of_a_newer_server": 1})
+    fake.answers("PATCH", "/api/v1/jobs/j1", job.to_dict() | {"of_a_newer_server": 1})
     assert client.jobs.update("j1", {"state": "running"}).cancel_requested
-    fake.says_bytes("GET", "/api/v1/logs/control", b"line\n")
+    fake.answers_bytes("GET", "/api/v1/logs/control", b"line\n")
     assert client.logs("control", lines=5) == "line\n"
-    assert fake.asked[-1].path == "/api/v1/logs/control?lines=5"
+    assert fake.requests[-1].path == "/api/v1/logs/control?lines=5"
 
 
 def test_scaling_of_a_newer_server_is_read(fake: FakeServer, client: Client) -> None:
     scaling = {"replicas": 3, "gpu": 1}
-    fake.says("GET", "/api/v1/deployments/digits", deployment(scaling=scaling))
+    fake.answers("GET", "/api/v1/deployments/digits", deployment(scaling=scaling))
     assert client.deployments.get("digits").deployment.scaling == Scaling(replicas=3)

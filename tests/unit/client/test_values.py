@@ -68,12 +68,12 @@ def test_the_word_null_in_a_text_is_no_missing_number() -> None:
 
 
 def test_inputs_without_names_are_refused_with_an_example() -> None:
-    with pytest.raises(InvalidInput, match="name the inputs"):
+    with pytest.raises(InvalidInput, match="inputs must be named"):
         encode_inputs([1, 2])  # type: ignore[arg-type]
 
 
 def test_what_json_cannot_say_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="cannot be written as JSON"):
+    with pytest.raises(InvalidInput, match="cannot be encoded as JSON"):
         encode_inputs({"x": object()})
 
 

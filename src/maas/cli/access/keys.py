@@ -1,4 +1,4 @@
-"""maas keys: who may call."""
+"""maas keys: the API keys of callers."""
 
 from __future__ import annotations
 
@@ -6,34 +6,88 @@ from typing import Annotated
 
 import typer
 
-from maas.cli.common import Format, OutputOption, client_of, emit, emit_json, emit_table, say, when
+from maas.cli.common import UsageError, add_commands, client_of
+from maas.cli.completion import key_ids, scope_lists
+from maas.cli.output import Format, OutputOption, emit, emit_json, emit_table, notify, when
+from maas.domain.keys import Scope
+from maas.domain.names import did_you_mean, shown
 
-group = typer.Typer(help="Create, list or revoke the keys of callers.", no_args_is_help=True)
+group = typer.Typer(help="List, create or revoke API keys.")
 
 
-@group.command()
+@group.callback(invoke_without_command=True)
+def main(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
+    """List, create or revoke API keys."""
+    if ctx.invoked_subcommand is None:
+        _list(ctx, output)
+
+
+def list_(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
+    """List all keys, revoked ones included."""
+    _list(ctx, output)
+
+
 def create(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Who or what will call with it.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the person or program that uses the key.")
+    ],
     scope: Annotated[
-        str, typer.Option(help="What it may do: call, read, write, admin; several with commas.")
+        str,
+        typer.Option(
+            help="What the key may do: call, read, write or admin; several with commas.",
+            autocompletion=scope_lists,
+        ),
     ] = "call",
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Create a key and print its token, which is shown this once."""
-    scopes = [s.strip() for s in scope.split(",") if s.strip()]
-    created = client_of(ctx).keys.create(name, scopes)
+    """Create a key and print its token.
+
+    The token is shown this once; the server stores only its SHA-256 digest.
+    """
+    created = client_of(ctx).keys.create(name, parsed_scopes(scope))
     if output is Format.JSON:
         emit_json(created.to_dict())
         return
-    say(f"key {created.key.id} ({name}) may: {', '.join(created.key.scopes)}")
-    say("its token, which nobody can show again:")
+    notify(f"created key {created.key.id} ({name}) with scopes {', '.join(created.key.scopes)}")
+    notify("store its token now; it cannot be shown again:")
     emit(created.token)
 
 
-@group.command("list")
-def list_(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
-    """List all keys."""
+def parsed_scopes(text: str) -> list[Scope]:
+    """The scopes in a list with commas. Raises UsageError for a scope that does not exist."""
+    known = [str(scope) for scope in Scope]
+    scopes = []
+    for word in (part.strip() for part in text.split(",")):
+        if word not in known:
+            raise UsageError(
+                f"--scope must be of {', '.join(known)}; got {shown(word)}"
+                f"{did_you_mean(word, known)}",
+                field="scope",
+            )
+        scopes.append(Scope(word))
+    return scopes
+
+
+def revoke(
+    ctx: typer.Context,
+    key_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="Id of the key, from `maas keys list`.", autocompletion=key_ids
+        ),
+    ],
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Revoke a key for good. Gateways refuse it within a second."""
+    key = client_of(ctx).keys.revoke(key_id)
+    if output is Format.JSON:
+        emit_json(key.to_dict())
+        return
+    notify(f"revoked key {key.id} ({key.name})")
+
+
+def _list(ctx: typer.Context, output: Format) -> None:
     keys = client_of(ctx).keys.list()
     if output is Format.JSON:
         emit_json([k.to_dict() for k in keys])
@@ -44,18 +98,7 @@ def list_(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
     )
 
 
-@group.command()
-def revoke(
-    ctx: typer.Context,
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="From `maas keys list`.")],
-    output: OutputOption = Format.TABLE,
-) -> None:
-    """Refuse a key from now on."""
-    key = client_of(ctx).keys.revoke(key_id)
-    if output is Format.JSON:
-        emit_json(key.to_dict())
-        return
-    say(f"key {key.id} ({key.name}) is revoked")
+add_commands(group, {"list": list_, "create": create, "revoke": revoke})
 
 
 def register(app: typer.Typer) -> None:

@@ -1,56 +1,55 @@
-"""maas usage: what each key used."""
+"""maas usage: requests, rows and tokens per key."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from maas.cli.common import Format, OutputOption, client_of, emit_json, emit_table
+from maas.cli.common import client_of
+from maas.cli.completion import deployment_names, key_ids
+from maas.cli.output import Format, OutputOption, emit_json, emit_table
+
+HEADINGS = (
+    "day", "key", "name", "deployment", "operation", "requests", "rows", "errors", "compute",
+    "tokens in", "tokens out",
+)  # fmt: skip
 
 
 def command(
     ctx: typer.Context,
-    key: Annotated[str | None, typer.Option(help="Only this key (id).")] = None,
-    deployment: Annotated[str | None, typer.Option(help="Only this deployment.")] = None,
-    since: Annotated[str | None, typer.Option(help="From this day on (UTC), YYYY-MM-DD.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Only the key with this id.", autocompletion=key_ids)
+    ] = None,
+    deployment: Annotated[
+        str | None, typer.Option(help="Only this deployment.", autocompletion=deployment_names)
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DAY", help="From this day on (UTC), as YYYY-MM-DD.")
+    ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Show what each key used, per deployment, operation and day (UTC)."""
+    """Show requests, rows and tokens per key, deployment, operation and day (UTC)."""
     usage = client_of(ctx).usage(key=key, deployment=deployment, since=since)
     if output is Format.JSON:
         emit_json(usage)
         return
-    emit_table(
-        (
-            "day",
-            "key",
-            "name",
-            "deployment",
-            "operation",
-            "requests",
-            "rows",
-            "errors",
-            "compute",
-            "tokens in",
-            "tokens out",
-        ),
-        (
-            (
-                u["day"],
-                u["key_id"],
-                u.get("key_name"),
-                u["deployment"],
-                u["operation"],
-                u["requests"],
-                u["rows"],
-                u["errors"],
-                f"{u['compute_us'] / 1e6:.3f} s",
-                u.get("prompt_tokens", 0),
-                u.get("completion_tokens", 0),
-            )
-            for u in usage
-        ),
+    emit_table(HEADINGS, map(_row, usage))
+
+
+def _row(line: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        line["day"],
+        line["key_id"],
+        line.get("key_name"),
+        line["deployment"],
+        line["operation"],
+        line["requests"],
+        line["rows"],
+        line["errors"],
+        f"{line['compute_us'] / 1e6:.3f} s",
+        line.get("prompt_tokens", 0),
+        line.get("completion_tokens", 0),
     )
 
 

@@ -1,4 +1,4 @@
-"""maas bench: how fast a deployment answers under load."""
+"""maas bench: measure latency and throughput of a deployment under load."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maas.cli.common import Format, OutputOption, client_of, emit_json, emit_table, say
+from maas.cli.common import UsageError, client_of
+from maas.cli.completion import DeploymentArgument
+from maas.cli.output import Format, OutputOption, emit_json, emit_table, notify
 from maas.domain.errors import InvalidInput
+from maas.domain.numbers import format_number
 
 if TYPE_CHECKING:
     from maas.lifecycle.load.load_results import LoadProgress, LoadResult
@@ -18,36 +21,47 @@ if TYPE_CHECKING:
 
 def command(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Deployment.")],
+    name: DeploymentArgument,
     concurrency: Annotated[
         list[int] | None,
-        typer.Option("--concurrency", "-c", help="Callers at once; may be repeated."),
+        typer.Option(
+            "--concurrency",
+            "-c",
+            help="Closed loop: number of concurrent requests; may be repeated for more levels.",
+        ),
     ] = None,
     rate: Annotated[
         list[float] | None,
-        typer.Option(help="Open loop: requests that arrive per second; may be repeated."),
+        typer.Option(
+            help="Open loop: requests that arrive per second; may be repeated for more levels."
+        ),
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option(help="About as many per prompt.")] = 128,
-    output_tokens: Annotated[int, typer.Option(help="At most as many per answer.")] = 64,
-    seconds: Annotated[float, typer.Option(help="Of each level.")] = 10.0,
+    prompt_tokens: Annotated[
+        int, typer.Option(help="Approximate length of a prompt in tokens.")
+    ] = 128,
+    output_tokens: Annotated[int, typer.Option(help="Maximum length of an answer in tokens.")] = 64,
+    seconds: Annotated[float, typer.Option(help="Seconds per load level.")] = 10.0,
     requests: Annotated[
-        int | None, typer.Option(help="So many per level, instead of seconds.")
+        int | None, typer.Option(help="Number of requests per load level, instead of --seconds.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of prompts and arrivals.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the prompts and the arrival times.")] = 0,
     same_prompt: Annotated[
-        bool, typer.Option("--same-prompt", help="One prompt, so that remembered prefixes count.")
+        bool,
+        typer.Option(
+            "--same-prompt", help="Send the same prompt each time, so that cached prefixes count."
+        ),
     ] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 600.0,
+    timeout: Annotated[float, typer.Option(help="Seconds until a request times out.")] = 600.0,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a picture: .html or .svg.")
+        Path | None, typer.Option(metavar="FILE", help="Write a report: .html or .svg.")
     ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Measure how fast a deployment answers under load, as its callers see it."""
+    """Measure latency and throughput of a deployment under load, as its clients see them."""
     from maas.lifecycle.load.load_results import Load
 
     if report is not None and report.suffix not in (".html", ".svg"):
-        raise InvalidInput(f"--report must end in .html or .svg; got {report.name}", field="report")
+        raise UsageError(f"--report must end in .html or .svg; got {report.name}", field="report")
     load = Load(
         concurrency=tuple(concurrency or ()),
         rates=tuple(rate or ()),
@@ -59,11 +73,11 @@ def command(
         same_prompt=same_prompt,
         timeout_s=timeout,
     )
-    with display(name) as shown:
-        result = client_of(ctx).bench(name, load, shown.show)
+    with progress_display(name) as display:
+        result = client_of(ctx).bench(name, load, display.show)
     if report is not None:
         write_report(result, report)
-        say(f"report: {report}")
+        notify(f"report: {report}")
     print_result(result, output)
     if result.interrupted:
         raise KeyboardInterrupt
@@ -77,13 +91,13 @@ def print_result(result: LoadResult, output: Format) -> None:
         return
     emit_table(headings(result.levels), rows(result.levels))
     for note in result.notes:
-        say(f"note: {note}")
+        notify(f"note: {note}")
     if result.interrupted:
-        say("stopped: this is what is known so far")
+        notify("interrupted: these are the figures so far")
 
 
 def write_report(result: LoadResult, path: Path) -> None:
-    """Raises InvalidInput if the file cannot be written."""
+    """Write the report. Raises InvalidInput if the file cannot be written."""
     from maas.lifecycle.load.page import load_page, machine_text
     from maas.lifecycle.load.pictures import load_svg
 
@@ -94,12 +108,12 @@ def write_report(result: LoadResult, path: Path) -> None:
         text = load_page(result)
     try:
         path.write_text(text, encoding="utf-8")
-    except OSError as wrong:
-        raise InvalidInput(f"{path}: {wrong.strerror or wrong}", field="report") from None
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror or error}", field="report") from None
 
 
-def display(name: str) -> AbstractContextManager[LoadProgressLines | LoadProgressBar]:
-    """How far a load is: a bar in a terminal, else a line per level."""
+def progress_display(name: str) -> AbstractContextManager[LoadProgressLines | LoadProgressBar]:
+    """Progress of a load: a bar on a terminal, else a line per level."""
     if sys.stderr.isatty():
         return LoadProgressBar(name)
     return nullcontext(LoadProgressLines(name))
@@ -111,7 +125,7 @@ class LoadProgressLines:
 
     def show(self, progress: LoadProgress) -> None:
         if progress.figures is not None:
-            say(f"{self._name}: {_level_text(progress)}")
+            notify(f"{self._name}: {_level_text(progress)}")
 
 
 class LoadProgressBar(AbstractContextManager["LoadProgressBar"]):
@@ -122,11 +136,11 @@ class LoadProgressBar(AbstractContextManager["LoadProgressBar"]):
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[figures]}"),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._bar.add_task(name, total=None, told="")
+        self._task = self._bar.add_task(name, total=None, figures="")
 
     def __enter__(self) -> LoadProgressBar:
         self._bar.start()
@@ -137,13 +151,14 @@ class LoadProgressBar(AbstractContextManager["LoadProgressBar"]):
 
     def show(self, progress: LoadProgress) -> None:
         done = progress.level + (progress.figures is not None)
-        told = _level_text(progress)
-        self._bar.update(self._task, completed=done, total=progress.levels, told=told)
+        figures = _level_text(progress)
+        self._bar.update(self._task, completed=done, total=progress.levels, figures=figures)
 
 
 def _level_text(progress: LoadProgress) -> str:
-    said = f"{progress.label}: {progress.requests} requests, {progress.errors} errors"
-    return f"{said}, {progress.elapsed_s:.0f} s"
+    requests = f"{format_number(progress.requests)} requests"
+    errors = f"{format_number(progress.errors)} errors"
+    return f"{progress.label}: {requests}, {errors}, {progress.elapsed_s:.0f} s"
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""maas chat: talk with a deployment that writes text."""
+"""maas chat: chat with a deployment that generates text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maas.cli.common import client_of, printable, say
-from maas.domain.errors import InvalidInput, MaasError
+from maas.cli.common import UsageError, client_of
+from maas.cli.completion import DeploymentArgument
+from maas.cli.output import notify, printable
+from maas.domain.errors import MaasError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -18,42 +20,50 @@ if TYPE_CHECKING:
     from maas.client.client import Client
 
 HELP = """\
-/clear forgets what was said, /system TEXT tells the model how to behave, /exit ends.
+/clear starts a new conversation, /system TEXT sets the system message, /exit ends.
 Ctrl-C stops an answer, Ctrl-D ends."""
 MAX_TOKENS = 1024
-"""Several screens full. A model that repeats itself would write until its context is full."""
-MESSAGE_HELP = "What to say; without it, standard input, or a conversation in a terminal."
+"""Several screens of text. A model that repeats itself would generate until its context is full."""
+MESSAGE_HELP = "Message to send (default: standard input, or a conversation if that is a terminal)."
 
 
 def command(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Deployment.")],
-    message: Annotated[str | None, typer.Argument(help=MESSAGE_HELP)] = None,
-    system: Annotated[str | None, typer.Option(help="How the model shall behave.")] = None,
+    name: DeploymentArgument,
+    message: Annotated[str | None, typer.Argument(metavar="MESSAGE", help=MESSAGE_HELP)] = None,
+    system: Annotated[
+        str | None, typer.Option(help="System message: how the model should behave.")
+    ] = None,
     max_tokens: Annotated[
-        int, typer.Option(help="Longest answer, in tokens; models may repeat themselves for ever.")
+        int, typer.Option(min=1, help="Maximum length of an answer in tokens.")
     ] = MAX_TOKENS,
     temperature: Annotated[
-        float | None, typer.Option(help="0 always takes the likeliest; up to 2.")
+        float | None,
+        typer.Option(
+            help="Sampling temperature from 0 (always the most likely token) to 2 (default: the "
+            "model's)."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed, the same answer.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the sampling; the same seed repeats an answer.")
+    ] = None,
 ) -> None:
-    """Talk with a model: answers appear while they are written."""
-    asked = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-    options = {key: value for key, value in asked.items() if value is not None}
+    """Chat with a model. Its answers appear while they are generated."""
+    sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    options = {key: value for key, value in sampling.items() if value is not None}
     conversation = Conversation(client_of(ctx), name, system, options)
     if message is None and sys.stdin.isatty():
-        _talk(conversation)
+        _converse(conversation)
         return
     text = message if message is not None else sys.stdin.read().strip()
     if not text:
-        raise InvalidInput("there is nothing to say: give a message, or pipe one in")
-    _print(conversation.say(text))
-    _tell_cut(conversation)
+        raise UsageError("the message is empty: give one as an argument or on standard input")
+    _print(conversation.send(text))
+    _notify_of_limit(conversation)
 
 
 class Conversation:
-    """What was said so far; each answer sees all of it."""
+    """The messages so far; all of them are sent for each answer."""
 
     def __init__(
         self, client: Client, name: str, system: str | None, options: dict[str, Any]
@@ -63,45 +73,48 @@ class Conversation:
         self._options = options
         self._messages: list[dict[str, Any]] = []
         self.was_cut = False
-        """Whether the latest answer had to end before its model ended it."""
+        """Whether the last answer reached the limit of tokens."""
         self.instruct(system or "")
 
     def instruct(self, system: str) -> None:
-        """How the model shall behave from now on; "" takes it back."""
-        kept = [message for message in self._messages if message["role"] != "system"]
+        """Set the system message; an empty one removes it."""
+        rest = [message for message in self._messages if message["role"] != "system"]
         first = [{"role": "system", "content": system}] if system else []
-        self._messages = first + kept
+        self._messages = first + rest
 
     def clear(self) -> None:
-        """Forget all but how the model shall behave."""
+        """Remove all messages except the system message."""
         self._messages = [message for message in self._messages if message["role"] == "system"]
 
-    def say(self, text: str) -> Generator[str, None, None]:
-        """The answer to `text` while it is written. An answer that was stopped stays as far as it
-        came; a question that failed is forgotten."""
-        asked = [*self._messages, {"role": "user", "content": text}]
-        stream: ChatStream = self._client.chat(self._name, asked, stream=True, **self._options)
+    def send(self, text: str) -> Generator[str, None, None]:
+        """Yield the answer to `text` while it is generated.
+
+        The part of an answer that was interrupted stays in the conversation; a message whose
+        answer failed does not.
+        """
+        messages = [*self._messages, {"role": "user", "content": text}]
+        stream: ChatStream = self._client.chat(self._name, messages, stream=True, **self._options)
         try:
             with stream:
                 yield from stream
         finally:
             self.was_cut = stream.answer.finish_reason == "length"
             if stream.answer.text:
-                self._messages = [*asked, stream.answer.message]
+                self._messages = [*messages, stream.answer.message]
 
 
-def _talk(conversation: Conversation) -> None:
+def _converse(conversation: Conversation) -> None:
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - from here on lines can be edited and had again
-    say(HELP)
+        import readline  # noqa: F401 - gives input() line editing and a history
+    notify(HELP)
     while True:
         try:
             text = input("> ").strip()
         except KeyboardInterrupt:
-            say("")
+            notify("")
             continue
         except EOFError:
-            say("")
+            notify("")
             return
         word, _, rest = text.partition(" ")
         if word in ("/exit", "/quit"):
@@ -111,28 +124,28 @@ def _talk(conversation: Conversation) -> None:
         elif word == "/system":
             conversation.instruct(rest.strip())
         elif text.startswith("/"):
-            say(HELP)
+            notify(HELP)
         elif text:
             _answer(conversation, text)
 
 
 def _answer(conversation: Conversation, text: str) -> None:
-    """Print the answer, or what went wrong; Ctrl-C ends it and nothing else."""
-    pieces = conversation.say(text)
+    """Print the answer or its error. Ctrl-C stops the answer, not the conversation."""
+    pieces = conversation.send(text)
     try:
         _print(pieces)
-        _tell_cut(conversation)
+        _notify_of_limit(conversation)
     except KeyboardInterrupt:
-        say("\n(stopped)")
+        notify("\n(stopped)")
     except MaasError as error:
-        say(error.message)
+        notify(f"error: {error.message}")
     finally:
         pieces.close()
 
 
-def _tell_cut(conversation: Conversation) -> None:
+def _notify_of_limit(conversation: Conversation) -> None:
     if conversation.was_cut:
-        say("(cut off; --max-tokens allows longer answers)")
+        notify("(stopped at the limit of tokens; --max-tokens sets it)")
 
 
 def _print(pieces: Iterator[str]) -> None:

@@ -1,103 +1,138 @@
-"""maas deploy: a model answers under a name."""
+"""maas deploy: deploy a model under a name, or change a deployment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maas.cli.common import Format, OutputOption, client_of, emit_json, emit_table, say
-from maas.cli.deployments.objective import ObjectiveOptions, measured
+from maas.cli.common import UsageError, client_of
+from maas.cli.completion import deployment_names, model_names
+from maas.cli.deployments.engine_measurement import (
+    EngineMeasurement,
+    Objective,
+    best_engine,
+)
+from maas.cli.deployments.state import StateCallback, change_and_show
+from maas.cli.output import Format, OutputOption, notify
 from maas.domain.deployments import Target
-from maas.domain.errors import DeadlineExceeded, InvalidInput, MaasError, NotFound
+from maas.domain.errors import MaasError, NotFound
 from maas.domain.models import AUTO, best_variant
 
 if TYPE_CHECKING:
     from maas.client.answers import DeploymentView
     from maas.client.client import Client
 
-Watch = Callable[["DeploymentView"], None]
-
 
 def command(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Deployment: the name that callers use.")],
-    model: Annotated[str | None, typer.Option(help="Model; default: of the same name.")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="Name of the deployment, which callers use.",
+            autocompletion=deployment_names,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to deploy (default: the present one, or the model of the same name).",
+            autocompletion=model_names,
+        ),
+    ] = None,
     version: Annotated[
         int | None,
-        typer.Option(help="Default: the newest; the present, if only other settings change."),
+        typer.Option(
+            min=1,
+            help="Version to deploy (default: the newest, or the present one if only other "
+            "settings change).",
+        ),
     ] = None,
     variant: Annotated[
         str | None,
-        typer.Option(help="auto: the best that was found; default: the present, else the first."),
+        typer.Option(
+            help="Variant to deploy; auto takes the best of the newest optimization (default: the "
+            "present one, or the first of the version)."
+        ),
     ] = None,
     gate: Annotated[
         str | None,
-        typer.Option(metavar="RULE", help="What a variant's evidence must show; '': nothing."),
+        typer.Option(
+            metavar="RULE",
+            help="Rule that the evidence of every target must satisfy, now and after each later "
+            "change; '' removes it.",
+        ),
     ] = None,
     weight: Annotated[
         int | None,
         typer.Option(
-            min=1, max=99, help="Percent of the traffic; the present targets share the rest."
+            min=1,
+            max=99,
+            help="Percentage of the traffic for --version; the present targets share the rest.",
         ),
     ] = None,
-    replicas: Annotated[int | None, typer.Option(min=0, help="Processes that answer.")] = None,
-    max_batch: Annotated[int | None, typer.Option(min=1, help="Most rows per model call.")] = None,
+    replicas: Annotated[int | None, typer.Option(min=0, help="Number of replicas.")] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of rows per call of the model.")
+    ] = None,
     queue_limit: Annotated[
-        int | None, typer.Option(min=1, help="Most requests waiting in a replica.")
+        int | None, typer.Option(min=1, help="Maximum number of waiting requests per replica.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads per replica.")] = None,
     objective: Annotated[
-        str | None,
-        typer.Option(help="latency or throughput: measure the engines here, keep the best."),
+        Objective | None,
+        typer.Option(help="Measure the engines on this server and deploy the best for this."),
     ] = None,
     measure_seconds: Annotated[
-        float, typer.Option(help="With --objective: of each level of the load.")
+        float,
+        typer.Option(help="With --objective: seconds per load level.", min=0.1),
     ] = 10.0,
     measure_again: Annotated[
-        bool, typer.Option("--measure-again", help="Also what was measured here before.")
+        bool,
+        typer.Option(
+            "--measure-again",
+            help="With --objective: also measure engines that were measured here before.",
+        ),
     ] = False,
     default: Annotated[
-        bool | None, typer.Option("--default", help="Make it answer /predict without a name.")
+        bool | None,
+        typer.Option("--default", help="Let it answer requests to /predict without a name."),
     ] = None,
     wait: Annotated[
-        float, typer.Option(help="Seconds to wait until it is ready; 0: do not wait.")
+        float,
+        typer.Option(min=0, help="Seconds to wait until it is ready; 0 does not wait."),
     ] = 300.0,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Make a model answer under a name, and wait until it does."""
+    """Deploy a model under a name, or change a deployment, and wait until it is ready."""
+    _check_weight(name, weight, objective, version, variant)
     client = client_of(ctx)
     present = _present(client, name)
     if present is not None:
-        # Only what was asked for changes; the rest stays as it is.
-        model = model or present.deployment.model
-    found: dict[str, Any] = {}
+        model = model or present.deployment.model  # what is not named stays as it is
+    extra: dict[str, Any] = {}
     if objective is not None:
-        if weight is not None:
-            raise InvalidInput("--objective chooses for all of the traffic; --weight shares it")
         ref = f"{model or name}:{version}" if version else model or name
-        again = measure_again
-        wish = ObjectiveOptions(name, objective, ref, variant, threads, measure_seconds, again)
-        version, variant, threads, found = measured(client, wish, output)
-    given = {
+        measurement = EngineMeasurement(
+            name, objective, ref, variant, threads, measure_seconds, measure_again
+        )
+        version, variant, threads, extra = best_engine(client, measurement, output)
+    options = {
         "replicas": replicas,
         "max_batch": max_batch,
         "queue_limit": queue_limit,
         "threads": threads,
     }
-    scaling = {k: v for k, v in given.items() if v is not None}
+    scaling = {key: value for key, value in options.items() if value is not None}
     targets: Sequence[Target] = ()
     if weight is not None:
-        if present is None:
-            raise InvalidInput(f"--weight needs a deployment to share with; there is no {name}")
-        targets = split(
-            present.deployment.targets, _new_target(client, model or name, version, variant), weight
-        )
+        targets = _split_targets(client, name, present, (model or name, version, variant), weight)
         version = variant = None
 
-    def start(watch: Watch) -> DeploymentView:
+    def change(progress: StateCallback) -> DeploymentView:
         return client.deploy(
             name,
             model=model,
@@ -107,26 +142,50 @@ def command(
             default=default,
             gate=gate,
             wait_s=wait,
-            watch=watch,
+            progress=progress,
             **scaling,
         )
 
-    view = deployed(client, name, start, output, found)
-    others = bool(scaling) or default is not None or gate is not None
-    if present is not None and others and version is None and variant is None and not targets:
-        _tell_of_newer(client, view)
+    view = change_and_show(client, name, change, output, extra)
+    other_settings = bool(scaling) or default is not None or gate is not None
+    same_targets = version is None and variant is None and not targets
+    if present is not None and other_settings and same_targets:
+        _notify_of_newer_version(client, view)
 
 
-def _tell_of_newer(client: Client, view: DeploymentView) -> None:
-    """Other settings leave the version as it is; a script may have meant the newest."""
-    name, targets = view.deployment.name, view.deployment.targets
-    with suppress(MaasError):  # it is deployed, whether or not there is more to say
-        newest = client.models.version(view.deployment.model).version.number
-        if newest > max(target.version for target in targets):
-            all_of_it = ", with all of the traffic" if len(targets) > 1 else ""
-            say(
-                f"the newest version is {newest}: `maas deploy {name}` alone moves to it{all_of_it}"
-            )
+def _check_weight(
+    name: str,
+    weight: int | None,
+    objective: Objective | None,
+    version: int | None,
+    variant: str | None,
+) -> None:
+    """Raises UsageError if `--weight` lacks an option that it needs."""
+    if weight is None:
+        return
+    if objective is not None:
+        raise UsageError("--objective applies to all of the traffic; it cannot have a --weight")
+    if version is None and variant is None:
+        raise UsageError(
+            f"--weight {weight} needs --version (or --variant): the one that gets {weight} % of "
+            f"the traffic of {name}"
+        )
+
+
+def _split_targets(
+    client: Client,
+    name: str,
+    present: DeploymentView | None,
+    new: tuple[str, int | None, str | None],
+    weight: int,
+) -> list[Target]:
+    """The present targets and the new one (model, version, variant) with `weight` percent."""
+    if present is None:
+        raise UsageError(
+            f"--weight shares the traffic of an existing deployment; there is no deployment "
+            f"{name!r}"
+        )
+    return split(present.deployment.targets, _new_target(client, *new), weight)
 
 
 def split(present: Sequence[Target], new: Target, percent: int) -> list[Target]:
@@ -143,64 +202,17 @@ def split(present: Sequence[Target], new: Target, percent: int) -> list[Target]:
     return [*shared, Target(new.version, new.variant, percent * 10)]
 
 
-def deployed(
-    client: Client,
-    name: str,
-    start: Callable[[Watch], DeploymentView],
-    output: Format,
-    more: Mapping[str, Any] | None = None,
-) -> DeploymentView:
-    """Runs `start` and shows what became of it; `more` is said in JSON only."""
-    view = deployed_view(client, name, start)
-    if output is Format.JSON:
-        emit_json(view.to_dict() | dict(more or {}))
-        return view
-    emit_table(
-        ("deployment", "model", "targets", "replicas", "state", "address"),
-        [
-            (
-                name,
-                view.deployment.model,
-                targets_text(view.deployment.targets),
-                f"{view.ready}/{view.desired}",
-                view.state,
-                f"{client.base_url}/predict/{name}",
+def _notify_of_newer_version(client: Client, view: DeploymentView) -> None:
+    """Changing other settings keeps the version; a script may have expected the newest."""
+    name, targets = view.deployment.name, view.deployment.targets
+    with suppress(MaasError):  # the change itself has succeeded
+        newest = client.models.version(view.deployment.model).version.number
+        if newest > max(target.version for target in targets):
+            traffic = ", for all of the traffic" if len(targets) > 1 else ""
+            notify(
+                f"the newest version is {newest}: `maas deploy {name}` without options deploys "
+                f"it{traffic}"
             )
-        ],
-    )
-    return view
-
-
-def deployed_view(
-    client: Client, name: str, start: Callable[[Watch], DeploymentView]
-) -> DeploymentView:
-    """Runs `start` while it tells the phases; on failure says why and what to do next."""
-    from maas.client.deployments import DeploymentFailed
-
-    last = ""
-
-    def watch(view: DeploymentView) -> None:
-        nonlocal last
-        line = f"{name}: {view.state}, {view.ready} of {view.desired} replicas ready"
-        line += f" ({view.reason})" if view.reason else ""
-        if line != last:
-            say(line)
-            last = line
-
-    try:
-        return start(watch)
-    except (DeploymentFailed, DeadlineExceeded):
-        _show_log(client, name)
-        say(f"next: `maas logs {name}` for all of it, `maas status`, or `maas rollback {name}`")
-        raise
-
-
-def targets_text(targets: Sequence[Target]) -> str:
-    """`2/onnx`, or with shares `1/onnx 90%, 2/onnx 10%`."""
-    total = sum(t.weight for t in targets)
-    if len(targets) == 1:
-        return f"{targets[0].version}/{targets[0].variant}"
-    return ", ".join(f"{t.version}/{t.variant} {100 * t.weight / total:g}%" for t in targets)
 
 
 def _present(client: Client, name: str) -> DeploymentView | None:
@@ -216,16 +228,6 @@ def _new_target(client: Client, model: str, version: int | None, variant: str | 
         best, _ = best_variant(details.version, details.evidence)
         return Target(details.version.number, best.name)
     return Target(details.version.number, details.version.variant(variant).name)
-
-
-def _show_log(client: Client, name: str) -> None:
-    try:
-        text = client.logs(name, lines=20)
-    except MaasError as error:
-        say(f"its log cannot be shown: {error.message}")
-        return
-    if text.strip():
-        say(f"last lines of its log:\n{text.rstrip()}")
 
 
 def register(app: typer.Typer) -> None:

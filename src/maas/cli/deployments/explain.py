@@ -1,4 +1,4 @@
-"""maas explain: why a deployment answers as it does."""
+"""maas explain: explain one prediction of a deployment."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maas.cli.common import Format, OutputOption, client_of, emit, emit_json, say
-from maas.cli.deployments.predict import FILE_HELP, VALUES_HELP, read_inputs
+from maas.cli.common import client_of
+from maas.cli.completion import DeploymentArgument
+from maas.cli.deployments.inputs import FILE_HELP, VALUES_HELP, read_inputs
+from maas.cli.output import Format, OutputOption, emit, emit_json, notify
 from maas.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -17,27 +19,39 @@ if TYPE_CHECKING:
 
 def command(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Deployment.")],
-    values: Annotated[list[str] | None, typer.Argument(help=VALUES_HELP)] = None,
+    name: DeploymentArgument,
+    values: Annotated[list[str] | None, typer.Argument(metavar="INPUTS", help=VALUES_HELP)] = None,
     file: Annotated[str | None, typer.Option("--file", "-f", help=FILE_HELP)] = None,
     output_name: Annotated[
-        str | None, typer.Option("--of", help="Output to explain; default: the first of numbers.")
+        str | None,
+        typer.Option(
+            "--of", metavar="NAME", help="Output to explain (default: the first numeric one)."
+        ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Its entry, by label or index; default: the largest.")
+        str | None,
+        typer.Option(help="Element of the output, by label or index (default: the largest)."),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=64, max=10000, help="Most model rows; more are more exact.")
+        int,
+        typer.Option(
+            min=64,
+            max=10000,
+            help="Maximum number of rows to evaluate; more are more exact.",
+        ),
     ] = 2048,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     picture: Annotated[
-        Path | None, typer.Option(help="Write a picture: .png (images), .svg or .html.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write a picture: .png (for images), .svg or .html."
+        ),
     ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Show how much each part of one row moved the answer (Shapley values by sampling)."""
+    """Explain one prediction: how much each input feature contributes (Shapley values)."""
     client = client_of(ctx, timeout=300)
-    inputs = read_inputs(client, name, values or [], file)
+    inputs = read_inputs(client, name, values or [], file).values
     options: dict[str, Any] = {"samples": samples, "seed": seed}
     if output_name is not None:
         options["output"] = output_name
@@ -50,29 +64,32 @@ def command(
         show_explanation(explanation)
     if picture is not None:
         write_picture(explanation, inputs, picture)
-        say(f"picture: {picture}")
+        notify(f"picture: {picture}")
 
 
 def show_explanation(raw: dict[str, Any]) -> None:
-    """Bars for the strongest parts, as wide as the terminal."""
+    """Print a bar per strongest feature, as wide as the terminal."""
     from rich.console import Console
 
     from maas.lifecycle.pictures import terminal_bars
 
-    console = Console()  # knows NO_COLOR, and what kind of terminal this is
+    console = Console()  # respects NO_COLOR and the kind of terminal
     color = console.is_terminal and not console.no_color
     emit(terminal_bars(_explanation(raw), width=console.width, color=color))
 
 
 def write_picture(raw: dict[str, Any], inputs: dict[str, Any], path: Path) -> None:
-    """Raises InvalidInput for a suffix that is no picture, or a PNG of what is no image."""
+    """Write the explanation to a picture file.
+
+    Raises InvalidInput for an unknown suffix, or a PNG of an input that is not an image.
+    """
     from maas.lifecycle.pictures import explanation_html, explanation_svg, heat_map_png
 
     explanation = _explanation(raw)
     kind = path.suffix.lower()
     if kind == ".png":
         if explanation.image is None:
-            raise InvalidInput("a .png is for images; for this input write .svg or .html")
+            raise InvalidInput("a .png picture needs an image as input; write .svg or .html")
         path.write_bytes(heat_map_png(explanation, inputs[explanation.image.input]))
     elif kind == ".svg":
         path.write_text(explanation_svg(explanation), encoding="utf-8")
@@ -80,17 +97,17 @@ def write_picture(raw: dict[str, Any], inputs: dict[str, Any], path: Path) -> No
         image = inputs[explanation.image.input] if explanation.image else None
         path.write_text(explanation_html(explanation, image=image), encoding="utf-8")
     else:
-        raise InvalidInput(f"a picture is a .png, .svg or .html file; got {path.name!r}")
+        raise InvalidInput(f"a picture must be a .png, .svg or .html file; got {path.name!r}")
 
 
 def _explanation(raw: dict[str, Any]) -> Explanation:
-    """The noun, without what the server says besides (deployment, version)."""
+    """The explanation without the fields that the server adds (deployment, version)."""
     from dataclasses import fields
 
     from maas.lifecycle.explain import Explanation
 
-    known = {f.name for f in fields(Explanation)}
-    return Explanation.from_dict({k: v for k, v in raw.items() if k in known})
+    names = {field.name for field in fields(Explanation)}
+    return Explanation.from_dict({name: raw[name] for name in raw if name in names})
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""maas rollback: a deployment as it was before its last change."""
+"""maas rollback: restore the state of a deployment before its last change."""
 
 from __future__ import annotations
 
@@ -6,19 +6,32 @@ from typing import Annotated
 
 import typer
 
-from maas.cli.common import Format, OutputOption, client_of
-from maas.cli.deployments.deploy import deployed
+from maas.cli.common import client_of
+from maas.cli.completion import DeploymentArgument
+from maas.cli.deployments.state import change_and_show
+from maas.cli.output import Format, OutputOption
 
 
 def command(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Deployment.")],
-    wait: Annotated[float, typer.Option(help="Seconds to wait until it is ready.")] = 300.0,
+    name: DeploymentArgument,
+    wait: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds to wait until it is ready; 0 does not wait."),
+    ] = 300.0,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Put back what a deployment was before its last change, and wait until it is ready."""
+    """Restore the state before the last change, and wait until the deployment is ready.
+
+    A second rollback undoes the first.
+    """
     client = client_of(ctx)
-    deployed(client, name, lambda watch: client.rollback(name, wait_s=wait, watch=watch), output)
+    change_and_show(
+        client,
+        name,
+        lambda progress: client.rollback(name, wait_s=wait, progress=progress),
+        output,
+    )
 
 
 def register(app: typer.Typer) -> None:

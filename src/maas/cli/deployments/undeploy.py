@@ -1,21 +1,21 @@
-"""maas undeploy: nothing answers under a name any more."""
+"""maas undeploy: delete a deployment."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from maas.cli.common import client_of, say
+from maas.cli.common import client_of
+from maas.cli.completion import DeploymentArgument
+from maas.cli.output import notify
 
 
-def command(
-    ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Deployment.")],
-) -> None:
-    """Stop a deployment and forget it, after it has answered what it accepted; its model stays."""
+def command(ctx: typer.Context, name: DeploymentArgument) -> None:
+    """Delete a deployment after it has answered the requests in flight.
+
+    The model stays published.
+    """
     client_of(ctx).deployments.delete(name)
-    say(f"{name} answers no more; its model stays")
+    notify(f"deleted deployment {name}; its model stays published")
 
 
 def register(app: typer.Typer) -> None:

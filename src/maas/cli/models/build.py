@@ -1,4 +1,4 @@
-"""maas build: a recipe's model, trained in a process of its own on this machine."""
+"""maas build: train the model of a recipe, in a process of its own on this machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maas.cli.common import Format, OutputOption, emit_json, emit_table, say, settings_of
-from maas.cli.models.watching import metrics_line, start, watch
-from maas.domain.errors import Conflict, InvalidInput
+from maas.cli.common import UsageError, settings_of
+from maas.cli.completion import job_ids
+from maas.cli.models.job_progress import metrics_line, start, wait_for
+from maas.cli.output import Format, OutputOption, emit_json, emit_table, notify
+from maas.domain.errors import Conflict
 from maas.domain.jobs import JobState
+from maas.domain.numbers import format_number
 
 if TYPE_CHECKING:
     from maas.domain.jobs import Job
@@ -21,33 +24,41 @@ if TYPE_CHECKING:
 
 def command(
     ctx: typer.Context,
-    recipe: Annotated[Path | None, typer.Argument(help="TOML file.")] = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="JOB", help="Go on with this job from its checkpoint.")
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="Recipe, a TOML file.")
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it.")] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JOB", help="Resume this job from its checkpoint.", autocompletion=job_ids
+        ),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return at once; the job runs in the background.")
+    ] = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Train the model of a recipe, and leave it ready to be published."""
+    """Train the model of a recipe, ready to be published."""
     from maas.lifecycle.recipe import Recipe
 
     settings = settings_of(ctx)
     if (recipe is None) == (resume is None):
-        raise InvalidInput("give a recipe, or --resume and a job")
+        raise UsageError("expected a recipe, or --resume with a job")
     if resume is not None:
         folder = resumed(settings, resume)
     else:
         folder = new_build(settings, Recipe.load(recipe or Path()))
     process = start(folder, settings)
-    say(f"job {folder.path.name}")
+    notify(f"job {folder.path.name}")
     if detach:
         print_job(folder.job(), output)
         return
-    print_job(watch(folder, process), output)
-    say(f"next: `maas publish --job {folder.path.name}`")
+    print_job(wait_for(folder, process), output)
+    notify(f"next: `maas publish --job {folder.path.name}`")
 
 
 def new_build(settings: Settings, recipe: Recipe) -> JobFolder:
+    """The folder of a new build."""
     from maas.lifecycle.job_folder import JobFolder
 
     return JobFolder.create(
@@ -56,7 +67,12 @@ def new_build(settings: Settings, recipe: Recipe) -> JobFolder:
 
 
 def resumed(settings: Settings, job_id: str) -> JobFolder:
-    """The job, if its process was lost; a new one that has its checkpoint, if it had ended."""
+    """The folder of a job to resume.
+
+    A job whose process was lost continues in its own folder. One that failed or was cancelled
+    continues as a new job with its checkpoint. Raises NotFound, or Conflict if the job runs or has
+    succeeded.
+    """
     from maas.lifecycle.job_folder import JobFolder
 
     folder = JobFolder.open(settings.jobs_dir, job_id)
@@ -64,10 +80,10 @@ def resumed(settings: Settings, job_id: str) -> JobFolder:
         raise Conflict(f"job {job_id} is running; see `maas jobs show {job_id}`")
     job, spec = folder.job(), folder.spec()
     if job.state is JobState.SUCCEEDED:
-        raise Conflict(f"job {job_id} has succeeded; `maas publish --job {job_id}` is next")
+        raise Conflict(f"job {job_id} has succeeded; next: `maas publish --job {job_id}`")
     if not job.state.is_final:
         return folder
-    fresh = JobFolder.create(
+    successor = JobFolder.create(
         settings.jobs_dir,
         spec.kind,
         spec.name,
@@ -76,12 +92,13 @@ def resumed(settings: Settings, job_id: str) -> JobFolder:
         options=spec.options,
     )
     if folder.work.is_dir():
-        fresh.work.rmdir()
-        folder.work.rename(fresh.work)
-    return fresh
+        successor.work.rmdir()
+        folder.work.rename(successor.work)
+    return successor
 
 
 def print_job(job: Job, output: Format) -> None:
+    """Print a job with the figures of its training."""
     if output is Format.JSON:
         emit_json(job.to_dict())
         return
@@ -96,7 +113,7 @@ def print_job(job: Job, output: Format) -> None:
                 job.name,
                 job.state,
                 training.get("epochs"),
-                None if seconds is None else round(seconds, 1),
+                None if seconds is None else format_number(round(seconds, 1)),
                 metrics_line(job),
             )
         ],

@@ -1,4 +1,4 @@
-"""maas jobs: builds, evaluations and optimizations of this machine, and those the server knows."""
+"""maas jobs: builds, evaluations and optimizations of this machine and of the server."""
 
 from __future__ import annotations
 
@@ -6,20 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from maas.cli.common import (
-    Format,
-    OutputOption,
-    client_of,
-    emit,
-    emit_json,
-    emit_table,
-    say,
-    settings_of,
-    when,
-)
-from maas.cli.models.watching import metrics_line
+from maas.cli.common import add_commands, client_of, settings_of
+from maas.cli.completion import JobArgument
+from maas.cli.models.job_progress import metrics_line
+from maas.cli.output import Format, OutputOption, emit, emit_json, emit_table, notify, when
 from maas.domain.errors import MaasError, NotFound, Unavailable
 from maas.domain.jobs import Job
+from maas.domain.numbers import format_number
 
 group = typer.Typer(help="List, show or cancel builds, evaluations and optimizations.")
 
@@ -31,20 +24,18 @@ def main(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
         _list(ctx, output)
 
 
-@group.command("list")
 def list_(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
     """List jobs, newest first."""
     _list(ctx, output)
 
 
-@group.command()
 def show(
     ctx: typer.Context,
-    job_id: Annotated[str, typer.Argument(metavar="JOB")],
-    log: Annotated[bool, typer.Option("--log", help="Print its log, too.")] = False,
+    job_id: JobArgument,
+    log: Annotated[bool, typer.Option("--log", help="Also print its log.")] = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Show a job: how far it is, or what came of it."""
+    """Show the progress or the result of a job."""
     from maas.lifecycle.job_folder import JobFolder
 
     try:
@@ -54,18 +45,17 @@ def show(
     job = folder.job() if folder else client_of(ctx).jobs.get(job_id)
     is_unsent = folder is not None and folder.is_unsent
     if output is Format.JSON:
-        emit_json(_told(job, is_unsent))
+        emit_json(_job_dict(job, is_unsent))
     else:
         _print(job)
         if is_unsent:
-            emit(f"\n{_unsent(job)}")
+            emit(f"\n{_send_hint(job)}")
     if log and folder and folder.log.is_file():
         emit(folder.log.read_text(errors="replace").rstrip())
 
 
-@group.command()
-def cancel(ctx: typer.Context, job_id: Annotated[str, typer.Argument(metavar="JOB")]) -> None:
-    """Ask a job to stop at its next epoch; it keeps its checkpoint."""
+def cancel(ctx: typer.Context, job_id: JobArgument) -> None:
+    """Cancel a job: it stops at its next step and keeps its checkpoint."""
     from maas.lifecycle.job_folder import JobFolder
 
     try:
@@ -75,41 +65,41 @@ def cancel(ctx: typer.Context, job_id: Annotated[str, typer.Argument(metavar="JO
     else:
         job = folder.job()
         if job.state.is_final:
-            say(f"job {job_id} has ended already: {job.state}")
+            notify(f"job {job_id} is already over: {job.state}")
             return
         folder.request_cancel()
-    say(f"job {job_id} is asked to stop")
+    notify(f"job {job_id} will stop at its next step")
 
 
 def _list(ctx: typer.Context, output: Format) -> None:
     from maas.lifecycle.job_folder import JobFolder
 
     folders = JobFolder.all(settings_of(ctx).jobs_dir)
-    jobs = {f.path.name: f.job() for f in folders}
-    unsent = {f.path.name for f in folders if f.is_unsent}
+    jobs = {folder.path.name: folder.job() for folder in folders}
+    unsent = {folder.path.name for folder in folders if folder.is_unsent}
     try:
-        jobs = {j.id: j for j in client_of(ctx, timeout=5, retries=0).jobs.list()} | jobs
+        jobs = {job.id: job for job in client_of(ctx, timeout=5, retries=0).jobs.list()} | jobs
     except Unavailable:
-        say("no server answers; these are the jobs of this machine")
+        notify("no server answers; these are the jobs of this machine")
     except MaasError as error:
-        say(f"the server's jobs are not shown: {error.message}")
-    newest_first = sorted(jobs.values(), key=lambda j: j.created_at, reverse=True)
+        notify(f"the jobs of the server are missing here: {error.message}")
+    newest_first = sorted(jobs.values(), key=lambda job: job.created_at, reverse=True)
     if output is Format.JSON:
-        emit_json([_told(j, j.id in unsent) for j in newest_first])
+        emit_json([_job_dict(job, job.id in unsent) for job in newest_first])
         return
     emit_table(
-        ("job", "kind", "model", "state", "progress", "created", "what came of it"),
+        ("job", "kind", "model", "state", "progress", "created", "result"),
         (
             (
-                j.id,
-                j.kind,
-                j.name,
-                j.state,
-                _progress(j),
-                when(j.created_at),
-                _unsent(j) if j.id in unsent else _outcome(j),
+                job.id,
+                job.kind,
+                job.name,
+                job.state,
+                _progress_text(job),
+                when(job.created_at),
+                _send_hint(job) if job.id in unsent else _result_text(job),
             )
-            for j in newest_first
+            for job in newest_first
         ),
     )
 
@@ -117,32 +107,43 @@ def _list(ctx: typer.Context, output: Format) -> None:
 def _print(job: Job) -> None:
     emit_table(
         ("job", "kind", "model", "state", "progress", "updated"),
-        [(job.id, job.kind, job.name, job.state, _progress(job), when(job.updated_at))],
+        [(job.id, job.kind, job.name, job.state, _progress_text(job), when(job.updated_at))],
     )
     values = {**job.progress.values, **job.result.get("metrics", {})}
     if values:
         emit("")
-        emit_table(("value", "is"), values.items())
+        emit_table(("metric", "value"), ((name, _value(value)) for name, value in values.items()))
     if job.error:
         emit(f"\n{job.error}")
 
 
-def _progress(job: Job) -> str:
+def _value(value: Any) -> object:
+    return format_number(value) if isinstance(value, float) else value
+
+
+def _progress_text(job: Job) -> str:
     progress = job.progress
     counts = f"{progress.done}/{progress.total}" if progress.total else ""
     return counts if job.state.is_final else f"{counts} {progress.message}".strip()
 
 
-def _told(job: Job, is_unsent: bool) -> dict[str, Any]:
+def _job_dict(job: Job, is_unsent: bool) -> dict[str, Any]:
     return job.to_dict() | ({"unsent": True} if is_unsent else {})
 
 
-def _unsent(job: Job) -> str:
-    return f"not sent yet: `maas optimize --resume {job.id}` does"
+def _send_hint(job: Job) -> str:
+    return f"not sent to the server: `maas optimize --resume {job.id}` sends it"
 
 
-def _outcome(job: Job) -> str:
-    return job.error.split("\n")[0] if job.error else metrics_line(job, most=2)
+def _result_text(job: Job) -> str:
+    """The error, the metrics, or the variant that an optimization chose."""
+    if job.error:
+        return job.error.split("\n")[0]
+    chosen = job.result.get("chosen")
+    return f"chosen: {chosen}" if chosen else metrics_line(job, limit=2)
+
+
+add_commands(group, {"list": list_, "show": show, "cancel": cancel})
 
 
 def register(app: typer.Typer) -> None:

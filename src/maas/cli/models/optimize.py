@@ -1,25 +1,20 @@
-"""maas optimize: smaller or faster forms of a version, each with its evidence."""
+"""maas optimize: smaller or faster variants of a version, each with its evidence."""
 
 from __future__ import annotations
 
 import shutil
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from maas.cli.common import (
-    Format,
-    OutputOption,
-    client_of,
-    emit_json,
-    emit_table,
-    say,
-    settings_of,
-)
+from maas.cli.common import UsageError, client_of, settings_of
+from maas.cli.completion import job_ids, model_names
 from maas.cli.models.build import resumed
-from maas.cli.models.watching import finished, start, watch
+from maas.cli.models.job_progress import finished, start, wait_for
+from maas.cli.output import Format, OutputOption, emit_json, emit_table, notify
 from maas.domain.errors import Conflict, InvalidInput, MaasError
 from maas.domain.jobs import JobState
 
@@ -29,62 +24,96 @@ if TYPE_CHECKING:
     from maas.settings import Settings
 
 
+class Objective(StrEnum):
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+    SIZE = "size"
+    MEMORY = "memory"
+
+
 def command(
     ctx: typer.Context,
-    model: Annotated[str | None, typer.Argument(metavar="MODEL[:VERSION]")] = None,
-    objective: Annotated[
-        str, typer.Option(help="latency, throughput, size or memory.")
-    ] = "throughput",
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL[:VERSION]",
+            help="Version to optimize (default: the newest of the model).",
+            autocompletion=model_names,
+        ),
+    ] = None,
+    objective: Annotated[Objective, typer.Option(help="What to improve.")] = Objective.THROUGHPUT,
     gate: Annotated[
         str,
         typer.Option(
-            help="What a variant may lose; default: 1 point, 1 % of an error, 5 % of perplexity."
+            metavar="RULE",
+            help="How much quality a variant may lose, such as 'accuracy>=-0.01' (default: 1 point "
+            "of accuracy, 1 % of an error, 5 % of a perplexity).",
         ),
     ] = "",
     data: Annotated[
         Path | None,
-        typer.Option(metavar="NPZ", help="Rows X, and y; default: those of the build."),
+        typer.Option(
+            metavar="NPZ",
+            help="Rows X, and labels y, to compare variants on (default: those of the build).",
+        ),
     ] = None,
     text: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="To compare language models on; default: one of ours."),
+        typer.Option(
+            metavar="FILE",
+            help="Text to compare language models on (default: a text of this package).",
+        ),
     ] = None,
     candidate: Annotated[
-        list[str] | None, typer.Option(help="Try only this one; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Try only this candidate; may be repeated."),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=0.001, max=60, help="Of one turn of the measurement.")
+        float,
+        typer.Option(
+            min=0.001,
+            max=60,
+            help="Seconds per turn, in which candidate and original alternate.",
+        ),
     ] = 0.05,
     runs: Annotated[
         int | None,
         typer.Option(
             min=2,
             max=100,
-            help="Fresh processes that are measured; default: 8, and 4 of a language model.",
+            help="Fresh processes in which each candidate is measured (default: 8, or 4 for a "
+            "language model).",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of training and resampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of training and resampling.")] = 0,
     epochs: Annotated[
-        int, typer.Option(min=0, help="Of fine-tuning; 0: as many as the build had.")
+        int, typer.Option(min=0, help="Epochs of fine-tuning; 0 takes those of the build.")
     ] = 0,
     report: Annotated[
-        Path | None, typer.Option(metavar="HTML", help="Write the report here, too.")
+        Path | None, typer.Option(metavar="FILE", help="Also write the HTML report to this file.")
     ] = None,
-    resume: Annotated[str | None, typer.Option(metavar="JOB", help="Go on with this job.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it.")] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="JOB", help="Resume this job.", autocompletion=job_ids),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return at once; the job runs in the background.")
+    ] = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Make smaller or faster forms of a version, measure each beside the original, and add those
-    that pass the gate as variants."""
+    """Make smaller or faster variants of a version, and add those that pass the gate.
+
+    Each candidate is measured beside the original. The figures are stored as evidence.
+    """
     settings = settings_of(ctx)
     client = client_of(ctx, timeout=300)
     if (model is None) == (resume is None):
-        raise InvalidInput("give a model, or --resume and a job")
+        raise UsageError("expected a model, or --resume with a job")
     if resume is not None:
-        folder = _again(settings, resume)
+        folder = _resumed_optimization(settings, resume)
     else:
-        told = {
-            "objective": objective,
+        options = {
+            "objective": str(objective),
             "gate": gate,
             "candidates": candidate or [],
             "seconds": seconds,
@@ -92,40 +121,42 @@ def command(
             "seed": seed,
             "epochs": epochs,
         }
-        folder = new_optimization(client, settings, model or "", told, data, text)
+        folder = new_optimization(client, settings, model or "", options, data, text)
     if folder.job().state is not JobState.SUCCEEDED:
         process = start(folder, settings)
-        say(f"job {folder.path.name}")
+        notify(f"job {folder.path.name}")
         if detach:
-            say(f"`maas optimize --resume {folder.path.name}` sends what it finds")
+            notify(f"next: `maas optimize --resume {folder.path.name}` sends the result")
             return
-        watch(folder, process)
+        wait_for(folder, process)
     finished(folder)
-    found = send(client, folder)
+    summary = send(client, folder)
     if report is not None:
         report.write_bytes((folder.work / "optimization.html").read_bytes())
-    say(f"report: {report or folder.work / 'optimization.html'}")
-    print_optimization(found, folder, output)
+    notify(f"report: {report or folder.work / 'optimization.html'}")
+    print_optimization(summary, folder, output)
 
 
 def new_optimization(
     client: Client,
     settings: Settings,
     ref: str,
-    told: dict[str, Any],
+    options: dict[str, Any],
     data: Path | None = None,
     text: Path | None = None,
 ) -> JobFolder:
-    """A job's folder with the version's first variant in it. Raises InvalidInput before anything
-    runs if it cannot be understood."""
+    """The folder of a new optimization, with the first variant of the version in it.
+
+    Raises InvalidInput for invalid options, before anything runs.
+    """
     from maas.lifecycle.job_folder import JobFolder
     from maas.lifecycle.optimize.publication import ORIGINAL
     from maas.lifecycle.recipe import optimize_step
 
-    step = optimize_step(told)
+    step = optimize_step(options)
     for name, file in (("data", data), ("text", text)):
         if file is not None and not file.is_file():
-            raise InvalidInput(f"there is no file {file}", field=name)
+            raise InvalidInput(f"--{name}: there is no file {file}", field=name)
     details = client.models.version(ref)
     version = details.version
     folder = JobFolder.create(
@@ -151,40 +182,46 @@ def new_optimization(
 
 
 def send(client: Client, folder: JobFolder) -> dict[str, Any]:
-    """Adds what a finished job has left to the version."""
+    """Add the variants and the evidence of a finished job to the version. Returns the summary."""
     from maas.lifecycle.optimize.publication import PreparedOptimization
 
-    found = client.send_optimization(PreparedOptimization.load(folder.publication))
+    summary = client.send_optimization(PreparedOptimization.load(folder.publication))
     folder.mark_sent()
-    return found
+    return summary
 
 
-def print_optimization(found: dict[str, Any], folder: JobFolder, output: Format) -> None:
+def print_optimization(summary: dict[str, Any], folder: JobFolder, output: Format) -> None:
+    """Print the table of candidates, the chosen one and why."""
     from maas.lifecycle.optimize.publication import FIGURES
     from maas.lifecycle.optimize.report.summary import headings, terminal_rows
     from maas.lifecycle.optimize.results import Optimization, from_json
 
     if output is Format.JSON:
-        emit_json(found)
+        emit_json(summary)
         return
     figures = msgspec.json.decode((folder.work / FIGURES).read_bytes())
     optimization = from_json(figures, Optimization)
     emit_table(headings(optimization), terminal_rows(optimization))
-    say(f"chosen for {found['objective']}: {found['chosen']}: {found['chosen_reason']}")
-    others = [f"{o} {name}" for o, name in optimization.best.items() if o != found["objective"]]
-    if others:
-        say(f"by other objectives it would be: {', '.join(others)}")
-    if found["chosen"] != found["candidates"][0]["name"]:
-        model, _, version = found["model"].partition(":")
-        say(f"next: `maas deploy {model} --version {version} --variant auto`")
+    notify(chosen_text(summary))
+    for objective, name in optimization.best.items():
+        if objective != summary["objective"]:
+            notify(f"best for {objective}: {name}")
+    if summary["chosen"] != summary["candidates"][0]["name"]:
+        model, _, version = summary["model"].partition(":")
+        notify(f"next: `maas deploy {model} --version {version} --variant auto`")
 
 
-def _again(settings: Settings, job_id: str) -> JobFolder:
+def chosen_text(summary: dict[str, Any]) -> str:
+    """The chosen candidate and the reason, in a sentence."""
+    return f"chosen for {summary['objective']}: {summary['chosen']} ({summary['chosen_reason']})"
+
+
+def _resumed_optimization(settings: Settings, job_id: str) -> JobFolder:
     from maas.lifecycle.job_folder import JobFolder
 
     folder = JobFolder.open(settings.jobs_dir, job_id)
     if folder.spec().kind != "optimize":
-        raise Conflict(f"job {job_id} is a {folder.spec().kind}, not an optimization")
+        raise Conflict(f"job {job_id} is not an optimization, its kind is {folder.spec().kind}")
     return folder if folder.job().state is JobState.SUCCEEDED else resumed(settings, job_id)
 
 

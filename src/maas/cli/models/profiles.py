@@ -1,35 +1,37 @@
-"""What each variant consists of and costs, as `maas models show` prints it."""
+"""Size, memory, time and cost of each variant, as `maas models show` prints them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from maas.cli.common import emit, emit_table, size
+from maas.cli.output import emit, emit_table, size
+from maas.domain.numbers import format_number
 
 if TYPE_CHECKING:
     from maas.client.answers import VersionDetails
 
-MOST_LAYERS = 5
+MAX_LAYERS = 5
 HEADINGS = (
     "variant", "parameters", "multiply-adds", "size", "memory", "core-s/1,000", "cost/1,000",
 )  # fmt: skip
 
 
 def emit_profiles(details: VersionDetails, core_hour: float | None) -> None:
-    """A table of all variants, their slowest and largest layers, and how to get what is missing.
+    """Print a table of all variants, their slowest and largest layers, and a hint for those without
+    a profile.
 
-    `core_hour` is the price of an hour of one core, for the cost of 1,000 answers.
+    `core_hour` is the price of one core for an hour, for the cost of 1,000 rows.
     """
     profiles = {
         e.variant: e.values for e in details.evidence if e.kind == "profile" and e.variant
-    }  # the newest of each variant, for they come oldest first
-    variants = [v.name for v in details.version.manifest.variants]
-    known = [(name, profiles[name]) for name in variants if name in profiles]
-    if known:
+    }  # the newest profile of each variant: they come oldest first
+    variants = [variant.name for variant in details.version.variants]
+    profiled = [(name, profiles[name]) for name in variants if name in profiles]
+    if profiled:
         emit("")
-        emit_table(HEADINGS, (_line(name, profile, core_hour) for name, profile in known))
-    for name, profile in known:
+        emit_table(HEADINGS, (_line(name, profile, core_hour) for name, profile in profiled))
+    for name, profile in profiled:
         _emit_layers(name, profile)
     absent = [name for name in variants if name not in profiles]
     if absent:
@@ -51,14 +53,14 @@ def _line(name: str, profile: Mapping[str, Any], core_hour: float | None) -> tup
         _count(profile, "multiply_adds"),
         size(_number(profile, "file_bytes")),
         size(_number(profile, "memory_bytes")),
-        seconds,
-        cost,
+        _text(seconds),
+        _text(cost),
     )
 
 
 def _emit_layers(name: str, profile: Mapping[str, Any]) -> None:
     slowest = [
-        (line.get("name"), line.get("op"), _share(line), _number(line, "ms"))
+        (line.get("name"), line.get("op"), _share(line), _text(_number(line, "ms")))
         for line in _lines(profile, "slowest")
     ]
     if slowest:
@@ -89,10 +91,11 @@ def _emit_layers(name: str, profile: Mapping[str, Any]) -> None:
 
 
 def _lines(profile: Mapping[str, Any], key: str) -> Iterable[Mapping[str, Any]]:
-    """Evidence is whatever its publisher sent; what is no layer is not shown as one."""
+    """The layers under `key`; anything else is skipped, because publishers send any JSON."""
     lines = profile.get(key)
-    given = lines[:MOST_LAYERS] if isinstance(lines, list) else []
-    return [line for line in given if isinstance(line, dict)]
+    if not isinstance(lines, list):
+        return []
+    return [line for line in lines[:MAX_LAYERS] if isinstance(line, dict)]
 
 
 def _number(values: Mapping[str, Any], key: str) -> float | None:
@@ -100,9 +103,12 @@ def _number(values: Mapping[str, Any], key: str) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def _text(value: float | None) -> str | None:
+    return None if value is None else format_number(value)
+
+
 def _count(values: Mapping[str, Any], key: str) -> str | None:
-    value = _number(values, key)
-    return None if value is None else f"{value:,}"
+    return _text(_number(values, key))
 
 
 def _share(line: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""maas pull: a model from a hub, an address, a bucket, a package or a path becomes a version."""
+"""maas pull: publish a model from a hub, a URL, a bucket, a package or a path."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maas.cli.common import (
-    Format,
-    OutputOption,
-    client_of,
-    emit_json,
-    emit_table,
-    say,
-    settings_of,
-)
+from maas.cli.common import client_of, settings_of
+from maas.cli.completion import model_names
+from maas.cli.output import Format, OutputOption, emit_json, emit_table, notify
 
 if TYPE_CHECKING:
+    from maas.client.pulling import PulledModel
     from maas.lifecycle.sources.base import Progress
 
 
@@ -27,31 +22,39 @@ def command(
     source: Annotated[
         str,
         typer.Argument(
-            help="A name of `maas models --catalog`, hf://ORG/REPO[@REV], https://…, "
-            "s3://, gs:// or az://BUCKET/KEY, package://PACKAGE/FILE, or a path."
+            metavar="SOURCE",
+            help="A name of `maas models --catalog`, hf://ORG/REPO[@REV], https://URL, "
+            "s3://, gs:// or az://BUCKET/KEY, package://PACKAGE/FILE, or a path.",
+            autocompletion=catalog_names,
         ),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Model; default: the name in the catalog.")
+        str | None,
+        typer.Option(
+            help="Name of the model (default: that in the catalog).", autocompletion=model_names
+        ),
     ] = None,
-    file: Annotated[str | None, typer.Option(help="Which file, where there are several.")] = None,
+    file: Annotated[
+        str | None, typer.Option(help="File to take from a source with several models.")
+    ] = None,
     sha256: Annotated[
-        str | None, typer.Option(metavar="HEX", help="Of the file; needed for https://.")
+        str | None,
+        typer.Option(metavar="HEX", help="SHA-256 digest of the file; required for https://."),
     ] = None,
     license: Annotated[  # noqa: A002 - the option's name
-        str | None, typer.Option(help="Instead of what the source says.")
+        str | None, typer.Option(help="License of the model, instead of that of the source.")
     ] = None,
-    description: Annotated[str, typer.Option(help="What it is for, in a sentence.")] = "",
+    description: Annotated[str, typer.Option(help="Purpose of the model, in a sentence.")] = "",
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Publish a model from a hub, an address, a bucket or a package.
+    """Publish a model from a hub, a URL, a bucket, a package or a path.
 
-    This machine fetches it; the same command goes on where an earlier one stopped.
+    This machine downloads the files. After an interruption, the same command resumes the download.
     """
     client = client_of(ctx, timeout=300)
     try:
         with _display() as progress:
-            found = client.pull(
+            pulled = client.pull(
                 source,
                 name,
                 file=file,
@@ -62,42 +65,54 @@ def command(
                 configured=settings_of(ctx),
             )
     except KeyboardInterrupt:
-        say("stopped; the same command goes on from here")
+        notify("interrupted; the same command resumes the download")
         raise
     if output is Format.JSON:
-        emit_json(found.to_dict())
+        emit_json(pulled.to_dict())
         return
-    if not found.published.created:
-        say(f"{found} is there already and is the same")
-    who = f" (says {found.license_from})" if found.license else ""
-    say(f"license: {found.license or 'unknown; ask whom you have it from'}{who}")
-    published = found.published
+    _print(pulled)
+
+
+def catalog_names(incomplete: str) -> list[str]:
+    from maas.lifecycle.sources.catalog import CATALOG
+
+    return [entry.name for entry in CATALOG if entry.name.startswith(incomplete)]
+
+
+def _print(pulled: PulledModel) -> None:
+    published = pulled.published
+    if not published.created:
+        notify(f"{pulled} already exists with the same content")
+    if pulled.license:
+        notify(f"license: {pulled.license} (according to {pulled.license_from})")
+    else:
+        notify("license: unknown; ask the publisher of the model")
     emit_table(
         ("model", "version", "task", "runtime", "license", "digest"),
         [
             (
                 published.model,
                 published.number,
-                found.task,
-                found.runtime,
-                found.license or "unknown",
+                pulled.task,
+                pulled.runtime,
+                pulled.license or "unknown",
                 published.digest[:12],
             )
         ],
     )
-    say(f"next: `maas deploy {published.model}`")
+    notify(f"next: `maas deploy {published.model}`")
 
 
 def _display() -> AbstractContextManager[Progress]:
-    return _Bar() if sys.stderr.isatty() else nullcontext(_nothing)
+    return _Bar() if sys.stderr.isatty() else nullcontext(_no_progress)
 
 
-def _nothing(name: str, done: int, total: int | None) -> None:
-    """A pipe or a file gets no progress."""
+def _no_progress(name: str, done: int, total: int | None) -> None:
+    """Progress for a pipe or a file: none."""
 
 
 class _Bar(AbstractContextManager["Progress"]):
-    """For a terminal: a line with bytes, speed and the time that is left, per file."""
+    """Progress for a terminal: a line per file with bytes, speed and the time left."""
 
     def __init__(self) -> None:
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""maas run: a recipe from data to an explained answer."""
+"""maas run: all steps of a recipe, from data to an explained prediction."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maas.cli.common import Format, OutputOption, client_of, emit, emit_json, say, settings_of
-from maas.cli.deployments.deploy import deployed_view
+from maas.cli.common import client_of, settings_of
 from maas.cli.deployments.explain import show_explanation, write_picture
-from maas.cli.deployments.predict import print_outputs
+from maas.cli.deployments.outputs import emit_outputs
+from maas.cli.deployments.state import change_and_wait
 from maas.cli.models.build import new_build
-from maas.cli.models.optimize import new_optimization, send
+from maas.cli.models.job_progress import check_gates, metrics_line, start, wait_for
+from maas.cli.models.optimize import chosen_text, new_optimization, send
 from maas.cli.models.publish import publish_folder
-from maas.cli.models.watching import check_gates, metrics_line, start, watch
+from maas.cli.output import Format, OutputOption, emit, emit_json, notify
 
 if TYPE_CHECKING:
     from maas.client.answers import DeploymentView, PublishedVersion
@@ -25,44 +26,35 @@ if TYPE_CHECKING:
 
 def command(
     ctx: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="TOML file.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a TOML file.")],
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Run a recipe: build, evaluate, publish, optimize, deploy, call, explain.
+    """Run a recipe: build, evaluate, publish, optimize, deploy, predict, explain.
 
-    A step that the recipe does not have is left out. Nothing is published unless every gate holds.
+    Steps that the recipe does not have are left out. Nothing is published unless every gate holds.
     """
     from maas.lifecycle.recipe import Recipe
 
-    wanted = Recipe.load(recipe)
+    loaded = Recipe.load(recipe)
     settings = settings_of(ctx)
     client = client_of(ctx)
-    client.status()  # so that a training of an hour does not end at a server that is not there
+    client.status()  # an absent server is better noticed before an hour of training
 
-    folder = new_build(settings, wanted)
-    say(f"build and evaluate {wanted.name} (job {folder.path.name})")
-    job = watch(folder, start(folder, settings))
-    say(f"measured on rows held back: {metrics_line(job)}")
+    folder = new_build(settings, loaded)
+    notify(f"building and evaluating {loaded.name} (job {folder.path.name})")
+    job = wait_for(folder, start(folder, settings))
+    notify(f"on held-out rows: {metrics_line(job)}")
     check_gates(job)
 
     published = publish_folder(ctx, folder.publication)
-    say(f"published {published}{'' if published.created else ' (it was there already)'}")
-    done: dict[str, Any] = {"job": job.to_dict(), "published": published.to_dict()}
-    if wanted.optimize is not None:
-        done["optimization"] = _optimize(ctx, wanted.optimize, published)
-    if wanted.deploy is not None:
-        view = deploy_step(client, wanted, wanted.deploy, published)
-        say(f"deployed {published} as {view.name}")
-        done["deployment"] = view.to_dict()
-        at = _Answering(client, view.name, output, folder.path)
-        if wanted.call is not None or wanted.explain is not None:
-            done["call"] = _call(at, wanted, published)
-        if wanted.explain is not None:
-            done["explanation"] = _explain(at, wanted.explain, done["call"]["inputs"])
+    notify(f"published {published}{'' if published.created else ' (it already existed)'}")
+    results: dict[str, Any] = {"job": job.to_dict(), "published": published.to_dict()}
+    if loaded.optimize is not None:
+        results["optimization"] = _optimize(ctx, loaded.optimize, published)
+    if loaded.deploy is not None:
+        results |= _deploy(client, loaded, published, output, folder.path)
     if output is Format.JSON:
-        emit_json(done)
-    elif wanted.deploy is not None:
-        say(f"call it: POST {client.base_url}/predict/{view.name}, or `maas predict {view.name} …`")
+        emit_json(results)
 
 
 def _optimize(
@@ -71,67 +63,88 @@ def _optimize(
     settings = settings_of(ctx)
     client = client_of(ctx, timeout=300)
     folder = new_optimization(client, settings, str(published), step.to_dict())
-    say(f"optimize {published} (job {folder.path.name})")
-    watch(folder, start(folder, settings))
-    found = send(client, folder)
-    say(f"chosen for {found['objective']}: {found['chosen']}: {found['chosen_reason']}")
-    return found
+    notify(f"optimizing {published} (job {folder.path.name})")
+    wait_for(folder, start(folder, settings))
+    summary = send(client, folder)
+    notify(chosen_text(summary))
+    return summary
+
+
+def _deploy(
+    client: Client, recipe: Recipe, published: PublishedVersion, output: Format, pictures: Path
+) -> dict[str, Any]:
+    """The steps [deploy], [call] and [explain], with their results by name."""
+    if recipe.deploy is None:
+        return {}
+    view = deploy_step(client, recipe, recipe.deploy, published)
+    notify(f"deployed {published} as {view.name}")
+    results: dict[str, Any] = {"deployment": view.to_dict()}
+    deployed = _Deployed(client, view.name, output, pictures)
+    if recipe.call is not None or recipe.explain is not None:
+        results["call"] = _predict(deployed, recipe, published)
+    if recipe.explain is not None:
+        results["explanation"] = _explain(deployed, recipe.explain, results["call"]["inputs"])
+    if output is Format.TABLE:
+        url = f"{client.base_url}/predict/{view.name}"
+        notify(f"next: POST {url}, or `maas predict {view.name} INPUTS`")
+    return results
 
 
 def deploy_step(
     client: Client, recipe: Recipe, step: DeployStep, published: PublishedVersion
 ) -> DeploymentView:
+    """Deploy a version as the recipe's [deploy] says."""
     name = step.name or recipe.name
     scaling: dict[str, Any] = step.scaling()
-    return deployed_view(
+    return change_and_wait(
         client,
         name,
-        lambda watch: client.deploy(
+        lambda progress: client.deploy(
             name,
             model=recipe.name,
             version=published.number,
             variant=step.variant or None,
             gate=step.gate or None,
             default=step.default or None,
-            watch=watch,
+            progress=progress,
             **scaling,
         ),
     )
 
 
 @dataclass(frozen=True)
-class _Answering:
-    """A deployment that answers, and how to show what it says."""
+class _Deployed:
+    """A deployment that the recipe calls, and where the results go."""
 
     client: Client
     name: str
     output: Format
     pictures: Path
-    """Where a picture goes: the job's folder, so that a recipe leaves nothing beside itself."""
+    """Folder for pictures: that of the job, so that a recipe leaves no files beside it."""
 
 
-def _call(at: _Answering, recipe: Recipe, published: PublishedVersion) -> dict[str, Any]:
-    """The first call, with the recipe's inputs or the model's own example."""
+def _predict(deployed: _Deployed, recipe: Recipe, published: PublishedVersion) -> dict[str, Any]:
+    """The first prediction, of the recipe's inputs or of the model's own example."""
     inputs = recipe.call
     if not inputs:
-        version = at.client.models.version(str(published)).version
+        version = deployed.client.models.version(str(published)).version
         inputs = version.manifest.signature.example
-    outputs = at.client.predict(at.name, inputs)
-    if at.output is Format.TABLE:
-        print_outputs(outputs, Format.TABLE)
+    outputs = deployed.client.predict(deployed.name, inputs)
+    if deployed.output is Format.TABLE:
+        emit_outputs(outputs)
     return {"inputs": inputs, "outputs": outputs}
 
 
-def _explain(at: _Answering, step: ExplainStep, inputs: dict[str, Any]) -> dict[str, Any]:
+def _explain(deployed: _Deployed, step: ExplainStep, inputs: dict[str, Any]) -> dict[str, Any]:
     options = step.options()
-    explanation = at.client.explain(at.name, inputs, options=options, timeout=300)
-    if at.output is Format.TABLE:
+    explanation = deployed.client.explain(deployed.name, inputs, options=options, timeout=300)
+    if deployed.output is Format.TABLE:
         emit("")
         show_explanation(explanation)
     if step.picture:
-        path = at.pictures / step.picture
+        path = deployed.pictures / step.picture
         write_picture(explanation, inputs, path)
-        say(f"picture: {path}")
+        notify(f"picture: {path}")
     return explanation
 
 

@@ -1,4 +1,4 @@
-"""maas down: the server of this home ends, and answers first what it accepted."""
+"""maas down: stop the server of this home."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from maas.cli.common import say, settings_of
+from maas.cli.common import settings_of
+from maas.cli.output import notify
 from maas.cli.server.server_home import running_pid
 from maas.domain.errors import DeadlineExceeded
 
@@ -22,27 +23,27 @@ def command(
     ctx: typer.Context,
     home: Annotated[Path | None, typer.Option(help="Directory of all state.")] = None,
     wait: Annotated[
-        float | None, typer.Option(help="Seconds to wait; default: as long as it may drain.")
+        float | None, typer.Option(help="Seconds to wait (default: server.drain_s and 20 more).")
     ] = None,
 ) -> None:
-    """Stop the server after it has answered what it accepted."""
+    """Stop the server after it has answered the requests in flight."""
     settings = settings_of(ctx, home=str(home) if home else None)
     pid = running_pid(settings)
     if pid is None:
-        say(f"no server runs for {settings.home}")
+        notify(f"no server runs for {settings.home}")
         return
     wait_s = settings.server.drain_s + 20 if wait is None else wait
-    give_up = time.monotonic() + wait_s
-    asked = False
-    while (now := running_pid(settings)) is not None:
-        if now and not asked:
+    deadline = time.monotonic() + wait_s
+    signaled = False
+    while (current := running_pid(settings)) is not None:
+        if current and not signaled:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(now, signal.SIGTERM)
-            asked = True
-        if time.monotonic() > give_up:
-            raise DeadlineExceeded(f"process {now} still runs after {wait_s:g} s")
+                os.kill(current, signal.SIGTERM)
+            signaled = True
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"process {current} is still running after {wait_s:g} s")
         time.sleep(POLL_S)
-    say(f"stopped (process {pid})")
+    notify(f"stopped (process {pid})")
 
 
 def register(app: typer.Typer) -> None:

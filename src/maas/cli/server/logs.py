@@ -1,4 +1,4 @@
-"""maas logs: what a process of the server wrote."""
+"""maas logs: the logs of the processes of the server."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maas.cli.common import client_of, emit, say, settings_of
+from maas.cli.common import client_of, settings_of
+from maas.cli.completion import deployment_names
+from maas.cli.output import emit, notify
 from maas.domain.errors import NotFound, Unavailable
+from maas.domain.names import did_you_mean
 from maas.storage.log_files import log_tail
 
 if TYPE_CHECKING:
@@ -18,21 +21,28 @@ if TYPE_CHECKING:
 
 FOLLOW_EVERY_S = 0.5
 FOLLOWED_LINES = 1000
-MOST_BYTES = 64 << 20
-"""Of a log that a server left, in memory."""
+MAX_BYTES = 64 << 20
+"""Largest part of a log file that is read into memory."""
 
 
 def command(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="A deployment, a replica, control or gateway.")
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="A deployment, a replica, control or gateway (default: list the logs).",
+            autocompletion=deployment_names,
+        ),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many.")] = 200,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new lines until Ctrl-C.")
+    ] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of lines.")] = 200,
 ) -> None:
-    """Show the log of a deployment, a replica, control or gateway; without a name, which exist.
+    """Show the log of a deployment, a replica, control or gateway.
 
-    Without a server, the files that it left in its home are shown.
+    Without a name, list the logs. Without a server, show the log files in its home.
     """
     client = client_of(ctx)
     directory = settings_of(ctx).log_dir
@@ -43,8 +53,8 @@ def command(
     try:
         text = client.logs(name, lines=lines)
     except Unavailable:
-        say("no server answers; this is what it left")
-        emit(_left_behind(directory, name, lines))
+        notify("no server answers; this is its log file")
+        emit(_log_file(directory, name, lines))
         return
     if text:
         emit(text.rstrip("\n"))
@@ -63,23 +73,25 @@ def _follow(client: Client, name: str, before: str) -> None:
 
 
 def new_lines(before: list[str], now: list[str]) -> list[str]:
-    """The lines of `now` that come after the end of `before`; both are ends of one growing log."""
+    """The lines of `now` after the end of `before`; both are ends of the same growing log."""
     if not before:
         return now
     for end in range(len(now), 0, -1):
-        known = min(end, len(before))
-        if now[end - known : end] == before[-known:] and (known == len(before) or known == end):
+        overlap = min(end, len(before))
+        is_whole = overlap in (len(before), end)
+        if is_whole and now[end - overlap : end] == before[-overlap:]:
             return now[end:]
     return now
 
 
-def _left_behind(directory: Path, name: str, lines: int) -> str:
+def _log_file(directory: Path, name: str, lines: int) -> str:
     path = directory / f"{name}.log"
-    is_there = path.name == f"{name}.log" and path.parent == directory
-    said = log_tail(path, lines, MOST_BYTES) if is_there else None
-    if said is None:
-        raise NotFound(f"there is no log of {name!r} in {directory}")
-    return said.decode(errors="replace").rstrip("\n")
+    is_inside = path.name == f"{name}.log" and path.parent == directory
+    tail = log_tail(path, lines, MAX_BYTES) if is_inside else None
+    if tail is None:
+        names = [file.stem for file in directory.glob("*.log")]
+        raise NotFound(f"there is no log of {name!r} in {directory}{did_you_mean(name, names)}")
+    return tail.decode(errors="replace").rstrip("\n")
 
 
 def register(app: typer.Typer) -> None:

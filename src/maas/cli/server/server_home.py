@@ -1,4 +1,4 @@
-"""The server of a home, seen from outside: whether it runs, and whether it answers."""
+"""Whether the server of a home runs, and whether it answers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from maas.settings import Settings
 
 
 def running_pid(settings: Settings) -> int | None:
-    """The supervisor's process id; None if none serves this home.
+    """The process id of the supervisor; None if no server runs for this home.
 
-    The lock decides, not the file with the number: a killed server leaves the one, not the other.
+    The lock decides, not the pid file, which a killed server leaves behind. Returns 0 while the
+    supervisor has not written its pid yet.
     """
     try:
         handle = os.open(settings.home_path / "lock", os.O_RDWR | os.O_CLOEXEC)
@@ -25,14 +26,14 @@ def running_pid(settings: Settings) -> int | None:
         try:
             return int((settings.run_dir / "supervisor.pid").read_text())
         except (OSError, ValueError):
-            return 0  # it is about to write its number
+            return 0
     finally:
         os.close(handle)
     return None
 
 
 def probe(base_url: str, path: str = "/readyz", timeout_s: float = 2.0) -> int | None:
-    """The status of a GET without a key; None if nobody answers."""
+    """The HTTP status of a GET without a key; None if there is no answer."""
     url = urlsplit(base_url)
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(url.hostname or "", url.port, timeout=timeout_s)

@@ -1,4 +1,4 @@
-"""maas status: desired, actual, and why they differ."""
+"""maas status: desired state and actual state of all deployments."""
 
 from __future__ import annotations
 
@@ -6,23 +6,17 @@ from typing import Any
 
 import typer
 
-from maas.cli.common import (
-    Format,
-    OutputOption,
-    client_of,
-    emit,
-    emit_json,
-    emit_table,
-    say,
-    settings_of,
-    size,
-)
+from maas.cli.common import client_of, settings_of
+from maas.cli.deployments.state import targets_text
+from maas.cli.output import Format, OutputOption, emit, emit_json, emit_table, notify, size
 from maas.cli.server.server_home import running_pid
+from maas.domain.deployments import Target
 from maas.domain.errors import Unauthenticated
+from maas.domain.numbers import format_number
 
 
 def command(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
-    """Show what shall run, what runs, and why the two differ."""
+    """Show deployments and replicas: desired state and actual state."""
     client = client_of(ctx)
     try:
         status = client.status()
@@ -31,51 +25,63 @@ def command(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
         if running_pid(settings) is not None:
             raise
         raise Unauthenticated(
-            f"{error.message}. A server answers at {client.base_url}, and it is not the one of "
+            f"{error.message}. The server at {client.base_url} is not that of "
             f"{settings.home}, for which none runs: set MAAS_API_KEY to a key of that server, or "
             "--home to its home"
         ) from None
     if output is Format.JSON:
         emit_json(status)
         return
-    say(f"OpenMaaS {status.get('version', '?')} at {client.base_url}")
+    notify(f"OpenMaaS {status.get('version', '?')} at {client.base_url}")
     deployments = status.get("deployments", [])
     if not deployments:
-        say("nothing is deployed; `maas run RECIPE.toml` or `maas deploy NAME` changes that")
+        notify("nothing is deployed; `maas run RECIPE.toml` or `maas deploy NAME` deploys a model")
         return
     emit_table(
-        ("deployment", "model", "targets", "ready", "state", "why"), map(_deployment, deployments)
+        ("deployment", "model", "targets", "ready", "state", "reason"),
+        map(_deployment, deployments),
     )
-    replicas = [r | {"of": d["name"]} for d in deployments for r in d.get("replicas", [])]
+    replicas = [
+        _replica(deployment["name"], replica)
+        for deployment in deployments
+        for replica in deployment.get("replicas", [])
+    ]
     if replicas:
         emit("")
         emit_table(
             ("replica", "deployment", "version", "state", "pid", "memory", "served", "queued"),
-            (
-                (
-                    r["id"],
-                    r["of"],
-                    f"{r['version']}/{r['variant']}",
-                    r["state"],
-                    r["pid"],
-                    size(r.get("rss_bytes")),
-                    r.get("served"),
-                    r.get("queued"),
-                )
-                for r in replicas
-            ),
+            replicas,
         )
 
 
-def _deployment(d: dict[str, Any]) -> tuple[object, ...]:
-    total = sum(t["weight"] for t in d["targets"]) or 1
-    shares = len(d["targets"]) > 1
-    targets = ", ".join(
-        f"{t['version']}/{t['variant']}" + (f" {100 * t['weight'] / total:g}%" if shares else "")
-        for t in d["targets"]
+def _deployment(deployment: dict[str, Any]) -> tuple[object, ...]:
+    name = deployment["name"] + (" (default)" if deployment.get("default") else "")
+    targets = [Target(t["version"], t["variant"], t["weight"]) for t in deployment["targets"]]
+    return (
+        name,
+        deployment["model"],
+        targets_text(targets),
+        f"{deployment['ready']}/{deployment['desired']}",
+        deployment["state"],
+        deployment.get("reason"),
     )
-    name = d["name"] + (" (default)" if d.get("default") else "")
-    return name, d["model"], targets, f"{d['ready']}/{d['desired']}", d["state"], d.get("reason")
+
+
+def _replica(name: str, replica: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        replica["id"],
+        name,
+        f"{replica['version']}/{replica['variant']}",
+        replica["state"],
+        replica["pid"],
+        size(replica.get("rss_bytes")),
+        _count(replica.get("served")),
+        _count(replica.get("queued")),
+    )
+
+
+def _count(value: int | None) -> str | None:
+    return None if value is None else format_number(value)
 
 
 def register(app: typer.Typer) -> None:

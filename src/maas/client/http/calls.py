@@ -1,8 +1,8 @@
-"""What the operations of the SDK are made of, without any input or output.
+"""Building blocks of the operations of the SDK, without any I/O.
 
-An operation is a `ApiCall` (one request and how its answer is read) or a `Flow`: a generator that
-yields steps and is sent their results. The clients only drive these, so that what an operation
-does is written once for the synchronous and the asynchronous client.
+An operation is an `ApiCall` (one request, and how to parse its response) or a `Flow`: a generator
+that yields steps and is sent their results. The drivers of both clients run them, so that each
+operation is written once.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ T_co = TypeVar("T_co", covariant=True)
 
 JSON = "application/json"
 _OTHER_CODES = {"invalid_api_key": "unauthenticated", "rate_limit_exceeded": "overloaded"}
-"""What OpenAI's protocol calls some of our codes."""
+"""Codes of OpenAI's protocol that differ from ours."""
 
 
 @dataclass(frozen=True)
 class ApiReply:
-    """An answer of the server, read to its end."""
+    """A complete response of the server."""
 
     status: int
     headers: Mapping[str, str]
@@ -39,31 +39,31 @@ class ApiReply:
             return msgspec.json.decode(self.body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise MaasError(
-                f"the answer (status {self.status}) is not JSON; is this an OpenMaaS server?"
+                f"the response (status {self.status}) is not JSON; is this an OpenMaaS server?"
             ) from None
 
 
 @dataclass(frozen=True)
 class ApiCall(Generic[T_co]):
-    """One request, and what its answer means."""
+    """One request, and how to parse its response."""
 
     method: str
     path: str
     parse: Callable[[ApiReply], T_co]
     safe: bool = False
-    """True if sending it twice does no more than sending it once; only then is it retried."""
+    """Whether the request is idempotent; only then is it retried."""
     params: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     content_type: str = JSON
     file: Path | None = None
-    """Streamed as the body instead of `body`."""
+    """A file that is streamed as the body, instead of `body`."""
     timeout: float | None = None
-    """Seconds for all attempts together; None: the client's."""
+    """Seconds for all attempts together; None takes the timeout of the client."""
     allow: frozenset[int] = frozenset()
-    """Statuses from 400 that `parse` wants to see itself."""
+    """Statuses from 400 on that `parse` handles itself."""
 
     def read(self, reply: ApiReply) -> T_co:
-        """The parsed answer; raises the error that the server reported."""
+        """The parsed response. Raises the error that the server reported."""
         if reply.status < 400 or reply.status in self.allow:
             return self.parse(reply)
         raise error_of(reply)
@@ -71,25 +71,25 @@ class ApiCall(Generic[T_co]):
 
 @dataclass(frozen=True)
 class WaitStep:
-    """A flow's step that waits."""
+    """A step of a flow that sleeps."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class ComputeStep:
-    """A flow's step that computes for a while; the asynchronous client gives it a thread."""
+    """A step of a flow that computes; the asynchronous client runs it in a thread."""
 
     run: Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Awaitable:
-    """A flow's step that is many things at once; the synchronous client gives it a loop."""
+    """A step of a flow that is a coroutine; the synchronous client runs it in an event loop."""
 
     start: Callable[[], Coroutine[Any, Any, Any]]
     stopped: Callable[[], Any]
-    """What the synchronous client takes for its result if the user interrupts it (Ctrl-C)."""
+    """Returns the result of the step if Ctrl-C interrupts the synchronous client."""
 
 
 Step: TypeAlias = ApiCall[Any] | WaitStep | ComputeStep | Awaitable
@@ -97,7 +97,7 @@ Flow: TypeAlias = Generator[Step, Any, T]
 
 
 def error_of(reply: ApiReply) -> MaasError:
-    """The error that an answer with status ≥ 400 stands for, whatever sent it."""
+    """The error for a response with status 400 or above, whichever server sent it."""
     problem: Any = None
     if "json" in reply.headers.get("content-type", ""):
         try:
@@ -110,22 +110,22 @@ def error_of(reply: ApiReply) -> MaasError:
     return error
 
 
-def error_in(said: Any, status: int) -> MaasError:
-    """The error that a body describes: a problem document, or OpenAI's shape."""
-    if isinstance(said, dict) and isinstance(said.get("error"), dict):
-        inner = said["error"]
-        code = _OTHER_CODES.get(str(inner.get("code")), inner.get("code"))
-        said = {"code": code or _code_of(status), "detail": inner.get("message")}
-    if not isinstance(said, dict) or "code" not in said:
-        said = {
+def error_in(body: Any, status: int) -> MaasError:
+    """The error that a JSON body describes: a problem document, or OpenAI's shape."""
+    if isinstance(body, dict) and isinstance(body.get("error"), dict):
+        error = body["error"]
+        code = _OTHER_CODES.get(str(error.get("code")), error.get("code"))
+        body = {"code": code or _code_of(status), "detail": error.get("message")}
+    if not isinstance(body, dict) or "code" not in body:
+        body = {
             "code": _code_of(status),
-            "detail": f"the server answered {status} without saying why",
+            "detail": f"the server answered {status} without detail",
         }
-    return error_from_problem(said)
+    return error_from_problem(body)
 
 
 def retry_after(reply: ApiReply) -> float | None:
-    """Seconds that the answer asks to wait; None if it does not."""
+    """The seconds of the `Retry-After` header; None without one."""
     try:
         seconds = float(reply.headers["retry-after"])
     except (KeyError, ValueError):
@@ -138,10 +138,10 @@ def encode(value: Any) -> bytes:
 
 
 def path(*parts: str | int) -> str:
-    """An absolute path whose parts are quoted, so that no part can become two."""
+    """An absolute path; each part is quoted, so that it stays one segment."""
     return "/" + "/".join(quote(str(part), safe="") for part in parts)
 
 
 def _code_of(status: int) -> str:
-    plain = {kind.status: code for code, kind in reversed(list(ERRORS_BY_CODE.items()))}
-    return plain.get(status, "unavailable" if status in (502, 503) else "internal")
+    codes = {kind.status: code for code, kind in reversed(list(ERRORS_BY_CODE.items()))}
+    return codes.get(status, "unavailable" if status in (502, 503) else "internal")

@@ -1,4 +1,4 @@
-"""The one error that only a client can have: nobody answers."""
+"""The error that only a client has: there is no server."""
 
 from __future__ import annotations
 

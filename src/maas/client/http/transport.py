@@ -1,7 +1,6 @@
-"""How a request reaches the server: one transport that blocks, one that is awaited.
+"""HTTP transports: one that blocks, one for asyncio.
 
-Both send one `ApiCall` with retries. What is to be retried, and when, is in `retry.py`; what an
-answer means is in the call. Nothing here knows an operation.
+Both send an `ApiCall` and retry it as `retry.py` decides. The call itself parses the response.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the server is and who asks."""
+    """Address of the server, API key, timeout in seconds and retries."""
 
     base_url: str
     api_key: str
@@ -40,7 +39,7 @@ class Endpoint:
         url = httpx2.URL(self.base_url)
         if url.scheme not in ("http", "https") or not url.host:
             raise InvalidInput(
-                f"base_url must be like http://127.0.0.1:8000; got {self.base_url!r}",
+                f"base_url must be a URL such as http://127.0.0.1:8000; got {self.base_url!r}",
                 field="base_url",
             )
         if not (self.timeout_s > 0):
@@ -57,15 +56,15 @@ class Endpoint:
         return {
             "base_url": self.base_url,
             "headers": headers,
-            # Reading the certificate store takes longer than a prediction; http needs none.
+            # Reading the certificate store takes longer than a prediction, and http needs none.
             "verify": url.scheme == "https",
-            # A proxy from the environment must not see what goes to this machine.
+            # A proxy from the environment must not see requests to this machine.
             "trust_env": not _is_loopback(url.host),
             "timeout": self.timeout_s,
         }
 
     def lost(self, call: ApiCall[Any], error: httpx2.TransportError, waited_s: float) -> MaasError:
-        """The error for a request that got no answer."""
+        """The error for a request without a response."""
         if isinstance(error, httpx2.TimeoutException) and not isinstance(
             error, httpx2.ConnectTimeout
         ):
@@ -85,14 +84,15 @@ class Endpoint:
 
 
 class SyncTransport:
-    def __init__(self, connection: Endpoint) -> None:
-        self.connection = connection
-        self._http = httpx2.Client(**connection.options())
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._http = httpx2.Client(**endpoint.options())
 
     def send(self, call: ApiCall[T]) -> T:
-        """The parsed answer. Raises MaasError and nothing else for what can go wrong outside."""
+        """The parsed response. Raises MaasError, and no other error for failures of server or
+        network."""
         started = time.monotonic()
-        deadline = started + (call.timeout or self.connection.timeout_s)
+        deadline = started + (call.timeout or self.endpoint.timeout_s)
         attempt = 0
         while True:
             failure: httpx2.TransportError | None = None
@@ -101,17 +101,20 @@ class SyncTransport:
                 reply = self._once(call, deadline)
             except httpx2.TransportError as error:
                 failure = error
-            pause = _pause(self.connection, call, attempt, (reply, failure), deadline)
+            pause = _pause(self.endpoint, call, attempt, (reply, failure), deadline)
             if pause is None:
-                return _finish(self.connection, call, (reply, failure), started)
+                return _finish(self.endpoint, call, (reply, failure), started)
             time.sleep(pause)
             attempt += 1
 
     def lines(self, call: ApiCall[Any]) -> Generator[str, None, None]:
-        """Lines of the answer while they come; closing this ends it. `call.timeout` is for the
-        silence before each. Raises as `send`; nothing is sent again."""
+        """Yield the lines of the response as they arrive; closing the generator closes the
+        connection.
+
+        `call.timeout` limits the seconds between two lines. Raises like `send`, without retries.
+        """
         started = time.monotonic()
-        request = _streamed(self._http, self.connection, call)
+        request = _streamed(self._http, self.endpoint, call)
         try:
             response = self._http.send(request, stream=True)
             try:
@@ -122,7 +125,7 @@ class SyncTransport:
             finally:
                 response.close()
         except httpx2.TransportError as error:
-            raise self.connection.lost(call, error, time.monotonic() - started) from error
+            raise self.endpoint.lost(call, error, time.monotonic() - started) from error
 
     def close(self) -> None:
         self._http.close()
@@ -134,29 +137,29 @@ class SyncTransport:
             params=dict(call.params),
             content=_chunks(call.file) if call.file else call.body,
             headers=_headers(call),
-            timeout=_left(deadline, call, self.connection),
+            timeout=_left(deadline, call, self.endpoint),
         )
         response = self._http.send(request, stream=True)
         try:
             body = bytearray()
             for chunk in response.iter_bytes():
                 body += chunk
-                if time.monotonic() > deadline:  # an answer in drops would never time out
-                    raise httpx2.ReadTimeout("the answer did not end in time", request=request)
+                if time.monotonic() > deadline:  # a response in drops would never time out
+                    raise httpx2.ReadTimeout("the response did not end in time", request=request)
         finally:
             response.close()
         return ApiReply(response.status_code, dict(response.headers), bytes(body))
 
 
 class AsyncTransport:
-    def __init__(self, connection: Endpoint) -> None:
-        self.connection = connection
-        self._http = httpx2.AsyncClient(**connection.options())
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._http = httpx2.AsyncClient(**endpoint.options())
 
     async def send(self, call: ApiCall[T]) -> T:
-        """As SyncTransport.send."""
+        """Like `SyncTransport.send`."""
         started = time.monotonic()
-        deadline = started + (call.timeout or self.connection.timeout_s)
+        deadline = started + (call.timeout or self.endpoint.timeout_s)
         attempt = 0
         while True:
             failure: httpx2.TransportError | None = None
@@ -165,16 +168,16 @@ class AsyncTransport:
                 reply = await self._once(call, deadline)
             except httpx2.TransportError as error:
                 failure = error
-            pause = _pause(self.connection, call, attempt, (reply, failure), deadline)
+            pause = _pause(self.endpoint, call, attempt, (reply, failure), deadline)
             if pause is None:
-                return _finish(self.connection, call, (reply, failure), started)
+                return _finish(self.endpoint, call, (reply, failure), started)
             await asyncio.sleep(pause)
             attempt += 1
 
     async def lines(self, call: ApiCall[Any]) -> AsyncGenerator[str, None]:
-        """As SyncTransport.lines."""
+        """Like `SyncTransport.lines`."""
         started = time.monotonic()
-        request = _streamed(self._http, self.connection, call)
+        request = _streamed(self._http, self.endpoint, call)
         try:
             response = await self._http.send(request, stream=True)
             try:
@@ -188,7 +191,7 @@ class AsyncTransport:
             finally:
                 await response.aclose()
         except httpx2.TransportError as error:
-            raise self.connection.lost(call, error, time.monotonic() - started) from error
+            raise self.endpoint.lost(call, error, time.monotonic() - started) from error
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -200,7 +203,7 @@ class AsyncTransport:
             params=dict(call.params),
             content=_chunks_async(call.file) if call.file else call.body,
             headers=_headers(call),
-            timeout=_left(deadline, call, self.connection),
+            timeout=_left(deadline, call, self.endpoint),
         )
         response = await self._http.send(request, stream=True)
         try:
@@ -208,7 +211,7 @@ class AsyncTransport:
             async for chunk in response.aiter_bytes():
                 body += chunk
                 if time.monotonic() > deadline:
-                    raise httpx2.ReadTimeout("the answer did not end in time", request=request)
+                    raise httpx2.ReadTimeout("the response did not end in time", request=request)
         finally:
             await response.aclose()
         return ApiReply(response.status_code, dict(response.headers), bytes(body))
@@ -218,29 +221,29 @@ Outcome = tuple[ApiReply | None, httpx2.TransportError | None]
 
 
 def _pause(
-    connection: Endpoint, call: ApiCall[Any], attempt: int, outcome: Outcome, deadline: float
+    endpoint: Endpoint, call: ApiCall[Any], attempt: int, outcome: Outcome, deadline: float
 ) -> float | None:
-    return connection.retry.pause(call, attempt, outcome[0], deadline - time.monotonic())
+    return endpoint.retry.pause(call, attempt, outcome[0], deadline - time.monotonic())
 
 
-def _finish(connection: Endpoint, call: ApiCall[T], outcome: Outcome, started: float) -> T:
+def _finish(endpoint: Endpoint, call: ApiCall[T], outcome: Outcome, started: float) -> T:
     reply, failure = outcome
     if failure is not None:
-        raise connection.lost(call, failure, time.monotonic() - started) from failure
+        raise endpoint.lost(call, failure, time.monotonic() - started) from failure
     if reply is None:
-        raise MaasError("neither an answer nor a failure")
+        raise MaasError("neither a response nor a failure")
     return call.read(reply)
 
 
 def _streamed(
-    http: httpx2.Client | httpx2.AsyncClient, connection: Endpoint, call: ApiCall[Any]
+    http: httpx2.Client | httpx2.AsyncClient, endpoint: Endpoint, call: ApiCall[Any]
 ) -> httpx2.Request:
     return http.build_request(
         call.method,
         call.path,
         content=call.body,
         headers=_headers(call),
-        timeout=call.timeout or connection.timeout_s,
+        timeout=call.timeout or endpoint.timeout_s,
     )
 
 
@@ -253,10 +256,10 @@ def _headers(call: ApiCall[Any]) -> dict[str, str]:
     return headers
 
 
-def _left(deadline: float, call: ApiCall[Any], connection: Endpoint) -> float:
-    """Seconds that one read or write may take. A file may take hours, but no single piece."""
+def _left(deadline: float, call: ApiCall[Any], endpoint: Endpoint) -> float:
+    """Seconds that one read or write may take. A file may take hours, but no chunk of it."""
     left = max(deadline - time.monotonic(), 0.001)
-    return min(left, connection.timeout_s) if call.file else left
+    return min(left, endpoint.timeout_s) if call.file else left
 
 
 def _chunks(file: Path) -> Iterator[bytes]:

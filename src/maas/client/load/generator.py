@@ -1,4 +1,4 @@
-"""Puts a load on a deployment: closed loop at given concurrency, or open loop at given rates."""
+"""Load generation: closed loop at fixed concurrency, or open loop at fixed rates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from maas.client.http.calls import encode
-from maas.client.load.connections import Address, LoadConnection, StreamTimings
+from maas.client.load.connection import Address, LoadConnection, StreamTimings
 from maas.domain.errors import MaasError
 from maas.lifecycle.load.load_results import (
     MOST_AT_ONCE,
@@ -24,55 +24,55 @@ from maas.lifecycle.load.load_results import (
 from maas.lifecycle.load.prompts import prompt, words_for
 from maas.lifecycle.load.statistics import NOT_SENT, figures
 
-Watch = Callable[[LoadProgress], None]
-TELL_EVERY_S = 0.25
+LoadProgressCallback = Callable[[LoadProgress], None]
+REPORT_EVERY_S = 0.25
 LONGEST_PAUSE_S = 1.0
-"""After a refusal; a caller who asks again at once would measure refusals."""
+"""Longest pause after a refused request; without one, refusals would be measured."""
 USUAL_PAUSE_S = 0.05
 CLIENT_TIMEOUT = "client_timeout"
 
 
 class LoadRequests(Protocol):
-    """Knows what is asked, and what an answer means."""
+    """Sends the requests of a load and measures each."""
 
-    writes: bool
-    """Whether the answers are text that comes in pieces."""
+    generates_text: bool
+    """Whether the answers are streams of text."""
 
-    async def prepare(self, line: LoadConnection) -> None:
-        """Asks once, so that nothing is measured cold. Raises what that raises."""
+    async def warm_up(self, connection: LoadConnection) -> None:
+        """Send one request that is not measured. Raises MaasError."""
 
-    async def ask(
-        self, line: LoadConnection, level: int, number: int, start: float
+    async def send(
+        self, connection: LoadConnection, level: int, number: int, start: float
     ) -> RequestSample:
-        """One request. Raises MaasError."""
+        """Send request `number` of `level`; `start` is when it was due. Raises MaasError."""
 
 
 class RowRequests:
-    """Asks `/predict` for the same row."""
+    """Sends the same row to `/predict`."""
 
-    writes = False
+    generates_text = False
 
     def __init__(self, address: Address, path: str, body: bytes) -> None:
         self._request = address.post(path, body)
 
-    async def prepare(self, line: LoadConnection) -> None:
-        await line.ask(self._request, _ignore)
+    async def warm_up(self, connection: LoadConnection) -> None:
+        await connection.send(self._request, _ignore)
 
-    async def ask(
-        self, line: LoadConnection, level: int, number: int, start: float
+    async def send(
+        self, connection: LoadConnection, level: int, number: int, start: float
     ) -> RequestSample:
-        await line.ask(self._request, _ignore)
+        await connection.send(self._request, _ignore)
         now = time.perf_counter()
         return RequestSample(start, now, now, now)
 
 
 class TextRequests:
-    """Asks OpenAI's completions for a stream; every prompt is another, unless the load wants one.
+    """Requests streams from OpenAI's completions; every prompt differs unless `load.same_prompt`.
 
-    Completions, because a text that is continued needs no template and seldom ends early.
+    Completions, because a continued text needs no chat template and rarely ends early.
     """
 
-    writes = True
+    generates_text = True
 
     def __init__(self, address: Address, deployment: str, load: Load) -> None:
         self._address = address
@@ -80,34 +80,34 @@ class TextRequests:
         self._load = load
         self._words = load.prompt_tokens
 
-    async def prepare(self, line: LoadConnection) -> None:
-        """Learns how many words make a prompt of the wanted length."""
-        said = await self._written(line, prompt(self._load.seed, -1, 0, self._words), 1)
-        if said.usage is not None:
-            counted = said.usage.prompt_tokens
+    async def warm_up(self, connection: LoadConnection) -> None:
+        """Find how many words make a prompt of the requested length."""
+        timings = await self._complete(connection, prompt(self._load.seed, -1, 0, self._words), 1)
+        if timings.usage is not None:
+            counted = timings.usage.prompt_tokens
             self._words = words_for(self._load.prompt_tokens, self._words, counted)
 
-    async def ask(
-        self, line: LoadConnection, level: int, number: int, start: float
+    async def send(
+        self, connection: LoadConnection, level: int, number: int, start: float
     ) -> RequestSample:
-        place = (0, 0) if self._load.same_prompt else (level, number)
-        text = prompt(self._load.seed, *place, self._words)
-        said = await self._written(line, text, self._load.output_tokens)
+        position = (0, 0) if self._load.same_prompt else (level, number)
+        text = prompt(self._load.seed, *position, self._words)
+        timings = await self._complete(connection, text, self._load.output_tokens)
         now = time.perf_counter()
-        if said.usage is None:
+        if timings.usage is None:
             raise MaasError("the stream has no usage")
-        details = said.usage.prompt_tokens_details
+        details = timings.usage.prompt_tokens_details
         return RequestSample(
             start,
-            said.first,
-            said.last,
+            timings.first,
+            timings.last,
             now,
-            said.usage.prompt_tokens,
-            said.usage.completion_tokens,
+            timings.usage.prompt_tokens,
+            timings.usage.completion_tokens,
             details.cached_tokens if details else 0,
         )
 
-    async def _written(self, line: LoadConnection, text: str, tokens: int) -> StreamTimings:
+    async def _complete(self, connection: LoadConnection, text: str, tokens: int) -> StreamTimings:
         body = {
             "model": self._deployment,
             "prompt": text,
@@ -117,54 +117,56 @@ class TextRequests:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        said = StreamTimings()
-        await line.ask(self._address.post("/v1/completions", encode(body)), said.take)
-        said.check()
-        return said
+        timings = StreamTimings()
+        await connection.send(self._address.post("/v1/completions", encode(body)), timings.feed)
+        timings.check()
+        return timings
 
 
 @dataclass(frozen=True)
 class Level:
-    """Exactly one of the two."""
+    """A level of the load: concurrency (closed loop) or rate per second (open loop)."""
 
     concurrency: int | None = None
     rate: float | None = None
 
 
 class LoadRun:
-    """All levels of a load, one after the other; used once."""
+    """All levels of a load, one after another. An instance runs once."""
 
     def __init__(
         self,
         address: Address,
-        asker: LoadRequests,
+        requests: LoadRequests,
         load: Load,
         levels: list[Level],
-        watch: Watch | None,
+        progress: LoadProgressCallback | None,
     ) -> None:
         self.finished: list[LevelResult] = []
-        """Levels that are over; after an interruption the last may be incomplete."""
+        """Results of the levels so far; after an interruption the last may be incomplete."""
         self._address = address
-        self._asker = asker
+        self._requests = requests
         self._load = load
         self._levels = levels
-        self._watch = watch
+        self._progress = progress
         self._number = 0
         self._begin()
 
     async def run(self) -> None:
-        """Raises what the first request of all raises; later failures are counted. Cancelled, it
-        leaves what is known in `finished`."""
-        line = LoadConnection(self._address)
+        """Run all levels. Raises the error of the very first request; later errors are counted.
+
+        If it is cancelled, `finished` has the results so far.
+        """
+        connection = LoadConnection(self._address)
         try:
-            await self._asker.prepare(line)
+            await self._requests.warm_up(connection)
         finally:
-            line.close()
+            connection.close()
         for number, level in enumerate(self._levels):
             self._number = number
             self._begin()
             try:
-                with self._telling():
+                with self._reporting():
                     if level.concurrency is not None:
                         await self._closed(level.concurrency)
                     elif level.rate is not None:
@@ -179,88 +181,88 @@ class LoadRun:
     def _begin(self) -> None:
         self._samples: list[RequestSample] = []
         self._errors = 0
-        self._taken = 0
+        self._sent = 0
         self._start = time.perf_counter()
         self._cpu = time.process_time()
 
     def _finish(self, level: Level, *, complete: bool) -> None:
         if not self._samples:
             return
-        found = figures(
+        result = figures(
             (level.concurrency, level.rate),
             self._samples,
-            writes=self._asker.writes,
+            writes=self._requests.generates_text,
             cpu_s=time.process_time() - self._cpu,
             complete=complete,
         )
-        self.finished.append(found)
-        self._tell(found)
+        self.finished.append(result)
+        self._report(result)
 
-    def _goes_on(self, least: int) -> bool:
-        if self._taken >= MOST_SAMPLES:
+    def _is_running(self, minimum: int) -> bool:
+        if self._sent >= MOST_SAMPLES:
             return False
         if self._load.requests is not None:
-            return self._taken < max(self._load.requests, least)
-        return self._taken < least or time.perf_counter() - self._start < self._load.seconds
+            return self._sent < max(self._load.requests, minimum)
+        return self._sent < minimum or time.perf_counter() - self._start < self._load.seconds
 
     async def _closed(self, concurrency: int) -> None:
-        lines = [LoadConnection(self._address) for _ in range(concurrency)]
+        connections = [LoadConnection(self._address) for _ in range(concurrency)]
         try:
-            for line in lines:
-                await line.connect()
+            for connection in connections:
+                await connection.connect()
             self._begin()
             async with asyncio.TaskGroup() as group:
-                for line in lines:
-                    group.create_task(self._keep_asking(line, concurrency))
+                for connection in connections:
+                    group.create_task(self._send_in_turn(connection, concurrency))
         finally:
-            for line in lines:
-                line.close()
+            for connection in connections:
+                connection.close()
 
-    async def _keep_asking(self, line: LoadConnection, least: int) -> None:
-        while self._goes_on(least):
-            number, self._taken = self._taken, self._taken + 1
-            pause = await self._one(line, number, time.perf_counter())
+    async def _send_in_turn(self, connection: LoadConnection, minimum: int) -> None:
+        while self._is_running(minimum):
+            number, self._sent = self._sent, self._sent + 1
+            pause = await self._one(connection, number, time.perf_counter())
             if pause:
                 await asyncio.sleep(pause)
 
     async def _open(self, rate: float) -> None:
-        """Latencies count from when a request was due, so that a slow answer shows in those that
-        had to wait behind it."""
+        """Latencies count from when a request was due, so that they include the time it waited for
+        earlier ones."""
         arrivals = random.Random(f"{self._load.seed} arrivals {rate}")
         idle: list[LoadConnection] = []
         at_once = 0
 
         async def one(number: int, due: float) -> None:
             nonlocal at_once
-            line = idle.pop() if idle else LoadConnection(self._address)
+            connection = idle.pop() if idle else LoadConnection(self._address)
             at_once += 1
             try:
-                await self._one(line, number, due)
+                await self._one(connection, number, due)
             finally:
                 at_once -= 1
-                idle.append(line)
+                idle.append(connection)
 
         due = self._start
         try:
             async with asyncio.TaskGroup() as group:
-                while self._goes_on(1):
+                while self._is_running(1):
                     due += arrivals.expovariate(rate)
                     await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                    number, self._taken = self._taken, self._taken + 1
+                    number, self._sent = self._sent, self._sent + 1
                     if at_once < MOST_AT_ONCE:
                         group.create_task(one(number, due))
                     else:
                         self._count(RequestSample(due, 0.0, 0.0, due, error=NOT_SENT))
         finally:
-            for line in idle:
-                line.close()
+            for connection in idle:
+                connection.close()
 
-    async def _one(self, line: LoadConnection, number: int, start: float) -> float:
-        """Seconds to wait before the next, if this one failed."""
+    async def _one(self, connection: LoadConnection, number: int, start: float) -> float:
+        """Send one request. Returns the seconds to wait before the next: 0 unless it failed."""
         pause = 0.0
         try:
             async with asyncio.timeout(self._load.timeout_s):
-                sample = await self._asker.ask(line, self._number, number, start)
+                sample = await self._requests.send(connection, self._number, number, start)
         except TimeoutError:
             sample = RequestSample(start, 0.0, 0.0, time.perf_counter(), error=CLIENT_TIMEOUT)
         except MaasError as error:
@@ -276,25 +278,25 @@ class LoadRun:
     # -- progress ---------------------------------------------------------------------------
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        async def tell() -> None:
+    def _reporting(self) -> Iterator[None]:
+        async def report() -> None:
             while True:
-                self._tell(None)
-                await asyncio.sleep(TELL_EVERY_S)
+                self._report(None)
+                await asyncio.sleep(REPORT_EVERY_S)
 
-        task = asyncio.ensure_future(tell()) if self._watch is not None else None
+        task = asyncio.ensure_future(report()) if self._progress is not None else None
         try:
             yield
         finally:
             if task is not None:
                 task.cancel()
 
-    def _tell(self, found: LevelResult | None) -> None:
-        if self._watch is None:
+    def _report(self, result: LevelResult | None) -> None:
+        if self._progress is None:
             return
         level = self._levels[self._number]
         label = f"rate {level.rate:g}/s" if level.rate is not None else ""
-        self._watch(
+        self._progress(
             LoadProgress(
                 label or f"concurrency {level.concurrency}",
                 self._number,
@@ -302,7 +304,7 @@ class LoadRun:
                 len(self._samples),
                 self._errors,
                 time.perf_counter() - self._start,
-                found,
+                result,
             )
         )
 

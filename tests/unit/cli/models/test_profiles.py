@@ -1,4 +1,4 @@
-"""What `maas models show` says about the complexity and the cost of variants."""
+"""The part of `maas models show` about complexity and cost of variants."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ WHOLE = {
 }
 
 
-def test_every_variant_has_its_line_and_its_layers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_variant_has_a_row_and_its_layers(capsys: pytest.CaptureFixture[str]) -> None:
     emit_profiles(details(("onnx", WHOLE), ("onnx-int8", {"parameters": 5})), 0.05)
-    told = capsys.readouterr().out
-    assert "37,000" in told
-    assert "1,250,000" in told
-    assert "67 MiB" in told
+    output = capsys.readouterr().out
+    assert "37,000" in output
+    assert "1,250,000" in output
+    assert "67 MiB" in output
     # 0.36 core-seconds of 3,600 to the hour, at 0.05 for the hour.
-    assert "5e-06" in told
-    assert "71.5 %" in told
-    assert "no profile" not in told
+    assert "5e-6" in output
+    assert "71.5 %" in output
+    assert "no profile" not in output
 
 
-def test_what_has_no_profile_says_how_to_get_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_variant_without_a_profile_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     emit_profiles(details(("onnx", WHOLE)), None)
-    told = capsys.readouterr().out
-    assert "of onnx-int8: `maas optimize digits:3` measures it" in told
+    output = capsys.readouterr().out
+    assert "of onnx-int8: `maas optimize digits:3` measures it" in output
 
 
 def test_the_newest_profile_counts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,7 @@ def test_the_newest_profile_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert "22,222" in capsys.readouterr().out
 
 
-def test_evidence_that_anybody_sent_breaks_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_evidence_of_any_form_is_tolerated(capsys: pytest.CaptureFixture[str]) -> None:
     odd = {"parameters": "many", "slowest": [1, {"name": None, "share": "x"}], "largest": {"a": 1}}
     emit_profiles(details(("onnx", odd), ("torch", {})), 1.0)
     assert "ONNX: SLOWEST LAYER" in capsys.readouterr().out

@@ -47,66 +47,66 @@ def runner(kind: str, url: str, **options: Any) -> Run:
 @pytest.fixture
 def nobody() -> Iterator[str]:
     """The address of a port that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def test_a_prediction_sends_names_and_key_and_returns_plain_values(
     run: Run, fake: FakeServer
 ) -> None:
-    fake.says("POST", "/predict/article", {"y_pred": 0.5})
+    fake.answers("POST", "/predict/article", {"y_pred": 0.5})
     assert run(lambda c: c.predict("article", x=[1, 2.5])) == {"y_pred": 0.5}
-    (asked,) = fake.asked
-    assert asked.json() == {"x": [1, 2.5]}
-    assert asked.headers["authorization"] == "Bearer secret"
-    assert asked.headers["content-type"] == "application/json"
+    (request,) = fake.requests
+    assert request.json() == {"x": [1, 2.5]}
+    assert request.headers["authorization"] == "Bearer secret"
+    assert request.headers["content-type"] == "application/json"
 
 
 def test_a_problem_becomes_the_error_that_the_server_raised(run: Run, fake: FakeServer) -> None:
     sent = InvalidInput("x: expected [10]; got [5]", field="x", got=[5]).to_problem("r1")
-    fake.says("POST", "/predict/article", sent, status=422)
+    fake.answers("POST", "/predict/article", sent, status=422)
     with pytest.raises(InvalidInput, match=r"expected \[10\]") as caught:
         run(lambda c: c.predict("article", x=[1]))
     assert caught.value.details["field"] == "x"
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
 
 
 def test_a_busy_server_is_asked_again_when_it_says_when(run: Run, fake: FakeServer) -> None:
     busy = Overloaded("full", retry_after=0.01).to_problem()
-    fake.says("POST", "/predict/a", busy, status=503, headers={"retry-after": "0"})
-    fake.says("POST", "/predict/a", {"y": 1})
+    fake.answers("POST", "/predict/a", busy, status=503, headers={"retry-after": "0"})
+    fake.answers("POST", "/predict/a", {"y": 1})
     assert run(lambda c: c.predict("a", x=1)) == {"y": 1}
-    assert len(fake.asked) == 2
+    assert len(fake.requests) == 2
 
 
 def test_a_server_that_does_not_say_when_is_not_asked_again(run: Run, fake: FakeServer) -> None:
-    fake.says("POST", "/predict/a", Unavailable("no replica").to_problem(), status=503)
+    fake.answers("POST", "/predict/a", Unavailable("no replica").to_problem(), status=503)
     with pytest.raises(Unavailable, match="no replica"):
         run(lambda c: c.predict("a", x=1))
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
 
 
 def test_retries_end(run: Run, fake: FakeServer) -> None:
     busy = Overloaded("full").to_problem()
-    fake.says("GET", "/api/v1/status", busy, status=503, headers={"retry-after": "0"})
+    fake.answers("GET", "/api/v1/status", busy, status=503, headers={"retry-after": "0"})
     with pytest.raises(Overloaded):
         run(lambda c: c.status())
-    assert len(fake.asked) == 3
+    assert len(fake.requests) == 3
 
 
 def test_a_wait_longer_than_the_time_left_is_not_begun(run: Run, fake: FakeServer) -> None:
     busy = Overloaded("full").to_problem()
-    fake.says("POST", "/predict/a", busy, status=503, headers={"retry-after": "3600"})
+    fake.answers("POST", "/predict/a", busy, status=503, headers={"retry-after": "3600"})
     with pytest.raises(Overloaded) as caught:
         run(lambda c: c.predict("a", x=1))
     assert caught.value.retry_after == 3600
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
 
 
 def test_a_broken_connection_is_tried_again_for_a_prediction(run: Run, fake: FakeServer) -> None:
     fake.drops("POST", "/predict/a")
-    fake.says("POST", "/predict/a", {"y": 2})
+    fake.answers("POST", "/predict/a", {"y": 2})
     assert run(lambda c: c.predict("a", x=1)) == {"y": 2}
 
 
@@ -114,23 +114,23 @@ def test_a_key_is_never_created_twice(run: Run, fake: FakeServer) -> None:
     fake.drops("POST", "/api/v1/keys")
     with pytest.raises(maas.ServerUnavailable, match="broke before POST /api/v1/keys"):
         run(lambda c: c.keys.create("ada"))
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
 
 
 def test_a_rollback_is_never_done_twice(run: Run, fake: FakeServer) -> None:
     fake.drops("POST", "/api/v1/deployments/a/rollback")
     with pytest.raises(maas.ServerUnavailable):
         run(lambda c: c.rollback("a"))
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
 
 
 def test_a_slow_answer_ends_at_the_deadline_and_is_not_asked_for_again(
     run: Run, fake: FakeServer
 ) -> None:
-    fake.says("POST", "/predict/a", {"y": 1}, delay_s=1.0)
+    fake.answers("POST", "/predict/a", {"y": 1}, delay_s=1.0)
     with pytest.raises(DeadlineExceeded, match="did not answer POST /predict/a"):
         run(lambda c: c.predict("a", x=1, timeout=0.1))
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
 
 
 @pytest.mark.parametrize("kind", ["blocking", "awaited"])
@@ -143,10 +143,10 @@ def test_nobody_there_says_where_and_what_to_do(kind: str, nobody: str) -> None:
 
 
 def test_an_error_that_is_no_problem_document_keeps_its_status(run: Run, fake: FakeServer) -> None:
-    fake.says_bytes("GET", "/api/v1/models/a", b"<html>")
+    fake.answers_bytes("GET", "/api/v1/models/a", b"<html>")
     with pytest.raises(MaasError, match="is not JSON"):
         run(lambda c: c.models.get("a"))
-    fake.says("GET", "/api/v1/models/b", status=404)
+    fake.answers("GET", "/api/v1/models/b", status=404)
     with pytest.raises(NotFound):
         run(lambda c: c.models.get("b"))
 
@@ -167,9 +167,9 @@ def test_the_settings_key_goes_to_the_settings_server_only(
 ) -> None:
     monkeypatch.setenv("MAAS_BASE_URL", "http://elsewhere.example")
     monkeypatch.setenv("MAAS_API_KEY", "maas_secret")
-    fake.says("GET", "/api/v1/status", {})
+    fake.answers("GET", "/api/v1/status", {})
     maas.Client(fake.url).status()
-    assert "authorization" not in fake.asked[0].headers
+    assert "authorization" not in fake.requests[0].headers
     monkeypatch.setenv("MAAS_BASE_URL", fake.url)
     maas.Client().status()
-    assert fake.asked[1].headers["authorization"] == "Bearer maas_secret"
+    assert fake.requests[1].headers["authorization"] == "Bearer maas_secret"

@@ -14,7 +14,7 @@ import pytest
 
 from maas.client.http.retry import RetryPolicy
 from maas.client.http.transport import Endpoint
-from maas.client.load.connections import Address, LoadConnection, StreamTimings
+from maas.client.load.connection import Address, LoadConnection, StreamTimings
 from maas.client.load.generator import Level, LoadRun, TextRequests
 from maas.domain.errors import InferenceFailed, MaasError, NotFound, Overloaded, Unauthenticated
 from maas.domain.generation import Generation
@@ -34,10 +34,10 @@ def address(port: int, token: str = TOKEN) -> Address:
 
 def run_of(
     port: int, load: Load, *levels: Level, name: str = "llm", token: str = TOKEN,
-    watch: Any = None,
+    progress: Any = None,
 ) -> LoadRun:  # fmt: skip
     at = address(port, token)
-    return LoadRun(at, TextRequests(at, name, load), load, list(levels), watch)
+    return LoadRun(at, TextRequests(at, name, load), load, list(levels), progress)
 
 
 def prompts(gateway: TextGateway) -> list[str]:
@@ -146,7 +146,7 @@ def test_a_request_that_takes_too_long_is_given_up_and_frees_its_slot(gateway: T
 def test_cancelled_it_leaves_what_is_known(gateway: TextGateway) -> None:
     gateway.use(words("a", "b", pause=0.01))
     told: list[LoadProgress] = []
-    run = run_of(gateway.port, Load(seconds=60), Level(2), Level(4), watch=told.append)
+    run = run_of(gateway.port, Load(seconds=60), Level(2), Level(4), progress=told.append)
 
     async def main() -> None:
         task = asyncio.ensure_future(run.run())
@@ -181,17 +181,17 @@ def test_an_answer_that_breaks_off_is_an_error() -> None:
 
         async def main() -> list[str]:
             at = address(listening.getsockname()[1])
-            line = LoadConnection(at)
+            connection = LoadConnection(at)
             said = []
             for _ in range(2):
                 with pytest.raises(MaasError) as error:
-                    await line.ask(at.post("/", b"{}"), lambda _: None)
+                    await connection.send(at.post("/", b"{}"), lambda _: None)
                 said.append(error.value.message)
             written = StreamTimings()
-            await line.ask(at.post("/", b"{}"), written.take)
-            with pytest.raises(MaasError, match="before the answer did"):
+            await connection.send(at.post("/", b"{}"), written.feed)
+            with pytest.raises(MaasError, match="before the answer was complete"):
                 written.check()
-            line.close()
+            connection.close()
             return said
 
         first, second = asyncio.run(main())
@@ -209,11 +209,11 @@ def test_events_that_are_cut_anywhere_are_read() -> None:
     for size in (1, 7, 64, len(stream)):
         written = StreamTimings()
         for at in range(0, len(stream), size):
-            written.take(stream[at : at + size])
+            written.feed(stream[at : at + size])
         written.check()
         assert written.usage is not None and written.usage.completion_tokens == 2
         assert 0 < written.first == written.last
     broken = StreamTimings()
-    broken.take(b"data: {]\n\n")
+    broken.feed(b"data: {]\n\n")
     with pytest.raises(MaasError, match="event"):
         broken.check()

@@ -1,4 +1,4 @@
-"""Starts a job's process and shows how far it is, until it ends."""
+"""Starts the process of a job and shows its progress until it exits."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from maas.cli.background import start_in_background
-from maas.cli.common import say
+from maas.cli.output import notify
 from maas.domain.errors import Conflict, MaasError
 from maas.domain.jobs import Job, JobState
+from maas.domain.numbers import format_number
 from maas.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ LINE_EVERY_S = 10.0
 
 
 class JobFailed(MaasError):
-    """The job ended without a result."""
+    """The job failed."""
 
     code = "job_failed"
 
 
 def start(folder: JobFolder, settings: Settings) -> subprocess.Popen[bytes]:
-    """The job's process; it lives on if this one dies, and Ctrl-C here does not reach it."""
+    """Start the process of a job. It outlives this process, and Ctrl-C here does not reach it."""
     folder.clear_cancel()
     folder.save(replace(folder.job(), state=JobState.QUEUED, cancel_requested=False, error=""))
     with folder.log.open("ab") as log:
@@ -40,11 +41,13 @@ def start(folder: JobFolder, settings: Settings) -> subprocess.Popen[bytes]:
         return start_in_background(["maas.processes.job", spec], settings, log)
 
 
-def watch(folder: JobFolder, process: subprocess.Popen[bytes]) -> Job:
-    """The finished job. Ctrl-C, or SIGTERM, asks it to stop and waits until it has; a second Ctrl-C
-    does not wait. Raises KeyboardInterrupt after a cancel, JobFailed with the reason and the
-    log."""
-    asked = False
+def wait_for(folder: JobFolder, process: subprocess.Popen[bytes]) -> Job:
+    """Show the progress of a job until its process exits, and return the finished job.
+
+    Ctrl-C or SIGTERM cancels the job and waits for it; a second Ctrl-C does not wait. Raises
+    KeyboardInterrupt after a cancel, JobFailed with the reason and the log.
+    """
+    cancelled = False
     with _sigterm_cancels(folder), _display() as display:
         while True:
             try:
@@ -54,66 +57,75 @@ def watch(folder: JobFolder, process: subprocess.Popen[bytes]) -> Job:
                     break
                 time.sleep(POLL_S)
             except KeyboardInterrupt:
-                if asked:
-                    say(f"it stops by itself; see `maas jobs show {folder.path.name}`")
+                if cancelled:
+                    notify(f"the job stops by itself; see `maas jobs show {folder.path.name}`")
                     raise
                 folder.request_cancel()
-                asked = True
-                say("stopping at the next step; Ctrl-C again does not wait")
+                cancelled = True
+                notify("stopping at the next step; Ctrl-C again does not wait")
     return finished(folder)
 
 
 @contextmanager
 def _sigterm_cancels(folder: JobFolder) -> Iterator[None]:
-    """However many come: `timeout`, for one, sends two."""
-    before = signal.signal(signal.SIGTERM, lambda *_: folder.request_cancel())
+    """SIGTERM cancels the job, however often it comes: `timeout`, for one, sends it twice."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: folder.request_cancel())
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def finished(folder: JobFolder) -> Job:
+    """The job, if it succeeded. Raises KeyboardInterrupt if it was cancelled, else JobFailed."""
     job = folder.job()
     if job.state is JobState.SUCCEEDED:
         return job
-    again = f"`maas {job.kind} --resume {job.id}` goes on from what is finished"
+    hint = f"`maas {job.kind} --resume {job.id}` resumes it"
     if job.kind == "evaluate":
-        again = "start it again"
+        hint = "run the command again"
     if job.state is JobState.CANCELLED:
-        say(f"job {job.id} is cancelled; {again}")
+        notify(f"job {job.id} was cancelled; {hint}")
         raise KeyboardInterrupt
     if job.state is JobState.FAILED:
-        raise JobFailed(f"job {job.id} failed: {job.error}\nits log: {folder.log}")
+        raise JobFailed(f"job {job.id} failed: {job.error}\nlog: {folder.log}")
     tail = "".join(folder.log.read_text(errors="replace").splitlines(True)[-10:])
-    raise JobFailed(f"the process of job {job.id} ended without a word; {again}\n{tail}".rstrip())
+    raise JobFailed(f"the process of job {job.id} exited without a result; {hint}\n{tail}".rstrip())
 
 
 def check_gates(job: Job) -> None:
-    """Says how every gate did; raises Conflict if one does not hold."""
-    failed = [g for g in job.result.get("gates", []) if not g["passed"]]
-    for gate in job.result.get("gates", []):
-        say(f"gate {_gate_text(gate)}")
+    """Print the result of every gate. Raises Conflict if one fails."""
+    gates = job.result.get("gates", [])
+    for gate in gates:
+        notify(f"gate {_gate_text(gate)}")
+    failed = [gate for gate in gates if not gate["passed"]]
     if failed:
         raise Conflict(f"gate {_gate_text(failed[0])}; nothing was published")
 
 
-def metrics_line(job: Job, most: int = 4) -> str:
+def metrics_line(job: Job, limit: int = 4) -> str:
     """The first metrics in a line: `accuracy 0.983 [0.969, 0.994], …`."""
     intervals = job.result.get("intervals", {})
     parts: list[str] = []
     for name, value in job.result.get("metrics", {}).items():
-        if isinstance(value, int | float) and len(parts) < most:
-            low_high = intervals.get(name)
-            span = f" [{low_high[0]:.4g}, {low_high[1]:.4g}]" if low_high else ""
-            parts.append(f"{name} {value:.4g}{span}")
+        if isinstance(value, int | float) and len(parts) < limit:
+            parts.append(f"{name} {_with_interval(value, intervals.get(name))}")
     return ", ".join(parts)
 
 
 def _gate_text(gate: dict[str, Any]) -> str:
-    value = "undefined" if gate["value"] is None else f"{gate['value']:.4g}"
-    span = f" [{gate['interval'][0]:.4g}, {gate['interval'][1]:.4g}]" if gate["interval"] else ""
-    return f"{gate['rule']} {'holds' if gate['passed'] else 'fails'}: measured {value}{span}"
+    value = "undefined" if gate["value"] is None else format_number(gate["value"])
+    if gate["interval"]:
+        value = _with_interval(gate["value"], gate["interval"])
+    return f"{gate['rule']} {'holds' if gate['passed'] else 'fails'}: measured {value}"
+
+
+def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    """`0.983 [0.969, 0.994]`."""
+    text = "undefined" if value is None else format_number(value)
+    if not interval:
+        return text
+    return f"{text} [{format_number(interval[0])}, {format_number(interval[1])}]"
 
 
 def _display() -> AbstractContextManager[ProgressLines | ProgressBar]:
@@ -123,30 +135,30 @@ def _display() -> AbstractContextManager[ProgressLines | ProgressBar]:
 
 
 class ProgressLines:
-    """For a file or a pipe: a line for each phase, and now and then one within it."""
+    """Progress for a file or a pipe: a line per phase, and one every 10 seconds within it."""
 
     def __init__(self) -> None:
         self._phase: str | None = None
-        self._said_at = 0.0
+        self._printed_at = 0.0
 
     def show(self, job: Job) -> None:
         progress = job.progress
-        due = time.monotonic() - self._said_at > LINE_EVERY_S
-        phase = re.sub(r"\d+", "", progress.message)  # the epoch's number makes no new phase
+        due = time.monotonic() - self._printed_at > LINE_EVERY_S
+        phase = re.sub(r"\d+", "", progress.message)  # another epoch is not another phase
         if (phase != self._phase or due) and (progress.total or progress.message):
-            self._phase, self._said_at = phase, time.monotonic()
-            say(f"{job.name}: {_counts(job)} {_values(job)}".rstrip())
+            self._phase, self._printed_at = phase, time.monotonic()
+            notify(f"{job.name}: {_counts(job)} {_values(job)}".rstrip())
 
 
 class ProgressBar(AbstractContextManager["ProgressBar"]):
-    """For a terminal: a bar with what the job reports, and when it will be done."""
+    """Progress for a terminal: a bar with the values of the job and the time left."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
         from rich.table import Column
 
-        # The values get what is left of the line, so that they never squeeze out the bar.
+        # The values get the rest of the line, so that they never squeeze out the bar.
         rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self._bar = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
@@ -189,6 +201,6 @@ def _counts(job: Job) -> str:
 
 
 def _values(job: Job) -> str:
-    """Losses first: the end is cut where there is no room."""
+    """The values of a job, losses first: the end is cut where there is no room."""
     values = sorted(job.progress.values.items(), key=lambda kv: "loss" not in kv[0])
-    return " ".join(f"{k} {v:.4g}" for k, v in values)
+    return " ".join(f"{name} {format_number(value)}" for name, value in values)

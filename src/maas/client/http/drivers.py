@@ -1,4 +1,4 @@
-"""Runs operations to their end: one driver that blocks, one that is awaited."""
+"""Drivers of operations: one that blocks, one for asyncio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class BlockingDriver:
-    """Runs operations to their end."""
+    """Runs operations and blocks until they are done."""
 
     def __init__(self, transport: SyncTransport) -> None:
         self._transport = transport
@@ -34,7 +34,7 @@ class BlockingDriver:
                 step = operation.throw(error) if error else operation.send(answer)
                 answer = error = None
                 try:
-                    answer = self._take(step)
+                    answer = self._run_step(step)
                 except MaasError as raised:
                     error = raised
         except StopIteration as end:
@@ -43,7 +43,7 @@ class BlockingDriver:
         finally:
             operation.close()
 
-    def _take(self, step: Step) -> Any:
+    def _run_step(self, step: Step) -> Any:
         if isinstance(step, ApiCall):
             return self._transport.send(step)
         if isinstance(step, WaitStep):
@@ -54,7 +54,7 @@ class BlockingDriver:
 
 
 class AsyncDriver:
-    """Runs operations to their end without blocking the event loop."""
+    """Runs operations without blocking the event loop."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
@@ -69,7 +69,7 @@ class AsyncDriver:
                 step = operation.throw(error) if error else operation.send(answer)
                 answer = error = None
                 try:
-                    answer = await self._take(step)
+                    answer = await self._run_step(step)
                 except MaasError as raised:
                     error = raised
         except StopIteration as end:
@@ -78,7 +78,7 @@ class AsyncDriver:
         finally:
             operation.close()
 
-    async def _take(self, step: Step) -> Any:
+    async def _run_step(self, step: Step) -> Any:
         if isinstance(step, ApiCall):
             return await self._transport.send(step)
         if isinstance(step, WaitStep):
@@ -89,7 +89,8 @@ class AsyncDriver:
 
 
 def _run_awaitable(step: Awaitable) -> Any:
-    """In a loop of its own: in a thread of its own, too, if the caller (a notebook) runs one."""
+    """Run a coroutine in a new event loop, in a new thread if this one already runs a loop (as in a
+    notebook)."""
 
     def run() -> Any:
         with asyncio.Runner() as runner:
@@ -109,15 +110,18 @@ def _run_awaitable(step: Awaitable) -> Any:
 D = TypeVar("D", bound=BlockingDriver | AsyncDriver, covariant=True)
 
 
-class OperationGroup(Generic[D]):
-    """Operations under a name of their own, run by `driver`."""
+class MethodGroup(Generic[D]):
+    """A namespace of methods, such as `client.models`; their operations are run by `driver`."""
 
     def __init__(self, driver: D) -> None:
         self._run = driver._run
 
 
-class operation(Generic[P, T]):  # noqa: N801 - used as `property` is
-    """An operation as a method: blocking in a `BlockingDriver`, else a coroutine."""
+class ClientMethod(Generic[P, T]):
+    """A descriptor that makes an operation a method of both clients.
+
+    The method blocks in a `BlockingDriver` and is a coroutine function in an `AsyncDriver`.
+    """
 
     def __init__(self, make: Callable[P, ApiCall[T] | Flow[T]]) -> None:
         @functools.wraps(make)
@@ -134,11 +138,11 @@ class operation(Generic[P, T]):  # noqa: N801 - used as `property` is
     def __get__(self, owner: None, kind: type) -> Callable[Concatenate[Any, P], Any]: ...
     @overload
     def __get__(
-        self, owner: BlockingDriver | OperationGroup[BlockingDriver], kind: type
+        self, owner: BlockingDriver | MethodGroup[BlockingDriver], kind: type
     ) -> Callable[P, T]: ...
     @overload
     def __get__(
-        self, owner: AsyncDriver | OperationGroup[AsyncDriver], kind: type
+        self, owner: AsyncDriver | MethodGroup[AsyncDriver], kind: type
     ) -> Callable[P, Coroutine[Any, Any, T]]: ...
     def __get__(self, owner: Any, kind: type) -> Any:
         function = self._coroutine if issubclass(kind, AsyncDriver) else self._method

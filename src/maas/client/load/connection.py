@@ -1,6 +1,6 @@
-"""Connections of a load: HTTP/1.1 as lean as it can be, so that the server is what is measured.
+"""Connections of a load: a minimal HTTP/1.1 client, so that the server is the bottleneck.
 
-The other transport of this package does more for each request than a small model's server does.
+The transport of the SDK does more work per request than the server of a small model.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from maas.client.http.transport import Endpoint
 from maas.domain.errors import MaasError
 from maas.version import __version__
 
-MOST_REFUSAL_BYTES = 1 << 16
-MOST_EVENT_BYTES = 1 << 20
+MAX_ERROR_BYTES = 1 << 16
+MAX_EVENT_BYTES = 1 << 20
 CONNECT_S = 10.0
 
-Take = Callable[[bytes], None]
-"""Told each part of an answer's body when it comes; must not raise."""
+BodyCallback = Callable[[bytes], None]
+"""Called with each part of a response body as it arrives; must not raise."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a load goes, and what all its requests have in common."""
+    """The server under load, and the headers that all requests share."""
 
     host: str
     port: int
@@ -41,8 +41,8 @@ class Address:
     secure: ssl.SSLContext | None
 
     @classmethod
-    def of(cls, connection: Endpoint) -> Address:
-        url = httpx2.URL(connection.base_url)
+    def of(cls, endpoint: Endpoint) -> Address:
+        url = httpx2.URL(endpoint.base_url)
         secure = url.scheme == "https"
         lines = [
             f"host: {url.netloc.decode('ascii')}",
@@ -50,8 +50,8 @@ class Address:
             "content-type: application/json",
             "accept: application/json, text/event-stream",
         ]
-        if connection.api_key:
-            lines.append(f"authorization: Bearer {connection.api_key}")
+        if endpoint.api_key:
+            lines.append(f"authorization: Bearer {endpoint.api_key}")
         return cls(
             host=url.host,
             port=url.port or (443 if secure else 80),
@@ -61,7 +61,7 @@ class Address:
         )
 
     def post(self, path: str, body: bytes) -> bytes:
-        """A whole request."""
+        """The bytes of a request."""
         return (
             f"POST {self.base_path}{path} HTTP/1.1\r\n".encode()
             + self.headers
@@ -71,15 +71,15 @@ class Address:
 
 
 class LoadConnection(asyncio.Protocol):
-    """One connection, one request at a time; it opens again by itself after a failure."""
+    """One connection with one request at a time; it reconnects after a failure."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
         self._transport: asyncio.Transport | None = None
         self._parser: Any = None
         self._answer: asyncio.Future[None] | None = None
-        self._take: Take = _ignore
-        self._refusal = bytearray()
+        self._on_data: BodyCallback = _ignore
+        self._error_body = bytearray()
         self._headers: dict[str, str] = {}
 
     async def connect(self) -> None:
@@ -90,25 +90,28 @@ class LoadConnection(asyncio.Protocol):
                 await asyncio.get_running_loop().create_connection(
                     lambda: self, address.host, address.port, ssl=address.secure
                 )
-        except (OSError, TimeoutError) as wrong:
+        except (OSError, TimeoutError) as error:
             raise ServerUnavailable(
-                f"no connection to {address.host}:{address.port}: {wrong}"
+                f"no connection to {address.host}:{address.port}: {error}"
             ) from None
 
-    async def ask(self, request: bytes, take: Take) -> None:
-        """Sends `request`; `take` is told the body of an answer below 400. Raises the error that
-        another answer stands for, or ServerUnavailable."""
+    async def send(self, request: bytes, on_data: BodyCallback) -> None:
+        """Send `request` and wait until its response is complete.
+
+        `on_data` is called with the body of a response below 400. Raises the error that any other
+        response describes, or ServerUnavailable.
+        """
         if self._transport is None:
             await self.connect()
         if self._transport is None:
             raise ServerUnavailable("the server closed the connection at once")
         answer = asyncio.get_running_loop().create_future()
-        self._answer, self._take = answer, take
+        self._answer, self._on_data = answer, on_data
         self._transport.write(request)
         try:
             await answer
         finally:
-            self._answer, self._take = None, _ignore
+            self._answer, self._on_data = None, _ignore
             if answer.cancelled():
                 self.close()
 
@@ -126,13 +129,13 @@ class LoadConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as wrong:
-            self._end(MaasError(f"the answer is not HTTP: {wrong}"))
+        except httptools.HttpParserError as error:
+            self._end(MaasError(f"the response is not HTTP: {error}"))
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._end(ServerUnavailable("the connection broke before the answer ended"))
+        self._end(ServerUnavailable("the connection broke before the response ended"))
 
     def _end(self, error: MaasError | None) -> None:
         if self._answer is None or self._answer.done():
@@ -145,7 +148,7 @@ class LoadConnection(asyncio.Protocol):
     # -- httptools --------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        self._refusal.clear()
+        self._error_body.clear()
         self._headers = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -153,9 +156,9 @@ class LoadConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         if self._parser.get_status_code() < 400:
-            self._take(data)
-        elif len(self._refusal) < MOST_REFUSAL_BYTES:
-            self._refusal += data
+            self._on_data(data)
+        elif len(self._error_body) < MAX_ERROR_BYTES:
+            self._error_body += data
 
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -164,7 +167,7 @@ class LoadConnection(asyncio.Protocol):
         if status < 400:
             self._end(None)
         else:
-            self._end(error_of(ApiReply(status, self._headers, bytes(self._refusal))))
+            self._end(error_of(ApiReply(status, self._headers, bytes(self._error_body))))
 
 
 class _Choice(msgspec.Struct):
@@ -191,7 +194,10 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class StreamTimings:
-    """Reads the event stream of one completion and notes when what came."""
+    """Reads the event stream of one completion and records arrival times and usage.
+
+    `first` and `last` are the times of the first and the last text (`time.perf_counter`).
+    """
 
     def __init__(self) -> None:
         self.first = 0.0
@@ -201,21 +207,24 @@ class StreamTimings:
         self._is_over = False
         self._rest = b""
 
-    def take(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         now = time.perf_counter()
         *events, self._rest = (self._rest + data).split(b"\n\n")
         for event in events:
             if event.startswith(b"data:"):
                 self._read(event[5:].strip(), now)
-        if len(self._rest) > MOST_EVENT_BYTES:
-            self.error, self._rest = MaasError("an event of the stream has no end"), b""
+        if len(self._rest) > MAX_EVENT_BYTES:
+            self.error, self._rest = (
+                MaasError(f"an event of the stream is longer than {MAX_EVENT_BYTES} bytes"),
+                b"",
+            )
 
     def check(self) -> None:
-        """Raises what went wrong within, or if the stream is not whole."""
+        """Raise the error of the stream, or MaasError if it is incomplete."""
         if self.error is not None:
             raise self.error
         if not self._is_over or self.usage is None:
-            raise MaasError("the stream ended before the answer did")
+            raise MaasError("the stream ended before the answer was complete")
 
     def _read(self, data: bytes, now: float) -> None:
         if data == b"[DONE]":
@@ -224,7 +233,7 @@ class StreamTimings:
         try:
             chunk = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            self.error = MaasError("an event of the stream is not what this door writes")
+            self.error = MaasError("an event of the stream is not a completion chunk")
             return
         if chunk.error is not None:
             self.error = error_in({"error": chunk.error}, 500)
