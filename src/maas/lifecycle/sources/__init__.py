@@ -1,1 +1,1 @@
-"""Where models come from: one file per kind of source, each with one function `fetch`."""
+"""Sources of models: one module per kind of source, each with one function `fetch`."""

@@ -1,4 +1,4 @@
-"""Zip archives, unpacked so that no entry ends up outside its folder or fills the disk."""
+"""Zip archives, unpacked so that no entry leaves the folder or fills the disk."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from maas.storage.files import storage_errors
 MAX_ENTRIES = 1000
 MAX_DEPTH = 4
 MAX_EXPANSION = 100
-"""Times the archive's own size. Weights shrink to a half at best, zeros to a thousandth."""
+"""Limit as a multiple of the archive's size. Weights compress to a half at best, zeros to a
+thousandth."""
 FREE_BYTES = 16 << 20
-"""What an archive may unpack to, however small it is."""
+"""Bytes to which any archive may unpack, however small it is."""
 UNPACKED = "unpacked"
-"""The folder for it in a pull's workspace."""
+"""Name of the folder for unpacked files in a pull's workspace."""
 
 
 def is_archive(path: Path) -> bool:
@@ -27,10 +28,10 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(archive: Path, target: Path, max_bytes: int) -> Path:
-    """The folder with the archive's files, which then have at most `max_bytes` together.
+    """Unpacks at most `max_bytes` to `target`, and returns it.
 
-    Raises InvalidInput for a path that leads outside, a link, an encrypted entry or no archive;
-    then nothing is left.
+    Raises InvalidInput for a path out of the folder, a link, an encrypted entry or an invalid
+    archive; then nothing is left.
     """
     shutil.rmtree(target, ignore_errors=True)
     try:
@@ -53,7 +54,7 @@ def unpack(archive: Path, target: Path, max_bytes: int) -> Path:
 
 def _check(entries: list[zipfile.ZipInfo], name: str, max_bytes: int, most: int) -> None:
     if len(entries) > MAX_ENTRIES:
-        raise InvalidInput(f"{name} has {len(entries)} entries, of at most {MAX_ENTRIES}")
+        raise InvalidInput(f"{name} must have at most {MAX_ENTRIES} entries; got {len(entries)}")
     for entry in entries:
         path = PurePosixPath(entry.filename)
         outside = path.is_absolute() or ".." in path.parts or "\\" in entry.filename
@@ -61,7 +62,7 @@ def _check(entries: list[zipfile.ZipInfo], name: str, max_bytes: int, most: int)
             raise InvalidInput(f"{name} has an entry {shown(entry.filename)}, which leads outside")
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise InvalidInput(f"{name} has an entry {shown(entry.filename)} that is no file")
+            raise InvalidInput(f"{name} has an entry {shown(entry.filename)} that is not a file")
     total = sum(e.file_size for e in entries)
     if total > max_bytes:
         raise BodyTooLarge(
@@ -71,12 +72,12 @@ def _check(entries: list[zipfile.ZipInfo], name: str, max_bytes: int, most: int)
     if total > most:
         raise InvalidInput(
             f"{name} would have {total} bytes unpacked, more than {MAX_EXPANSION} times its size; "
-            "no weights shrink so far"
+            "weights do not compress that much"
         )
 
 
 def _write(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, left: int) -> int:
-    """Bytes written. What an archive says about sizes is not believed."""
+    """Writes an entry and returns its bytes, which are counted because headers can lie."""
     path = target / entry.filename
     written = 0
     with storage_errors(f"unpack {entry.filename}"):
@@ -87,6 +88,8 @@ def _write(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, left: 
             while chunk := source.read(CHUNK_BYTES):
                 written += len(chunk)
                 if written > left:
-                    raise BodyTooLarge("this archive unpacks to more than it says", limit=left)
+                    raise BodyTooLarge(
+                        "the archive unpacks to more bytes than it declares", limit=left
+                    )
                 file.write(chunk)
     return written

@@ -1,4 +1,4 @@
-"""What all kinds of sources share: what they are asked, what they give, and how far they are."""
+"""Types shared by all kinds of sources: request, result, and the choice of files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from maas.domain.errors import InvalidInput
 from maas.domain.names import FILE_NAME, checked_sha256, shown
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with a file's name, the bytes of it that are here, and all of them if that is known."""
+"""Progress callback: a file's name, its bytes so far, and its size if that is known."""
 
 MAX_FILES = 64
 
 
 @dataclass(frozen=True)
 class ObjectStoreAccess:
-    """How to reach buckets; empty fields mean what each service's own environment says."""
+    """Endpoints and credentials of buckets; empty fields use the service's environment."""
 
     s3_endpoint: str = ""
     s3_region: str = "us-east-1"
@@ -32,16 +32,16 @@ class ObjectStoreAccess:
 
 @dataclass(frozen=True)
 class SourceAccess:
-    """What the settings of the machine that pulls say."""
+    """Settings of the machine that pulls."""
 
     folder: Path
-    """Where unfinished downloads wait for the next try."""
+    """Folder of unfinished downloads, which the next attempt resumes."""
     max_bytes: int = 64 << 30
-    """Of one file."""
+    """Size limit of one file."""
     ca_file: str = ""
-    """PEM file with certificates that are trusted besides the system's."""
+    """PEM file of certificates that are trusted in addition to the system's."""
     hf_endpoint: str = ""
-    """Another server with the Hub's API; empty: the Hub."""
+    """URL of another server with the Hub's API; empty: the Hub."""
     stores: ObjectStoreAccess = ObjectStoreAccess()
 
 
@@ -51,14 +51,14 @@ def _silent(name: str, done: int, total: int | None) -> None:
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """What is to be pulled."""
+    """A source to pull from, and how."""
 
     source: str
     access: SourceAccess
     file: str | None = None
-    """Which file, where a source has several."""
+    """File to pull from a source with several files."""
     sha256: str | None = None
-    """What the one file must be."""
+    """Expected SHA-256 of the only file."""
     progress: Progress = _silent
 
     def __post_init__(self) -> None:
@@ -68,15 +68,15 @@ class SourceRequest:
 
 @dataclass(frozen=True)
 class Fetched:
-    """Files that are on this machine now."""
+    """Fetched files, which are on this machine."""
 
     files: dict[str, Path]
-    """Where each is, by the name that it has in the manifest."""
+    """Paths by the files' names in the manifest."""
     origin: dict[str, Any]
-    """Where they came from, as JSON: `kind`, `uri` and what pins it. Without secrets, and without
-    paths of this machine."""
+    """Origin as JSON: `kind`, `uri` and the pinned revision or digest, without secrets and paths of
+    this machine."""
     license: str = ""
-    """As the source says it; empty if it does not."""
+    """License that the source states; empty if it states none."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class SourceEntry:
     """A file that a source offers."""
 
     path: str
-    """With '/' between folders."""
+    """Path with '/' between folders."""
     size: int | None = None
 
 
-# Weights that hold numbers only; what else there is could run code, or is of no use to a runtime.
+# Weight formats that hold numbers only; other formats can run code or have no runtime.
 _WEIGHTS = re.compile(r"\.(gguf|safetensors|onnx)$", re.IGNORECASE)
 _BESIDE = re.compile(
     r"(?:^|/)(?:config|tokenizer|tokenizer_config|special_tokens_map|preprocessor_config|"
@@ -102,9 +102,9 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 
 def choose(entries: list[SourceEntry], file: str | None, source: str) -> list[SourceEntry]:
-    """The files of a model among all that are there, in a stable order.
+    """The files of a model among all files of a source, in a stable order.
 
-    Raises InvalidInput if there is none, or if it is not clear which; then it names them.
+    Raises InvalidInput, which lists the files, if there is no model or more than one.
     """
     if file is not None:
         return _chosen(entries, file, source)
@@ -134,22 +134,22 @@ def choose(entries: list[SourceEntry], file: str | None, source: str) -> list[So
     if len(weights) == 1:
         return _with_beside(entries, weights)
     raise InvalidInput(
-        f"{source} has several models; say which with --file: {_listed(weights)}", field="file"
+        f"{source} has several models; choose one with --file: {_listed(weights)}", field="file"
     )
 
 
 def checked_file_name(path: str) -> str:
-    """The last part of a path, if a manifest may have it as the name of a file."""
+    """The last part of a path. Raises InvalidInput if it is no valid file name in a manifest."""
     name = path.rpartition("/")[2]
     if not FILE_NAME.fullmatch(name):
         raise InvalidInput(
-            f"{shown(name)} cannot be the name of a file here; give one with --file", field="file"
+            f"{shown(name)} is not a valid file name; choose one with --file", field="file"
         )
     return name
 
 
 def named(path: str) -> str:
-    """How a manifest calls the file at this path of a source; folders become part of the name."""
+    """Name in the manifest of the file at a source's path; folders become part of the name."""
     return path.replace("/", ".") if path.startswith("1_Pooling/") else checked_file_name(path)
 
 
@@ -167,7 +167,7 @@ def _chosen(entries: list[SourceEntry], file: str, source: str) -> list[SourceEn
 
 
 def _with_beside(entries: list[SourceEntry], weights: list[SourceEntry]) -> list[SourceEntry]:
-    """With the configuration that lies beside the weights, or at the top; a GGUF needs none."""
+    """`weights` with the configuration next to them or at the top; a GGUF file needs none."""
     if all(e.path.lower().endswith(".gguf") for e in weights):
         return weights
     chosen = {named(e.path): e for e in weights}

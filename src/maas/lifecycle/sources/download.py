@@ -1,8 +1,8 @@
-"""A file over HTTP, resumed where it stopped, as often as that brings it further.
+"""Downloads over HTTP, resumed as long as attempts make progress.
 
-The machine that pulls is the caller's own, so any address that the caller writes is taken. Where a
-server sends us on is another matter: never to a weaker scheme, and never from a public address to
-a private one, so that nobody's web server makes this machine ask machines behind its firewall.
+The machine that pulls is the caller's own, so the caller may use any address. Redirects are
+restricted: never to a weaker scheme, and never from a public address to a private one, so that a
+web server cannot make this machine send requests behind its firewall.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from maas.lifecycle.sources.base import Progress, SourceAccess
 from maas.lifecycle.sources.workspace import DownloadLimits, ExpectedDigest, PartialDownload
 
 ATTEMPTS = 6
-"""In a row that bring nothing; any byte starts the count anew."""
+"""Consecutive attempts without progress; any received byte resets the count."""
 PAUSE_S = 0.5
 MAX_REDIRECTS = 5
 TIMEOUT_S = 30.0
-"""In which a connection must be made, and without a byte."""
+"""Timeout of connecting, and of waiting for the next byte."""
 PIECE_BYTES = 256 << 10
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _REFUSALS: dict[int, tuple[type[MaasError], str]] = {
-    401: (Unauthenticated, "; it wants a login"),
-    403: (Forbidden, "; it does not permit this"),
+    401: (Unauthenticated, "; a login is required"),
+    403: (Forbidden, "; access is not permitted"),
     404: (NotFound, "; there is no such file"),
     410: (NotFound, "; the file is gone"),
 }
@@ -52,23 +52,23 @@ class Download:
     url: httpx2.URL
     digest: ExpectedDigest
     size: int | None = None
-    """If it is known before the server says it."""
+    """Size if it is known before the server's response."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """For this server alone; a redirect to another does not take them along."""
+    """Headers for this server only; they are not sent to the target of a redirect."""
 
 
-class _Again(Exception):
-    """The attempt failed in a way that the next one may not."""
+class _Transient(Exception):
+    """The attempt failed, and another one may succeed."""
 
 
 def download(
     source: Download, partial: PartialDownload, access: SourceAccess, progress: Progress
 ) -> None:
-    """The whole and verified file is at `partial.target` afterwards.
+    """Downloads and verifies a file to `partial.target`.
 
     Raises InvalidInput for another digest, NotFound, Forbidden, Unauthenticated, OutOfSpace,
-    BodyTooLarge, StorageFailed for a server that sends something else, Unavailable if it does not
-    send any more; then what came stays for the next try.
+    BodyTooLarge, StorageFailed for an unexpected response, Unavailable if the server stops
+    sending; then the partial file stays for the next attempt.
     """
     resumed = partial.size > 0
     with httpx2.Client(verify=_trust(access), timeout=TIMEOUT_S) as http:
@@ -79,7 +79,7 @@ def download(
         except InvalidInput:
             if not resumed:
                 raise
-            # What an earlier run left was of another file; from its start, it may be the right one.
+            # The partial file may be of other content; a new download may be the right file.
             fetch.until_whole()
             partial.finish(source.digest)
 
@@ -100,24 +100,24 @@ class _Fetch:
                 with self._answer(before) as response:
                     self._take(response)
                 return
-            except (httpx2.TransportError, _Again) as error:
+            except (httpx2.TransportError, _Transient) as error:
                 host = self.source.url.host
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
                     raise Unavailable(
                         f"the certificate of {host} is not trusted here ({error}); pull.ca_file "
-                        "can name one that is"
+                        "can name a file of trusted certificates"
                     ) from None
                 failures = failures + 1 if self.partial.size <= before else 1
                 if failures >= ATTEMPTS:
                     raise Unavailable(
                         f"{host} did not send the file: {error or type(error).__name__}; the same "
-                        f"command goes on after {self.partial.size} bytes"
+                        f"command resumes after {self.partial.size} bytes"
                     ) from None
                 time.sleep(PAUSE_S * 2 ** (failures - 1))
 
     @contextmanager
     def _answer(self, start: int) -> Iterator[httpx2.Response]:
-        """The answer at the end of the redirects, its body unread."""
+        """The response at the end of the redirects, with an unread body."""
         url = self.source.url
         plain = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
         public = _is_public(url.host)
@@ -134,7 +134,7 @@ class _Fetch:
             if public and not _is_public(to.host):
                 raise StorageFailed(
                     f"{url.host} redirects to {to.host}, an address of a private network; if that "
-                    "is right, pull from there yourself"
+                    "is intended, pull from that address"
                 )
             url = to
         raise StorageFailed(f"more than {MAX_REDIRECTS} redirects, the last to {url.host}")
@@ -147,37 +147,36 @@ class _Fetch:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind in ("text/html", "application/xhtml+xml"):
             raise StorageFailed(
-                f"{host} sent a web page and not a file; is this the address of the download "
-                "itself?"
+                f"{host} sent a web page and not a file; the address must be that of the download"
             )
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise StorageFailed(f"{host} sent the file in an encoding that nobody asked for")
+            raise StorageFailed(f"{host} sent the file in an encoding that was not requested")
         if self.source.size is not None and total not in (None, self.source.size):
-            raise StorageFailed(f"{host} has {total} bytes, and {self.source.size} are expected")
+            raise StorageFailed(f"{host} has {total} bytes; {self.source.size} are expected")
         limits = DownloadLimits(total or self.source.size, self.max_bytes, self.progress)
         self.partial.grow(response.iter_raw(PIECE_BYTES), start, limits)
         if limits.total is not None and self.partial.size < limits.total:
-            raise _Again("the connection ended early")
+            raise _Transient("the connection ended early")
 
 
 def _place(response: httpx2.Response, here: int) -> tuple[int, int | None]:
-    """(the byte at which the answer starts, the size of the whole file)"""
+    """(First byte of the response's body, size of the file)."""
     status, host = response.status_code, response.url.host
     if status == 206:
         content_range = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         if content_range is None or int(content_range[1]) != here:
-            raise StorageFailed(f"{host} sent another part of the file than it was asked for")
+            raise StorageFailed(f"{host} sent another part of the file than was requested")
         return here, int(content_range[2])
     if status == 200:
         length = response.headers.get("content-length", "")
         return 0, int(length) if length.isascii() and length.isdigit() else None
     if status == 416:
-        # There is nothing behind what is here: it is whole, or another file. The digest tells.
+        # Nothing follows: the partial file is complete or of other content, as the digest shows.
         return here, None
     if status in _RETRIED:
-        raise _Again(f"it answers {status}")
+        raise _Transient(f"it responds with {status}")
     kind, advice = _REFUSALS.get(status, (StorageFailed, ""))
-    raise kind(f"{host} answers {status}{advice}")
+    raise kind(f"{host} responds with {status}{advice}")
 
 
 def _trust(access: SourceAccess) -> ssl.SSLContext:
@@ -191,9 +190,9 @@ def _trust(access: SourceAccess) -> ssl.SSLContext:
 
 
 def _is_public(host: str) -> bool:
-    """False if a name or address leads into a private network or to this machine."""
+    """Whether every address of a host is outside private networks and this machine."""
     try:
         addresses = socket.getaddrinfo(host, 443, proto=socket.IPPROTO_TCP)
     except (OSError, UnicodeError):
-        return True  # behind a proxy, which resolves names itself
+        return True  # a proxy resolves the names
     return all(ipaddress.ip_address(str(a[4][0]).partition("%")[0]).is_global for a in addresses)

@@ -1,4 +1,4 @@
-"""A file from an `https://` address, which must be the one whose SHA-256 the caller names."""
+"""A file at an `https://` address, verified by the SHA-256 that the caller names."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from maas.lifecycle.sources.workspace import ExpectedDigest, PartialDownload, is
 
 
 def fetch(request: SourceRequest, folder: Path) -> Fetched:
-    """Continues where an earlier run stopped. Raises as `download` does."""
+    """Fetches the file, resuming an earlier download. Raises the errors of `download`."""
     if request.sha256 is None:
         raise InvalidInput(
-            "an https:// source needs --sha256 with the digest that its maker publishes: it says "
-            "which file is meant, whatever the server sends",
+            "an https:// source needs --sha256 with the digest that its publisher states: it "
+            "identifies the file, whatever the server sends",
             field="sha256",
         )
     url = _checked_url(request.source)
@@ -30,7 +30,7 @@ def fetch(request: SourceRequest, folder: Path) -> Fetched:
     if not is_whole(target, digest):
         source = Download(url, digest, headers={"user-agent": "openmaas"})
         download(source, PartialDownload(target, request.sha256), request.access, request.progress)
-    # A query may be a signature that lets whoever has it download.
+    # A query may be a signature that grants access to the file.
     address = str(url.copy_with(query=None, fragment=None))
     origin = {"kind": "https", "uri": address, "sha256": request.sha256}
     return from_path(target, replace(request, file=None), folder, origin)
@@ -40,9 +40,9 @@ def _checked_url(text: str) -> httpx2.URL:
     try:
         url = httpx2.URL(text)
     except httpx2.InvalidURL as error:
-        raise InvalidInput(f"the address cannot be read: {error}", field="source") from None
+        raise InvalidInput(f"source is not a valid address: {error}", field="source") from None
     if url.scheme != "https" or not url.host:
-        raise InvalidInput(f"only https:// addresses are taken; got {shown(text, 100)}")
+        raise InvalidInput(f"an address must start with https://; got {shown(text, 100)}")
     if url.userinfo:
-        raise InvalidInput("an address with a user name or password in it is not taken")
+        raise InvalidInput("an address must not contain a user name or password")
     return url

@@ -1,8 +1,8 @@
-"""Repositories of the Hugging Face Hub, pinned to the commit that the name means now.
+"""Repositories of the Hugging Face Hub, pinned to the current commit of a name.
 
-huggingface_hub resolves names, revisions and logins. The bytes come by our own download, because
-it resumes after the program was killed (huggingface_hub starts each file anew since 2.0) and
-compares every file with the digest that the commit has for it.
+huggingface_hub resolves names, revisions and logins. The files are downloaded by `download`, which
+resumes after the program was killed (huggingface_hub restarts each file since 2.0) and verifies
+every file with the digest in the commit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def fetch(request: SourceRequest, folder: Path) -> Fetched:
-    """`hf://ORG/REPOSITORY[@REVISION]`; the revision is a branch, a tag or a commit."""
+    """Fetches `hf://ORG/REPOSITORY[@REVISION]`; the revision is a branch, a tag or a commit."""
     match = _SOURCE.fullmatch(request.source)
     if match is None or ".." in request.source:
         raise InvalidInput(
@@ -38,7 +38,7 @@ def fetch(request: SourceRequest, folder: Path) -> Fetched:
     info = _info(repository, match["revision"], request.access.hf_endpoint)
     commit = str(info.sha or "")
     if not _COMMIT.fullmatch(commit):
-        raise StorageFailed(f"the Hub does not say which commit of {repository} this is")
+        raise StorageFailed(f"the Hub names no commit of {repository}")
     siblings = {s.rfilename: s for s in info.siblings or ()}
     entries = [SourceEntry(name, s.size) for name, s in sorted(siblings.items())]
     files: dict[str, Path] = {}
@@ -58,7 +58,7 @@ def fetch(request: SourceRequest, folder: Path) -> Fetched:
 
 
 def _info(repository: str, revision: str | None, endpoint: str) -> Any:
-    """What the Hub knows of a revision: commit, files, digests, model card."""
+    """The Hub's information on a revision: commit, files, digests, model card."""
     hub = _library()
     errors = hub.errors
     try:
@@ -67,23 +67,22 @@ def _info(repository: str, revision: str | None, endpoint: str) -> Any:
         )
     except errors.GatedRepoError:
         raise Forbidden(
-            f"{repository} is given only to those who accepted its terms: do that on its page, "
-            "then `hf auth login`, or set HF_TOKEN"
+            f"{repository} requires accepting its terms: accept them on its page, then run "
+            "`hf auth login` or set HF_TOKEN"
         ) from None
     except errors.RepositoryNotFoundError:
         raise NotFound(
-            f"the Hub has no model {repository}, or shows it only to others (HF_TOKEN says who "
-            "you are)"
+            f"the Hub has no model {repository}, or it is private; HF_TOKEN authenticates you"
         ) from None
     except errors.RevisionNotFoundError:
         raise NotFound(f"{repository} has no revision {shown(revision)}") from None
     except errors.OfflineModeIsEnabled:
-        raise Unavailable("HF_HUB_OFFLINE is set, so the Hub is not asked") from None
+        raise Unavailable("HF_HUB_OFFLINE is set, so the Hub is not contacted") from None
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "?")
-        raise Unavailable(f"the Hub answers {status} for {repository}") from None
+        raise Unavailable(f"the Hub responds with {status} for {repository}") from None
     except (httpx2.HTTPError, OSError, ValueError) as error:
-        raise Unavailable(f"the Hub cannot be asked about {repository}: {error}") from None
+        raise Unavailable(f"the Hub cannot be reached for {repository}: {error}") from None
 
 
 def _download(
@@ -96,11 +95,11 @@ def _download(
 
 
 def _digest(sibling: Any) -> ExpectedDigest:
-    """Large files are known by their SHA-256, small ones by what git calls them."""
+    """The SHA-256 of a large file, the git object id of a small one."""
     if sibling.lfs is not None:
         return ExpectedDigest(str(sibling.lfs["sha256"]))
     if not sibling.blob_id:
-        raise StorageFailed(f"the Hub does not say what {shown(sibling.rfilename)} must be")
+        raise StorageFailed(f"the Hub has no digest of {shown(sibling.rfilename)}")
     return ExpectedDigest(str(sibling.blob_id), "git object id")
 
 

@@ -1,4 +1,4 @@
-"""Objects of S3, Google Cloud Storage and Azure Blob Storage, resumed where they stopped."""
+"""Objects in S3, Google Cloud Storage and Azure Blob Storage, with resumed downloads."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ _ERROR_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 
 
 def fetch(request: SourceRequest, folder: Path) -> Fetched:
-    """`s3://BUCKET/KEY`, or with a `/` at the end all that lies below it."""
+    """Fetches `s3://BUCKET/KEY` (or `gs://`, `az://`); a `/` at the end means all objects below."""
     match = _SOURCE.fullmatch(request.source)
     if match is None:
-        # Not repeated when it may hold a password.
+        # An address with "@" may contain a password.
         got = "" if "@" in request.source else f"; got {shown(request.source)}"
         raise InvalidInput(f"a source in a bucket is s3://bucket/key{got}", field="source")
     scheme, bucket, key = match.groups()
@@ -73,7 +73,7 @@ def fetch(request: SourceRequest, folder: Path) -> Fetched:
 
 
 def _download(store: _Bucket, key: str, target: Path, request: SourceRequest) -> str:
-    """Its SHA-256."""
+    """Downloads an object to `target` unless it is there, and returns its SHA-256."""
     if not target.exists():
         etag, size = store.head(key)
         partial = PartialDownload(target, f"{etag} {size}")
@@ -95,8 +95,8 @@ def _download(store: _Bucket, key: str, target: Path, request: SourceRequest) ->
 
 
 class _Bucket:
-    """A bucket, with its errors in our words. What a service answers stays out of them but for its
-    error code, since answers repeat parts of the signature."""
+    """A bucket whose errors are errors of OpenMaaS. Of a service's response they contain only the
+    error code, because responses repeat parts of the request's signature."""
 
     def __init__(self, url: str, store: Any) -> None:
         self.url = url
@@ -109,7 +109,7 @@ class _Bucket:
             return str(metadata["e_tag"] or ""), int(metadata["size"])
 
     def read(self, key: str, start: int, etag: str) -> Iterator[bytes]:
-        """The object from byte `start` on, if it is still the same."""
+        """Chunks of the object from byte `start` on, if its ETag is unchanged."""
         with self._in_our_words(key):
             options: dict[str, Any] = {"range": {"offset": start}} if start else {}
             if etag:
@@ -119,7 +119,7 @@ class _Bucket:
                 yield bytes(piece)
 
     def entries(self, prefix: str) -> list[SourceEntry]:
-        """All objects below a prefix, by their path from there."""
+        """All objects below a prefix, by their path relative to it."""
         entries: list[SourceEntry] = []
         with self._in_our_words(prefix):
             for page in obstore.list(self._store, prefix.rstrip("/")):
@@ -129,7 +129,7 @@ class _Bucket:
                 if len(entries) > MAX_LISTED:
                     raise InvalidInput(f"{self.url}/{prefix} has more than {MAX_LISTED} objects")
         if not entries:
-            raise NotFound(f"there is nothing below {self.url}/{prefix}")
+            raise NotFound(f"there is no object below {self.url}/{prefix}")
         return sorted(entries, key=lambda e: e.path)
 
     @contextmanager
@@ -141,19 +141,19 @@ class _Bucket:
             raise NotFound(f"there is no {where}") from None
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise Forbidden(
-                f"{where} may not be read with these credentials ({_code(error) or 403}); see the "
-                "settings of [pull]"
+                f"these credentials do not permit reading {where} ({_code(error) or 403}); check "
+                "the settings of [pull]"
             ) from None
         except PreconditionError:
-            raise StorageFailed(f"{where} became another while it was read") from None
+            raise StorageFailed(f"{where} changed while it was read") from None
         except BaseError as error:
             reason = _code(error) or str(error).split("\n")[0].rpartition(" - ")[2]
             kind = Unavailable if isinstance(error, GenericError) else StorageFailed
-            raise kind(f"{where} was not sent: {shown(reason, 120)}") from None
+            raise kind(f"{where} could not be read: {shown(reason, 120)}") from None
 
 
 def _open(scheme: str, bucket: str, access: ObjectStoreAccess) -> Any:
-    """The store; asks nobody yet."""
+    """The store of a bucket; does not connect yet."""
     client: Any = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(hours=12)}
     if access.s3_endpoint and scheme == "s3":
         parts = urlsplit(access.s3_endpoint)
@@ -176,14 +176,13 @@ def _open(scheme: str, bucket: str, access: ObjectStoreAccess) -> Any:
     try:
         return kinds[scheme](bucket, config=settings, client_options=client, retry_config=retries)
     except (BaseError, ValueError, TypeError):
-        # The library's words may repeat what it was given.
+        # The library's message may repeat the credentials.
         raise InvalidInput(
-            f"the settings of [pull] for {scheme}:// cannot be used; docs/howto/pull.md says which "
-            "are needed"
+            f"the settings of [pull] for {scheme}:// are invalid; docs/howto/pull.md describes them"
         ) from None
 
 
 def _code(error: Exception) -> str:
-    """The error code in an answer, for example `NoSuchBucket`; '' if there is none."""
+    """The error code in a response, for example `NoSuchBucket`; '' if there is none."""
     match = _ERROR_CODE.search(str(error))
     return match[1] if match else ""

@@ -1,4 +1,4 @@
-"""Weights inside an installed Python package, which is found but never imported."""
+"""Weights in an installed Python package, which is located but never imported."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PACKAGE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
 def fetch(request: SourceRequest, folder: Path) -> Fetched:
-    """`package://PACKAGE/FILE`: PACKAGE is what Python imports; FILE a weights file, a zip archive
-    or a folder in it."""
+    """Fetches `package://PACKAGE/FILE`: PACKAGE is the import name; FILE is a weights file, a zip
+    archive or a folder in it."""
     path, origin = locate(request.source)
     fetched = from_path(path, request, folder, origin)
     package = request.source.removeprefix("package://").partition("/")[0]
@@ -26,7 +26,7 @@ def fetch(request: SourceRequest, folder: Path) -> Fetched:
 
 
 def locate(source: str) -> tuple[Path, dict[str, Any]]:
-    """Where FILE is, and what is to be said of its origin. Raises NotFound, InvalidInput."""
+    """Path of FILE, and its origin as JSON. Raises NotFound, InvalidInput."""
     package, _, inside = source.removeprefix("package://").partition("/")
     root = _root(package)
     path = (root / inside).resolve()
@@ -42,7 +42,7 @@ def locate(source: str) -> tuple[Path, dict[str, Any]]:
 
 
 def _root(package: str) -> Path:
-    """The folder of the package. Python would import the parents of a dotted name."""
+    """The folder of a top-level package; find_spec would import the parents of a dotted name."""
     if not _PACKAGE.fullmatch(package):
         raise InvalidInput(
             f"package://PACKAGE/FILE needs the name of a top-level package; got {shown(package)}",
@@ -50,22 +50,22 @@ def _root(package: str) -> Path:
         )
     try:
         spec = find_spec(package)
-    except ValueError:  # a module that was made by hand
+    except ValueError:  # a module created at run time
         spec = None
     places = list(spec.submodule_search_locations or ()) if spec else []
     if not places:
-        raise NotFound(f"no package {package} is installed beside OpenMaaS")
+        raise NotFound(f"the package {package} is not installed in OpenMaaS's environment")
     return Path(places[0]).resolve()
 
 
 def _distribution(package: str) -> metadata.Distribution | None:
-    """What pip installed the package from."""
+    """The distribution that pip installed the package from."""
     names = metadata.packages_distributions().get(package, [])
     return metadata.distribution(names[0]) if names else None
 
 
 def _license(distribution: metadata.Distribution | None) -> str:
-    """As the package's metadata say it, which is about the package and mostly its weights, too."""
+    """The license in the package's metadata, which usually covers its weights, too."""
     if distribution is None:
         return ""
     fields = distribution.metadata.json

@@ -1,4 +1,4 @@
-"""Which runtime serves a model, what it is for, and what it takes and gives: told by its files."""
+"""Recognizes a model by its files: runtime, task, signature and options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from maas.runtimes.formats.safetensors_header import check_safetensors
 
 MAX_CONFIG_BYTES = 16 << 20
 TOP = 5
-"""Labels that an image classifier answers with."""
+"""Number of labels in a prediction of a classifier."""
 _CTRANSLATE2_WHISPER = b"WhisperSpec"
 _ENCODERS = (
     "BertModel",
@@ -31,12 +31,12 @@ _ENCODERS = (
     "DistilBertModel",
 )
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
-"""How architectures end that continue a text."""
+"""Suffixes of the architectures of causal language models."""
 _BESIDE_CAUSAL = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "chat_template.jinja",
 )  # fmt: skip
-"""What the engine reads besides weights."""
+"""Files that the engine reads in addition to weights."""
 _NO_CHAT = ("bert", "nomic-bert", "jina-bert-v2", "clip", "t5encoder", "wavtokenizer-dec")
 _TRANSLATOR = re.compile(r"model\.([a-z]{2})([a-z]{2})\.[\w.]*bin")
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".joblib", ".h5")
@@ -46,23 +46,25 @@ Files = Mapping[str, Path]
 
 @dataclass(frozen=True)
 class Recognized:
+    """Runtime, task, signature and files of a recognized model."""
+
     runtime: str
     task: Task
     signature: Signature
     variant: str
-    """What the variant is called: runtime or quantization."""
+    """Name of the variant: runtime or quantization."""
     files: Files
     options: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the files say about themselves, as JSON."""
+    """Metadata in the files, as JSON."""
     license: str = ""
 
 
 def recognize(files: Files) -> Recognized:
-    """By names and headers of the files, of which every weight is checked within bounds.
+    """Recognizes a model by the names and headers of its files, and checks its weights.
 
     Raises UnsafeArtifact for weights that could run code, InvalidInput for files that no runtime
-    of this version serves; the message says what would.
+    of this version serves; the message says which files would be served.
     """
     rules = (
         _gguf,
@@ -80,12 +82,12 @@ def recognize(files: Files) -> Recognized:
     pickled = [name for name in files if name.lower().endswith(_PICKLES)]
     if pickled:
         raise UnsafeArtifact(
-            f"{pickled[0]} may be a pickle, and loading it could run code; take the same model in "
+            f"{pickled[0]} may be a pickle, and loading it could run code; use the same model in "
             "safetensors, GGUF or ONNX, or load it where you trust it and use client.publish"
         )
     if any(n.endswith(".onnx") for n in files):
         raise InvalidInput(
-            "an ONNX file alone does not say what its rows are: publish it with "
+            "an ONNX file alone does not describe its rows: publish it with "
             "`maas publish FILE --example JSON`"
         )
     raise InvalidInput(f"no runtime serves these files: {', '.join(sorted(files))}")
@@ -97,7 +99,7 @@ def _gguf(files: Files) -> Recognized | None:
         return None
     if len(names) > 1:
         raise InvalidInput(
-            f"a model has one GGUF file; got {', '.join(names)}. Say which with --file, or merge "
+            f"a model has one GGUF file; got {', '.join(names)}. Choose one with --file, or merge "
             "parts with llama.cpp's `llama-gguf-split --merge`"
         )
     summary = check_gguf(files[names[0]], names[0])
@@ -109,7 +111,7 @@ def _gguf(files: Files) -> Recognized | None:
     if summary.architecture in _NO_CHAT:
         raise InvalidInput(
             f"{names[0]} has the architecture {summary.architecture}, which generates no text; "
-            "take a sentence encoder in safetensors or ONNX"
+            "use a sentence encoder in safetensors or ONNX"
         )
     return Recognized(
         "llama_cpp",
@@ -136,7 +138,7 @@ def gguf_facts(summary: GgufSummary) -> dict[str, Any]:
 
 
 def _whisper(files: Files) -> Recognized | None:
-    """CTranslate2's form: a version, then the name of the kind of model."""
+    """A Whisper model of CTranslate2: the file starts with a version and the model's type."""
     if "model.bin" not in files:
         return None
     with files["model.bin"].open("rb") as stream:
@@ -147,7 +149,7 @@ def _whisper(files: Files) -> Recognized | None:
     missing = [n for n in ("config.json", "tokenizer.json") if n not in files]
     if missing or not any(n.startswith("vocabulary.") for n in files):
         raise InvalidInput(
-            f"a Whisper model has config.json, tokenizer.json and a vocabulary besides model.bin; "
+            f"a Whisper model needs config.json, tokenizer.json and a vocabulary with model.bin; "
             f"{', '.join(missing) or 'vocabulary.txt or .json'} is missing"
         )
     keep = ("model.bin", "config.json", "tokenizer.json", "preprocessor_config.json")
@@ -165,7 +167,7 @@ def _whisper(files: Files) -> Recognized | None:
 
 
 def _translator(files: Files) -> Recognized | None:
-    """Marian models as Firefox has them: `model.enpt.intgemm.alphas.bin` and what belongs to it."""
+    """A Marian model in Firefox's format: `model.enpt.intgemm.alphas.bin` with its vocabulary."""
     for name in files:
         match = _TRANSLATOR.fullmatch(name)
         if match:
@@ -182,7 +184,7 @@ def _translator(files: Files) -> Recognized | None:
 
 
 def _text_classifier(files: Files) -> Recognized | None:
-    """An ONNX model that the Hub's `config.json` calls one, with its labels."""
+    """An ONNX model whose `config.json` names a sequence-classification architecture and labels."""
     if not {"model.onnx", "config.json", "tokenizer.json"} <= set(files):
         return None
     config = _json(files, "config.json")
@@ -204,7 +206,7 @@ def _text_classifier(files: Files) -> Recognized | None:
 
 
 def _labels(config: dict[str, Any]) -> list[str]:
-    """Of `id2label`; raises InvalidInput if it has a gap."""
+    """Class names of `id2label` in order. Raises InvalidInput if it is missing or has a gap."""
     named = config.get("id2label")
     if not isinstance(named, dict) or not named:
         raise InvalidInput("config.json does not name the classes (id2label)")
@@ -215,7 +217,7 @@ def _labels(config: dict[str, Any]) -> list[str]:
 
 
 def _causal(files: Files) -> Recognized | None:
-    """A language model of a hub: safetensors, with an architecture that continues text."""
+    """A causal language model in safetensors, with config.json and tokenizer.json."""
     weights = [name for name in files if name.endswith(".safetensors")]
     if not weights or "config.json" not in files:
         return None
@@ -225,8 +227,8 @@ def _causal(files: Files) -> Recognized | None:
         return None
     if "tokenizer.json" not in files:
         raise InvalidInput(
-            "a language model has tokenizer.json beside its weights; this one has another "
-            "tokenizer: load and save it once with transformers' AutoTokenizer"
+            "a language model needs tokenizer.json; this one has another tokenizer format: load "
+            "and save it once with transformers' AutoTokenizer"
         )
     summaries = [check_safetensors(files[name], name) for name in weights]
     served = {name: files[name] for name in (*weights, *_BESIDE_CAUSAL) if name in files}
@@ -276,7 +278,7 @@ def _sentence_encoder(files: Files) -> Recognized | None:
         )
     dimensions = config.get("hidden_size")
     if not isinstance(dimensions, int) or not 0 < dimensions <= 65_536:
-        raise InvalidInput("config.json does not say hidden_size, a whole number up to 65536")
+        raise InvalidInput("config.json must have hidden_size, a whole number from 1 to 65536")
     keep = (weights, "tokenizer.json", "config.json")
     served = {name: files[name] for name in keep}
     options = _encoder_options(files)
@@ -294,7 +296,7 @@ def _sentence_encoder(files: Files) -> Recognized | None:
 
 
 def _encoder_options(files: Files) -> dict[str, Any]:
-    """How sentence-transformers makes one vector of the tokens' vectors, if the files say it."""
+    """Pooling, length limit and normalization from the files of sentence-transformers, if any."""
     options: dict[str, Any] = {}
     pooling = _json(files, "1_Pooling.config.json")
     kinds = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
@@ -303,7 +305,7 @@ def _encoder_options(files: Files) -> dict[str, Any]:
             options["pooling"] = kind
     if pooling and "pooling" not in options:
         raise InvalidInput(
-            "this encoder pools in another way than mean or cls, which is not served"
+            "the pooling of an encoder must be mean or cls; other poolings are not served"
         )
     most = _json(files, "sentence_bert_config.json").get("max_seq_length")
     if isinstance(most, int) and 0 < most <= 1 << 20:
@@ -319,14 +321,11 @@ def _image_classifier(files: Files) -> Recognized | None:
     """An ONNX model with the Hub's `config.json` (labels) and `preprocessor_config.json`."""
     if not {"model.onnx", "config.json", "preprocessor_config.json"} <= set(files):
         return None
-    named = _json(files, "config.json").get("id2label")
-    if not isinstance(named, dict) or not named:
+    config = _json(files, "config.json")
+    if not isinstance(config.get("id2label"), dict) or not config["id2label"]:
         return None
-    try:
-        labels = tuple(str(named[str(i)]) for i in range(len(named)))
-    except KeyError as missing:
-        raise InvalidInput(f"id2label of config.json lacks {missing}") from None
-    options = {"labels": list(labels)} | _seen(_json(files, "preprocessor_config.json"))
+    labels = _labels(config)
+    options = {"labels": labels} | _preprocessing(_json(files, "preprocessor_config.json"))
     return Recognized(
         "image_classifier",
         Task.IMAGE_CLASSIFICATION,
@@ -338,8 +337,8 @@ def _image_classifier(files: Files) -> Recognized | None:
     )
 
 
-def _seen(steps: dict[str, Any]) -> dict[str, Any]:
-    """The Hub's steps before an image classifier, as options of ours."""
+def _preprocessing(steps: dict[str, Any]) -> dict[str, Any]:
+    """Options of the image classifier's runtime for the steps in preprocessor_config.json."""
     crop, size = (_side(steps.get(name)) for name in ("crop_size", "size"))
     options: dict[str, Any] = {"size": crop or size or 224}
     if crop and size and size >= crop:
@@ -355,7 +354,7 @@ def _side(size: Any) -> int | None:
 
 
 def _json(files: Files, name: str, kind: type[Any] = dict) -> Any:
-    """The content of a configuration file; empty if it is not there."""
+    """The content of a configuration file; empty if the file is missing."""
     if name not in files:
         return kind()
     if files[name].stat().st_size > MAX_CONFIG_BYTES:

@@ -1,4 +1,4 @@
-"""The folder of one source's unfinished downloads, and files that grow until they are whole."""
+"""Folders of unfinished downloads, and files that are downloaded over several runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHUNK_BYTES = 1 << 20
 
 @contextmanager
 def workspace(request: SourceRequest) -> Iterator[Path]:
-    """The folder of this source, for this process alone. Raises Conflict if another has it."""
+    """The source's folder, locked for this process. Raises Conflict if another process has it."""
     key = hashlib.sha256(f"{request.source}\n{request.file or ''}".encode()).hexdigest()[:24]
     folder = request.access.folder / key
     with storage_errors(f"use {folder}"):
@@ -40,17 +40,17 @@ def workspace(request: SourceRequest) -> Iterator[Path]:
 
 
 def discard(folder: Path) -> None:
-    """After the publication the artifact store has the files."""
+    """Removes a folder whose files are published or no longer needed."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
 class ExpectedDigest:
-    """What a whole file must have."""
+    """Digest of a complete file."""
 
     value: str
     kind: str = "SHA-256"
-    """Or `git object id`, which is what the Hub knows about small files."""
+    """`SHA-256`, or `git object id`, which is the Hub's digest of small files."""
 
     def of(self, path: Path) -> str:
         with path.open("rb") as file:
@@ -63,7 +63,7 @@ class ExpectedDigest:
 
 
 def is_whole(target: Path, digest: ExpectedDigest) -> bool:
-    """Whether an earlier run finished this file; what somebody changed since is no such file."""
+    """Whether an earlier run completed this file and it is unchanged since."""
     with storage_errors(f"read {target}"):
         return target.is_file() and digest.of(target) == digest.value
 
@@ -72,8 +72,8 @@ class PartialDownload:
     """A file that is downloaded, possibly over several runs of the program."""
 
     def __init__(self, target: Path, identity: str) -> None:
-        """`identity` says which bytes these are (an ETag, a digest); those of another are not
-        continued."""
+        """`identity` identifies the content (an ETag, a digest); a partial file with another
+        identity is discarded."""
         self.target = target
         self._data = target.with_name(f"{target.name}.part")
         self._note = target.with_name(f"{target.name}.part.json")
@@ -84,7 +84,7 @@ class PartialDownload:
 
     @property
     def size(self) -> int:
-        """Bytes that are here."""
+        """Bytes downloaded so far."""
         try:
             return self._data.stat().st_size
         except FileNotFoundError:
@@ -108,8 +108,8 @@ class PartialDownload:
                 limits.progress(self.target.name, done, limits.total)
 
     def finish(self, digest: ExpectedDigest | None) -> None:
-        """Gives the file its name. Raises InvalidInput and forgets it if it is not what the digest
-        says; None: nobody knows what it must be."""
+        """Renames the file to its target. Raises InvalidInput and discards the file if it has
+        another digest; None: no digest is known."""
         with storage_errors(f"read {self._data}"):
             if not self._data.exists():
                 self._data.touch()  # a file of no bytes
@@ -118,8 +118,8 @@ class PartialDownload:
                 size = self.size
                 self.forget()
                 raise InvalidInput(
-                    f"{self.target.name} should have the {digest.kind} {digest.value}; what came "
-                    f"has {actual} ({size} bytes)",
+                    f"{self.target.name} should have the {digest.kind} {digest.value}; the "
+                    f"downloaded file has {actual} ({size} bytes)",
                     field="sha256",
                 )
             self._data.replace(self.target)
@@ -133,7 +133,7 @@ class PartialDownload:
 
 
 class DownloadLimits:
-    """How much a download may bring, and who is told how far it is."""
+    """Size limits of a download, and its progress callback."""
 
     def __init__(self, total: int | None, most: int, progress: Progress) -> None:
         self.total = total
@@ -141,14 +141,14 @@ class DownloadLimits:
         self._most = most
 
     def check_total(self, folder: Path, done: int) -> None:
-        """Before the first byte, where the size is known."""
+        """Checks the size, if it is known, before the first byte. Raises OutOfSpace."""
         if self.total is None:
             return
         self.check(self.total)
         free = shutil.disk_usage(folder).free
         if self.total - done > free:
             raise OutOfSpace(
-                f"{folder} has {free} bytes free, and {self.total - done} are to come; make room "
+                f"{folder} has {free} bytes free; {self.total - done} are needed. Free some space "
                 "or set MAAS_HOME to a larger disk"
             )
 
@@ -159,4 +159,4 @@ class DownloadLimits:
                 limit=self._most,
             )
         if self.total is not None and done > self.total:
-            raise StorageFailed(f"more came than the {self.total} bytes that were announced")
+            raise StorageFailed(f"the server sent more than the announced {self.total} bytes")

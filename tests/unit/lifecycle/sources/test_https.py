@@ -139,7 +139,7 @@ def test_what_another_file_left_is_begun_anew(
     """The address has another file than when the first part came."""
     server.files[PATH] = b"another" * 300_000
     server.turns[PATH] += [Turn(cut=1_000_000)] + [Turn(status=500)] * download.ATTEMPTS
-    refused(request_, Unavailable, "goes on after [1-9]")
+    refused(request_, Unavailable, "resumes after [1-9]")
     server.files[PATH] = CONTENT
     assert pull(request_).files["small.gguf"].read_bytes() == CONTENT
 
@@ -148,7 +148,7 @@ def test_another_digest_is_refused_and_forgotten(
     request_: SourceRequest, server: DownloadServer
 ) -> None:
     server.files[PATH] = CONTENT[:-1] + b"x"
-    refused(request_, InvalidInput, f"should have the SHA-256 {SHA256}; what came has")
+    refused(request_, InvalidInput, f"should have the SHA-256 {SHA256}; the downloaded file has")
     assert not list(request_.access.folder.rglob("*.part"))
 
 
@@ -172,14 +172,14 @@ def test_a_refusal_is_passed_on(
     request_: SourceRequest, server: DownloadServer, status: int, kind: type[MaasError]
 ) -> None:
     server.turns[PATH].append(Turn(status=status))
-    refused(request_, kind, f"127.0.0.1 answers {status}")
+    refused(request_, kind, f"127.0.0.1 responds with {status}")
 
 
 def test_a_server_that_never_sends_is_given_up(
     request_: SourceRequest, server: DownloadServer
 ) -> None:
     server.turns[PATH].extend([Turn(status=503)] * 50)
-    refused(request_, Unavailable, "it answers 503; the same command goes on")
+    refused(request_, Unavailable, "it responds with 503; the same command resumes")
     assert len(server.asked) == download.ATTEMPTS
 
 
@@ -203,7 +203,7 @@ def test_a_disk_without_room(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
     refused(
-        request_, OutOfSpace, "1 bytes free, and 3000000 are to come; make room or set MAAS_HOME"
+        request_, OutOfSpace, "1 bytes free; 3000000 are needed. Free some space or set MAAS_HOME"
     )
 
 

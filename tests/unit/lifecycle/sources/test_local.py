@@ -110,11 +110,15 @@ def test_a_package_is_found_and_never_imported(
 @pytest.mark.parametrize(
     ("source", "kind", "said"),
     [
-        ("package://no_such_package_here/x", NotFound, "no package no_such_package_here"),
+        (
+            "package://no_such_package_here/x",
+            NotFound,
+            "the package no_such_package_here is not installed",
+        ),
         ("package://os.path/x", InvalidInput, "top-level package"),
         ("package://../x", InvalidInput, "top-level package"),
         ("package://json", NotFound, "has no ''"),
-        ("package://sys/x", NotFound, "no package sys"),
+        ("package://sys/x", NotFound, "the package sys is not installed"),
     ],
 )
 def test_packages_that_are_none(

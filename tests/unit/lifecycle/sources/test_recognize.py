@@ -251,5 +251,7 @@ def test_a_language_model_without_the_tokenizer_that_is_read(
     tmp_path: Path, access: SourceAccess
 ) -> None:
     (causal(tmp_path) / "tokenizer.json").unlink()
-    with pytest.raises(InvalidInput, match=r"has tokenizer\.json beside its weights"):
+    with pytest.raises(
+        InvalidInput, match=r"needs tokenizer\.json; this one has another tokenizer format"
+    ):
         next(pull(str(tmp_path), access))
