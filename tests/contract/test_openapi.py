@@ -21,7 +21,7 @@ from maas.gateway.http.routes import Route, RouteAccess
 from maas.settings import ServerSettings
 from tests.integration.control.home import manifest, sha256, tiny_onnx
 from tests.support.servers.maas import Stack, running, wait_until
-from tests.support.servers.text import WRITER, deploy_writer
+from tests.support.servers.text import TEXT_MODEL, deploy_text_model
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "api" / "openapi.json"
@@ -296,10 +296,10 @@ def test_requests_and_answers_match_the_document(stack: Stack) -> None:
 
 
 def test_text_generation_matches_the_document(stack: Stack) -> None:
-    deploy_writer(stack)
+    deploy_text_model(stack)
     call = Caller(stack)
-    chat = {"model": WRITER, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
-    call("openai_model", model=WRITER)
+    chat = {"model": TEXT_MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+    call("openai_model", model=TEXT_MODEL)
     call("openai_chat", chat)
     call("openai_chat", chat | {"logprobs": True, "n": 2, "seed": 1})
     call("openai_chat", chat | {"max_tokens": 0}, expect=400)
@@ -310,8 +310,8 @@ def test_text_generation_matches_the_document(stack: Stack) -> None:
     json_schema = {"name": "number", "schema": schema}
     response_format = {"type": "json_schema", "json_schema": json_schema}
     call("openai_chat", chat | {"response_format": response_format, "logit_bias": {"5": -1.5}})
-    call("openai_completions", {"model": WRITER, "prompt": ["Once", "It"], "max_tokens": 4})
-    call("openai_completions", {"model": WRITER}, expect=400)
+    call("openai_completions", {"model": TEXT_MODEL, "prompt": ["Once", "It"], "max_tokens": 4})
+    call("openai_completions", {"model": TEXT_MODEL}, expect=400)
     call("anthropic_messages", chat)
     tool = {"name": "add", "input_schema": schema}
     call("anthropic_messages", chat | {"tools": [tool], "tool_choice": {"type": "auto"}})

@@ -1,4 +1,4 @@
-"""Clients that hang up on a real model: their slots are free again, and what was written counts."""
+"""Clients of a real model that disconnect: their slots become free, and all tokens are metered."""
 
 from __future__ import annotations
 
@@ -8,34 +8,23 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from maas.serving.routing.dispatch import ReplicaLink
-from tests.support.servers.maas import SLOT_FREED_S, Stack, running, wait_until
-from tests.support.servers.text import WRITER, deploy_writer
+from tests.support.servers.maas import SLOT_FREED_S, Stack, wait_until
+from tests.support.servers.text import TEXT_MODEL
 
-STREAMS, LEAVE = 64, 0.3
+STREAMS, DISCONNECTING = 64, 0.3
 ROUNDS = {False: 2, True: 10}
-"""By whether it runs at full size."""
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    home: Path = tmp_path_factory.mktemp("h")
-    with running(home) as stack:
-        deploy_writer(stack)
-        yield stack
+"""By whether the test runs at full size."""
 
 
 def engine(stack: Stack) -> dict[str, Any]:
-    """The replica's own account of itself."""
+    """The replica's statistics."""
     status = stack.client().status()
-    (deployment,) = (d for d in status["deployments"] if d["name"] == WRITER)
+    (deployment,) = (d for d in status["deployments"] if d["name"] == TEXT_MODEL)
     (replica,) = deployment["replicas"]
 
     async def ask() -> dict[str, Any]:
@@ -49,7 +38,7 @@ def engine(stack: Stack) -> dict[str, Any]:
 
 
 def metered(stack: Stack) -> tuple[int, int]:
-    """Tokens read and written, as the gateway's metrics say."""
+    """Prompt tokens and completion tokens in the gateway's metrics."""
     _, _, text = stack.request("GET", "/metrics")
     lines = [line.rsplit(" ", 1) for line in text.decode().splitlines() if line[0] != "#"]
     return tuple(
@@ -59,56 +48,60 @@ def metered(stack: Stack) -> tuple[int, int]:
 
 
 class Client(threading.Thread):
-    """One stream; leaves after some events if it is told so."""
+    """A client that disconnects after a number of lines, or stays to the end."""
 
-    def __init__(self, stack: Stack, number: int, stays_for: int | None) -> None:
+    def __init__(self, stack: Stack, number: int, lines_to_read: int | None) -> None:
         super().__init__()
         self._stack = stack
         self._number = number
-        self._stays_for = stays_for
+        self._lines_to_read = lines_to_read
         self.text = b""
 
     def run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._stack.port, timeout=120)
-        asked = {
-            "model": WRITER, "messages": [{"role": "user", "content": f"Count to {self._number}"}],
-            "max_tokens": 10, "seed": self._number, "stream": self._number % 8 != 0,
-        }  # fmt: skip
+        request = {
+            "model": TEXT_MODEL,
+            "messages": [{"role": "user", "content": f"Count to {self._number}"}],
+            "max_tokens": 10,
+            "seed": self._number,
+            "stream": self._number % 8 != 0,
+        }
         headers = {
             "Authorization": f"Bearer {self._stack.token}",
             "Content-Type": "application/json",
         }
-        connection.request("POST", "/v1/chat/completions", json.dumps(asked), headers)
-        if self._stays_for == 0:
+        connection.request("POST", "/v1/chat/completions", json.dumps(request), headers)
+        if self._lines_to_read == 0:
             time.sleep(random.Random(self._number).uniform(0, 0.5))
         else:
-            answer = connection.getresponse()
+            response = connection.getresponse()
             lines = 0
-            while line := answer.readline():
+            while line := response.readline():
                 self.text += line
                 lines += 1
-                if self._stays_for is not None and lines >= self._stays_for:
+                if self._lines_to_read is not None and lines >= self._lines_to_read:
                     break
         connection.close()
 
 
-def test_who_hangs_up_frees_its_slot_and_pays(served: Stack, full_size: bool) -> None:
+def test_a_disconnect_frees_the_slot_and_is_metered(served: Stack, full_size: bool) -> None:
     before, start = metered(served), engine(served)
-    choose = random.Random(5)
+    generator = random.Random(5)
     (gateway,) = served.pids("gateway")
     sizes, threads, files = [], [], []
     for _ in range(ROUNDS[full_size]):
-        clients = [
-            Client(served, n, choose.randrange(0, 12) if choose.random() < LEAVE else None)
-            for n in range(STREAMS)
-        ]
+        clients = []
+        for number in range(STREAMS):
+            disconnects = generator.random() < DISCONNECTING
+            lines = generator.randrange(0, 12) if disconnects else None
+            clients.append(Client(served, number, lines))
         for client in clients:
             client.start()
         for client in clients:
             client.join(120)
             assert not client.is_alive()
         for client in clients:
-            if client._stays_for is None:
+            if client._lines_to_read is None:
                 whole = client.text.endswith(b"data: [DONE]\n\n") or b'"usage"' in client.text
                 assert whole, client.text[-300:]
         wait_until(lambda: engine(served)["running"] == 0, SLOT_FREED_S, "every slot is free")
@@ -125,39 +118,41 @@ def test_who_hangs_up_frees_its_slot_and_pays(served: Stack, full_size: bool) ->
     assert counted[1] > 0
     print(f"{counted} tokens metered and counted; MiB after each round",
           *(size >> 20 for size in sizes))  # fmt: skip
-    # What is kept for 32 sequences is touched for the first time in the first rounds.
+    # The memory of 32 sequences is touched for the first time in the first rounds.
     assert sizes[-1] < sizes[1 if full_size else 0] + (32 << 20)
     assert threads[-1] <= threads[0] and files[-1] <= files[0]
 
 
 def test_usage_reaches_the_ledger(served: Stack) -> None:
-    wanted = metered(served)
+    tokens = metered(served)
 
     def ledger() -> tuple[int, int]:
         usages = [u for u in served.client().usage() if u["operation"] == "chat"]
         return sum(u["prompt_tokens"] for u in usages), sum(u["completion_tokens"] for u in usages)
 
-    wait_until(lambda: ledger() == wanted, 30.0, "the ledger has every token")
+    wait_until(lambda: ledger() == tokens, 30.0, "the ledger has every token")
 
 
-def test_a_queued_request_whose_client_leaves_is_never_written(served: Stack) -> None:
-    """More than there are slots: those that wait and leave cost nothing at all."""
+def test_a_queued_request_of_a_disconnected_client_generates_nothing(served: Stack) -> None:
+    """Requests beyond the slots wait; they cost nothing if their clients disconnect."""
     start = engine(served)
-    asked = {
-        "model": WRITER, "messages": [{"role": "user", "content": "Tell me a story."}],
+    request = {
+        "model": TEXT_MODEL, "messages": [{"role": "user", "content": "Tell me a story."}],
         "max_tokens": 200, "seed": 1,
     }  # fmt: skip
     headers = {"Authorization": f"Bearer {served.token}", "Content-Type": "application/json"}
     connections = []
     for _ in range(60):
         connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
-        connection.request("POST", "/v1/chat/completions", json.dumps(asked), headers)
+        connection.request("POST", "/v1/chat/completions", json.dumps(request), headers)
         connections.append(connection)
-    wait_until(lambda: engine(served)["queued"] > 0, what="some wait")
+    wait_until(lambda: engine(served)["queued"] > 0, what="some requests wait")
     for connection in connections:
         connection.close()
     wait_until(
-        lambda: engine(served)["running"] == engine(served)["queued"] == 0, 5.0, "all is over"
+        lambda: engine(served)["running"] == engine(served)["queued"] == 0,
+        5.0,
+        "no request is left",
     )
     end = engine(served)
     assert end["completion_tokens"] - start["completion_tokens"] < 60 * 200

@@ -1,4 +1,4 @@
-"""A language model as a deployment: /predict, and its replica killed while it writes."""
+"""A language model as a deployment: /predict, and replicas killed while they generate."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         client = started.client()
         options = {"context_length": 1024, "predict_max_tokens": 24}
         client.publish_prepared(text_model(weights, options=options))
-        # One thread: several wait for each other, long where others want the cores as well.
+        # Several threads would wait for each other, long on a machine that is busy.
         client.deploy("smollm2", max_batch=8, threads=1)
         started.wait_ready("smollm2")
         yield started
 
 
-def routed(stack: Stack, use: Callable[[LiveTarget], Awaitable[None]]) -> None:
-    """`use` with the way to the deployment that a gateway has."""
+def with_target(stack: Stack, use: Callable[[LiveTarget], Awaitable[None]]) -> None:
+    """Run `use` with the deployment's target, as in a gateway."""
 
     async def main() -> None:
         router = Router()
@@ -60,39 +60,39 @@ def routed(stack: Stack, use: Callable[[LiveTarget], Awaitable[None]]) -> None:
     uvloop.run(main())
 
 
-def test_a_prompt_is_answered_in_words(stack: Stack) -> None:
+def test_a_prompt_is_answered(stack: Stack) -> None:
     client = stack.client()
-    counted: list[dict[str, Any]] = []
+    statistics: list[dict[str, Any]] = []
     kinds = ("prompt_tokens", "completion_tokens")
 
     async def count(target: LiveTarget) -> None:
         link = target._least_busy()
         assert link is not None
-        counted.append(await link.ping(5))
+        statistics.append(await link.ping(5))
 
     def used() -> list[int]:
-        found = client.usage(deployment="smollm2")
-        return [sum(u[kind] for u in found) for kind in kinds]
+        rows = client.usage(deployment="smollm2")
+        return [sum(row[kind] for row in rows) for kind in kinds]
 
-    routed(stack, count)
+    with_target(stack, count)
     assert "Paris" in client.predict("smollm2", prompt=QUESTION)["text"]
     several = client.predict("smollm2", prompt=[QUESTION, "Say hello."])["text"]
     assert len(several) == 2 and "Paris" in several[0] and several[1]
-    routed(stack, count)
-    before, after = counted
+    with_target(stack, count)
+    before, after = statistics
     spent = [after[kind] - before[kind] for kind in kinds]
     wait_until(lambda: used() == spent, 30, f"every token of {spent} is in the ledger")
     assert all(spent)
 
 
-def test_only_the_scaling_that_was_named_is_set(stack: Stack) -> None:
+def test_other_scaling_keeps_its_defaults(stack: Stack) -> None:
     cores = len(os.sched_getaffinity(0))
     view = stack.client().deploy("usual", model="smollm2", replicas=0, wait_s=0)
     assert view.deployment.scaling == Scaling(replicas=0, max_batch=32, threads=cores)
     stack.client().deployments.delete("usual")
 
 
-def test_many_write_at_once_and_each_gets_its_own_words(stack: Stack) -> None:
+def test_concurrent_generations_are_independent(stack: Stack) -> None:
     async def use(target: LiveTarget) -> None:
         words = ["apple", "river", "seven", "winter", "music", "paper", "garden", "yellow", "horse"]
         calls = [
@@ -107,10 +107,10 @@ def test_many_write_at_once_and_each_gets_its_own_words(stack: Stack) -> None:
             assert (await call.over(60)).text == f" {word}."
             assert call.ending.completion_tokens == call.completion_tokens == 2
 
-    routed(stack, use)
+    with_target(stack, use)
 
 
-def test_callers_leave_at_any_point_and_every_token_is_accounted_for(stack: Stack) -> None:
+def test_every_token_is_counted_wherever_calls_are_cancelled(stack: Stack) -> None:
     async def use(target: LiveTarget) -> None:
         link = target._least_busy()
         assert link is not None
@@ -131,7 +131,7 @@ def test_callers_leave_at_any_point_and_every_token_is_accounted_for(stack: Stac
             metered = sum(getattr(call.ending, kind) for call in calls)
             assert metered == after[kind] - before[kind] > 0
 
-    routed(stack, use)
+    with_target(stack, use)
 
 
 def test_a_cancelled_answer_frees_its_slot_within_a_second(stack: Stack) -> None:
@@ -139,50 +139,50 @@ def test_a_cancelled_answer_frees_its_slot_within_a_second(stack: Stack) -> None
         call = Written("Write on and on.", logit_bias={0: -100.0, 2: -100.0})
         target.generate(call)
         await until(wrote(call, 3), 30)
-        left = time.monotonic()
+        cancelled = time.monotonic()
         target.cancel_generation(call)
         await call.over()
-        assert time.monotonic() - left <= SLOT_FREED_S
+        assert time.monotonic() - cancelled <= SLOT_FREED_S
 
-    routed(stack, use)
+    with_target(stack, use)
 
 
 def endless(stack: Stack, token: str) -> http.client.HTTPResponse:
-    """A stream that goes on for 500 tokens."""
-    asked = {
+    """A stream of 500 tokens."""
+    request = {
         "model": "smollm2", "messages": [{"role": "user", "content": "Write on."}],
         "stream": True, "max_tokens": 500, "logit_bias": {"0": -100, "2": -100},
     }  # fmt: skip
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
-    connection.request("POST", "/v1/chat/completions", json.dumps(asked), headers)
+    connection.request("POST", "/v1/chat/completions", json.dumps(request), headers)
     return connection.getresponse()
 
 
 def test_a_revoked_key_ends_its_stream(stack: Stack) -> None:
     keys = stack.client().keys
-    gone, kept = (keys.create(name, scopes=["call"]) for name in ("gone", "kept"))
-    lost, other = (endless(stack, key.token) for key in (gone, kept))
+    revoked, valid = (keys.create(name, scopes=["call"]) for name in ("revoked", "valid"))
+    lost, other = (endless(stack, key.token) for key in (revoked, valid))
     for stream in (lost, other):
         stream.readline()
-    keys.revoke(gone.key.id)
+    keys.revoke(revoked.key.id)
     rest = lost.read()
     assert b"this key was revoked" in rest and rest.count(b"data:") < 500
     assert other.readline() == b"\n" and other.readline().startswith(b'data: {"id"')
     other.close()
 
 
-def test_over_http_a_killed_engine_costs_its_streams_only(stack: Stack, tmp_path: Path) -> None:
+def test_a_killed_engine_ends_only_its_own_streams(stack: Stack, tmp_path: Path) -> None:
     client = stack.client()
     client.publish(echo_model(tmp_path / "echo.onnx"), name="echo", example=[1.0, 2.0])
     client.deploy("echo")
     stack.wait_ready("echo")
     key = client.keys.create("streams", scopes=["call"])
-    small = threading.Event()
+    is_over = threading.Event()
     answers: list[int] = []
 
-    def keep_asking() -> None:
-        while not small.is_set():
+    def predict_repeatedly() -> None:
+        while not is_over.is_set():
             answers.append(stack.request("POST", "/predict/echo", {"x": [1.0, 2.0]})[0])
 
     streams = []
@@ -190,32 +190,32 @@ def test_over_http_a_killed_engine_costs_its_streams_only(stack: Stack, tmp_path
         streams.append(endless(stack, key.token))
     for stream in streams:
         stream.readline()
-    asking = threading.Thread(target=keep_asking)
-    asking.start()
+    thread = threading.Thread(target=predict_repeatedly)
+    thread.start()
     (victim,) = stack.replica_pids("smollm2")
     stack.kill(victim)
     killed, pieces = time.monotonic(), 0
     for stream in streams:
-        *told, last = [line for line in stream.read().split(b"\n") if line.startswith(b"data:")]
+        *events, last = [line for line in stream.read().split(b"\n") if line.startswith(b"data:")]
         assert b'"error"' in last, last
-        pieces += len(told)
+        pieces += len(events)
     assert time.monotonic() - killed <= STREAM_ENDED_S
     stack.wait_ready("smollm2")
     assert stack.replica_pids("smollm2") != [victim]
-    small.set()
-    asking.join()
+    is_over.set()
+    thread.join()
     assert len(answers) > 10 and set(answers) == {200}
 
     def metered() -> int:
         return sum(u["completion_tokens"] for u in client.usage(key=key.key.id))
 
-    # Who read them pays, though the engine that counts is gone.
+    # The tokens received are metered although the engine that counts them was killed.
     assert wait_until(metered) >= pieces > 0
     assert "Paris" in client.predict("smollm2", prompt=QUESTION)["text"]
 
 
-def test_a_file_that_llama_cpp_does_not_load_says_why(stack: Stack, tmp_path: Path) -> None:
-    """A header that is in order, of a kind of model that does not exist."""
+def test_the_reason_is_shown_if_llama_cpp_cannot_load_a_file(stack: Stack, tmp_path: Path) -> None:
+    """A valid header of an unknown architecture."""
     data = bytearray(smollm2().read_bytes())
     at = data.index(b"llama")
     data[at : at + 5] = b"lhama"

@@ -1,4 +1,4 @@
-"""Hostile requests to the doors for text: a 4xx each, and the model goes on answering."""
+"""Hostile requests for generated text: a 4xx each, and the model stays available."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 import pytest
 
 from tests.support.servers.maas import Stack, running
-from tests.support.servers.text import WRITER, deploy_writer
+from tests.support.servers.text import TEXT_MODEL, deploy_text_model
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
-SAID = [{"role": "user", "content": "Hi"}]
+HELLO = [{"role": "user", "content": "Hi"}]
 GOOD: dict[str, dict[str, Any]] = {
-    CHAT: {"model": WRITER, "messages": SAID, "max_tokens": 1},
-    COMPLETIONS: {"model": WRITER, "prompt": "Hi", "max_tokens": 1},
-    MESSAGES: {"model": WRITER, "messages": SAID, "max_tokens": 1},
-    COUNT: {"model": WRITER, "messages": SAID},
+    CHAT: {"model": TEXT_MODEL, "messages": HELLO, "max_tokens": 1},
+    COMPLETIONS: {"model": TEXT_MODEL, "prompt": "Hi", "max_tokens": 1},
+    MESSAGES: {"model": TEXT_MODEL, "messages": HELLO, "max_tokens": 1},
+    COUNT: {"model": TEXT_MODEL, "messages": HELLO},
 }
 RAW = ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" * 5000]
-"""Numbers, as text, that JSON does not have or nobody can hold."""
-NO_NUMBER: list[Any] = ["1", True, [], {}, [1], {"a": 1}]
-NO_TEXT: list[Any] = [1, 1.5, True, [1], {"a": "b"}]
+"""Numbers, as text, that JSON does not have or that are out of range."""
+NOT_NUMBERS: list[Any] = ["1", True, [], {}, [1], {"a": 1}]
+NOT_TEXTS: list[Any] = [1, 1.5, True, [1], {"a": "b"}]
 SSTI = [
     "{{ 7*7 }}", "{% for x in ().__class__.__base__.__subclasses__() %}{{x}}{% endfor %}",
     "{{ cycler.__init__.__globals__.os.popen('id').read() }}", "{{config}}", "${7*7}",
     "<%= 7*7 %>", "#{7*7}", "{{ messages.append(1) }}", "{% include '/etc/passwd' %}",
     "{{ raise_exception('x') }}",
 ]  # fmt: skip
-"""Texts that mean something to a template, and must mean nothing here."""
+"""Texts with the syntax of templates, which must not be evaluated."""
 
 
 def nested(depth: int, inner: Any = None) -> Any:
@@ -42,9 +42,9 @@ def nested(depth: int, inner: Any = None) -> Any:
 
 
 def linked(count: int, around: Any) -> Any:
-    """Definitions, each with the next in it: libraries follow them by recursion."""
-    found = {f"d{n}": around({"$ref": f"#/$defs/d{n + 1}"}) for n in range(count)}
-    return {"$ref": "#/$defs/d0", "$defs": found | {f"d{count}": {"type": "array"}}}
+    """Definitions that each refer to the next: libraries follow them by recursion."""
+    definitions = {f"d{n}": around({"$ref": f"#/$defs/d{n + 1}"}) for n in range(count)}
+    return {"$ref": "#/$defs/d0", "$defs": definitions | {f"d{count}": {"type": "array"}}}
 
 
 SCHEMAS: list[Any] = [
@@ -84,21 +84,21 @@ MESSAGE_LISTS: list[Any] = [
     [{"role": "user", "content": "Hi"}] * 5000,
 ]  # fmt: skip
 FIELDS: dict[str, list[Any]] = {
-    "model": [*NO_TEXT, "", "x" * 300, "nobody", "../../etc/passwd", "\u0000", {"$ne": ""}],
+    "model": [*NOT_TEXTS, "", "x" * 300, "nobody", "../../etc/passwd", "\u0000", {"$ne": ""}],
     "messages": MESSAGE_LISTS,
-    "n": [*NO_NUMBER, 0, -1, 17, 10**7, 10**30, 1.5],
-    "temperature": [*NO_NUMBER, -0.1, 2.1, 10**30],
-    "top_p": [*NO_NUMBER, -0.1, 1.1, -1e-9],
-    "presence_penalty": [*NO_NUMBER, -2.1, 2.1],
-    "frequency_penalty": [*NO_NUMBER, -2.1, 2.1],
-    "seed": [*NO_NUMBER, 1.5, 10**30, -(10**30)],
-    "max_tokens": [*NO_NUMBER, 0, -1, 1.5, 10**9, 10**30],
-    "max_completion_tokens": [*NO_NUMBER, 0, -1, 10**9, 3],
+    "n": [*NOT_NUMBERS, 0, -1, 17, 10**7, 10**30, 1.5],
+    "temperature": [*NOT_NUMBERS, -0.1, 2.1, 10**30],
+    "top_p": [*NOT_NUMBERS, -0.1, 1.1, -1e-9],
+    "presence_penalty": [*NOT_NUMBERS, -2.1, 2.1],
+    "frequency_penalty": [*NOT_NUMBERS, -2.1, 2.1],
+    "seed": [*NOT_NUMBERS, 1.5, 10**30, -(10**30)],
+    "max_tokens": [*NOT_NUMBERS, 0, -1, 1.5, 10**9, 10**30],
+    "max_completion_tokens": [*NOT_NUMBERS, 0, -1, 10**9, 3],
     "stop": [5, True, {}, [5], [""], "", ["a"] * 5, "x" * 2000, [["a"]], [None]],
     "stream": ["true", 1, 0, [], {}],
     "stream_options": [[], "x", {"include_usage": "yes"}, {"include_usage": True}, {"x": 1}],
     "logprobs": ["true", 1, []],
-    "top_logprobs": [*NO_NUMBER, -1, 21, 5],
+    "top_logprobs": [*NOT_NUMBERS, -1, 21, 5],
     "logit_bias": [[], "x", 5, {"-1": 1}, {"a": 1}, {"1.5": 1}, {"": 1}, {" 1": 1}, {"1": "x"},
                    {"1": 101}, {"1": -101}, {"1": True}, {"99999999999": 1}, {"4000000000": 1},
                    {"49152": 1}, {"\u0661": 1}, {str(i): 1 for i in range(1025)}],
@@ -140,9 +140,9 @@ ANTHROPIC_FIELDS: dict[str, list[Any]] = {
                  [{"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f",
                                                      "input": nested(40)}]}],
                  [{"role": "user", "content": "Hi", "x": 1}]],
-    "max_tokens": [*NO_NUMBER, 0, -1, 10**9, 10**30, 1.5],
-    "temperature": [*NO_NUMBER, -0.1, 1.1],
-    "top_p": [*NO_NUMBER, -0.1, 1.1],
+    "max_tokens": [*NOT_NUMBERS, 0, -1, 10**9, 10**30, 1.5],
+    "temperature": [*NOT_NUMBERS, -0.1, 1.1],
+    "top_p": [*NOT_NUMBERS, -0.1, 1.1],
     "top_k": [5],
     "system": [5, True, {}, [5], [{"type": "image"}]],
     "stop_sequences": ["x", 5, [5], [""], ["a"] * 17],
@@ -158,7 +158,7 @@ ANTHROPIC_FIELDS: dict[str, list[Any]] = {
 
 
 class Tally:
-    """Of the refusals, and whether a good request follows every one or each test."""
+    """Number of refusals, and whether a good request follows each refusal or each test."""
 
     refusals = 0
     good_after_each = False
@@ -169,18 +169,18 @@ def served(tmp_path_factory: pytest.TempPathFactory, full_size: bool) -> Iterato
     home: Path = tmp_path_factory.mktemp("h")
     Tally.refusals, Tally.good_after_each = 0, full_size
     with running(home) as stack:
-        deploy_writer(stack)
+        deploy_text_model(stack)
         yield stack
     print(f"\n{Tally.refusals} hostile requests were refused")
 
 
 @pytest.fixture(autouse=True)
-def goes_on(served: Stack) -> Iterator[None]:
-    """After every batch the model answers, and no process was lost."""
-    before = set(served.replica_pids(WRITER))
+def stays_available(served: Stack) -> Iterator[None]:
+    """After every test the model answers, and no replica was replaced."""
+    before = set(served.replica_pids(TEXT_MODEL))
     yield
     answers_well(served, "")
-    assert set(served.replica_pids(WRITER)) == before
+    assert set(served.replica_pids(TEXT_MODEL)) == before
 
 
 def answers_well(stack: Stack, sent: str) -> None:
@@ -190,19 +190,19 @@ def answers_well(stack: Stack, sent: str) -> None:
 
 
 def refused(stack: Stack, path: str, body: bytes | dict[str, Any], **headers: str) -> str:
-    """The sentence of a refusal, which must be a 4xx in the shape of the protocol."""
+    """The message of a refusal, which must be a 4xx in the shape of the protocol."""
     if isinstance(body, bytes):
         headers = {"Content-Type": "application/json"} | headers
     status, _, answer = stack.request("POST", path, body, headers)
     sent = str(body)[:300]
     assert 400 <= status < 500, (path, sent, status, answer[:300])
-    said = json.loads(answer)
+    error = json.loads(answer)
     if path.startswith(MESSAGES):
-        assert said["type"] == "error", sent
-        assert set(said["error"]) == {"type", "message"}, sent
+        assert error["type"] == "error", sent
+        assert set(error["error"]) == {"type", "message"}, sent
     else:
-        assert set(said["error"]) == {"message", "type", "param", "code"}, sent
-    message = said["error"]["message"]
+        assert set(error["error"]) == {"message", "type", "param", "code"}, sent
+    message = error["error"]["message"]
     assert " " in message, sent
     assert "Traceback" not in message, sent
     Tally.refusals += 1
@@ -214,15 +214,16 @@ def refused(stack: Stack, path: str, body: bytes | dict[str, Any], **headers: st
 @pytest.mark.parametrize("field", sorted(FIELDS))
 def test_fields_of_chat(served: Stack, field: str) -> None:
     for value in FIELDS[field]:
-        said = refused(served, CHAT, GOOD[CHAT] | {field: value})
-        about = {"max_completion_tokens": "max_tokens"}.get(field, field)
-        assert field in said or about in said or field in ("model", "messages", "tools"), said
+        message = refused(served, CHAT, GOOD[CHAT] | {field: value})
+        synonym = {"max_completion_tokens": "max_tokens"}.get(field, field)
+        is_named = field in message or synonym in message
+        assert is_named or field in ("model", "messages", "tools"), message
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: str(schema)[:60])
 def test_schemas(served: Stack, schema: Any) -> None:
-    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    refused(served, CHAT, GOOD[CHAT] | {"response_format": wanted})
+    response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    refused(served, CHAT, GOOD[CHAT] | {"response_format": response_format})
     tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
     refused(served, CHAT, GOOD[CHAT] | {"tools": [tool]})
 
@@ -246,9 +247,9 @@ def test_numbers_that_json_does_not_have(served: Stack) -> None:
 def test_prompts_of_completions(served: Stack) -> None:
     for prompt in PROMPTS:
         refused(served, COMPLETIONS, GOOD[COMPLETIONS] | {"prompt": prompt})
-    for more in ({"echo": True, "logprobs": 1}, {"echo": True, "prompt": [1]}, {"logprobs": 6},
+    for fields in ({"echo": True, "logprobs": 1}, {"echo": True, "prompt": [1]}, {"logprobs": 6},
                  {"best_of": 2}, {"suffix": "x"}, {"max_tokens": -1}):  # fmt: skip
-        refused(served, COMPLETIONS, GOOD[COMPLETIONS] | more)
+        refused(served, COMPLETIONS, GOOD[COMPLETIONS] | fields)
 
 
 @pytest.mark.parametrize("field", sorted(ANTHROPIC_FIELDS))
@@ -259,7 +260,7 @@ def test_fields_of_messages(served: Stack, field: str) -> None:
             refused(served, COUNT, GOOD[COUNT] | {field: value})
 
 
-def test_bodies_that_are_no_requests(served: Stack) -> None:
+def test_invalid_bodies(served: Stack) -> None:
     good = json.dumps(GOOD[CHAT]).encode()
     bodies = [
         b"", b"null", b"[]", b'"x"', b"5", b"{", good[:-1], good + b"x", b"\xff\xfe" + good,
@@ -285,23 +286,25 @@ def test_prompts_that_are_too_long(served: Stack) -> None:
     refused(served, COMPLETIONS, GOOD[COMPLETIONS] | {"prompt": big})
     refused(served, MESSAGES, GOOD[MESSAGES] | {"system": big})
     for size in (9_000, 500_000):
-        said = refused(
+        message = refused(
             served, CHAT, GOOD[CHAT] | {"messages": [{"role": "user", "content": "word " * size}]}
         )
-        assert "tokens" in said
+        assert "tokens" in message
     refused(served, COMPLETIONS, GOOD[COMPLETIONS] | {"prompt": [1] * 500_000})
 
 
-def test_templates_in_messages_are_texts(served: Stack) -> None:
+def test_templates_in_messages_are_not_evaluated(served: Stack) -> None:
     for text in SSTI:
-        said = [{"role": role, "content": text} for role in ("system", "user", "assistant")]
-        status, _, answer = served.request("POST", CHAT, GOOD[CHAT] | {"messages": said + SAID})
+        messages = [{"role": role, "content": text} for role in ("system", "user", "assistant")]
+        status, _, answer = served.request(
+            "POST", CHAT, GOOD[CHAT] | {"messages": messages + HELLO}
+        )
         assert status == 200, (text, answer)
         assert b"uid=" not in answer
         counted = GOOD[COUNT] | {"messages": [{"role": "user", "content": text}]}
         status, _, answer = served.request("POST", COUNT, counted)
-        # A text that a template had worked on would have another length than it has.
-        plain = {"model": WRITER, "prompt": text, "max_tokens": 0}
+        # An evaluated text would have another number of tokens.
+        plain = {"model": TEXT_MODEL, "prompt": text, "max_tokens": 0}
         _, _, alone = served.request("POST", COMPLETIONS, plain)
         tokens = json.loads(alone)["usage"]["prompt_tokens"]
         assert json.loads(answer)["input_tokens"] >= tokens, text

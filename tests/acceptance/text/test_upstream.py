@@ -1,4 +1,4 @@
-"""Engines of others as deployments: a process that the replica starts, and a server at a URL."""
+"""External engines as deployments: a process that the replica starts, and a server at a URL."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ENDLESS = {"logit_bias": {"0": -100, "2": -100}}
 
 
 class Engine:
-    """A server of somebody else, at a URL."""
+    """An external server at a URL."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -86,8 +86,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator
             options: dict[str, Any] = {"engine": table, "context_length": 512}
             variant = Variant("engine", "upstream", files, options)
             manifest = Manifest(name, Task.TEXT_GENERATION, TEXT_TO_TEXT, (variant,))
-            kept = tuple((smollm2(), file) for file in files)
-            client.publish_prepared(PreparedPublication(manifest, kept, ()))
+            sources = tuple((smollm2(), file) for file in files)
+            client.publish_prepared(PreparedPublication(manifest, sources, ()))
             client.deploy(name, wait_s=0)
         for name in ("managed", "far"):
             stack.wait_ready(name)
@@ -95,17 +95,17 @@ def served(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator
 
 
 class Stream:
-    """A chat while it is written, event by event."""
+    """A streamed chat, read event by event."""
 
     def __init__(self, stack: Stack, name: str) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
-        asked = {"model": name, "messages": STORY, "stream": True, "max_tokens": 400, **ENDLESS}
+        request = {"model": name, "messages": STORY, "stream": True, "max_tokens": 400, **ENDLESS}
         headers = {"Authorization": f"Bearer {stack.token}", "Content-Type": "application/json"}
-        self.connection.request("POST", "/v1/chat/completions", json.dumps(asked), headers)
+        self.connection.request("POST", "/v1/chat/completions", json.dumps(request), headers)
         self.answer = self.connection.getresponse()
 
     def event(self) -> str:
-        """The data of the next one, "" at the end."""
+        """The data of the next event, empty at the end."""
         while line := self.answer.readline():
             if line.startswith(b"data:"):
                 return line[5:].strip().decode()
@@ -113,23 +113,23 @@ class Stream:
 
     def last(self) -> str:
         data = ""
-        while said := self.event():
-            data = said
+        while event := self.event():
+            data = event
         self.connection.close()
         return data
 
 
 def capital(stack: Stack, name: str) -> str:
-    asked = {"model": name, "messages": FRANCE, "temperature": 0, "max_tokens": 8}
-    status, _, answer = stack.request("POST", "/v1/chat/completions", asked)
+    request = {"model": name, "messages": FRANCE, "temperature": 0, "max_tokens": 8}
+    status, _, answer = stack.request("POST", "/v1/chat/completions", request)
     assert status == 200, answer
-    said = json.loads(answer)
-    assert said["usage"]["prompt_tokens"] == 42 and said["model"] == name
-    return str(said["choices"][0]["message"]["content"])
+    completion = json.loads(answer)
+    assert completion["usage"]["prompt_tokens"] == 42 and completion["model"] == name
+    return str(completion["choices"][0]["message"]["content"])
 
 
 @pytest.mark.parametrize("name", ["managed", "far"])
-def test_it_chats_streams_predicts_and_is_metered(served: Stack, name: str) -> None:
+def test_an_external_engine_chats_streams_predicts_and_is_metered(served: Stack, name: str) -> None:
     assert "Paris" in capital(served, name)
     client = served.client()
     assert "Paris" in client.predict(name, prompt=FRANCE[0]["content"])["text"]
@@ -144,7 +144,7 @@ def test_it_chats_streams_predicts_and_is_metered(served: Stack, name: str) -> N
 
 
 def engine_of(stack: Stack) -> psutil.Process | None:
-    """The process that the replica of `managed` started; None while there is none."""
+    """The process that the replica of `managed` started; None if it is not running."""
     with contextlib.suppress(psutil.Error):
         for replica in stack.replica_pids("managed"):
             for process in psutil.Process(replica).children(recursive=True):
@@ -153,7 +153,7 @@ def engine_of(stack: Stack) -> psutil.Process | None:
     return None
 
 
-def test_a_managed_engine_that_is_killed_ends_its_streams_and_comes_back(served: Stack) -> None:
+def test_a_killed_managed_engine_ends_its_streams_and_is_restarted(served: Stack) -> None:
     stream = Stream(served, "managed")
     for _ in range(4):
         stream.event()
@@ -169,23 +169,23 @@ def test_a_managed_engine_that_is_killed_ends_its_streams_and_comes_back(served:
     assert "Paris" in capital(served, "far")
 
 
-def test_a_server_at_a_url_may_go_and_come_back(served: Stack, engine: Engine) -> None:
+def test_a_server_at_a_url_may_stop_and_restart(served: Stack, engine: Engine) -> None:
     stream = Stream(served, "far")
     for _ in range(4):
         stream.event()
     engine.kill()
     assert "error" in json.loads(stream.last())
-    asked = {"model": "far", "messages": FRANCE, "max_tokens": 2}
-    status, headers, answer = served.request("POST", "/v1/chat/completions", asked)
+    request = {"model": "far", "messages": FRANCE, "max_tokens": 2}
+    status, headers, answer = served.request("POST", "/v1/chat/completions", request)
     assert status == 503 and "cannot be reached" in json.loads(answer)["error"]["message"]
     assert int(headers["retry-after"]) >= 1
     engine.start()
-    wait_until(lambda: served.request("POST", "/v1/chat/completions", asked)[0] == 200, 30)
+    wait_until(lambda: served.request("POST", "/v1/chat/completions", request)[0] == 200, 30)
     assert "Paris" in capital(served, "far")
 
 
-def test_nothing_of_an_engine_is_left_when_its_deployment_goes(served: Stack) -> None:
+def test_an_engine_exits_when_its_deployment_is_deleted(served: Stack) -> None:
     process = engine_of(served)
     assert process is not None
     served.client().deployments.delete("managed")
-    wait_until(lambda: not process.is_running(), 30, "the engine has ended")
+    wait_until(lambda: not process.is_running(), 30, "the engine has exited")
