@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from harness import environments, load, machine, measure, models, report  # noqa: E402
-from harness.dialects import Plain  # noqa: E402
+from harness.request_formats import Plain  # noqa: E402
 from harness.measure import Entry, Plan  # noqa: E402
 from harness.peers import SERVERS, Door, Peer, Site  # noqa: E402
 

@@ -33,7 +33,7 @@ import psutil  # noqa: E402
 
 from harness import machine  # noqa: E402
 from harness.stats import Spread, ratio, spread  # noqa: E402
-from harness.writers import Asked, Bare, Side, platform  # noqa: E402
+from harness.generation_sides import Asked, Bare, Side, platform  # noqa: E402
 
 ENGINES = ("llama_cpp", "openvino")
 SIDES = ("bare", "replica", "gateway")

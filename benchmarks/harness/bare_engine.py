@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness.writing_load import ENDS, checked_count, messages
+from harness.generation_load import ENDS, checked_count, messages
 from maas.domain.signature import Signature, TensorSpec
 from maas.runtimes.base import LoadRequest
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.dialects import Dialect
+from harness.request_formats import Dialect
 from harness.models import Workload
 from harness.processes import ServerFailed
 

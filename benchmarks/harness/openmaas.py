@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.dialects import OipBinary, OipJson
+from harness.request_formats import OipBinary, OipJson
 from harness.peers import ARTICLE, OUR_NAME, Door, Peer, Running, Site
 from harness.processes import Server, ServerFailed, status_of
 

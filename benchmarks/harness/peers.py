@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.dialects import Dialect, OipBase64, OipBinary, OipJson, Plain
+from harness.request_formats import Dialect, OipBase64, OipBinary, OipJson, Plain
 from harness.processes import Server
 
 SERVERS = Path(__file__).parent.parent / "peers"

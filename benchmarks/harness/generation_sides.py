@@ -22,8 +22,8 @@ import uvloop
 import maas
 from harness.openmaas import maas_command
 from harness.processes import free_port, status_of
-from harness.writing_load import ENDS, checked_count, messages
-from maas.client.load.connection import Address, LoadConnection
+from harness.generation_load import ENDS, checked_count, messages
+from maas.client.load.connections import Address, LoadConnection
 from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.models import Variant
@@ -113,7 +113,7 @@ def platform(model: Path, engines: list[str], threads: int) -> Iterator[dict[str
                 maas.Client(base_url=f"http://127.0.0.1:{port}", api_key=key)
             ) as client:
                 _deploy(client, model, engines, threads)
-                address = Address.of(client._transport.endpoint)
+                address = Address.of(client._transport.connection)
             yield {e: _sides(home, process.pid, e, address) for e in engines}
         finally:
             process.terminate()
@@ -227,8 +227,8 @@ class Gateway:
                 "stream_options": {"include_usage": True},
             }  # fmt: skip
             stream = _Stream()
-            await line.send(
-                self._address.post("/v1/chat/completions", msgspec.json.encode(body)), stream.feed
+            await line.ask(
+                self._address.post("/v1/chat/completions", msgspec.json.encode(body)), stream.take
             )
             checked_count(stream.used, asked.tokens)
             return stream.first - stream.began
