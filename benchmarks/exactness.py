@@ -1,11 +1,12 @@
-"""How near engines for text come to what their weights say when they are computed exactly.
+"""Deviation of text generation engines from an exact computation with the same weights.
 
     python -m benchmarks.exactness
 
-The reference holds the same GGUF weights as 32-bit floats (transformers on PyTorch). For each of a
-few plain questions: the most likely first token, its lead over the next in nats, what each engine
-begins with at temperature 0, and how far llama.cpp's logprobs of likely tokens are off, also with
-other settings of it. The prompt's token ids are those of transformers' own template.
+The reference uses the same GGUF weights as 32-bit floats (transformers on PyTorch). For each of a
+few simple questions, the table has the most likely first token, its lead over the second one in
+nats, and the start of each engine's answer at temperature 0. It also has the error of the logprobs
+of llama.cpp for likely tokens, with several settings. The token ids of the prompts are those of
+transformers' own chat template.
 """
 
 from __future__ import annotations
@@ -40,22 +41,22 @@ NAMES = {
     "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }  # fmt: skip
-"""Of a layer's tensors, in GGUF and in transformers."""
+"""Names of a layer's tensors in transformers, by their names in GGUF."""
 LIKELY = 6
 HEADS = {"attn_q": 9, "attn_k": 3}
 Settings = dict[str, Any]
 
 
 class Tuned(LlamaCpp):
-    """With settings of the engine that variants cannot say."""
+    """llama.cpp with settings that variants do not offer."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self._more = settings
+        self._settings = settings
 
-    def _parameters(self, *given: Any) -> Any:
-        parameters = super()._parameters(*given)
-        for name, value in self._more.items():
+    def _parameters(self, *arguments: Any) -> Any:
+        parameters = super()._parameters(*arguments)
+        for name, value in self._settings.items():
             setattr(parameters, name, value)
         return parameters
 
@@ -72,10 +73,10 @@ def exact_model() -> Any:
         if tensor.name in ("token_embd.weight", "output_norm.weight"):
             name = {"t": "model.embed_tokens", "o": "model.norm"}[tensor.name[0]]
         else:
-            _, layer, kind, _ = tensor.name.split(".")
-            name = f"model.layers.{layer}.{NAMES[kind]}"
-            if kind in HEADS:  # GGUF has the two halves of a rotation side by side
-                split = values.reshape(HEADS[kind], -1, 2, values.shape[-1])
+            _, layer, part, _ = tensor.name.split(".")
+            name = f"model.layers.{layer}.{NAMES[part]}"
+            if part in HEADS:  # GGUF stores the two halves of a rotation interleaved
+                split = values.reshape(HEADS[part], -1, 2, values.shape[-1])
                 values = split.swapaxes(1, 2).reshape(values.shape)
         weights[f"{name}.weight"] = torch.from_numpy(np.ascontiguousarray(values))
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
@@ -85,15 +86,15 @@ def exact_model() -> Any:
 
 
 def first_logprobs(model: Any, ids: list[int]) -> Any:
-    """Of the first token, exactly: float64 [vocabulary]."""
+    """Exact logprobs of the first token: float64 [vocabulary]."""
     with torch.no_grad():
         return torch.log_softmax(model(torch.tensor([ids])).logits[0, -1].double(), -1).numpy()
 
 
-def begins(engine: Generator, ids: list[int], logprobs: int) -> tuple[str, dict[str, float]]:
-    """What an engine writes first at temperature 0, and the logprobs of likely first tokens."""
-    asked = Generation(prompt=ids, temperature=0.0, max_tokens=8, logprobs=logprobs)
-    answer = Answer(engine, asked)
+def answer_start(engine: Generator, ids: list[int], logprobs: int) -> tuple[str, dict[str, float]]:
+    """Start of an engine's answer at temperature 0, and logprobs of likely first tokens."""
+    generation = Generation(prompt=ids, temperature=0.0, max_tokens=8, logprobs=logprobs)
+    answer = Answer(engine, generation)
     answer.end()
     likely = {one.token: one.logprob for one in answer.logprobs[0].top}
     return answer.text, likely
@@ -113,33 +114,35 @@ def main() -> int:
         "llama_cpp": (lambda: Tuned({}), 20),
         "flash attention off": (lambda: Tuned({"flash_attn_type": 0}), 20),
         "weights not repacked": (lambda: Tuned({"no_extra_bufts": True}), 20),
-        "prompts read by 8 tokens": (lambda: Tuned({"n_batch": 8, "n_ubatch": 8}), 20),
+        "prompts in batches of 8 tokens": (lambda: Tuned({"n_batch": 8, "n_ubatch": 8}), 20),
         "openvino": (OpenVino, 0),
     }
     console, table = Console(width=130), Table("question", "exact (lead)", *engines)
-    begun: dict[str, list[tuple[str, dict[str, float]]]] = {}
+    starts: dict[str, list[tuple[str, dict[str, float]]]] = {}
     for name, (make, logprobs) in engines.items():
         engine = make()
         engine.load(load_request(path))
-        begun[name] = [begins(engine, ids, logprobs) for ids in prompts]
+        starts[name] = [answer_start(engine, ids, logprobs) for ids in prompts]
         engine.close()
-    for at, question in enumerate(QUESTIONS):
-        order = np.argsort(exact[at])[::-1]
-        lead = exact[at][order[0]] - exact[at][order[1]]
+    for i, question in enumerate(QUESTIONS):
+        order = np.argsort(exact[i])[::-1]
+        lead = exact[i][order[0]] - exact[i][order[1]]
         first = tokenizer.decode([int(order[0])])
-        table.add_row(question, f"{first} ({lead:.2f})", *(b[at][0][:12] for b in begun.values()))
+        table.add_row(question, f"{first} ({lead:.2f})", *(b[i][0][:12] for b in starts.values()))
     console.print(table)
-    for name, answers in begun.items():
-        same, off = 0, []
-        for told, (text, likely) in zip(exact, answers, strict=True):
-            order = np.argsort(told)[::-1][:LIKELY]
+    for name, answers in starts.items():
+        same, errors = 0, []
+        for logprobs, (text, likely) in zip(exact, answers, strict=True):
+            order = np.argsort(logprobs)[::-1][:LIKELY]
             tokens = [tokenizer.decode([int(one)]) for one in order]
             same += text.startswith(tokens[0])
-            off += [
-                abs(likely[t] - told[o]) for t, o in zip(tokens, order, strict=True) if t in likely
-            ]
-        error = f"logprobs off by {np.mean(off):.3f}, at most {max(off):.3f} nats" if off else ""
-        console.print(f"{name}: {same} of {len(QUESTIONS)} begin alike; {error}")
+            for token, index in zip(tokens, order, strict=True):
+                if token in likely:
+                    errors.append(abs(likely[token] - logprobs[index]))
+        text = f"{name}: {same} of {len(QUESTIONS)} answers start with the most likely token"
+        if errors:
+            text += f"; errors of logprobs {np.mean(errors):.3f} nats, at most {max(errors):.3f}"
+        console.print(text)
     return 0
 
 

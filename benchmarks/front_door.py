@@ -1,8 +1,8 @@
-"""Which HTTP server should stand at the front of the gateway? Four candidates, no model.
+"""Cost of four HTTP servers for the gateway, without a model.
 
-Each reads a small JSON body, looks at the authorization header and answers with a number that is
-checked: what is compared is the cost of the door alone. Interleaved rounds, server on one core,
-wrk on another, as in run.py. `python benchmarks/front_door.py --rounds 5 --seconds 4`
+Each reads a small JSON body, looks up the authorization header and answers with a number that is
+checked, so that only the cost of the server is compared. Rounds are interleaved, the server is on
+one core and wrk on another, as in run.py: `python benchmarks/front_door.py --rounds 5 --seconds 4`
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from harness import environments, load, machine, measure, models, report  # noqa: E402
-from harness.request_formats import Plain  # noqa: E402
 from harness.measure import Entry, Plan  # noqa: E402
-from harness.peers import SERVERS, Door, Peer, Site  # noqa: E402
+from harness.peers import SERVERS, Endpoint, LaunchContext, Peer  # noqa: E402
+from harness.request_formats import Plain  # noqa: E402
 
-DOORS = [Door("door", Plain(), "/predict/article"), Door("noop", None, "/livez")]
+ENDPOINTS = [Endpoint("post", Plain(), "/predict/article"), Endpoint("noop", None, "/livez")]
 BARE = "bare"
 
 
-def _granian(site: Site) -> Sequence[Any]:
-    argv = [site.bin / "granian", "--interface", "rsgi", "--http", "1", "--no-ws", "--no-log"]
-    argv += ["--loop", "uvloop", "--task-impl", site.options["task"], "--workers", 1]
-    return [*argv, "--host", "127.0.0.1", "--port", site.port, "front_door_app:rsgi"]
+def _granian(context: LaunchContext) -> Sequence[Any]:
+    argv = [context.bin / "granian", "--interface", "rsgi", "--http", "1", "--no-ws", "--no-log"]
+    argv += ["--loop", "uvloop", "--task-impl", context.options["task"], "--workers", 1]
+    return [*argv, "--host", "127.0.0.1", "--port", context.port, "front_door_app:rsgi"]
 
 
-def _uvicorn(site: Site) -> Sequence[Any]:
-    argv = [site.python, "-m", "uvicorn", "front_door_app:asgi", "--port", site.port]
+def _uvicorn(context: LaunchContext) -> Sequence[Any]:
+    argv = [context.python, "-m", "uvicorn", "front_door_app:asgi", "--port", context.port]
     argv += ["--loop", "uvloop", "--http", "httptools", "--interface", "asgi3", "--lifespan", "off"]
     return [*argv, "--no-access-log", "--log-level", "warning"]
 
 
-def _bare(site: Site) -> Sequence[Any]:
-    return [site.python, SERVERS / "front_door_app.py", site.port]
+def _bare(context: LaunchContext) -> Sequence[Any]:
+    return [context.python, SERVERS / "front_door_app.py", context.port]
 
 
 def _candidate(name: str, title: str, package: str, command: Any, grid: Any) -> Peer:
@@ -52,7 +52,7 @@ def _candidate(name: str, title: str, package: str, command: Any, grid: Any) -> 
         command=command,
         grid=grid,
         best=list(grid),
-        doors=DOORS,
+        endpoints=ENDPOINTS,
         ready="/livez",
         environment="front-door",
     )
@@ -78,25 +78,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--server-core", type=int, default=1)
     parser.add_argument("--load-core", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=HERE.parent / ".bench")
-    parser.add_argument("--output", type=Path, help="also write the tables to this file")
-    given = parser.parse_args(argv)
+    parser.add_argument("--output", type=Path, help="file to write the tables to")
+    options = parser.parse_args(argv)
     try:
         load.require_wrk()
-    except load.LoadFailed as missing:
-        print(missing, file=sys.stderr)
+    except load.LoadFailed as error:
+        print(error, file=sys.stderr)
         return 1
     plan = Plan(
-        rounds=given.rounds,
-        seconds=given.seconds,
+        rounds=options.rounds,
+        seconds=options.seconds,
         warmup=1,
-        server_core=given.server_core,
-        load_core=given.load_core,
-        cache=given.cache.resolve(),
-        connections={"door": [1, 64], "noop": [64]},
+        server_core=options.server_core,
+        load_core=options.load_core,
+        cache=options.cache.resolve(),
+        connections={"post": [1, 64], "noop": [64]},
     )
     failures: dict[str, str] = {}
     pythons = measure.prepare(CANDIDATES, plan.cache, failures)
-    taking_part = [
+    participants = [
         Entry(c, config, pythons[c.name])
         for c in CANDIDATES
         if c.name in pythons
@@ -104,21 +104,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     article = models.article(plan.cache / "models")
     sums = article.rows.sum(axis=1, keepdims=True)
-    works = {"door": dataclasses.replace(article, name="door", answers=sums, tolerance=1e-3)}
+    workloads = {"post": dataclasses.replace(article, name="post", answers=sums, tolerance=1e-3)}
     os.sched_setaffinity(0, {plan.load_core})
-    samples = list(measure.run(plan, taking_part, works, failures))
+    samples = list(measure.run(plan, participants, workloads, failures))
     titles = {
         e.peer.name: f"{e.peer.title} {environments.versions(e.python).get(e.peer.package, '')}"
-        for e in taking_part
+        for e in participants
     }
-    found = report.rows(samples, titles, baseline=BARE)
-    told = machine.description()
-    head = f"{told['processor']}, {told['cores']} cores, Python {told['python']}\n\n"
+    rows = report.rows(samples, titles, baseline=BARE)
+    here = machine.description()
+    head = f"{here['processor']}, {here['cores']} cores, Python {here['python']}\n\n"
     notes = "".join(f"\n\n{note}" for note in report.disturbances(samples))
-    text = head + report.markdown(found, baseline="the bare protocol") + notes + "\n"
+    text = head + report.markdown(rows, baseline="the bare protocol") + notes + "\n"
     print(text)
-    if given.output:
-        given.output.write_text(f"# Front doors\n\n{text}")
+    if options.output:
+        options.output.write_text(f"# Front endpoints\n\n{text}")
     return 1 if failures or any(s.void for s in samples) else 0
 
 

@@ -1,10 +1,10 @@
-"""How long our reader takes to refuse GGUF files whose headers lie.
+"""Time until GGUF files with malicious headers are refused.
 
     python -m benchmarks.hostile_headers
 
-The mutations of tests/unit/runtimes/formats/test_gguf.py as real files, read as a publication is:
-all that break the header's structure, of which none may be accepted, then flipped bits up to 200
-refusals.
+Reads the mutations of tests/unit/runtimes/formats/test_gguf.py as files, in the same way as a
+publication: first all that break the structure of the header, none of which may be accepted, then
+flipped bits, until 200 files were refused.
 """
 
 from __future__ import annotations
@@ -33,34 +33,37 @@ def main() -> int:
         layout = Layout(stream.read(4 << 20))
     layout.data = layout.data[: layout.end + 64]
     before = psutil.Process().memory_info().rss
-    taken: dict[str, tuple[float, float]] = {}
+    times: dict[str, tuple[float, float]] = {}
     accepted, harmless = [], 0
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "hostile.gguf"
         certain = sum(1 for _ in structural(layout, size))
-        for said, start, length in chain(structural(layout, size), flipped(layout, size, 10_000)):
-            if len(taken) == FILES:
+        for mutation, header, length in chain(
+            structural(layout, size), flipped(layout, size, 10_000)
+        ):
+            if len(times) == FILES:
                 break
             with path.open("wb") as stream:
-                stream.write(start[:length])
+                stream.write(header[:length])
                 stream.truncate(length)
-            began, worked = time.perf_counter(), time.process_time()
+            start, cpu_start = time.perf_counter(), time.process_time()
             try:
                 check_gguf(path, "hostile.gguf")
             except InvalidInput:
-                passed = time.perf_counter() - began
-                taken[said] = (passed * 1000, (time.process_time() - worked) * 1000)
+                elapsed = time.perf_counter() - start
+                cpu = time.process_time() - cpu_start
+                times[mutation] = (elapsed * 1000, cpu * 1000)
             else:
-                if len(taken) + len(accepted) < certain:
-                    accepted.append(said)
+                if len(times) + len(accepted) < certain:
+                    accepted.append(mutation)
                 harmless += 1
     grown = (psutil.Process().memory_info().rss - before) >> 20
-    print(f"{len(taken)} files refused, {harmless - len(accepted)} bits were harmless; wrongly "
-          f"accepted: {accepted or 'none'}; grown by {grown} MiB")  # fmt: skip
-    for at, clock in enumerate(("passed", "of the processor")):
-        slowest = max(taken, key=lambda said, at=at: taken[said][at])
-        middle = statistics.median(times[at] for times in taken.values())
-        most = taken[slowest][at]
+    print(f"{len(times)} files refused, {harmless - len(accepted)} flipped bits were harmless; "
+          f"wrongly accepted: {accepted or 'none'}; memory grew by {grown} MiB")  # fmt: skip
+    for at, clock in enumerate(("elapsed", "of CPU time")):
+        slowest = max(times, key=lambda mutation, at=at: times[mutation][at])
+        middle = statistics.median(ms[at] for ms in times.values())
+        most = times[slowest][at]
         print(f"milliseconds {clock}: median {middle:.1f}, most {most:.1f} ({slowest})")
     return 1 if accepted else 0
 

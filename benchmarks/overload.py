@@ -1,12 +1,12 @@
-"""Ten times more than can be answered: how much is still answered, and how fast the rest is told.
+"""Goodput and latency of refusals at ten times the capacity.
 
     make bench-overload            # or: .venv/bin/python -m benchmarks.overload --rounds 5
 
-A model of a few milliseconds per row is deployed; its peak goodput is measured in a closed loop
-with 4 connections, then ten times that rate is offered in an open loop (latency counts from when
-each request was due). Each round measures both, so that a machine whose speed drifts compares
-with itself. Prints the goodput ratio, the median and 99th percentile of a refusal's latency, and
-the memory of gateway and replica before and after.
+A model with a few milliseconds per row is deployed. Its peak goodput is measured in a closed loop
+with 4 connections, then ten times that rate is offered in an open loop, whose latencies count from
+the scheduled time of each request. Each round measures both, because the speed of the machine may
+change. Prints the goodput ratio, the median and 99th percentile of the latency of refusals, and the
+memory of gateway and replica before and after.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ def one_round(stack: Stack, seconds: float) -> dict[str, float]:
     target = Target(stack.port, "/predict/slow", stack.token)
     peak = run_load(closed_loop(target, 4, seconds)).outcomes["200"] / seconds
     before = resident(stack)
-    over: Report = run_load(open_loop(target, OFFERED * peak, seconds, connections=512))
-    refused = over.latencies.get("503", []) + over.latencies.get("429", [])
+    overload: Report = run_load(open_loop(target, OFFERED * peak, seconds, connections=512))
+    refused = overload.latencies.get("503", []) + overload.latencies.get("429", [])
     return {
         "peak_per_s": peak,
-        "goodput_per_s": over.outcomes["200"] / seconds,
-        "goodput_ratio": over.outcomes["200"] / seconds / peak,
+        "goodput_per_s": overload.outcomes["200"] / seconds,
+        "goodput_ratio": overload.outcomes["200"] / seconds / peak,
         "refused": len(refused),
         "refusal_ms_p50": 1000 * quantile(refused, 0.5),
         "refusal_ms_p99": 1000 * quantile(refused, 0.99),
-        "without_retry_after": over.without_retry_after,
-        "other_outcomes": over.total - over.outcomes["200"] - len(refused),
+        "without_retry_after": overload.without_retry_after,
+        "other_outcomes": overload.total - overload.outcomes["200"] - len(refused),
         "mib_before": before,
         "mib_after": resident(stack),
     }
@@ -61,20 +61,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/overload.json"))
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="m") as home, running(Path(home)) as stack:
         client = stack.client()
         client.publish(slow_model(Path(home) / "slow.onnx"), name="slow", example=[1.0, 2.0])
         client.deploy("slow", model="slow", max_batch=1, queue_limit=32)
-        rounds = [one_round(stack, given.seconds) for _ in range(given.rounds)]
-    print(f"{OFFERED}× the peak rate, {given.rounds} rounds of {given.seconds} s: median (min–max)")
+        rounds = [one_round(stack, options.seconds) for _ in range(options.rounds)]
+    duration = f"{options.rounds} rounds of {options.seconds} s"
+    print(f"{OFFERED} × the peak rate, {duration}: median (min–max)")
     for name in rounds[0]:
         values = [r[name] for r in rounds]
         print(
             f"  {name:<20} {statistics.median(values):10.2f}  ({min(values):.2f}–{max(values):.2f})"
         )
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps({"rounds": rounds}, indent=1) + "\n")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps({"rounds": rounds}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

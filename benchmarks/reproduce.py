@@ -1,15 +1,15 @@
-"""Whether an optimization's figures come out again: two jobs of the same command, side by side.
+"""Comparison of two optimizations with the same command: are the figures reproduced?
 
     maas optimize digits --gate "accuracy>=-0.01"    # then the command that its report prints
     python -m benchmarks.reproduce JOB JOB           # folders of both jobs
 
-Quality must be equal, for nothing in it is left to chance. A ratio must lie in the other run's
-interval, which is made to hold 99.9 % of such repeats (the figures say of how many), so that of
-1,000 one is expected outside. The ratios of one candidate come from the same calls and fall outside
-together. So what is held against chance is how many candidates have any outside; each has with at
-most 0.1 % times its ratios.
-Figures without a ratio depend on what else the machine did, and are counted apart. Exit status 1 if
-quality or a size differs, memory is outside, or more candidates are outside than chance explains.
+Quality must be equal, because it is deterministic. A ratio must be in the interval of the first
+job, which contains 99.9 % of repeats (the figures include this share), so that one of 1,000 is
+expected outside. The ratios of one candidate come from the same calls and fall outside together.
+The test therefore uses the number of candidates with any ratio outside, which has a probability of
+at most 0.1 % times the number of ratios for each candidate. Figures without a ratio depend on other
+load of the machine and are counted separately. The exit status is 1 if quality or a size differs,
+memory is outside, or more candidates are outside than chance explains.
 """
 
 from __future__ import annotations
@@ -35,37 +35,36 @@ from maas.lifecycle.optimize.results import (
 RATIOS = ("rows_per_s_ratio", "p50_ratio", "p99_ratio", "first_ratio")
 LEVELS = ("rows_per_s", "p50_ms", "p99_ms", "first_ms")
 CHANCE = 0.01
-"""Rarer numbers of candidates outside are not put down to chance."""
+"""Smallest probability that is attributed to chance."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
-    told = parser.parse_args()
-    first, second = (read(path) for path in (told.first, told.second))
-    again = {tried.name: tried for tried in second.results}
+    options = parser.parse_args()
+    first, second = read(options.first), read(options.second)
+    repeats = {result.name: result for result in second.results}
     inside = {"ratios": [0, 0], "memory": [0, 0], "sizes": [0, 0], "levels": [0, 0]}
     different: list[str] = []
     outside: list[str] = []
     ratios: list[list[bool]] = []
-    for tried in first.results[1:]:
-        other = again.get(tried.name)
-        if tried.measurement is None or other is None or other.measurement is None:
+    for result in first.results[1:]:
+        repeat = repeats.get(result.name)
+        if result.measurement is None or repeat is None or repeat.measurement is None:
             continue
-        if quality(tried) != quality(other):
-            different.append(f"{tried.name}: quality differs")
-        found = figures(tried.measurement, other.measurement)
-        ratios.append([one[2] for one in found if one[0] == "ratios"])
-        for kind, name, held in found:
-            inside[kind][0] += held
-            inside[kind][1] += 1
-            if not held:
-                (outside if kind in ("ratios", "levels") else different).append(
-                    f"{tried.name}: {name}"
-                )
-    for kind, (within_it, of) in inside.items():
-        print(f"{kind}: {within_it} of {of} within the interval of the first run")
+        if quality(result) != quality(repeat):
+            different.append(f"{result.name}: quality differs")
+        compared = figures(result.measurement, repeat.measurement)
+        ratios.append([is_inside for group, _, is_inside in compared if group == "ratios"])
+        for group, text, is_inside in compared:
+            inside[group][0] += is_inside
+            inside[group][1] += 1
+            if not is_inside:
+                messages = outside if group in ("ratios", "levels") else different
+                messages.append(f"{result.name}: {text}")
+    for group, (count_inside, total) in inside.items():
+        print(f"{group}: {count_inside} of {total} within the interval of the first job")
     print("\n".join([*outside, *(different or ["quality, sizes and memory are equal"])]))
     print(f"chosen: {first.chosen} and {second.chosen}")
     nominal = share_of_repeats(first)
@@ -78,45 +77,48 @@ def main() -> int:
     return int(bool(different) or chance < CHANCE)
 
 
-def share_of_repeats(found: Optimization) -> float:
-    """For which its intervals are made."""
-    measured = [tried.measurement for tried in found.results if tried.measurement is not None]
-    return min((float(one.how.get("repeats", 0.99)) for one in measured), default=0.99)
+def share_of_repeats(optimization: Optimization) -> float:
+    """Share of repeats that the intervals of an optimization contain."""
+    measurements = [r.measurement for r in optimization.results if r.measurement is not None]
+    shares = (float(measurement.how.get("repeats", 0.99)) for measurement in measurements)
+    return min(shares, default=0.99)
 
 
 def candidates_outside(ratios: Sequence[Sequence[bool]], nominal: float) -> tuple[int, float]:
-    """How many candidates have a ratio outside, of whether each one's ratios are inside; and a
-    bound of the chance of so many, however much the ratios of one depend on each other. `nominal`:
-    the share of repeats that fall inside."""
-    count = sum(not all(held) for held in ratios)
+    """Number of candidates with a ratio outside, and an upper bound of its probability.
+
+    `ratios`: for each candidate, whether its ratios are inside. `nominal`: share of repeats inside.
+    The bound is valid for any dependence between the ratios of a candidate.
+    """
+    count = sum(not all(inside) for inside in ratios)
     share = min(1.0, (1 - nominal) * max(map(len, ratios), default=0))
     return count, at_least(count, len(ratios), share)
 
 
 def at_least(outside: int, count: int, share: float) -> float:
-    """The chance that so many or more of `count` fall outside, if each does with `share`."""
+    """Probability that at least `outside` of `count` are outside, if each is with `share`."""
     return 1 - sum(comb(count, n) * share**n * (1 - share) ** (count - n) for n in range(outside))
 
 
 def read(path: Path) -> Optimization:
-    """A job's folder, or the file with the figures."""
+    """The optimization in a job's folder or in a file of figures."""
     file = path / "work" / FIGURES if path.is_dir() else path
     return from_json(msgspec.json.decode(file.read_bytes()), Optimization)
 
 
-def quality(tried: CandidateResult) -> object:
-    return tried.comparison and msgspec.to_builtins(tried.comparison)
+def quality(result: CandidateResult) -> object:
+    return result.comparison and msgspec.to_builtins(result.comparison)
 
 
 def figures(first: Measurement, second: Measurement) -> list[tuple[str, str, bool]]:
-    """(kind, what, whether the second run's value is in the first one's interval)"""
-    found = [("sizes", "bytes", first.file_bytes == second.file_bytes)]
+    """(group, text, whether the second value is in the first interval) of each figure."""
+    result = [("sizes", "bytes", first.file_bytes == second.file_bytes)]
     memory = Estimate(
         first.resident_ratio,
         first.resident_ratio * (1 - MEMORY_NOISE),
         first.resident_ratio * (1 + MEMORY_NOISE),
     )
-    found.append(("memory", "memory", within(second.resident_ratio, memory)))
+    result.append(("memory", "memory", within(second.resident_ratio, memory)))
     pairs = [
         (f"{name} of {speed.batch}", getattr(speed, name), getattr(second.at(speed.batch), name))
         for speed in first.speeds
@@ -125,11 +127,11 @@ def figures(first: Measurement, second: Measurement) -> list[tuple[str, str, boo
     pairs.append(("work", first.core_seconds_per_1000, second.core_seconds_per_1000))
     for name, here, there in pairs:
         if here is None or there is None:
-            continue  # times to a first token are of text only
+            continue  # only language models have a time to the first token
         text = f"{name} was {here.low:.4g} to {here.high:.4g}, is {there.value:.4g}"
-        kind = "ratios" if "_ratio" in name else "levels"
-        found.append((kind, text, within(there.value, here)))
-    return found
+        group = "ratios" if "_ratio" in name else "levels"
+        result.append((group, text, within(there.value, here)))
+    return result
 
 
 def within(value: float, interval: Estimate) -> bool:

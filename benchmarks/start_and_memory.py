@@ -1,7 +1,7 @@
-"""How fast OpenMaaS starts, publishes and recovers, and how much memory its processes hold.
+"""Time to start, publish and recover, and the memory of OpenMaaS's processes.
 
-`python benchmarks/start_and_memory.py --runs 5` starts `maas up` in fresh homes and prints one
-table. Nothing is pinned: this is what somebody at this machine would see.
+`python benchmarks/start_and_memory.py --runs 5` starts `maas up` with new homes and prints one
+table. No process is pinned to a core.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ import numpy as np  # noqa: E402
 
 from harness import machine, models, openmaas  # noqa: E402
 from harness.models import Workload  # noqa: E402
-from harness.peers import Site  # noqa: E402
+from harness.peers import LaunchContext  # noqa: E402
 from harness.processes import Server, ServerFailed, free_port, memory_of, status_of  # noqa: E402
 from harness.stats import spread  # noqa: E402
 
 ROLES = ("gateway", "control", "replica")
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 STATUS = "/api/v1/status"
 
 
 class Table:
-    """What was measured, in the order in which it was first measured."""
+    """Measured values, in the order of their first measurement."""
 
     def __init__(self) -> None:
         self.values: dict[tuple[str, str], list[float]] = {}
@@ -48,13 +48,13 @@ class Table:
         self.values.setdefault((what, unit), []).append(value)
 
     def __str__(self) -> str:
-        lines = [("what", "median", "smallest", "largest", "runs")]
+        lines = [("figure", "median", "smallest", "largest", "runs")]
         for (what, unit), values in self.values.items():
-            seen = spread(values)
-            assert seen is not None
+            summary = spread(values)
+            assert summary is not None
             digits = 0 if unit in ("MiB", "requests") else 2
-            shown = [f"{v:.{digits}f} {unit}" for v in (seen.median, seen.low, seen.high)]
-            lines.append((what, *shown, str(seen.n)))
+            shown = [f"{v:.{digits}f} {unit}" for v in (summary.median, summary.low, summary.high)]
+            lines.append((what, *shown, str(summary.n)))
         widths = [max(len(line[i]) for line in lines) for i in range(5)]
         rendered = [
             "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
@@ -66,46 +66,44 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Home:
-    """A running OpenMaaS in a home of its own."""
+    """A running OpenMaaS with its own home."""
 
     server: Server
-    site: Site
+    context: LaunchContext
     key: str
 
     def predict(self, name: str, work: Workload, timeout_s: float = 5.0) -> bool:
-        """True for the right answer; False for anything else."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.site.port, timeout=timeout_s)
+        """Whether the answer is right; False for any error."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.context.port, timeout=timeout_s)
         body = json.dumps({"x": models.as_json(work.rows[0])})
         headers = {"content-type": "application/json", "authorization": f"Bearer {self.key}"}
         try:
             connection.request("POST", f"/predict/{name}", body, headers)
-            answer = connection.getresponse()
-            if answer.status != 200:
+            response = connection.getresponse()
+            if response.status != 200:
                 return False
-            # An exported module names its output itself; there is only one.
-            (got,) = json.loads(answer.read()).values()
-            return abs(got - float(work.answers[0, 0])) < work.tolerance
+            # The name of the only output depends on the exporter.
+            (value,) = json.loads(response.read()).values()
+            return abs(value - float(work.answers[0, 0])) < work.tolerance
         except (OSError, http.client.HTTPException, ValueError, TypeError):
             return False
         finally:
             connection.close()
 
     def answers(self, name: str) -> bool:
-        """True for a 200 with one finite number."""
-        client = openmaas.client(self.site)
+        """Whether the answer is one finite number."""
+        client = openmaas.client(self.context)
         with contextlib.closing(client), contextlib.suppress(Exception):
             return math.isfinite(client.predict(name, x=[float(i) for i in range(10)])["y_pred"])
         return False
 
     def process(self, role: str) -> int:
-        """The one process of a role, found by its command line."""
-        found = [
-            pid for pid in self.server.pids() if f"maas.processes.{role}" in _command_line(pid)
-        ]
-        if len(found) != 1:
-            seen = "\n".join(_command_line(pid) for pid in self.server.pids())
-            raise ServerFailed(f"expected one {role} process, found {len(found)} in:\n{seen}")
-        return found[0]
+        """Process id of the only process of a role, by its command line."""
+        pids = [pid for pid in self.server.pids() if f"maas.processes.{role}" in _command_line(pid)]
+        if len(pids) != 1:
+            commands = "\n".join(_command_line(pid) for pid in self.server.pids())
+            raise ServerFailed(f"expected one {role} process, got {len(pids)} in:\n{commands}")
+        return pids[0]
 
 
 def _command_line(pid: int) -> str:
@@ -117,9 +115,9 @@ def _command_line(pid: int) -> str:
 
 @contextlib.contextmanager
 def fresh_home(cache: Path, seconds: Callable[[float], None] | None = None) -> Iterator[Home]:
-    """`maas up` in an empty home; `seconds` gets the time until /readyz said 200."""
+    """`maas up` with an empty home; `seconds` is called with the time until /readyz returns 200."""
     with tempfile.TemporaryDirectory(dir=cache, prefix="run-") as folder:
-        site = Site(
+        context = LaunchContext(
             python=Path(sys.executable),
             port=free_port(),
             spare_port=0,
@@ -129,33 +127,35 @@ def fresh_home(cache: Path, seconds: Callable[[float], None] | None = None) -> I
             log=cache / "logs" / "start-and-memory.log",
             core=None,
         )
-        began = time.perf_counter()
-        server = openmaas.up(site, wait=False)
+        start = time.perf_counter()
+        server = openmaas.up(context, wait=False)
         try:
-            while status_of(site.port, "/readyz") != 200:
-                if server.process.poll() is not None or time.perf_counter() - began > PATIENCE_S:
+            while status_of(context.port, "/readyz") != 200:
+                if server.process.poll() is not None or time.perf_counter() - start > TIMEOUT_S:
                     raise ServerFailed(f"maas up did not become ready:\n{server.tail()}")
                 time.sleep(0.005)
             if seconds:
-                seconds(time.perf_counter() - began)
-            yield Home(server, site, openmaas.admin_key(site))
+                seconds(time.perf_counter() - start)
+            yield Home(server, context, openmaas.admin_key(context))
         finally:
             server.stop()
 
 
-def wait_for(what: str, holds: Callable[[], bool]) -> float:
-    """Seconds until `holds`; raises ServerFailed after half a minute."""
-    began = time.perf_counter()
-    while not holds():
-        if time.perf_counter() - began > PATIENCE_S:
-            raise ServerFailed(f"{what} did not happen within {PATIENCE_S:g} s")
+def wait_for(event: str, condition: Callable[[], bool]) -> float:
+    """Seconds until the condition is true. Raises ServerFailed after 30 seconds."""
+    start = time.perf_counter()
+    while not condition():
+        if time.perf_counter() - start > TIMEOUT_S:
+            raise ServerFailed(f"{event} did not happen within {TIMEOUT_S:g} s")
         time.sleep(0.005)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def torch_module(work: Workload, cache: Path) -> Any:
-    """The same net as an nn.Module, as somebody holds it after training: the optimizer has made
-    its steps (of size zero, so that the answers are known), and torch is loaded as that loads it.
+    """The same network as an nn.Module after training.
+
+    The optimizer has made steps of size zero, which keep the expected answers and load the same
+    parts of torch as real training.
     """
     import torch
 
@@ -176,12 +176,11 @@ def torch_module(work: Workload, cache: Path) -> Any:
 
 
 def publishing_a_build(home: Home, runs: int, table: Table) -> None:
-    """The article recipe's own net: from `maas publish` of the finished build, a command of its
-    own, to the first answer."""
+    """Time from `maas publish` of a finished build, as a separate command, to the first answer."""
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("MAAS_")},
-        "MAAS_HOME": str(home.site.folder / "home"),
-        "MAAS_SERVER__PORT": str(home.site.port),
+        "MAAS_HOME": str(home.context.folder / "home"),
+        "MAAS_SERVER__PORT": str(home.context.port),
     }
 
     def maas(*arguments: str) -> str:
@@ -194,38 +193,38 @@ def publishing_a_build(home: Home, runs: int, table: Table) -> None:
     job = json.loads(maas("build", str(HERE.parent / "examples/article/recipe.toml")))["id"]
     for run in range(runs):
         name = f"build-{run}"
-        began = time.perf_counter()
+        start = time.perf_counter()
         maas("publish", "--job", job)
         maas("deploy", name, "--model", "article")
         wait_for(f"the first answer of {name}", lambda n=name: home.answers(n))
-        table.add("maas build: publish to first answer", "s", time.perf_counter() - began)
+        table.add("maas build: publish to first answer", "s", time.perf_counter() - start)
         _delete(home, name)
 
 
 def publishing(home: Home, work: Workload, cache: Path, runs: int, table: Table) -> None:
-    """From the call of `client.publish` to the first right answer."""
+    """Time from the call of `client.publish` to the first right answer."""
     example = {"x": work.rows[0]}
-    kinds: dict[str, Any] = {"ONNX file": work.file}
+    sources: dict[str, Any] = {"ONNX file": work.file}
     with contextlib.suppress(ImportError):
-        kinds["torch module"] = torch_module(work, cache)
-    for kind, model in kinds.items():
+        sources["torch module"] = torch_module(work, cache)
+    for source, model in sources.items():
         for run in range(runs):
-            name = f"{kind.split()[0].lower()}-{run}"
-            began = time.perf_counter()
-            openmaas.publish(home.site, name, model, example)
+            name = f"{source.split()[0].lower()}-{run}"
+            start = time.perf_counter()
+            openmaas.publish(home.context, name, model, example)
             published = time.perf_counter()
             wait_for(f"the first answer of {name}", lambda n=name: home.predict(n, work))
-            ended = time.perf_counter()
-            # The first export of a process also imports the exporter.
-            first = ", first in its process" if kind == "torch module" and run == 0 else ""
-            table.add(f"{kind}: publish to first answer{first}", "s", ended - began)
-            table.add(f"{kind}: of that, waiting after deploy{first}", "s", ended - published)
+            end = time.perf_counter()
+            # The first export in a process also imports the exporter.
+            first = ", first in its process" if source == "torch module" and run == 0 else ""
+            table.add(f"{source}: publish to first answer{first}", "s", end - start)
+            table.add(f"{source}: of that, waiting after deploy{first}", "s", end - published)
             _delete(home, name)
 
 
 def _delete(home: Home, name: str) -> None:
-    """So that the next run is not measured beside the replicas of the last."""
-    connection = http.client.HTTPConnection("127.0.0.1", home.site.port, timeout=10)
+    """Deletes a deployment, so that its replicas do not disturb the next run."""
+    connection = http.client.HTTPConnection("127.0.0.1", home.context.port, timeout=10)
     headers = {"authorization": f"Bearer {home.key}"}
     connection.request("DELETE", f"/api/v1/deployments/{name}", headers=headers)
     connection.getresponse().read()
@@ -233,42 +232,44 @@ def _delete(home: Home, name: str) -> None:
 
 
 def memory(home: Home, work: Workload, table: Table) -> None:
-    """After a few thousand predictions, so that buffers and arenas have their size."""
+    """Memory after a few thousand predictions, when buffers and arenas have their final sizes."""
     for _ in range(3000):
         if not home.predict("article", work):
             raise ServerFailed("a prediction failed before memory was read")
     for role in ROLES:
-        held = memory_of(home.process(role))
-        table.add(f"{role}: RSS", "MiB", held.rss / 2**20)
-        table.add(f"{role}: PSS", "MiB", held.pss / 2**20)
-    held = home.server.memory()
-    table.add("all processes: PSS", "MiB", held.pss / 2**20)
+        usage = memory_of(home.process(role))
+        table.add(f"{role}: RSS", "MiB", usage.rss / 2**20)
+        table.add(f"{role}: PSS", "MiB", usage.pss / 2**20)
+    usage = home.server.memory()
+    table.add("all processes: PSS", "MiB", usage.pss / 2**20)
 
 
 def killing(home: Home, work: Workload, runs: int, table: Table) -> None:
-    """kill -9 of each role: the longest time without a right answer, and failures on the way."""
+    """Longest time without a right answer after kill -9 of each role, and failed predictions."""
     for role in ROLES:
         for _ in range(runs):
-            wait_for("rest before the next kill", lambda: home.predict("article", work))
+            wait_for("recovery before the next kill", lambda: home.predict("article", work))
             time.sleep(1.0)
             pid = home.process(role)
-            began = time.perf_counter()
+            start = time.perf_counter()
             gap, failed = _kill(home, work, pid)
             table.add(f"kill -9 {role}: longest without an answer", "s", gap)
             table.add(f"kill -9 {role}: failed predictions", "requests", failed)
             if role == "control":
-                # Looked at after the second of predictions, so never less than that.
+                # Checked after one second of predictions, so the minimum is 1 s.
                 wait_for(f"{STATUS} after the kill", lambda: _answers(home, STATUS))
-                back = time.perf_counter() - began
+                back = time.perf_counter() - start
                 table.add(f"kill -9 {role}: until {STATUS} answers (≥ 1 s)", "s", back)
             if home.process(role) == pid:
-                raise ServerFailed(f"the {role} that was killed still runs")
+                raise ServerFailed(f"the killed {role} process is still running")
 
 
 def _kill(home: Home, work: Workload, pid: int) -> tuple[float, int]:
-    """(longest time without a right answer in seconds, failures), calling one after the other for
-    at least a second and until 20 in a row are right. A call that waits for a new process and is
-    answered then is no failure, but its time counts."""
+    """(longest time without a right answer in seconds, number of failures).
+
+    Sends sequential predictions for at least a second and until 20 consecutive ones are right. A
+    prediction that waits for a new process does not fail, but its time counts.
+    """
     os.kill(pid, signal.SIGKILL)
     killed = answered = time.perf_counter()
     longest, failed, right = 0.0, 0, 0
@@ -279,13 +280,13 @@ def _kill(home: Home, work: Workload, pid: int) -> tuple[float, int]:
         else:
             right, failed = 0, failed + 1
             time.sleep(0.002)
-        if time.perf_counter() - killed > PATIENCE_S:
-            raise ServerFailed(f"not serving again {PATIENCE_S:g} s after a kill")
+        if time.perf_counter() - killed > TIMEOUT_S:
+            raise ServerFailed(f"no recovery within {TIMEOUT_S:g} s after a kill")
     return longest, failed
 
 
 def _answers(home: Home, path: str) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", home.site.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", home.context.port, timeout=5)
     try:
         connection.request("GET", path, headers={"authorization": f"Bearer {home.key}"})
         return connection.getresponse().status == 200
@@ -299,32 +300,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cache", type=Path, default=HERE.parent / ".bench")
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
-    given = parser.parse_args(argv)
+    parser.add_argument("--output", type=Path, help="file to write the table to")
+    options = parser.parse_args(argv)
     if reason := openmaas.available():
         print(f"{sys.executable} cannot import OpenMaaS: {reason}", file=sys.stderr)
         return 1
-    cache = given.cache.resolve()
+    cache = options.cache.resolve()
     work = models.article(cache / "models")
     table, failure = Table(), ""
     try:
-        for _ in range(given.runs):
+        for _ in range(options.runs):
             with fresh_home(cache, lambda s: table.add("maas up to /readyz 200", "s", s)):
                 pass
         with fresh_home(cache) as home:
-            publishing(home, work, cache, given.runs, table)
-            publishing_a_build(home, given.runs, table)
-            openmaas.publish(home.site, "article", work.file, {"x": work.rows[0]})
+            publishing(home, work, cache, options.runs, table)
+            publishing_a_build(home, options.runs, table)
+            openmaas.publish(home.context, "article", work.file, {"x": work.rows[0]})
             wait_for("the deployment", lambda: home.predict("article", work))
             memory(home, work, table)
-            killing(home, work, given.runs, table)
-    except ServerFailed as failed:
-        failure = f"\n\nStopped: {failed}"
-    told = machine.description()
-    text = f"{told['processor']}, {told['cores']} cores, {told['kernel']}\n\n{table}{failure}\n"
+            killing(home, work, options.runs, table)
+    except ServerFailed as error:
+        failure = f"\n\nStopped: {error}"
+    here = machine.description()
+    text = f"{here['processor']}, {here['cores']} cores, {here['kernel']}\n\n{table}{failure}\n"
     print(text)
-    if given.output:
-        given.output.write_text(f"# Start, recovery and memory\n\n{text}")
+    if options.output:
+        options.output.write_text(f"# Start, recovery and memory\n\n{text}")
     return 1 if failure else 0
 
 

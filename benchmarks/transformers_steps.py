@@ -1,10 +1,9 @@
-"""The engine `transformers`: where the time of a step goes, with a randomly initialized model.
+"""Time of the parts of a step in the `transformers` engine, with random weights.
 
 `python -m benchmarks.transformers_steps` makes the model of `benchmarks.transformers_engine`, runs
-the engine in this process with nobody to tell, and times the parts of each step: making the batch
-ready (transformers), computing it, choosing tokens, telling. A device is waited for behind the
-computing, so the parts add up to a little more than a step takes otherwise. Needs the extra
-`transformers`.
+the engine in this process, and measures the parts of each step: preparation of the batch
+(transformers), computation, sampling, and output. It waits for the device after the computation, so
+the parts add up to slightly more than a step normally takes. Needs the extra `transformers`.
 """
 
 from __future__ import annotations
@@ -28,30 +27,30 @@ from maas.runtimes.base import EngineEvent, LoadRequest
 from maas.runtimes.catalog import create_generator
 from maas.runtimes.transformers import engine as engine
 
-PARTS = ("made ready", "computed", "chosen", "put", "told and the rest")
+PARTS = ("preparation", "computation", "sampling", "put", "output and rest")
 
 
 class Times:
-    """Of each step, by part, in seconds."""
+    """Seconds of each step, by part."""
 
     def __init__(self, model: Any) -> None:
         self.steps: list[dict[str, float]] = []
         self._now = dict.fromkeys(PARTS, 0.0)
         batch = model._batch
         processor = batch._processor
-        processor.prepare_next_batch = self._timed("made ready", processor.prepare_next_batch)
-        batch._computed = self._timed("computed", batch._computed, waits=True)
+        processor.prepare_next_batch = self._timed("preparation", processor.prepare_next_batch)
+        batch._computed = self._timed("computation", batch._computed, waits=True)
         batch.put = self._timed("put", batch.put)
-        engine.choose = self._timed("chosen", engine.choose)
+        engine.choose = self._timed("sampling", engine.choose)
         model._step = self._whole(model._step)
 
     def _timed(self, part: str, call: Callable[..., Any], *, waits: bool = False) -> Any:
-        def timed(*given: Any) -> Any:
-            began = time.perf_counter()
-            result = call(*given)
+        def timed(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            result = call(*arguments)
             if waits and torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self._now[part] += time.perf_counter() - began
+            self._now[part] += time.perf_counter() - start
             return result
 
         return timed
@@ -59,10 +58,10 @@ class Times:
     def _whole(self, call: Callable[[], None]) -> Any:
         def timed() -> None:
             self._now = dict.fromkeys(PARTS, 0.0)
-            began = time.perf_counter()
+            start = time.perf_counter()
             call()
-            rest = time.perf_counter() - began - sum(self._now.values())
-            self.steps.append(self._now | {"told and the rest": rest})
+            rest = time.perf_counter() - start - sum(self._now.values())
+            self.steps.append(self._now | {"output and rest": rest})
 
         return timed
 
@@ -75,19 +74,19 @@ def load(folder: Path) -> Any:
     return model
 
 
-def write(model: Any, count: int, first: int, tokens: int) -> None:
-    """`count` texts at once."""
+def generate(model: Any, count: int, first: int, tokens: int) -> None:
+    """Generates `count` texts concurrently."""
     ended = threading.Semaphore(0)
 
-    def sink(_: int, said: EngineEvent) -> None:
-        if not isinstance(said, Piece):
+    def sink(_: int, event: EngineEvent) -> None:
+        if not isinstance(event, Piece):
             ended.release()
 
     for number in range(first, first + count):
-        asked = Generation(
+        generation = Generation(
             prompt=prompt(number, 64), max_tokens=tokens, temperature=0, logit_bias={END: -100.0}
         )
-        model.start(number, asked, sink)
+        model.start(number, generation, sink)
     for _ in range(count):
         ended.acquire()
 
@@ -97,17 +96,17 @@ def main() -> int:
     parser.add_argument("--size", choices=list(SIZES), default="1b")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 16, 64])
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="b") as scratch:
-        make_model(Path(scratch), given.size)
+        make_model(Path(scratch), options.size)
         model = load(Path(scratch))
         times, first = Times(model), 1
-        print(f"| at once | {' | '.join(f'{part}, ms' for part in PARTS)} | step, ms |")
+        print(f"| concurrent | {' | '.join(f'{part}, ms' for part in PARTS)} | step, ms |")
         print("|---" * (len(PARTS) + 2) + "|")
-        for count in given.concurrency:
-            for _ in range(2):  # the first finds pages and caches cold
+        for count in options.concurrency:
+            for _ in range(2):  # the first run warms up pages and caches
                 times.steps.clear()
-                write(model, count, first, given.tokens)
+                generate(model, count, first, options.tokens)
                 first += count
             rows = [1e3 * statistics.median(step[part] for step in times.steps) for part in PARTS]
             whole = 1e3 * statistics.median(sum(step.values()) for step in times.steps)

@@ -1,1 +1,1 @@
-"""What the benchmark scripts share: environments, processes, load, statistics, reports."""
+"""Shared parts of the benchmark scripts: environments, processes, load, statistics, reports."""

@@ -1,9 +1,9 @@
-"""A process with an engine that writes text, called as its own documentation does.
+"""A process that runs a text generation engine without OpenMaaS around it.
 
-`python -m harness.bare_engine ENGINE MODEL THREADS SLOTS` loads the file with the very settings of
-a replica and then runs what it reads, a line each: `concurrency requests first tokens`. It answers
-with a line of JSON: how long all took, and how long each waited for its first text. No platform:
-no queue, no frames, no text pieced together; a token is looked at once.
+`python -m harness.bare_engine ENGINE MODEL THREADS SLOTS` loads the file with the settings of a
+replica. Each input line `concurrency requests first tokens` starts a run, and its result is a line
+of JSON: the total duration, and the time to the first text of each request. There is no queue, no
+frames and no assembly of text; every token is read once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness.generation_load import ENDS, checked_count, messages
+from harness.generation_load import END_TOKENS, checked_count, messages
 from maas.domain.signature import Signature, TensorSpec
 from maas.runtimes.base import LoadRequest
 
@@ -24,7 +24,7 @@ SIGNATURE = Signature(
     (TensorSpec("prompt", "BYTES"),), (TensorSpec("text", "BYTES"),), example={"prompt": "Hello"}
 )
 Runner = Callable[[int, range, int], list[float]]
-"""So many at once, numbers of prompts, tokens per answer; seconds to the first text of each."""
+"""Function of concurrency, prompt numbers and tokens per answer; seconds to each first text."""
 
 
 def llama_cpp(request: LoadRequest) -> Runner:
@@ -40,21 +40,21 @@ def llama_cpp(request: LoadRequest) -> Runner:
         body = {
             "messages": messages(number), "n_predict": tokens, "temperature": 0,
             "cache_prompt": False, "stream": True, "stream_options": {"include_usage": True},
-            "logit_bias": [[token, -100.0] for token in ENDS["llama_cpp"]],
+            "logit_bias": [[token, -100.0] for token in END_TOKENS["llama_cpp"]],
         }  # fmt: skip
-        began, first, used = time.perf_counter(), 0.0, 0
+        start, first, count = time.perf_counter(), 0.0, 0
 
-        def chunk(data: bytes) -> bool:
-            nonlocal first, used
-            said = msgspec.json.decode(data)
-            if not first and any(c.get("delta", {}).get("content") for c in said["choices"]):
+        def read_chunk(data: bytes) -> bool:
+            nonlocal first, count
+            chunk = msgspec.json.decode(data)
+            if not first and any(c.get("delta", {}).get("content") for c in chunk["choices"]):
                 first = time.perf_counter()
-            used = (said.get("usage") or {}).get("completion_tokens", used)
+            count = (chunk.get("usage") or {}).get("completion_tokens", count)
             return False
 
-        server.handle_chat_completions(msgspec.json.encode(body), chunk)
-        checked_count(used, tokens)
-        return first - began
+        server.handle_chat_completions(msgspec.json.encode(body), read_chunk)
+        checked_count(count, tokens)
+        return first - start
 
     def run(concurrency: int, numbers: range, tokens: int) -> list[float]:
         with ThreadPoolExecutor(concurrency) as pool:
@@ -73,7 +73,7 @@ def openvino(request: LoadRequest) -> Runner:
     pipeline: Any = model._pipeline
     tokenizer = pipeline.get_tokenizer()
 
-    def asked(number: int, tokens: int) -> Any:
+    def add_request(number: int, tokens: int) -> Any:
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens = config.min_new_tokens = tokens
         text = tokenizer.apply_chat_template(messages(number), add_generation_prompt=True)
@@ -81,23 +81,23 @@ def openvino(request: LoadRequest) -> Runner:
         return pipeline.add_request(number, ids, config)
 
     def run(concurrency: int, numbers: range, tokens: int) -> list[float]:
-        waiting, open_, waits = list(numbers)[::-1], {}, []
-        while waiting or open_:
-            while waiting and len(open_) < concurrency:
-                began = time.perf_counter()
+        waiting, running, waits = list(numbers)[::-1], {}, []
+        while waiting or running:
+            while waiting and len(running) < concurrency:
+                start = time.perf_counter()
                 number = waiting.pop()
-                open_[number] = (asked(number, tokens), began, [])
+                running[number] = (add_request(number, tokens), start, [])
             pipeline.step()
-            for number, (handle, began, written) in list(open_.items()):
+            for number, (handle, start, ids) in list(running.items()):
                 while handle.can_read():
                     for output in handle.read().values():
-                        if not written:
-                            waits.append(time.perf_counter() - began)
-                        written += output.generated_ids
+                        if not ids:
+                            waits.append(time.perf_counter() - start)
+                        ids += output.generated_ids
                 if handle.get_status() != openvino_genai.GenerationStatus.RUNNING:
-                    tokenizer.decode(written)
-                    checked_count(len(written), tokens)
-                    del open_[number]
+                    tokenizer.decode(ids)
+                    checked_count(len(ids), tokens)
+                    del running[number]
         return waits
 
     return run
@@ -111,9 +111,9 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         concurrency, requests, first, tokens = map(int, line.split())
-        began = time.perf_counter()
+        start = time.perf_counter()
         waits = run(concurrency, range(first, first + requests), tokens)
-        print(json.dumps([time.perf_counter() - began, waits]), flush=True)
+        print(json.dumps([time.perf_counter() - start, waits]), flush=True)
 
 
 if __name__ == "__main__":

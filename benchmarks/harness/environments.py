@@ -1,4 +1,4 @@
-"""One virtual environment per peer, with pinned versions, made once and kept in a cache folder."""
+"""A virtual environment with pinned versions for each peer, cached in a folder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ class EnvironmentFailed(Exception):
 
 
 def constraints_of(name: str) -> str:
-    """The lines below `[name]` in constraints-peers.txt: peers need different versions of the
-    same libraries, so each has a section of its own."""
+    """Lines of section `[name]` in constraints-peers.txt.
+
+    Each peer has its own section, because they need different versions of the same libraries.
+    """
     lines, inside = [], False
     for line in CONSTRAINTS.read_text().splitlines():
         if line.startswith("["):
@@ -28,10 +30,10 @@ def constraints_of(name: str) -> str:
 
 
 def ensure(name: str, requirements: Sequence[str], cache: Path) -> Path:
-    """The folder of the peer's environment, made anew when its pins or Python have changed."""
+    """Folder of the peer's environment, created again if its pins or Python have changed."""
     pins = constraints_of(name)
-    wanted = "\n".join([*sorted(requirements), pins, sys.version])
-    stamp = hashlib.sha256(wanted.encode()).hexdigest()
+    inputs = "\n".join([*sorted(requirements), pins, sys.version])
+    stamp = hashlib.sha256(inputs.encode()).hexdigest()
     folder = cache / "venvs" / name
     marker = folder / "bench-stamp"
     if marker.is_file() and marker.read_text() == stamp:
@@ -47,7 +49,7 @@ def ensure(name: str, requirements: Sequence[str], cache: Path) -> Path:
 
 
 def versions(python: Path) -> dict[str, str]:
-    """Every package in an environment, by name."""
+    """Versions of all packages in an environment, by name."""
     code = (
         "import importlib.metadata as m, json;"
         "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"

@@ -1,4 +1,4 @@
-"""The sides of the generation benchmark: an engine bare, a replica, and a gateway before it."""
+"""Sides of the generation benchmark: the bare engine, a replica, and a gateway with a replica."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,10 +21,10 @@ import psutil
 import uvloop
 
 import maas
+from harness.generation_load import END_TOKENS, checked_count, messages
 from harness.openmaas import maas_command
 from harness.processes import free_port, status_of
-from harness.generation_load import ENDS, checked_count, messages
-from maas.client.load.connections import Address, LoadConnection
+from maas.client.load.connection import Address, LoadConnection
 from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.models import Variant
@@ -32,38 +33,44 @@ from maas.serving.routing.generation_call import GenerationCall
 from maas.settings import child_environment
 
 HERE = Path(__file__).resolve().parents[1]
-PATIENCE_S = 600.0
+TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
-class Asked:
-    """So many requests, so many of them at once, all of `tokens` tokens."""
+class RunRequest:
+    """Number of requests and concurrency of a run; every answer has `tokens` tokens."""
 
     concurrency: int
     requests: int
     first: int
-    """The number of the first prompt."""
+    """Number of the first prompt."""
     tokens: int
 
 
 @dataclass(frozen=True)
-class Told:
+class RunResult:
+    """Duration of a run, and the waiting times in it."""
+
     seconds: float
     waits: list[float]
-    """To the first text, in seconds."""
+    """Seconds to the first text of each request."""
 
 
 class Side(Protocol):
-    pids: list[int]
-    """The processes that do the work; the one that asks is not among them."""
+    """One way to generate text that the benchmark compares."""
 
-    def run(self, asked: Asked) -> Told: ...
+    pids: list[int]
+    """Processes that do the work, without the one that sends requests."""
+
+    def run(self, request: RunRequest) -> RunResult: ...
 
 
 # -- bare ------------------------------------------------------------------------------------
 
 
-class Bare:
+class BareEngine:
+    """The engine in a process of its own (`bare_engine.py`)."""
+
     def __init__(self, engine: str, model: Path, threads: int, slots: int) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "harness.bare_engine", engine, model, str(threads), str(slots)],
@@ -73,11 +80,11 @@ class Bare:
         self.pids = [self._process.pid]
         self._line()
 
-    def run(self, asked: Asked) -> Told:
-        told = (asked.concurrency, asked.requests, asked.first, asked.tokens)
+    def run(self, request: RunRequest) -> RunResult:
+        fields = (request.concurrency, request.requests, request.first, request.tokens)
         if self._process.stdin is not None:
-            print(*told, file=self._process.stdin, flush=True)
-        return Told(*json.loads(self._line()))
+            print(*fields, file=self._process.stdin, flush=True)
+        return RunResult(*json.loads(self._line()))
 
     def close(self) -> None:
         self._process.kill()
@@ -86,7 +93,7 @@ class Bare:
     def _line(self) -> str:
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
-            raise SystemExit("the bare engine ended")
+            raise SystemExit("the process of the bare engine exited")
         return line
 
 
@@ -95,16 +102,18 @@ class Bare:
 
 @contextlib.contextmanager
 def platform(model: Path, engines: list[str], threads: int) -> Iterator[dict[str, dict[str, Side]]]:
-    """`maas up` as delivered, with a deployment per engine; by engine its replica, asked over its
-    socket as a gateway asks, and the same replica behind the gateway."""
+    """`maas up` with defaults and a deployment per engine.
+
+    Yields for each engine its replica, called over its socket as by a gateway, and the gateway.
+    """
     with tempfile.TemporaryDirectory(prefix="b") as folder:
         port = free_port()
         home = Path(folder) / "h"
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")}
-        told = {"MAAS_HOME": str(home), "MAAS_SERVER__PORT": str(port)}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")}
+        environment |= {"MAAS_HOME": str(home), "MAAS_SERVER__PORT": str(port)}
         with (Path(folder) / "log").open("wb") as log:
             process = subprocess.Popen(
-                [*maas_command(), "up"], env=kept | told, stdout=log, stderr=subprocess.STDOUT
+                [*maas_command(), "up"], env=environment, stdout=log, stderr=subprocess.STDOUT
             )
         try:
             _wait(lambda: status_of(port, "/readyz") == 200, "maas up")
@@ -113,7 +122,7 @@ def platform(model: Path, engines: list[str], threads: int) -> Iterator[dict[str
                 maas.Client(base_url=f"http://127.0.0.1:{port}", api_key=key)
             ) as client:
                 _deploy(client, model, engines, threads)
-                address = Address.of(client._transport.connection)
+                address = Address.of(client._transport.endpoint)
             yield {e: _sides(home, process.pid, e, address) for e in engines}
         finally:
             process.terminate()
@@ -135,119 +144,125 @@ def _deploy(client: maas.Client, model: Path, engines: list[str], threads: int) 
 def _sides(home: Path, supervisor: int, engine: str, address: Address) -> dict[str, Side]:
     name = engine.replace("_", "-")
     specs = (home / "run" / "replicas").glob("*.json")
-    found = next(p for p in specs if json.loads(p.read_text())["deployment"] == name)
+    spec = next(p for p in specs if json.loads(p.read_text())["deployment"] == name)
     replica, gateways = [], []
     for process in psutil.Process(supervisor).children(recursive=True):
         command = process.cmdline()
-        replica += [process.pid] if str(found) in command else []
-        gateways += [process.pid] if "maas.processes.gateway" in command else []
-    socket = json.loads(found.read_text())["socket"]
+        if str(spec) in command:
+            replica.append(process.pid)
+        if "maas.processes.gateway" in command:
+            gateways.append(process.pid)
+    socket = json.loads(spec.read_text())["socket"]
     gateway = Gateway(name, engine, address, [*replica, *gateways])
     return {"replica": Replica(socket, engine, replica), "gateway": gateway}
 
 
-def _wait(is_there: Any, what: str) -> None:
-    ends = time.monotonic() + 60
-    while not is_there():
-        if time.monotonic() > ends:
+def _wait(is_ready: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not is_ready():
+        if time.monotonic() > deadline:
             raise SystemExit(f"{what} is not ready")
         time.sleep(0.05)
 
 
 class Replica:
+    """A replica called over its socket, as by a gateway."""
+
     def __init__(self, socket: str, engine: str, pids: list[int]) -> None:
         self._socket = socket
-        self._ends = dict.fromkeys(ENDS[engine], -100.0)
+        self._end_tokens = dict.fromkeys(END_TOKENS[engine], -100.0)
         self.pids = pids
 
-    def run(self, asked: Asked) -> Told:
-        return uvloop.run(self._run(asked))
+    def run(self, request: RunRequest) -> RunResult:
+        return uvloop.run(self._run(request))
 
-    async def _run(self, asked: Asked) -> Told:
+    async def _run(self, request: RunRequest) -> RunResult:
         link = await ReplicaLink.connect(self._socket)
 
         async def one(number: int) -> float:
             call = _Call(
                 Generation(
-                    messages(number), max_tokens=asked.tokens, temperature=0.0,
-                    logit_bias=self._ends,
+                    messages(number), max_tokens=request.tokens, temperature=0.0,
+                    logit_bias=self._end_tokens,
                 )
             )  # fmt: skip
             link.submit(call)
-            checked_count((await call.over).completion_tokens, asked.tokens)
-            return call.first - call.began
+            checked_count((await call.ending).completion_tokens, request.tokens)
+            return call.first - call.start
 
-        told = await _in_turns(asked, [one] * asked.concurrency)
+        result = await _closed_loop(request, [one] * request.concurrency)
         link.close()
-        return told
+        return result
 
 
 class _Call(GenerationCall):
-    """Notes when its first text came, and its end."""
+    """A call that records the time of its first text, and its ending."""
 
-    __slots__ = ("began", "first", "over")
+    __slots__ = ("ending", "first", "start")
 
-    def __init__(self, wanted: Generation) -> None:
-        super().__init__(wanted, time.monotonic() + PATIENCE_S)
-        self.began, self.first = time.perf_counter(), 0.0
-        self.over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+    def __init__(self, generation: Generation) -> None:
+        super().__init__(generation, time.monotonic() + TIMEOUT_S)
+        self.start, self.first = time.perf_counter(), 0.0
+        self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     def wrote(self, piece: Piece) -> None:
         if not self.first and piece.text:
             self.first = time.perf_counter()
 
     def ended(self, ending: Ending) -> None:
-        self.over.set_result(ending)
+        self.ending.set_result(ending)
 
     def failed(self, error: MaasError) -> None:
-        self.over.set_exception(error)
+        self.ending.set_exception(error)
 
 
 class Gateway:
-    """Asked as its clients do: chat completions with a key, streamed, with usage at the end."""
+    """The gateway called as by clients: streamed chat completions with a key and usage."""
 
     def __init__(self, name: str, engine: str, address: Address, pids: list[int]) -> None:
         self._name = name
         self._address = address
-        self._ends = {str(token): -100 for token in ENDS[engine]}
+        self._end_tokens = {str(token): -100 for token in END_TOKENS[engine]}
         self.pids = pids
 
-    def run(self, asked: Asked) -> Told:
-        return uvloop.run(self._run(asked))
+    def run(self, request: RunRequest) -> RunResult:
+        return uvloop.run(self._run(request))
 
-    async def _run(self, asked: Asked) -> Told:
-        lines = [LoadConnection(self._address) for _ in range(asked.concurrency)]
-        for line in lines:
-            await line.connect()
+    async def _run(self, request: RunRequest) -> RunResult:
+        connections = [LoadConnection(self._address) for _ in range(request.concurrency)]
+        for connection in connections:
+            await connection.connect()
 
-        async def one(line: LoadConnection, number: int) -> float:
+        async def one(connection: LoadConnection, number: int) -> float:
             body = {
-                "model": self._name, "messages": messages(number), "max_tokens": asked.tokens,
-                "temperature": 0, "logit_bias": self._ends, "stream": True,
+                "model": self._name, "messages": messages(number), "max_tokens": request.tokens,
+                "temperature": 0, "logit_bias": self._end_tokens, "stream": True,
                 "stream_options": {"include_usage": True},
             }  # fmt: skip
             stream = _Stream()
-            await line.ask(
-                self._address.post("/v1/chat/completions", msgspec.json.encode(body)), stream.take
+            await connection.send(
+                self._address.post("/v1/chat/completions", msgspec.json.encode(body)), stream.feed
             )
-            checked_count(stream.used, asked.tokens)
-            return stream.first - stream.began
+            checked_count(stream.tokens, request.tokens)
+            return stream.first - stream.start
 
-        told = await _in_turns(asked, [lambda number, li=line: one(li, number) for line in lines])
-        for line in lines:
-            line.close()
-        return told
+        result = await _closed_loop(
+            request, [partial(one, connection) for connection in connections]
+        )
+        for connection in connections:
+            connection.close()
+        return result
 
 
 class _Stream:
-    """Reads no more of an answer than when its text began, and how many tokens it has."""
+    """Reads the time of the first text and the number of tokens of a stream, and nothing else."""
 
     def __init__(self) -> None:
-        self.began, self.first, self.used = time.perf_counter(), 0.0, 0
+        self.start, self.first, self.tokens = time.perf_counter(), 0.0, 0
         self._tail = b""
 
-    def take(self, data: bytes) -> None:
-        # Every event of a tick comes in one part; an event may still be cut in two.
+    def feed(self, data: bytes) -> None:
+        # All events of a tick arrive together, but an event may be split.
         data = self._tail + data
         events = data.split(b"\n\n")
         self._tail = events.pop()
@@ -256,22 +271,22 @@ class _Stream:
                 continue
             if event == b"data: [DONE]":
                 continue
-            said = msgspec.json.decode(event[6:])
-            if not self.first and any(c["delta"].get("content") for c in said["choices"]):
+            chunk = msgspec.json.decode(event[6:])
+            if not self.first and any(c["delta"].get("content") for c in chunk["choices"]):
                 self.first = time.perf_counter()
-            if said.get("usage"):
-                self.used = said["usage"]["completion_tokens"]
+            if chunk.get("usage"):
+                self.tokens = chunk["usage"]["completion_tokens"]
 
 
-async def _in_turns(asked: Asked, callers: list[Any]) -> Told:
-    """Each caller waits for its answer before it asks again."""
-    numbers = iter(range(asked.first, asked.first + asked.requests))
+async def _closed_loop(request: RunRequest, callers: list[Any]) -> RunResult:
+    """Runs all requests; each caller waits for its answer before its next request."""
+    numbers = iter(range(request.first, request.first + request.requests))
     waits: list[float] = []
 
-    async def keep_asking(one: Any) -> None:
+    async def send_requests(one: Any) -> None:
         for number in numbers:
             waits.append(await one(number))
 
-    began = time.perf_counter()
-    await asyncio.gather(*(keep_asking(one) for one in callers))
-    return Told(time.perf_counter() - began, waits)
+    start = time.perf_counter()
+    await asyncio.gather(*(send_requests(one) for one in callers))
+    return RunResult(time.perf_counter() - start, waits)

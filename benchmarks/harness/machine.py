@@ -1,4 +1,4 @@
-"""What the machine is, and how much it was disturbed while something was measured."""
+"""Description of the machine, and its other load during a measurement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CoreTimes:
-    """Jiffies of one core since boot, in seconds."""
+    """CPU time of one core since boot, in seconds."""
 
     busy: float
     steal: float
@@ -30,7 +30,7 @@ def core_times(core: int) -> CoreTimes:
 
 
 def calibration_ms(core: int) -> float:
-    """How long a fixed piece of work takes on `core` just now: shows a slower clock or a rival."""
+    """Duration of a fixed computation on `core`, which shows a slower clock or other load."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -44,7 +44,7 @@ def calibration_ms(core: int) -> float:
 
 
 def description() -> dict[str, Any]:
-    """Processor, cores, memory, kernel: what a reader needs to judge the numbers."""
+    """Processor, cores, memory, kernel and Python version."""
     processor = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

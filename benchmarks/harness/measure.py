@@ -1,4 +1,4 @@
-"""Rounds: every participant in turn, in an order that is rotated and reversed each time."""
+"""Interleaved rounds over all participants, in an order that is rotated and reversed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import numpy as np
 
 from harness import environments, load, machine
 from harness.models import Workload
-from harness.peers import OUR_NAME, SERVERS, Door, Peer, Running, Site
+from harness.peers import OUR_NAME, SERVERS, Endpoint, LaunchContext, Peer, Running
 from harness.processes import ServerFailed, free_port
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run, for how long and where."""
+    """Rounds, durations, cores and numbers of connections."""
 
     rounds: int
     seconds: int
@@ -30,7 +30,7 @@ class Plan:
     load_core: int
     cache: Path
     connections: Mapping[str, Sequence[int]]
-    """By workload."""
+    """Numbers of connections, by workload."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sample:
-    """One door, one number of connections, one round."""
+    """Measurement of one route with one number of connections in one round."""
 
     peer: str
     config: str
-    door: str
+    protocol: str
     workload: str
     connections: int
     round: int
@@ -56,32 +56,37 @@ class Sample:
     p50_ms: float
     p99_ms: float
     cpu_s_per_1k: float
-    """Processor seconds of the server's whole process tree per 1,000 requests."""
+    """CPU seconds of the server's process tree per 1,000 requests."""
     rss_mib: float
     pss_mib: float
     generator_cpu: float
     foreign_cpu: float
-    """Share of the server's core that neither the server nor idling used: somebody else's work."""
+    """Share of the server's core that other processes used."""
     steal: float
     void: str
-    """Why this sample does not count, or ''."""
+    """Reason why this sample is invalid; empty if it is valid."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def order(entries: Sequence[Entry], number: int) -> list[Entry]:
-    """ABBA: forward, then backward, then rotated by one and forward, and so on."""
+    """Order of a round (ABBA): forward, backward, then rotated by one and forward, and so on."""
     shift = number // 2 % len(entries)
-    turned = [*entries[shift:], *entries[:shift]]
-    return turned[::-1] if number % 2 else turned
+    rotated = [*entries[shift:], *entries[:shift]]
+    return rotated[::-1] if number % 2 else rotated
 
 
 def run(
-    plan: Plan, entries: Sequence[Entry], works: Mapping[str, Workload], failures: dict[str, str]
+    plan: Plan,
+    entries: Sequence[Entry],
+    workloads: Mapping[str, Workload],
+    failures: dict[str, str],
 ) -> Iterator[Sample]:
-    """All samples, round by round. A participant that fails is left out from then on, and why is
-    put into `failures`."""
+    """All samples, round by round.
+
+    A participant that fails is skipped from then on, with the reason in `failures`.
+    """
     for number in range(plan.rounds):
         for entry in order(entries, number):
             label = f"{entry.peer.title} [{entry.config}]"
@@ -89,17 +94,32 @@ def run(
                 continue
             print(f"round {number + 1}/{plan.rounds}: {label}", file=sys.stderr, flush=True)
             try:
-                yield from _turn(plan, entry, works, number)
-            except ServerFailed as failed:
-                failures[label] = str(failed)
-                print(f"  left out: {failed}", file=sys.stderr, flush=True)
+                yield from _run_turn(plan, entry, workloads, number)
+            except ServerFailed as error:
+                failures[label] = str(error)
+                print(f"  skipped: {error}", file=sys.stderr, flush=True)
 
 
-def _turn(plan: Plan, entry: Entry, works: Mapping[str, Workload], number: int) -> Iterator[Sample]:
+@dataclass(frozen=True)
+class _Turn:
+    """One participant with its server running in one round."""
+
+    plan: Plan
+    entry: Entry
+    workloads: Mapping[str, Workload]
+    number: int
+    """Number of the round, from 0."""
+    running: Running
+    folder: Path
+
+
+def _run_turn(
+    plan: Plan, entry: Entry, workloads: Mapping[str, Workload], number: int
+) -> Iterator[Sample]:
+    """Starts a server, measures all its endpoints, and stops it."""
     plan.cache.mkdir(parents=True, exist_ok=True)
-    doors = [d for d in entry.peer.doors if d.workload in plan.connections]
     with tempfile.TemporaryDirectory(dir=plan.cache, prefix="run-") as folder:
-        site = Site(
+        context = LaunchContext(
             python=entry.python,
             port=free_port(),
             spare_port=free_port(),
@@ -109,119 +129,118 @@ def _turn(plan: Plan, entry: Entry, works: Mapping[str, Workload], number: int) 
             log=plan.cache / "logs" / f"{entry.peer.name}.log",
             core=plan.server_core,
         )
-        running = entry.peer.start(site)
+        running = entry.peer.start(context)
         try:
-            for door in doors:
-                yield from _door(plan, entry, running, door, works, number, Path(folder))
+            turn = _Turn(plan, entry, workloads, number, running, Path(folder))
+            for endpoint in entry.peer.endpoints:
+                if endpoint.workload in plan.connections:
+                    yield from _measure_endpoint(turn, endpoint)
         finally:
             running.server.stop()
 
 
-def _door(
-    plan: Plan,
-    entry: Entry,
-    running: Running,
-    door: Door,
-    works: Mapping[str, Workload],
-    number: int,
-    folder: Path,
-) -> Iterator[Sample]:
-    """Checks the answers, warms up, measures at every number of connections, checks again."""
-    request = request_of(running, door, works)
-    work = works.get(door.workload)
+def _measure_endpoint(turn: _Turn, endpoint: Endpoint) -> Iterator[Sample]:
+    """Checks answers, warms up, measures with every number of connections, and checks again."""
+    plan, running = turn.plan, turn.running
+    request = request_of(running, endpoint, turn.workloads)
+    work = turn.workloads.get(endpoint.workload)
 
     def check() -> None:
-        if door.dialect and work and not door.grpc:
-            load.check_answers(running.port, door.path, door.dialect, work, running.headers)
+        if endpoint.request_format and work and not endpoint.grpc:
+            load.check_answers(
+                running.port, endpoint.path, endpoint.request_format, work, running.headers
+            )
 
     check()
-    levels = plan.connections[door.workload]
-    if not door.grpc and plan.warmup:
+    levels = plan.connections[endpoint.workload]
+    if not endpoint.grpc and plan.warmup:
         load.run_wrk(
-            running.port, request, connections=max(levels), seconds=plan.warmup, folder=folder
+            running.port,
+            request,
+            connections=max(levels),
+            seconds=plan.warmup,
+            folder=turn.folder,
         )
     for connections in levels:
-        yield _measure(plan, entry, running, door, request, (number, connections, folder), work)
+        yield _measure(turn, endpoint, request, connections)
     check()
 
 
-def request_of(running: Running, door: Door, works: Mapping[str, Workload]) -> load.Request:
-    """What the generator sends: the first row, with the headers that this server wants."""
-    if door.dialect is None:
-        return load.Request("GET", door.path, dict(running.headers), b"")
-    work = works[door.workload]
-    headers, body = door.dialect.encode(work, work.rows[0])
-    return load.Request("POST", door.path, {**headers, **running.headers}, body)
+def request_of(
+    running: Running, endpoint: Endpoint, workloads: Mapping[str, Workload]
+) -> load.Request:
+    """Request of the load generator: the first row, with the headers of this server."""
+    if endpoint.request_format is None:
+        return load.Request("GET", endpoint.path, dict(running.headers), b"")
+    work = workloads[endpoint.workload]
+    headers, body = endpoint.request_format.encode(work, work.rows[0])
+    return load.Request("POST", endpoint.path, {**headers, **running.headers}, body)
 
 
-def _measure(
-    plan: Plan,
-    entry: Entry,
-    running: Running,
-    door: Door,
-    request: load.Request,
-    where: tuple[int, int, Path],
-    work: Workload | None,
-) -> Sample:
-    number, connections, folder = where
-    server = running.server
+def _measure(turn: _Turn, endpoint: Endpoint, request: load.Request, connections: int) -> Sample:
+    plan, server = turn.plan, turn.running.server
     cpu, core = server.cpu_seconds(), machine.core_times(plan.server_core)
-    if door.grpc:
-        assert work is not None
-        seen = _run_grpc(entry.python, running, work, connections, plan.seconds, folder)
+    if endpoint.grpc:
+        result = _run_grpc(turn, turn.workloads[endpoint.workload], connections)
     else:
-        seen = load.run_wrk(
-            running.port, request, connections=connections, seconds=plan.seconds, folder=folder
+        result = load.run_wrk(
+            turn.running.port,
+            request,
+            connections=connections,
+            seconds=plan.seconds,
+            folder=turn.folder,
         )
     core_after = machine.core_times(plan.server_core)
-    spent = server.cpu_seconds() - cpu
-    lasted = core_after.at - core.at
+    cpu_s = server.cpu_seconds() - cpu
+    seconds = core_after.at - core.at
     memory = server.memory()
-    void = f"{seen.errors} errors" if seen.errors else "" if seen.requests else "no answers"
+    void = "" if result.requests else "no answers"
+    if result.errors:
+        void = f"{result.errors} errors"
     return Sample(
-        peer=entry.peer.name,
-        config=entry.config,
-        door=door_name(door),
-        workload=door.workload,
+        peer=turn.entry.peer.name,
+        config=turn.entry.config,
+        protocol=protocol_name(endpoint),
+        workload=endpoint.workload,
         connections=connections,
-        round=number,
-        rps=seen.requests / seen.seconds,
-        p50_ms=seen.p50_ms,
-        p99_ms=seen.p99_ms,
-        cpu_s_per_1k=spent / max(seen.requests, 1) * 1000,
+        round=turn.number,
+        rps=result.requests / result.seconds,
+        p50_ms=result.p50_ms,
+        p99_ms=result.p99_ms,
+        cpu_s_per_1k=cpu_s / max(result.requests, 1) * 1000,
         rss_mib=memory.rss / 2**20,
         pss_mib=memory.pss / 2**20,
-        generator_cpu=seen.generator_cpu,
-        foreign_cpu=max(0.0, (core_after.busy - core.busy - spent) / lasted),
-        steal=(core_after.steal - core.steal) / lasted,
+        generator_cpu=result.generator_cpu,
+        foreign_cpu=max(0.0, (core_after.busy - core.busy - cpu_s) / seconds),
+        steal=(core_after.steal - core.steal) / seconds,
         void=void,
     )
 
 
-def door_name(door: Door) -> str:
-    if door.dialect is None:
+def protocol_name(endpoint: Endpoint) -> str:
+    if endpoint.request_format is None:
         return "no-op"
-    return "OIP v2 gRPC, raw bytes" if door.grpc else door.dialect.name
+    return "OIP v2 gRPC, raw bytes" if endpoint.grpc else endpoint.request_format.name
 
 
-def _run_grpc(
-    python: Path, running: Running, work: Workload, connections: int, seconds: int, folder: Path
-) -> load.Load:
-    rows = folder / "rows.npy"
+def _run_grpc(turn: _Turn, work: Workload, connections: int) -> load.Load:
+    rows = turn.folder / "rows.npy"
     np.save(rows, work.rows)
-    script = SERVERS / "mlserver_grpc_load.py"
-    argv = [python, script, running.grpc_port, rows, connections, seconds]
+    script, port = SERVERS / "mlserver_grpc_load.py", turn.running.grpc_port
+    argv = [turn.entry.python, script, port, rows, connections, turn.plan.seconds]
     done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServerFailed(f"gRPC load failed: {done.stderr.strip().splitlines()[-1:]}")
-    seen = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     nan = float("nan")
-    return load.Load(seen["requests"], seen["seconds"], 0, nan, nan, nan)
+    return load.Load(result["requests"], result["seconds"], 0, nan, nan, nan)
 
 
 def prepare(peers: Sequence[Peer], cache: Path, failures: dict[str, str]) -> dict[str, Path]:
-    """The Python of every peer's environment, by peer; those that cannot be made go to
-    `failures`."""
+    """Python interpreter of each peer's environment, by peer.
+
+    Peers whose environment cannot be created are in `failures`.
+    """
     pythons: dict[str, Path] = {}
     for peer in peers:
         if peer.name == OUR_NAME:
@@ -230,7 +249,7 @@ def prepare(peers: Sequence[Peer], cache: Path, failures: dict[str, str]) -> dic
         try:
             folder = environments.ensure(peer.environment or peer.name, peer.requirements, cache)
             pythons[peer.name] = folder / "bin" / "python"
-        except environments.EnvironmentFailed as failed:
-            failures[peer.title] = str(failed)
-            print(f"{peer.title} is left out: {failed}", file=sys.stderr, flush=True)
+        except environments.EnvironmentFailed as error:
+            failures[peer.title] = str(error)
+            print(f"{peer.title} is skipped: {error}", file=sys.stderr, flush=True)
     return pythons

@@ -1,9 +1,9 @@
-"""The two models that every server answers for, and the answers that are right.
+"""The two models that every server serves, with rows and expected answers.
 
-`article` is the net of many tutorials: 10 inputs, 10 hidden units with ReLU, 1 output. `image`
-takes 3x224x224 numbers and returns the mean of each channel: as little model as possible behind
-as much input as an image model gets. Weights and rows come from a fixed seed, so every run and
-every machine serves the same model.
+`article` is the network of many tutorials: 10 inputs, 10 hidden units with ReLU, 1 output. `image`
+takes 3x224x224 numbers and returns the mean of each channel: a minimal model with the input of an
+image model. Weights and rows come from a fixed seed, so that every run and every machine serves the
+same model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, rows to ask it for, and what it must answer."""
+    """A model with rows and the expected answers."""
 
     name: str
     file: Path
@@ -39,7 +39,7 @@ class Workload:
 
 
 def article(folder: Path) -> Workload:
-    """The 10-10-1 net; written to `folder` as ONNX and as plain arrays (for torch)."""
+    """The 10-10-1 network, written to `folder` as ONNX and as arrays for torch."""
     rng = np.random.default_rng(SEED)
     w1 = rng.normal(0, 0.5, (10, 10)).astype(np.float32)
     b1 = rng.normal(0, 0.5, 10).astype(np.float32)
@@ -56,7 +56,7 @@ def article(folder: Path) -> Workload:
 
 
 def image(folder: Path) -> Workload:
-    """Channel means of a 3x224x224 float32 input; written to `folder` as ONNX."""
+    """Channel means of a 3x224x224 float32 input, written to `folder` as ONNX."""
     rng = np.random.default_rng(SEED)
     rows = rng.random((8, *IMAGE_SHAPE), dtype=np.float32)
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def _write_image_onnx(path: Path) -> None:
 def _save(graph: object, path: Path) -> None:
     from onnx import checker, helper, save_model
 
-    # Opset 17 and IR 9 are read by every onnxruntime that the peers may bring.
+    # Every version of onnxruntime that the peers install supports opset 17 and IR 9.
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9, producer_name="bench"
     )
@@ -108,6 +108,6 @@ def _save(graph: object, path: Path) -> None:
 
 
 def as_json(row: Array) -> list[object]:
-    """A row as JSON numbers, each as short as its float32 value allows (as clients send them)."""
+    """A row as JSON numbers in the shortest form of their float32 values, as clients send them."""
     shortest = [float(str(value)) for value in row.ravel()]
     return json.loads(json.dumps(np.array(shortest, dtype=object).reshape(row.shape).tolist()))

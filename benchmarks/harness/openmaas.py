@@ -1,6 +1,6 @@
-"""OpenMaaS as a participant: `maas up` in a fresh home, both models published and deployed.
+"""OpenMaaS as a participant: `maas up` with a new home, both models published and deployed.
 
-Nothing is switched off: every measured request carries a key that is checked, and is counted.
+Nothing is disabled: every measured request has a key that is checked, and its usage is counted.
 """
 
 from __future__ import annotations
@@ -15,68 +15,70 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.request_formats import OipBinary, OipJson
-from harness.peers import ARTICLE, OUR_NAME, Door, Peer, Running, Site
+from harness.peers import ARTICLE, OUR_NAME, Endpoint, LaunchContext, Peer, Running
 from harness.processes import Server, ServerFailed, status_of
+from harness.request_formats import OipBinary, OipJson
 
 
 @contextlib.contextmanager
 def _quiet_environment() -> Any:
-    """The SDK reads its defaults from the environment; ours must not leak into a measurement."""
-    kept = {k: os.environ.pop(k) for k in list(os.environ) if k.startswith("MAAS_")}
+    """Removes the variables of this environment that the SDK would read as defaults."""
+    variables = {k: os.environ.pop(k) for k in list(os.environ) if k.startswith("MAAS_")}
     try:
         yield
     finally:
-        os.environ.update(kept)
+        os.environ.update(variables)
 
 
 def maas_command() -> list[str]:
-    """The command of the environment that runs this script."""
-    beside = Path(sys.executable).with_name("maas")
-    if beside.is_file():
-        return [str(beside)]
+    """`maas` in the environment that runs this script."""
+    script = Path(sys.executable).with_name("maas")
+    if script.is_file():
+        return [str(script)]
     return [sys.executable, "-m", "maas.cli.main"]
 
 
-def up(site: Site, *, wait: bool = True) -> Server:
-    """`maas up` with its home in `site.folder`, in the foreground, on `site.core`."""
-    told = {
-        "MAAS_HOME": str(site.folder / "home"),
-        "MAAS_SERVER__PORT": str(site.port),
+def up(context: LaunchContext, *, wait: bool = True) -> Server:
+    """`maas up` with its home in `context.folder`, in the foreground, on `context.core`."""
+    environment = {
+        "MAAS_HOME": str(context.folder / "home"),
+        "MAAS_SERVER__PORT": str(context.port),
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-        **{f"MAAS_SERVER__{name.upper()}": str(value) for name, value in site.options.items()},
+        **{f"MAAS_SERVER__{name.upper()}": str(value) for name, value in context.options.items()},
     }
-    server = Server([*maas_command(), "up"], core=site.core, log=site.log, environment=told)
+    server = Server(
+        [*maas_command(), "up"], core=context.core, log=context.log, environment=environment
+    )
     if wait:
         try:
-            server.wait_ready(site.port, "/readyz")
+            server.wait_ready(context.port, "/readyz")
         except BaseException:
             server.stop()
             raise
     return server
 
 
-def admin_key(site: Site) -> str:
-    return (site.folder / "home" / "admin.key").read_text().strip()
+def admin_key(context: LaunchContext) -> str:
+    return (context.folder / "home" / "admin.key").read_text().strip()
 
 
-def client(site: Site) -> Any:
-    """The SDK's client of this server, with the admin key."""
+def client(context: LaunchContext) -> Any:
+    """A client of the SDK with the admin key."""
     import maas
 
     with _quiet_environment():
-        return maas.Client(base_url=f"http://127.0.0.1:{site.port}", api_key=admin_key(site))
+        return maas.Client(base_url=f"http://127.0.0.1:{context.port}", api_key=admin_key(context))
 
 
-def publish(site: Site, name: str, model: Any, example: Any) -> None:
-    """Publishes and deploys a model under its own name."""
-    with contextlib.closing(client(site)) as sdk:
+def publish(context: LaunchContext, name: str, model: Any, example: Any) -> None:
+    """Publishes a model and deploys it with the same name."""
+    with contextlib.closing(client(context)) as sdk:
         sdk.publish(model, name=name, example=example)
         sdk.deploy(name, model=name)
 
 
 def wait_deployed(port: int, name: str, headers: dict[str, str], timeout_s: float = 30) -> None:
-    """Returns when the deployment answers for itself."""
+    """Returns when the deployment is ready. Raises ServerFailed after `timeout_s`."""
     import http.client
 
     deadline = time.monotonic() + timeout_s
@@ -92,36 +94,38 @@ def wait_deployed(port: int, name: str, headers: dict[str, str], timeout_s: floa
             connection.close()
         time.sleep(0.02)
     raise ServerFailed(
-        f"deployment {name} is not ready; GET /livez says {status_of(port, '/livez')}"
+        f"deployment {name} is not ready; the status of GET /livez is {status_of(port, '/livez')}"
     )
 
 
 @dataclass(frozen=True)
 class OpenMaaS(Peer):
-    def start(self, site: Site) -> Running:
+    """OpenMaaS, whose models are published and deployed after its start."""
+
+    def start(self, context: LaunchContext) -> Running:
         import numpy as np
 
-        server = up(site)
+        server = up(context)
         try:
             rows = {
                 "article": np.arange(1, 11, dtype=np.float32),
                 "image": np.zeros((3, 224, 224), dtype=np.float32),
             }
-            headers = {"authorization": f"Bearer {admin_key(site)}"}
+            headers = {"authorization": f"Bearer {admin_key(context)}"}
             for name, row in rows.items():
-                publish(site, name, site.models / f"{name}.onnx", {"x": row})
-                wait_deployed(site.port, name, headers)
+                publish(context, name, context.models / f"{name}.onnx", {"x": row})
+                wait_deployed(context.port, name, headers)
         except ServerFailed:
             server.stop()
             raise
-        except Exception as wrong:
+        except Exception as error:
             tail = server.tail()
             server.stop()
-            raise ServerFailed(f"publishing failed: {wrong!r}\n{tail}") from wrong
-        return Running(server, site.port, headers)
+            raise ServerFailed(f"publishing failed: {error!r}\n{tail}") from error
+        return Running(server, context.port, headers)
 
 
-def _no_command(site: Site) -> Sequence[str]:
+def _no_command(context: LaunchContext) -> Sequence[str]:
     return maas_command()
 
 
@@ -133,21 +137,21 @@ OPENMAAS = OpenMaaS(
     command=_no_command,
     grid={
         "defaults; key check and usage counting on": {},
-        "as by default, but sleeping at once": {"busy_poll_us": 0},
+        "defaults, without busy polling": {"busy_poll_us": 0},
     },
     best=["defaults; key check and usage counting on"],
-    doors=[
-        Door("article", ARTICLE.dialect, "/predict/article"),
-        Door("article", OipJson(), "/v2/models/article/infer"),
-        Door("image", OipBinary(), "/v2/models/image/infer"),
-        Door("noop", None, "/livez"),
+    endpoints=[
+        Endpoint("article", ARTICLE.request_format, "/predict/article"),
+        Endpoint("article", OipJson(), "/v2/models/article/infer"),
+        Endpoint("image", OipBinary(), "/v2/models/image/infer"),
+        Endpoint("noop", None, "/livez"),
     ],
     ready="/readyz",
 )
 
 
 def available() -> str:
-    """Why OpenMaaS cannot take part from this environment, or ''."""
+    """Reason why this environment cannot run OpenMaaS; empty if it can."""
     done = subprocess.run(
         [sys.executable, "-c", "import maas; maas.Client"], capture_output=True, text=True
     )

@@ -1,7 +1,7 @@
-"""Who takes part: how each server is installed, started and asked, and with which settings.
+"""The other servers: how each is installed, started and called, and with which settings.
 
-`grid` holds every configuration that was tried; `best` names those that are published. Find the
-winner anew with `python benchmarks/run.py --grid`.
+`grid` has every configuration that was tried; `best` names those that are published.
+`python benchmarks/run.py --grid` measures all of them again.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.request_formats import Dialect, OipBase64, OipBinary, OipJson, Plain
 from harness.processes import Server
+from harness.request_formats import OipBase64, OipBinary, OipJson, Plain, RequestFormat
 
 SERVERS = Path(__file__).parent.parent / "peers"
 ORT = "onnxruntime"
@@ -23,30 +23,30 @@ Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Door:
-    """One way to reach a model of a server."""
+class Endpoint:
+    """One route of a server, with the format of its requests."""
 
     workload: str
     """article | image | noop"""
-    dialect: Dialect | None
-    """None: a GET that does nothing."""
+    request_format: RequestFormat | None
+    """None: a GET request that does nothing."""
     path: str
     grpc: bool = False
 
 
 @dataclass(frozen=True)
-class Site:
-    """What a server gets to start with."""
+class LaunchContext:
+    """Environment, ports and folders for the start of a server."""
 
     python: Path
-    """Of the peer's virtual environment."""
+    """Interpreter of the peer's virtual environment."""
     port: int
     spare_port: int
     options: Options
     models: Path
     """Folder with article.onnx and image.onnx."""
     folder: Path
-    """Empty, for files of this start."""
+    """Empty folder for files of this start."""
     log: Path
     core: int | None
     """None: not pinned."""
@@ -63,104 +63,118 @@ class Running:
     server: Server
     port: int
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Sent with every request: the key, where there is one."""
+    """Headers of every request: the API key, if there is one."""
     grpc_port: int = 0
 
 
 @dataclass(frozen=True)
 class Peer:
+    """A server that takes part in the benchmark."""
+
     name: str
     title: str
     package: str
-    """The distribution whose version stands behind the title."""
+    """Distribution whose version is shown after the title."""
     requirements: Sequence[str]
-    command: Callable[[Site], Sequence[str]]
+    command: Callable[[LaunchContext], Sequence[str]]
     grid: Mapping[str, Options]
     best: Sequence[str]
-    """The configurations that are published: the one with the most requests/s at the largest number
-    of connections (two that cannot be told apart are both shown), then, where it is another, the
-    best at one connection."""
-    doors: Sequence[Door]
+    """Published configurations: the one with the most requests/s at the largest number of
+    connections (both of two without a significant difference), then the best one at one connection
+    if it is a different one."""
+    endpoints: Sequence[Endpoint]
     ready: str
     environment: str = ""
-    """Virtual environment, when it is shared with another peer; else one of its own."""
+    """Name of a virtual environment shared with another peer; empty: its own."""
 
-    def start(self, site: Site) -> Running:
+    def start(self, context: LaunchContext) -> Running:
         """Starts the server and returns when it is ready. Raises ServerFailed."""
-        told = {
-            "BENCH_OPTIONS": json.dumps(dict(site.options)),
-            "BENCH_MODELS": str(site.models),
+        environment = {
+            "BENCH_OPTIONS": json.dumps(dict(context.options)),
+            "BENCH_MODELS": str(context.models),
             "PYTHONPATH": str(SERVERS),
         }
         server = Server(
-            [str(part) for part in self.command(site)],
-            core=site.core,
-            log=site.log,
-            environment=told,
-            folder=site.folder,
+            [str(part) for part in self.command(context)],
+            core=context.core,
+            log=context.log,
+            environment=environment,
+            folder=context.folder,
         )
         try:
-            server.wait_ready(site.port, self.ready)
+            server.wait_ready(context.port, self.ready)
         except BaseException:
             server.stop()
             raise
-        return Running(server, site.port, grpc_port=site.spare_port)
+        return Running(server, context.port, grpc_port=context.spare_port)
 
 
-def _flask(site: Site) -> Sequence[Any]:
-    if site.options["server"] == "development":
-        return [site.python, SERVERS / "flask_app.py", site.port]
-    if site.options["server"] == "waitress":
-        return [site.python, SERVERS / "flask_waitress.py", site.port, site.options["threads"]]
-    gunicorn = [site.python, "-m", "gunicorn", "--bind", f"127.0.0.1:{site.port}"]
+def _flask(context: LaunchContext) -> Sequence[Any]:
+    if context.options["server"] == "development":
+        return [context.python, SERVERS / "flask_app.py", context.port]
+    if context.options["server"] == "waitress":
+        return [
+            context.python,
+            SERVERS / "flask_waitress.py",
+            context.port,
+            context.options["threads"],
+        ]
+    gunicorn = [context.python, "-m", "gunicorn", "--bind", f"127.0.0.1:{context.port}"]
     gunicorn += ["--workers", 1, "--keep-alive", 75, "--log-level", "warning"]
-    gunicorn += ["--worker-class", site.options["worker"]]
-    if threads := site.options.get("threads"):
+    gunicorn += ["--worker-class", context.options["worker"]]
+    if threads := context.options.get("threads"):
         gunicorn += ["--threads", threads]
     return [*gunicorn, "flask_app:app"]
 
 
-def _fastapi(site: Site) -> Sequence[Any]:
-    uvicorn = [site.python, "-m", "uvicorn", "fastapi_app:app", "--port", site.port]
+def _fastapi(context: LaunchContext) -> Sequence[Any]:
+    uvicorn = [context.python, "-m", "uvicorn", "fastapi_app:app", "--port", context.port]
     uvicorn += ["--loop", "uvloop", "--http", "httptools", "--workers", 1]
     return [*uvicorn, "--no-access-log", "--log-level", "warning"]
 
 
-def _litserve(site: Site) -> Sequence[Any]:
-    return [site.python, SERVERS / "litserve_app.py", site.port]
+def _litserve(context: LaunchContext) -> Sequence[Any]:
+    return [context.python, SERVERS / "litserve_app.py", context.port]
 
 
-def _mosec(site: Site) -> Sequence[Any]:
-    argv = [site.python, SERVERS / "mosec_app.py", "--address", "127.0.0.1", "--port", site.port]
-    argv += ["--log-level", "warning", "--path", site.folder / "mosec.sock"]
-    # mosec reads a wait of 0 as "not given" unless its command line says 0 as well.
-    return argv + (["--wait", 0] if site.options["wait_ms"] == 0 else [])
+def _mosec(context: LaunchContext) -> Sequence[Any]:
+    argv = [
+        context.python,
+        SERVERS / "mosec_app.py",
+        "--address",
+        "127.0.0.1",
+        "--port",
+        context.port,
+    ]
+    argv += ["--log-level", "warning", "--path", context.folder / "mosec.sock"]
+    # mosec treats a wait of 0 as unset unless its command line has it, too.
+    return argv + (["--wait", 0] if context.options["wait_ms"] == 0 else [])
 
 
-def _mlserver(site: Site) -> Sequence[Any]:
-    options = site.options
+def _mlserver(context: LaunchContext) -> Sequence[Any]:
+    options = context.options
     settings = {
         "host": "127.0.0.1",
-        "http_port": site.port,
-        "grpc_port": site.spare_port,
+        "http_port": context.port,
+        "grpc_port": context.spare_port,
         "debug": False,
         "metrics_endpoint": None,
         "gzip_enabled": False,
         "parallel_workers": options["workers"],
         "grpc_max_message_length": 64 << 20,
     }
-    (site.folder / "settings.json").write_text(json.dumps(settings))
+    (context.folder / "settings.json").write_text(json.dumps(settings))
     for name, implementation in (("article", "Article"), ("image", "Image")):
         model = {"name": name, "implementation": f"mlserver_app.{implementation}"}
         if name == "article" and options["batch"] > 1:
             model |= {"max_batch_size": options["batch"], "max_batch_time": options["wait_s"]}
-        (site.folder / name).mkdir()
-        (site.folder / name / "model-settings.json").write_text(json.dumps(model))
-    return [site.bin / "mlserver", "start", site.folder]
+        (context.folder / name).mkdir()
+        (context.folder / name / "model-settings.json").write_text(json.dumps(model))
+    return [context.bin / "mlserver", "start", context.folder]
 
 
-ARTICLE = Door("article", Plain(), "/predict")
-NOOP = Door("noop", None, "/noop")
+ARTICLE = Endpoint("article", Plain(), "/predict")
+NOOP = Endpoint("noop", None, "/noop")
 
 PEERS: tuple[Peer, ...] = (
     Peer(
@@ -178,7 +192,7 @@ PEERS: tuple[Peer, ...] = (
             "no batching": {"batch": 1, "wait_ms": 1},
         },
         best=["batch 64, wait 1 ms", "batch 64, wait 0 ms", "no batching"],
-        doors=[ARTICLE, Door("noop", None, "/")],
+        endpoints=[ARTICLE, Endpoint("noop", None, "/")],
         ready="/",
     ),
     Peer(
@@ -193,7 +207,7 @@ PEERS: tuple[Peer, ...] = (
             "orjson in and out": {"handler": "raw"},
         },
         best=["orjson in and out"],
-        doors=[ARTICLE, NOOP],
+        endpoints=[ARTICLE, NOOP],
         ready="/noop",
     ),
     Peer(
@@ -219,7 +233,7 @@ PEERS: tuple[Peer, ...] = (
             "waitress, 4 threads": {"server": "waitress", "threads": 4},
         },
         best=["waitress, 4 threads"],
-        doors=[ARTICLE, NOOP],
+        endpoints=[ARTICLE, NOOP],
         ready="/noop",
     ),
     Peer(
@@ -230,7 +244,7 @@ PEERS: tuple[Peer, ...] = (
         command=_flask,
         grid={"as in tutorials": {"server": "development"}},
         best=["as in tutorials"],
-        doors=[ARTICLE, NOOP],
+        endpoints=[ARTICLE, NOOP],
         ready="/noop",
         environment="flask",
     ),
@@ -258,7 +272,7 @@ PEERS: tuple[Peer, ...] = (
             },
         },
         best=["fast queue, batch 32, wait 2 ms"],
-        doors=[ARTICLE, NOOP],
+        endpoints=[ARTICLE, NOOP],
         ready="/health",
     ),
     Peer(
@@ -276,12 +290,12 @@ PEERS: tuple[Peer, ...] = (
             "1 worker, batch 32, wait 2 ms": {"workers": 1, "batch": 32, "wait_s": 0.002},
         },
         best=["no workers, no batching"],
-        doors=[
-            Door("article", OipJson(), "/v2/models/article/infer"),
-            Door("image", OipJson(), "/v2/models/image/infer"),
-            Door("image", OipBase64(), "/v2/models/image/infer"),
-            Door("image", OipBinary(), "/v2/models/image/infer", grpc=True),
-            Door("noop", None, "/v2/health/live"),
+        endpoints=[
+            Endpoint("article", OipJson(), "/v2/models/article/infer"),
+            Endpoint("image", OipJson(), "/v2/models/image/infer"),
+            Endpoint("image", OipBase64(), "/v2/models/image/infer"),
+            Endpoint("image", OipBinary(), "/v2/models/image/infer", grpc=True),
+            Endpoint("noop", None, "/v2/health/live"),
         ],
         ready="/v2/health/ready",
     ),

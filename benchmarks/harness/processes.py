@@ -1,4 +1,4 @@
-"""Starting a server on one core, watching its whole process tree, and ending it."""
+"""A server on one core: its start, the resources of its process tree, and its end."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MARK = "OPENMAAS_BENCH_ID"
 
 
 class ServerFailed(Exception):
-    """The server did not start, ended early, or answered wrongly."""
+    """The server did not start, exited, or returned a wrong answer."""
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on at the moment."""
+    """A TCP port of the loopback interface that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -35,13 +35,13 @@ class Memory:
     """Memory of a process or a tree, in bytes."""
 
     rss: int
-    """Resident set sizes added up: pages that are shared count once per process."""
+    """Sum of resident set sizes, in which shared pages count once per process."""
     pss: int
-    """Proportional set sizes added up: pages that are shared count once."""
+    """Sum of proportional set sizes, in which shared pages count once."""
 
 
 class Server:
-    """A server and everything that it starts, pinned to one core."""
+    """A server with all its child processes, pinned to one core."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Server:
             )
 
     def pids(self) -> list[int]:
-        """Of all living processes of this server, also of those that lost their parent."""
+        """Process ids of all running processes of this server, including orphaned ones."""
         parents: dict[int, int] = {}
         marked = {self.process.pid}
         needle = f"{MARK}={self.mark}".encode()
@@ -83,16 +83,16 @@ class Server:
                 if needle in (entry / "environ").read_bytes():
                     marked.add(int(entry.name))
             except OSError:
-                continue  # it ended meanwhile, or belongs to somebody else
-        grew = True
-        while grew:
+                continue  # it has exited, or belongs to another user
+        growing = True
+        while growing:
             children = {pid for pid, parent in parents.items() if parent in marked}
-            grew = not children <= marked
+            growing = not children <= marked
             marked |= children
         return sorted(marked & parents.keys())
 
     def cpu_seconds(self) -> float:
-        """User and system time of the tree so far, ended and reaped children included."""
+        """User and system time of the tree, including exited children that were reaped."""
         total = 0
         for pid in self.pids():
             with contextlib.suppress(OSError):
@@ -105,11 +105,13 @@ class Server:
         return Memory(sum(p.rss for p in parts), sum(p.pss for p in parts))
 
     def wait_ready(self, port: int, path: str, timeout_s: float = 60.0) -> None:
-        """Returns when `GET path` is answered 200. Raises ServerFailed with the log's end."""
+        """Returns when the status of `GET path` is 200. Raises ServerFailed with the log's end."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise ServerFailed(f"it ended with {self.process.returncode}:\n{self.tail()}")
+                raise ServerFailed(
+                    f"the server exited with {self.process.returncode}:\n{self.tail()}"
+                )
             if status_of(port, path) == 200:
                 return
             time.sleep(0.02)
@@ -119,23 +121,23 @@ class Server:
         text = self.log.read_text(errors="replace").splitlines()
         return "\n".join(f"    {line}" for line in text[-lines:])
 
-    def stop(self, patience_s: float = 10.0) -> None:
-        """SIGTERM to the first process, then SIGKILL to whatever of the tree is left."""
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Sends SIGTERM to the first process, then SIGKILL to all remaining ones."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(patience_s)
+                self.process.wait(timeout_s)
         deadline = time.monotonic() + 2
-        while (left := self.pids()) and time.monotonic() < deadline:
+        while (remaining := self.pids()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        for pid in left:
+        for pid in remaining:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
 
 def memory_of(pid: int) -> Memory:
-    """Memory of one process; nothing when it is gone."""
+    """Memory of one process; 0 if it has exited."""
     try:
         rss = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -146,7 +148,7 @@ def memory_of(pid: int) -> Memory:
 
 
 def status_of(port: int, path: str) -> int:
-    """Status of `GET path` on the loopback interface; 0 when nobody answers."""
+    """Status of `GET path` on the loopback interface; 0 without a response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", path)
@@ -158,9 +160,11 @@ def status_of(port: int, path: str) -> int:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without Python's and OpenMaaS's own variables, with every
-    numeric library held to one thread: each server has one core."""
-    dropped = ("PYTHON", "MAAS_", "VIRTUAL_ENV", "MAKE", "MFLAGS")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+    """Environment of this process for a server on one core.
+
+    Without variables of Python and OpenMaaS, and with one thread for every numeric library.
+    """
+    prefixes = ("PYTHON", "MAAS_", "VIRTUAL_ENV", "MAKE", "MFLAGS")
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
     pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return kept | dict.fromkeys(pools, "1") | {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
+    return variables | dict.fromkeys(pools, "1") | {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}

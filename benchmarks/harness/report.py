@@ -1,4 +1,4 @@
-"""Samples to rows, rows to Markdown, a picture and JSON."""
+"""Conversion of samples to rows, and of rows to Markdown, charts and JSON."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from harness.peers import OUR_NAME
 from harness.stats import Spread, ratio, spread
 
 WORKLOADS = {
-    "article": "The 10-10-1 net, one row per request",
+    "article": "The 10-10-1 network, one row per request",
     "image": "A 3x224x224 float32 input, channel means",
     "noop": "A route that does nothing",
-    "door": "A POST of ten numbers as JSON, no model",
+    "post": "A POST of ten numbers as JSON, no model",
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One door of one participant over all rounds, by number of connections."""
+    """One route of one participant over all rounds; mappings are by number of connections."""
 
     peer: str
     title: str
     config: str
-    door: str
+    protocol: str
     workload: str
     rps: Mapping[int, Spread | None]
     ratio: Mapping[int, Spread | None]
-    """The baseline / this one, in the same rounds, over the baseline's door `against`."""
+    """Baseline over this one in the same rounds, with protocol `against` of the baseline."""
     against: str
     cpu_s_per_1k: float | None
-    """At the largest number of connections."""
+    """Value at the largest number of connections."""
     rss_mib: float | None
     pss_mib: float | None
     p50_ms: Mapping[int, float | None]
@@ -47,13 +47,12 @@ class Row:
 def rows(
     samples: Sequence[Sample], titles: Mapping[str, str], baseline: str = OUR_NAME
 ) -> list[Row]:
-    """One row per participant, configuration and door; the baseline, whose ratio to the others is
-    given, first, then by requests/s."""
+    """One row per participant, configuration and route, the baseline first, then by requests/s."""
     groups: dict[tuple[str, str, str, str], list[Sample]] = {}
     for sample in samples:
-        key = (sample.workload, sample.peer, sample.config, sample.door)
+        key = (sample.workload, sample.peer, sample.config, sample.protocol)
         groups.setdefault(key, []).append(sample)
-    found = [_row(key, group, groups, titles, baseline) for key, group in groups.items()]
+    result = [_row(key, group, groups, titles, baseline) for key, group in groups.items()]
 
     def rank(row: Row) -> tuple[int, bool, float]:
         top = row.rps[max(row.rps)]
@@ -63,7 +62,7 @@ def rows(
             -(top.median if top else 0.0),
         )
 
-    return sorted(found, key=rank)
+    return sorted(result, key=rank)
 
 
 def _row(
@@ -73,10 +72,10 @@ def _row(
     titles: Mapping[str, str],
     baseline: str,
 ) -> Row:
-    workload, peer, config, door = key
-    ours = {k[3]: v for k, v in groups.items() if k[0] == workload and k[1] == baseline}
-    # The same protocol where both speak it, else the baseline's first door for this model.
-    against = door if door in ours else next(iter(ours), "")
+    workload, peer, config, protocol = key
+    baseline_groups = {k[3]: v for k, v in groups.items() if k[0] == workload and k[1] == baseline}
+    # The same protocol if both support it, else the baseline's first one for this workload.
+    against = protocol if protocol in baseline_groups else next(iter(baseline_groups), "")
     levels = sorted({s.connections for s in group})
     valid = [s for s in group if not s.void]
     busiest = [s for s in valid if s.connections == max(levels)]
@@ -85,22 +84,22 @@ def _row(
         return {s.round: s.rps for s in part if s.connections == level and not s.void}
 
     def middle(part: Sequence[Sample], value: Callable[[Sample], float]) -> float | None:
-        found = spread([value(s) for s in part if not math.isnan(value(s))])
-        return found.median if found else None
+        values = spread([value(s) for s in part if not math.isnan(value(s))])
+        return values.median if values else None
 
+    ratios: dict[int, Spread | None] = dict.fromkeys(levels)
+    if peer != baseline and against:
+        for level in levels:
+            base = by_round(baseline_groups[against], level)
+            ratios[level] = ratio(base, by_round(group, level))
     return Row(
         peer=peer,
         title=titles.get(peer, peer),
         config=config,
-        door=door,
+        protocol=protocol,
         workload=workload,
         rps={c: spread(list(by_round(group, c).values())) for c in levels},
-        ratio={
-            c: None
-            if peer == baseline or not against
-            else ratio(by_round(ours[against], c), by_round(group, c))
-            for c in levels
-        },
+        ratio=ratios,
         against=against,
         cpu_s_per_1k=middle(busiest, lambda s: s.cpu_s_per_1k),
         rss_mib=middle(busiest, lambda s: s.rss_mib),
@@ -112,11 +111,11 @@ def _row(
     )
 
 
-def markdown(found: Sequence[Row], baseline: str = "OpenMaaS") -> str:
-    """One table per workload, columns aligned so that it also reads well in a terminal."""
+def markdown(rows: Sequence[Row], baseline: str = "OpenMaaS") -> str:
+    """One table per workload, with aligned columns for terminals."""
     parts = []
     for workload, title in WORKLOADS.items():
-        part = [row for row in found if row.workload == workload]
+        part = [row for row in rows if row.workload == workload]
         if part:
             parts.append(f"### {title}\n\n{_table(part, baseline)}")
     return "\n\n".join(parts)
@@ -132,7 +131,7 @@ def _table(part: Sequence[Row], baseline: str) -> str:
         [
             row.title,
             row.config,
-            row.door,
+            row.protocol,
             *(_rps(row.rps.get(c)) for c in levels),
             *(_ratio(row.ratio.get(c)) for c in levels),
             "-" if row.cpu_s_per_1k is None else f"{row.cpu_s_per_1k:.3g}",
@@ -164,11 +163,10 @@ def _ratio(value: Spread | None) -> str:
     return "-" if value is None else f"{value.median:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
-def picture(found: Sequence[Row], workload: str, machine: str) -> str:
-    """Horizontal bars of requests/s at the largest number of connections, as SVG; light and
-    dark by the reader's preference."""
-    level = max((max(row.rps) for row in found if row.workload == workload), default=0)
-    part = [(row, top) for row in found if row.workload == workload and (top := row.rps.get(level))]
+def picture(rows: Sequence[Row], workload: str, machine: str) -> str:
+    """Bar chart of requests/s at the largest number of connections, as SVG."""
+    level = max((max(row.rps) for row in rows if row.workload == workload), default=0)
+    part = [(row, top) for row in rows if row.workload == workload and (top := row.rps.get(level))]
     left, width, step = 330, 840, 34
     most = max((top.high for _row, top in part), default=1.0)
     height = 62 + step * len(part) + 26
@@ -187,14 +185,14 @@ def picture(found: Sequence[Row], workload: str, machine: str) -> str:
     ]
     for index, (row, top) in enumerate(part):
         y = 58 + step * index
-        kind = "o" if row.peer == OUR_NAME else "b"
-        twins = [r for r, _top in part if (r.peer, r.door) == (row.peer, row.door)]
-        told = row.config if len(twins) > 1 else row.door
-        name = html.escape(f"{row.title}, {told}")
+        style = "o" if row.peer == OUR_NAME else "b"
+        twins = [r for r, _top in part if (r.peer, r.protocol) == (row.peer, row.protocol)]
+        detail = row.config if len(twins) > 1 else row.protocol
+        name = html.escape(f"{row.title}, {detail}")
         low, middle, high = (left + v * scale for v in (top.low, top.median, top.high))
         out.append(
             f'<text class="t" x="{left - 8}" y="{y + 16}" text-anchor="end">{name}</text>'
-            f'<rect class="{kind}" x="{left}" y="{y + 3}" width="{max(middle - left, 1):.1f}"'
+            f'<rect class="{style}" x="{left}" y="{y + 3}" width="{max(middle - left, 1):.1f}"'
             f' height="18" rx="2"/><path class="w" d="M{low:.1f} {y + 12}H{high:.1f}"/>'
             f'<text class="t" x="{high + 6:.1f}" y="{y + 16}">{top.median:,.0f}</text>'
         )
@@ -206,27 +204,27 @@ def picture(found: Sequence[Row], workload: str, machine: str) -> str:
 
 
 def disturbances(samples: Sequence[Sample]) -> list[str]:
-    """What a reader must know before believing the table."""
+    """Notes on invalid measurements and on other load of the machine."""
     notes = []
     void = [s for s in samples if s.void]
     if void:
         first = void[0]
         notes.append(
             f"{len(void)} of {len(samples)} measurements are void, for example "
-            f"{first.peer} {first.door} at {first.connections}: {first.void}."
+            f"{first.peer} {first.protocol} at {first.connections}: {first.void}."
         )
     foreign = [s for s in samples if s.foreign_cpu > 0.05]
     if foreign:
         worst = max(s.foreign_cpu for s in foreign)
         notes.append(
-            f"In {len(foreign)} of {len(samples)} measurements something else used more than 5 % "
-            f"of the server's core (worst {worst:.0%}): the machine was not quiet."
+            f"In {len(foreign)} of {len(samples)} measurements other processes used more than 5 "
+            f"% of the server's core, at most {worst:.0%}: the machine was not idle."
         )
     steal = [s for s in samples if s.steal > 0.01]
     if steal:
-        notes.append(f"In {len(steal)} measurements the hypervisor took more than 1 % of the core.")
+        notes.append(f"In {len(steal)} measurements the hypervisor used more than 1 % of the core.")
     bound = [s for s in samples if s.generator_cpu > 0.85]
     if bound:
-        names = ", ".join(sorted({f"{s.peer} {s.door}" for s in bound}))
-        notes.append(f"The generator, not the server, may have been the limit for: {names}.")
+        names = ", ".join(sorted({f"{s.peer} {s.protocol}" for s in bound}))
+        notes.append(f"The load generator, not the server, may have been the limit for: {names}.")
     return notes

@@ -1,4 +1,4 @@
-"""How each protocol says the same request: the body to send and the answer that comes back."""
+"""Formats of the same request in several protocols, with their responses."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from harness.models import Array, Workload, as_json
 JSON_TYPE = {"content-type": "application/json"}
 
 
-class Dialect:
-    """One way to put a row into an HTTP body and to take the outputs out of the answer."""
+class RequestFormat:
+    """Conversion of a row to an HTTP body, and of the response to the outputs."""
 
     name = ""
 
     def encode(self, work: Workload, row: Array) -> tuple[dict[str, str], bytes]:
-        """Headers and body that ask for one row."""
+        """Headers and body of a request with one row."""
         raise NotImplementedError
 
     def decode(self, work: Workload, headers: Mapping[str, str], body: bytes) -> Array:
-        """The outputs for that row, flat float32."""
+        """Outputs for that row, flat float32."""
         raise NotImplementedError
 
 
-class Plain(Dialect):
+class Plain(RequestFormat):
     """`{"x": [...]}` to `{"y_pred": 0.1}`."""
 
     name = "JSON"
@@ -39,7 +39,7 @@ class Plain(Dialect):
         return np.asarray(json.loads(body)[work.output_name], dtype=np.float32).ravel()
 
 
-class OipJson(Dialect):
+class OipJson(RequestFormat):
     """Open Inference Protocol v2 with the tensor as JSON numbers."""
 
     name = "OIP v2 JSON"
@@ -58,8 +58,8 @@ class OipJson(Dialect):
         return np.asarray(output["data"], dtype=np.float32).ravel()
 
 
-class OipBinary(Dialect):
-    """Open Inference Protocol v2 with the binary tensor extension, both ways."""
+class OipBinary(RequestFormat):
+    """Open Inference Protocol v2 with the binary tensor extension in both directions."""
 
     name = "OIP v2 binary"
 
@@ -71,8 +71,8 @@ class OipBinary(Dialect):
             "datatype": "FP32",
             "parameters": {"binary_data_size": len(data)},
         }
-        wanted = {"name": work.output_name, "parameters": {"binary_data": True}}
-        head = json.dumps({"inputs": [tensor], "outputs": [wanted]}).encode()
+        output = {"name": work.output_name, "parameters": {"binary_data": True}}
+        head = json.dumps({"inputs": [tensor], "outputs": [output]}).encode()
         headers = {
             "content-type": "application/octet-stream",
             "inference-header-content-length": str(len(head)),
@@ -82,14 +82,14 @@ class OipBinary(Dialect):
     def decode(self, work: Workload, headers: Mapping[str, str], body: bytes) -> Array:
         size = int(headers["inference-header-content-length"])
         (output,) = json.loads(body[:size])["outputs"]
-        sent = int(output["parameters"]["binary_data_size"])
-        return np.frombuffer(body[size : size + sent], dtype="<f4")
+        length = int(output["parameters"]["binary_data_size"])
+        return np.frombuffer(body[size : size + length], dtype="<f4")
 
 
-class OipBase64(Dialect):
+class OipBase64(RequestFormat):
     """Open Inference Protocol v2 with the tensor's bytes as base64 text.
 
-    MLServer has no binary tensor extension over REST; base64 BYTES is the fastest form it takes.
+    MLServer has no binary tensor extension over REST; base64 BYTES is its fastest format.
     """
 
     name = "OIP v2 base64"

@@ -1,4 +1,4 @@
-"""Medians, spreads and bootstrap intervals of a handful of rounds."""
+"""Medians, ranges and bootstrap intervals of a few rounds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Spread:
-    """The middle of some values and how far they lie apart."""
+    """Median of some values with their range or an interval."""
 
     median: float
     low: float
@@ -32,8 +32,8 @@ def spread(values: Sequence[float]) -> Spread | None:
 def ratio(ours: dict[int, float], theirs: dict[int, float]) -> Spread | None:
     """Median of per-round ratios ours/theirs with a 95 % percentile bootstrap interval.
 
-    Keys are round numbers: only values of the same round are compared, because the machine drifts
-    between rounds. With few rounds the interval is close to the extremes, which is honest.
+    Keys are round numbers: only values of the same round are compared, because the speed of the
+    machine changes between rounds. With few rounds the interval is close to the range.
     """
     pairs = [ours[r] / theirs[r] for r in sorted(ours.keys() & theirs.keys()) if theirs[r] > 0]
     if not pairs:

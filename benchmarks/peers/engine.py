@@ -1,4 +1,4 @@
-"""The model as every Python peer runs it: onnxruntime, one thread, loaded once per process."""
+"""The model of all Python peers: onnxruntime with one thread, loaded once per process."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import onnxruntime as ort
 
 OPTIONS: dict[str, Any] = json.loads(os.environ.get("BENCH_OPTIONS", "{}"))
-"""The configuration under test; its keys are explained where each peer is listed."""
+"""The configuration under test, an item of `Peer.grid`."""
 
 MODELS = Path(os.environ.get("BENCH_MODELS", "."))
 
 
 def load(name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from rows [n, ...] float32 to the model's output [n, k] float32."""
+    """Function from rows [n, ...] float32 to the model's output [n, k] float32."""
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = 1
     settings.inter_op_num_threads = 1
@@ -27,6 +27,6 @@ def load(name: str) -> Callable[[np.ndarray], np.ndarray]:
         str(MODELS / f"{name}.onnx"), settings, providers=["CPUExecutionProvider"]
     )
     source = session.get_inputs()[0].name
-    wanted = [session.get_outputs()[0].name]
+    outputs = [session.get_outputs()[0].name]
     run = session.run
-    return lambda rows: run(wanted, {source: rows})[0]
+    return lambda rows: run(outputs, {source: rows})[0]

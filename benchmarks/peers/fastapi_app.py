@@ -1,8 +1,8 @@
-"""The article net behind FastAPI; `app` for uvicorn. `handler` says how the route is written.
+"""The article network with FastAPI; `app` is for uvicorn. `handler` selects the form of the route.
 
-typed:  a pydantic body and a pydantic answer, as the documentation teaches
-mixed:  a pydantic body, the answer written by orjson
-raw:    the body read by orjson, the answer written by orjson; no validation
+typed:  pydantic for body and response, as in the documentation
+mixed:  pydantic for the body, orjson for the response
+raw:    orjson for both, without validation
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ app = FastAPI(openapi_url=None)
 model = load("article")
 
 
-class Question(BaseModel):
+class PredictRequest(BaseModel):
     x: list[float]
 
 
-class Answer(BaseModel):
+class PredictResponse(BaseModel):
     y_pred: float
 
 
-def ask(x: list[float]) -> float:
+def predict(x: list[float]) -> float:
     return float(model(np.asarray(x, dtype=np.float32).reshape(1, 10))[0, 0])
 
 
-async def typed(question: Question) -> Answer:
-    return Answer(y_pred=ask(question.x))
+async def typed(request: PredictRequest) -> PredictResponse:
+    return PredictResponse(y_pred=predict(request.x))
 
 
-async def mixed(question: Question) -> Response:
-    answer = {"y_pred": ask(question.x)}
+async def mixed(request: PredictRequest) -> Response:
+    answer = {"y_pred": predict(request.x)}
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
 async def raw(request: Request) -> Response:
-    answer = {"y_pred": ask(orjson.loads(await request.body())["x"])}
+    answer = {"y_pred": predict(orjson.loads(await request.body())["x"])}
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
-# Annotations are strings here; FastAPI finds them in this module.
+# FastAPI resolves the annotations, which are strings, in this module.
 handlers = {"typed": typed, "mixed": mixed, "raw": raw}
 app.post("/predict")(handlers[OPTIONS["handler"]])
 

@@ -1,4 +1,4 @@
-"""The article net behind Flask: `python flask_app.py PORT`, or `app` for a WSGI server."""
+"""The article network with Flask: `python flask_app.py PORT`, or `app` for a WSGI server."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def noop() -> Response:
 
 
 if __name__ == "__main__":
-    # What tutorials do: the development server, which logs every request.
+    # The development server of tutorials, which logs every request.
     app.run(host="127.0.0.1", port=int(sys.argv[1]))

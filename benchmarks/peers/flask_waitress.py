@@ -1,4 +1,4 @@
-"""The Flask application behind waitress: `python flask_waitress.py PORT THREADS`."""
+"""The Flask application with waitress: `python flask_waitress.py PORT THREADS`."""
 
 from __future__ import annotations
 

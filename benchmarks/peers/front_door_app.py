@@ -1,8 +1,8 @@
-"""A front door without a model behind it: reads `{"x": [...]}` and answers with the sum.
+"""HTTP servers without a model: they read `{"x": [...]}` and answer with the sum.
 
-`rsgi` is for Granian, `asgi` for uvicorn; as a program (`front_door_app.py PORT`) it is a bare
-asyncio protocol on uvloop with httptools. All three look at the authorization header, decode the
-body with msgspec and write the answer by hand, so that only the door differs.
+`rsgi` is for Granian, `asgi` for uvicorn; the program (`front_door_app.py PORT`) is a bare asyncio
+protocol with uvloop and httptools. All three look up the authorization header, decode the body with
+msgspec and format the response directly, so that only the server differs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ def answer(body: bytes) -> bytes:
 
 
 class Rsgi:
+    """The application for Granian."""
+
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         scope.headers.get("authorization")
         body = b"{}" if scope.method == "GET" else answer(await protocol())
@@ -50,8 +52,8 @@ async def asgi(
     await send({"type": "http.response.body", "body": body})
 
 
-class Bare(asyncio.Protocol):
-    """One connection; requests are answered in the order in which they come."""
+class BareProtocol(asyncio.Protocol):
+    """One connection, whose requests are answered in order."""
 
     def connection_made(self, transport: Any) -> None:
         import httptools
@@ -83,7 +85,7 @@ class Bare(asyncio.Protocol):
 
 async def serve(port: int) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Bare, "127.0.0.1", port, backlog=1024)
+    server = await loop.create_server(BareProtocol, "127.0.0.1", port, backlog=1024)
     await server.serve_forever()
 
 

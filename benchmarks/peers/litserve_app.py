@@ -1,6 +1,6 @@
-"""The article net behind LitServe: `python litserve_app.py PORT`.
+"""The article network with LitServe: `python litserve_app.py PORT`.
 
-No `from __future__ import annotations` here: LitServe looks at the annotations themselves.
+Without `from __future__ import annotations`, because LitServe inspects the annotations.
 """
 
 import sys
@@ -13,7 +13,7 @@ from fastapi import Response
 
 
 class Article(ls.LitAPI):
-    """With `max_batch_size` above 1 `predict` gets a stacked batch, else one row."""
+    """`predict` gets a stacked batch if `max_batch_size` is above 1, else one row."""
 
     def setup(self, device: str) -> None:
         self.model = load("article")

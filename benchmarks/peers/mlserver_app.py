@@ -1,4 +1,4 @@
-"""The article net and the image model as MLServer runtimes; MLServer imports these classes."""
+"""The article network and the image model as MLServer runtimes, imported by MLServer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from mlserver.types import InferenceRequest, InferenceResponse
 
 
 class Article(MLModel):
+    """The article network, with FP32 tensors."""
+
     async def load(self) -> bool:
         self.model = load("article")
         return True
@@ -21,7 +23,7 @@ class Article(MLModel):
 
 
 class Image(MLModel):
-    """Takes FP32 tensors, and BYTES that hold the tensor's bytes as base64."""
+    """The image model, with FP32 tensors or with BYTES that contain their bytes as base64."""
 
     async def load(self) -> bool:
         self.model = load("image")

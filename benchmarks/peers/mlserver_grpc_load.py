@@ -1,7 +1,7 @@
-"""Closed-loop gRPC load on MLServer's image model, raw tensor bytes: prints one JSON line.
+"""Closed-loop gRPC load on MLServer's image model with raw tensor bytes; prints one JSON line.
 
-`python mlserver_grpc_load.py PORT ROWS.npy CONNECTIONS SECONDS`; every connection has one request
-under way. The first answer of each connection is compared with the channel means.
+`python mlserver_grpc_load.py PORT ROWS.npy CONNECTIONS SECONDS`. Every connection has one pending
+request, and its first answer is compared with the channel means.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 LIMIT = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
-def question(row: np.ndarray) -> pb.ModelInferRequest:
+def request_of(row: np.ndarray) -> pb.ModelInferRequest:
     tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, *row.shape])
     data = row.astype("<f4").tobytes()
     return pb.ModelInferRequest(model_name="image", inputs=[tensor], raw_input_contents=[data])
@@ -32,10 +32,10 @@ def means(answer: pb.ModelInferResponse) -> np.ndarray:
 
 
 async def caller(port: int, number: int, row: np.ndarray, until: float) -> int:
-    request, done = question(row), 0
-    # Channels with equal options would share one connection; a number of its own prevents it.
-    own = [("bench.connection", number), ("grpc.use_local_subchannel_pool", 1)]
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=LIMIT + own) as channel:
+    request, done = request_of(row), 0
+    # Channels with equal options share one connection, which different numbers prevent.
+    options = [("bench.connection", number), ("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=LIMIT + options) as channel:
         stub = GRPCInferenceServiceStub(channel)
         while time.monotonic() < until:
             answer = await stub.ModelInfer(request)

@@ -1,4 +1,4 @@
-"""The article net behind mosec: `python mosec_app.py --port PORT` and mosec's own arguments."""
+"""The article network with mosec: `python mosec_app.py --port PORT` and mosec's own arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mosec import Server, Worker
 
 
 class Article(Worker):
-    """With `max_batch_size` above 1 `forward` gets a list of requests, else one."""
+    """`forward` gets a list of requests if `max_batch_size` is above 1, else one request."""
 
     def __init__(self) -> None:
         self.model = load("article")
