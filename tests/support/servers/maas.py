@@ -22,9 +22,9 @@ import maas
 
 READY_SECONDS = 30.0
 SLOT_FREED_S = 1.0
-"""Acceptance criterion: who leaves frees its place in the engine within it."""
+"""Acceptance criterion: time from a client's disconnect to its free slot in the engine."""
 STREAM_ENDED_S = 1.0
-"""Acceptance criterion: streams of a replica or engine that is lost end with an error within it."""
+"""Acceptance criterion: time from the loss of a replica or engine to the error of its streams."""
 
 
 def free_port() -> int:
@@ -35,18 +35,20 @@ def free_port() -> int:
 
 def wait_until(condition: Callable[[], Any], seconds: float = 15.0, what: str = "") -> Any:
     """The first true value of `condition`; AssertionError if it stays false."""
-    ends = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while True:
         value = condition()
         if value:
             return value
-        if time.monotonic() > ends:
+        if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
         time.sleep(0.01)
 
 
 @dataclass
 class Stack:
+    """The processes of a home, and a client for them."""
+
     home: Path
     port: int
     supervisor: subprocess.Popen[bytes]
@@ -70,33 +72,36 @@ class Stack:
         headers: dict[str, str] | None = None,
         token: str | None = "",
     ) -> tuple[int, dict[str, str], bytes]:
-        """(status, headers in lower case, body); `token` "" is the admin's, None is none."""
-        sent = {"Content-Type": "application/json"} if isinstance(body, dict) else {}
+        """Status, headers with lower-case names, and body of the response.
+
+        `token`: "" for the admin key, None for no key.
+        """
+        base = {"Content-Type": "application/json"} if isinstance(body, dict) else {}
         if token is not None:
-            sent["Authorization"] = f"Bearer {token or self.token}"
+            base["Authorization"] = f"Bearer {token or self.token}"
         data = json.dumps(body).encode() if isinstance(body, dict) else body
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            connection.request(method, path, data, sent | (headers or {}))
-            answer = connection.getresponse()
-            named = {k.lower(): v for k, v in answer.getheaders()}
-            return answer.status, named, answer.read()
+            connection.request(method, path, data, base | (headers or {}))
+            response = connection.getresponse()
+            response_headers = {k.lower(): v for k, v in response.getheaders()}
+            return response.status, response_headers, response.read()
         finally:
             connection.close()
 
     # -- processes --------------------------------------------------------------------------
 
     def processes(self) -> list[psutil.Process]:
-        """All processes of this stack, however they are related by now."""
-        found = []
+        """All processes of this home, including orphans."""
+        processes = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if any(str(self.home) in part for part in process.cmdline()):
-                    found.append(process)
-        return found
+                    processes.append(process)
+        return processes
 
     def pids(self, module: str) -> list[int]:
-        """Of the processes that run `maas.processes.<module>` for this home."""
+        """Ids of the processes that run `maas.processes.<module>` for this home."""
         return [
             p.pid
             for p in self.processes()
@@ -105,12 +110,15 @@ class Stack:
 
     def replica_pids(self, deployment: str) -> list[int]:
         status = self.client().status()
-        found = next(d for d in status["deployments"] if d["name"] == deployment)
-        return [r["pid"] for r in found["replicas"] if r["state"] == "ready"]
+        view = next(d for d in status["deployments"] if d["name"] == deployment)
+        return [r["pid"] for r in view["replicas"] if r["state"] == "ready"]
 
     def wait_ready(self, deployment: str, seconds: float = 60.0) -> None:
-        """Until callers reach every target of `deployment`. A replica that control calls ready may
-        be unknown to the gateway for a moment yet; the state of the deployment allows for that."""
+        """Waits until clients reach every target of `deployment`.
+
+        A gateway learns of a ready replica a moment after control; the state of the deployment
+        takes that into account.
+        """
         api = self.client().deployments
         wait_until(lambda: api.get(deployment).state == "ready", seconds, f"{deployment} is ready")
 
@@ -118,14 +126,14 @@ class Stack:
         os.kill(pid, number)
 
     def stop(self, seconds: float = 60.0) -> int:
-        """SIGTERM and wait; the exit code."""
+        """Sends SIGTERM and waits; returns the exit status."""
         if self.supervisor.poll() is None:
             self.supervisor.terminate()
         return self.supervisor.wait(seconds)
 
 
 def start(home: Path, *, environment: dict[str, str] | None = None, port: int = 0) -> Stack:
-    """Returns once `/readyz` says 200."""
+    """Starts OpenMaaS; returns when `/readyz` has status 200."""
     port = port or free_port()
     env = {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")}
     env |= {"MAAS_HOME": str(home), "MAAS_SERVER__PORT": str(port)} | (environment or {})
@@ -150,7 +158,7 @@ def start(home: Path, *, environment: dict[str, str] | None = None, port: int = 
 
 
 def readyz(port: int) -> int:
-    """The status of `/readyz`; 0 if nobody answers."""
+    """The status of `/readyz`; 0 without a response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/readyz")
@@ -163,7 +171,7 @@ def readyz(port: int) -> int:
 
 @contextlib.contextmanager
 def running(home: Path, environment: dict[str, str] | None = None) -> Iterator[Stack]:
-    """A stack that is gone afterwards, whatever happened to it meanwhile."""
+    """A stack whose processes are all stopped at the end."""
     stack = start(home, environment=environment)
     try:
         yield stack
