@@ -21,7 +21,7 @@ def load_request(path: Path, **options: Any) -> LoadRequest:
 
 
 class Answer:
-    """What a generation wrote, and how it ended."""
+    """What a generation has_pieces, and how it ended."""
 
     _last = 0
 

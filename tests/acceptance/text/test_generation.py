@@ -19,7 +19,7 @@ from maas.domain.deployments import Scaling
 from maas.gateway.snapshot_watch import SnapshotWatch
 from maas.serving.routing.live_target import LiveTarget
 from maas.serving.routing.router import Router
-from tests.support.fakes.generations import Written, wrote
+from tests.support.fakes.generations import TextCall, has_pieces
 from tests.support.fakes.replica_peer import until
 from tests.support.models.onnx import echo_model
 from tests.support.models.packaged import smollm2, text_model
@@ -96,7 +96,7 @@ def test_concurrent_generations_are_independent(stack: Stack) -> None:
     async def use(target: LiveTarget) -> None:
         words = ["apple", "river", "seven", "winter", "music", "paper", "garden", "yellow", "horse"]
         calls = [
-            Written(
+            TextCall(
                 prompt=f"The word is {word}. " * 4 + "The word is", max_tokens=2, temperature=0.0
             )
             for word in words
@@ -115,7 +115,7 @@ def test_every_token_is_counted_wherever_calls_are_cancelled(stack: Stack) -> No
         link = target._least_busy()
         assert link is not None
         before = await link.ping(5)
-        calls = [Written(f"Tell a story of {n}.", seconds=120.0, max_tokens=12) for n in range(24)]
+        calls = [TextCall(f"Tell a story of {n}.", seconds=120.0, max_tokens=12) for n in range(24)]
         for call in calls:
             target.generate(call)
         for number, call in enumerate(calls):
@@ -136,9 +136,9 @@ def test_every_token_is_counted_wherever_calls_are_cancelled(stack: Stack) -> No
 
 def test_a_cancelled_answer_frees_its_slot_within_a_second(stack: Stack) -> None:
     async def use(target: LiveTarget) -> None:
-        call = Written("Write on and on.", logit_bias={0: -100.0, 2: -100.0})
+        call = TextCall("Write on and on.", logit_bias={0: -100.0, 2: -100.0})
         target.generate(call)
-        await until(wrote(call, 3), 30)
+        await until(has_pieces(call, 3), 30)
         cancelled = time.monotonic()
         target.cancel_generation(call)
         await call.over()

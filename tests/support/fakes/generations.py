@@ -58,22 +58,22 @@ class Scripted(Generator):
 
     def cancel(self, number: int) -> None:
         self.cancelled.append(number)
-        self.say(number, Ending("cancelled", 3, 1))
+        self.emit(number, Ending("cancelled", 3, 1))
 
     def close(self) -> None:
         self.is_closed = True
 
-    def say(self, number: int, said: EngineEvent) -> None:
+    def emit(self, number: int, event: EngineEvent) -> None:
         sink = self.sinks[number]
-        if not isinstance(said, Piece):
+        if not isinstance(event, Piece):
             del self.sinks[number]
-        sink(number, said)
+        sink(number, event)
 
 
-class Written(GenerationCall):
-    """Notes what came."""
+class TextCall(GenerationCall):
+    """Records its pieces and its end."""
 
-    __slots__ = ("ends", "pieces", "trouble")
+    __slots__ = ("ends", "pieces", "raises")
 
     def __init__(
         self,
@@ -81,20 +81,20 @@ class Written(GenerationCall):
         seconds: float = 30.0,
         tenant: int = 1,
         priority: Priority = Priority.NORMAL,
-        trouble: bool = False,
+        raises: bool = False,
         **fields: Any,
     ) -> None:
-        """With `trouble` it raises when it is told of a piece; `fields` are the generation's."""
+        """With `raises`, the callback for a piece raises. `fields` are those of the generation."""
         messages = None if "prompt" in fields else [{"role": "user", "content": text}]
         generation = Generation(messages, **fields)
         super().__init__(generation, time.monotonic() + seconds, tenant, priority)
         self.pieces: list[Piece] = []
         self.ends: list[Ending | MaasError] = []
-        self.trouble = trouble
+        self.raises = raises
 
     def generated(self, piece: Piece) -> None:
         self.pieces.append(piece)
-        if self.trouble:
+        if self.raises:
             raise ZeroDivisionError
 
     def ended(self, ending: Ending) -> None:
@@ -121,11 +121,11 @@ class Written(GenerationCall):
             raise AssertionError(f"ended with {end!r}")
         return end
 
-    async def over(self, seconds: float = 10.0) -> Written:
+    async def over(self, seconds: float = 10.0) -> TextCall:
         await until(lambda: self.ends, seconds)
         return self
 
 
-def wrote(call: Written, count: int = 1) -> Callable[[], bool]:
-    """Whether `call` was told so many pieces."""
+def has_pieces(call: TextCall, count: int = 1) -> Callable[[], bool]:
+    """A condition: `call` has at least `count` pieces."""
     return lambda: len(call.pieces) >= count

@@ -1,4 +1,4 @@
-"""The other end of a replica's socket in tests: takes requests and does only what it is told."""
+"""A fake replica behind a real socket, which answers only when the test wants it to."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DOUBLES = Signature(
 
 
 class PeerLink(Channel):
-    """One connection to the peer; what arrived, unpacked and copied."""
+    """One connection to the peer, with copies of the frames that it received."""
 
     def __init__(self, peer: Peer) -> None:
         super().__init__()
@@ -68,14 +68,14 @@ class PeerLink(Channel):
         return [number for infer in self.infers for number in infer.ids]
 
     def answer(self, infer: Infer) -> None:
-        """Each input as it came, in one frame."""
+        """Answer with the inputs, in one frame."""
         rows = infer.rows
         zeros = array("I", [0] * len(rows))
         columns = [Column(c.shape, c.data) for c in infer.columns]
         self.send(pack_answers(Answers(infer.ids, rows, zeros, 0, sum(rows), columns)))
 
-    def say(self, *steps: Step) -> None:
-        """Steps of generations, in one frame."""
+    def send_steps(self, *steps: Step) -> None:
+        """Send steps of generations, in one frame."""
         self.send(pack_pieces(steps))
 
     def fail(self, number: int, error: MaasError) -> None:
@@ -88,12 +88,14 @@ class PeerLink(Channel):
         if self._transport is not None:
             self._transport.pause_reading()
 
-    def read_on(self) -> None:
+    def resume_reading(self) -> None:
         if self._transport is not None:
             self._transport.resume_reading()
 
 
 class Peer:
+    """A socket of a fake replica and its connections."""
+
     def __init__(self, path: Path, answers_at_once: bool = False) -> None:
         self.path = str(path)
         self.answers_at_once = answers_at_once
@@ -110,30 +112,30 @@ class Peer:
         return self.links[-1]
 
     @property
-    def asked(self) -> list[int]:
+    def received_ids(self) -> list[int]:
         return [number for link in self.links for number in link.ids]
 
     def crash(self) -> None:
-        """No more listening, and every connection breaks."""
+        """Stop listening and break all connections."""
         if self._server is not None:
             self._server.close()
         for link in self.links:
             link.abort()
 
 
-class Asked(Call):
-    """Notes how it ended."""
+class FakeCall(Call):
+    """A call that records how it ended."""
 
-    __slots__ = ("ends", "trouble")
+    __slots__ = ("ends", "raises")
 
     def __init__(
         self,
         rows: tuple[bytes, ...] = (b"\0",),
         seconds: float = 30.0,
-        trouble: bool = False,
+        raises: bool = False,
         columns: list[Buffer] | None = None,
     ) -> None:
-        """`rows` are of one length; with `trouble` it raises whatever it is told."""
+        """`rows` have equal lengths. With `raises`, all callbacks raise."""
         super().__init__(
             columns if columns is not None else [b"".join(rows)],
             ((len(rows[0]),),),
@@ -141,10 +143,10 @@ class Asked(Call):
             time.monotonic() + seconds,
         )
         self.ends: list[bytes | MaasError] = []
-        self.trouble = trouble
+        self.raises = raises
 
     def answered(self, answers: Answers, at: int, first_row: int) -> None:
-        if self.trouble:
+        if self.raises:
             raise ZeroDivisionError
         size = len(answers.columns[0].data) // answers.total_rows
         data = answers.columns[0].data[first_row * size : (first_row + self.rows) * size]
@@ -152,7 +154,7 @@ class Asked(Call):
 
     def failed(self, error: MaasError) -> None:
         self.ends.append(error)
-        if self.trouble:
+        if self.raises:
             raise ZeroDivisionError
 
     @property
@@ -163,8 +165,8 @@ class Asked(Call):
         return end
 
 
-async def until(holds: Callable[[], object], seconds: float = 5.0) -> None:
-    """Waits until `holds` is true; raises TimeoutError."""
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait until `condition` is true. Raises TimeoutError after `seconds`."""
     async with asyncio.timeout(seconds):
-        while not holds():
+        while not condition():
             await asyncio.sleep(0.002)

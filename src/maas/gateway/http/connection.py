@@ -15,14 +15,11 @@ from maas.domain.errors import BadRequest, BodyTooLarge, MaasError, RequestTimeo
 from maas.gateway.http.answer_order import AnswerOrder
 from maas.gateway.http.body_memory import BodyBuffer, BodyMemory
 from maas.gateway.http.busy_poll import BusyPoll
-from maas.gateway.http.read_timeouts import (
-    ConnectionActivity,
-    PauseReason,
-    ReadControl,
-    ReadTimeouts,
-)
+from maas.gateway.http.read_control import PauseReason, ReadControl
+from maas.gateway.http.read_timeouts import ConnectionActivity, ReadTimeouts
 from maas.gateway.http.reader import RequestReader
 from maas.gateway.http.request import BodyStream, Request, RequestHead, ServerContext
+from maas.gateway.http.write_control import WriteControl
 
 MAX_PIPELINED = 8
 DISCARDED_BYTES = 64 << 10
@@ -43,10 +40,7 @@ class ServerInterface(ServerContext, Protocol):
     def opened(self, connection: Connection) -> None: ...
     def closed(self, connection: Connection) -> None: ...
     def begin(self, head: RequestHead) -> int:
-        """Match and authenticate a request by its head; returns the largest allowed body.
-
-        Raises MaasError to refuse the request.
-        """
+        """Returns the largest body allowed after `head`. Raises MaasError to refuse the request."""
 
     @property
     def heads(self) -> dict[bytes, RequestHead]:
@@ -85,8 +79,7 @@ class Connection(asyncio.Protocol):
         """Number of requests that were read completely."""
         self._repeatable: RequestHead | None = None
         """The head of the last request, if equal heads may skip the parser."""
-        self._writable: asyncio.Future[None] | None = None
-        """Done when the write buffer has room again; None while it has."""
+        self._writing = WriteControl(server.loop)
 
     # -- asyncio.Protocol -------------------------------------------------------------------
 
@@ -98,9 +91,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         error = Unavailable("the client disconnected")
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_exception(error)
-            self._writable.exception()
+        self._writing.fail(error)
         incoming, self._incoming = self._incoming, None
         self._body.release()
         if incoming is not None and incoming.body_stream is not None:
@@ -145,14 +136,12 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """A client that does not read its answers may not send more requests."""
-        self._writable = self.server.loop.create_future()
+        self._writing.pause()
         if not self._is_closing:
             self._reading.pause(PauseReason.WRITE)
 
     def resume_writing(self) -> None:
-        writable, self._writable = self._writable, None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
+        self._writing.resume()
         self._reading.resume(PauseReason.WRITE)
 
     # -- requests, called by the reader -----------------------------------------------------
@@ -297,15 +286,14 @@ class Connection(asyncio.Protocol):
         await self._order.wait(request)
 
     def write_streamed(self, request: Request, data: bytes) -> asyncio.Future[None] | None:
-        """Write a part of an answer.
+        """Write a part of an answer. If a future is returned, write no more until it is done.
 
-        If a future is returned, write no more until it is done. Raises Unavailable if the client
-        disconnected.
+        Raises Unavailable if the client disconnected.
         """
         if self._transport is None or self._transport.is_closing():
             raise Unavailable("the client disconnected")
         self._transport.write(data)
-        return self._writable
+        return self._writing.writable
 
     def stream_ended(self, request: Request) -> None:
         self.answered(request)

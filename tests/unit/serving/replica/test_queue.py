@@ -1,9 +1,11 @@
+"""The queue of a replica is fair, ordered, bounded and complete."""
+
 from __future__ import annotations
 
 import time
 from array import array
 
-from hypothesis import given
+import hypothesis
 from hypothesis import strategies as st
 
 from maas.serving.replica.queue import FairQueue, RequestGroup
@@ -19,18 +21,18 @@ def entry(
     priority: Priority = Priority.NORMAL,
     size: int = 3,
 ) -> RequestGroup:
-    """One request by itself."""
-    return parcel([number], [rows], tenant, priority, size)
+    """A group of one request."""
+    return group([number], [rows], tenant, priority, size)
 
 
-def parcel(
+def group(
     numbers: list[int],
     rows: list[int],
     tenant: int = 0,
     priority: Priority = Priority.NORMAL,
     size: int = 3,
 ) -> RequestGroup:
-    """Requests whose rows hold their number, `size` bytes each."""
+    """A group of requests whose rows are their number, in `size` bytes."""
     data = b"".join(bytes([n % 256]) * size * r for n, r in zip(numbers, rows, strict=True))
     deadlines = array("d", [time.monotonic() + 60] * len(numbers))
     return RequestGroup(
@@ -48,10 +50,10 @@ def parcel(
 
 
 def numbers_of(batch: list[RequestGroup]) -> list[int]:
-    return [number for taken in batch for number in taken.ids]
+    return [number for group in batch for number in group.ids]
 
 
-def test_tenants_take_turns_however_much_one_of_them_sends() -> None:
+def test_tenants_are_served_in_turn_whatever_their_load() -> None:
     queue = FairQueue(100)
     for number in range(50):
         queue.put(entry(number, tenant=1))
@@ -60,14 +62,14 @@ def test_tenants_take_turns_however_much_one_of_them_sends() -> None:
     assert set(numbers_of(queue.take(3))) == {0, 50, 51}
 
 
-def test_within_a_tenant_the_first_comes_first() -> None:
+def test_requests_of_a_tenant_are_served_in_order() -> None:
     queue = FairQueue(100)
     for number in range(5):
         queue.put(entry(number))
     assert numbers_of(queue.take(3)) == [0, 1, 2]
 
 
-def test_low_priority_waits_until_nothing_else_does() -> None:
+def test_low_priority_waits_for_all_other_requests() -> None:
     queue = FairQueue(100)
     queue.put(entry(1, priority=Priority.LOW))
     queue.put(entry(2))
@@ -75,7 +77,7 @@ def test_low_priority_waits_until_nothing_else_does() -> None:
     assert numbers_of(queue.take(10)) == [1]
 
 
-def test_a_batch_has_one_shape() -> None:
+def test_a_batch_has_requests_of_one_shape() -> None:
     queue = FairQueue(100)
     queue.put(entry(1, size=3))
     queue.put(entry(2, tenant=2, size=4))
@@ -84,7 +86,7 @@ def test_a_batch_has_one_shape() -> None:
     assert numbers_of(queue.take(10)) == [2]
 
 
-def test_a_request_larger_than_a_batch_goes_alone_in_parts_and_lets_others_between() -> None:
+def test_a_request_larger_than_a_batch_is_split_with_others_in_between() -> None:
     queue = FairQueue(100)
     queue.put(entry(1, rows=150))
     queue.put(entry(2))
@@ -97,7 +99,7 @@ def test_a_request_larger_than_a_batch_goes_alone_in_parts_and_lets_others_betwe
     assert queue.waiting == 0
 
 
-def test_a_cancelled_entry_is_never_taken_and_frees_its_place() -> None:
+def test_a_canceled_request_frees_its_place() -> None:
     queue = FairQueue(2)
     queue.put(entry(1))
     queue.put(entry(2))
@@ -113,8 +115,8 @@ REQUESTS = st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max
 PUTS = st.tuples(st.integers(0, 3), st.sampled_from(Priority), st.integers(1, 2), REQUESTS)
 
 
-@given(st.lists(PUTS, max_size=20), st.integers(1, 16))
-def test_everything_put_and_not_cancelled_is_taken_once_with_its_own_rows(
+@hypothesis.given(st.lists(PUTS, max_size=20), st.integers(1, 16))
+def test_each_request_that_is_not_canceled_is_taken_once_with_its_rows(
     puts: list[tuple[int, Priority, int, list[tuple[int, bool]]]], max_rows: int
 ) -> None:
     queue = FairQueue(10_000)
@@ -124,15 +126,15 @@ def test_everything_put_and_not_cancelled_is_taken_once_with_its_own_rows(
     for tenant, priority, size, requests in puts:
         numbers = list(range(number, number + len(requests)))
         number += len(requests)
-        queue.put(parcel(numbers, [rows for rows, _ in requests], tenant, priority, size))
-        for one, (rows, cancelled) in zip(numbers, requests, strict=True):
+        queue.put(group(numbers, [rows for rows, _ in requests], tenant, priority, size))
+        for one, (rows, canceled) in zip(numbers, requests, strict=True):
             rows_of[one] = rows
-            if cancelled:
+            if canceled:
                 queue.cancel(OWNER, one)
             else:
                 expected.add(one)
     assert queue.waiting == len(expected)
-    taken: list[int] = []
+    served: list[int] = []
     done: dict[int, int] = {}
     while batch := queue.take(max_rows):
         assert len({p.shapes for p in batch}) == 1
@@ -148,29 +150,29 @@ def test_everything_put_and_not_cancelled_is_taken_once_with_its_own_rows(
             else:
                 assert len(batch) == 1
                 done[p.ids[0]] = done.get(p.ids[0], 0) + p.total_rows
-            taken += [n for n in p.ids if done.get(n, rows_of[n]) == rows_of[n]]
-    assert sorted(taken) == sorted(expected)
+            served += [n for n in p.ids if done.get(n, rows_of[n]) == rows_of[n]]
+    assert sorted(served) == sorted(expected)
     assert queue.waiting == 0
 
 
-def test_a_parcel_of_one_tenant_does_not_fill_the_batch_while_another_waits() -> None:
+def test_one_tenant_does_not_fill_the_batch_while_another_waits() -> None:
     queue = FairQueue(1000)
-    queue.put(parcel(list(range(100)), [1] * 100, tenant=1))
-    queue.put(parcel(list(range(100, 110)), [1] * 10, tenant=2))
+    queue.put(group(list(range(100)), [1] * 100, tenant=1))
+    queue.put(group(list(range(100, 110)), [1] * 10, tenant=2))
     batch = numbers_of(queue.take(20))
     assert batch == [*range(10), *range(100, 110)]
 
 
-def test_what_a_tenant_leaves_of_its_share_is_used_by_the_others() -> None:
+def test_the_unused_share_of_a_tenant_is_used_by_others() -> None:
     queue = FairQueue(1000)
-    queue.put(parcel(list(range(100)), [1] * 100, tenant=1))
+    queue.put(group(list(range(100)), [1] * 100, tenant=1))
     queue.put(entry(200, tenant=2))
     assert sorted(numbers_of(queue.take(20))) == [*range(19), 200]
 
 
-def test_all_of_an_owner_can_be_cancelled_at_once() -> None:
+def test_all_requests_of_an_owner_can_be_canceled() -> None:
     queue = FairQueue(1000)
-    queue.put(parcel([1, 2, 3], [1, 1, 1]))
+    queue.put(group([1, 2, 3], [1, 1, 1]))
     other = entry(4)
     other.owner = object()
     queue.put(other)
@@ -179,7 +181,7 @@ def test_all_of_an_owner_can_be_cancelled_at_once() -> None:
     assert numbers_of(queue.take(10)) == [4]
 
 
-def test_who_does_not_fit_a_batch_is_first_in_the_next() -> None:
+def test_a_tenant_that_does_not_fit_a_batch_is_first_in_the_next() -> None:
     for size, rows in ((4, 1), (3, 2)):
         queue = FairQueue(10_000)
         queue.put(entry(0, tenant=1))
@@ -193,7 +195,7 @@ def test_who_does_not_fit_a_batch_is_first_in_the_next() -> None:
         assert served == {1, 2, 3}
 
 
-def test_cancelling_what_runs_already_changes_no_count() -> None:
+def test_canceling_a_running_request_changes_no_count() -> None:
     queue = FairQueue(10)
     queue.put(entry(1))
     assert numbers_of(queue.take(1)) == [1]

@@ -1,4 +1,4 @@
-"""What an engine says comes to the loop once per step, from a thread of its own or in the loop."""
+"""Events of an engine reach the loop once per step, from its thread or in the loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.fakes.generations import Scripted
 
 
 class Threaded(Scripted):
-    """An engine of three sequences that steps itself."""
+    """An engine with three sequences and its own thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,19 +27,19 @@ class Threaded(Scripted):
         self.after_step = callback
 
 
-class Heard:
-    """An inbox, and what came of it in each turn of the loop."""
+class RecordingInbox:
+    """An inbox, and the events of each time that it is emptied."""
 
     def __init__(self, engine: Any) -> None:
         self.loop = asyncio.get_running_loop()
         self.engine = engine
-        self.taken: list[list[int]] = []
-        self.inbox = StepInbox(self.loop, engine, lambda: 3, self.take)
+        self.batches: list[list[int]] = []
+        self.inbox = StepInbox(self.loop, engine, lambda: 3, self.handle)
 
-    def take(self, said: deque[tuple[int, EngineEvent]]) -> None:
-        if said:
-            self.taken.append([key for key, _ in said])
-        said.clear()
+    def handle(self, events: deque[tuple[int, EngineEvent]]) -> None:
+        if events:
+            self.batches.append([key for key, _ in events])
+        events.clear()
 
     async def step(self, *keys: int) -> None:
         def work() -> None:
@@ -51,94 +51,94 @@ class Heard:
         await asyncio.sleep(0)
 
 
-def test_a_step_in_which_not_all_say_something_is_heard_at_its_end() -> None:
+def test_a_partial_step_is_handled_at_its_end() -> None:
     async def main() -> None:
-        heard = Heard(Threaded())
-        await heard.step(1, 2)
-        assert heard.taken == [[1, 2]]
-        await heard.step(3)
-        assert heard.taken == [[1, 2], [3]]
+        recorder = RecordingInbox(Threaded())
+        await recorder.step(1, 2)
+        assert recorder.batches == [[1, 2]]
+        await recorder.step(3)
+        assert recorder.batches == [[1, 2], [3]]
 
     uvloop.run(main())
 
 
-def test_an_engine_does_not_wait_for_a_loop_that_is_stuck() -> None:
+def test_an_engine_does_not_wait_for_a_blocked_loop() -> None:
     async def main() -> None:
-        heard = Heard(Threaded())
-        engine = threading.Thread(target=heard.engine.after_step)
-        heard.inbox.put(1, Piece("a"))
+        recorder = RecordingInbox(Threaded())
+        engine = threading.Thread(target=recorder.engine.after_step)
+        recorder.inbox.put(1, Piece("a"))
         engine.start()
-        engine.join()  # in the loop, which meanwhile hears nothing
-        assert heard.taken == []
+        engine.join()  # in the loop, which is blocked meanwhile
+        assert recorder.batches == []
         await asyncio.sleep(0.01)
-        assert heard.taken == [[1]]
+        assert recorder.batches == [[1]]
 
     uvloop.run(main())
 
 
-class Turned(Scripted):
-    """An engine that takes its turns where it is told, each of which says one thing."""
+class SteppedInLoop(Scripted):
+    """An engine that is stepped by its caller and emits one event per step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[float | None] = []
-        """What the next turns answer."""
+        """Return values of the next steps."""
         self.threads: set[int] = set()
-        self.turns = 0
-        self.emit: Callable[[int, EngineEvent], None] = lambda _, __: None
+        self.steps = 0
+        self.emit_to: Callable[[int, EngineEvent], None] = lambda _, __: None
 
     def step_in_caller(self, has_work: Callable[[], None]) -> StepFunction:
         self.has_work = has_work
-        return self.turn
+        return self.step
 
-    def turn(self) -> float | None:
+    def step(self) -> float | None:
         self.threads.add(threading.get_ident())
-        self.turns += 1
-        self.emit(self.turns, Piece("a"))
+        self.steps += 1
+        self.emit_to(self.steps, Piece("a"))
         return self.waits.pop(0)
 
 
-def test_an_engine_that_holds_the_interpreter_works_in_the_loop_while_there_is_work() -> None:
+def test_an_engine_without_a_thread_is_stepped_in_the_loop_while_it_has_work() -> None:
     async def main() -> None:
-        engine = Turned()
-        heard = Heard(engine)
-        engine.emit = heard.inbox.put
+        engine = SteppedInLoop()
+        recorder = RecordingInbox(engine)
+        engine.emit_to = recorder.inbox.put
         engine.waits = [0.0, 0.0, 0.001, None]
-        assert engine.turns == 0
+        assert engine.steps == 0
         await asyncio.to_thread(engine.has_work)
         for _ in range(100):
             await asyncio.sleep(0.001)
             if not engine.waits:
                 break
-        assert heard.taken == [[1], [2], [3], [4]]
+        assert recorder.batches == [[1], [2], [3], [4]]
         assert engine.threads == {threading.get_ident()}
         await asyncio.sleep(0.01)
-        assert engine.turns == 4
-        # Work that is there before a wait is over is not made to wait.
+        assert engine.steps == 4
+        # Work that arrives during a wait does not wait for its end.
         engine.waits = [60.0, None]
         engine.has_work()
         await asyncio.sleep(0.01)
         engine.has_work()
         await asyncio.sleep(0.01)
-        assert heard.taken[4:] == [[5], [6]]
+        assert recorder.batches[4:] == [[5], [6]]
 
     uvloop.run(main())
 
 
-def test_the_loop_turns_between_the_turns_of_an_engine() -> None:
-    """So that what was written leaves, and who asks in the meantime is heard."""
+def test_the_loop_iterates_between_two_steps_of_an_engine() -> None:
+    """So that output is sent and requests are read."""
 
     async def main() -> None:
-        engine = Turned()
-        heard = Heard(engine)
-        engine.emit = heard.inbox.put
+        engine = SteppedInLoop()
+        recorder = RecordingInbox(engine)
+        engine.emit_to = recorder.inbox.put
         engine.waits = [0.0] * 5 + [None]
         between: list[int] = []
 
         def look() -> None:
-            between.append(engine.turns)
+            between.append(engine.steps)
             if engine.waits:
-                heard.loop.call_soon(look)
+                recorder.loop.call_soon(look)
 
         engine.has_work()
         await asyncio.sleep(0)
@@ -150,21 +150,21 @@ def test_the_loop_turns_between_the_turns_of_an_engine() -> None:
     uvloop.run(main())
 
 
-def test_what_a_turn_of_the_loop_leaves_for_the_next_is_done_before_the_engine_goes_on() -> None:
-    """As a request that came in during a step, which is begun a turn after it is read."""
+def test_callbacks_of_callbacks_run_before_the_next_step() -> None:
+    """Such as a request that arrives during a step and starts an iteration after it is read."""
 
     async def main() -> None:
-        engine = Turned()
-        heard = Heard(engine)
+        engine = SteppedInLoop()
+        recorder = RecordingInbox(engine)
         begun_after: list[int] = []
 
         def read(_: int, __: EngineEvent) -> None:
-            heard.loop.call_soon(lambda: heard.loop.call_soon(begin))
+            recorder.loop.call_soon(lambda: recorder.loop.call_soon(begin))
 
         def begin() -> None:
-            begun_after.append(engine.turns)
+            begun_after.append(engine.steps)
 
-        engine.emit = read
+        engine.emit_to = read
         engine.waits = [0.0, 0.0, None]
         engine.has_work()
         await asyncio.sleep(0.02)
@@ -173,16 +173,16 @@ def test_what_a_turn_of_the_loop_leaves_for_the_next_is_done_before_the_engine_g
     uvloop.run(main())
 
 
-def test_an_inbox_that_closed_takes_no_turn_and_still_hears() -> None:
+def test_a_closed_inbox_makes_no_step_and_still_handles_events() -> None:
     async def main() -> None:
-        engine = Turned()
-        heard = Heard(engine)
+        engine = SteppedInLoop()
+        recorder = RecordingInbox(engine)
         engine.has_work()
-        heard.inbox.close()
+        recorder.inbox.close()
         await asyncio.sleep(0.01)
-        assert engine.turns == 0
-        await asyncio.to_thread(heard.inbox.put, 7, Piece("a"))
+        assert engine.steps == 0
+        await asyncio.to_thread(recorder.inbox.put, 7, Piece("a"))
         await asyncio.sleep(0.05)
-        assert heard.taken == [[7]]
+        assert recorder.batches == [[7]]
 
     uvloop.run(main())

@@ -1,3 +1,5 @@
+"""The link to a replica: frames, answers, failures, cancellation and loss."""
+
 from __future__ import annotations
 
 import asyncio
@@ -13,7 +15,7 @@ from maas.serving.routing import dispatch
 from maas.serving.routing.call import Call
 from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.wire.tensors import Tensor
-from tests.support.fakes.replica_peer import DOUBLES, Asked, Peer, until
+from tests.support.fakes.replica_peer import DOUBLES, FakeCall, Peer, until
 
 
 def linked(
@@ -42,7 +44,7 @@ def is_idle(link: ReplicaLink) -> bool:
 
 def test_calls_of_one_tick_share_a_frame_and_get_their_own_rows(tmp_path: Path) -> None:
     async def use(link: ReplicaLink, peer: Peer) -> None:
-        calls = [Asked((b"aa",)), Asked((b"bb", b"cc")), Asked((b"dd",))]
+        calls = [FakeCall((b"aa",)), FakeCall((b"bb", b"cc")), FakeCall((b"dd",))]
         for call in calls:
             link.submit(call)
         assert (link.in_flight, link.rows_in_flight, link.bytes_in_flight) == (3, 4, 8)
@@ -57,11 +59,16 @@ def test_calls_of_one_tick_share_a_frame_and_get_their_own_rows(tmp_path: Path) 
     linked(tmp_path, use)
 
 
-def test_calls_of_other_shapes_and_calls_that_travel_alone_get_frames_of_their_own(
+def test_calls_of_other_shapes_and_lone_travelers_get_their_own_frames(
     tmp_path: Path,
 ) -> None:
     async def use(link: ReplicaLink, peer: Peer) -> None:
-        calls = [Asked((b"a",)), Asked((b"bb",)), Asked((b"c",)), Asked((b"d",))]
+        calls = [
+            FakeCall((b"a",)),
+            FakeCall((b"bb",)),
+            FakeCall((b"c",)),
+            FakeCall((b"d",)),
+        ]
         calls[3].travels_alone = True
         for call in calls:
             link.submit(call)
@@ -75,14 +82,12 @@ def test_calls_of_other_shapes_and_calls_that_travel_alone_get_frames_of_their_o
     linked(tmp_path, use)
 
 
-def test_a_frame_ends_before_it_grows_too_large(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_have_a_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "FRAME_BYTES", 1000)
 
     async def use(link: ReplicaLink, peer: Peer) -> None:
-        calls = [Asked((bytes([n]) * 400,)) for n in range(5)]
-        for call in (*calls, Asked((b"x" * 400,) * 5), Asked((b"y" * 400,))):
+        calls = [FakeCall((bytes([n]) * 400,)) for n in range(5)]
+        for call in (*calls, FakeCall((b"x" * 400,) * 5), FakeCall((b"y" * 400,))):
             link.submit(call)
         await until(lambda: len(peer.link.ids) == 7)
         assert [len(infer.ids) for infer in peer.link.infers] == [2, 2, 1, 1, 1]
@@ -97,7 +102,7 @@ def test_a_frame_ends_before_it_grows_too_large(
 
 def test_a_failure_reaches_its_call_only(tmp_path: Path) -> None:
     async def use(link: ReplicaLink, peer: Peer) -> None:
-        bad, good = Asked(), Asked((b"g",))
+        bad, good = FakeCall(), FakeCall((b"g",))
         link.submit(bad)
         link.submit(good)
         await until(lambda: peer.link.infers)
@@ -112,11 +117,15 @@ def test_a_failure_reaches_its_call_only(tmp_path: Path) -> None:
     linked(tmp_path, use)
 
 
-def test_an_exception_in_one_call_costs_the_others_nothing(
+def test_an_exception_in_one_call_does_not_affect_others(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def use(link: ReplicaLink, peer: Peer) -> None:
-        bad, good, failing = Asked(trouble=True), Asked((b"g",)), Asked(trouble=True)
+        bad, good, failing = (
+            FakeCall(raises=True),
+            FakeCall((b"g",)),
+            FakeCall(raises=True),
+        )
         for call in (failing, bad, good):
             link.submit(call)
         await until(lambda: peer.link.infers)
@@ -132,43 +141,43 @@ def test_an_exception_in_one_call_costs_the_others_nothing(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_call_that_is_cancelled_before_it_is_sent_never_is(tmp_path: Path) -> None:
+def test_a_call_canceled_before_it_is_sent_is_not_sent(tmp_path: Path) -> None:
     async def use(link: ReplicaLink, peer: Peer) -> None:
-        gone, stays = Asked((b"a",)), Asked((b"b",))
-        link.submit(gone)
-        link.submit(stays)
-        link.cancel(gone)
+        canceled, other = FakeCall((b"a",)), FakeCall((b"b",))
+        link.submit(canceled)
+        link.submit(other)
+        link.cancel(canceled)
         await until(lambda: peer.link.infers)
         assert bytes(peer.link.infers[0].columns[0].data) == b"b"
         peer.link.answer(peer.link.infers[0])
-        await until(lambda: stays.ends)
-        assert gone.ends == [] and peer.link.cancelled == [] and is_idle(link)
+        await until(lambda: other.ends)
+        assert canceled.ends == [] and peer.link.cancelled == [] and is_idle(link)
 
     linked(tmp_path, use)
 
 
-def test_a_call_that_is_cancelled_later_is_cancelled_in_the_replica(tmp_path: Path) -> None:
+def test_a_call_canceled_after_it_is_sent_is_canceled_in_the_replica(tmp_path: Path) -> None:
     async def use(link: ReplicaLink, peer: Peer) -> None:
-        gone, stays = Asked((b"a",)), Asked((b"b",))
-        link.submit(gone)
-        link.submit(stays)
+        canceled, other = FakeCall((b"a",)), FakeCall((b"b",))
+        link.submit(canceled)
+        link.submit(other)
         await until(lambda: peer.link.infers)
-        link.cancel(gone)
-        assert gone.link is None and link.in_flight == 1 and link.bytes_in_flight == 1
+        link.cancel(canceled)
+        assert canceled.link is None and link.in_flight == 1 and link.bytes_in_flight == 1
         await until(lambda: peer.link.cancelled == [1])
-        peer.link.answer(peer.link.infers[0])  # it was too late there
-        await until(lambda: stays.ends)
-        assert gone.ends == [] and stays.ends == [b"b"] and is_idle(link)
+        peer.link.answer(peer.link.infers[0])  # the cancellation was too late
+        await until(lambda: other.ends)
+        assert canceled.ends == [] and other.ends == [b"b"] and is_idle(link)
 
     linked(tmp_path, use)
 
 
-def test_calls_of_a_lost_link_go_to_its_owner_sent_or_not(tmp_path: Path) -> None:
+def test_calls_of_a_lost_link_go_to_its_owner(tmp_path: Path) -> None:
     lost: list[Call] = []
     changes: list[bool] = []
 
     async def use(link: ReplicaLink, peer: Peer) -> None:
-        sent, unsent, later = Asked(), Asked(), Asked()
+        sent, unsent, later = FakeCall(), FakeCall(), FakeCall()
         link.submit(sent)
         await until(lambda: peer.link.infers)
         link.submit(unsent)
@@ -186,9 +195,9 @@ def test_calls_of_a_lost_link_go_to_its_owner_sent_or_not(tmp_path: Path) -> Non
     assert changes == [True, False]
 
 
-def test_without_an_owner_they_fail(tmp_path: Path) -> None:
+def test_calls_of_a_lost_link_without_an_owner_fail(tmp_path: Path) -> None:
     async def use(link: ReplicaLink, peer: Peer) -> None:
-        calls = [Asked(trouble=True), Asked()]
+        calls = [FakeCall(raises=True), FakeCall()]
         for call in calls:
             link.submit(call)
         ping = asyncio.ensure_future(link.ping(5))
@@ -202,11 +211,11 @@ def test_without_an_owner_they_fail(tmp_path: Path) -> None:
     linked(tmp_path, use)
 
 
-def test_a_link_whose_replica_goes_away_finishes_and_closes(tmp_path: Path) -> None:
+def test_a_link_to_a_draining_replica_closes_after_the_last_answer(tmp_path: Path) -> None:
     changes: list[bool] = []
 
     async def use(link: ReplicaLink, peer: Peer) -> None:
-        call = Asked((b"a",))
+        call = FakeCall((b"a",))
         link.submit(call)
         await until(lambda: peer.link.infers)
         peer.link.go_away()
@@ -225,14 +234,14 @@ def test_a_replica_that_does_not_read_gets_no_more_calls_until_it_does(tmp_path:
         peer.link.stop_reading()
         big = bytes(dispatch.UNSENT_BYTES // 2)
         for _ in range(5):
-            call = Asked((big,))
+            call = FakeCall((big,))
             link.submit(call)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            link.cancel(call)  # its place is free, its bytes are still here
+            link.cancel(call)  # the call is canceled, its bytes are still unsent
         await until(lambda: not link.usable)
         assert link.is_open and is_idle(link)
-        peer.link.read_on()
+        peer.link.resume_reading()
         await until(lambda: link.usable)
         await until(lambda: len(peer.link.cancelled) == 5)
 

@@ -1,4 +1,4 @@
-"""Generations between a router and replicas that do only what they are told."""
+"""Generations between a router and fake replicas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from maas.domain.snapshot import DeploymentRoutes, Snapshot, TargetRoute
 from maas.serving.routing import generation_call
 from maas.serving.routing.live_target import LiveTarget
 from maas.serving.routing.router import Router
-from tests.support.fakes.generations import TEXT_TO_TEXT, Written, wrote
+from tests.support.fakes.generations import TEXT_TO_TEXT, TextCall, has_pieces
 from tests.support.fakes.replica_peer import Peer, until
 
 DONE = Ending("stop", 5, 2)
@@ -48,13 +48,13 @@ class Replicas:
         self.router.apply(Snapshot(1, (DeploymentRoutes("d", "m", (target,), limit),), (), "d"))
 
     async def holder(self, text: str) -> Peer:
-        """Who was asked for the generation of `text`."""
+        """The peer that received the generation of `text`."""
 
-        def found() -> list[Peer]:
+        def holders() -> list[Peer]:
             return [peer for peer in self.peers if peer.links and self.numbers(peer, text)]
 
-        await until(found)
-        return found()[-1]
+        await until(holders)
+        return holders()[-1]
 
     def numbers(self, peer: Peer, text: str) -> list[int]:
         return [
@@ -79,23 +79,23 @@ def run(directory: Path, use: Callable[[Replicas], Awaitable[None]]) -> None:
     uvloop.run(main())
 
 
-def test_pieces_and_endings_of_many_share_a_frame_and_find_their_calls(tmp_path: Path) -> None:
+def test_pieces_and_endings_in_one_frame_reach_their_calls(tmp_path: Path) -> None:
     async def use(replicas: Replicas) -> None:
         live = await replicas.serve()
-        calls = [Written(str(n)) for n in range(3)]
+        calls = [TextCall(str(n)) for n in range(3)]
         for call in calls:
             live.generate(call)
         link = replicas.peers[0].link
         await until(lambda: len(link.generates) == 3)
         assert [g.tenant for g in link.generates] == [1, 1, 1]
         ids = [g.id for g in link.generates]
-        link.say(*((number, Piece(f"to {number}", 1), None) for number in ids))
-        link.say(*((number, Piece("!", 1), DONE) for number in ids))
+        link.send_steps(*((number, Piece(f"to {number}", 1), None) for number in ids))
+        link.send_steps(*((number, Piece("!", 1), DONE) for number in ids))
         for number, call in zip(ids, calls, strict=True):
             await call.over()
             assert call.text == f"to {number}!" and call.ending == DONE
             assert call.completion_tokens == 2
-            live.cancel_generation(call)  # its caller hangs up at the very end
+            live.cancel_generation(call)  # the client disconnects at the very end
         await asyncio.sleep(0.01)
         assert [len(call.ends) for call in calls] == [1, 1, 1]
         assert live._least_busy().in_flight == 0  # type: ignore[union-attr]
@@ -103,21 +103,21 @@ def test_pieces_and_endings_of_many_share_a_frame_and_find_their_calls(tmp_path:
     run(tmp_path, use)
 
 
-def test_nobody_writes_after_a_cancellation_and_the_counts_still_come(tmp_path: Path) -> None:
+def test_after_a_cancellation_only_the_ending_arrives(tmp_path: Path) -> None:
     async def use(replicas: Replicas) -> None:
         live = await replicas.serve()
-        call = Written("x")
+        call = TextCall("x")
         live.generate(call)
         link = replicas.peers[0].link
         await until(lambda: link.generates)
         (number,) = replicas.numbers(replicas.peers[0], "x")
-        link.say((number, Piece("a", 1), None))
-        await until(wrote(call))
+        link.send_steps((number, Piece("a", 1), None))
+        await until(has_pieces(call))
         live.cancel_generation(call)
         live.cancel_generation(call)
         await until(lambda: link.cancelled == [number])
-        link.say((number, Piece("b", 1), None))
-        link.say((number, Piece("c", 1), Ending("cancelled", 4, 3)))
+        link.send_steps((number, Piece("b", 1), None))
+        link.send_steps((number, Piece("c", 1), Ending("cancelled", 4, 3)))
         await call.over()
         assert call.text == "a" and call.ending == Ending("cancelled", 4, 3)
         live.cancel_generation(call)
@@ -127,30 +127,30 @@ def test_nobody_writes_after_a_cancellation_and_the_counts_still_come(tmp_path: 
     run(tmp_path, use)
 
 
-def test_what_is_cancelled_before_it_left_ends_in_a_later_tick(tmp_path: Path) -> None:
+def test_a_generation_canceled_before_it_is_sent_ends_in_a_later_tick(tmp_path: Path) -> None:
     async def use(replicas: Replicas) -> None:
         live = await replicas.serve()
-        unsent = Written("unsent")
+        unsent = TextCall("unsent")
         live.generate(unsent)
         live.cancel_generation(unsent)
         assert not unsent.ends
         assert (await unsent.over()).ending == Ending("cancelled", 0, 0)
         replicas.apply()
         await until(lambda: not live.is_ready)
-        held = Written("held")
-        live.generate(held)
-        live.cancel_generation(held)
-        assert (await held.over()).ending == Ending("cancelled", 0, 0)
+        waiting = TextCall("waiting")
+        live.generate(waiting)
+        live.cancel_generation(waiting)
+        assert (await waiting.over()).ending == Ending("cancelled", 0, 0)
         assert not live._waiting
         assert not replicas.peers[0].link.generates
 
     run(tmp_path, use)
 
 
-def test_one_that_has_written_nothing_is_given_to_another_replica_once(tmp_path: Path) -> None:
+def test_a_generation_without_output_is_repeated_once(tmp_path: Path) -> None:
     async def use(replicas: Replicas) -> None:
         live = await replicas.serve(2)
-        call = Written("x")
+        call = TextCall("x")
         live.generate(call)
         first = await replicas.holder("x")
         first.crash()
@@ -163,15 +163,15 @@ def test_one_that_has_written_nothing_is_given_to_another_replica_once(tmp_path:
     run(tmp_path, use)
 
 
-def test_one_that_has_written_is_lost_at_once_with_its_replica(tmp_path: Path) -> None:
+def test_a_generation_with_output_fails_with_its_replica(tmp_path: Path) -> None:
     async def use(replicas: Replicas) -> None:
         live = await replicas.serve(2)
-        call, cancelled = Written("x"), Written("cancelled")
+        call, cancelled = TextCall("x"), TextCall("cancelled")
         live.generate(call)
         first = await replicas.holder("x")
         (number,) = replicas.numbers(first, "x")
-        first.link.say((number, Piece("a", 1), None))
-        await until(wrote(call))
+        first.link.send_steps((number, Piece("a", 1), None))
+        await until(has_pieces(call))
         live.generate(cancelled)
         other = await replicas.holder("cancelled")
         live.cancel_generation(cancelled)
@@ -185,15 +185,15 @@ def test_one_that_has_written_is_lost_at_once_with_its_replica(tmp_path: Path) -
     run(tmp_path, use)
 
 
-def test_at_its_deadline_it_is_stopped_and_its_cost_is_known(tmp_path: Path) -> None:
+def test_a_generation_is_stopped_at_its_deadline_and_reports_its_usage(tmp_path: Path) -> None:
     async def use(replicas: Replicas) -> None:
         live = await replicas.serve()
-        call = Written("x", seconds=0.05)
+        call = TextCall("x", seconds=0.05)
         live.generate(call)
         link = replicas.peers[0].link
         await until(lambda: link.cancelled)
         assert not call.ends
-        link.say((link.generates[0].id, Piece("late", 1), Ending("cancelled", 4, 3)))
+        link.send_steps((link.generates[0].id, Piece("late", 1), Ending("cancelled", 4, 3)))
         await call.over()
         assert isinstance(call.error, DeadlineExceeded)
         assert call.usage == Ending("cancelled", 4, 3) and not call.pieces
@@ -201,14 +201,14 @@ def test_at_its_deadline_it_is_stopped_and_its_cost_is_known(tmp_path: Path) -> 
     run(tmp_path, use)
 
 
-def test_a_replica_that_does_not_stop_is_not_waited_for_long(
+def test_the_wait_for_the_usage_of_a_late_generation_is_limited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generation_call, "USAGE_GRACE_SECONDS", 0.1)
 
     async def use(replicas: Replicas) -> None:
         live = await replicas.serve()
-        call = Written("x", seconds=0.05)
+        call = TextCall("x", seconds=0.05)
         live.generate(call)
         assert isinstance((await call.over(2)).error, DeadlineExceeded)
         assert call.usage is None
@@ -216,10 +216,10 @@ def test_a_replica_that_does_not_stop_is_not_waited_for_long(
     run(tmp_path, use)
 
 
-def test_errors_of_the_engine_reach_the_caller_as_they_are(tmp_path: Path) -> None:
+def test_errors_of_the_engine_reach_the_caller_unchanged(tmp_path: Path) -> None:
     async def use(replicas: Replicas) -> None:
         live = await replicas.serve()
-        call = Written("x")
+        call = TextCall("x")
         live.generate(call)
         link = replicas.peers[0].link
         await until(lambda: link.generates)
@@ -232,38 +232,38 @@ def test_errors_of_the_engine_reach_the_caller_as_they_are(tmp_path: Path) -> No
     run(tmp_path, use)
 
 
-def test_one_call_that_raises_costs_the_others_of_its_frame_nothing(tmp_path: Path) -> None:
+def test_a_call_that_raises_does_not_affect_others_of_its_frame(tmp_path: Path) -> None:
     async def use(replicas: Replicas) -> None:
         live = await replicas.serve()
-        bad, good = Written("bad", trouble=True), Written("good")
+        bad, good = TextCall("bad", raises=True), TextCall("good")
         live.generate(bad)
         live.generate(good)
         link = replicas.peers[0].link
         await until(lambda: len(link.generates) == 2)
         ids = [g.id for g in link.generates]
-        link.say(*((number, Piece("a", 1), None) for number in ids))
-        await until(wrote(good))
+        link.send_steps(*((number, Piece("a", 1), None) for number in ids))
+        await until(has_pieces(good))
         assert type((await bad.over()).error) is MaasError
         await until(lambda: link.cancelled == [ids[0]])
-        link.say((ids[0], Piece(), Ending("cancelled", 1, 1)), (ids[1], Piece(), DONE))
+        link.send_steps((ids[0], Piece(), Ending("cancelled", 1, 1)), (ids[1], Piece(), DONE))
         assert (await good.over()).ending == DONE and len(bad.ends) == 1
 
     run(tmp_path, use)
 
 
-def test_too_many_are_refused_and_so_is_a_deployment_without_replicas(tmp_path: Path) -> None:
+def test_too_many_generations_and_a_deployment_without_replicas_are_refused(tmp_path: Path) -> None:
     async def use(replicas: Replicas) -> None:
         live = await replicas.serve(limit=2)
-        live.generate(Written())
-        live.generate(Written())
+        live.generate(TextCall())
+        live.generate(TextCall())
         with pytest.raises(Overloaded) as refused:
-            live.generate(Written())
+            live.generate(TextCall())
         assert (refused.value.retry_after or 0) >= 1
         live._down_since = 0.0
         replicas.apply()
         await until(lambda: not live.is_ready)
         live._down_since = 0.0
         with pytest.raises(Unavailable, match="no ready replica"):
-            live.generate(Written())
+            live.generate(TextCall())
 
     run(tmp_path, use)

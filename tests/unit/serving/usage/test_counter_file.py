@@ -1,3 +1,7 @@
+"""Counters can be read at any time, and survive a crash."""
+
+from __future__ import annotations
+
 import multiprocessing
 import os
 import signal
@@ -9,7 +13,7 @@ from maas.serving.usage.counter_file import CounterFile, read_counters
 from maas.serving.usage.usage_file import UsageFile
 
 
-def test_totals_are_read_while_the_writer_lives(tmp_path: Path) -> None:
+def test_totals_can_be_read_while_the_writer_runs(tmp_path: Path) -> None:
     file = CounterFile(tmp_path / "c", "gateway-1", width=2)
     file.slot("a")[0] += 3
     file.slot("b")[1] += 4
@@ -19,7 +23,7 @@ def test_totals_are_read_while_the_writer_lives(tmp_path: Path) -> None:
     assert read_counters(tmp_path / "c")[2] is False
 
 
-def test_labels_beyond_the_capacity_are_counted_together(tmp_path: Path) -> None:
+def test_labels_beyond_the_capacity_share_a_slot(tmp_path: Path) -> None:
     file = CounterFile(tmp_path / "c", "g", width=1, capacity=3)
     for label in "abcde":
         file.slot(label)[0] += 1
@@ -28,7 +32,7 @@ def test_labels_beyond_the_capacity_are_counted_together(tmp_path: Path) -> None
     file.close()
 
 
-def test_a_file_that_was_not_finished_is_refused(tmp_path: Path) -> None:
+def test_an_incomplete_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(b"\0" * 100)
     with pytest.raises(ValueError, match="too short"):
         read_counters(tmp_path / "c")

@@ -1,10 +1,14 @@
+"""JSON bodies to tensors and back, fast and in general."""
+
+from __future__ import annotations
+
 import json
 import math
 import struct
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from maas.domain.errors import InvalidInput, MalformedBody
@@ -33,13 +37,13 @@ def test_one_row_of_integers_is_packed_as_floats() -> None:
     assert columns == [struct.pack("<10f", *range(10))]
 
 
-def test_a_batch_of_rows_lies_end_to_end() -> None:
+def test_the_rows_of_a_batch_are_joined() -> None:
     columns, rows, single = decode(VECTOR, {"x": [[1.5] * 10, [2.5] * 10]})
     assert (rows, single) == (2, False)
     assert columns == [struct.pack("<20f", *[1.5] * 10, *[2.5] * 10)]
 
 
-def test_scalars_strings_and_truth_values_are_taken() -> None:
+def test_scalars_strings_and_booleans_are_decoded() -> None:
     columns, rows, single = decode(TABLE, {"age": 3, "name": "ü", "ok": True})
     assert (rows, single) == (1, True)
     assert columns == [struct.pack("<q", 3), b"\x02\0\0\0\xc3\xbc", b"\x01"]
@@ -54,12 +58,12 @@ def test_nested_rows_keep_their_order() -> None:
     assert columns == [struct.pack("<6f", 1, 2, 3, 4, 5, 6)]
 
 
-def test_large_batches_and_the_explicit_way_agree() -> None:
+def test_large_batches_agree_with_the_general_way() -> None:
     rows = [[float(n), 2 * n, -n, 0.5, 1e30, -0.0, 1, 2, 3, 4] for n in range(500)]
     columns, count, single = decode(VECTOR, {"x": rows})
-    slow, slow_count, slow_single = json_to_tensors(VECTOR, {"x": rows})
-    assert (count, single) == (slow_count, slow_single) == (500, False)
-    assert columns == [slow["x"].data]
+    general, general_count, general_single = json_to_tensors(VECTOR, {"x": rows})
+    assert (count, single) == (general_count, general_single) == (500, False)
+    assert columns == [general["x"].data]
     nested = [[[[1, 2, 3], [4, 5, 6]]]] * 3
     columns, count, single = decode(IMAGE, {"x": nested})
     assert (columns, count, single) == (
@@ -70,7 +74,7 @@ def test_large_batches_and_the_explicit_way_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         ({"x": [[1] * 10, [1] * 9 + [1e39]]}, "finite FP32 numbers, got 1e+39"),
         ({"x": [[1] * 10, [1] * 9 + ["1"]]}, "got '1' at element 19"),
@@ -93,10 +97,10 @@ def test_large_batches_and_the_explicit_way_agree() -> None:
         ("x", "got a string"),
     ],
 )
-def test_a_wrong_body_is_told_what_was_expected_and_what_came(body: Any, words: str) -> None:
+def test_errors_name_the_expected_and_the_actual_value(body: Any, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         decode(VECTOR, body)
-    assert words in caught.value.message
+    assert message in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -113,12 +117,12 @@ def test_a_wrong_body_is_told_what_was_expected_and_what_came(body: Any, words: 
         b"\x00",
     ],
 )
-def test_what_is_not_json_is_malformed(body: bytes) -> None:
+def test_invalid_json_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedBody):
         decode(VECTOR, body)
 
 
-def test_a_5000_digit_integer_is_refused_with_a_sentence() -> None:
+def test_a_5000_digit_integer_is_refused_with_a_short_message() -> None:
     with pytest.raises((InvalidInput, MalformedBody)) as caught:
         decode(VECTOR, b'{"x": [' + b"9" * 5000 + b",1,1,1,1,1,1,1,1,1]}")
     assert len(caught.value.message) < 300
@@ -136,12 +140,12 @@ def test_integers_outside_the_datatype_are_refused() -> None:
         decode(TABLE, {"age": 1.5, "name": "a", "ok": True})
 
 
-def test_inputs_that_disagree_about_rows_are_refused() -> None:
+def test_inputs_with_different_numbers_of_rows_are_refused() -> None:
     with pytest.raises(InvalidInput, match="all inputs must have the same number of rows"):
         decode(TABLE, {"age": [1, 2], "name": ["a"], "ok": [True, True]})
 
 
-def test_answers_show_a_vector_of_length_one_as_its_number() -> None:
+def test_a_vector_of_length_one_is_encoded_as_its_number() -> None:
     codec = JsonCodec(VECTOR)
     data = struct.pack("<2f", 0.5, 1.5)
     assert codec.encode([Column((1,), data)], 0, 1, True) == b'{"y_pred":0.5}'
@@ -149,7 +153,7 @@ def test_answers_show_a_vector_of_length_one_as_its_number() -> None:
     assert codec.encode([Column((1,), data)], 0, 2, False) == b'{"y_pred":[0.5,1.5]}'
 
 
-def test_answers_of_several_outputs_keep_their_shapes() -> None:
+def test_several_outputs_keep_their_shapes() -> None:
     codec = JsonCodec(TABLE)
     columns = [
         Column((), struct.pack("<2q", 1, 0)),
@@ -173,8 +177,8 @@ JSON_VALUES = st.recursive(
 )
 
 
-@given(JSON_VALUES)
-def test_the_fast_way_and_the_explicit_way_agree(value: Any) -> None:
+@hypothesis.given(JSON_VALUES)
+def test_the_fast_and_the_general_way_agree(value: Any) -> None:
     for signature in (VECTOR, TABLE, IMAGE):
         try:
             body = json.dumps(value, allow_nan=False).encode()
@@ -191,10 +195,10 @@ def test_the_fast_way_and_the_explicit_way_agree(value: Any) -> None:
         assert [bytes(c) for c in columns] == [tensors[s.name].data for s in signature.inputs]
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=10,
+@hypothesis.given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=10,
                 max_size=10))  # fmt: skip
-def test_float32_values_come_through_exactly(values: list[float]) -> None:
+def test_float32_values_are_exact(values: list[float]) -> None:
     columns, _, _ = decode(VECTOR, {"x": values})
-    got = struct.unpack("<10f", columns[0])
+    decoded = struct.unpack("<10f", columns[0])
     assert all(math.copysign(1, a) == math.copysign(1, b) and a == b
-               for a, b in zip(got, values, strict=True))  # fmt: skip
+               for a, b in zip(decoded, values, strict=True))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Bytes in JSON, and inputs that callers leave out."""
+"""Bytes in JSON, and defaults of missing inputs."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def test_a_string_is_text_and_b64_is_any_bytes() -> None:
     [{"b64": "x"}, {"b64": "eA==="}, {"b64": "e A=="}, {"b64": "ü"}, {"b64": 1}, {}, 5, None, [],
      {"b64": "eA==", "more": 1}, {"B64": "eA=="}, "\ud800"],
 )  # fmt: skip
-def test_what_is_neither_is_refused_by_name(value: Any) -> None:
+def test_other_values_are_refused_with_the_name_of_the_input(value: Any) -> None:
     with pytest.raises(InvalidInput, match="image"):
         element_bytes(IMAGE, value, 3)
 
 
-def test_elements_travel_with_their_lengths() -> None:
+def test_elements_are_stored_with_their_lengths() -> None:
     elements = [b"", b"a", bytes(300)]
     assert bytes_elements(pack_elements(elements)) == elements
     with pytest.raises(InvalidInput, match="ends within"):
         bytes_elements(pack_elements(elements)[:-1])
 
 
-def test_an_input_that_is_left_out_has_its_default_in_every_row() -> None:
+def test_a_missing_input_has_its_default_in_every_row() -> None:
     tensors, rows, single = json_to_tensors(
         SPEECH, {"audio": ["a", "b"], "translate": [True, True]}
     )
@@ -65,7 +65,7 @@ def test_an_input_that_is_left_out_has_its_default_in_every_row() -> None:
 
 @pytest.mark.parametrize("value", [{}, {"language": "en"}, {"audio": "a", "temperature": "x"},
                                    {"audio": ["a", "b"], "language": "en"}])  # fmt: skip
-def test_what_is_needed_must_be_there(value: Any) -> None:
+def test_required_inputs_must_be_present(value: Any) -> None:
     with pytest.raises(InvalidInput):
         json_to_tensors(SPEECH, value)
 
@@ -75,7 +75,7 @@ def test_only_an_input_without_dimensions_has_a_default() -> None:
         TensorSpec("x", "FP32", (3,), default=1.0)
 
 
-def test_a_signature_says_its_defaults_again() -> None:
-    said = Signature.from_dict(SPEECH.to_dict())
-    assert said == SPEECH
+def test_a_signature_keeps_its_defaults() -> None:
+    decoded = Signature.from_dict(SPEECH.to_dict())
+    assert decoded == SPEECH
     assert "default" not in SPEECH.to_dict()["inputs"][0]

@@ -1,3 +1,5 @@
+"""Frames of generations are packed and unpacked without loss."""
+
 from __future__ import annotations
 
 import pytest
@@ -19,7 +21,7 @@ def body(parts: list[Buffer]) -> memoryview:
     return memoryview(b"".join(parts))[HEAD:]
 
 
-def test_a_generation_travels_whole() -> None:
+def test_a_generation_is_unpacked_as_it_was_packed() -> None:
     sent = Generate(
         7,
         12.5,
@@ -38,7 +40,7 @@ def test_a_generation_travels_whole() -> None:
     assert unpack_generate(body(parts)) == sent
 
 
-def test_pieces_of_many_generations_travel_in_one_frame() -> None:
+def test_pieces_of_many_generations_share_a_frame() -> None:
     steps = [
         (1, Piece("a", 1, [TokenLogprob("a", -0.5, [97], [TokenLogprob("b", -1.0)])]), None),
         (2, Piece(tool_calls=[ToolCallPiece(0, "c1", "f", "{")]), None),
@@ -50,10 +52,10 @@ def test_pieces_of_many_generations_travel_in_one_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [b"", b"x" * 20, bytes(21), bytes(20) + b"\x09{}", bytes(21) + b'{"stop":1}']
+    "malformed", [b"", b"x" * 20, bytes(21), bytes(20) + b"\x09{}", bytes(21) + b'{"stop":1}']
 )
-def test_what_is_no_frame_is_refused(wrong: bytes) -> None:
+def test_malformed_frames_are_refused(malformed: bytes) -> None:
     with pytest.raises(ProtocolViolation):
-        unpack_generate(memoryview(wrong))
+        unpack_generate(memoryview(malformed))
     with pytest.raises(ProtocolViolation):
-        unpack_pieces(memoryview(wrong))
+        unpack_pieces(memoryview(malformed))
