@@ -1,4 +1,4 @@
-"""The house rules that a machine can hold."""
+"""House rules that a test can check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 50
 MAY_NAME = {("src/maas/lifecycle/training/checkpoints.py", "pickle")}
-"""For the class of the error that torch raises when a checkpoint holds more than tensors."""
+"""Exception: the class of torch's error for a checkpoint that contains more than tensors."""
 FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 
 
@@ -27,7 +27,7 @@ def trees() -> Iterator[tuple[str, ast.Module]]:
         yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
 
 
-def test_files_fit_in_the_head() -> None:
+def test_files_are_short() -> None:
     long = {
         str(path.relative_to(ROOT)): count
         for path in FILES
@@ -36,8 +36,8 @@ def test_files_fit_in_the_head() -> None:
     assert long == {}
 
 
-def test_functions_fit_in_the_head() -> None:
-    """Signatures do not count: a command's options are a table, not a thought."""
+def test_functions_are_short() -> None:
+    """Signatures do not count: the options of a command are a table."""
     long = {
         f"{name}:{node.name}": lines
         for name, tree in trees()
@@ -62,8 +62,8 @@ def test_the_environment_is_read_in_one_file() -> None:
     assert readers == {"src/maas/settings.py"}
 
 
-def test_nothing_is_unpickled_evaluated_or_given_to_a_shell() -> None:
-    found = []
+def test_nothing_is_unpickled_evaluated_or_passed_to_a_shell() -> None:
+    uses = []
     for name, tree in trees():
         for node in ast.walk(tree):
             modules: list[str] = []
@@ -71,29 +71,29 @@ def test_nothing_is_unpickled_evaluated_or_given_to_a_shell() -> None:
                 modules = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 modules = [node.module or ""]
-            found += [(name, m) for m in modules if m.split(".")[0] in FORBIDDEN_MODULES]
+            uses += [(name, m) for m in modules if m.split(".")[0] in FORBIDDEN_MODULES]
             if isinstance(node, ast.Call):
                 if isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec"):
-                    found.append((name, node.func.id))
-                found += [
+                    uses.append((name, node.func.id))
+                uses += [
                     (name, "shell=True")
                     for keyword in node.keywords
                     if keyword.arg == "shell"
                     and isinstance(keyword.value, ast.Constant)
                     and keyword.value.value
                 ]
-    assert set(found) <= MAY_NAME
+    assert set(uses) <= MAY_NAME
 
 
 def test_no_check_is_an_assert() -> None:
-    """`python -O` drops asserts, and with them whatever they were to hold."""
-    found = [
+    """`python -O` removes assert statements."""
+    asserts = [
         f"{name}:{node.lineno}"
         for name, tree in trees()
         for node in ast.walk(tree)
         if isinstance(node, ast.Assert)
     ]
-    assert found == []
+    assert asserts == []
 
 
 def test_the_version_is_the_same_everywhere() -> None:
@@ -103,8 +103,8 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert re.search(rf"^## .*{re.escape(__version__)}", changelog, re.MULTILINE)
 
 
-def imported_modules(tree: ast.Module, module: str) -> Iterator[str]:
-    """Modules of ours that `module` imports when it is imported, by their dotted names."""
+def imported_modules(tree: ast.Module) -> Iterator[str]:
+    """Dotted names of the modules of `maas` that a module imports at its top level."""
     for node in tree.body:
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.startswith("maas"))
@@ -114,7 +114,7 @@ def imported_modules(tree: ast.Module, module: str) -> Iterator[str]:
                 yield str(node.module)
 
 
-def test_no_two_files_import_each_other_however_far_round() -> None:
+def test_files_do_not_import_each_other_in_a_circle() -> None:
     names = {
         ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(
             ".__init__"
@@ -122,8 +122,7 @@ def test_no_two_files_import_each_other_however_far_round() -> None:
         for path in FILES
     }
     graph = {
-        name: {m for m in imported_modules(ast.parse(path.read_text()), name) if m in names}
-        - {name}
+        name: {m for m in imported_modules(ast.parse(path.read_text())) if m in names} - {name}
         for name, path in names.items()
     }
     state: dict[str, int] = {}
