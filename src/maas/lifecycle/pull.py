@@ -1,4 +1,4 @@
-"""pull: a model from somewhere becomes a publication that waits to be sent."""
+"""Pull: a model from a source becomes a publication that can be sent to a server."""
 
 from __future__ import annotations
 
@@ -28,32 +28,34 @@ CONVERTERS = {"efficientnet": efficientnet.fetch}
 
 @dataclass(frozen=True)
 class PullOptions:
-    """What the caller wants to say about the model."""
+    """The caller's metadata for the model."""
 
     name: str | None = None
-    """Of the model; default: the name in the catalog."""
+    """Name of the model; default: the name in the catalog."""
     license: str | None = None
-    """Instead of what the source says."""
+    """License that replaces the one that the source states."""
     description: str = ""
 
 
 @dataclass(frozen=True)
 class Pulled:
+    """A publication of pulled files, with its license."""
+
     publication: PreparedPublication
     license: str
-    """Empty if nobody says which."""
+    """License; empty if it is unknown."""
     license_from: str
-    """Who says it: `you`, `the source`, `the file` or `the catalog`."""
+    """Origin of the license: `you`, `the source`, `the file` or `the catalog`."""
 
 
 @contextmanager
 def pulled(request: SourceRequest, options: PullOptions) -> Iterator[Pulled]:
-    """The publication of what `request.source` has, whose files are there within the context.
+    """The publication of the model at `request.source`; its files exist within the context.
 
-    `request.source` may be the name of an entry of the catalog. Unfinished downloads stay for the
-    next try; all are removed when the context ends well, or if no runtime serves what came. Raises
-    InvalidInput, UnsafeArtifact, NotFound, Forbidden, Unavailable, OutOfSpace, Conflict,
-    StorageFailed.
+    `request.source` may be the name of a catalog entry. Unfinished downloads stay for the next
+    attempt; they are removed when the context ends without an error, or if no runtime serves the
+    files. Raises InvalidInput, UnsafeArtifact, NotFound, Forbidden, Unavailable, OutOfSpace,
+    Conflict, StorageFailed.
     """
     entry = find(request.source)
     if entry is None:
@@ -62,7 +64,7 @@ def pulled(request: SourceRequest, options: PullOptions) -> Iterator[Pulled]:
         request = replace(request, source=entry.source, file=request.file or entry.file)
     name = options.name or (entry.name if entry else None)
     if name is None:
-        raise InvalidInput("say with --name what the model shall be called", field="name")
+        raise InvalidInput("a name for the model is required; set it with --name", field="name")
     checked_name(name, "model")
     with workspace(request) as folder, _swept(folder):
         fetched = _fetched(request, entry, folder)
@@ -80,14 +82,15 @@ def pulled(request: SourceRequest, options: PullOptions) -> Iterator[Pulled]:
 
 
 def _check_bare_name(source: str) -> None:
-    """A source without a scheme that is no path either was meant for the catalog."""
+    """Raises NotFound, with the closest catalog names, unless `source` is an address or a path."""
     if not source.strip():
-        raise InvalidInput("a source is a name of the catalog, an address or a path; got none",
-                           field="source")  # fmt: skip
+        raise InvalidInput(
+            "source must be a name in the catalog, an address or a path; got none", field="source"
+        )
     try:
         if "/" in source or Path(source).expanduser().exists():
             return
-    except (OSError, RuntimeError):  # longer than a name may be, or nobody's home: no file either
+    except (OSError, RuntimeError):  # a name that is too long, or an unknown home directory
         pass
     near = get_close_matches(source.lower(), [entry.name for entry in CATALOG], 3, 0.6)
     meant = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -99,7 +102,7 @@ def _check_bare_name(source: str) -> None:
 
 @contextmanager
 def _swept(folder: Path) -> Iterator[None]:
-    """What an archive was unpacked to does not outlive the try; the next one unpacks it again."""
+    """Removes unpacked files at the end; the next attempt unpacks the archive again."""
     try:
         yield
     finally:
@@ -110,7 +113,7 @@ def _recognized(fetched: Fetched, folder: Path) -> Recognized:
     try:
         return recognize(fetched.files)
     except InvalidInput:
-        # These bytes will be refused the next time, too.
+        # The same files would be refused again.
         discard(folder)
         raise
 
@@ -168,7 +171,7 @@ def _file(name: str, path: Path, progress: Progress) -> File:
 
 
 def _check_digest(request: SourceRequest, files: dict[str, File]) -> None:
-    """The digest that the caller named is that of a download, or of the one file of a model."""
+    """Checks the caller's digest, which is of a download or of a model's only file."""
     if request.sha256 is None or request.source.startswith("https://"):
         return
     if len(files) != 1:
@@ -186,12 +189,16 @@ def _license(
 ) -> tuple[str, str]:
     declared = [(fetched.license, "the source"), (entry.license if entry else "", "the catalog")]
     if fetched.origin["kind"] == "package":
-        # A package's metadata are about its code first; the catalog is about the weights.
+        # A package's metadata describe mainly its code; the catalog describes the weights.
         declared.reverse()
     for text, who in ((options.license or "", "you"), (recognized.license, "the file"), *declared):
         if text:
             clean = "".join(c for c in text if c.isprintable())
             if len(clean) > MAX_LICENSE_CHARACTERS:
-                raise InvalidInput(f"a license is named in at most 200 characters: {shown(clean)}")
+                raise InvalidInput(
+                    f"license must have at most {MAX_LICENSE_CHARACTERS} characters; "
+                    f"got {shown(clean)}",
+                    field="license",
+                )
             return clean, who
     return "", "nobody"

@@ -148,7 +148,7 @@ def test_the_sdk_pulls_a_folder(stack: Stack, tmp_path: Path) -> None:
     assert str(found) == "from-sdk:1"
     assert found.license_from == "nobody"
     assert "checking model.safetensors" in steps
-    with pytest.raises(InvalidInput, match="say with --name"):
+    with pytest.raises(InvalidInput, match="set it with --name"):
         stack.client().pull(str(tmp_path / "model.zip"))
 
 

@@ -191,7 +191,7 @@ class LoadRun:
         result = figures(
             (level.concurrency, level.rate),
             self._samples,
-            writes=self._requests.generates_text,
+            generates_text=self._requests.generates_text,
             cpu_s=time.process_time() - self._cpu,
             complete=complete,
         )

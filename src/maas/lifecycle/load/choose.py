@@ -1,5 +1,8 @@
-"""Which engine and how many threads serve a model best here: what is tried, what that came to, and
-which is kept. Nothing here runs anything."""
+"""Choice of the engine and the number of threads for a model on this machine.
+
+This module lists candidates, reads and writes their measurements as evidence, and picks the best;
+it measures nothing itself.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ from maas.lifecycle.load.load_results import ROW_CONCURRENCY, TEXT_CONCURRENCY, 
 
 OBJECTIVES = ("latency", "throughput")
 KIND = "latency"
-"""Of the evidence."""
+"""Kind of the evidence."""
 FEWEST = 1
+"""Concurrency at which latency is measured."""
 SAME_FILES = {
     "llama_cpp": ("llama_cpp", "openvino"),
     "openvino": ("openvino", "llama_cpp"),
 }
-"""Engines that load the very files that another one loads. Others have only themselves."""
+"""Engines that load the same files, by engine, the engine itself first. Others share no files."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,9 @@ class EngineCandidate:
     variant: Variant
     threads: int
     library: str
-    """What its runtime loads models with, as `xllamacpp 1.2`."""
+    """Library of the runtime with its version, such as `xllamacpp 1.2`."""
     is_new: bool = False
-    """Whether the version lacks this variant yet."""
+    """Whether the version does not have this variant yet."""
 
     @property
     def label(self) -> str:
@@ -40,18 +44,18 @@ class EngineCandidate:
 
 @dataclass(frozen=True)
 class EngineTrial:
-    """What a candidate came to."""
+    """Measurement of a candidate."""
 
     candidate: EngineCandidate
     levels: tuple[LevelResult, ...] = ()
     failed: str = ""
-    """Why it does not serve."""
+    """Reason why the candidate does not serve; empty if it does."""
     is_known: bool = False
-    """Whether it was measured earlier."""
+    """Whether the measurement is an earlier one."""
 
 
 def check_objective(objective: str) -> str:
-    """Raises InvalidInput."""
+    """`objective` if it is valid. Raises InvalidInput."""
     if objective not in OBJECTIVES:
         raise InvalidInput(
             f"objective must be {' or '.join(OBJECTIVES)}; got {objective!r}", field="objective"
@@ -60,7 +64,7 @@ def check_objective(objective: str) -> str:
 
 
 def usual_load(task: Task, seconds: float = 10.0, seed: int = 0) -> Load:
-    """One caller, and as many as keep an engine busy: what both objectives need."""
+    """A load with one client and with enough to saturate an engine, for both objectives."""
     usual = TEXT_CONCURRENCY if task is Task.TEXT_GENERATION else ROW_CONCURRENCY
     return Load(concurrency=(FEWEST, usual[-1]), seconds=seconds, seed=seed)
 
@@ -68,8 +72,10 @@ def usual_load(task: Task, seconds: float = 10.0, seed: int = 0) -> Load:
 def candidates(
     version: Version, base: Variant, libraries: Mapping[str, str | None], threads: tuple[int, ...]
 ) -> list[EngineCandidate]:
-    """Every engine whose library the server has and that loads the files of `base`, each with each
-    of `threads`. `libraries` are by runtime."""
+    """Candidates for each of `threads` and each installed engine that loads the files of `base`.
+
+    `libraries` has the installed library by runtime, or None.
+    """
     result = []
     for runtime in SAME_FILES.get(base.runtime, (base.runtime,)):
         library = libraries.get(runtime)
@@ -84,14 +90,17 @@ def candidates(
 
 
 def thread_counts(cores: int, task: Task) -> tuple[int, ...]:
-    """Worth trying. Of text half of the cores and all: memory limits it, and more threads than
-    memory feeds are slower. Of rows one and all: a small model is done before threads have met."""
+    """Numbers of threads to measure.
+
+    For text generation half of the cores and all, because memory bandwidth limits it and too many
+    threads are slower. For rows one and all, because threads do not help a small model.
+    """
     few = max(1, cores // 2) if task is Task.TEXT_GENERATION else 1
     return tuple(sorted({few, max(1, cores)}))
 
 
 def evidence_of(trial: EngineTrial, load: Load, how: Mapping[str, Any]) -> Evidence:
-    """What stays with the variant, with all that `known` asks for."""
+    """The trial as evidence of its variant, with everything that `previous_trial` compares."""
     values: dict[str, Any] = {"threads": trial.candidate.threads}
     if trial.failed:
         values["failed"] = trial.failed
@@ -104,8 +113,10 @@ def evidence_of(trial: EngineTrial, load: Load, how: Mapping[str, Any]) -> Evide
 def previous_trial(
     evidence: Iterable[Evidence], candidate: EngineCandidate, load: Load, machine: Mapping[str, Any]
 ) -> EngineTrial | None:
-    """The newest measurement of this candidate under this load on a machine like this, with this
-    version of its library; None if there is none. A failure is no measurement: it may pass."""
+    """The newest measurement of the candidate with the same load, machine and library version.
+
+    None if there is none. Failures do not count, because they may be transient.
+    """
     load_fields = _plain(load.to_dict())
     matches = [
         item
@@ -126,21 +137,22 @@ def previous_trial(
 
 
 def best(trials: Sequence[EngineTrial], objective: str) -> EngineTrial | None:
-    """The one to keep: for latency the shortest median answer at the fewest callers, for
-    throughput the most tokens (or requests) per second at the most callers. A candidate of which
-    requests failed there is only kept if of all others requests failed, too; None if none serves.
+    """The best trial: for latency the lowest median at the lowest concurrency, for throughput the
+    most tokens (or requests) per second at the highest.
+
+    A candidate with failed requests loses to every candidate without. None if none serves.
     """
     check_objective(objective)
     scored = [(score(trial, objective), trial) for trial in trials]
     usable = [(value, trial) for value, trial in scored if value is not None]
     if not usable:
         return None
-    # Of equals the first: the engine that the model was published for, with fewer threads.
+    # Among equals the first: the engine that the model was published for, with fewer threads.
     return max(usable, key=lambda pair: pair[0])[1]
 
 
 def score(trial: EngineTrial, objective: str) -> tuple[bool, float] | None:
-    """Greater is better; None if it does not serve."""
+    """Score of a trial, greater is better; None if the candidate does not serve."""
     if trial.failed or not trial.levels:
         return None
     if objective == "latency":
@@ -155,7 +167,7 @@ def score(trial: EngineTrial, objective: str) -> tuple[bool, float] | None:
 
 
 def _present(version: Version, base: Variant, runtime: str) -> Variant | None:
-    """A variant of the version that has the same files for this runtime."""
+    """A variant of the version with the same files for this runtime, if there is one."""
     digests = [f.sha256 for f in base.files]
     for variant in version.variants:
         if variant.runtime == runtime and [f.sha256 for f in variant.files] == digests:
@@ -171,7 +183,7 @@ def _free_name(version: Version, base: Variant, runtime: str) -> str:
 
 
 def _plain(load: Any) -> Any:
-    """As it is after a way through JSON."""
+    """`load` as JSON represents it: tuples become lists."""
     if not isinstance(load, Mapping):
         return load
     return {k: list(v) if isinstance(v, tuple) else v for k, v in load.items()}

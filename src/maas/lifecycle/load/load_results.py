@@ -1,4 +1,4 @@
-"""What a load is, what one request of it gave, and what a level of it comes to."""
+"""Types of a load test: the load, samples of requests, and results of levels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ TEXT_CONCURRENCY = (1, 4, 16, 32)
 ROW_CONCURRENCY = (1, 4, 16, 64)
 MOST_LEVELS = 16
 MOST_AT_ONCE = 1024
-"""Requests in flight; more connections than that measure the caller's kernel."""
+"""Largest number of requests in flight; more connections would measure the client's kernel."""
 MOST_SAMPLES = 1_000_000
-"""Of one level, which ends there: each is kept until the level is over."""
+"""Largest number of samples of a level, which ends there: all stay in memory until it is over."""
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "prompt_tokens": (1, 1_000_000),
@@ -27,28 +27,28 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Load:
-    """A fixed load. The same one asks the same questions in the same order."""
+    """A reproducible load: the same load sends the same requests in the same order."""
 
     concurrency: tuple[int, ...] = ()
-    """Closed loop: a level per entry, in which so many callers each wait for their answer before
-    they ask again. Empty: the usual ones of the deployment's task, unless there are rates."""
+    """Closed loop: a level per entry with that many clients, each of which waits for a response
+    before its next request. Empty: the defaults of the deployment's task unless there are rates."""
     rates: tuple[float, ...] = ()
-    """Open loop: a level per entry, in which so many requests per second arrive (Poisson),
-    answered or not."""
+    """Open loop: a level per entry, in which that many requests per second arrive (Poisson),
+    independent of responses."""
     prompt_tokens: int = 128
-    """About as many; what the server counted is in the figures."""
+    """Approximate tokens of a prompt; results have the server's count."""
     output_tokens: int = 64
-    """At most as many: a model may stop earlier."""
+    """Largest number of output tokens; a model may stop earlier."""
     seconds: float = 10.0
-    """How long a level starts requests; those that run are waited for."""
+    """Seconds during which a level starts requests; requests in flight are completed."""
     requests: int | None = None
-    """So many per level instead, and at least one per caller."""
+    """Number of requests per level, at least one per client, instead of `seconds`."""
     seed: int = 0
-    """Of prompts and arrivals."""
+    """Seed of prompts and arrivals."""
     same_prompt: bool = False
-    """One prompt for all requests, so that a server that remembers prefixes shows what it gains."""
+    """Whether all requests have the same prompt, which shows the effect of a prefix cache."""
     timeout_s: float = 600.0
-    """Of one request; after it the request counts as an error."""
+    """Timeout of a request, which then counts as an error."""
 
     def __post_init__(self) -> None:
         if self.concurrency and self.rates:
@@ -78,25 +78,25 @@ class Load:
 
 
 class RequestSample(NamedTuple):
-    """One request; times are seconds of one clock."""
+    """Times and counts of one request; times are seconds of one clock."""
 
     start: float
-    """When it was sent; in an open loop, when it was due."""
+    """Time of sending; in an open loop, the scheduled time."""
     first: float
-    """When its first text came; 0 if none did."""
+    """Time of the first text; 0 if there was none."""
     last: float
-    """When its last text came."""
+    """Time of the last text."""
     end: float
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     error: str = ""
-    """The code of what went wrong."""
+    """Error code; empty if the request succeeded."""
 
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Nearest-rank percentiles: both are values that occurred."""
+    """Nearest-rank percentiles, so that both are measured values."""
 
     p50: float
     p99: float
@@ -104,34 +104,35 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class LevelResult:
-    """What one level came to. Requests that failed count in `errors` and nowhere else."""
+    """Result of one level. Failed requests count only in `errors`."""
 
     concurrency: int | None
     rate: float | None
-    """Of the two, the one that the level has; rate in requests per second."""
+    """Requests per second; a level has either a concurrency or a rate."""
     requests: int
-    """Answered."""
+    """Number of successful requests."""
     errors: dict[str, int]
     seconds: float
     """From the first request's start to the last one's end."""
     requests_per_s: float
     latency_ms: Percentiles | None
-    """Of whole answers; None here and below if no request was answered."""
+    """Latency of complete responses; None, here and below, if no request succeeded."""
     ttft_ms: Percentiles | None = None
-    """To the first text."""
+    """Time to first token."""
     tpot_ms: Percentiles | None = None
-    """Per output token after the first: last text minus first text, by the tokens between."""
+    """Time per output token after the first: last text minus first text, divided by the tokens
+    between them."""
     tokens_per_s: float | None = None
-    """Output tokens of all requests, by `seconds`."""
+    """Output tokens of all requests, divided by `seconds`."""
     prompt_tokens: float | None = None
-    """Means per request here and below, as the server counted."""
+    """Mean per request, here and below, by the server's count."""
     output_tokens: float | None = None
     cached_tokens: float | None = None
-    """Of the prompt's, those that the server did not compute anew."""
+    """Prompt tokens that the server took from its cache."""
     client_cores: float = 0.0
-    """Processor time that the measuring itself took, by `seconds`."""
+    """Processor time of the load generator, divided by `seconds`."""
     complete: bool = True
-    """False if it was interrupted."""
+    """False if the level was interrupted."""
 
     @property
     def label(self) -> str:
@@ -153,36 +154,36 @@ class LevelResult:
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """How far a load is."""
+    """Progress of a load test."""
 
     label: str
     level: int
-    """From 0."""
+    """Index of the level, from 0."""
     levels: int
     requests: int
-    """Answered or failed, of this level."""
+    """Finished requests of this level, successful or failed."""
     errors: int
     elapsed_s: float
     figures: LevelResult | None = None
-    """Of the level, once it is over."""
+    """Result of the level when it is over."""
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What a deployment did under a load, and how that was obtained."""
+    """Results of a load test of a deployment, and how they were obtained."""
 
     deployment: str
     model: str
     targets: tuple[str, ...]
-    """`version/variant` of each that answered, with its share if there are several."""
+    """`version/variant` of each target, with its share if there are several."""
     task: str
     load: Load
     levels: tuple[LevelResult, ...]
     how: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
-    """True if it was stopped; the last level may then be incomplete."""
+    """Whether the test was stopped; the last level may then be incomplete."""
     notes: tuple[str, ...] = ()
-    """What a reader must know before the figures are believed."""
+    """Caveats for the interpretation of the results."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,4 +1,4 @@
-"""A load's result as one self-contained HTML page."""
+"""Result of a load test as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -8,38 +8,40 @@ from maas.lifecycle.drawing.page import Cell, facts, figure, number, page, pair,
 from maas.lifecycle.drawing.svg import escaped
 from maas.lifecycle.load.load_results import LoadResult
 from maas.lifecycle.load.pictures import panel_svg, panels
-from maas.lifecycle.load.summary import headings, rows, writes
+from maas.lifecycle.load.summary import generates_text, headings, rows
 
 _CAPTIONS = {
-    "Output tokens per second": "Of all requests together, from the first one's start to the last "
-    "one's end.",
+    "Output tokens per second": "All requests together, from the start of the first to the end of "
+    "the last.",
     "Time to first token": "From sending to the first text.",
-    "Time per output token": "Of one answer, after its first text.",
-    "Requests per second": "From the first one's start to the last one's end.",
-    "Latency": "From sending to the end of the answer.",
+    "Time per output token": "Within one response, after its first text.",
+    "Requests per second": "From the start of the first request to the end of the last.",
+    "Latency": "From sending to the end of the response.",
 }
 
 
 def load_page(result: LoadResult) -> str:
-    """The document: pictures, their numbers, and how they were obtained."""
+    """The document: charts, their numbers, and the method."""
     title = f"{result.deployment} under load"
     date = time.strftime("%-d %B %Y, %H:%M UTC", time.gmtime(result.how.get("started_at", 0.0)))
-    stopped = '<p class="bad">It was stopped before its end.</p>' if result.interrupted else ""
+    stopped = ""
+    if result.interrupted:
+        stopped = '<p class="bad">The test was stopped before its end.</p>'
     notes = "".join(f'<p class="note">{escaped(note)}</p>' for note in result.notes)
     content = [
         f'<header>\n<p class="kicker">{escaped(result.task)} · {escaped(date)}</p>\n'
         f"<h1>{escaped(title)}</h1>\n<p>{escaped(result.model)}, {escaped(served(result))}</p>\n"
         f"{stopped}{notes}</header>",
-        section("Pictures", pair(*_figures(result))),
+        section("Charts", pair(*_figures(result))),
         section("Numbers", _table(result), note="Times in milliseconds, lengths in tokens."),
-        section("How this was measured", facts(_facts(result), caption="How it was measured")),
+        section("Method", facts(_facts(result), caption="Method")),
         "<footer>Made by OpenMaaS. This file is self-contained.</footer>",
     ]
     return page(title, content)
 
 
 def served(result: LoadResult) -> str:
-    """What answered."""
+    """The targets that served the requests, as text."""
     return ", ".join(f"variant {target}" for target in result.targets)
 
 
@@ -66,9 +68,9 @@ def _facts(result: LoadResult) -> list[tuple[str, str]]:
     if load.requests is not None:
         length = f"{load.requests} requests per level"
     lines = [("method", how.get("method")), ("length", length)]
-    if writes(result.levels):
+    if generates_text(result.levels):
         text = f"about {load.prompt_tokens} tokens; {how.get('prompts')}"
-        lines += [("prompts", text), ("answers", f"at most {load.output_tokens} tokens")]
+        lines += [("prompts", text), ("outputs", f"at most {load.output_tokens} tokens")]
     lines += [
         ("seed", str(load.seed)),
         ("client", how.get("client")),

@@ -1,4 +1,4 @@
-"""Pictures of a load: what each level came to, side by side."""
+"""Charts of a load test, with its levels side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from maas.domain.numbers import format_number
 from maas.lifecycle.drawing.svg import Plot, label, picture, ticks
 from maas.lifecycle.load.load_results import LevelResult, Percentiles
-from maas.lifecycle.load.summary import writes
+from maas.lifecycle.load.summary import generates_text
 
 SIZE = (400.0, 260.0)
 GAP = 24.0
@@ -17,17 +17,17 @@ TITLE_HEIGHT = 52.0
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: lines over the levels."""
+    """One chart: lines over the levels."""
 
     title: str
     y_label: str
     lines: tuple[tuple[str, tuple[float | None, ...]], ...]
-    """Name and a value per level; the first line is drawn in the main color."""
+    """Name and values per level of each line; the first line has the main color."""
 
 
 def panels(levels: Sequence[LevelResult]) -> list[Panel]:
-    """Throughput first, then what a caller waits."""
-    if writes(levels):
+    """Charts of throughput and of latency."""
+    if generates_text(levels):
         return [
             Panel("Output tokens per second", "tokens/s",
                   (("", tuple(f.tokens_per_s for f in levels)),)),
@@ -42,13 +42,13 @@ def panels(levels: Sequence[LevelResult]) -> list[Panel]:
 
 
 def panel_svg(panel: Panel, levels: Sequence[LevelResult], *, alone: bool = False) -> str:
-    """One panel as a picture; levels stand at equal distances."""
+    """One panel as a picture; levels are equally spaced."""
     plot = _plot(panel, levels)
     return plot.draw(panel.title, alone=alone)
 
 
 def load_svg(levels: Sequence[LevelResult], title: str, note: str = "") -> str:
-    """All panels beside each other, as a document of its own."""
+    """All panels side by side, as a stand-alone document."""
     shown = panels(levels)
     parts = [label(16.0, 24.0, title, class_="strong")]
     if note:
@@ -88,14 +88,14 @@ def _plot(panel: Panel, levels: Sequence[LevelResult]) -> Plot:
             plot.dot(x, y, f"fill-{color}", 3.5, hint)
         if points and name:
             x, y = points[-1]
-            # A name that would lie on the one before moves up.
+            # A name that would overlap the previous one moves up.
             above = min(plot.y(y) + 4, above - 13)
             plot.text(plot.x(x) + 8, above, name, kind=f"text-{color} halo")
     return plot
 
 
 def _axes(plot: Plot, panel: Panel, levels: Sequence[LevelResult]) -> None:
-    """As `Plot.axes`, but what stands below are levels, not numbers."""
+    """Axes as in `Plot.axes`, with levels instead of numbers on the horizontal one."""
     for value in ticks(*plot.domain_y, count=4):
         at = plot.y(value)
         plot.line([(plot.left, at), (plot.right, at)], "rule", plain=True)
@@ -105,7 +105,7 @@ def _axes(plot: Plot, panel: Panel, levels: Sequence[LevelResult]) -> None:
         text = f"{level.rate:g}" if level.rate is not None else str(level.concurrency)
         plot.text(plot.x(float(place)), plot.bottom + 18, text, anchor="middle", kind="soft")
     middle = (plot.left + plot.right) / 2
-    below = "requests that arrive per second" if is_open else "requests at once"
+    below = "arriving requests per second" if is_open else "concurrent requests"
     plot.text(middle, plot.height - 6, below, anchor="middle")
     turned = (plot.top + plot.bottom) / 2
     turn = f"rotate(-90 12 {turned:.1f})"

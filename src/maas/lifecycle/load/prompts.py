@@ -1,4 +1,4 @@
-"""Prompts that differ from their first word on, and are the same for the same seed."""
+"""Reproducible prompts that differ from their first word, so that no prefix is cached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ draw dream drive enter explain feel follow gather grow help hold join keep know 
 listen live look make measure meet move notice
 """
 WORDS = _TEXT.split()
-"""Short common words, most of which a tokenizer has as one token."""
+"""Short common words, most of which are a single token."""
 
 
 def prompt(seed: int, level: int, number: int, words: int) -> str:
@@ -30,5 +30,5 @@ def prompt(seed: int, level: int, number: int, words: int) -> str:
 
 
 def words_for(tokens: int, words: int, counted: int) -> int:
-    """How many words have about `tokens` tokens, if `words` had `counted`."""
+    """Number of words with about `tokens` tokens, if `words` words have `counted` tokens."""
     return max(1, round(tokens * words / max(1, counted)))

@@ -1,4 +1,4 @@
-"""Figures of a load as rows for a terminal and for a page."""
+"""Results of a load test as table rows for a terminal and a page."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ ROW_HEADINGS = ("load", "requests", "errors", "ms p50", "p99", "requests/s")
 
 
 def headings(levels: Sequence[LevelResult]) -> tuple[str, ...]:
-    return TEXT_HEADINGS if writes(levels) else ROW_HEADINGS
+    return TEXT_HEADINGS if generates_text(levels) else ROW_HEADINGS
 
 
 def rows(levels: Sequence[LevelResult]) -> list[tuple[str, ...]]:
     """A row per level; times in milliseconds, prompt and output in tokens per request."""
-    row = _text_row if writes(levels) else _row
+    row = _text_row if generates_text(levels) else _row
     return [row(level) for level in levels]
 
 
-def writes(levels: Sequence[LevelResult]) -> bool:
-    """Whether the answers were text."""
+def generates_text(levels: Sequence[LevelResult]) -> bool:
+    """Whether the responses are generated text."""
     return any(level.tokens_per_s is not None for level in levels)
 
 

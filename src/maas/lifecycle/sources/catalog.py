@@ -1,13 +1,12 @@
-"""Well-known open models that `maas pull` knows by name.
+"""Open models that `maas pull` offers by name.
 
-Sizes are those of the files that are pulled. Memory is about what a replica takes at rest: the
-process with its libraries, the weights as its engine keeps them and, for language models, the keys
-and values of the 16,384 tokens that it has room for unless told (2 × layers × key-value heads ×
-head size × 2 bytes per token, from each model's published configuration). How much process and
-weights take was measured: resident bytes after loading all-minilm-l6-v2 (307 MB),
-efficientnet-lite0 (141), whisper-tiny.en (325), firefox-en-pt (141), smollm2-135m-instruct (585).
-A license is what the model's publisher says; the license of what you pull is shown and recorded
-again then.
+Sizes are those of the pulled files. Memory is an estimate of what an idle replica uses: the process
+with its libraries, the weights in the engine's representation and, for language models, the keys
+and values of 16,384 tokens, the default context (2 × layers × key-value heads × head size × 2 bytes
+per token, from each model's published configuration). The memory of process and weights was
+measured as resident bytes after loading all-minilm-l6-v2 (307 MB), efficientnet-lite0 (141),
+whisper-tiny.en (325), firefox-en-pt (141) and smollm2-135m-instruct (585). Licenses are those that
+publishers state; a pull shows and records the license of the pulled files.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ _TAKES = {
     Task.TRANSCRIPTION: (170 * MB, 2.0),
     Task.TRANSLATION: (90 * MB, 2.0),
 }
-"""Bytes of the process, and how often the size of the files its engine has the weights: ONNX
-Runtime keeps them a second time in the order that its kernels like, CTranslate2 in 32 bits."""
+"""Bytes of the process, and memory of the weights as a multiple of their files: ONNX Runtime keeps
+a second copy in the layout of its kernels, CTranslate2 keeps weights in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +35,21 @@ class CatalogEntry:
     task: Task
     summary: str
     size: int
-    """Bytes to be pulled, to three digits where another place holds the files."""
+    """Bytes to pull, rounded to three digits for files on remote servers."""
     cache: int
-    """Bytes of the keys and values of 4096 tokens; 0 for models that keep none."""
+    """Bytes of the keys and values of 4,096 tokens; 0 for models without a cache."""
     license: str
     source: str
     file: str | None = None
-    """Which file of the source."""
+    """File of the source."""
     needs: str = ""
-    """What must be installed first, as arguments of pip."""
+    """Arguments of `pip install` for required packages."""
     converter: str = ""
-    """The module of `lifecycle` that fetches it, where its files are not served as they are."""
+    """Key in `lifecycle/pull.py:CONVERTERS` if the files must be converted."""
 
     @property
     def memory(self) -> int:
-        """Bytes that a replica takes at rest, about."""
+        """Approximate bytes that an idle replica uses."""
         process, copies = _TAKES[self.task]
         return process + round(copies * self.size) + self.cache * 4
 
@@ -63,7 +62,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
     CatalogEntry(
         "smollm2-135m-instruct",
         Task.TEXT_GENERATION,
-        "Smallest chat model with sense; answers on any machine. 4 bits.",
+        "Smallest useful chat model; runs on any machine. 4 bits.",
         98 * MB,
         95 * MB,
         "apache-2.0",
@@ -199,7 +198,7 @@ CATALOG: tuple[CatalogEntry, ...] = (
     CatalogEntry(
         "efficientnet-lite0",
         Task.IMAGE_CLASSIFICATION,
-        "What of 1000 kinds of things an image shows.",
+        "Classifies images into 1,000 classes.",
         19 * MB,
         0,
         "apache-2.0",
@@ -232,5 +231,5 @@ CATALOG: tuple[CatalogEntry, ...] = (
 
 
 def find(name: str) -> CatalogEntry | None:
-    """The entry of that name; None if there is none, as for every source with a scheme."""
+    """The entry of this name; None if there is none, as for every source with a scheme."""
     return next((entry for entry in CATALOG if entry.name == name), None)

@@ -14,12 +14,15 @@ from maas.lifecycle.load.summary import headings, rows
 
 TEXT = tuple(
     figures(
-        (c, None), [RequestSample(0.0, 0.1 * c, 0.1 * c + 1, 0.1 * c + 1, 128, 65)] * c, writes=True
+        (c, None),
+        [RequestSample(0.0, 0.1 * c, 0.1 * c + 1, 0.1 * c + 1, 128, 65)] * c,
+        generates_text=True,
     )
     for c in (1, 4, 16, 32)
 )
 ROWS = tuple(
-    figures((None, r), [RequestSample(0.0, 0.1, 0.1, 0.1)], writes=False) for r in (5.0, 10.0)
+    figures((None, r), [RequestSample(0.0, 0.1, 0.1, 0.1)], generates_text=False)
+    for r in (5.0, 10.0)
 )
 RESULT = LoadResult("writer", "writer:1", ("1/gguf",), "text-generation", Load(), TEXT,
                     {"method": "<script>", "seed": 0})  # fmt: skip
@@ -31,7 +34,7 @@ def test_a_row_per_level() -> None:
     assert rows(ROWS)[0] == ("rate 5/s", "1", "0", "100", "100", "10")
     assert headings(ROWS)[-1] == "requests/s"
     failed = figures(
-        (1, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="overloaded")], writes=True
+        (1, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="overloaded")], generates_text=True
     )
     assert "1: overloaded 1" in rows([replace(failed, complete=False), *TEXT])[0]
     assert rows([replace(failed, complete=False), *TEXT])[0][0] == "concurrency 1 (stopped)"
@@ -48,7 +51,7 @@ def test_the_picture_is_a_document_of_its_own_with_a_dot_per_level() -> None:
 
 
 def test_levels_without_answers_are_drawn_without_dots() -> None:
-    failed = figures((1, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="x")], writes=True)
+    failed = figures((1, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="x")], generates_text=True)
     root = ElementTree.fromstring(load_svg([failed], "all failed"))
     assert all("nan" not in str(e.attrib).lower() for e in root.iter())
 

@@ -39,7 +39,7 @@ def test_a_level_of_text() -> None:
         written(10.0, 10.5, 13.5, 4),  # 3 s for 3
         RequestSample(12.0, 0.0, 0.0, 12.1, error="overloaded"),
     ]
-    found = figures((2, None), samples, writes=True, cpu_s=1.0)
+    found = figures((2, None), samples, generates_text=True, cpu_s=1.0)
     assert (found.requests, found.errors, found.seconds) == (2, {"overloaded": 1}, 4.0)
     assert found.ttft_ms == Percentiles(500.0, 1000.0)
     assert found.tpot_ms == Percentiles(500.0, 1000.0)
@@ -50,19 +50,21 @@ def test_a_level_of_text() -> None:
 
 
 def test_an_answer_of_one_token_says_nothing_about_the_time_per_token() -> None:
-    found = figures((1, None), [written(0.0, 1.0, 1.0, 1)], writes=True)
+    found = figures((1, None), [written(0.0, 1.0, 1.0, 1)], generates_text=True)
     assert found.tpot_ms is None
     assert found.ttft_ms == Percentiles(1000.0, 1000.0)
 
 
 def test_a_level_in_which_all_failed() -> None:
-    found = figures((1, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="x")] * 2, writes=True)
+    found = figures(
+        (1, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="x")] * 2, generates_text=True
+    )
     assert (found.requests, found.errors, found.latency_ms) == (0, {"x": 2}, None)
     assert found.ttft_ms is None and found.tokens_per_s is None
 
 
 def test_a_level_of_rows_has_no_tokens() -> None:
-    found = figures((None, 5.0), [RequestSample(0.0, 0.2, 0.2, 0.2)], writes=False)
+    found = figures((None, 5.0), [RequestSample(0.0, 0.2, 0.2, 0.2)], generates_text=False)
     assert found.label == "rate 5/s"
     assert found.latency_ms == Percentiles(200.0, 200.0)
     assert (found.ttft_ms, found.tpot_ms, found.tokens_per_s) == (None, None, None)
@@ -71,14 +73,14 @@ def test_a_level_of_rows_has_no_tokens() -> None:
 
 def test_what_a_reader_must_know_is_said() -> None:
     slow = figures(
-        (4, None), [written(0.0, 1.0, 2.0, 3, cached=9)], writes=True, cpu_s=2.0
+        (4, None), [written(0.0, 1.0, 2.0, 3, cached=9)], generates_text=True, cpu_s=2.0
     )  # fmt: skip
-    failed = figures((8, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="x")], writes=True)
+    failed = figures((8, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="x")], generates_text=True)
     said = "\n".join(notes(Load(output_tokens=64), [slow, failed], same_machine=True))
     for part in ("p99 is the slowest", "requests failed", "0.8 cores", "ended before 64", "90%"):
         assert part in said
     many = [written(0.0, 1.0, 2.0, 64)] * 100
-    calm = figures((4, None), many, writes=True)
+    calm = figures((4, None), many, generates_text=True)
     assert notes(Load(output_tokens=64), [calm], same_machine=True) == []
 
 
