@@ -91,7 +91,10 @@ class MessagesRequest(CountRequest, kw_only=True):
     """A conversation to answer."""
 
     max_tokens: TokenLimit
-    stop_sequences: Annotated[list[Stop], Meta(max_length=MAX_STOPS)] = []
+    stop_sequences: Annotated[
+        list[Stop],
+        Meta(max_length=MAX_STOPS, description=f"At most {MAX_STOPS} texts that end the answer"),
+    ] = []
     stream: Annotated[bool, Meta(description="Answer with named server-sent events")] = False
     temperature: Probability | None = None
     top_p: Probability | None = None

@@ -42,7 +42,7 @@ ChoiceCount = Annotated[int, Meta(ge=1, le=MAX_CHOICES, description="Number of c
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 Biases = Annotated[
     dict[str, Bias],
-    Meta(max_length=MAX_BIASES, description="By token id, added to the token's logit"),
+    Meta(max_length=MAX_BIASES, description="By token id, -100 to 100 added to its logit"),
 ]
 Tokens = Annotated[list[TokenId], Meta(min_length=1)]
 
@@ -156,7 +156,9 @@ class SamplingRequest(Struct, kw_only=True):
         bool,
         Meta(description="Answer with server-sent events; the last is `[DONE]` or an error"),
     ] = False
-    stream_options: StreamOptions | None = None
+    stream_options: Annotated[
+        StreamOptions | None, Meta(description="`include_usage`: a last chunk counts the tokens")
+    ] = None
 
 
 class ChatRequest(SamplingRequest, kw_only=True):
@@ -167,10 +169,16 @@ class ChatRequest(SamplingRequest, kw_only=True):
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
-    response_format: ResponseFormat | None = None
+    response_format: Annotated[
+        ResponseFormat | None,
+        Meta(description="`text`, `json_object` or `json_schema`; generation enforces it"),
+    ] = None
     tools: Annotated[
         list[FunctionTool],
-        Meta(max_length=MAX_TOOLS, description="Functions that the model may call"),
+        Meta(
+            max_length=MAX_TOOLS,
+            description=f"Functions that the model may call, at most {MAX_TOOLS}",
+        ),
     ] = []
     tool_choice: Literal["none", "auto", "required"] | NamedTool | ToolsChoice | None = None
     parallel_tool_calls: bool = True

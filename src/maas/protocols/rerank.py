@@ -21,7 +21,10 @@ class RerankRequest(Struct):
 
     model: Annotated[ModelName, Meta(description="Name of a deployment that embeds")]
     query: Text
-    documents: Annotated[list[Text | Document], Meta(min_length=1, max_length=MAX_DOCUMENTS)]
+    documents: Annotated[
+        list[Text | Document],
+        Meta(min_length=1, max_length=MAX_DOCUMENTS, description=f"At most {MAX_DOCUMENTS}"),
+    ]
     top_n: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
     return_documents: bool = True
 

@@ -101,4 +101,14 @@ def _tidied(value: Any) -> Any:
         schema["description"] = " ".join(schema["description"].split())
     if isinstance(schema.get("enum"), list):
         schema = {"type": "string"} | schema
+    if isinstance(schema.get("anyOf"), list):
+        _lift_description(schema)
     return schema
+
+
+def _lift_description(schema: Schema) -> None:
+    """Move the description of the only member of a union that has one to the union, where readers
+    of the document look for it."""
+    described = [member for member in schema["anyOf"] if "description" in member]
+    if len(described) == 1 and "description" not in schema:
+        schema["description"] = described[0].pop("description")
