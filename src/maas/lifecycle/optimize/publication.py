@@ -67,8 +67,12 @@ class PreparedOptimization:
             raise InvalidInput(f"{directory} contains no finished optimization") from None
         variants = tuple(Variant.from_dict(v) for v in raw["variants"])
         evidence = tuple(Evidence.from_dict(e) for e in raw["evidence"])
-        files = [file for variant in variants for file in variant.files]
-        files += [item.file for item in evidence if item.file]
+        files: list[File] = []
+        for variant in variants:
+            files += variant.files
+        for item in evidence:
+            if item.file:
+                files.append(item.file)
         paths = tuple((directory / file.sha256, file) for file in files)
         rejected = tuple(Variant.from_dict(v) for v in raw.get("rejected", ()))
         return cls(raw["model"], variants, evidence, paths, rejected, raw["summary"])

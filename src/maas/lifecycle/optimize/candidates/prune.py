@@ -72,7 +72,8 @@ def prune_structured(
     if len(weights) < 2:
         raise NotApplicable("structured pruning needs a network with a hidden layer")
     before = multiply_adds(smaller, example), _parameters(smaller)
-    round_to = 8 if min(_width(m) for m in weights if m is not last) >= WIDE else None
+    narrowest = min(_width(layer) for layer in weights if layer is not last)
+    round_to = 8 if narrowest >= WIDE else None
     pruner = tp.pruner.BasePruner(
         smaller,
         example,

@@ -292,7 +292,7 @@ def _slice_members(rows: EvaluationRows) -> Iterator[tuple[str, Bools]]:
 def _confusion(classified: Classified, classes: int) -> tuple[tuple[int, ...], ...]:
     wide = Classified(classified.true, classified.predicted, classes)
     matrix = metrics.confusion(wide, np.ones(len(classified.true)))
-    return tuple(tuple(int(v) for v in line) for line in matrix)
+    return tuple(tuple(row) for row in matrix.astype(int).tolist())
 
 
 def _compare_numbers(

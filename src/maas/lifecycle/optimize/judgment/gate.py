@@ -25,6 +25,7 @@ from maas.lifecycle.optimize.results import (
     CONFIDENCE,
     Comparison,
     Difference,
+    Estimate,
     Measurement,
     RowGroup,
     RuleResult,
@@ -49,10 +50,10 @@ COSTS: Mapping[str, Callable[[Measurement], float | None]] = {
     "file_mb": lambda m: m.file_bytes / 1e6,
     "memory_mb": lambda m: m.resident_bytes / 1e6,
     "p50_ms": lambda m: m.speeds[0].p50_ms.high,
-    "p99_ms": lambda m: m.speeds[0].p99_ms.high if m.speeds[0].p99_ms else None,
+    "p99_ms": lambda m: _high(m.speeds[0].p99_ms),
     "rows_per_s": lambda m: m.speeds[-1].rows_per_s.low if m.unit == "row" else None,
     "tokens_per_s": lambda m: m.speeds[-1].rows_per_s.low if m.unit == "token" else None,
-    "first_token_ms": lambda m: m.speeds[0].first_ms.high if m.speeds[0].first_ms else None,
+    "first_token_ms": lambda m: _high(m.speeds[0].first_ms),
     "speedup": lambda m: m.speeds[-1].rows_per_s_ratio.low,
 }
 """Cautious end of each measured interval: latency of the smallest batch, throughput of the largest,
@@ -237,6 +238,10 @@ def _two_digits(rows: float) -> int:
     return int(-(-rows // scale) * scale)
 
 
+def _high(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.high
+
+
 def _judge_cost(rule: Rule, measurement: Measurement | None) -> RuleResult:
     cautious = COSTS[rule.metric](measurement) if measurement is not None else None
     if cautious is None:
@@ -260,7 +265,9 @@ def _judge_groups(
     it is predicted for that many more rows of other classes. Holm's method limits the error of all
     one-sided tests together to 5 %.
     """
-    losses = [loss for group in groups for loss in _losses(group)]
+    losses: list[_Loss] = []
+    for group in groups:
+        losses += _losses(group)
     if not losses:
         return None, ()
     significant = holm([loss.p(allowed) for loss in losses], 1 - CONFIDENCE)

@@ -35,8 +35,7 @@ FigureKey = tuple[int, str]
 def with_report_intervals(optimization: Optimization) -> Optimization:
     """The same optimization with wider intervals for everything measured in paired runs."""
     measurements = [r.measurement for r in optimization.results if r.measurement is not None]
-    figures = (figure for measurement in measurements for figure in _figures(measurement))
-    least = _median_reaches(figures)
+    least = _median_reaches(measurements)
     results = []
     for result in optimization.results:
         if result.measurement is not None:
@@ -68,11 +67,12 @@ def _widened(measurement: Measurement, least: dict[FigureKey, float]) -> Measure
     )
 
 
-def _median_reaches(figures: Iterable[tuple[FigureKey, Estimate]]) -> dict[FigureKey, float]:
+def _median_reaches(measurements: Iterable[Measurement]) -> dict[FigureKey, float]:
     """Median over all candidates of the reach of each figure."""
     reaches: dict[FigureKey, list[float]] = {}
-    for key, estimate in figures:
-        reaches.setdefault(key, []).append(_reach(estimate))
+    for measurement in measurements:
+        for key, estimate in _figures(measurement):
+            reaches.setdefault(key, []).append(_reach(estimate))
     return {key: median(values) for key, values in reaches.items()}
 
 

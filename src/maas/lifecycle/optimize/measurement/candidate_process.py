@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from maas.domain.errors import InferenceFailed, InvalidInput, MaasError, error_from_problem
 from maas.domain.machine import usable_core_ids
 from maas.domain.signature import Signature
+from maas.lifecycle.optimize.measurement.outputs import concatenated
 from maas.lifecycle.optimize.measurement.worker_messages import packed, receive, send, unpacked
 from maas.lifecycle.optimize.results import Array, Candidate, EvaluationRows
 from maas.settings import child_environment
@@ -192,7 +191,7 @@ class CandidateProcess(LoadedProcess):
             batch = {name: values[start : start + size] for name, values in inputs.items()}
             answer = self.request({"do": "predict", "inputs": packed(batch)})
             parts.append(unpacked(answer["outputs"]))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return concatenated(parts)
 
 
 def isolated_outputs_of(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from maas.domain.signature import Signature
+from maas.lifecycle.optimize.measurement.outputs import concatenated
 from maas.lifecycle.optimize.results import Array, Candidate
 from maas.runtimes.base import LoadRequest, Runtime
 from maas.runtimes.catalog import create_runtime
@@ -36,4 +35,5 @@ def outputs_of(
     for start in range(0, rows, size):
         batch = {name: values[start : start + size] for name, values in inputs.items()}
         parts.append(runtime.predict(batch))
-    return {s.name: np.concatenate([p[s.name] for p in parts]) for s in signature.outputs}
+    outputs = concatenated(parts)
+    return {spec.name: outputs[spec.name] for spec in signature.outputs}

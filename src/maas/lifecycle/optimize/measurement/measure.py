@@ -93,7 +93,7 @@ def measure_pair(
         cpu_s = sum(process.state()["cpu"] for process in (first, second)) / 1e9
     largest = batches[-1]
     turns_at_largest = candidate_turns[largest]
-    thousands = sum(len(t.milliseconds) for t in turns_at_largest) * largest / 1000
+    thousands = _calls(turns_at_largest) * largest / 1000
     original_ms = [t.median_ms for t in original_turns[largest]]
     return PairedRun(
         figures=tuple(_figures(b, candidate_turns[b], original_turns[b]) for b in batches),
@@ -120,7 +120,7 @@ def _figures(
     p99 = _quantile(candidate_turns, 99)
     return RunFigures(
         size=batch,
-        calls=sum(len(t.milliseconds) for t in candidate_turns),
+        calls=_calls(candidate_turns),
         p50_ms=_quantile(candidate_turns, 50),
         p99_ms=p99,
         rows_per_s=median(t.calls_per_ms for t in candidate_turns) * 1000 * batch,
@@ -128,6 +128,10 @@ def _figures(
         p99_ratio=p99 / _quantile(original_turns, 99),
         rows_per_s_ratio=median(a.calls_per_ms / b.calls_per_ms for a, b in adjacent),
     )
+
+
+def _calls(turns: Sequence[_Turn]) -> int:
+    return sum(len(turn.milliseconds) for turn in turns)
 
 
 def _quantile(turns: Sequence[_Turn], percent: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,14 @@ from maas.lifecycle.optimize.results import Array, Candidate, CandidateOutputs, 
 CLASSES = (Task.BINARY, Task.MULTICLASS)
 OUTPUTS_FILE = "outputs"
 """File next to a candidate's own, with its outputs for the test rows."""
+
+
+def concatenated(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Outputs [n, …] by name, from those of consecutive batches of rows."""
+    outputs = {}
+    for name in parts[0]:
+        outputs[name] = np.concatenate([part[name] for part in parts])
+    return outputs
 
 
 def save_outputs(folder: Path, outputs: Mapping[str, Array]) -> None:
@@ -54,10 +62,7 @@ def convert_outputs(
 
 def _from_labels(labels: Array, rows: EvaluationRows) -> CandidateOutputs:
     """The first label of each row, as an index into the class names if there are any."""
-    first = [
-        value.decode() if isinstance(value, bytes) else str(value)
-        for value in labels.reshape(len(rows), -1)[:, 0].tolist()
-    ]
+    first = [_text(label) for label in labels.reshape(len(rows), -1)[:, 0].tolist()]
     names = rows.class_names
     if not names:
         return CandidateOutputs(rows.task, np.asarray(first, dtype=object))
@@ -69,3 +74,7 @@ def _from_labels(labels: Array, rows: EvaluationRows) -> CandidateOutputs:
             field="class_names",
         )
     return CandidateOutputs(rows.task, np.asarray([index[label] for label in first]), None, names)
+
+
+def _text(label: object) -> str:
+    return label.decode() if isinstance(label, bytes) else str(label)

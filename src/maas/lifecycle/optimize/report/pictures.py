@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from maas.domain.numbers import format_change, format_number, format_range
 from maas.lifecycle.drawing.svg import GLYPH, Plot, clipped, element, escaped, label, picture
 from maas.lifecycle.optimize.results import Estimate
@@ -63,8 +65,11 @@ def pareto_svg(
     `labels` are those of cost and quality; `threshold` is that of the gate, a dashed line.
     """
     points = _limited(points, threshold, higher_is_better)
-    costs = [v for p in points for v in (p.cost.value, p.cost.low, p.cost.high)]
-    heights = [v for p in points for v in (p.quality.value, p.quality.low, p.quality.high)]
+    costs: list[float] = []
+    heights: list[float] = []
+    for point in points:
+        costs += _values(point.cost)
+        heights += _values(point.quality)
     if threshold is not None:
         heights.append(threshold)
     margin_y = (max(heights) - min(heights)) * 0.08 or 0.01
@@ -99,8 +104,7 @@ def _limited(
     relevant = [p for p in points if p.status != "rejected"]
     qualities = []
     for point in relevant:
-        quality = point.quality
-        qualities += [sign * quality.low, sign * quality.value, sign * quality.high]
+        qualities += [sign * value for value in _values(point.quality)]
     if threshold is not None:
         qualities.append(sign * threshold)
     span = max(qualities) - min(qualities) or 0.01
@@ -109,11 +113,10 @@ def _limited(
     ceiling = max(2.0, 1.5 * max(cheap, default=1.0))
 
     def limited_cost(cost: Estimate) -> Estimate:
-        return Estimate(*(min(value, ceiling) for value in (cost.value, cost.low, cost.high)))
+        return Estimate(*(min(value, ceiling) for value in _values(cost)))
 
     def limited_quality(quality: Estimate) -> Estimate:
-        values = (quality.value, quality.low, quality.high)
-        return Estimate(*(sign * max(sign * value, floor) for value in values))
+        return Estimate(*(sign * max(sign * value, floor) for value in _values(quality)))
 
     return [
         replace(
@@ -125,6 +128,10 @@ def _limited(
         )
         for point in points
     ]
+
+
+def _values(estimate: Estimate) -> tuple[float, float, float]:
+    return estimate.value, estimate.low, estimate.high
 
 
 def _point(plot: Plot, point: Point) -> None:
@@ -170,11 +177,8 @@ def confusion_change_svg(
     left = 30 + longest
     rotated = longest > cell - 4
     top = 24 + (longest * 0.8 + 8 if rotated else 18)
-    changes = [
-        [b - a for a, b in zip(old, new, strict=True)]
-        for old, new in zip(before, after, strict=True)
-    ]
-    largest = max(1, *(abs(change) for row in changes for change in row))
+    changes = np.asarray(after) - np.asarray(before)
+    largest = max(1, int(np.abs(changes).max()))
     labeled_every = max(1, round(14 / cell + 0.49))
     parts = []
     for i in range(count):
@@ -188,7 +192,7 @@ def confusion_change_svg(
         for j in range(count):
             hint = f"true {classes[i]}, predicted {classes[j]}: {before[i][j]} → {after[i][j]}"
             box = (left + j * cell, y, cell)
-            parts += _change_cell(box, changes[i][j], largest, hint, i == j, count)
+            parts += _change_cell(box, int(changes[i, j]), largest, hint, i == j, count)
     side = count * cell
     parts.append(label(left + side / 2, 14, "predicted", text_anchor="middle", class_="soft"))
     middle = top + side / 2
