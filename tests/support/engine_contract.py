@@ -1,4 +1,4 @@
-"""What the engines that write text are held to, each with a real model: SmolLM2-135M-Instruct."""
+"""Helpers for tests of engines with a real model: SmolLM2-135M-Instruct."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CONTEXT = 512
 
 
 def load_request(path: Path, **options: Any) -> LoadRequest:
-    """For one file, or for all of a folder."""
+    """A request to load a file, or all files of a folder."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return LoadRequest({}, TEXT_TO_TEXT, 2, options, {file.name: file for file in files}, 4)
 
 
 class Answer:
-    """What a generation has_pieces, and how it ended."""
+    """The output of a generation, and its ending."""
 
     _last = 0
 
@@ -30,30 +30,30 @@ class Answer:
         self.number = Answer._last
         self.model = model
         self.generation = generation
-        self.said: SimpleQueue[EngineEvent] = SimpleQueue()
+        self.events: SimpleQueue[EngineEvent] = SimpleQueue()
         self.pieces: list[Piece] = []
-        model.start(self.number, generation, lambda _, said: self.said.put(said))
+        model.start(self.number, generation, lambda _, event: self.events.put(event))
 
     def first(self) -> Answer:
-        """Waits for the first text."""
+        """Waits for the first text and returns itself."""
         while not self.text:
             self._next()
         return self
 
     def _next(self) -> Ending | MaasError | None:
-        said = self.said.get(timeout=60)
-        if isinstance(said, Piece):
-            self.pieces.append(said)
+        event = self.events.get(timeout=60)
+        if isinstance(event, Piece):
+            self.pieces.append(event)
             return None
-        return said
+        return event
 
     def end(self) -> Ending:
-        """Waits for the ending; raises what it failed with."""
-        while (said := self._next()) is None:
+        """Waits for the ending. Raises the error if there is one."""
+        while (event := self._next()) is None:
             pass
-        if isinstance(said, MaasError):
-            raise said
-        return said
+        if isinstance(event, MaasError):
+            raise event
+        return event
 
     @property
     def text(self) -> str:
@@ -72,7 +72,8 @@ def chat(text: str, **fields: Any) -> Generation:
     return Generation([{"role": "user", "content": text}], **fields)
 
 
-def written(model: Generator, generation: Generation) -> tuple[str, Ending]:
+def complete(model: Generator, generation: Generation) -> tuple[str, Ending]:
+    """The whole text of a generation, and its ending."""
     answer = Answer(model, generation)
     ending = answer.end()
     assert answer.tokens == ending.completion_tokens

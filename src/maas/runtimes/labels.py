@@ -1,4 +1,4 @@
-"""Classes by name: the option `labels` of a variant, and the likeliest of them as an answer."""
+"""Classifiers' labels: the option `labels` of a variant, and outputs with the most likely ones."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from maas.runtimes.base import Arrays, LoadRequest
 
 
 class ClassLabels:
+    """The names of a model's classes, in the order of its scores."""
+
     def __init__(self, request: LoadRequest) -> None:
-        """Raises InvalidInput if there are none, or the signature has other outputs than label
-        BYTES [k] and score FP32 [k]."""
+        """Reads the option `labels`. Raises InvalidInput if it is invalid, or the signature has
+        other outputs than label BYTES [k] and score FP32 [k]."""
         names = request.options.get("labels")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InvalidInput("option labels must be a list of names", field="labels")
@@ -32,16 +34,16 @@ class ClassLabels:
         return len(self._names)
 
     def check(self, scores: NDArray[np.float32]) -> None:
-        """Raises InvalidInput if the model gives another number of scores than there are names."""
+        """Raises InvalidInput if `scores` [n, classes] have another number of classes."""
         if scores.shape[1:] != (len(self),):
             raise InvalidInput(
-                f"the model gives {list(scores.shape[1:])} numbers for a row and there are "
+                f"the model has scores of shape {list(scores.shape[1:])} per row and there are "
                 f"{len(self)} labels",
                 field="labels",
             )
 
     def best(self, scores: NDArray[np.float32]) -> Arrays:
-        """`label` and `score` [n, k], the likeliest first."""
+        """`label` and `score` [n, k] for `scores` [n, classes], in descending order."""
         best = np.argsort(-scores, axis=1, kind="stable")[:, : self._top]
         return {
             "label": self._names[best],
@@ -50,6 +52,7 @@ class ClassLabels:
 
 
 def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities over the last axis."""
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     shares: NDArray[np.float32] = powers / powers.sum(axis=-1, keepdims=True)
     return shares

@@ -1,4 +1,4 @@
-"""Steps padded to few sizes, replayed or not, say what unpadded ones say."""
+"""Steps padded to a few sizes, replayed or not, give the same tokens as unpadded ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class _Padded(CudaGraphBatch):
-    """Without a GPU: everything but the graphs. Notes the sizes that would have one."""
+    """Without a GPU: everything except the graphs. Records the sizes that would have one."""
 
     sizes: set[tuple[int, int]]
 
@@ -44,9 +44,9 @@ def model() -> Any:
     return LlamaForCausalLM(config).to(DEVICE).eval()
 
 
-def write(batch: PagedBatch) -> dict[int, list[int]]:
-    """Greedy texts of sequences that come one after another, and of which one goes early. Their
-    prompts are shorter and longer than what a step reads."""
+def generate(batch: PagedBatch) -> dict[int, list[int]]:
+    """Greedy texts of sequences that start one after another; one is dropped early. Prompts are
+    shorter and longer than a step."""
     texts: dict[int, list[int]] = {}
     for step in range(40):
         if step % 3 == 0 and step < 15:
@@ -54,9 +54,9 @@ def write(batch: PagedBatch) -> dict[int, list[int]]:
             batch.add(number, [(7 * number + at) % WORDS for at in range(1 + 17 * number)])
             texts[number] = []
         due, logits = batch.step()
-        chosen = logits.argmax(-1).tolist()
-        batch.put(chosen)
-        for number, token in zip(due, chosen, strict=True):
+        tokens = logits.argmax(-1).tolist()
+        batch.put(tokens)
+        for number, token in zip(due, tokens, strict=True):
             texts[number].append(token)
         if step == 20:
             batch.drop(1)
@@ -66,40 +66,40 @@ def write(batch: PagedBatch) -> dict[int, list[int]]:
 
 
 def test_padding_changes_no_token(model: Any) -> None:
-    plain = write(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
+    plain = generate(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
     batch = _Padded(model, SEQUENCES, TOKENS, BATCH)
-    assert write(batch) == plain
+    assert generate(batch) == plain
     assert {len(text) for text in plain.values()} > {40} and len(set(plain[4])) > 3
-    # What the second texts need was recorded for the first.
+    # The second texts need no sizes but those of the first.
     recorded = set(batch.sizes)
-    assert write(batch) == plain and batch.sizes == recorded
-    assert {read for read, _ in recorded} <= {1, 2, 4, 8, 16, BATCH}
-    assert len({cached for _, cached in recorded}) == 2  # none, or as far as this cache goes
+    assert generate(batch) == plain and batch.sizes == recorded
+    assert {inputs for inputs, _ in recorded} <= {1, 2, 4, 8, 16, BATCH}
+    assert len({cached for _, cached in recorded}) == 2  # none, or this whole cache
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
-def test_few_graphs_are_kept(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = write(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
+def test_the_number_of_graphs_is_limited(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = generate(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
     monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 3)
     batch = CudaGraphBatch(model, SEQUENCES, TOKENS, BATCH)
     for _ in range(3):
-        assert write(batch) == plain and len(batch._graphs) == 3
+        assert generate(batch) == plain and len(batch._graphs) == 3
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
-def test_graphs_give_way_to_a_step_that_needs_their_memory(model: Any) -> None:
-    plain = write(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
+def test_graphs_are_released_for_a_step_that_needs_their_memory(model: Any) -> None:
+    plain = generate(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
     batch = CudaGraphBatch(model, SEQUENCES, TOKENS, BATCH)
     failures: list[int] = []
 
-    def is_full(module: Any, given: Any) -> None:
+    def is_full(module: Any, arguments: Any) -> None:
         if not torch.cuda.is_current_stream_capturing() and len(batch._graphs) > 1:
             failures.append(len(batch._graphs))
-            raise torch.OutOfMemoryError("CUDA out of memory, it is said here")
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
     hook = model.register_forward_pre_hook(is_full)
     try:
-        assert write(batch) == plain
+        assert generate(batch) == plain
     finally:
         hook.remove()
     assert failures and batch._is_graphed
@@ -116,16 +116,16 @@ def test_sizes_are_few(count: int, grain: int, expected: int) -> None:
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
 def test_a_model_that_cannot_be_recorded_is_computed(model: Any) -> None:
-    """The last one here: PyTorch draws no random numbers on the device after that."""
-    plain = write(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
+    """The last test: PyTorch draws no random numbers on the device after it."""
+    plain = generate(PagedBatch(model, SEQUENCES, TOKENS, BATCH))
 
-    def looks(module: Any, given: Any, found: Any) -> Any:
-        found.logits.max().item()  # the host waits for a number: no graph can hold that
-        return found
+    def inspect(module: Any, arguments: Any, output: Any) -> Any:
+        output.logits.max().item()  # synchronizes with the host, which no graph can record
+        return output
 
-    hook = model.register_forward_hook(looks)
+    hook = model.register_forward_hook(inspect)
     try:
         batch = CudaGraphBatch(model, SEQUENCES, TOKENS, BATCH)
-        assert write(batch) == plain and not batch._graphs
+        assert generate(batch) == plain and not batch._graphs
     finally:
         hook.remove()

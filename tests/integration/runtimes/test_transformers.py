@@ -1,4 +1,4 @@
-"""The engine transformers by itself, with a model of few random weights and SmolLM2's words."""
+"""The engine transformers, with a tiny random model and SmolLM2's vocabulary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from maas.domain.errors import InferenceFailed, InvalidInput
 from maas.domain.generation import Ending, Generation
-from tests.support.engine_contract import Answer, load_request, written
+from tests.support.engine_contract import Answer, complete, load_request
 from tests.support.models.packaged import smollm2
 from tests.support.models.safetensors import safetensors_folder
 
@@ -48,19 +48,19 @@ def prompt(text: str, **fields: Any) -> Generation:
     return Generation(prompt=text, **(ENDLESS | {"temperature": 0, "max_tokens": 12} | fields))
 
 
-def test_who_is_in_the_batch_changes_nobody(model: Transformers) -> None:
-    """Prompts of different lengths, also longer than a step reads, alone and all at once."""
+def test_sequences_in_a_batch_do_not_affect_each_other(model: Transformers) -> None:
+    """Prompts of different lengths, also longer than a step, alone and all at once."""
     texts = ["one", "one two three " * 20, "x", "and so it goes on and on"]
-    alone = [written(model, prompt(text)) for text in texts]
+    alone = [complete(model, prompt(text)) for text in texts]
     running = [Answer(model, prompt(text)) for text in texts]
     together = [(answer.text, ending) for answer in running for ending in [answer.end()]]
     assert [(text, ending) for text, ending in together] == alone
     assert len({text for text, _ in alone}) == 4
 
 
-def test_seeds_hold_beside_others(model: Transformers) -> None:
+def test_a_seed_gives_the_same_text_in_any_batch(model: Transformers) -> None:
     seeded = prompt("Once", temperature=1.5, seed=7)
-    alone = written(model, seeded)[0]
+    alone = complete(model, seeded)[0]
     running = [Answer(model, prompt("Once", temperature=1.5)) for _ in range(3)]
     again = Answer(model, seeded)
     assert again.end().completion_tokens == 12 and again.text == alone
@@ -73,18 +73,19 @@ def test_logprobs_are_those_of_the_model(model: Transformers, folder: Path) -> N
     from transformers import LlamaForCausalLM
 
     ids = [504, 3575, 282]
-    asked = Generation(prompt=list(ids), temperature=0, max_tokens=1, logprobs=5)
-    answer = Answer(model, asked)
+    question = Generation(prompt=list(ids), temperature=0, max_tokens=1, logprobs=5)
+    answer = Answer(model, question)
     answer.end()
-    (told,) = answer.logprobs
+    (reported,) = answer.logprobs
     with torch.no_grad():
         logits = LlamaForCausalLM.from_pretrained(folder)(torch.tensor([ids])).logits[0, -1]
     expected = torch.log_softmax(logits.double(), -1).topk(5).values.numpy()
-    assert np.allclose([entry.logprob for entry in told.top], expected, atol=1e-4)
-    assert told.logprob == told.top[0].logprob and bytes(told.bytes or []).decode() == answer.text
+    assert np.allclose([entry.logprob for entry in reported.top], expected, atol=1e-4)
+    assert reported.logprob == reported.top[0].logprob
+    assert bytes(reported.bytes or []).decode() == answer.text
 
 
-def test_bias_and_penalties_change_what_is_written(model: Transformers) -> None:
+def test_bias_and_penalties_change_the_output(model: Transformers) -> None:
     def tokens(**fields: Any) -> list[str]:
         answer = Answer(model, prompt("la la", logprobs=0, max_tokens=8, **fields))
         answer.end()
@@ -97,10 +98,10 @@ def test_bias_and_penalties_change_what_is_written(model: Transformers) -> None:
     assert len(set(tokens(**weak))) == 1
     assert len(set(tokens(**weak, frequency_penalty=1.0))) == 2
     with pytest.raises(InvalidInput, match="logit_bias: there is no token"):
-        written(model, prompt("x", logit_bias={10**6: 1.0}))
+        complete(model, prompt("x", logit_bias={10**6: 1.0}))
 
 
-def test_a_schema_holds_while_random_weights_write(model: Transformers) -> None:
+def test_a_schema_is_enforced_with_random_weights(model: Transformers) -> None:
     schema = {
         "type": "object",
         "properties": {
@@ -110,83 +111,85 @@ def test_a_schema_holds_while_random_weights_write(model: Transformers) -> None:
         "required": ["ok", "word"],
         "additionalProperties": False,
     }
-    wanted = {"type": "json_schema", "schema": schema}
-    asked = Generation(prompt="x", temperature=1.0, max_tokens=60, response_format=wanted)
-    running = [Answer(model, asked) for _ in range(4)]
+    response_format = {"type": "json_schema", "schema": schema}
+    question = Generation(
+        prompt="x", temperature=1.0, max_tokens=60, response_format=response_format
+    )
+    running = [Answer(model, question) for _ in range(4)]
     for answer in running:
         assert answer.end().reason == "stop"
         value = json.loads(answer.text)
         assert isinstance(value["ok"], bool) and set(value["word"]) <= set("abc")
 
 
-def test_a_cancelled_prompt_leaves_within_a_step(model: Transformers) -> None:
+def test_a_cancelled_prompt_ends_within_a_step(model: Transformers) -> None:
     reading = Answer(model, prompt("word " * 200))
     model.cancel(reading.number)
     ending = reading.end()
     assert ending.reason == "cancelled"
-    # Whole batches of 32, of a prompt of 200, and none if the engine did not get to it.
+    # Whole batches of 32 tokens of 200, or none if the engine had not started.
     assert ending.prompt_tokens % 32 == 0 and ending.prompt_tokens < 200
 
 
-def test_of_a_prompt_that_is_left_what_was_read_is_counted(model: Transformers) -> None:
-    """The engine is held after its second step with it."""
+def test_the_processed_part_of_a_cancelled_prompt_is_counted(model: Transformers) -> None:
+    """The sequence is cancelled after the second step of its prompt."""
     steps, step = iter(range(1000)), model._batch.step
     reading: list[Answer] = []
 
-    def held() -> Any:
-        taken = step()
+    def cancelling_step() -> Any:
+        result = step()
         if next(steps) == 1:
             model.cancel(reading[0].number)
-        return taken
+        return result
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(model._batch, "step", held)
+        patched.setattr(model._batch, "step", cancelling_step)
         reading.append(Answer(model, prompt("word " * 200)))
         assert reading[0].end() == Ending("cancelled", 64, 0)
-    # Not even looked at by the engine: its caller leaves while it is read as text.
+    # Cancelled while its prompt is tokenized, before the engine has it.
     with model._wake:
-        gone = Answer(model, prompt("word " * 200))
-        model.cancel(gone.number)
-    assert gone.end() == Ending("cancelled", 0, 0)
-    assert written(model, prompt("x"))[1].completion_tokens == 12
+        cancelled = Answer(model, prompt("word " * 200))
+        model.cancel(cancelled.number)
+    assert cancelled.end() == Ending("cancelled", 0, 0)
+    assert complete(model, prompt("x"))[1].completion_tokens == 12
 
 
-def test_a_normalizer_that_makes_many_characters_of_one_overfills_no_cache(
+def test_a_normalizer_that_expands_characters_does_not_overfill_the_cache(
     folder: Path, tmp_path: Path
 ) -> None:
     normalized = changed(folder, tmp_path / "m", "tokenizer.json", normalizer={"type": "NFKC"})
     loaded = Transformers()
     loaded.load(load_request(normalized, context_length=CONTEXT, cache_tokens=CONTEXT, batch=32))
-    add, inside = loaded._batch.add, []
+    add, reserved = loaded._batch.add, []
     numbers = set()
 
     def added(number: int, tokens: list[int]) -> None:
         add(number, tokens)
         numbers.add(number)
-        inside.append(sum(s.reserved for n, s in loaded._sequences.items() if n in numbers))
+        reserved.append(sum(s.reserved for n, s in loaded._sequences.items() if n in numbers))
 
     loaded._batch.add = added  # type: ignore[method-assign]
     ligatures = prompt("\ufdfa" * 14)
     try:
-        assert 4 * most_tokens(ligatures, CONTEXT) <= 2 * CONTEXT  # so it seems
+        assert 4 * most_tokens(ligatures, CONTEXT) <= 2 * CONTEXT  # the estimate
         running = [Answer(loaded, ligatures) for _ in range(4)]
         endings = [answer.end() for answer in running]
     finally:
         loaded.close()
     assert {(ending.reason, ending.completion_tokens) for ending in endings} == {("length", 12)}
     assert 4 * endings[0].prompt_tokens > 2 * CONTEXT
-    assert max(inside) <= 2 * CONTEXT  # the second is for control's proof
+    assert max(reserved) <= 2 * CONTEXT  # half of it is for control's probe
 
 
 def changed(folder: Path, to: Path, name: str, **fields: Any) -> Path:
     shutil.copytree(folder, to)
-    said = json.loads((to / name).read_text())
-    (to / name).write_text(json.dumps(said | fields))
+    content = json.loads((to / name).read_text())
+    (to / name).write_text(json.dumps(content | fields))
     return to
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"model_type": "no-such-model"}, "does not load this model"),
         ({"num_hidden_layers": 3}, "9 are missing or of another shape"),
@@ -194,14 +197,14 @@ def changed(folder: Path, to: Path, name: str, **fields: Any) -> Path:
         ({"architectures": [], "model_type": "bert"}, "does not load|cannot batch|missing"),
     ],
 )
-def test_files_that_are_no_whole_model(
-    folder: Path, tmp_path: Path, fields: dict[str, Any], said: str
+def test_inconsistent_files_are_refused(
+    folder: Path, tmp_path: Path, fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInput, match=message):
         Transformers().load(load_request(changed(folder, tmp_path / "m", "config.json", **fields)))
 
 
-def test_damaged_weights_are_refused_before_a_library_reads_them(
+def test_damaged_weights_are_refused_before_a_library_opens_them(
     folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(folder, tmp_path / "m")
@@ -212,7 +215,7 @@ def test_damaged_weights_are_refused_before_a_library_reads_them(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"device": "cuda:99"}, "this machine has"),
         ({"device": "tpu"}, "auto, cpu, cuda or cuda:N"),
@@ -220,47 +223,45 @@ def test_damaged_weights_are_refused_before_a_library_reads_them(
         ({"color": 1}, "no option 'color'"),
     ],
 )
-def test_options_that_are_none(folder: Path, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidInput, match=said):
+def test_invalid_options_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
         Transformers().load(load_request(folder, **options))
 
 
-def test_shards_and_a_configuration_that_names_code(
+def test_shards_and_a_configuration_that_refers_to_code(
     folder: Path, tmp_path: Path, model: Transformers
 ) -> None:
-    """`auto_map` would have transformers import a file beside it, which is never even linked."""
+    """With `auto_map` transformers would import a file of the folder, which it does not get."""
     from safetensors.numpy import load_file, save_file
 
-    made = changed(
+    copy = changed(
         folder, tmp_path / "m", "config.json", auto_map={"AutoModelForCausalLM": "evil.M"}
     )
-    (made / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass M: pass")
-    weights = load_file(made / "model.safetensors")
-    (made / "model.safetensors").unlink()
+    (copy / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass M: pass")
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
     names = sorted(weights)
     for at, part in enumerate((names[::2], names[1::2]), 1):
-        target = made / f"model-0000{at}-of-00002.safetensors"
+        target = copy / f"model-0000{at}-of-00002.safetensors"
         save_file({name: weights[name] for name in part}, target, {"format": "pt"})
     loaded = Transformers()
-    loaded.load(load_request(made, context_length=CONTEXT, dtype="float32", device="cpu"))
+    loaded.load(load_request(copy, context_length=CONTEXT, dtype="float32", device="cpu"))
     try:
-        assert written(loaded, prompt("one")) == written(model, prompt("one"))
+        assert complete(loaded, prompt("one")) == complete(model, prompt("one"))
     finally:
         loaded.close()
     assert not (tmp_path / "ran").exists()
 
 
-def test_markers_of_turns_steer_though_their_file_calls_them_plain_text() -> None:
+def test_turn_markers_are_control_tokens_even_if_declared_as_plain_text() -> None:
     tokenizer = Tokenizer(BPE({"a": 0}, []))
     plain = [AddedToken(text, special=False) for text in ("<\uff5cUser\uff5c>", "<think>")]
     tokenizer.add_tokens([*plain, AddedToken("<s>", special=True)])
-    found = {text.decode() for text in _control_texts(tokenizer)}
-    assert found == {"<\uff5cUser\uff5c>", "<s>"}
+    control = {text.decode() for text in _control_texts(tokenizer)}
+    assert control == {"<\uff5cUser\uff5c>", "<s>"}
 
 
-def test_an_engine_that_failed_leaves_nobody_waiting(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_engine_fails_all_sequences(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(tokens: list[int]) -> None:
         raise RuntimeError("out of memory")
 
@@ -269,10 +270,12 @@ def test_an_engine_that_failed_leaves_nobody_waiting(
     loaded.load(load_request(folder, context_length=CONTEXT, cache_tokens=4 * CONTEXT, batch=32))
     loaded._batch.put = broken  # type: ignore[method-assign]
     with monkeypatch.context() as patched:
-        patched.setattr("maas.runtimes.text.stepped_engine.os.kill", lambda *how: ended.append(how))
-        for _ in range(2):  # one in the batch, and one that comes before the replica has ended
+        patched.setattr(
+            "maas.runtimes.text.stepped_engine.os.kill", lambda *call: ended.append(call)
+        )
+        for _ in range(2):  # one in the batch, and one that starts before the replica exits
             with pytest.raises(InferenceFailed, match="out of memory"):
-                written(loaded, prompt("x"))
+                complete(loaded, prompt("x"))
         loaded._engine.join()
     assert len(ended) == 1
     loaded.close()

@@ -1,4 +1,4 @@
-"""Engines of others behind OpenAI's API, with a real one: llama.cpp's server with SmolLM2."""
+"""External engines with OpenAI's API, tested with llama.cpp's server and SmolLM2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from maas.runtimes.base import LoadRequest
 from maas.runtimes.upstream.process import EngineProcess
 from maas.runtimes.upstream.runtime import Upstream
 from maas.storage.log_files import LogFile, log_tail
-from tests.support.engine_contract import Answer, chat, load_request, written
+from tests.support.engine_contract import Answer, chat, complete, load_request
 from tests.support.models.packaged import smollm2
 
 PROGRAM = Path(__file__).parents[2] / "support" / "servers" / "openai_engine.py"
@@ -53,14 +53,14 @@ def local() -> dict[str, Any]:
     }
 
 
-def asked(file: Path, engine: str = "local", **options: Any) -> LoadRequest:
+def request(file: Path, engine: str = "local", **options: Any) -> LoadRequest:
     return replace(load_request(smollm2(), engine=engine, **options), engines_file=file)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
     loaded = Upstream()
-    loaded.load(asked(engines_file(tmp_path_factory.mktemp("e"), local=local())))
+    loaded.load(request(engines_file(tmp_path_factory.mktemp("e"), local=local())))
     yield loaded
     loaded.close()
     assert engine_pids() == []
@@ -72,37 +72,37 @@ def engine_pids() -> list[int]:
 
 
 def test_it_answers_and_counts(model: Upstream) -> None:
-    text, ending = written(model, chat(FRANCE, temperature=0, max_tokens=16))
+    text, ending = complete(model, chat(FRANCE, temperature=0, max_tokens=16))
     assert "Paris" in text and ending.reason == "stop"
     assert ending.prompt_tokens == 42 and 0 < ending.completion_tokens <= 16
-    text, ending = written(model, Generation(prompt="1, 2, 3, 4,", temperature=0, max_tokens=3))
+    text, ending = complete(model, Generation(prompt="1, 2, 3, 4,", temperature=0, max_tokens=3))
     assert ending.completion_tokens == 3 and "5" in text and ending.reason == "length"
-    text, ending = written(model, chat("Hello", max_tokens=0))
+    text, ending = complete(model, chat("Hello", max_tokens=0))
     assert (text, ending.completion_tokens, ending.prompt_tokens > 20) == ("", 0, True)
 
 
-def test_seed_stop_schema_and_logprobs_go_through(model: Upstream) -> None:
+def test_seed_stop_schema_and_logprobs_are_passed_on(model: Upstream) -> None:
     story = chat("Tell a story.", temperature=1, seed=7, max_tokens=12)
-    assert written(model, story)[0] == written(model, story)[0]
+    assert complete(model, story)[0] == complete(model, story)[0]
     counting = Generation(prompt="1, 2, 3, 4, 5,", temperature=0, max_tokens=40, stop=[" 8"])
-    text, ending = written(model, counting)
+    text, ending = complete(model, counting)
     assert ending.reason == "stop" and text.rstrip().endswith("7,")
     yes = {"type": "json_schema", "schema": {"enum": ["yes", "no"]}}
-    assert written(model, chat("Yes?", max_tokens=9, response_format=yes))[0] in ('"yes"', '"no"')
+    assert complete(model, chat("Yes?", max_tokens=9, response_format=yes))[0] in ('"yes"', '"no"')
     likely = Answer(model, chat("Hi", temperature=0, max_tokens=3, logprobs=2))
     likely.end()
     assert [len(entry.top) for entry in likely.logprobs] == [2, 2, 2]
 
 
-def test_what_the_engine_refuses_is_refused_here(model: Upstream) -> None:
+def test_requests_that_the_engine_refuses_are_refused(model: Upstream) -> None:
     with pytest.raises(ContextLengthExceeded):
-        written(model, chat("word " * 3000, max_tokens=1))
+        complete(model, chat("word " * 3000, max_tokens=1))
     with pytest.raises(InvalidInput):
-        written(model, chat("Hi", response_format={"type": "json_schema", "schema": {"type": 5}}))
-    assert written(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
+        complete(model, chat("Hi", response_format={"type": "json_schema", "schema": {"type": 5}}))
+    assert complete(model, chat("Hi", max_tokens=2))[1].completion_tokens == 2
 
 
-def test_cancelling_closes_the_connection_and_the_engine_stops(model: Upstream) -> None:
+def test_cancelling_closes_the_connection_so_that_the_engine_stops(model: Upstream) -> None:
     running = [Answer(model, chat("Write on.", **ENDLESS)).first() for _ in range(3)]
     for answer in running:
         model.cancel(answer.number)
@@ -112,7 +112,7 @@ def test_cancelling_closes_the_connection_and_the_engine_stops(model: Upstream) 
         assert ending.completion_tokens == answer.tokens > 0
 
 
-def test_nobody_without_the_key_may_ask_and_others_do_not_see_it(model: Upstream) -> None:
+def test_the_key_is_not_visible_to_other_users(model: Upstream) -> None:
     (pid,) = engine_pids()
     process = model._process
     assert process is not None
@@ -121,7 +121,7 @@ def test_nobody_without_the_key_may_ask_and_others_do_not_see_it(model: Upstream
     assert {address.ip for address in ports} == {"127.0.0.1"}
 
 
-def test_a_url_with_a_key_file_is_asked_as_well(model: Upstream, tmp_path: Path) -> None:
+def test_a_url_with_a_key_file_is_an_engine_as_well(model: Upstream, tmp_path: Path) -> None:
     process = model._process
     assert process is not None
     (tmp_path / "key").write_text(process.key + "\n")
@@ -129,46 +129,46 @@ def test_a_url_with_a_key_file_is_asked_as_well(model: Upstream, tmp_path: Path)
     table = {"url": process.url, "key_file": str(tmp_path / "key")}
     file = engines_file(tmp_path, far=table, bad=table | {"key_file": str(tmp_path / "wrong")})
     far = Upstream()
-    far.load(asked(file, "far"))
-    assert written(far, chat("Hi", max_tokens=2))[1].completion_tokens == 2
-    with pytest.raises(InvalidInput, match="not known to hold"):
-        written(far, chat("Hi", response_format={"type": "json_object"}))
+    far.load(request(file, "far"))
+    assert complete(far, chat("Hi", max_tokens=2))[1].completion_tokens == 2
+    with pytest.raises(InvalidInput, match="not configured to enforce"):
+        complete(far, chat("Hi", response_format={"type": "json_object"}))
     far.close()
     with pytest.raises(InvalidInput, match="401"):
-        Upstream().load(asked(file, "bad"))
+        Upstream().load(request(file, "bad"))
 
 
 @pytest.mark.parametrize(
-    ("table", "says"),
+    ("table", "message"),
     [
         ({}, "either url or command"),
         ({"url": "file:///etc/passwd"}, "must be http"),
         ({"url": "http://127.0.0.1:9/v1"}, "does not answer"),
         ({"command": ["vllm"]}, "absolute path"),
-        ({"command": ["/bin/false"]}, "ended before"),
+        ({"command": ["/bin/false"]}, "exited before"),
         ({"url": "http://127.0.0.1:9/v1", "ulr": "x"}, "unknown field"),
     ],
 )
-def test_an_engine_that_cannot_be_says_why(
-    tmp_path: Path, table: dict[str, Any], says: str
+def test_an_unusable_engine_is_refused_with_the_reason(
+    tmp_path: Path, table: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=says):
-        Upstream().load(asked(engines_file(tmp_path, odd=table), "odd"))
+    with pytest.raises(InvalidInput, match=message):
+        Upstream().load(request(engines_file(tmp_path, odd=table), "odd"))
 
 
-def test_only_engines_of_the_operators_file_can_be_named(tmp_path: Path) -> None:
+def test_only_engines_of_the_operators_file_can_be_used(tmp_path: Path) -> None:
     file = engines_file(tmp_path, one={"url": "http://127.0.0.1:9/v1"})
     for name in ("two", "http://127.0.0.1:9/v1", 3, None):
         with pytest.raises(InvalidInput, match="must name an engine"):
-            Upstream().load(replace(asked(file), options={"engine": name}))
+            Upstream().load(replace(request(file), options={"engine": name}))
     with pytest.raises(InvalidInput, match="no option 'url'"):
-        Upstream().load(asked(file, "one", url="http://127.0.0.1:1"))
+        Upstream().load(request(file, "one", url="http://127.0.0.1:1"))
     with pytest.raises(InvalidInput, match="engines_file"):
-        Upstream().load(replace(asked(file), engines_file=None))
+        Upstream().load(replace(request(file), engines_file=None))
 
 
-def test_an_engine_ends_with_whoever_started_it(tmp_path: Path) -> None:
-    """A process that starts one and is killed with no chance to clean up."""
+def test_an_engine_exits_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """Also if that process is killed without a chance to clean up."""
     marker = f"{time.time_ns()}"
     code = (
         "import sys, time; from maas.runtimes.upstream.process import EngineProcess;"
@@ -181,12 +181,12 @@ def test_an_engine_ends_with_whoever_started_it(tmp_path: Path) -> None:
         raise AssertionError("it did not start")
 
     def engines() -> list[psutil.Process]:
-        found = []
+        engines = []
         for process in psutil.process_iter(["cmdline"]):
             line = process.info["cmdline"] or []
             if line[-1:] == [marker] and "maas.runtimes.upstream.process" not in " ".join(line):
-                found.append(process)
-        return found
+                engines.append(process)
+        return engines
 
     until = time.monotonic() + 20
     while not engines() and time.monotonic() < until:
@@ -198,7 +198,7 @@ def test_an_engine_ends_with_whoever_started_it(tmp_path: Path) -> None:
     owner.stdout.close()
 
 
-def test_a_guard_ends_an_engine_that_does_not_listen(tmp_path: Path) -> None:
+def test_a_guard_kills_an_engine_that_ignores_sigterm(tmp_path: Path) -> None:
     from maas.runtimes.upstream.config import Engine
 
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
@@ -208,29 +208,29 @@ def test_a_guard_ends_an_engine_that_does_not_listen(tmp_path: Path) -> None:
     assert not process.is_running
 
 
-def test_an_engines_last_words_are_passed_on_before_it_is_closed(
+def test_an_engines_last_output_is_copied_before_it_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from maas.runtimes.upstream import process as process_module
     from maas.runtimes.upstream.config import Engine
 
-    heard: list[bytes] = []
+    copies: list[bytes] = []
 
-    def slow(said: IO[bytes]) -> None:
-        with said:
-            words = said.read()  # the engine has ended
+    def slow(output: IO[bytes]) -> None:
+        with output:
+            data = output.read()  # the engine has exited
             time.sleep(0.3)
-            heard.append(words)
+            copies.append(data)
 
-    monkeypatch.setattr(process_module, "_pass_on", slow)
+    monkeypatch.setattr(process_module, "_copy_to_log", slow)
     process = EngineProcess(Engine(command=[sys.executable, "-c", "print('last words')"]), {})
     process.wait()
     process.close()
-    assert heard == [b"last words\n"]
+    assert copies == [b"last words\n"]
 
 
-def test_what_an_engine_prints_follows_the_log_into_new_files(tmp_path: Path) -> None:
-    """It waits each time until its owner has begun a new file, and then prints on."""
+def test_an_engines_output_follows_the_log_into_new_files(tmp_path: Path) -> None:
+    """It waits each time until the replica has begun a new file, and then prints more."""
     log = LogFile(tmp_path / "r-1.log", 1000, 10)
     engine = (
         "import pathlib, sys, time; log = pathlib.Path(sys.argv[1])\n"
@@ -249,5 +249,5 @@ def test_what_an_engine_prints_follows_the_log_into_new_files(tmp_path: Path) ->
     )
     command = [sys.executable, "-c", owner, engine, *log.arguments()]
     assert subprocess.run(command, timeout=40).returncode == 0
-    said = (log_tail(log.path, 10, 1 << 20) or b"").decode().split()
-    assert [word for word in said if "x" not in word] == ["1", "2", "3", "end"]
+    words = (log_tail(log.path, 10, 1 << 20) or b"").decode().split()
+    assert [word for word in words if "x" not in word] == ["1", "2", "3", "end"]

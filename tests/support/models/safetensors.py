@@ -1,7 +1,7 @@
-"""Folders with safetensors, config.json and tokenizer.json, as a hub has them, made of a GGUF file.
+"""Converts a GGUF file to a folder with safetensors, config.json and tokenizer.json.
 
-No package holds a language model in this form. The weights are SmolLM2's own, which its GGUF file
-has in 4 and 8 bits, so an engine for either form must say the same.
+No package contains a language model in that format. The weights are those of SmolLM2, which its
+GGUF file has in 4 and 8 bits, so engines for either format must generate the same text.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 _SPECIAL = 17
-"""Tokens of SmolLM2 that are no text; they come first."""
+"""Number of SmolLM2's special tokens, which come first."""
 _NAMES = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
     "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }  # fmt: skip
-"""llama.cpp's names of a layer's weights, and those of transformers."""
+"""Names of a layer's weights in llama.cpp, and those in transformers."""
 
 
 class Gguf:
-    """What a GGUF file of the architecture `llama` holds. For files of our own choice only: the
-    engines check theirs with `maas.runtimes.formats.gguf`."""
+    """Content of a GGUF file of the architecture `llama`. For trusted files only: engines check
+    theirs with `maas.runtimes.formats.gguf`."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as stream:
@@ -77,23 +77,23 @@ class Gguf:
         return name, shape[::-1], self._number("I"), self._number("Q")
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
-        """By the names that transformers gives them."""
+        """The weights by their names in transformers."""
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
         from gguf.quants import dequantize
 
-        found = {}
+        weights = {}
         for name, shape, kind, offset in self._tensors:
             block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
             count = int(np.prod(shape)) // block * size
             raw = np.frombuffer(self._data, np.uint8, count, self._start + offset)
             rows = raw.reshape(*shape[:-1], -1)
             values = dequantize(rows, GGMLQuantizationType(kind)).reshape(shape)
-            found[_renamed(name)] = np.ascontiguousarray(self._permuted(name, values))
-        return found
+            weights[_renamed(name)] = np.ascontiguousarray(self._permuted(name, values))
+        return weights
 
     def _permuted(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """llama.cpp pairs the numbers that a position rotates with their neighbors, and
-        transformers those of one half of a head with those of the other."""
+        """Reorders rows for rotary embeddings: llama.cpp rotates pairs of neighbors, transformers
+        pairs of one half of a head with the other."""
         heads = {
             "attn_q": self.fields["llama.attention.head_count"],
             "attn_k": self.fields["llama.attention.head_count_kv"],
@@ -113,16 +113,16 @@ def _renamed(name: str) -> str:
 
 
 def safetensors_folder(folder: Path, gguf: Path, tiny: bool = False) -> Path:
-    """`folder` with the model of the file `gguf`; `tiny`: with its words, and few random weights
-    instead of its own."""
+    """Writes the model of the file `gguf` to `folder`; `tiny`: with its vocabulary and a few random
+    weights."""
     source = Gguf(gguf)
     folder.mkdir(parents=True, exist_ok=True)
     config = _config(source.fields) | (_TINY if tiny else {})
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
     template = source.fields["tokenizer.chat_template"]
-    said = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "chat_template": template}
-    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    tokenizer = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     _tokenizer(source.fields).save(str(folder / "tokenizer.json"))
     weights = _random(config) if tiny else source.weights()
     from safetensors.numpy import save_file
@@ -182,14 +182,14 @@ def _random(config: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
         "mlp.gate_proj": (inner, size), "mlp.up_proj": (inner, size),
         "mlp.down_proj": (size, inner),
     }  # fmt: skip
-    found = {"model.norm.weight": np.ones(size, np.float32)}
-    found["model.embed_tokens.weight"] = random.normal(
+    weights = {"model.norm.weight": np.ones(size, np.float32)}
+    weights["model.embed_tokens.weight"] = random.normal(
         0, 0.05, (config["vocab_size"], size)
     ).astype(np.float32)
     for layer in range(config["num_hidden_layers"]):
         for name in ("input_layernorm", "post_attention_layernorm"):
-            found[f"model.layers.{layer}.{name}.weight"] = np.ones(size, np.float32)
+            weights[f"model.layers.{layer}.{name}.weight"] = np.ones(size, np.float32)
         for name, shape in shapes.items():
             values = random.normal(0, 0.2, shape).astype(np.float32)
-            found[f"model.layers.{layer}.{name}.weight"] = values
-    return found
+            weights[f"model.layers.{layer}.{name}.weight"] = values
+    return weights

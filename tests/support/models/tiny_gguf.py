@@ -1,4 +1,4 @@
-"""A language model that loads and writes within milliseconds: two blocks, random weights."""
+"""A language model that loads and generates within milliseconds: two blocks, random weights."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ END = "<|end|>"
 
 
 @dataclass(frozen=True)
-class Words:
-    """A vocabulary. Types of tokens are those of GGUF: 1 text, 2 unknown, 3 control, 6 a byte."""
+class TinyVocabulary:
+    """Tokens with their types in GGUF: 1 text, 2 unknown, 3 control, 6 byte."""
 
     model: str
     tokens: list[str]
@@ -25,27 +25,39 @@ class Words:
     adds_space: bool | None = None
 
 
-def byte_words(*more: str, pre: str = "smollm") -> Words:
-    """All bytes, and `more` texts that Ġ begins, or a part of each: a merge makes them of two."""
+def byte_words(*more: str, pre: str = "smollm") -> TinyVocabulary:
+    """All bytes, and `more` texts, each merged from Ġ and the rest."""
     tokens = [*_bytes(), END, *more]
-    return Words("gpt2", tokens, [1] * 256 + [3] + [1] * len(more), 256, pre)
+    return TinyVocabulary("gpt2", tokens, [1] * 256 + [3] + [1] * len(more), 256, pre)
 
 
-def sentence_words(adds_space: bool | None) -> Words:
-    """As SentencePiece has them: each letter with a blank before it is a token, too."""
+def sentence_words(adds_space: bool | None) -> TinyVocabulary:
+    """A vocabulary like SentencePiece's: each letter is a token, also with a blank before it."""
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
     tokens += [*letters, *(f"▁{letter}" for letter in letters)]
     types = [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259)
-    return Words("llama", tokens, types, 2, adds_space=adds_space)
+    return TinyVocabulary("llama", tokens, types, 2, adds_space=adds_space)
 
 
-def tiny_gguf(path: Path, kind: str = "Q8_0", seed: int = 0, words: Words | None = None) -> Path:
-    """A llama whose matrices have the type `kind`, with byte-level tokens unless `words` says
-    otherwise; skips without gguf."""
+def tiny_gguf(
+    path: Path, kind: str = "Q8_0", seed: int = 0, words: TinyVocabulary | None = None
+) -> Path:
+    """A llama whose matrices have the type `kind`, by default with byte-level tokens. Skips the
+    test without gguf."""
     gguf = pytest.importorskip("gguf")
-    drawn = np.random.default_rng(seed)
+    words = words or byte_words()
     writer = gguf.GGUFWriter(path, "llama")
+    _add_metadata(gguf, writer, words)
+    _add_tensors(gguf, writer, len(words.tokens), kind, seed)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_metadata(gguf: Any, writer: Any, words: TinyVocabulary) -> None:
     writer.add_name("tiny")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
@@ -57,7 +69,6 @@ def tiny_gguf(path: Path, kind: str = "Q8_0", seed: int = 0, words: Words | None
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10_000.0)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
-    words = words or byte_words()
     tokens = words.tokens
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model(words.model)
@@ -74,35 +85,35 @@ def tiny_gguf(path: Path, kind: str = "Q8_0", seed: int = 0, words: Words | None
     writer.add_eos_token_id(words.end)
     writer.add_bos_token_id(words.end)
     writer.add_add_bos_token(False)
-    wanted = gguf.GGMLQuantizationType[kind]
-    shapes = {"token_embd": (len(tokens), WIDTH)}
+
+
+def _add_tensors(gguf: Any, writer: Any, tokens: int, kind: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    quantization = gguf.GGMLQuantizationType[kind]
+    shapes = {"token_embd": (tokens, WIDTH)}
     for block in range(BLOCKS):
         square = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (WIDTH, WIDTH))
         wide = {"ffn_gate": (INNER, WIDTH), "ffn_up": (INNER, WIDTH), "ffn_down": (WIDTH, INNER)}
         shapes |= {f"blk.{block}.{name}": shape for name, shape in (square | wide).items()}
     for name, shape in shapes.items():
         scale = 0.3 if name == "token_embd" else 2 / np.sqrt(shape[1])
-        values = (drawn.standard_normal(shape) * scale).astype(np.float32)
-        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(values, wanted), raw_dtype=wanted)
+        values = (random.standard_normal(shape) * scale).astype(np.float32)
+        data = gguf.quants.quantize(values, quantization)
+        writer.add_tensor(f"{name}.weight", data, raw_dtype=quantization)
     norms = [f"blk.{b}.{name}" for b in range(BLOCKS) for name in ("attn_norm", "ffn_norm")]
     for name in (*norms, "output_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(WIDTH, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def _bytes() -> list[str]:
-    """The characters that stand for bytes in byte-level vocabularies (GPT-2)."""
+    """The characters for bytes in byte-level vocabularies (GPT-2)."""
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(256, 512))
     return [chr(n) if n in plain else chr(next(others)) for n in range(256)]
 
 
 def in_transformers(path: Path) -> Any:
-    """The same llama as transformers computes it, with FP32 weights; skips without transformers."""
+    """The same model in transformers, with FP32 weights. Skips the test without transformers."""
     gguf, torch = pytest.importorskip("gguf"), pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     reader = gguf.GGUFReader(path)
@@ -132,7 +143,7 @@ def in_transformers(path: Path) -> Any:
         for ours, theirs in _NAMES:
             name = name.replace(ours, theirs)
         if name.endswith(("q_proj", "k_proj")):
-            # llama.cpp turns neighbors, transformers turns halves: rows are in another order.
+            # llama.cpp rotates neighbors, transformers halves: rows have another order.
             count = heads if name.endswith("q_proj") else few
             half = len(values) // count // 2
             values = values.reshape(count, half, 2, -1).swapaxes(1, 2).reshape(values.shape)

@@ -1,8 +1,8 @@
-"""BERT as an ONNX graph, written from config.json and model.safetensors.
+"""Builds the ONNX graph of a BERT from config.json and model.safetensors.
 
-So an encoder as its publisher gives it is served by ONNX Runtime, and needs neither torch nor a
-conversion on the way. Source: Devlin et al., BERT, 2018; RoBERTa (Liu et al., 2019) differs in
-where its positions begin. Weights are named as the Hugging Face library names them.
+So ONNX Runtime serves an encoder as it is published, without torch and without a conversion.
+Source: Devlin et al., BERT, 2018; RoBERTa (Liu et al., 2019) differs in the first position. Weights
+have the names of the Hugging Face library.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def bert_graph(config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> byte
     """The serialized model: `input_ids` and `attention_mask`, INT64 [n, t], to
     `last_hidden_state`, FP32 [n, t, hidden].
 
-    Raises InvalidInput if it is another architecture or a weight is missing.
+    Raises InvalidInput for another architecture or a missing weight.
     """
-    return _Writer(config, tensors).write()
+    return _GraphBuilder(config, tensors).build()
 
 
-class _Writer:
+class _GraphBuilder:
     def __init__(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
-        # Only needed for the encoders that come as safetensors.
+        # Needed only for encoders in safetensors.
         from onnx import helper, numpy_helper  # noqa: PLC0415
 
         self._onnx = helper
@@ -62,7 +62,7 @@ class _Writer:
         self._pad = int(config.get("pad_token_id") or 0)
         activation = str(config.get("hidden_act", "gelu"))
         if activation not in _ACTIVATIONS or self._hidden % self._heads:
-            raise InvalidInput(f"config.json: hidden_act {shown(activation)} is not known")
+            raise InvalidInput(f"config.json: hidden_act {shown(activation)} is not supported")
         self._activation = _ACTIVATIONS[activation]
         self._prefix = next(
             (p for p in ("", "bert.", "roberta.") if f"{p}embeddings.LayerNorm.weight" in tensors),
@@ -72,7 +72,7 @@ class _Writer:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
 
-    def write(self) -> bytes:
+    def build(self) -> bytes:
         helper = self._onnx
         self._ints("heads_apart", [0, 0, self._heads, self._hidden // self._heads])
         self._ints("heads_joined", [0, 0, self._hidden])
@@ -93,15 +93,15 @@ class _Writer:
         graph = helper.make_graph(self._nodes, "bert", ids, [out], self._constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
         model.ir_version = 9
-        written: bytes = model.SerializeToString()
-        return written
+        data: bytes = model.SerializeToString()
+        return data
 
     def _embedded(self) -> str:
         words = self._weight("embeddings.word_embeddings.weight")
-        # Which kind of text it is makes no difference here: it is always the first.
-        kind = self._raw("embeddings.token_type_embeddings.weight")[0]
+        # The token type is always 0.
+        token_type = self._raw("embeddings.token_type_embeddings.weight")[0]
         first = 0 if self._type == "bert" else self._pad + 1
-        places = self._raw("embeddings.position_embeddings.weight")[first:] + kind
+        places = self._raw("embeddings.position_embeddings.weight")[first:] + token_type
         self._constant("places", places)
         self._ints("zero", [0])
         self._node("Gather", [words, "input_ids"], "words_there")
@@ -111,7 +111,7 @@ class _Writer:
         return self._normed("embedded", "embeddings.LayerNorm")
 
     def _masked(self) -> None:
-        """What is added to the scores: a very negative number where there is no token."""
+        """Adds the attention mask as a term of the scores: a very negative number for padding."""
         from onnx import TensorProto  # noqa: PLC0415
 
         self._constant("one", np.float32(1.0))
@@ -134,8 +134,8 @@ class _Writer:
         self._node("MatMul", [at + "shares", value], at + "context")
         self._node("Transpose", [at + "context"], at + "turned", perm=[0, 2, 1, 3])
         self._node("Reshape", [at + "turned", "heads_joined"], at + "joined")
-        said = self._linear(at + "joined", at + "attention.output.dense")
-        self._node("Add", [said, state], at + "attended")
+        attended = self._linear(at + "joined", at + "attention.output.dense")
+        self._node("Add", [attended, state], at + "attended")
         state = self._normed(at + "attended", at + "attention.output.LayerNorm")
         wide = self._linear(state, at + "intermediate.dense")
         kind, attributes = self._activation

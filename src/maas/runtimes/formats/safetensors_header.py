@@ -1,6 +1,6 @@
-"""Reads the header of a safetensors file within bounds, without the library.
+"""Reads and checks the header of a safetensors file, without the library.
 
-Layout: 8 bytes with the length of a JSON object, that object, then the data
+Format: 8 bytes with the length of a JSON object, that object, then the data
 (https://github.com/huggingface/safetensors#format). Uses the standard library and msgspec only.
 """
 
@@ -52,14 +52,14 @@ class SafetensorsSummary:
     """Bytes per datatype."""
     header_bytes: int
     size: int
-    """Of the whole file, in bytes."""
+    """Size of the file in bytes."""
 
 
 def check_safetensors(source: Path, name: str | None = None) -> SafetensorsSummary:
-    """The summary of a safetensors file whose header is in order.
+    """The summary of a safetensors file with a valid header.
 
-    `name` is what messages call the file; default: its own name. Raises InvalidInput if lengths,
-    datatypes, shapes and offsets do not fit each other and the size of the file.
+    `name` is the name of the file in messages; default: its own. Raises InvalidInput if lengths,
+    datatypes, shapes and offsets are inconsistent with each other or the size of the file.
     """
     with source.open("rb") as stream:
         return read_safetensors(stream, source.stat().st_size, name or source.name)
@@ -69,7 +69,7 @@ def read_safetensors(stream: Readable, size: int, name: str) -> SafetensorsSumma
     """As `check_safetensors`, for an open file of `size` bytes that is at its start."""
     length = int.from_bytes(stream.read(8), "little")
     if size < 10 or length > MAX_HEADER_BYTES or 8 + length > size:
-        raise _wrong(name, f"its header would have {length} bytes, and the file has {size}")
+        raise _error(name, f"its header claims {length} bytes, and the file has {size}")
     header = _decoded(stream.read(length), name)
     data_bytes = size - 8 - length
     places: list[tuple[int, int, str]] = []
@@ -86,42 +86,42 @@ def read_safetensors(stream: Readable, size: int, name: str) -> SafetensorsSumma
 
 
 def _decoded(text: bytes, name: str) -> dict[str, _Entry]:
-    # Counted before anything is made of it: a hundred megabytes of empty objects would be many.
+    # Counted before parsing: a hundred megabytes of empty objects would be too many.
     if text.count(b"{") > MAX_TENSORS:
-        raise _wrong(name, f"it claims more than {MAX_TENSORS} tensors")
+        raise _error(name, f"it claims more than {MAX_TENSORS} tensors")
     try:
         raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         raw.pop("__metadata__", None)
         return {tensor: _ENTRY.decode(entry) for tensor, entry in raw.items()}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
-        raise _wrong(name, f"its header is not the JSON that it must be ({wrong})") from None
+        raise _error(name, f"its header is not valid JSON for this format ({wrong})") from None
 
 
 def _elements(entry: _Entry, data_bytes: int, tensor: str, name: str) -> int:
-    """The number of a tensor's elements, once they fit their place."""
+    """Number of a tensor's elements. Raises InvalidInput if they do not match its offsets."""
     if entry.dtype not in _BITS:
-        raise _wrong(name, f"tensor {shown(tensor)} has the unknown datatype {shown(entry.dtype)}")
+        raise _error(name, f"tensor {shown(tensor)} has the unknown datatype {shown(entry.dtype)}")
     elements = math.prod(entry.shape)
     begin, end = entry.data_offsets
     if not begin <= end <= data_bytes or elements * _BITS[entry.dtype] != (end - begin) * 8:
-        raise _wrong(
+        raise _error(
             name,
             f"tensor {shown(tensor)} claims bytes {begin} to {end} of {data_bytes}, which does not "
-            "fit its shape or the file",
+            "match its shape or the file",
         )
     return elements
 
 
 def _check_order(places: list[tuple[int, int, str]], data_bytes: int, name: str) -> None:
-    """Tensors lie end to end and fill the file: bytes that belong to none could be anything."""
+    """Raises InvalidInput unless tensors fill the file; a gap could contain anything."""
     expected = 0
     for begin, end, tensor in places:
         if begin != expected:
-            raise _wrong(name, f"tensor {shown(tensor)} overlaps another or leaves a gap")
+            raise _error(name, f"tensor {shown(tensor)} overlaps another or leaves a gap")
         expected = end
     if expected != data_bytes:
-        raise _wrong(name, f"{data_bytes - expected} bytes at its end belong to no tensor")
+        raise _error(name, f"{data_bytes - expected} bytes at its end belong to no tensor")
 
 
-def _wrong(name: str, why: str) -> InvalidInput:
-    return InvalidInput(f"{name} is not a usable safetensors file: {why}", field="files")
+def _error(name: str, reason: str) -> InvalidInput:
+    return InvalidInput(f"{name} is not a usable safetensors file: {reason}", field="files")

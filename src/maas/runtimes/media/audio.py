@@ -1,7 +1,7 @@
-"""Encoded sound to samples, with an end to how long it may be.
+"""Decodes audio to samples, up to a maximum duration.
 
-FFmpeg (through PyAV) reads many formats, and some of them name other files or addresses to be
-opened. So the format is decided here, by the first bytes, and is one of a few that hold sound.
+FFmpeg (with PyAV) supports many formats, and some of them refer to other files or URLs. So the
+format is determined here, by the first bytes, and is one of a few audio formats.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ from maas.domain.errors import InvalidInput
 
 MAX_CHANNELS = 8
 MIN_RATE, MAX_RATE = 4_000, 384_000
-"""Hertz. At a hertz a small file would be days of silence."""
+"""Hertz. At 1 Hz a small file would have days of silence."""
 DAMAGED_SHARE = 0.05
-"""Of the packets; players skip a few, too."""
+"""Largest share of damaged packets; players skip a few, too."""
 FORMATS = "WAV, FLAC, Ogg, MP3, AAC, MP4 (M4A) and WebM"
 
 
 def samples_of(data: bytes, rate: int, max_seconds: float) -> NDArray[np.float32]:
-    """One channel at `rate` hertz, from -1 to 1. Raises InvalidInput for what is not sound, is
-    damaged or takes longer than `max_seconds`."""
+    """Samples [n] from -1 to 1 of one channel at `rate` hertz. Raises InvalidInput for data that is
+    not audio, is damaged or lasts longer than `max_seconds`."""
     kind = format_of(data)
     if kind is None:
-        raise InvalidInput(f"this is no sound that can be read; known are {FORMATS}")
+        raise InvalidInput(f"this is not audio in a supported format: {FORMATS}")
     try:
         with av.open(
             io.BytesIO(data),
             mode="r",
             format=kind,
             metadata_errors="ignore",
-            # Whatever the file says, nothing else is opened for it.
+            # Nothing that the file refers to is opened.
             options={"protocol_whitelist": "none"},
         ) as container:
             pieces = _decoded(container, rate, max_seconds)
     except (av.error.FFmpegError, ValueError, IndexError, OverflowError) as wrong:
-        why = getattr(wrong, "strerror", None) or wrong
-        raise InvalidInput(f"the {kind} data cannot be read: {why}") from None
+        reason = (wrong.strerror if isinstance(wrong, av.error.FFmpegError) else "") or wrong
+        raise InvalidInput(f"the {kind} data cannot be decoded: {reason}") from None
     finally:
-        # The library's objects refer to each other and are large.
+        # The library's objects are large and refer to each other.
         gc.collect()
     if not pieces:
-        raise InvalidInput(f"the {kind} data holds no sound")
+        raise InvalidInput(f"the {kind} data contains no audio")
     return np.concatenate(pieces).astype(np.float32) / 32768.0
 
 
 def format_of(data: bytes) -> str | None:
-    """FFmpeg's name of the format that the data begin like; None for an unknown one."""
+    """FFmpeg's name of the format, by the first bytes of `data`; None if it is unknown."""
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         return "wav"
     if data[4:8] == b"ftyp":
@@ -73,10 +73,10 @@ def format_of(data: bytes) -> str | None:
 
 def _decoded(container: Any, rate: int, max_seconds: float) -> list[NDArray[np.int16]]:
     if not container.streams.audio:
-        raise InvalidInput("there is no sound in this file")
+        raise InvalidInput("this file has no audio stream")
     stream = container.streams.audio[0]
     if stream.codec_context is None:
-        raise InvalidInput("the sound is coded in a way that nothing here knows")
+        raise InvalidInput("the audio codec is not supported")
     _check_form(stream.rate, stream.channels)
     resampler = AudioResampler(format="s16", layout="mono", rate=rate)
     pieces: list[NDArray[np.int16]] = []
@@ -92,11 +92,11 @@ def _decoded(container: Any, rate: int, max_seconds: float) -> list[NDArray[np.i
             _check_form(frame.sample_rate, frame.layout.nb_channels)
             seconds += frame.samples / frame.sample_rate
             if seconds > max_seconds:
-                raise InvalidInput(f"the sound is longer than {max_seconds:g} s")
+                raise InvalidInput(f"the audio is longer than {max_seconds:g} s")
             frame.pts = None
             pieces += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
     if damaged > DAMAGED_SHARE * packets:
-        raise InvalidInput(f"{damaged} of {packets} packets of the sound are damaged")
+        raise InvalidInput(f"{damaged} of {packets} packets of the audio are damaged")
     if pieces:
         pieces += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
     return pieces
@@ -104,6 +104,6 @@ def _decoded(container: Any, rate: int, max_seconds: float) -> list[NDArray[np.i
 
 def _check_form(rate: int | None, channels: int | None) -> None:
     if rate is None or channels is None or not MIN_RATE <= rate <= MAX_RATE:
-        raise InvalidInput(f"the sound's rate must be from {MIN_RATE} to {MAX_RATE} Hz; got {rate}")
+        raise InvalidInput(f"the sample rate must be from {MIN_RATE} to {MAX_RATE} Hz; got {rate}")
     if not 1 <= channels <= MAX_CHANNELS:
-        raise InvalidInput(f"the sound must have 1 to {MAX_CHANNELS} channels; got {channels}")
+        raise InvalidInput(f"the audio must have 1 to {MAX_CHANNELS} channels; got {channels}")

@@ -32,7 +32,8 @@ from maas.runtimes.text.options import (
     settled_sizes,
 )
 from maas.runtimes.text.prompted_tools import CallReader
-from maas.runtimes.text.stepped_engine import Sequence, SteppedEngine
+from maas.runtimes.text.sequence import Sequence
+from maas.runtimes.text.stepped_engine import SteppedEngine
 from maas.runtimes.text.vocabulary import Vocabulary, gguf_vocabulary, looks_like_control
 
 _BLOCK_TOKENS = 32

@@ -35,7 +35,8 @@ from maas.runtimes.text.prompted_tools import (
     chosen_tools,
     prompted_messages,
 )
-from maas.runtimes.text.stepped_engine import Sequence, SteppedEngine
+from maas.runtimes.text.sequence import Sequence
+from maas.runtimes.text.stepped_engine import SteppedEngine
 from maas.runtimes.text.vocabulary import Vocabulary, looks_like_control
 from maas.runtimes.transformers.cuda_graphs import CudaGraphBatch
 from maas.runtimes.transformers.model import (

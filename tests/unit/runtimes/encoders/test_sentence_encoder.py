@@ -1,4 +1,4 @@
-"""The graph that is written equals the Hugging Face library's models, for small random ones."""
+"""The graph computes the same as the Hugging Face library, for small random models."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SMALL = {
 }  # fmt: skip
 
 
-def tokenizer() -> bytes:
-    made = tokenizers.Tokenizer(
+def tokenizer_json() -> bytes:
+    tokenizer = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]")
     )
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    made.post_processor = tokenizers.processors.TemplateProcessing(
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
-    made.enable_truncation(8)
-    made.enable_padding(length=8)
-    return bytes(made.to_str().encode())
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=8)
+    return bytes(tokenizer.to_str().encode())
 
 
 def model_of(kind: str, **more: Any) -> Any:
@@ -52,20 +52,20 @@ def files_of(model: Any) -> dict[str, bytes]:
     tensors = {k: v.contiguous() for k, v in model.state_dict().items()}
     return {
         "config.json": json.dumps(model.config.to_dict()).encode(),
-        "tokenizer.json": tokenizer(),
+        "tokenizer.json": tokenizer_json(),
         "model.safetensors": safetensors.save(tensors),
     }
 
 
 def encoder(files: dict[str, bytes], size: int = 24, **options: Any) -> SentenceEncoder:
-    made = SentenceEncoder()
-    made.load(LoadRequest(files, signatures.embedding(size), 1, options))
-    return made
+    runtime = SentenceEncoder()
+    runtime.load(LoadRequest(files, signatures.embedding(size), 1, options))
+    return runtime
 
 
-def embed(made: SentenceEncoder, *texts: str, is_tokens: bool = False) -> dict[str, Any]:
+def embed(runtime: SentenceEncoder, *texts: str, is_tokens: bool = False) -> dict[str, Any]:
     rows = np.array(texts, object)
-    return made.predict({"text": rows, "is_tokens": np.full(len(texts), is_tokens)})
+    return runtime.predict({"text": rows, "is_tokens": np.full(len(texts), is_tokens)})
 
 
 @pytest.mark.parametrize(
@@ -73,16 +73,15 @@ def embed(made: SentenceEncoder, *texts: str, is_tokens: bool = False) -> dict[s
     [("bert", {}), ("bert", {"hidden_act": "gelu_new"}), ("roberta", {}), ("xlm-roberta", {})],
 )
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_vectors_are_the_library_s(kind: str, more: dict[str, Any], pooling: str) -> None:
+def test_vectors_equal_those_of_the_library(kind: str, more: dict[str, Any], pooling: str) -> None:
     model = model_of(kind, **more)
     texts = ["w1 w2 w3", "w5", " ".join(f"w{n}" for n in range(30)), "w9 w9 nothing w9"]
-    made = encoder(files_of(model), pooling=pooling)
-    found = embed(made, *texts)
-    read = tokenizers.Tokenizer.from_str(tokenizer().decode())
-    read.no_truncation()
-    read.no_padding()
-    for text, vector, tokens in zip(texts, found["embedding"], found["tokens"], strict=True):
-        ids = read.encode(text).ids
+    outputs = embed(encoder(files_of(model), pooling=pooling), *texts)
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json().decode())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for text, vector, tokens in zip(texts, outputs["embedding"], outputs["tokens"], strict=True):
+        ids = tokenizer.encode(text).ids
         with torch.no_grad():
             states = model(torch.tensor([ids])).last_hidden_state[0]
         expected = states[0] if pooling == "cls" else states.mean(0)
@@ -92,14 +91,14 @@ def test_vectors_are_the_library_s(kind: str, more: dict[str, Any], pooling: str
 
 
 def test_rows_do_not_depend_on_their_neighbors() -> None:
-    made = encoder(files_of(model_of("bert")))
+    runtime = encoder(files_of(model_of("bert")))
     texts = [" ".join(f"w{(7 * n + k) % 60}" for k in range(n % 29 + 1)) for n in range(200)]
-    together = embed(made, *texts)["embedding"]
+    together = embed(runtime, *texts)["embedding"]
     for at in (0, 28, 57, 199):
-        assert np.abs(embed(made, texts[at])["embedding"][0] - together[at]).max() < 1e-5
+        assert np.abs(embed(runtime, texts[at])["embedding"][0] - together[at]).max() < 1e-5
 
 
-def test_a_long_text_is_refused_unless_the_publisher_said_to_cut() -> None:
+def test_a_long_text_is_refused_unless_the_variant_truncates() -> None:
     files = files_of(model_of("bert"))
     text = " ".join(["w1"] * 100)
     with pytest.raises(ContextLengthExceeded, match=r"40 tokens.*102"):
@@ -110,17 +109,17 @@ def test_a_long_text_is_refused_unless_the_publisher_said_to_cut() -> None:
     assert cut["tokens"].tolist() == [10, 3]
 
 
-def test_token_ids_are_taken_as_they_are() -> None:
-    made = encoder(files_of(model_of("bert")))
-    by_text = embed(made, "w1 w2")["embedding"]
-    by_ids = embed(made, "1 5 6 2", is_tokens=True)["embedding"]
+def test_token_ids_are_used_unchanged() -> None:
+    runtime = encoder(files_of(model_of("bert")))
+    by_text = embed(runtime, "w1 w2")["embedding"]
+    by_ids = embed(runtime, "1 5 6 2", is_tokens=True)["embedding"]
     assert np.array_equal(by_text, by_ids)
     for wrong in ("", "x", "1.5", "-1", "64"):
         with pytest.raises(InvalidInput):
-            embed(made, wrong, is_tokens=True)
+            embed(runtime, wrong, is_tokens=True)
 
 
-def test_files_that_are_no_encoder_are_refused() -> None:
+def test_other_files_and_options_are_refused() -> None:
     files = files_of(model_of("bert"))
     config = json.loads(files["config.json"])
     for change in (

@@ -1,4 +1,4 @@
-"""A classifier of texts whose verdict is the sum of its words'."""
+"""A text classifier whose scores are sums over the words."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ def files(tmp_path: Path) -> dict[str, bytes]:
 
 
 def classifier(files: dict[str, bytes], top: int = 3, **options: Any) -> TextClassifier:
-    made = TextClassifier()
+    runtime = TextClassifier()
     signature = signatures.text_classification(top)
-    made.load(LoadRequest(files, signature, 1, {"labels": LABELS} | options))
-    return made
+    runtime.load(LoadRequest(files, signature, 1, {"labels": LABELS} | options))
+    return runtime
 
 
-def labels(made: TextClassifier, *texts: str) -> list[str]:
-    return [row[0] for row in made.predict({"text": np.array(texts, object)})["label"]]
+def labels(runtime: TextClassifier, *texts: str) -> list[str]:
+    outputs = runtime.predict({"text": np.array(texts, object)})
+    return [row[0] for row in outputs["label"]]
 
 
-def test_texts_of_any_length_keep_their_own_verdict(files: dict[str, bytes]) -> None:
-    made = classifier(files)
+def test_texts_in_one_batch_get_their_own_labels(files: dict[str, bytes]) -> None:
+    runtime = classifier(files)
     texts = ["great", "awful awful great", "table", "great " * 90 + "awful", ""]
-    assert labels(made, *texts) == ["good", "bad", "neither", "good", "neither"]
+    assert labels(runtime, *texts) == ["good", "bad", "neither", "good", "neither"]
 
 
-def test_scores_are_probabilities_unless_said_otherwise(files: dict[str, bytes]) -> None:
+def test_scores_are_probabilities_by_default(files: dict[str, bytes]) -> None:
     row = {"text": np.array(["great"], object)}
     shares = classifier(files).predict(row)["score"][0]
     assert shares.sum() == pytest.approx(1)
@@ -60,7 +61,7 @@ def test_scores_are_probabilities_unless_said_otherwise(files: dict[str, bytes])
     assert classifier(files, top=1).predict(row)["label"].tolist() == [["good"]]
 
 
-def test_what_is_no_classifier_is_refused(files: dict[str, bytes]) -> None:
+def test_other_files_and_options_are_refused(files: dict[str, bytes]) -> None:
     for options in ({"labels": ["a"]}, {"labels": "abc"}, {"scale": "x"}, {"max_tokens": 0}):
         with pytest.raises(InvalidInput):
             classifier(files, 1, **options)
@@ -71,10 +72,10 @@ def test_what_is_no_classifier_is_refused(files: dict[str, bytes]) -> None:
         labels(classifier(files), "great " * 101)
 
 
-def test_pull_knows_it_by_its_configuration(files: dict[str, bytes], tmp_path: Path) -> None:
-    found = recognize({name: tmp_path / name for name in files})
-    assert (found.runtime, found.task) == ("text_classifier", Task.TEXT_CLASSIFICATION)
-    assert found.options == {"labels": LABELS, "scale": "probabilities"}
+def test_pull_recognizes_it_by_its_configuration(files: dict[str, bytes], tmp_path: Path) -> None:
+    recognized = recognize({name: tmp_path / name for name in files})
+    assert (recognized.runtime, recognized.task) == ("text_classifier", Task.TEXT_CLASSIFICATION)
+    assert recognized.options == {"labels": LABELS, "scale": "probabilities"}
     config = json.loads(files["config.json"])
     (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": {"1": "x"}}))
     with pytest.raises(InvalidInput, match="id2label"):

@@ -27,8 +27,8 @@ def smollm2() -> Path:
     return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-class Counting:
-    """A file of `size` bytes of which only the start is there, and which counts what is read."""
+class CountingStream:
+    """A file of `size` bytes that has only its start, and counts the bytes that are read."""
 
     def __init__(self, start: bytes, size: int) -> None:
         self._start = start
@@ -44,13 +44,13 @@ class Counting:
 
 @dataclass
 class Layout:
-    """Where things are in a header that is in order; read without any check."""
+    """Offsets in a valid header, read without checks."""
 
     data: bytes
     keys: list[tuple[str, int, int]] = field(default_factory=list)
-    """(key, where its length is, where its type is)"""
+    """(key, offset of its length, offset of its type)"""
     tensors: list[tuple[str, int, int]] = field(default_factory=list)
-    """(name, where its length is, where its number of dimensions is)"""
+    """(name, offset of its length, offset of its number of dimensions)"""
     end: int = 0
 
     def __post_init__(self) -> None:
@@ -90,16 +90,16 @@ class Layout:
         return int.from_bytes(self.data[at : at + 8], "little")
 
     def of_kind(self, kind: int) -> list[tuple[str, int]]:
-        """(key, where its value starts)"""
+        """(key, offset of its value)"""
         return [(key, at + 4) for key, _, at in self.keys if self.u32(at) == kind]
 
 
 @pytest.fixture(scope="module")
 def layout(smollm2: Path) -> Layout:
     with smollm2.open("rb") as file:
-        found = Layout(file.read(4 << 20))
-    found.data = found.data[: found.end + 64]
-    return found
+        layout = Layout(file.read(4 << 20))
+    layout.data = layout.data[: layout.end + 64]
+    return layout
 
 
 def put(data: bytes, at: int, value: int, width: int = 8) -> bytes:
@@ -107,7 +107,7 @@ def put(data: bytes, at: int, value: int, width: int = 8) -> bytes:
 
 
 def test_a_real_model(smollm2: Path, layout: Layout) -> None:
-    """Its makers say: 135 M parameters, trained for 8192 tokens, Apache-2.0."""
+    """According to its publisher: 135 M parameters, trained with 8192 tokens, Apache-2.0."""
     summary = check_gguf(smollm2)
     assert (summary.version, summary.keys, summary.tensors) == (3, 33, 272)
     assert summary.header_bytes == layout.end
@@ -120,7 +120,7 @@ def test_a_real_model(smollm2: Path, layout: Layout) -> None:
     assert summary.size == smollm2.stat().st_size
 
 
-def test_what_the_reference_writes_is_read(tmp_path: Path) -> None:
+def test_a_file_of_the_reference_library_is_read(tmp_path: Path) -> None:
     reference = pytest.importorskip("gguf", reason="the reference library is not installed")
     import numpy as np
 
@@ -158,18 +158,18 @@ def test_block_sizes_are_those_of_the_reference() -> None:
 
 
 def test_only_the_header_is_read(smollm2: Path, layout: Layout) -> None:
-    stream = Counting(layout.data, smollm2.stat().st_size)
+    stream = CountingStream(layout.data, smollm2.stat().st_size)
     summary = read_gguf(stream, stream.size, "m.gguf")
     assert summary.header_bytes == layout.end
     assert stream.total <= layout.end + gguf.CHUNK_BYTES
 
 
 Mutation = tuple[str, bytes, int]
-"""(what was done, the start of the file, the size of the file)"""
+"""(change, start of the file, size of the file)"""
 
 
 def structural(layout: Layout, size: int) -> Iterator[Mutation]:
-    """Files that cannot be in order, whatever else they are."""
+    """Files that are certainly invalid."""
     data = layout.data
     for i in range(20):
         cut = layout.end * (i + 1) // 21
@@ -233,7 +233,7 @@ def tensors(layout: Layout, size: int) -> Iterator[Mutation]:
     yield "the last tensor is empty", put(data, last + 4, 0), size
     (name, at, _), (_, other, _) = layout.tensors[1], layout.tensors[10]
     same = data[at : at + 8 + len(name)]
-    assert layout.u64(other) == len(name)  # so that nothing behind it moves
+    assert layout.u64(other) == len(name)  # so that nothing after it moves
     yield "two tensors of one name", data[:other] + same + data[other + len(same) :], size
 
 
@@ -246,9 +246,9 @@ def flipped(layout: Layout, size: int, count: int) -> Iterator[Mutation]:
         yield f"bit {bit} of byte {at}", data, size
 
 
-def outcome(mutation: Mutation) -> tuple[GgufSummary | None, Counting]:
+def outcome(mutation: Mutation) -> tuple[GgufSummary | None, CountingStream]:
     _, data, size = mutation
-    stream = Counting(data, size)
+    stream = CountingStream(data, size)
     try:
         return read_gguf(stream, size, "m.gguf"), stream
     except InvalidInput:
@@ -274,7 +274,7 @@ def test_200_mutated_headers_are_refused_or_harmless(smollm2: Path, layout: Layo
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda d: b"<!DOCTYPE html>" + d, "starts with"),
         (lambda d: put(d, 4, 3 << 24, 4), "big-endian"),
@@ -283,29 +283,29 @@ def test_200_mutated_headers_are_refused_or_harmless(smollm2: Path, layout: Layo
         (lambda d: put(d, 24, 1 << 63), "a key would have"),
     ],
 )
-def test_a_refusal_says_what_is_wrong(
-    layout: Layout, change: Callable[[bytes], bytes], said: str
+def test_a_refusal_states_the_reason(
+    layout: Layout, change: Callable[[bytes], bytes], message: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=rf"^m\.gguf is not a usable GGUF file: .*{said}"):
-        read_gguf(Counting(change(layout.data), 98_000_000), 98_000_000, "m.gguf")
+    with pytest.raises(InvalidInput, match=rf"^m\.gguf is not a usable GGUF file: .*{message}"):
+        read_gguf(CountingStream(change(layout.data), 98_000_000), 98_000_000, "m.gguf")
 
 
-def test_an_array_of_empty_texts_ends_at_the_limit() -> None:
-    """Many elements that take no room would take the longest time."""
+def test_an_array_of_empty_strings_is_limited() -> None:
+    """Elements without size would take the longest time."""
     key = b"tokenizer.ggml.tokens"
     head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", len(key)) + key
     head += struct.pack("<IIQ", 9, 8, gguf.MAX_STRINGS + 1)
-    stream = Counting(head, 1 << 30)
-    with pytest.raises(InvalidInput, match="more than 800000 texts"):
+    stream = CountingStream(head, 1 << 30)
+    with pytest.raises(InvalidInput, match="more than 800000 strings"):
         read_gguf(stream, stream.size, "m.gguf")
     assert stream.total <= gguf.CHUNK_BYTES
 
 
-def test_a_header_without_end_is_not_read_to_its_end() -> None:
+def test_an_endless_header_is_not_read_to_its_end() -> None:
     key = b"x"
     head = b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + struct.pack("<Q", len(key)) + key
     head += struct.pack("<IIQ", 9, 12, gguf.MAX_ARRAY)
-    stream = Counting(head, 10 << 30)
+    stream = CountingStream(head, 10 << 30)
     with pytest.raises(InvalidInput, match="header is larger than"):
         read_gguf(stream, stream.size, "m.gguf")
     assert stream.total <= gguf.CHUNK_BYTES

@@ -38,7 +38,7 @@ def test_a_real_model(tmp_path: Path) -> None:
     assert summary.types == {"F32": 90_852_864, "I64": 4096}
 
 
-def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
+def test_a_file_of_the_library_is_read(tmp_path: Path) -> None:
     numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
     import numpy as np
 
@@ -77,7 +77,7 @@ def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
         ({"a": entry(0, 4, [1]) | {"more": 1}}, b"1234", None),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_inconsistent_headers_are_refused(
     tmp_path: Path, header: Any, data: bytes, length: int | None
 ) -> None:
     file = write(tmp_path, header, data, length)
@@ -91,6 +91,6 @@ def test_tensors_are_counted_before_they_are_decoded(tmp_path: Path) -> None:
         check_safetensors(write(tmp_path, many, b""))
 
 
-def test_what_fits_is_taken(tmp_path: Path) -> None:
+def test_a_consistent_header_is_accepted(tmp_path: Path) -> None:
     header = {"__metadata__": {"format": "pt"}, "b": entry(4, 8, [1]), "a": entry(0, 4, [1])}
     assert check_safetensors(write(tmp_path, header, b"12345678")).tensors == 2

@@ -1,4 +1,4 @@
-"""Sound of many formats becomes the same samples, and nothing else is opened for it."""
+"""Audio of many formats decodes to the same samples, and nothing else is opened for it."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def encoded(container: str, codec: str, rate: int = RATE, channels: int = 1) -> 
      ("flac", "flac", 48000, 2),("matroska", "pcm_s16le", 16000, 1),
      ("mp4", "aac", 44100, 1), ("adts", "aac", 44100, 1)],
 )  # fmt: skip
-def test_the_usual_formats_are_heard(container: str, codec: str, rate: int, channels: int) -> None:
-    found = samples_of(encoded(container, codec, rate, channels), RATE, 5)
-    assert found.dtype == np.float32
-    assert len(found) == pytest.approx(RATE, rel=0.2)
-    spectrum = np.abs(np.fft.rfft(found))
-    assert spectrum.argmax() * RATE / len(found) == pytest.approx(440, abs=3)
-    assert np.abs(found).max() == pytest.approx(8000 / 32768, rel=0.2)
+def test_common_formats_are_decoded(container: str, codec: str, rate: int, channels: int) -> None:
+    samples = samples_of(encoded(container, codec, rate, channels), RATE, 5)
+    assert samples.dtype == np.float32
+    assert len(samples) == pytest.approx(RATE, rel=0.2)
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert spectrum.argmax() * RATE / len(samples) == pytest.approx(440, abs=3)
+    assert np.abs(samples).max() == pytest.approx(8000 / 32768, rel=0.2)
 
 
-def test_the_format_is_told_by_the_first_bytes_alone() -> None:
+def test_the_format_is_determined_by_the_first_bytes_alone() -> None:
     for head, kind in (
         (b"RIFF\0\0\0\0WAVE", "wav"), (b"fLaC", "flac"), (b"OggS", "ogg"), (b"ID3\4", "mp3"),
         (b"\xff\xfb\x90", "mp3"), (b"\xff\xf1\x50", "aac"), (b"\0\0\0\x18ftypM4A ", "mp4"),
@@ -67,13 +67,13 @@ def test_the_format_is_told_by_the_first_bytes_alone() -> None:
         assert format_of(head) == kind, head
 
 
-def test_a_limit_is_reached_before_all_is_decoded() -> None:
+def test_audio_that_is_too_long_is_refused() -> None:
     data = encoded("wav", "pcm_s16le")
     with pytest.raises(InvalidInput, match=r"longer than 0\.5 s"):
         samples_of(data, RATE, 0.5)
 
 
-def test_no_address_in_a_file_is_visited() -> None:
+def test_no_url_in_a_file_is_opened() -> None:
     with socket.create_server(("127.0.0.1", 0)) as trap:
         trap.settimeout(0.3)
         address = f"http://127.0.0.1:{trap.getsockname()[1]}/x"
@@ -84,8 +84,8 @@ def test_no_address_in_a_file_is_visited() -> None:
             f"ffconcat version 1.0\nfile {address}.wav\n".encode(),
             f'<?xml version="1.0"?><MPD><BaseURL>{address}</BaseURL></MPD>'.encode(),
         )
-        for data in lists:  # which no library even gets to see
-            with pytest.raises(InvalidInput, match="no sound that can be read"):
+        for data in lists:  # refused before the library gets them
+            with pytest.raises(InvalidInput, match="not audio in a supported format"):
                 samples_of(data, RATE, 5)
         for data in (struct.pack(">I", 16) + b"ftypqt  " + bytes(4) + quick, b"ID3" + playlist):
             with pytest.raises(InvalidInput):
@@ -94,8 +94,8 @@ def test_no_address_in_a_file_is_visited() -> None:
             trap.accept()
 
 
-def test_a_codec_that_nobody_knows_is_the_callers_fault() -> None:
+def test_an_unknown_codec_is_an_invalid_input() -> None:
     data = encoded("wav", "pcm_s16le")
     unknown = data[:20] + b"\xff\xff" + data[22:]  # the tag in the format chunk
-    with pytest.raises(InvalidInput, match="coded in a way"):
+    with pytest.raises(InvalidInput, match="the audio codec is not supported"):
         samples_of(unknown, RATE, 5)

@@ -19,7 +19,8 @@ from maas.domain.generation import Ending, Generation, Piece
 from maas.runtimes.base import EngineEvent, LoadRequest, StepFunction
 from maas.runtimes.text.detokenizer import ByteDetokenizer, SequenceText
 from maas.runtimes.text.options import Sizes
-from maas.runtimes.text.stepped_engine import Sequence, SteppedEngine
+from maas.runtimes.text.sequence import Sequence
+from maas.runtimes.text.stepped_engine import SteppedEngine
 
 
 class OneTokenEngine(SteppedEngine):

@@ -16,7 +16,8 @@ from maas.domain.generation import Piece, TokenLogprob, ToolCallPiece
 from maas.runtimes.base import LoadRequest
 from maas.runtimes.text.detokenizer import ByteDetokenizer, SequenceText
 from maas.runtimes.text.options import Sizes
-from maas.runtimes.text.stepped_engine import Sequence, SteppedEngine
+from maas.runtimes.text.sequence import Sequence
+from maas.runtimes.text.stepped_engine import SteppedEngine
 from maas.serving.replica.generator import GeneratorServer
 from maas.serving.routing.dispatch import ReplicaLink
 from tests.support.fakes.generations import (

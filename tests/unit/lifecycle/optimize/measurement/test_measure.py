@@ -87,7 +87,7 @@ def test_a_process_returns_outputs_and_exits(tmp_path: Path) -> None:
 def test_a_candidate_that_does_not_load_is_reported_with_the_reason(tmp_path: Path) -> None:
     broken = tmp_path / "model.onnx"
     broken.write_bytes(b"not a model")
-    with pytest.raises(InvalidInput, match="not a model that ONNX Runtime loads"):
+    with pytest.raises(InvalidInput, match="ONNX Runtime does not load this model"):
         isolated_outputs_of(candidate(broken), echo_signature(), ROWS)
     with pytest.raises(InferenceFailed, match="c: FileNotFoundError"):
         isolated_outputs_of(candidate(tmp_path / "missing.onnx"), echo_signature(), ROWS)
