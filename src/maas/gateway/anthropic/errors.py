@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 
 from maas.domain.errors import MaasError
@@ -34,4 +36,5 @@ def anthropic_shape(error: MaasError, request_id: str) -> tuple[int, bytes, byte
     body = error_body(error)
     if request_id:
         body.request_id = request_id
-    return status_of(error), JSON, msgspec.json.encode(body)
+    # `json` escapes an unpaired surrogate that a message may quote; msgspec would raise.
+    return status_of(error), JSON, json.dumps(msgspec.to_builtins(body)).encode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 
 from maas.domain.errors import ContextLengthExceeded, MaasError
@@ -33,4 +35,5 @@ def error_body(error: MaasError) -> OpenAIError:
 
 def openai_shape(error: MaasError, request_id: str) -> tuple[int, bytes, bytes]:
     """Status, content type and body of an error response."""
-    return status_of(error), JSON, msgspec.json.encode(error_body(error))
+    # `json` escapes an unpaired surrogate that a message may quote; msgspec would raise.
+    return status_of(error), JSON, json.dumps(msgspec.to_builtins(error_body(error))).encode()
