@@ -77,8 +77,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for route in app.routes:
         if isinstance(route, GuardedRoute):
             for method in sorted(m.lower() for m in route.methods or ()):
-                described = generated["paths"].get(route.path, {}).get(method, {})
-                paths.setdefault(route.path, {})[method] = _control(route, method, described)
+                fastapi_operation = generated["paths"].get(route.path, {}).get(method, {})
+                paths.setdefault(route.path, {})[method] = _control(
+                    route, method, fastapi_operation
+                )
     for operation in GATEWAY_OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _gateway(operation)
     return {
@@ -102,12 +104,12 @@ def _document(app: FastAPI) -> dict[str, Any]:
     }
 
 
-def _control(route: GuardedRoute, method: str, described: dict[str, Any]) -> dict[str, Any]:
-    """An operation of control; `described` is FastAPI's description of it."""
+def _control(route: GuardedRoute, method: str, fastapi_operation: dict[str, Any]) -> dict[str, Any]:
+    """An operation of control; `fastapi_operation` is FastAPI's description of it."""
     operation_id = "head_file" if method == "head" else route.name
     operation: dict[str, Any] = {"operationId": operation_id, "tags": list(route.tags)}
-    if "requestBody" in described:
-        operation["requestBody"] = described["requestBody"]
+    if "requestBody" in fastapi_operation:
+        operation["requestBody"] = fastapi_operation["requestBody"]
     doc = " ".join((route.endpoint.__doc__ or "").split())
     first = doc.partition(". ")[0].rstrip(".")
     operation["summary"] = first or operation_id.replace("_", " ").capitalize()
@@ -115,7 +117,7 @@ def _control(route: GuardedRoute, method: str, described: dict[str, Any]) -> dic
         operation["description"] = doc
     if operation_id == "put_file":
         operation["requestBody"] = {"required": True, "content": content_of("octets")}
-    other = [p for p in described.get("parameters", ()) if p["in"] != "path"]
+    other = [p for p in fastapi_operation.get("parameters", ()) if p["in"] != "path"]
     operation |= _parameters(route.path, other)
     operation["responses"] = _responses(CONTROL_RESPONSES[operation_id], "Problem")
     operation["security"] = _security(str(scope_of(route)))
@@ -123,18 +125,18 @@ def _control(route: GuardedRoute, method: str, described: dict[str, Any]) -> dic
 
 
 def _gateway(operation: Operation) -> dict[str, Any]:
-    described: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "operationId": operation.id,
         "tags": [operation.tag],
         "summary": operation.summary,
     }
     if operation.body:
-        described["requestBody"] = {"required": True, "content": content_of(operation.body)}
-    described |= _parameters(operation.path, [])
+        entry["requestBody"] = {"required": True, "content": content_of(operation.body)}
+    entry |= _parameters(operation.path, [])
     error = ERRORS.get(operation.tag, "Problem")
-    described["responses"] = _responses({200: operation.response}, error)
-    described["security"] = _security(operation.scope)
-    return described
+    entry["responses"] = _responses({200: operation.response}, error)
+    entry["security"] = _security(operation.scope)
+    return entry
 
 
 def _parameters(path: str, other: list[dict[str, Any]]) -> dict[str, Any]:

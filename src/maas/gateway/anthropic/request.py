@@ -8,7 +8,7 @@ from typing import Any
 from maas.domain.errors import InvalidInput
 from maas.domain.generation import Generation
 from maas.gateway.anthropic.fields import check_fields
-from maas.gateway.text.json_body import check_size, typed
+from maas.gateway.text.json_body import check_size, to_struct
 from maas.gateway.text.schema_limits import check_schema
 from maas.protocols.anthropic import (
     AnthropicMessage,
@@ -26,7 +26,7 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 def messages_request(body: dict[str, Any]) -> tuple[str, Generation, bool]:
     """The deployment's name, the generation, and whether to stream it. Raises InvalidInput."""
     check_fields(body, MessagesRequest.__struct_fields__)
-    request = typed(MessagesRequest, body)
+    request = to_struct(MessagesRequest, body)
     generation = Generation(
         **_prompt(request),
         max_tokens=request.max_tokens,
@@ -43,7 +43,7 @@ def count_request(body: dict[str, Any]) -> tuple[str, Generation]:
     Raises InvalidInput.
     """
     check_fields(body, CountRequest.__struct_fields__)
-    request = typed(CountRequest, body)
+    request = to_struct(CountRequest, body)
     return request.model, Generation(**_prompt(request), max_tokens=0)
 
 

@@ -28,20 +28,24 @@ class ChatHandler:
         """Raises MalformedBody; other failures are counted and answered."""
         model, body = model_and_fields(request.body)
         try:
-            parsed = chat_request(body)
-            text_request = self._service.begin(request, parsed.model, OPERATION)
+            generation_request = chat_request(body)
+            text_request = self._service.begin(request, generation_request.model, OPERATION)
         except MaasError as error:
             self._service.refuse(request, OPERATION, model, error)
             return
-        writer = (_Stream if parsed.stream else _Whole)(text_request, parsed)
-        text_request.start(writer, parsed.generations, parsed.choices_per_prompt)
+        writer = (_Stream if generation_request.stream else _Whole)(
+            text_request, generation_request
+        )
+        text_request.start(
+            writer, generation_request.generations, generation_request.choices_per_prompt
+        )
 
 
 class _Whole(WholeAnswer):
-    def __init__(self, text_request: TextRequest, parsed: GenerationRequest) -> None:
-        super().__init__(text_request, len(parsed.generations))
-        self._model = parsed.model
-        self._with_logprobs = parsed.generations[0].logprobs is not None
+    def __init__(self, text_request: TextRequest, generation_request: GenerationRequest) -> None:
+        super().__init__(text_request, len(generation_request.generations))
+        self._model = generation_request.model
+        self._with_logprobs = generation_request.generations[0].logprobs is not None
 
     def body(self) -> ChatCompletion:
         head = answer_head(self.text_request, self._model, "chatcmpl", "chat.completion")
@@ -53,10 +57,12 @@ class _Whole(WholeAnswer):
 
 
 class _Stream(StreamedAnswer):
-    def __init__(self, text_request: TextRequest, parsed: GenerationRequest) -> None:
-        head = answer_head(text_request, parsed.model, "chatcmpl", "chat.completion.chunk")
-        super().__init__(text_request, head, parsed.include_usage)
-        self._with_logprobs = parsed.generations[0].logprobs is not None
+    def __init__(self, text_request: TextRequest, generation_request: GenerationRequest) -> None:
+        head = answer_head(
+            text_request, generation_request.model, "chatcmpl", "chat.completion.chunk"
+        )
+        super().__init__(text_request, head, generation_request.include_usage)
+        self._with_logprobs = generation_request.generations[0].logprobs is not None
         self._begun: set[int] = set()
 
     def write(self, choice: int, piece: Piece) -> None:

@@ -26,30 +26,34 @@ class CompletionsHandler:
         """Raises MalformedBody; other failures are counted and answered."""
         model, body = model_and_fields(request.body)
         try:
-            parsed = completion_request(body)
-            text_request = self._service.begin(request, parsed.model, OPERATION)
+            generation_request = completion_request(body)
+            text_request = self._service.begin(request, generation_request.model, OPERATION)
         except MaasError as error:
             self._service.refuse(request, OPERATION, model, error)
             return
-        writer = (_Stream if parsed.stream else _Whole)(text_request, parsed)
-        text_request.start(writer, parsed.generations, parsed.choices_per_prompt)
+        writer = (_Stream if generation_request.stream else _Whole)(
+            text_request, generation_request
+        )
+        text_request.start(
+            writer, generation_request.generations, generation_request.choices_per_prompt
+        )
 
 
-def _echoes(parsed: GenerationRequest) -> list[str]:
+def _echoes(generation_request: GenerationRequest) -> list[str]:
     """The text before each choice: its prompt if the client asked for it, else empty."""
     echoes = []
-    for generation in parsed.generations:
+    for generation in generation_request.generations:
         prompt = generation.prompt
-        echoes.append(prompt if parsed.echo and isinstance(prompt, str) else "")
+        echoes.append(prompt if generation_request.echo and isinstance(prompt, str) else "")
     return echoes
 
 
 class _Whole(WholeAnswer):
-    def __init__(self, text_request: TextRequest, parsed: GenerationRequest) -> None:
-        super().__init__(text_request, len(parsed.generations))
-        self._model = parsed.model
-        self._with_logprobs = parsed.generations[0].logprobs is not None
-        self._echoes = _echoes(parsed)
+    def __init__(self, text_request: TextRequest, generation_request: GenerationRequest) -> None:
+        super().__init__(text_request, len(generation_request.generations))
+        self._model = generation_request.model
+        self._with_logprobs = generation_request.generations[0].logprobs is not None
+        self._echoes = _echoes(generation_request)
 
     def body(self) -> Completion:
         head = answer_head(self.text_request, self._model, "cmpl", KIND)
@@ -62,12 +66,12 @@ class _Whole(WholeAnswer):
 
 
 class _Stream(StreamedAnswer):
-    def __init__(self, text_request: TextRequest, parsed: GenerationRequest) -> None:
-        head = answer_head(text_request, parsed.model, "cmpl", KIND)
-        super().__init__(text_request, head, parsed.include_usage)
-        self._with_logprobs = parsed.generations[0].logprobs is not None
-        self._echoes = _echoes(parsed)
-        self._characters = [0] * len(parsed.generations)
+    def __init__(self, text_request: TextRequest, generation_request: GenerationRequest) -> None:
+        head = answer_head(text_request, generation_request.model, "cmpl", KIND)
+        super().__init__(text_request, head, generation_request.include_usage)
+        self._with_logprobs = generation_request.generations[0].logprobs is not None
+        self._echoes = _echoes(generation_request)
+        self._characters = [0] * len(generation_request.generations)
         """Characters written per choice."""
 
     def write(self, choice: int, piece: Piece) -> None:

@@ -16,7 +16,7 @@ from maas.gateway.calls import Encoded, HttpCall, key_of
 from maas.gateway.http.request import JSON, Request
 from maas.gateway.openai.fields import check_fields, without_nulls
 from maas.gateway.openai.tensors import input_columns, output_index, prompt_tokens_of
-from maas.gateway.text.json_body import model_and_fields, typed
+from maas.gateway.text.json_body import model_and_fields, to_struct
 from maas.gateway.text.task_service import TaskService
 from maas.protocols.embeddings import (
     MAX_TEXTS,
@@ -40,12 +40,12 @@ class EmbeddingsHandler:
         service = self._service
         try:
             check_fields(body, EmbeddingRequest.__struct_fields__)
-            parsed = typed(EmbeddingRequest, without_nulls(body))
-            values = inputs_of(parsed)
-            target = service.target(parsed.model, Task.EMBEDDING)
+            embedding_request = to_struct(EmbeddingRequest, without_nulls(body))
+            values = inputs_of(embedding_request)
+            target = service.target(embedding_request.model, Task.EMBEDDING)
             columns = input_columns(target.signature, values, len(values["text"]))
             call = EmbeddingsCall(request, target, service.context, columns)
-            call.parsed = parsed
+            call.embedding_request = embedding_request
             call.output, call.size = embedding_output(target.signature)
             call.check_dimensions()
             call.submit()
@@ -54,10 +54,10 @@ class EmbeddingsHandler:
 
 
 class EmbeddingsCall(HttpCall):
-    __slots__ = ("output", "parsed", "size")
+    __slots__ = ("embedding_request", "output", "size")
 
     operation = OPERATION
-    parsed: EmbeddingRequest
+    embedding_request: EmbeddingRequest
     output: int
     """Index of the output with the vector."""
     size: int
@@ -65,7 +65,7 @@ class EmbeddingsCall(HttpCall):
 
     def check_dimensions(self) -> None:
         """Raises InvalidInput if the model's vectors cannot be cut to the requested dimensions."""
-        dimensions = self.parsed.dimensions
+        dimensions = self.embedding_request.dimensions
         if dimensions is None or dimensions == self.size:
             return
         nested = self.target.signature.outputs[self.output].nested
@@ -81,8 +81,8 @@ class EmbeddingsCall(HttpCall):
         self.context.meter.processed_prompts(key_of(self.request), OPERATION, self.target, tokens)
         column = answers.columns[self.output]
         data = rows_of(column, first_row, self.rows, answers.total_rows)
-        dimensions = self.parsed.dimensions
-        is_text = self.parsed.encoding_format == "base64"
+        dimensions = self.embedding_request.dimensions
+        is_text = self.embedding_request.encoding_format == "base64"
         items = []
         for index, vector in enumerate(vectors_of(data, self.size)):
             if dimensions is not None and dimensions < self.size:
@@ -90,7 +90,7 @@ class EmbeddingsCall(HttpCall):
             embedding = b64encode(vector).decode() if is_text else vector.tolist()
             items.append(Embedding("embedding", index, embedding))
         usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
-        body = EmbeddingList("list", items, self.parsed.model, usage)
+        body = EmbeddingList("list", items, self.embedding_request.model, usage)
         return msgspec.json.encode(body), JSON, ()
 
 

@@ -15,7 +15,7 @@ from maas.gateway.openai.fields import (
     stops_of,
     without_nulls,
 )
-from maas.gateway.text.json_body import typed
+from maas.gateway.text.json_body import to_struct
 from maas.gateway.text.schema_limits import check_schema
 from maas.protocols.openai_requests import (
     MAX_PROMPTS,
@@ -51,7 +51,7 @@ def chat_request(body: dict[str, Any]) -> GenerationRequest:
     """Raises InvalidInput."""
     check_fields(body, ChatRequest.__struct_fields__)
     body = without_nulls(body)
-    request = typed(ChatRequest, body)
+    request = to_struct(ChatRequest, body)
     tools, tool_choice = _chosen_tools(request)
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidInput("top_logprobs needs logprobs: true", field="top_logprobs")
@@ -76,7 +76,7 @@ def chat_request(body: dict[str, Any]) -> GenerationRequest:
 def completion_request(body: dict[str, Any]) -> GenerationRequest:
     """Raises InvalidInput."""
     check_fields(body, CompletionRequest.__struct_fields__)
-    request = typed(CompletionRequest, without_nulls(body))
+    request = to_struct(CompletionRequest, without_nulls(body))
     prompts = _prompts(request)
     if request.echo and (request.logprobs is not None or not isinstance(prompts[0], str)):
         raise InvalidInput(

@@ -22,7 +22,7 @@ from maas.gateway.http.request import JSON, Request
 from maas.gateway.openai.embeddings import embedding_output, vectors_of
 from maas.gateway.openai.fields import check_fields
 from maas.gateway.openai.tensors import input_columns, prompt_tokens_of
-from maas.gateway.text.json_body import model_and_fields, typed
+from maas.gateway.text.json_body import model_and_fields, to_struct
 from maas.gateway.text.task_service import TaskService
 from maas.protocols.rerank import (
     Document,
@@ -48,13 +48,15 @@ class RerankHandler:
         service = self._service
         try:
             check_fields(body, RerankRequest.__struct_fields__)
-            parsed = typed(RerankRequest, body)
-            texts = [d if isinstance(d, str) else d.text for d in parsed.documents]
-            target = service.target(parsed.model, Task.EMBEDDING)
+            rerank_request = to_struct(RerankRequest, body)
+            texts = [d if isinstance(d, str) else d.text for d in rerank_request.documents]
+            target = service.target(rerank_request.model, Task.EMBEDDING)
             rows = 1 + len(texts)
-            columns = input_columns(target.signature, {"text": [parsed.query, *texts]}, rows)
+            columns = input_columns(
+                target.signature, {"text": [rerank_request.query, *texts]}, rows
+            )
             call = RerankCall(request, target, service.context, columns)
-            call.parsed, call.texts = parsed, texts
+            call.rerank_request, call.texts = rerank_request, texts
             call.output, call.size = embedding_output(target.signature)
             if call.size * rows > MAX_NUMBERS:
                 raise InvalidInput(
@@ -68,10 +70,10 @@ class RerankHandler:
 
 
 class RerankCall(HttpCall):
-    __slots__ = ("output", "parsed", "size", "texts")
+    __slots__ = ("output", "rerank_request", "size", "texts")
 
     operation = OPERATION
-    parsed: RerankRequest
+    rerank_request: RerankRequest
     texts: list[str]
     output: int
     """Index of the output with the vector."""
@@ -87,11 +89,13 @@ class RerankCall(HttpCall):
         scores = _cosines(query, documents)
         best = sorted(range(len(scores)), key=lambda index: -scores[index])
         results = []
-        for index in best[: self.parsed.top_n]:
-            document = Document(self.texts[index]) if self.parsed.return_documents else UNSET
+        for index in best[: self.rerank_request.top_n]:
+            document = (
+                Document(self.texts[index]) if self.rerank_request.return_documents else UNSET
+            )
             results.append(RerankResult(index, scores[index], document))
         answer_id = f"rerank-{secrets.token_hex(12)}"
-        body = RerankResults(answer_id, self.parsed.model, results, RerankUsage(tokens))
+        body = RerankResults(answer_id, self.rerank_request.model, results, RerankUsage(tokens))
         return msgspec.json.encode(body), JSON, ()
 
 

@@ -93,7 +93,7 @@ def _refuse_constant(text: str) -> NoReturn:
     raise MalformedBody(f"numbers must be finite, not {text}")
 
 
-def typed(kind: type[T], value: dict[str, Any]) -> T:
+def to_struct(kind: type[T], value: dict[str, Any]) -> T:
     """`value` as an instance of `kind`.
 
     Raises InvalidInput that names the field, what was expected and what came.

@@ -6,7 +6,7 @@ import pytest
 from msgspec import Meta, Struct
 
 from maas.domain.errors import InvalidInput, MalformedBody
-from maas.gateway.text.json_body import check_size, parse_object, typed
+from maas.gateway.text.json_body import check_size, parse_object, to_struct
 
 
 class Inner(Struct):
@@ -46,7 +46,7 @@ class Mark(Struct):
 )
 def test_a_refusal_names_field_expectation_and_value(value: Any, message: str) -> None:
     with pytest.raises(InvalidInput) as error:
-        typed(Outer, value)
+        to_struct(Outer, value)
     assert error.value.message == message
     assert error.value.details["field"] == message.partition(":")[0].partition(" ")[0]
 
@@ -65,7 +65,7 @@ def test_a_number_with_too_many_digits_is_named(body: bytes, name: str) -> None:
 def test_a_valid_body_is_decoded_without_its_nulls() -> None:
     body = parse_object(b'{"name": "\\ud83d\\ude00", "share": null, "inner": [{"count": 2}]}')
     assert body == {"name": "\U0001f600", "inner": [{"count": 2}]}
-    assert typed(Outer, body) == Outer("\U0001f600", [Inner(2)])
+    assert to_struct(Outer, body) == Outer("\U0001f600", [Inner(2)])
 
 
 @pytest.mark.parametrize(
