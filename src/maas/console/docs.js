@@ -1,6 +1,6 @@
-// Readable documentation of the API, from the server's own description of it.
+// API documentation, rendered from the OpenAPI document of the server.
 
-import { get, key, leaveButton, signIn } from "/assets/api.js";
+import { get, key, showSignOut, signIn } from "/assets/api.js";
 import { h, pretty, put } from "/assets/dom.js";
 
 const main = document.getElementById("main");
@@ -8,7 +8,7 @@ const ORDER = ["predict", "explain", "Open Inference Protocol v2", "models", "fi
 let schemas = {};
 
 async function enter() {
-  leaveButton();
+  showSignOut();
   try {
     const document = await get("/openapi.json");
     schemas = document.components.schemas;
@@ -76,7 +76,7 @@ function fields(schema) {
     h("dd", {}, kind(property), property.description ? h("span", { class: "soft" }, " ", words(property.description)) : null)]));
 }
 
-/** What a value is, in a few words, with links to what has a name. */
+/** The type of a value, with links to named schemas. */
 function kind(schema) {
   if (schema.$ref) {
     const name = schema.$ref.split("/").at(-1);
@@ -116,6 +116,6 @@ function sample(schema) {
   return pretty(value(full));
 }
 
-leaveButton();
+showSignOut();
 if (key()) enter();
 else signIn(main, enter);

@@ -1,4 +1,4 @@
-// Elements are made here and nowhere else. Text becomes text: nothing is ever parsed as HTML.
+// Creates all elements. Text is never parsed as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -22,14 +22,14 @@ export function s(tag, properties, ...children) {
   return make(document.createElementNS(SVG, tag), properties, children);
 }
 
-/** Replaces what `element` holds; strings and numbers become text, null and false are left out. */
+/** Replaces the children of `element`; strings and numbers become text, null and false are skipped. */
 export function put(element, ...children) {
-  const kept = children.flat(3).filter((c) => c !== null && c !== undefined && c !== false);
-  element.replaceChildren(...kept.map((c) => (c instanceof Node ? c : String(c))));
+  const nodes = children.flat(3).filter((c) => c !== null && c !== undefined && c !== false);
+  element.replaceChildren(...nodes.map((c) => (c instanceof Node ? c : String(c))));
   return element;
 }
 
-/** A table whose first row is its head; cells are elements or text, right-aligned if `numeric`. */
+/** A table with a header row; the columns in `numeric` are right-aligned. */
 export function table(head, rows, numeric = []) {
   const cell = (tag, value, at) =>
     h(tag, { class: numeric.includes(at) ? "number" : null, scope: tag === "th" ? "col" : null }, value);
@@ -46,12 +46,18 @@ export function section(title, note, ...children) {
 
 export const count = (n) => Number(n).toLocaleString("en-US");
 
-/** Four significant digits: what a person compares. */
-export function short(value) {
+const SMALLEST_DECIMAL = 1e-4;
+const LARGEST_DECIMAL = 1e15;
+
+/** Four significant digits and the whole integer part, with thousands separators: 0.9612, 10,630. */
+export function formatNumber(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return String(value);
-  if (Number.isInteger(value) && Math.abs(value) < 1e6) return String(value);
   const size = Math.abs(value);
-  return size !== 0 && (size < 1e-4 || size >= 1e6) ? value.toExponential(2) : value.toPrecision(4);
+  if (size !== 0 && (size < SMALLEST_DECIMAL || size >= LARGEST_DECIMAL)) {
+    return new Intl.NumberFormat("en-US", { notation: "scientific", maximumSignificantDigits: 4 }).format(value).toLowerCase();
+  }
+  const exponent = size === 0 ? 0 : Math.floor(Math.log10(size));
+  return new Intl.NumberFormat("en-US", { maximumFractionDigits: Math.max(0, 3 - exponent) }).format(value);
 }
 
 export function size(bytes) {

@@ -1,17 +1,17 @@
-// Models, their versions, and what was measured about them.
+// Models, their versions and their evidence.
 
 import { get, part } from "/assets/api.js";
-import { count, day, h, put, section, short, size, table } from "/assets/dom.js";
+import { count, day, formatNumber, h, put, section, size, table } from "/assets/dom.js";
 
 const FIRST = ["accuracy", "f1_macro", "recall_macro", "precision_macro", "f1", "recall", "precision", "roc_auc", "roc_auc_macro", "log_loss", "ece", "r2", "mae", "rmse"];
 const MOST = 8;
 
 export async function models() {
-  const { models: found } = await get("/api/v1/models");
-  if (!found.length) {
-    return section("Models", "", h("p", { class: "empty" }, "None yet. ", h("code", {}, "maas run examples/article/recipe.toml"), " builds, publishes and deploys one."));
+  const { models: list } = await get("/api/v1/models");
+  if (!list.length) {
+    return section("Models", "", h("p", { class: "empty" }, "There are no models yet. ", h("code", {}, "maas run examples/article/recipe.toml"), " builds, publishes and deploys one."));
   }
-  return section("Models", "", h("div", { class: "stack" }, found.map(model)));
+  return section("Models", "", h("div", { class: "stack" }, list.map(model)));
 }
 
 function model(line) {
@@ -30,31 +30,32 @@ async function open(line, inside) {
   put(inside, h("p", { class: "soft" }, "…"));
   try {
     const { versions } = await get(`/api/v1/models/${part(line.name)}`);
-    const shown = h("div");
-    const pick = h("select", { "aria-label": "Version", onchange: () => show(line.name, pick.value, shown) },
+    const details = h("div");
+    const pick = h("select", { "aria-label": "Version", onchange: () => show(line.name, pick.value, details) },
       [...versions].reverse().map((v) => h("option", { value: v.number }, `version ${v.number}`)));
-    put(inside, versions.length > 1 ? pick : null, shown);
-    await show(line.name, versions.at(-1).number, shown);
+    put(inside, versions.length > 1 ? pick : null, details);
+    await show(line.name, versions.at(-1).number, details);
   } catch (error) {
     put(inside, h("p", { class: "bad" }, error.message));
   }
 }
 
-async function show(name, number, place) {
+async function show(name, number, element) {
   const v = await get(`/api/v1/models/${part(name)}/versions/${part(number)}`);
-  const measured = v.evidence.findLast((e) => e.kind === "metrics");
+  const metricsEvidence = v.evidence.findLast((e) => e.kind === "metrics");
   const report = v.evidence.findLast((e) => e.kind === "report" && e.file);
-  const { signature, variants } = v.manifest;
-  put(place,
+  const { signature } = v.manifest;
+  const variants = v.variants ?? v.manifest.variants; // those that were added since are in the first
+  put(element,
     v.manifest.description ? h("p", {}, v.manifest.description) : null,
-    measured ? metrics(measured) : h("p", { class: "soft" }, "Nothing was measured about this version."),
+    metricsEvidence ? metrics(metricsEvidence) : h("p", { class: "soft" }, "No metrics are stored for this version."),
     report ? h("p", {}, h("a", { class: "button", href: `/assets/report.html#${report.file.sha256}`, target: "_blank", rel: "opener" }, "Open the report")) : null,
     h("dl", {},
-      h("dt", {}, "published"), h("dd", {}, `version ${v.number}, ${day(v.created_at)}${v.created_by ? `, with the key ${v.created_by}` : ""}`),
-      h("dt", {}, "takes"), h("dd", {}, tensors(signature.inputs)),
-      h("dt", {}, "gives"), h("dd", {}, tensors(signature.outputs)),
+      h("dt", {}, "published"), h("dd", {}, `version ${v.number}, ${day(v.created_at)}${v.created_by ? ` by ${v.created_by}` : ""}`),
+      h("dt", {}, "inputs"), h("dd", {}, tensors(signature.inputs)),
+      h("dt", {}, "outputs"), h("dd", {}, tensors(signature.outputs)),
       h("dt", {}, "files"), h("dd", {}, variants.flatMap((variant) => variant.files.map((f) =>
-        h("div", {}, `${f.name} (${variant.runtime}, ${size(f.size)}) `, h("code", { class: "soft", title: f.sha256 }, f.sha256.slice(0, 12)))))),
+        h("div", {}, `${variant.name}: ${f.name} (${variant.runtime}, ${size(f.size)}) `, h("code", { class: "soft", title: f.sha256 }, f.sha256.slice(0, 12)))))),
       v.evidence.length ? [h("dt", {}, "evidence"), h("dd", {}, [...new Set(v.evidence.map((e) => e.kind))].join(", "))] : null));
 }
 
@@ -67,8 +68,8 @@ function metrics(evidence) {
   return h("div", {},
     h("ul", { class: "tiles" }, rows.map(([name, value]) => {
       const interval = intervals[name];
-      return h("li", {}, h("span", {}, name.replaceAll("_", " ")), h("b", {}, short(value)),
-        interval ? h("span", {}, `${short(interval[0])} to ${short(interval[1])}`) : null);
+      return h("li", {}, h("span", {}, name.replaceAll("_", " ")), h("b", {}, formatNumber(value)),
+        interval ? h("span", {}, `${formatNumber(interval[0])} to ${formatNumber(interval[1])}`) : null);
     })),
     h("p", { class: "soft" }, `Measured on ${count(how.rows ?? 0)} rows`,
       how.confidence ? `; ${how.confidence * 100} % intervals by ${how.method}` : "",
@@ -77,6 +78,6 @@ function metrics(evidence) {
 }
 
 function tensors(specs) {
-  return table(["name", "type", "shape", "units", "meaning"], specs.map((t) => [h("code", {}, t.name), t.datatype, `[${["n", ...t.shape].join(", ")}]`, t.units ?? "",
+  return table(["name", "type", "shape", "units", "description"], specs.map((t) => [h("code", {}, t.name), t.datatype, `[${["n", ...t.shape].join(", ")}]`, t.units ?? "",
     t.description ?? (t.labels?.length ? t.labels.slice(0, 12).join(", ") + (t.labels.length > 12 ? " …" : "") : "")]));
 }

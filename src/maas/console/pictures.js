@@ -1,6 +1,6 @@
-// Bars and heat maps, as SVG made from numbers.
+// Bars and heat maps as SVG.
 
-import { h, s, short } from "/assets/dom.js";
+import { formatNumber, h, s } from "/assets/dom.js";
 
 /** Horizontal bars from zero. rows: [{ name, value, note?, error?, strong? }] */
 export function bars(rows, label) {
@@ -18,12 +18,12 @@ export function bars(rows, label) {
     return h("tr", {},
       h("th", { scope: "row" }, row.name, row.note ? h("small", {}, row.note) : null),
       h("td", { class: "bar-cell" }, drawing),
-      h("td", { class: "number" }, short(row.value), row.unit ? ` ${row.unit}` : ""));
+      h("td", { class: "number" }, formatNumber(row.value), row.unit ? ` ${row.unit}` : ""));
   };
   return h("table", { class: "bars", "aria-label": label }, h("tbody", {}, rows.map(line)));
 }
 
-/** Finds the [height][width] pixels of an image input, one channel's worth, for the picture's ground. */
+/** The [height][width] pixels of one channel of an image input, for the background. */
 function plane(values, image) {
   let grid = values;
   const depth = (v) => (Array.isArray(v) ? 1 + depth(v[0]) : 0);
@@ -33,12 +33,12 @@ function plane(values, image) {
   return depth(grid) === 2 && grid.length === image.height ? grid : null;
 }
 
-/** The image, and beside it what each patch contributed. */
+/** The image, and beside it the contribution of each patch. */
 export function heatMap(explanation, inputs) {
   const image = explanation.image;
   const pixels = plane(inputs[image.input], image);
   const most = Math.max(...explanation.attributions.map((a) => Math.abs(a.shapley))) || 1;
-  const ground = () => {
+  const background = () => {
     if (!pixels) return [];
     const all = pixels.flat();
     const low = Math.min(...all), high = Math.max(...all);
@@ -50,12 +50,12 @@ export function heatMap(explanation, inputs) {
     const [[top, bottom], [left, right]] = region;
     return s("rect", { x: left, y: top, width: right - left, height: bottom - top,
       class: a.shapley < 0 ? "bar-minus" : "bar-plus", "fill-opacity": (0.85 * Math.abs(a.shapley) / most).toFixed(3) },
-      s("title", {}, `${a.name}: ${short(a.shapley)} ± ${short(a.standard_error)}`));
+      s("title", {}, `${a.name}: ${formatNumber(a.shapley)} ± ${formatNumber(a.standard_error)}`));
   });
   const frame = (title, ...marks) => h("figure", {},
     s("svg", { viewBox: `0 0 ${image.width} ${image.height}`, class: "image", role: "img", "aria-label": title }, marks),
     h("figcaption", {}, title));
   return h("div", { class: "images" },
-    frame("what was sent", ground()),
-    frame("blue spoke for it, red against", ground().map((r) => (r.setAttribute("class", "ink faint"), r)), patches));
+    frame("Input", background()),
+    frame("Blue raises the output, red lowers it", background().map((r) => (r.setAttribute("class", "ink faint"), r)), patches));
 }

@@ -1,4 +1,4 @@
-// Shows a report, which is a stored file, in a frame that may run nothing.
+// Shows a report, a stored file, in a frame without scripts.
 
 import { getText } from "/assets/api.js";
 import { put } from "/assets/dom.js";
@@ -12,7 +12,7 @@ if (/^[0-9a-f]{64}$/.test(digest)) {
     frame.srcdoc = page;
     frame.hidden = false;
     note.hidden = true;
-  }).catch((error) => put(note, `${error.message} Open it from the console's list of models.`));
+  }).catch((error) => put(note, `${error.message} Open it from the list of models in the console.`));
 } else {
-  put(note, "There is no such report. Open it from the console's list of models.");
+  put(note, "There is no such report. Open it from the list of models in the console.");
 }

@@ -1,4 +1,4 @@
-"""The parts of commands that compute."""
+"""Pure functions of the commands."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_shares_keep_their_proportion() -> None:
     assert targets_text(shared) == "1/onnx 60%, 2/onnx 20%, 3/onnx 20%"
 
 
-def test_a_target_that_is_there_gets_the_new_share() -> None:
+def test_an_existing_target_gets_the_new_share() -> None:
     present = [Target(1, "onnx", 900), Target(2, "onnx", 100)]
     assert [(t.version, t.weight) for t in split(present, Target(2, "onnx"), 50)] == [
         (1, 500),
@@ -47,5 +47,5 @@ def test_a_target_that_is_there_gets_the_new_share() -> None:
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (2048, "2 KiB"), (5 << 30, "5.0 GiB"), (None, "-")]
 )
-def test_sizes_for_people(count: int | None, text: str) -> None:
+def test_sizes_have_binary_units(count: int | None, text: str) -> None:
     assert size(count) == text

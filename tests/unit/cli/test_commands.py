@@ -33,7 +33,7 @@ def test_help_names_every_command_and_needs_no_server(maas: Maas) -> None:
     assert maas().out == result.out
 
 
-def test_a_wrong_command_is_a_usage_error_with_the_nearest_right_one(maas: Maas) -> None:
+def test_an_unknown_command_is_a_usage_error_with_the_nearest_name(maas: Maas) -> None:
     result = maas("rollbak", "iris")
     assert result.code == 2
     assert "rollback" in result.err
@@ -70,14 +70,16 @@ def test_errors_have_exit_codes(maas: Maas, fake: FakeServer, error: Any, code: 
     assert result == (code, "", f"error: {error.message}\n")
 
 
-def test_a_wrong_setting_is_78_and_named(maas: Maas, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_setting_is_named_and_exits_78(
+    maas: Maas, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MAAS_SERVER__PROT", "1")
     result = maas("status")
     assert result.code == 78
     assert "did you mean 'port'?" in result.err
 
 
-def test_a_new_token_is_all_of_stdout(maas: Maas, fake: FakeServer) -> None:
+def test_a_new_token_is_alone_on_stdout(maas: Maas, fake: FakeServer) -> None:
     key = {"id": "k1", "name": "ada", "scopes": ["call", "read"], "token": "maas_k1_x"}
     fake.answers("POST", "/api/v1/keys", key, status=201)
     result = maas("keys", "create", "ada", "--scope", "call,read")
@@ -238,7 +240,7 @@ def test_doctor_works_without_a_server(maas: Maas, monkeypatch: pytest.MonkeyPat
     assert result.code == 1
 
 
-def test_status_of_a_home_whose_address_another_server_has(maas: Maas, fake: FakeServer) -> None:
+def test_status_when_another_server_has_the_address(maas: Maas, fake: FakeServer) -> None:
     fake.answers("GET", "/api/v1/status", Unauthenticated().to_problem(), status=401)
     result = maas("status")
     assert result.code == 4

@@ -1,4 +1,4 @@
-"""What `import maas` and `maas --help` must not bring along."""
+"""Modules that `import maas` and `maas --help` must not import."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEAVY = {"torch", "onnxruntime", "sqlalchemy", "fastapi", "sklearn", "onnx"}
 
 
 def imported_by(code: str) -> set[str]:
-    """Top-level modules that are loaded after `code` ran in a fresh interpreter."""
+    """Top-level modules that are loaded after `code` ran in a new interpreter."""
     program = f"{code}\nimport sys; print('\\n'.join(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

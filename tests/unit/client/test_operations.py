@@ -1,4 +1,4 @@
-"""What each operation asks for, and what it makes of the answers."""
+"""Requests and results of each operation."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def _publish(url: str, prepared: PreparedPublication) -> Any:
         return await client.publish_prepared(prepared)
 
 
-def test_the_awaited_client_streams_files_too(
+def test_the_async_client_streams_files_too(
     fake: FakeServer, prepared: PreparedPublication
 ) -> None:
     import asyncio
@@ -149,7 +149,7 @@ def test_an_interrupted_publication_adds_the_evidence_that_is_missing(
     assert fake.count("POST", "/api/v1/models/digits/versions/3/evidence") == 1
 
 
-def test_a_commit_whose_answer_was_lost_is_sent_again(
+def test_a_commit_without_a_response_is_retried(
     fake: FakeServer, client: Client, prepared: PreparedPublication
 ) -> None:
     fake.answers("HEAD", FILE_PATH, headers={"content-length": str(len(BYTES))})
@@ -159,13 +159,13 @@ def test_a_commit_whose_answer_was_lost_is_sent_again(
     assert fake.count("POST", "/api/v1/models/digits/versions") == 2
 
 
-def test_pickle_files_are_refused_here_with_what_to_do(client: Client, tmp_path: Path) -> None:
+def test_pickle_files_are_refused_with_advice(client: Client, tmp_path: Path) -> None:
     for name in ("net.pt", "net.PTH", "model.pkl", "model.joblib"):
         with pytest.raises(maas.UnsafeArtifact, match="Load it yourself"):
             client.publish(tmp_path / name, "net")
 
 
-def test_a_download_that_is_not_the_file_is_refused(fake: FakeServer, client: Client) -> None:
+def test_a_download_with_another_digest_is_refused(fake: FakeServer, client: Client) -> None:
     fake.answers_bytes("GET", FILE_PATH, BYTES)
     assert client.files.download(SHA) == BYTES
     other = hashlib.sha256(b"other").hexdigest()
@@ -174,7 +174,7 @@ def test_a_download_that_is_not_the_file_is_refused(fake: FakeServer, client: Cl
         client.files.download(other)
 
 
-def test_deploy_waits_until_ready_and_tells_the_states(fake: FakeServer, client: Client) -> None:
+def test_deploy_waits_until_ready_and_reports_the_states(fake: FakeServer, client: Client) -> None:
     path = "/api/v1/deployments/digits"
     fake.answers("PUT", path, deployment(ready=0, state="starting"))
     fake.answers("GET", path, deployment(ready=0, state="starting"))
@@ -193,7 +193,7 @@ def test_deploy_waits_until_ready_and_tells_the_states(fake: FakeServer, client:
     }
 
 
-def test_deploy_says_nothing_about_what_was_not_given(fake: FakeServer, client: Client) -> None:
+def test_deploy_omits_what_was_not_given(fake: FakeServer, client: Client) -> None:
     fake.answers("PUT", "/api/v1/deployments/digits", deployment())
     client.deploy("digits", wait_s=0)
     assert fake.requests[0].json() == {"model": "digits"}
@@ -241,7 +241,7 @@ def test_names_cannot_become_paths(client: Client, fake: FakeServer) -> None:
     assert not fake.requests
 
 
-def test_explain_sends_inputs_apart_from_options(fake: FakeServer, client: Client) -> None:
+def test_explain_separates_inputs_from_options(fake: FakeServer, client: Client) -> None:
     fake.answers("POST", "/explain/digits", {"baseline": 0.1})
     answer = client.explain("digits", x=[1], options={"samples": 128, "background": {"x": [[0]]}})
     assert answer == {"baseline": 0.1}
@@ -254,7 +254,7 @@ def test_explain_sends_inputs_apart_from_options(fake: FakeServer, client: Clien
         client.explain("digits", x=[1], options={"sample": 1})
 
 
-def test_the_default_deployment_and_inputs_that_python_cannot_name(
+def test_the_default_deployment_and_inputs_that_are_not_identifiers(
     fake: FakeServer, client: Client
 ) -> None:
     fake.answers("POST", "/predict", {"y": 1})

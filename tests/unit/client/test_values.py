@@ -11,7 +11,7 @@ from maas.domain.errors import InvalidInput
 
 
 class Tensor:
-    """What the SDK uses of a torch tensor that has a gradient."""
+    """The methods of a torch tensor with a gradient that the SDK uses."""
 
     def __init__(self, values: list[float]) -> None:
         self._values, self._detached = values, False
@@ -30,7 +30,7 @@ class Tensor:
 
 
 class Column:
-    """What the SDK uses of a pandas column."""
+    """The methods of a pandas column that the SDK uses."""
 
     def to_numpy(self) -> Any:
         return np.array([1.0, 2.0])
@@ -57,13 +57,13 @@ def test_inputs_become_plain_json(value: Any, sent: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), None])
-def test_what_is_not_finite_is_refused_with_its_place(value: Any) -> None:
+def test_values_that_are_not_finite_are_refused_with_their_index(value: Any) -> None:
     with pytest.raises(InvalidInput, match=r"^x\[1\]\[0\] must be a finite number") as caught:
         encode_inputs({"name": "null", "x": [[1.0], [value]]})
     assert caught.value.details["field"] == "x"
 
 
-def test_the_word_null_in_a_text_is_no_missing_number() -> None:
+def test_null_in_a_string_is_not_a_missing_number() -> None:
     assert json.loads(encode_inputs({"text": "a null here"})) == {"text": "a null here"}
 
 
@@ -72,7 +72,7 @@ def test_inputs_without_names_are_refused_with_an_example() -> None:
         encode_inputs([1, 2])  # type: ignore[arg-type]
 
 
-def test_what_json_cannot_say_is_refused() -> None:
+def test_values_that_json_lacks_are_refused() -> None:
     with pytest.raises(InvalidInput, match="cannot be encoded as JSON"):
         encode_inputs({"x": object()})
 
@@ -83,6 +83,6 @@ def test_outputs_as_arrays() -> None:
     assert arrays["label"].dtype == np.int64
 
 
-def test_bytes_are_written_as_base64_and_keep_their_rows() -> None:
+def test_bytes_are_encoded_as_base64_and_keep_their_rows() -> None:
     sent = json.loads(encode_inputs({"image": b"\xff\0", "many": [b"a", bytearray(b"b")]}))
     assert sent == {"image": {"b64": "/wA="}, "many": [{"b64": "YQ=="}, {"b64": "Yg=="}]}

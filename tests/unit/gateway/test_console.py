@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import pytest
 import uvloop
 
 from maas.domain.keys import Key, Scope, hash_token
+from maas.domain.numbers import format_number
 from maas.gateway.console import console_routes
 from maas.gateway.http.auth import HostCheck, KeyRing, require
 from maas.gateway.http.request import Request
@@ -178,14 +181,14 @@ def test_it_asks_for_the_key_and_keeps_it_in_the_tab(page: Page, site: Site) -> 
     page.open(site.url + "/")
     page.wait("document.querySelector('#key')")
     assert site.asked == []
-    refused = "document.querySelector('.bad').innerText.includes('not known')"
+    refused = "document.querySelector('.bad').innerText.includes('unknown')"
     for typed, then in (("maas_no", refused), (TOKEN, "document.querySelector('article.card')")):
         page.js(f"document.querySelector('#key').value = {json.dumps(typed)};"
                 "document.querySelector('form').requestSubmit(); 1")  # fmt: skip
         page.wait(then)
     assert page.js("sessionStorage.getItem('maas-key')") == TOKEN
     assert page.js("localStorage.length + document.cookie.length") == 0
-    page.js("document.querySelector('#leave').click(); 1")
+    page.js("document.querySelector('#sign-out').click(); 1")
     page.wait("document.querySelector('#key') && !sessionStorage.length")
 
 
@@ -217,7 +220,7 @@ def test_who_may_only_call_is_told_so_once_and_reads_the_documentation(
     enter(page, site, token=CALLER)
     page.wait("document.querySelectorAll('main section').length === 1")
     text = page.js("document.querySelector('main').innerText")
-    assert "calls deployments and sees nothing else" in text
+    assert "call deployments and see nothing else" in text
     assert "one-to-call" in text
     assert "scope" not in text
     page.open(site.url + "/docs")
@@ -237,6 +240,29 @@ def test_a_report_is_shown_with_its_style_and_runs_nothing(page: Page, site: Sit
     wait_until(lambda: any("script" in said for said in page.complaints))
     assert page.dialogs == []
     assert page.js("sessionStorage.getItem('maas-key')") == TOKEN
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node on this machine")
+def test_numbers_are_written_as_in_reports(tmp_path: Path) -> None:
+    module = tmp_path / "dom.mjs"
+    module.write_text((ROOT / "src/maas/console/dom.js").read_text())
+    numbers = [0, 3, -7, 223766, 223766.4, 0.9612, 12.3456, 1234.6, -0.5, 1e-3, 2.1e-7, 3e15]
+    script = (
+        f"import({json.dumps(module.as_uri())}).then((m) => "
+        f"console.log(JSON.stringify({json.dumps(numbers)}.map(m.formatNumber))))"
+    )
+    done = subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [format_number(number) for number in numbers]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node on this machine")
+def test_the_scripts_are_valid_modules(tmp_path: Path) -> None:
+    for source in (ROOT / "src/maas/console").glob("*.js"):
+        module = tmp_path / f"{source.stem}.mjs"
+        module.write_text(source.read_text())
+        done = subprocess.run(["node", "--check", module], capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()
 
 
 def test_the_documentation_shows_every_operation(page: Page, site: Site) -> None:

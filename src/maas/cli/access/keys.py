@@ -56,13 +56,13 @@ def create(
 
 def parsed_scopes(text: str) -> list[Scope]:
     """The scopes in a list with commas. Raises UsageError for a scope that does not exist."""
-    known = [str(scope) for scope in Scope]
+    names = [str(scope) for scope in Scope]
     scopes = []
     for word in (part.strip() for part in text.split(",")):
-        if word not in known:
+        if word not in names:
             raise UsageError(
-                f"--scope must be of {', '.join(known)}; got {shown(word)}"
-                f"{did_you_mean(word, known)}",
+                f"--scope must be of {', '.join(names)}; got {shown(word)}"
+                f"{did_you_mean(word, names)}",
                 field="scope",
             )
         scopes.append(Scope(word))

@@ -12,7 +12,7 @@ from maas.cli.common import UsageError, client_of
 from maas.cli.completion import deployment_names, model_names
 from maas.cli.deployments.engine_measurement import (
     EngineMeasurement,
-    Objective,
+    ServingObjective,
     best_engine,
 )
 from maas.cli.deployments.state import StateCallback, change_and_show
@@ -83,7 +83,7 @@ def command(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads per replica.")] = None,
     objective: Annotated[
-        Objective | None,
+        ServingObjective | None,
         typer.Option(help="Measure the engines on this server and deploy the best for this."),
     ] = None,
     measure_seconds: Annotated[
@@ -156,7 +156,7 @@ def command(
 def _check_weight(
     name: str,
     weight: int | None,
-    objective: Objective | None,
+    objective: ServingObjective | None,
     version: int | None,
     variant: str | None,
 ) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from maas.client.engine_choice import EngineChoice
 
 
-class Objective(StrEnum):
+class ServingObjective(StrEnum):
     """The names of `maas.lifecycle.load.choose.OBJECTIVES`."""
 
     LATENCY = "latency"
@@ -29,7 +29,7 @@ class EngineMeasurement(NamedTuple):
     """The options of `maas deploy` that a measurement needs."""
 
     name: str
-    objective: Objective
+    objective: ServingObjective
     ref: str
     variant: str | None
     threads: int | None

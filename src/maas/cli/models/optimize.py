@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from maas.settings import Settings
 
 
-class Objective(StrEnum):
+class OptimizationObjective(StrEnum):
     LATENCY = "latency"
     THROUGHPUT = "throughput"
     SIZE = "size"
@@ -41,7 +41,9 @@ def command(
             autocompletion=model_names,
         ),
     ] = None,
-    objective: Annotated[Objective, typer.Option(help="What to improve.")] = Objective.THROUGHPUT,
+    objective: Annotated[
+        OptimizationObjective, typer.Option(help="What to improve.")
+    ] = OptimizationObjective.THROUGHPUT,
     gate: Annotated[
         str,
         typer.Option(

@@ -1,4 +1,4 @@
-"""What both clients do with an answer, with a broken connection, and with no server at all."""
+"""Both clients with responses, errors, broken connections, and without a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Run = Callable[[Callable[[Any], Any]], Any]
 
 @pytest.fixture(params=["blocking", "awaited"])
 def run(request: pytest.FixtureRequest, fake: FakeServer) -> Run:
-    """Runs `ask(client)` with either client against the fake server."""
+    """Runs `ask(client)` with either client against the scripted server."""
     return runner(request.param, fake.url)
 
 
@@ -45,8 +45,8 @@ def runner(kind: str, url: str, **options: Any) -> Run:
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
-    """The address of a port that nobody listens on."""
+def unused_url() -> Iterator[str]:
+    """The URL of a port without a server."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -72,7 +72,7 @@ def test_a_problem_becomes_the_error_that_the_server_raised(run: Run, fake: Fake
     assert len(fake.requests) == 1
 
 
-def test_a_busy_server_is_asked_again_when_it_says_when(run: Run, fake: FakeServer) -> None:
+def test_a_503_with_retry_after_is_retried(run: Run, fake: FakeServer) -> None:
     busy = Overloaded("full", retry_after=0.01).to_problem()
     fake.answers("POST", "/predict/a", busy, status=503, headers={"retry-after": "0"})
     fake.answers("POST", "/predict/a", {"y": 1})
@@ -80,14 +80,14 @@ def test_a_busy_server_is_asked_again_when_it_says_when(run: Run, fake: FakeServ
     assert len(fake.requests) == 2
 
 
-def test_a_server_that_does_not_say_when_is_not_asked_again(run: Run, fake: FakeServer) -> None:
+def test_a_503_without_retry_after_is_not_retried(run: Run, fake: FakeServer) -> None:
     fake.answers("POST", "/predict/a", Unavailable("no replica").to_problem(), status=503)
     with pytest.raises(Unavailable, match="no replica"):
         run(lambda c: c.predict("a", x=1))
     assert len(fake.requests) == 1
 
 
-def test_retries_end(run: Run, fake: FakeServer) -> None:
+def test_retries_are_bounded(run: Run, fake: FakeServer) -> None:
     busy = Overloaded("full").to_problem()
     fake.answers("GET", "/api/v1/status", busy, status=503, headers={"retry-after": "0"})
     with pytest.raises(Overloaded):
@@ -95,7 +95,7 @@ def test_retries_end(run: Run, fake: FakeServer) -> None:
     assert len(fake.requests) == 3
 
 
-def test_a_wait_longer_than_the_time_left_is_not_begun(run: Run, fake: FakeServer) -> None:
+def test_no_retry_starts_after_the_deadline(run: Run, fake: FakeServer) -> None:
     busy = Overloaded("full").to_problem()
     fake.answers("POST", "/predict/a", busy, status=503, headers={"retry-after": "3600"})
     with pytest.raises(Overloaded) as caught:
@@ -104,7 +104,7 @@ def test_a_wait_longer_than_the_time_left_is_not_begun(run: Run, fake: FakeServe
     assert len(fake.requests) == 1
 
 
-def test_a_broken_connection_is_tried_again_for_a_prediction(run: Run, fake: FakeServer) -> None:
+def test_a_prediction_is_retried_after_a_broken_connection(run: Run, fake: FakeServer) -> None:
     fake.drops("POST", "/predict/a")
     fake.answers("POST", "/predict/a", {"y": 2})
     assert run(lambda c: c.predict("a", x=1)) == {"y": 2}
@@ -124,9 +124,7 @@ def test_a_rollback_is_never_done_twice(run: Run, fake: FakeServer) -> None:
     assert len(fake.requests) == 1
 
 
-def test_a_slow_answer_ends_at_the_deadline_and_is_not_asked_for_again(
-    run: Run, fake: FakeServer
-) -> None:
+def test_a_slow_response_times_out_and_is_not_retried(run: Run, fake: FakeServer) -> None:
     fake.answers("POST", "/predict/a", {"y": 1}, delay_s=1.0)
     with pytest.raises(DeadlineExceeded, match="did not answer POST /predict/a"):
         run(lambda c: c.predict("a", x=1, timeout=0.1))
@@ -134,15 +132,15 @@ def test_a_slow_answer_ends_at_the_deadline_and_is_not_asked_for_again(
 
 
 @pytest.mark.parametrize("kind", ["blocking", "awaited"])
-def test_nobody_there_says_where_and_what_to_do(kind: str, nobody: str) -> None:
+def test_without_a_server_the_error_names_url_and_remedy(kind: str, unused_url: str) -> None:
     with pytest.raises(maas.ServerUnavailable) as caught:
-        runner(kind, nobody)(lambda c: c.status())
-    assert nobody in str(caught.value)
+        runner(kind, unused_url)(lambda c: c.status())
+    assert unused_url in str(caught.value)
     assert "maas up" in str(caught.value)
     assert isinstance(caught.value, Unavailable)
 
 
-def test_an_error_that_is_no_problem_document_keeps_its_status(run: Run, fake: FakeServer) -> None:
+def test_an_error_without_a_problem_document_keeps_its_status(run: Run, fake: FakeServer) -> None:
     fake.answers_bytes("GET", "/api/v1/models/a", b"<html>")
     with pytest.raises(MaasError, match="is not JSON"):
         run(lambda c: c.models.get("a"))
@@ -152,7 +150,7 @@ def test_an_error_that_is_no_problem_document_keeps_its_status(run: Run, fake: F
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://"])
-def test_a_base_url_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_base_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput, match="base_url"):
         maas.Client(url)
 

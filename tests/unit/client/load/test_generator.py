@@ -1,5 +1,4 @@
-"""A load on a real gateway before a replica that writes what it is told: what is measured is what
-was written, by the server's own count."""
+"""A load on a real gateway with a scripted replica: results agree with the counts of the server."""
 
 from __future__ import annotations
 
@@ -50,32 +49,32 @@ def test_closed_loop_counts_what_the_server_counted(gateway: TextGateway) -> Non
     run = run_of(gateway.port, load, Level(1), Level(3))
     asyncio.run(run.run())
     one, three = run.finished
-    for found in (one, three):
-        assert (found.requests, found.errors, found.output_tokens) == (6, {}, 3)
-        assert found.prompt_tokens == 12
-        assert found.ttft_ms is not None and found.ttft_ms.p50 >= 10
-        assert found.tpot_ms is not None and 5 <= found.tpot_ms.p50 < 1000
+    for level in (one, three):
+        assert (level.requests, level.errors, level.output_tokens) == (6, {}, 3)
+        assert level.prompt_tokens == 12
+        assert level.ttft_ms is not None and level.ttft_ms.p50 >= 10
+        assert level.tpot_ms is not None and 5 <= level.tpot_ms.p50 < 1000
     assert (one.concurrency, three.concurrency) == (1, 3)
-    # One more than the load: what is asked first is cold, and not counted.
+    # One more than the load: the first request is cold, and not counted.
     assert len(gateway.replica.generations) == 13
     assert {g.max_tokens for g in gateway.replica.generations[1:]} == {3}
     assert {g.temperature for g in gateway.replica.generations} == {0}
 
 
-def test_every_prompt_is_another_and_a_second_run_asks_the_same(gateway: TextGateway) -> None:
+def test_every_prompt_differs_and_a_second_run_sends_the_same(gateway: TextGateway) -> None:
     gateway.use(words("a", "b"))
     load = Load(requests=4, seed=5)
     for _ in range(2):
         asyncio.run(run_of(gateway.port, load, Level(2), Level(2)).run())
-    asked = prompts(gateway)
-    first, second = asked[:9], asked[9:]
+    sent = prompts(gateway)
+    first, second = sent[:9], sent[9:]
     assert first[0] == second[0] and sorted(first) == sorted(second)
     assert len(set(first)) == 9
     # The replica reports that any prompt has 7 tokens, so prompts of 128 are made 18 times as long.
     assert len(first[1].split()) == round(128 * 128 / 7)
 
 
-def test_same_prompt_asks_the_same(gateway: TextGateway) -> None:
+def test_same_prompt_sends_the_same(gateway: TextGateway) -> None:
     load = Load(requests=4, same_prompt=True, prompt_tokens=7)
     asyncio.run(run_of(gateway.port, load, Level(2)).run())
     assert len(set(prompts(gateway)[1:])) == 1
@@ -97,12 +96,12 @@ def test_failures_are_counted_and_not_measured(gateway: TextGateway) -> None:
     gateway.use(script)
     run = run_of(gateway.port, Load(requests=12), Level(1))
     asyncio.run(run.run())
-    (found,) = run.finished
-    assert found.requests == 4
-    assert found.errors == {"inference_failed": 2, "overloaded": 6}
+    (level,) = run.finished
+    assert level.requests == 4
+    assert level.errors == {"inference_failed": 2, "overloaded": 6}
 
 
-def test_what_the_first_request_raises_is_raised(gateway: TextGateway) -> None:
+def test_an_error_of_the_first_request_is_raised(gateway: TextGateway) -> None:
     with pytest.raises(NotFound):
         asyncio.run(run_of(gateway.port, Load(), Level(1), name="nobody").run())
     with pytest.raises(Unauthenticated):
@@ -124,17 +123,17 @@ def test_open_loop_sends_whether_or_not_it_is_answered(gateway: TextGateway) -> 
     gateway.use(script)
     run = run_of(gateway.port, Load(requests=20, rates=(100.0,)), Level(rate=100.0))
     asyncio.run(run.run())
-    (found,) = run.finished
-    assert (found.rate, found.requests, found.errors) == (100.0, 20, {})
+    (level,) = run.finished
+    assert (level.rate, level.requests, level.errors) == (100.0, 20, {})
     assert most > 5, "a closed loop of one would have one at a time"
 
 
-def test_a_request_that_takes_too_long_is_given_up_and_frees_its_slot(gateway: TextGateway) -> None:
+def test_a_request_that_times_out_frees_its_slot(gateway: TextGateway) -> None:
     gateway.use(lambda g: words("a", pause=0.0) if g.max_tokens == 1 else words("a", pause=30.0))
     run = run_of(gateway.port, Load(requests=2, timeout_s=0.2), Level(2))
     asyncio.run(run.run())
-    (found,) = run.finished
-    assert (found.requests, found.errors) == (0, {"client_timeout": 2})
+    (level,) = run.finished
+    assert (level.requests, level.errors) == (0, {"client_timeout": 2})
     done = threading.Event()
     for _ in range(100):
         if not gateway.replica.running:
@@ -143,10 +142,10 @@ def test_a_request_that_takes_too_long_is_given_up_and_frees_its_slot(gateway: T
     assert not gateway.replica.running
 
 
-def test_cancelled_it_leaves_what_is_known(gateway: TextGateway) -> None:
+def test_a_cancelled_run_keeps_its_results(gateway: TextGateway) -> None:
     gateway.use(words("a", "b", pause=0.01))
-    told: list[LoadProgress] = []
-    run = run_of(gateway.port, Load(seconds=60), Level(2), Level(4), progress=told.append)
+    reports: list[LoadProgress] = []
+    run = run_of(gateway.port, Load(seconds=60), Level(2), Level(4), progress=reports.append)
 
     async def main() -> None:
         task = asyncio.ensure_future(run.run())
@@ -157,12 +156,12 @@ def test_cancelled_it_leaves_what_is_known(gateway: TextGateway) -> None:
             await task
 
     asyncio.run(main())
-    (found,) = run.finished
-    assert found.requests >= 1 and not found.complete
-    assert told[-1].figures is found and (told[0].level, told[0].levels) == (0, 2)
+    (level,) = run.finished
+    assert level.requests >= 1 and not level.complete
+    assert reports[-1].figures is level and (reports[0].level, reports[0].levels) == (0, 2)
 
 
-def test_an_answer_that_breaks_off_is_an_error() -> None:
+def test_an_incomplete_response_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -182,24 +181,24 @@ def test_an_answer_that_breaks_off_is_an_error() -> None:
         async def main() -> list[str]:
             at = address(listening.getsockname()[1])
             connection = LoadConnection(at)
-            said = []
+            messages = []
             for _ in range(2):
                 with pytest.raises(MaasError) as error:
                     await connection.send(at.post("/", b"{}"), lambda _: None)
-                said.append(error.value.message)
+                messages.append(error.value.message)
             written = StreamTimings()
             await connection.send(at.post("/", b"{}"), written.feed)
             with pytest.raises(MaasError, match="before the answer was complete"):
                 written.check()
             connection.close()
-            return said
+            return messages
 
         first, second = asyncio.run(main())
         assert "broke" in first and "not HTTP" in second
         thread.join(5)
 
 
-def test_events_that_are_cut_anywhere_are_read() -> None:
+def test_events_may_be_split_anywhere() -> None:
     stream = (
         b'data: {"choices":[{"index":0,"text":"a"}],"usage":null}\n\n'
         b'data: {"choices":[{"index":0,"text":""}],"usage":null}\n\n'

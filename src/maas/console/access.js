@@ -1,4 +1,4 @@
-// Who calls, and what they used.
+// Usage and API keys.
 
 import { get } from "/assets/api.js";
 import { count, day, duration, h, section, table } from "/assets/dom.js";
@@ -14,16 +14,16 @@ export async function usage() {
     totals.set(place, sum);
   }
   const rows = [...totals.values()].sort((a, b) => b.requests - a.requests);
-  return section("Usage", rows.length ? "Counted where the answer leaves; nothing is counted twice, whatever crashes." : "",
+  return section("Usage", rows.length ? "Each response is counted once, also after a crash." : "",
     rows.length
-      ? table(["key", "deployment", "operation", "answers", "rows", "refused", "model time"],
+      ? table(["key", "deployment", "operation", "requests", "rows", "errors", "model time"],
         rows.map((r) => [r.name, r.deployment, r.operation, count(r.requests), count(r.rows), count(r.errors), duration(r.compute_us / 1e6)]), [3, 4, 5, 6])
-      : h("p", { class: "empty" }, "Nobody has called anything yet."));
+      : h("p", { class: "empty" }, "There is no usage yet."));
 }
 
 export async function keys() {
-  const { keys: found } = await get("/api/v1/keys");
-  return section("Keys", "", table(["name", "may", "made", ""],
-    found.map((k) => [k.name, k.scopes.join(", "), day(k.created_at), k.revoked_at ? h("span", { class: "bad" }, `revoked ${day(k.revoked_at)}`) : ""])),
-    h("p", { class: "soft" }, h("code", {}, "maas keys create NAME"), " makes another; ", h("code", {}, "maas keys revoke ID"), " ends one within a second."));
+  const { keys: list } = await get("/api/v1/keys");
+  return section("Keys", "", table(["name", "scopes", "created", ""],
+    list.map((k) => [k.name, k.scopes.join(", "), day(k.created_at), k.revoked_at ? h("span", { class: "bad" }, `revoked ${day(k.revoked_at)}`) : ""])),
+    h("p", { class: "soft" }, h("code", {}, "maas keys create NAME"), " creates a key; ", h("code", {}, "maas keys revoke ID"), " revokes one within a second."));
 }
