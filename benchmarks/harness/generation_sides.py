@@ -205,7 +205,7 @@ class _Call(GenerationCall):
         self.start, self.first = time.perf_counter(), 0.0
         self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
-    def wrote(self, piece: Piece) -> None:
+    def generated(self, piece: Piece) -> None:
         if not self.first and piece.text:
             self.first = time.perf_counter()
 
