@@ -41,7 +41,7 @@ class Times:
         processor.prepare_next_batch = self._timed("preparation", processor.prepare_next_batch)
         batch._computed = self._timed("computation", batch._computed, waits=True)
         batch.put = self._timed("put", batch.put)
-        engine.choose = self._timed("sampling", engine.choose)
+        engine.sample = self._timed("sampling", engine.sample)
         model._step = self._whole(model._step)
 
     def _timed(self, part: str, call: Callable[..., Any], *, waits: bool = False) -> Any:
