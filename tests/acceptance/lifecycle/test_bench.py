@@ -37,8 +37,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def command(stack: Stack, *arguments: str) -> tuple[list[str], dict[str, str]]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")}
-    return [sys.executable, "-m", "maas.cli.main", *arguments], kept | {
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")}
+    return [sys.executable, "-m", "maas.cli.main", *arguments], environment | {
         "MAAS_BASE_URL": stack.url, "MAAS_API_KEY": stack.token,
     }  # fmt: skip
 
@@ -58,15 +58,15 @@ def test_rows_are_measured_and_pictured(served: Stack, tmp_path: Path) -> None:
     load = ("-c", "1", "-c", "4", "--requests", "50", "--report", str(picture))
     done = maas_cli(served, "bench", "echo", *load, "-o", "json")
     assert done.returncode == 0, done.stderr
-    said: dict[str, Any] = json.loads(done.stdout)
-    assert [level["concurrency"] for level in said["levels"]] == [1, 4]
-    for level in said["levels"]:
+    output: dict[str, Any] = json.loads(done.stdout)
+    assert [level["concurrency"] for level in output["levels"]] == [1, 4]
+    for level in output["levels"]:
         assert (level["requests"], level["errors"]) == (50, {})
         assert 0 < level["latency_ms"]["p50"] <= level["latency_ms"]["p99"]
         assert level["requests_per_s"] == pytest.approx(50 / level["seconds"])
         assert level["ttft_ms"] is None and level["tokens_per_s"] is None
-    assert said["how"]["server"]["machine"]["cores"] >= 1
-    assert "closed loop" in said["how"]["method"]
+    assert output["how"]["server"]["machine"]["cores"] >= 1
+    assert "closed loop" in output["how"]["method"]
     ElementTree.fromstring(picture.read_text())
 
     def counted() -> bool:
@@ -118,9 +118,9 @@ def test_ctrl_c_gives_what_is_known(served: Stack) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
-    said = json.loads(out)
-    assert said["interrupted"] is True and "interrupted:" not in out
-    first, second = said["levels"]
+    output = json.loads(out)
+    assert output["interrupted"] is True and "interrupted:" not in out
+    first, second = output["levels"]
     assert first["complete"] is True and first["seconds"] >= 3.9
     assert second["complete"] is False and second["requests"] > 0 and second["seconds"] < 3.9
 
@@ -129,13 +129,13 @@ def test_engines_are_measured_once_and_the_best_is_deployed(served: Stack) -> No
     short = ("--objective", "throughput", "--measure-seconds", "0.3", "-o", "json")
     first = maas_cli(served, "deploy", "quick", "--model", "echo", *short)
     assert first.returncode == 0, first.stderr
-    said = json.loads(first.stdout)
-    tried = said["measured"]["candidates"]
+    output = json.loads(first.stdout)
+    tried = output["measured"]["candidates"]
     assert [t["measured_before"] for t in tried] == [False] * len(tried)
-    kept = said["measured"]["kept"]
+    choice = output["measured"]["kept"]
     rates = {t["threads"]: t["levels"][-1]["requests_per_s"] for t in tried}
-    assert kept["threads"] == max(rates, key=lambda threads: rates[threads])
-    assert said["scaling"]["threads"] == kept["threads"] and said["state"] == "ready"
+    assert choice["threads"] == max(rates, key=lambda threads: rates[threads])
+    assert output["scaling"]["threads"] == choice["threads"] and output["state"] == "ready"
     assert names(served) == ["echo", "quick"]
     evidence = [e for e in served.client().evidence("echo") if e.kind == "latency"]
     assert {e.values["threads"] for e in evidence} == set(rates)
@@ -146,7 +146,7 @@ def test_engines_are_measured_once_and_the_best_is_deployed(served: Stack) -> No
     second = maas_cli(served, "deploy", "quick", *short)
     again = json.loads(second.stdout)
     assert [t["measured_before"] for t in again["measured"]["candidates"]] == [True] * len(tried)
-    assert again["measured"]["kept"] == kept and again["revision"] == said["revision"]
+    assert again["measured"]["kept"] == choice and again["revision"] == output["revision"]
     third = maas_cli(served, "deploy", "quick", *short, "--measure-again")
     anew = json.loads(third.stdout)["measured"]["candidates"]
     assert [t["measured_before"] for t in anew] == [False] * len(tried)
@@ -160,8 +160,8 @@ def test_interrupted_it_leaves_no_deployment(served: Stack, number: signal.Signa
     process = subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
-    made = wait_until(lambda: set(names(served)) - set(before), 30, "it deploys one to measure")
-    (temporary,) = made
+    deployed = wait_until(lambda: set(names(served)) - set(before), 30, "it deploys one to measure")
+    (temporary,) = deployed
     assert temporary.startswith("slow-try-")
     if number is signal.SIGTERM:
         served.wait_ready(temporary)
@@ -197,7 +197,7 @@ def test_text_is_measured_in_tokens_and_its_engines_compared(tmp_path_factory: A
         for trial in choice.trials:
             variant: Variant = trial.candidate.variant
             assert variant in client.models.version("smollm2").version.variants
-        known = choose_engine(
+        repeated = choose_engine(
             client, EngineChoiceOptions("smollm2", "throughput", "smollm2", threads=1, load=load)
         )
-        assert all(t.is_known for t in known.trials if not t.failed)
+        assert all(t.is_known for t in repeated.trials if not t.failed)

@@ -89,7 +89,7 @@ def test_it_answers_over_http(digits: Digits) -> None:
 
 
 @dataclass
-class Said:
+class Predictions:
     """What the model said about the rows that were held back, as stored."""
 
     true: np.ndarray[Any, np.dtype[np.int64]]
@@ -98,23 +98,23 @@ class Said:
 
 
 @pytest.fixture(scope="module")
-def said(digits: Digits) -> Said:
+def predictions(digits: Digits) -> Predictions:
     file = digits.evidence["metrics"].file
     text = digits.client.files.download(file.sha256).decode()
     assert len(text.encode()) == file.size
     head, *lines = csv.reader(io.StringIO(text))
     columns = dict(zip(head, zip(*lines, strict=True), strict=True))
-    return Said(
+    return Predictions(
         np.array(columns["true"], dtype=np.int64),
         np.array(columns["predicted"], dtype=np.int64),
         np.array([columns[f"score_{at}"] for at in range(10)], dtype=np.float64).T,
     )
 
 
-def sklearn_metrics(said: Said) -> dict[str, float]:
-    true, predicted, scores = said.true, said.predicted, said.scores
+def sklearn_metrics(predictions: Predictions) -> dict[str, float]:
+    true, predicted, scores = predictions.true, predictions.predicted, predictions.scores
     of_class = true[:, None] == np.arange(10)
-    found = {
+    values = {
         "accuracy": metrics.accuracy_score(true, predicted),
         "balanced_accuracy": metrics.balanced_accuracy_score(true, predicted),
         "mcc": metrics.matthews_corrcoef(true, predicted),
@@ -128,18 +128,18 @@ def sklearn_metrics(said: Said) -> dict[str, float]:
     for average in ("macro", "weighted"):
         three = metrics.precision_recall_fscore_support(true, predicted, average=average)
         for name, value in zip(("precision", "recall", "f1"), three[:3], strict=True):
-            found[f"{name}_{average}"] = value
-        found[f"roc_auc_{average}"] = metrics.roc_auc_score(of_class, scores, average=average)
-        found[f"pr_auc_{average}"] = metrics.average_precision_score(
+            values[f"{name}_{average}"] = value
+        values[f"roc_auc_{average}"] = metrics.roc_auc_score(of_class, scores, average=average)
+        values[f"pr_auc_{average}"] = metrics.average_precision_score(
             of_class, scores, average=average
         )
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in values.items()}
 
 
-def expected_calibration_error(said: Said, bins: int) -> float:
+def expected_calibration_error(predictions: Predictions, bins: int) -> float:
     """Naeini, Cooper and Hauskrecht 2015, over bins of equal width; scikit-learn has none."""
-    confidence = said.scores.max(axis=1)
-    right = said.predicted == said.true
+    confidence = predictions.scores.max(axis=1)
+    right = predictions.predicted == predictions.true
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = [
         abs(right[place == at].mean() - confidence[place == at].mean()) * np.mean(place == at)
@@ -150,36 +150,40 @@ def expected_calibration_error(said: Said, bins: int) -> float:
 
 
 @pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one")
-def test_every_metric_is_scikit_learns(digits: Digits, said: Said) -> None:
+def test_every_metric_is_scikit_learns(digits: Digits, predictions: Predictions) -> None:
     values = digits.evidence["metrics"].values
     stored = dict(values["metrics"])
-    assert len(said.true) == digits.evidence["metrics"].how["rows"]
+    assert len(predictions.true) == digits.evidence["metrics"].how["rows"]
     error = stored.pop("ece")
-    assert error == pytest.approx(expected_calibration_error(said, 10), abs=1e-9)
-    expected = sklearn_metrics(said)
+    assert error == pytest.approx(expected_calibration_error(predictions, 10), abs=1e-9)
+    expected = sklearn_metrics(predictions)
     assert set(stored) <= set(expected), "a metric that nobody checks"
     assert len(stored) >= 12
     for name, value in stored.items():
         assert value == pytest.approx(expected[name], abs=1e-9), name
 
 
-def test_every_class_is_scikit_learns(digits: Digits, said: Said) -> None:
+def test_every_class_is_scikit_learns(digits: Digits, predictions: Predictions) -> None:
     values = digits.evidence["metrics"].values
-    confusion = metrics.confusion_matrix(said.true, said.predicted, labels=range(10))
+    confusion = metrics.confusion_matrix(predictions.true, predictions.predicted, labels=range(10))
     assert values["confusion"] == confusion.tolist()
-    found = metrics.precision_recall_fscore_support(said.true, said.predicted, labels=range(10))
+    per_class = metrics.precision_recall_fscore_support(
+        predictions.true, predictions.predicted, labels=range(10)
+    )
     assert len(values["per_class"]) == 10
     for at, row in enumerate(values["per_class"]):
-        for name, column in zip(("precision", "recall", "f1"), found[:3], strict=True):
+        for name, column in zip(("precision", "recall", "f1"), per_class[:3], strict=True):
             assert row[name] == pytest.approx(column[at], abs=1e-9)
-        of_class = said.true == at
-        area = metrics.roc_auc_score(of_class, said.scores[:, at])
+        of_class = predictions.true == at
+        area = metrics.roc_auc_score(of_class, predictions.scores[:, at])
         assert row["roc_auc"] == pytest.approx(area, abs=1e-9)
-        precision = metrics.average_precision_score(of_class, said.scores[:, at])
+        precision = metrics.average_precision_score(of_class, predictions.scores[:, at])
         assert row["pr_auc"] == pytest.approx(precision, abs=1e-9)
 
 
-def test_the_stored_predictions_are_the_served_models(digits: Digits, said: Said) -> None:
+def test_the_stored_predictions_are_the_served_models(
+    digits: Digits, predictions: Predictions
+) -> None:
     """The same rows through the door give the stored scores, in the stored order or another."""
     from sklearn.datasets import load_digits
 
@@ -193,7 +197,7 @@ def test_the_stored_predictions_are_the_served_models(digits: Digits, said: Said
     if not np.allclose(classes.sum(axis=1), 1, atol=1e-4):
         classes = np.exp(classes - classes.max(axis=1, keepdims=True))
         classes /= classes.sum(axis=1, keepdims=True)
-    distance = np.abs(classes[:, None, :] - said.scores[None, :, :]).max(axis=2).min(axis=1)
+    distance = np.abs(classes[:, None, :] - predictions.scores[None, :, :]).max(axis=2).min(axis=1)
     # Half of all rows was held back, so about a hundred of these are among the stored ones.
     assert np.sum(distance < 1e-5) >= 60
 
@@ -230,7 +234,7 @@ class Seen:
     dom: str
     complaints: list[str]
     """What the browser's console says."""
-    asked: list[str]
+    urls: list[str]
     """Addresses that the page wanted, besides itself."""
     painted: int
     """Lines of its picture, of 3000, on which something changes."""
@@ -269,7 +273,7 @@ def open_in_browser(page: Path, scratch: Path) -> Seen:
 def test_the_report_opens_in_a_browser_without_a_network(page: Path, tmp_path: Path) -> None:
     seen = open_in_browser(page, tmp_path)
     assert seen.complaints == []
-    assert seen.asked == []
+    assert seen.urls == []
     assert seen.dom.count("<svg") >= 4
     assert "</html>" in seen.dom
     assert seen.painted > 1000
@@ -280,7 +284,7 @@ def test_a_page_that_needs_a_network_would_be_noticed(tmp_path: Path) -> None:
     bad = tmp_path / "bad.html"
     bad.write_text('<img src="http://pictures.example/x.png"><script>nothing()</script>')
     seen = open_in_browser(bad, tmp_path)
-    assert seen.asked == ["http://pictures.example/x.png"]
+    assert seen.urls == ["http://pictures.example/x.png"]
     assert any("nothing is not defined" in line for line in seen.complaints)
     assert seen.painted < 100
 

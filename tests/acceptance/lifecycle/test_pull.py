@@ -43,10 +43,10 @@ def shell(stack: Stack, *words: str, **environment: str) -> subprocess.Completed
 def test_a_language_model_from_a_package(stack: Stack) -> None:
     done = shell(stack, "pull", SMOLLM2, "--name", "smollm2", "-o", "json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["model"], found["number"], found["created"]) == ("smollm2", 1, True)
-    assert (found["runtime"], found["task"]) == ("llama_cpp", "text-generation")
-    assert (found["license"], found["license_from"]) == ("apache-2.0", "the file")
+    result = json.loads(done.stdout)
+    assert (result["model"], result["number"], result["created"]) == ("smollm2", 1, True)
+    assert (result["runtime"], result["task"]) == ("llama_cpp", "text-generation")
+    assert (result["license"], result["license_from"]) == ("apache-2.0", "the file")
     details = stack.client().models.version("smollm2")
     manifest = details.version.manifest
     assert manifest.metadata["license"] == "apache-2.0"
@@ -142,11 +142,11 @@ def test_without_a_server_nothing_is_fetched(tmp_path: Path) -> None:
 def test_the_sdk_pulls_a_folder(stack: Stack, tmp_path: Path) -> None:
     encoder_archive(tmp_path / "model.zip")
     steps: list[str] = []
-    found = stack.client().pull(
+    result = stack.client().pull(
         str(tmp_path / "model.zip"), "from-sdk", progress=lambda name, *_: steps.append(name)
     )
-    assert str(found) == "from-sdk:1"
-    assert found.license_from == "nobody"
+    assert str(result) == "from-sdk:1"
+    assert result.license_from == "nobody"
     assert "checking model.safetensors" in steps
     with pytest.raises(InvalidInput, match="set it with --name"):
         stack.client().pull(str(tmp_path / "model.zip"))
@@ -189,9 +189,9 @@ def test_ctrl_c_keeps_what_came(stack: Stack, tmp_path: Path) -> None:
         pulls = stack.home / "pulls"
         wait_until(lambda: any(p.stat().st_size > 1_000_000 for p in pulls.rglob("*.part")), 30)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, output = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert said.strip() == "interrupted; the same command resumes the download"
+    assert output.strip() == "interrupted; the same command resumes the download"
     (partial,) = pulls.rglob("*.part")
     assert partial.stat().st_size > 1_000_000
 

@@ -51,9 +51,9 @@ class Shell:
         return Said(done.returncode, done.stdout, done.stderr)
 
     def json(self, *words: str, token: str = "") -> Any:
-        said = self.maas(*words, "-o", "json", token=token)
-        assert said.code == 0, said.err
-        return json.loads(said.out)
+        output = self.maas(*words, "-o", "json", token=token)
+        assert output.code == 0, output.err
+        return json.loads(output.out)
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +126,8 @@ def test_keys_usage_and_scopes(shell: Shell, article: Any) -> None:
     created = shell.json("keys", "create", "ada", "--scope", "call")
     token = created["token"]
     for _ in range(3):
-        said = shell.maas("predict", "article", f"x={json.dumps(ROW)}", token=token)
-        assert said.code == 0, said.err
+        output = shell.maas("predict", "article", f"x={json.dumps(ROW)}", token=token)
+        assert output.code == 0, output.err
     assert shell.maas("predict", "article", "x=[1,2]", token=token).code == 1
     assert shell.maas("models", token=token).code == 4
     assert shell.maas("explain", "article", f"x={json.dumps(ROW)}", token=token).code == 0

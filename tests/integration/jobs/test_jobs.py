@@ -100,10 +100,10 @@ def trains(home: Home) -> int:
     folder = home.only_job()
     until(lambda: folder.job().progress.done > STEPS, "training")
     until(lambda: (folder.work / "checkpoint.pt").exists(), "a checkpoint")
-    found = subprocess.run(
+    finished = subprocess.run(
         ["pgrep", "-f", str(folder.path / "spec.json")], capture_output=True, text=True, check=True
     )
-    return int(found.stdout.split()[0])
+    return int(finished.stdout.split()[0])
 
 
 def test_a_build_leaves_a_publication_with_its_evidence(home: Home) -> None:

@@ -94,11 +94,13 @@ def test_a_finished_training_is_not_done_again_but_a_changed_module_is(tmp_path:
     }
     epochs = []
     for _ in range(3):
-        told: list[Progress] = []
+        reports: list[Progress] = []
         build(
-            BuildSpec.from_dict(raw, str(tmp_path)), workdir=tmp_path / "work", report=told.append
+            BuildSpec.from_dict(raw, str(tmp_path)),
+            workdir=tmp_path / "work",
+            report=reports.append,
         )
-        epochs.append(len(told))
+        epochs.append(len(reports))
         if len(epochs) == 2:
             net.write_text(net.read_text() + "    def extra(self): pass\n")
     assert epochs == [3, 0, 3]

@@ -42,7 +42,7 @@ def test_the_interval_of_accuracy_is_the_binomial_one() -> None:
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     generator = np.random.default_rng(1)
-    held = 0
+    covered = 0
     for trial in range(200):
         sample = generator.normal(5.0, 2.0, 60)
         spread = bootstrap(
@@ -52,8 +52,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
             resamples=300,
         )
         low, high = spread.interval("mean") or (0.0, 0.0)
-        held += low <= 5.0 <= high
-    assert 178 <= held <= 200
+        covered += low <= 5.0 <= high
+    assert 178 <= covered <= 200
 
 
 def test_same_seed_same_intervals_and_another_seed_others() -> None:
@@ -66,22 +66,22 @@ def test_same_seed_same_intervals_and_another_seed_others() -> None:
 
 
 def test_every_interval_holds_its_metric_and_all_is_json() -> None:
-    found = evaluate(digits_like())
-    assert found.how["rows"] == 200
-    assert found.how["resamples"] == 1000
-    for name, (low, high) in found.values["intervals"].items():
+    evaluation = evaluate(digits_like())
+    assert evaluation.how["rows"] == 200
+    assert evaluation.how["resamples"] == 1000
+    for name, (low, high) in evaluation.values["intervals"].items():
         # Calibration error grows under resampling; its interval need not hold the value.
         if name != "ece":
-            assert low <= found.values["metrics"][name] <= high, name
-    text = json.dumps(found.to_dict(), allow_nan=False)
-    assert Evaluation.from_dict(json.loads(text)) == found
-    assert found.evidence().kind == "metrics"
+            assert low <= evaluation.values["metrics"][name] <= high, name
+    text = json.dumps(evaluation.to_dict(), allow_nan=False)
+    assert Evaluation.from_dict(json.loads(text)) == evaluation
+    assert evaluation.evidence().kind == "metrics"
 
 
 def test_a_slice_is_the_evaluation_of_its_rows() -> None:
     request = digits_like()
-    found = evaluate(request).values["slices"]
-    assert [(s["value"], s["rows"]) for s in found] == [("thin", 133), ("thick", 67)]
+    groups = evaluate(request).values["slices"]
+    assert [(s["value"], s["rows"]) for s in groups] == [("thin", 133), ("thick", 67)]
     rows = request.slices["pen"] == "thick"
     assert request.y_score is not None
     alone = evaluate(
@@ -89,16 +89,16 @@ def test_a_slice_is_the_evaluation_of_its_rows() -> None:
             Task.MULTICLASS, request.y_true[rows], request.y_pred[rows], request.y_score[rows]
         )
     )
-    for name, value in found[1]["metrics"].items():
+    for name, value in groups[1]["metrics"].items():
         assert value == pytest.approx(alone.values["metrics"][name], rel=1e-12)
 
 
 def test_what_is_undefined_is_null_with_its_reason() -> None:
     true = np.array([0, 0, 1, 1, 0])
-    found = evaluate(
+    evaluation = evaluate(
         EvaluationRequest(Task.MULTICLASS, true, true * 0, class_names=("a", "b", "c"))
     )
-    values = found.values
+    values = evaluation.values
     assert values["metrics"]["roc_auc_macro"] is None
     assert values["undefined"]["roc_auc_macro"] == "the model has no scores"
     assert values["per_class"][1]["precision"] is None
@@ -123,13 +123,13 @@ def test_one_class_only_says_why_there_is_no_roc_auc() -> None:
 def test_regression_has_its_metrics_units_and_pictures() -> None:
     generator = np.random.default_rng(0)
     true = generator.normal(10, 2, 900)
-    found = evaluate(
+    evaluation = evaluate(
         EvaluationRequest(Task.REGRESSION, true, true + 0.5, units="mm", resamples=200)
     )
-    assert found.values["metrics"]["mae"] == pytest.approx(0.5)
-    assert found.how["units"] == "mm"
-    assert len(found.values["sample"]["true"]) == 500
-    assert sum(found.values["residuals"]["rows"]) == 900
+    assert evaluation.values["metrics"]["mae"] == pytest.approx(0.5)
+    assert evaluation.how["units"] == "mm"
+    assert len(evaluation.values["sample"]["true"]) == 500
+    assert sum(evaluation.values["residuals"]["rows"]) == 900
     level = evaluate(EvaluationRequest(Task.REGRESSION, np.zeros(5), np.ones(5)))
     assert level.values["metrics"]["r2"] is None
     assert level.values["undefined"] == {
@@ -143,9 +143,9 @@ def test_many_rows_get_fewer_resamples_and_it_is_said(monkeypatch: pytest.Monkey
     assert affordable(1000, 10_000_000) == 100
     monkeypatch.setattr(intervals, "BUDGET", 60_000)
     request = EvaluationRequest(Task.REGRESSION, np.arange(300), np.arange(300) + 1.0)
-    found = evaluate(request)
-    assert found.how["resamples"] == 200
-    assert "1000 resamples requested" in found.how["note"]
+    evaluation = evaluate(request)
+    assert evaluation.how["resamples"] == 200
+    assert "1000 resamples requested" in evaluation.how["note"]
 
 
 @pytest.mark.parametrize(

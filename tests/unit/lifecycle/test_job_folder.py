@@ -31,13 +31,13 @@ def test_others_on_this_machine_read_neither_home_nor_jobs(tmp_path: Path) -> No
     jobs = tmp_path / "home" / "jobs"
     before = os.umask(0o022)
     try:
-        made = JobFolder.create(jobs, "build", "iris", recipe={}, directory="/r")
+        folder = JobFolder.create(jobs, "build", "iris", recipe={}, directory="/r")
         jobs.chmod(0o755)  # as earlier versions left it
         JobFolder.create(jobs, "build", "iris", recipe={}, directory="/r")
     finally:
         os.umask(before)
-    for folder in (jobs.parent, jobs, made.path, made.work):
-        assert folder.stat().st_mode & 0o077 == 0, folder
+    for directory in (jobs.parent, jobs, folder.path, folder.work):
+        assert directory.stat().st_mode & 0o077 == 0, directory
 
 
 def test_a_job_that_is_being_made_is_not_there_yet(
@@ -50,13 +50,13 @@ def test_a_job_that_is_being_made_is_not_there_yet(
         assert JobFolder.all(tmp_path) == []
         write(path, value)
         written.append(path.name)
-        for found in JobFolder.all(tmp_path):
-            assert found.job().state is JobState.QUEUED
+        for folder in JobFolder.all(tmp_path):
+            assert folder.job().state is JobState.QUEUED
 
     monkeypatch.setattr(job_folder, "_write", looked_at)
-    made = JobFolder.create(tmp_path, "build", "iris", recipe={}, directory="/r")
+    folder = JobFolder.create(tmp_path, "build", "iris", recipe={}, directory="/r")
     assert len(written) == 2
-    assert JobFolder.all(tmp_path) == [made]
+    assert JobFolder.all(tmp_path) == [folder]
 
 
 def test_a_running_job_without_a_process_is_lost(folder: JobFolder) -> None:

@@ -73,8 +73,8 @@ def picture_of(shape: tuple[int, ...], place: tuple[int, int], weight: float) ->
 def test_png_is_read_by_another_library() -> None:
     reader = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
-    with reader.open(io.BytesIO(png(pixels))) as found:
-        np.testing.assert_array_equal(np.asarray(found), pixels)
+    with reader.open(io.BytesIO(png(pixels))) as image:
+        np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
 def test_png_holds_the_pixels() -> None:
@@ -87,8 +87,8 @@ def test_png_holds_the_pixels() -> None:
 
 @pytest.mark.parametrize("weight", [2.0, -2.0])
 def test_a_heat_map_shows_where_and_which_way(weight: float) -> None:
-    found = picture_of((5, 8), (3, 6), weight)
-    colors = decoded(heat_map_png(found, side=80))
+    explanation = picture_of((5, 8), (3, 6), weight)
+    colors = decoded(heat_map_png(explanation, side=80))
     assert colors.shape == (50, 80, 3)
     cells = colors[5::10, 5::10]
     strong = np.argwhere((cells != 255).any(axis=2))
@@ -98,16 +98,16 @@ def test_a_heat_map_shows_where_and_which_way(weight: float) -> None:
 
 
 def test_a_heat_map_has_the_image_beside_it() -> None:
-    found = picture_of((3, 4, 6), (1, 2), 1.0)
+    explanation = picture_of((3, 4, 6), (1, 2), 1.0)
     image = np.zeros((3, 4, 6))
     image[0, 0, 0] = 5.0
-    colors = decoded(heat_map_png(found, image, side=60))
+    colors = decoded(heat_map_png(explanation, image, side=60))
     assert colors.shape[1] == 60 + 12 + 60
     assert colors[0, 0].tolist() == [255, 0, 0]
     assert colors[0, 15].tolist() == [0, 0, 0]
     assert (colors[15, 72 + 25] != 255).any()
     with pytest.raises(InvalidInput, match="72 values"):
-        heat_map_png(found, np.zeros(5))
+        heat_map_png(explanation, np.zeros(5))
 
 
 def test_a_table_has_no_heat_map() -> None:
@@ -139,11 +139,11 @@ def test_terminal_bars_are_as_long_as_they_say() -> None:
 def test_terminal_bars_fit_the_terminal(width: int) -> None:
     generator = np.random.default_rng(0)
     labels = tuple(f"a rather long name of feature {i}" for i in range(30))
-    found = linear(list(generator.normal(size=30)), labels)
-    plain = terminal_bars(found, width=width)
+    explanation = linear(list(generator.normal(size=30)), labels)
+    plain = terminal_bars(explanation, width=width)
     assert max(map(len, plain.split("\n"))) <= width
     assert "and 18 more" in plain
-    colored = terminal_bars(found, width=width, color=True)
+    colored = terminal_bars(explanation, width=width, color=True)
     assert re.sub(r"\x1b\[\d+m", "", colored) == plain
     assert colored != plain
 
@@ -170,11 +170,11 @@ def test_svg_bars_stand_alone_and_point_both_ways() -> None:
 
 def lines_of(svg: str) -> dict[str, list[tuple[float, float]]]:
     root = ElementTree.fromstring(svg)
-    found = {}
+    points = {}
     for line in root.iter("{http://www.w3.org/2000/svg}polyline"):
         pairs = [tuple(map(float, p.split(","))) for p in line.get("points", "").split()]
-        found[line.get("class", "")] = [(a, b) for a, b in pairs]
-    return found
+        points[line.get("class", "")] = [(a, b) for a, b in pairs]
+    return points
 
 
 def test_loss_curves_fall_as_the_loss_falls() -> None:

@@ -61,8 +61,8 @@ def test_the_manifest_says_what_the_model_takes_and_gives(prepared: PreparedPubl
 
 
 def test_files_are_where_it_says_with_their_digests(prepared: PreparedPublication) -> None:
-    found = [evidence(prepared, kind).file for kind in ("metrics", "report")]
-    named = [*prepared.manifest.files(), *found]
+    files = [evidence(prepared, kind).file for kind in ("metrics", "report")]
+    named = [*prepared.manifest.files(), *files]
     assert [f for _, f in prepared.files] == named
     for path, file in prepared.files:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256

@@ -48,15 +48,15 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        given = dict(attrs)
+        attributes = dict(attrs)
         for name, value in attrs:
             carried = tag == "img" and name == "src" and (value or "").startswith("data:")
             fetches = name in ("src", "href", "xlink:href", "srcset", "action")
             if (fetches or name.startswith("on")) and not carried:
                 self.fetched.append(f"{tag} {name}={value}")
-        if tag == "img" and not given.get("alt"):
+        if tag == "img" and not attributes.get("alt"):
             self.undescribed.append(tag)
-        if tag == "svg" and not (given.get("role") == "img" and given.get("aria-label")):
+        if tag == "svg" and not (attributes.get("role") == "img" and attributes.get("aria-label")):
             self.undescribed.append(tag)
         if tag not in VOID:
             self.open.append(tag)
@@ -98,8 +98,8 @@ def explanation(text: str = "") -> Explanation:
 def image_example(text: str = "") -> ExplainedRow:
     spec = Signature((TensorSpec("x", "FP32", (6, 5)),), (TensorSpec("y", "FP32", ()),))
     pixels = np.arange(30.0).reshape(6, 5)
-    found = explain(ExplainRequest(spec, {"x": pixels}), lambda i: {"y": i["x"][:, 2, 3]})
-    return ExplainedRow(found, text or "Test row 0", pixels)
+    explanation = explain(ExplainRequest(spec, {"x": pixels}), lambda i: {"y": i["x"][:, 2, 3]})
+    return ExplainedRow(explanation, text or "Test row 0", pixels)
 
 
 def report(text: str = "", classes: int = 3) -> Report:
@@ -158,8 +158,8 @@ def test_every_page_is_well_formed_described_and_sealed_off(kind: str) -> None:
     assert f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">' in page
     assert POLICY == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     page.encode("utf-8")
-    for found in re.findall(r"<svg.*?</svg>", page, re.S):
-        ElementTree.fromstring(found)
+    for svg in re.findall(r"<svg.*?</svg>", page, re.S):
+        ElementTree.fromstring(svg)
     for style in re.findall(r"<style>.*?</style>", page, re.S):
         assert "url(" not in style
         assert "@import" not in style
@@ -177,9 +177,9 @@ def test_addresses_appear_at_most_as_text() -> None:
 
 
 def test_a_report_tells_everything_that_was_measured() -> None:
-    given = report()
-    assert given.evaluation is not None
-    text = " ".join(Reader(render_report(given)).texts)
+    document = report()
+    assert document.evaluation is not None
+    text = " ".join(Reader(render_report(document)).texts)
     for heading in (
         "All metrics", "Method", "Confusion matrix", "F1 by class", "ROC",
         "Precision and recall", "Reliability", "By kind", "Loss", "Parity",
@@ -187,29 +187,29 @@ def test_a_report_tells_everything_that_was_measured() -> None:
     ):  # fmt: skip
         assert heading in text, heading
     for name in ("accuracy", "f1_macro", "roc_auc_macro", "log_loss", "ece"):
-        value = given.evaluation.values["metrics"][name]
-        low, high = given.evaluation.values["intervals"][name]
+        value = document.evaluation.values["metrics"][name]
+        low, high = document.evaluation.values["intervals"][name]
         assert f" {format_number(value)} {format_range(low, high)} " in text, name
-    assert given.manifest.digest in text
-    assert "<h1>digits</h1>" in render_report(given)
+    assert document.manifest.digest in text
+    assert "<h1>digits</h1>" in render_report(document)
     assert "ab" * 32 in text
     assert "14 November 2023, 22:13 UTC" in text
     assert "additivity error" in text
 
 
 def test_an_undefined_metric_is_shown_with_its_reason() -> None:
-    given = report()
-    assert given.evaluation is not None
+    document = report()
+    assert document.evaluation is not None
     true = np.array([0, 1, 1, 0])
     measured = evaluate(EvaluationRequest(Task.BINARY, true, true, resamples=20))
-    text = " ".join(Reader(render_report(replace(given, evaluation=measured))).texts)
+    text = " ".join(Reader(render_report(replace(document, evaluation=measured))).texts)
     assert "the model has no scores" in text
     assert "undefined" in text
 
 
 def test_the_same_report_is_the_same_bytes() -> None:
-    given = report()
-    assert render_report(given) == render_report(given)
+    document = report()
+    assert render_report(document) == render_report(document)
 
 
 def test_an_explanation_has_a_page_of_its_own() -> None:

@@ -58,8 +58,8 @@ def test_torch_net_in_one_quiet_file_that_answers_any_batch(
     net.eval()
     for n in (1, 3, 1000):
         rows = np.random.default_rng(n).normal(size=(n, 10)).astype(np.float32)
-        said = run_session(session, {"x": rows})["y_pred"]
-        assert np.abs(said - net(torch.from_numpy(rows)).detach().numpy()).max() < 1e-5
+        predicted = run_session(session, {"x": rows})["y_pred"]
+        assert np.abs(predicted - net(torch.from_numpy(rows)).detach().numpy()).max() < 1e-5
 
 
 def test_equal_nets_are_equal_files_that_know_nothing_of_this_machine(tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_the_short_ways_through_the_exporter_write_what_the_public_one_does(
     rows = np.random.default_rng(0).normal(size=(4, 25 if kind is _Images else 10))
     written, short = [], []
 
-    def translated(*given: Any) -> Any:
-        short.append(torch_translation.translated(*given))
+    def translated(*arguments: Any) -> Any:
+        short.append(torch_translation.translated(*arguments))
         return short[-1]
 
     monkeypatch.setattr(torch_export, "translated", translated)
@@ -110,7 +110,7 @@ def test_the_short_ways_through_the_exporter_write_what_the_public_one_does(
             monkeypatch.setattr(torch_export, "translated", lambda *_: None)
         else:
             monkeypatch.setattr(torch_export, "whole_table", lambda _: None)
-    assert [found is not None for found in short] == [kind is _plain]
+    assert [program is not None for program in short] == [kind is _plain]
     assert written[0] == written[1] == written[2]
 
 

@@ -232,12 +232,12 @@ def test_split_is_disjoint_complete_stratified_and_seeded() -> None:
 def test_a_class_that_is_held_back_entirely_is_refused() -> None:
     y = np.array([0] * 9 + [1])
     data = Dataset(np.zeros((10, 1), np.float32), y, Task.BINARY, class_names=("a", "b"))
-    found = set()
+    outcomes = set()
     for seed in range(20):
         try:
             split(data, SplitSpec(test=0.5, validation=0, seed=seed))
-            found.add("kept")
+            outcomes.add("kept")
         except InvalidInput as refused:
             assert "no row of class 'b' to train on, of 1 in total" in refused.message
-            found.add("refused")
-    assert found == {"kept", "refused"}
+            outcomes.add("refused")
+    assert outcomes == {"kept", "refused"}

@@ -32,8 +32,8 @@ def model(function: Callable[[Array], Array]) -> Callable[[Mapping[str, Array]],
     return lambda inputs: {"y": function(inputs["x"])}
 
 
-def shapley_of(found: Explanation) -> Array:
-    return np.array([a.shapley for a in found.attributions])
+def shapley_of(explanation: Explanation) -> Array:
+    return np.array([a.shapley for a in explanation.attributions])
 
 
 def asking(function: Callable[[Array], Array], row: Array, background: Array) -> Any:
@@ -71,20 +71,20 @@ def test_a_linear_model_has_its_closed_form(background_rows: int) -> None:
     weights, row = generator.normal(size=30), generator.normal(size=30)
     background = generator.normal(size=(background_rows, 30))
     request = ExplainRequest(signature(30), {"x": row}, {"x": background}, samples=1024)
-    found = explain(request, model(lambda x: x @ weights + 4))
+    explanation = explain(request, model(lambda x: x @ weights + 4))
     expected = weights * (row - background.mean(axis=0))
-    np.testing.assert_allclose(shapley_of(found), expected, atol=1e-12)
-    assert found.method == "antithetic permutation sampling"
-    assert found.background_rows == background_rows
-    assert found.baseline == pytest.approx((background @ weights + 4).mean())
-    assert found.prediction == pytest.approx(row @ weights + 4)
+    np.testing.assert_allclose(shapley_of(explanation), expected, atol=1e-12)
+    assert explanation.method == "antithetic permutation sampling"
+    assert explanation.background_rows == background_rows
+    assert explanation.baseline == pytest.approx((background @ weights + 4).mean())
+    assert explanation.prediction == pytest.approx(row @ weights + 4)
 
 
 def test_all_coalitions_are_the_definition() -> None:
     generator = np.random.default_rng(1)
     row, background = generator.normal(size=5), generator.normal(size=(3, 5))
-    found = enumerate_coalitions(asking(bent, row, background), 5, 3)
-    np.testing.assert_allclose(found.values, by_definition(bent, row, background), atol=1e-12)
+    result = enumerate_coalitions(asking(bent, row, background), 5, 3)
+    np.testing.assert_allclose(result.values, by_definition(bent, row, background), atol=1e-12)
 
 
 @pytest.mark.parametrize("background_rows", [1, 4])
@@ -93,9 +93,9 @@ def test_sampling_is_the_definition_within_its_errors(background_rows: int) -> N
     row, background = generator.normal(size=5), generator.normal(size=(background_rows, 5))
     ask = asking(bent, row, background)
     exact = by_definition(bent, row, background)
-    found = sample_permutations(ask, 5, background_rows, samples=4000, seed=0)
-    assert (np.abs(found.values - exact) <= 3 * found.standard_errors + 1e-12).all()
-    assert found.standard_errors.max() < 0.1
+    result = sample_permutations(ask, 5, background_rows, samples=4000, seed=0)
+    assert (np.abs(result.values - exact) <= 3 * result.standard_errors + 1e-12).all()
+    assert result.standard_errors.max() < 0.1
 
 
 @pytest.mark.parametrize("background_rows", [1, 6])
@@ -115,19 +115,19 @@ def test_reversed_orders_lower_the_spread() -> None:
     ask = asking(
         lambda x: x[:, 0] * x[:, 1] + x[:, 2] * x[:, 3] + x[:, 4] * x[:, 5], row, background
     )
-    found = sample_permutations(ask, 6, 1, samples=100, seed=0)
-    np.testing.assert_allclose(found.values, 0.5, atol=1e-12)
-    np.testing.assert_allclose(found.standard_errors, 0, atol=1e-12)
+    result = sample_permutations(ask, 6, 1, samples=100, seed=0)
+    np.testing.assert_allclose(result.values, 0.5, atol=1e-12)
+    np.testing.assert_allclose(result.standard_errors, 0, atol=1e-12)
 
 
 def test_one_turn_per_background_row_has_the_spread_between_rows_in_its_errors() -> None:
     generator = np.random.default_rng(5)
     row, background = generator.normal(size=5), generator.normal(size=(40, 5))
-    found = sample_permutations(asking(bent, row, background), 5, 40, samples=400, seed=0)
+    result = sample_permutations(asking(bent, row, background), 5, 40, samples=400, seed=0)
     exact = by_definition(bent, row, background)
-    assert found.permutations == 2 * len(found.background) == 80
-    assert (np.abs(found.values - exact) <= 3 * found.standard_errors).all()
-    assert found.standard_errors.min() > 0
+    assert result.permutations == 2 * len(result.background) == 80
+    assert (np.abs(result.values - exact) <= 3 * result.standard_errors).all()
+    assert result.standard_errors.min() > 0
 
 
 def test_equal_features_share_and_idle_ones_get_nothing() -> None:
@@ -158,13 +158,13 @@ def test_values_add_up_whatever_the_budget(samples: int, background_rows: int) -
         {"x": generator.normal(size=(background_rows, 40))},
         samples=samples,
     )
-    found = explain(request, model(lambda x: np.tanh(x @ weights).sum(axis=1)))
-    assert abs(found.additivity_error) < 1e-9
-    assert found.additivity_error == pytest.approx(
-        found.prediction - found.baseline - shapley_of(found).sum(), abs=1e-15
+    explanation = explain(request, model(lambda x: np.tanh(x @ weights).sum(axis=1)))
+    assert abs(explanation.additivity_error) < 1e-9
+    assert explanation.additivity_error == pytest.approx(
+        explanation.prediction - explanation.baseline - shapley_of(explanation).sum(), abs=1e-15
     )
     if samples >= 1000:
-        assert found.rows <= samples
+        assert explanation.rows <= samples
 
 
 def test_the_seed_decides_everything() -> None:
@@ -189,32 +189,38 @@ def test_calls_and_rows_are_counted_and_batches_bounded() -> None:
         return np.asarray(x.prod(axis=1))
 
     limited = Signature(signature(12).inputs, signature(12).outputs, max_rows=10)
-    found = explain(ExplainRequest(limited, {"x": np.full(12, 1.1)}, samples=700), model(counting))
-    assert found.calls == len(seen)
-    assert found.rows == sum(seen) <= 700
+    explanation = explain(
+        ExplainRequest(limited, {"x": np.full(12, 1.1)}, samples=700), model(counting)
+    )
+    assert explanation.calls == len(seen)
+    assert explanation.rows == sum(seen) <= 700
     assert max(seen) == 10
 
 
 @pytest.mark.parametrize("features", range(1, 9))
 def test_no_more_rows_than_samples(features: int) -> None:
     request = ExplainRequest(signature(features), {"x": np.ones(features)}, samples=64)
-    found = explain(request, model(lambda x: x.prod(axis=1)))
-    assert found.rows <= 64
-    assert shapley_of(found).sum() == pytest.approx(1.0)
+    explanation = explain(request, model(lambda x: x.prod(axis=1)))
+    assert explanation.rows <= 64
+    assert shapley_of(explanation).sum() == pytest.approx(1.0)
 
 
 def test_features_have_names_units_and_values() -> None:
     request = ExplainRequest(
         signature(2, labels=("width", "height")), {"x": [3, 4]}, {"x": [[1, 1], [3, 1]]}
     )
-    found = explain(request, model(lambda x: x[:, 0] * 2 + x[:, 1]))
-    first, second = found.attributions
+    explanation = explain(request, model(lambda x: x[:, 0] * 2 + x[:, 1]))
+    first, second = explanation.attributions
     assert (first.name, first.value, first.background, first.units) == ("width", 3.0, 2.0, "cm")
     assert (first.shapley, second.shapley) == pytest.approx((2.0, 3.0))
-    assert (found.output, found.units, found.method) == ("y", "kg", "all coalitions")
-    assert [a.name for a in found.top(1)] == ["height"]
-    assert Explanation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
-    assert found.evidence().how["seed"] == 0
+    assert (explanation.output, explanation.units, explanation.method) == (
+        "y",
+        "kg",
+        "all coalitions",
+    )
+    assert [a.name for a in explanation.top(1)] == ["height"]
+    assert Explanation.from_dict(json.loads(json.dumps(explanation.to_dict()))) == explanation
+    assert explanation.evidence().how["seed"] == 0
 
 
 def test_inputs_of_several_kinds_are_explained_together() -> None:
@@ -242,17 +248,17 @@ def test_inputs_of_several_kinds_are_explained_together() -> None:
 
     row = {"age": 50, "smokes": True, "name": ["Ada"], "blood": [1.0, 2.0]}
     row = {**row, "city": np.array(["Oslo"], object)}  # as it comes from a body of JSON
-    found = explain(ExplainRequest(several, row, target="high"), risk)
-    assert {a.name: round(a.shapley, 6) for a in found.attributions} == {
+    explanation = explain(ExplainRequest(several, row, target="high"), risk)
+    assert {a.name: round(a.shapley, 6) for a in explanation.attributions} == {
         "age": 25.0,
         "smokes": 10.0,
         "blood.iron": 1.0,
         "blood.sugar": 4.0,
     }
-    assert (found.output, found.target, found.label) == ("risk", 1, "high")
-    held = explain(ExplainRequest(several, row, {"age": [[20.4], [30]]}, target=0), risk)
-    assert [(a.name, round(a.shapley, 6)) for a in held.attributions] == [("age", -12.5)]
-    assert held.attributions[0].background == 25.0
+    assert (explanation.output, explanation.target, explanation.label) == ("risk", 1, "high")
+    with_background = explain(ExplainRequest(several, row, {"age": [[20.4], [30]]}, target=0), risk)
+    assert [(a.name, round(a.shapley, 6)) for a in with_background.attributions] == [("age", -12.5)]
+    assert with_background.attributions[0].background == 25.0
 
 
 def test_large_images_are_explained_in_patches() -> None:
@@ -261,22 +267,26 @@ def test_large_images_are_explained_in_patches() -> None:
     def bright_corner(inputs: Mapping[str, Array]) -> dict[str, Array]:
         return {"y": inputs["pixels"][:, :, :12, :12].sum(axis=(1, 2, 3))}
 
-    found = explain(ExplainRequest(spec, {"pixels": np.ones((3, 48, 64))}), bright_corner)
-    assert found.image is not None
-    assert len(found.attributions) <= 128
-    assert (found.image.channels, found.image.height, found.image.width) == (3, 48, 64)
-    heat = found.heat()
+    explanation = explain(ExplainRequest(spec, {"pixels": np.ones((3, 48, 64))}), bright_corner)
+    assert explanation.image is not None
+    assert len(explanation.attributions) <= 128
+    assert (explanation.image.channels, explanation.image.height, explanation.image.width) == (
+        3,
+        48,
+        64,
+    )
+    heat = explanation.heat()
     assert heat.shape == (48, 64)
     assert heat.sum() == pytest.approx(3 * 144)
     assert heat[:12, :12].sum() == pytest.approx(3 * 144)
-    assert found.rows <= 2048
+    assert explanation.rows <= 2048
 
 
 def test_a_flat_vector_can_be_an_image() -> None:
     request = ExplainRequest(signature(64), {"x": np.arange(64)}, image_shape=(8, 8))
-    found = explain(request, model(lambda x: x.sum(axis=1)))
-    np.testing.assert_allclose(found.heat(), np.arange(64).reshape(8, 8), atol=1e-9)
-    assert found.attributions[9].name == "x[1, 1]"
+    explanation = explain(request, model(lambda x: x.sum(axis=1)))
+    np.testing.assert_allclose(explanation.heat(), np.arange(64).reshape(8, 8), atol=1e-9)
+    assert explanation.attributions[9].name == "x[1, 1]"
     plain = explain(ExplainRequest(signature(64), {"x": np.arange(64)}), model(lambda x: x.sum(1)))
     with pytest.raises(InvalidInput, match="not of an image"):
         plain.heat()
@@ -284,18 +294,22 @@ def test_a_flat_vector_can_be_an_image() -> None:
 
 def test_thousands_of_features_move_in_runs() -> None:
     request = ExplainRequest(signature(5000), {"x": np.ones(5000)}, samples=64)
-    found = explain(request, model(lambda x: x.sum(axis=1)))
-    assert len(found.attributions) == 1000
-    assert found.attributions[0].name == "x[0:5]"
-    assert shapley_of(found) == pytest.approx(5.0)
+    explanation = explain(request, model(lambda x: x.sum(axis=1)))
+    assert len(explanation.attributions) == 1000
+    assert explanation.attributions[0].name == "x[0:5]"
+    assert shapley_of(explanation) == pytest.approx(5.0)
 
 
 def test_a_row_like_its_background_has_nothing_to_explain() -> None:
     same = np.ones((200, 3))
     request = ExplainRequest(signature(3), {"x": [1, 1, 1]}, {"x": same}, samples=64)
-    found = explain(request, model(lambda x: x.sum(axis=1)))
-    assert (found.baseline, found.prediction, found.additivity_error) == (3.0, 3.0, 0.0)
-    assert shapley_of(found).tolist() == [0, 0, 0]
+    explanation = explain(request, model(lambda x: x.sum(axis=1)))
+    assert (explanation.baseline, explanation.prediction, explanation.additivity_error) == (
+        3.0,
+        3.0,
+        0.0,
+    )
+    assert shapley_of(explanation).tolist() == [0, 0, 0]
 
 
 def test_removing_the_features_that_count_lowers_the_score_most() -> None:

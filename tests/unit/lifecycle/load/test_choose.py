@@ -45,28 +45,28 @@ def trial(name: str, *levels: LevelResult, threads: int = 1, failed: str = "") -
 
 
 def test_every_engine_of_the_server_that_loads_the_files_is_tried() -> None:
-    found = candidates(version(), BASE, LIBRARIES, (1, 2))
-    assert [(c.variant.runtime, c.variant.name, c.threads, c.is_new) for c in found] == [
+    engines = candidates(version(), BASE, LIBRARIES, (1, 2))
+    assert [(c.variant.runtime, c.variant.name, c.threads, c.is_new) for c in engines] == [
         ("llama_cpp", "gguf", 1, False), ("llama_cpp", "gguf", 2, False),
         ("openvino", "gguf-openvino", 1, True), ("openvino", "gguf-openvino", 2, True),
     ]  # fmt: skip
-    assert all(c.variant.files == BASE.files for c in found)
-    assert all(c.variant.options == {"slots": 4} for c in found)
+    assert all(c.variant.files == BASE.files for c in engines)
+    assert all(c.variant.options == {"slots": 4} for c in engines)
 
 
 def test_what_is_not_installed_is_not_tried() -> None:
-    found = candidates(version(), BASE, LIBRARIES | {"openvino": None}, (1,))
-    assert [(c.variant.runtime, c.threads) for c in found] == [("llama_cpp", 1)]
+    engines = candidates(version(), BASE, LIBRARIES | {"openvino": None}, (1,))
+    assert [(c.variant.runtime, c.threads) for c in engines] == [("llama_cpp", 1)]
     assert candidates(version(), BASE, {}, (1, 2)) == []
 
 
 def test_a_variant_that_has_the_files_already_is_taken() -> None:
     there = Variant("ov", "openvino", (FILE,), {"x": 1})
-    found = candidates(version(there), BASE, LIBRARIES, (1,))
-    assert [(c.variant, c.is_new) for c in found] == [(BASE, False), (there, False)]
+    engines = candidates(version(there), BASE, LIBRARIES, (1,))
+    assert [(c.variant, c.is_new) for c in engines] == [(BASE, False), (there, False)]
     other = Variant("gguf-openvino", "openvino", (replace(FILE, sha256="b" * 64),))
-    found = candidates(version(other), BASE, LIBRARIES, (1,))
-    assert (found[1].variant.name, found[1].is_new) == ("gguf-openvino-2", True)
+    engines = candidates(version(other), BASE, LIBRARIES, (1,))
+    assert (engines[1].variant.name, engines[1].is_new) == ("gguf-openvino-2", True)
 
 
 def test_thread_counts() -> None:
@@ -78,8 +78,8 @@ def test_thread_counts() -> None:
 def test_latency_is_that_of_one_caller_and_throughput_that_of_many() -> None:
     quick = trial("quick", level(1, 100, 90), level(32, 5000, 170))
     wide = trial("wide", level(1, 200, 45), level(32, 4000, 380))
-    found = best([quick, wide], "latency")
-    assert found is quick
+    winner = best([quick, wide], "latency")
+    assert winner is quick
     assert best([quick, wide], "throughput") is wide
     with pytest.raises(InvalidInput, match="latency or throughput"):
         best([quick], "size")
@@ -99,17 +99,26 @@ def test_failures_lose() -> None:
 def test_evidence_counts_for_the_same_machine_load_and_library_only() -> None:
     load = usual_load(Task.TEXT_GENERATION)
     candidate = candidates(version(), BASE, LIBRARIES, (1, 2))[0]
-    made = EngineTrial(candidate, (level(1, 100, 90), level(32, 5, 6)))
-    stored = Evidence.from_dict(evidence_of(made, load, {"machine": MACHINE}).to_dict())
+    trial = EngineTrial(candidate, (level(1, 100, 90), level(32, 5, 6)))
+    stored = Evidence.from_dict(evidence_of(trial, load, {"machine": MACHINE}).to_dict())
     assert stored.variant == "gguf" and stored.kind == "latency"
     again = previous_trial([stored], candidate, load, MACHINE)
-    assert again == replace(made, is_known=True)
+    assert again == replace(trial, is_known=True)
     newer = replace(stored, created_at=1.0, values={**stored.values, "levels": []})
     assert previous_trial([stored, newer], candidate, load, MACHINE) == again
 
     def none(**changed: Any) -> bool:
-        asked: dict[str, Any] = {"candidate": candidate, "load": load, "machine": MACHINE} | changed
-        return previous_trial([stored], asked["candidate"], asked["load"], asked["machine"]) is None
+        arguments: dict[str, Any] = {
+            "candidate": candidate,
+            "load": load,
+            "machine": MACHINE,
+        } | changed
+        return (
+            previous_trial(
+                [stored], arguments["candidate"], arguments["load"], arguments["machine"]
+            )
+            is None
+        )
 
     assert none(candidate=replace(candidate, threads=2))
     assert none(candidate=replace(candidate, library="xllamacpp 2"))

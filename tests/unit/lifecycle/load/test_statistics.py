@@ -39,36 +39,36 @@ def test_a_level_of_text() -> None:
         written(10.0, 10.5, 13.5, 4),  # 3 s for 3
         RequestSample(12.0, 0.0, 0.0, 12.1, error="overloaded"),
     ]
-    found = figures((2, None), samples, generates_text=True, cpu_s=1.0)
-    assert (found.requests, found.errors, found.seconds) == (2, {"overloaded": 1}, 4.0)
-    assert found.ttft_ms == Percentiles(500.0, 1000.0)
-    assert found.tpot_ms == Percentiles(500.0, 1000.0)
-    assert found.latency_ms == Percentiles(3500.0, 4000.0)
-    assert found.tokens_per_s == 9 / 4.0
-    assert (found.prompt_tokens, found.output_tokens, found.cached_tokens) == (15, 4.5, 2)
-    assert (found.requests_per_s, found.client_cores) == (0.5, 0.25)
+    result = figures((2, None), samples, generates_text=True, cpu_s=1.0)
+    assert (result.requests, result.errors, result.seconds) == (2, {"overloaded": 1}, 4.0)
+    assert result.ttft_ms == Percentiles(500.0, 1000.0)
+    assert result.tpot_ms == Percentiles(500.0, 1000.0)
+    assert result.latency_ms == Percentiles(3500.0, 4000.0)
+    assert result.tokens_per_s == 9 / 4.0
+    assert (result.prompt_tokens, result.output_tokens, result.cached_tokens) == (15, 4.5, 2)
+    assert (result.requests_per_s, result.client_cores) == (0.5, 0.25)
 
 
 def test_an_answer_of_one_token_says_nothing_about_the_time_per_token() -> None:
-    found = figures((1, None), [written(0.0, 1.0, 1.0, 1)], generates_text=True)
-    assert found.tpot_ms is None
-    assert found.ttft_ms == Percentiles(1000.0, 1000.0)
+    result = figures((1, None), [written(0.0, 1.0, 1.0, 1)], generates_text=True)
+    assert result.tpot_ms is None
+    assert result.ttft_ms == Percentiles(1000.0, 1000.0)
 
 
 def test_a_level_in_which_all_failed() -> None:
-    found = figures(
+    result = figures(
         (1, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="x")] * 2, generates_text=True
     )
-    assert (found.requests, found.errors, found.latency_ms) == (0, {"x": 2}, None)
-    assert found.ttft_ms is None and found.tokens_per_s is None
+    assert (result.requests, result.errors, result.latency_ms) == (0, {"x": 2}, None)
+    assert result.ttft_ms is None and result.tokens_per_s is None
 
 
 def test_a_level_of_rows_has_no_tokens() -> None:
-    found = figures((None, 5.0), [RequestSample(0.0, 0.2, 0.2, 0.2)], generates_text=False)
-    assert found.label == "rate 5/s"
-    assert found.latency_ms == Percentiles(200.0, 200.0)
-    assert (found.ttft_ms, found.tpot_ms, found.tokens_per_s) == (None, None, None)
-    assert LevelResult.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    result = figures((None, 5.0), [RequestSample(0.0, 0.2, 0.2, 0.2)], generates_text=False)
+    assert result.label == "rate 5/s"
+    assert result.latency_ms == Percentiles(200.0, 200.0)
+    assert (result.ttft_ms, result.tpot_ms, result.tokens_per_s) == (None, None, None)
+    assert LevelResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
 def test_what_a_reader_must_know_is_said() -> None:
@@ -76,9 +76,9 @@ def test_what_a_reader_must_know_is_said() -> None:
         (4, None), [written(0.0, 1.0, 2.0, 3, cached=9)], generates_text=True, cpu_s=2.0
     )  # fmt: skip
     failed = figures((8, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="x")], generates_text=True)
-    said = "\n".join(notes(Load(output_tokens=64), [slow, failed], same_machine=True))
+    text = "\n".join(notes(Load(output_tokens=64), [slow, failed], same_machine=True))
     for part in ("p99 is the slowest", "requests failed", "0.8 cores", "ended before 64", "90%"):
-        assert part in said
+        assert part in text
     many = [written(0.0, 1.0, 2.0, 64)] * 100
     calm = figures((4, None), many, generates_text=True)
     assert notes(Load(output_tokens=64), [calm], same_machine=True) == []

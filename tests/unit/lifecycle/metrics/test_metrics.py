@@ -39,47 +39,47 @@ def weightings(rows: int, seed: int) -> list[Any]:
 def test_decisions_equal_scikit_learn(classes: int, ties: bool) -> None:
     rows = scored(211, classes, seed=classes, ties=ties)
     for weights in weightings(211, seed=1):
-        found = metrics.decisions(rows, weights[None])
-        given: dict[str, Any] = {"sample_weight": weights}
+        actual = metrics.decisions(rows, weights[None])
+        options: dict[str, Any] = {"sample_weight": weights}
         pair = (rows.true, rows.predicted)
-        assert found["accuracy"][0] == pytest.approx(sk.accuracy_score(*pair, **given), **TIGHT)
-        assert found["balanced_accuracy"][0] == pytest.approx(
-            sk.balanced_accuracy_score(*pair, **given), **TIGHT
+        assert actual["accuracy"][0] == pytest.approx(sk.accuracy_score(*pair, **options), **TIGHT)
+        assert actual["balanced_accuracy"][0] == pytest.approx(
+            sk.balanced_accuracy_score(*pair, **options), **TIGHT
         )
-        given |= {"labels": range(classes), "zero_division": np.nan}
+        options |= {"labels": range(classes), "zero_division": np.nan}
         for name in ("precision", "recall", "f1"):
             score = getattr(sk, f"{name}_score")
             for average in ("macro", "weighted"):
-                expected = score(*pair, average=average, **given)
-                assert found[f"{name}_{average}"][0] == pytest.approx(expected, **TIGHT)
-            each = score(*pair, average=None, **given)
-            np.testing.assert_allclose(found[f"{name}_per_class"][0], each, rtol=1e-12)
+                expected = score(*pair, average=average, **options)
+                assert actual[f"{name}_{average}"][0] == pytest.approx(expected, **TIGHT)
+            each = score(*pair, average=None, **options)
+            np.testing.assert_allclose(actual[f"{name}_per_class"][0], each, rtol=1e-12)
         expected_matrix = sk.confusion_matrix(*pair, labels=range(classes), sample_weight=weights)
         np.testing.assert_allclose(metrics.confusion(rows, weights), expected_matrix, rtol=1e-12)
 
 
 def test_binary_decisions_are_of_class_1() -> None:
     rows = scored(150, 2, seed=9)
-    found = metrics.decisions(rows, np.ones((1, 150)))
+    actual = metrics.decisions(rows, np.ones((1, 150)))
     for name in ("precision", "recall", "f1"):
         expected = getattr(sk, f"{name}_score")(rows.true, rows.predicted)
-        assert found[name][0] == pytest.approx(expected, **TIGHT)
+        assert actual[name][0] == pytest.approx(expected, **TIGHT)
 
 
 def test_a_class_never_predicted_has_no_precision_and_an_absent_one_no_recall() -> None:
     true, predicted = np.array([0, 0, 1, 1, 1]), np.array([0, 2, 0, 0, 0])
     rows = Classified(true, predicted, 4)
-    found = metrics.decisions(rows, np.ones((1, 5)))
-    np.testing.assert_array_equal(found["precision_per_class"][0], [0.25, np.nan, 0, np.nan])
-    np.testing.assert_array_equal(found["recall_per_class"][0], [0.5, 0, np.nan, np.nan])
-    np.testing.assert_allclose(found["f1_per_class"][0], [1 / 3, 0, 0, np.nan])
-    given: dict[str, Any] = {"labels": range(4), "zero_division": np.nan}
+    actual = metrics.decisions(rows, np.ones((1, 5)))
+    np.testing.assert_array_equal(actual["precision_per_class"][0], [0.25, np.nan, 0, np.nan])
+    np.testing.assert_array_equal(actual["recall_per_class"][0], [0.5, 0, np.nan, np.nan])
+    np.testing.assert_allclose(actual["f1_per_class"][0], [1 / 3, 0, 0, np.nan])
+    options: dict[str, Any] = {"labels": range(4), "zero_division": np.nan}
     for name in ("precision", "recall", "f1"):
         for average in ("macro", "weighted"):
             score = getattr(sk, f"{name}_score")
-            expected = score(true, predicted, average=average, **given)
-            assert found[f"{name}_{average}"][0] == pytest.approx(expected, **TIGHT)
-    assert found["balanced_accuracy"][0] == pytest.approx(0.25)
+            expected = score(true, predicted, average=average, **options)
+            assert actual[f"{name}_{average}"][0] == pytest.approx(expected, **TIGHT)
+    assert actual["balanced_accuracy"][0] == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -88,11 +88,11 @@ def test_binary_areas_equal_scikit_learn(ties: bool) -> None:
     assert rows.scores is not None
     ones = rows.scores[:, 1]
     for weights in weightings(173, seed=2):
-        found = metrics.ranking(rows, weights[None])
+        actual = metrics.ranking(rows, weights[None])
         roc = sk.roc_auc_score(rows.true, ones, sample_weight=weights)
         pr = sk.average_precision_score(rows.true, ones, sample_weight=weights)
-        assert found["roc_auc"][0] == pytest.approx(roc, **TIGHT)
-        assert found["pr_auc"][0] == pytest.approx(pr, **TIGHT)
+        assert actual["roc_auc"][0] == pytest.approx(roc, **TIGHT)
+        assert actual["pr_auc"][0] == pytest.approx(pr, **TIGHT)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -101,13 +101,13 @@ def test_multiclass_areas_equal_scikit_learn(ties: bool) -> None:
     assert rows.scores is not None
     one_hot = np.eye(5)[rows.true]
     for weights in weightings(190, seed=3):
-        found = metrics.ranking(rows, weights[None])
+        actual = metrics.ranking(rows, weights[None])
         for average in ("macro", "weighted"):
-            given: dict[str, Any] = {"average": average, "sample_weight": weights}
-            roc = sk.roc_auc_score(rows.true, rows.scores, multi_class="ovr", **given)
-            pr = sk.average_precision_score(one_hot, rows.scores, **given)
-            assert found[f"roc_auc_{average}"][0] == pytest.approx(roc, **TIGHT)
-            assert found[f"pr_auc_{average}"][0] == pytest.approx(pr, **TIGHT)
+            options: dict[str, Any] = {"average": average, "sample_weight": weights}
+            roc = sk.roc_auc_score(rows.true, rows.scores, multi_class="ovr", **options)
+            pr = sk.average_precision_score(one_hot, rows.scores, **options)
+            assert actual[f"roc_auc_{average}"][0] == pytest.approx(roc, **TIGHT)
+            assert actual[f"pr_auc_{average}"][0] == pytest.approx(pr, **TIGHT)
 
 
 def test_one_class_only_has_no_roc_and_all_equal_scores_have_one_half() -> None:
@@ -116,9 +116,9 @@ def test_one_class_only_has_no_roc_and_all_equal_scores_have_one_half() -> None:
     assert np.isnan(metrics.ranking(alone, np.ones((1, 2)))["roc_auc"][0])
     assert metrics.ranking(alone, np.ones((1, 2)))["pr_auc"][0] == 1.0
     level = Classified(np.array([0, 1, 1]), np.zeros(3, int), 2, np.full((3, 2), 0.5), True)
-    found = metrics.ranking(level, np.ones((1, 3)))
-    assert found["roc_auc"][0] == 0.5
-    assert found["pr_auc"][0] == pytest.approx(2 / 3)
+    actual = metrics.ranking(level, np.ones((1, 3)))
+    assert actual["roc_auc"][0] == 0.5
+    assert actual["pr_auc"][0] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -128,13 +128,13 @@ def test_likelihood_equals_scikit_learn_even_at_0_and_1(classes: int) -> None:
     rows.scores[0] = np.eye(classes)[rows.true[0]]
     rows.scores[1] = np.eye(classes)[(rows.true[1] + 1) % classes]
     for weights in weightings(120, seed=7):
-        found = metrics.likelihood(rows, weights[None])
-        given: dict[str, Any] = {"labels": range(classes), "sample_weight": weights}
-        loss = sk.log_loss(rows.true, y_proba=rows.scores, **given)
+        actual = metrics.likelihood(rows, weights[None])
+        options: dict[str, Any] = {"labels": range(classes), "sample_weight": weights}
+        loss = sk.log_loss(rows.true, y_proba=rows.scores, **options)
         ones = rows.scores if classes > 2 else rows.scores[:, 1]
-        brier = sk.brier_score_loss(rows.true, ones, **given)
-        assert found["log_loss"][0] == pytest.approx(loss, **TIGHT)
-        assert found["brier"][0] == pytest.approx(brier, **TIGHT)
+        brier = sk.brier_score_loss(rows.true, ones, **options)
+        assert actual["log_loss"][0] == pytest.approx(loss, **TIGHT)
+        assert actual["brier"][0] == pytest.approx(brier, **TIGHT)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -145,8 +145,8 @@ def test_top_k_equals_scikit_learn(ties: bool) -> None:
             expected = sk.top_k_accuracy_score(
                 rows.true, rows.scores, k=k, sample_weight=weights, labels=range(6)
             )
-            found = metrics.top_k(rows, weights[None], k)
-            assert found[0] == pytest.approx(expected, **TIGHT)
+            actual = metrics.top_k(rows, weights[None], k)
+            assert actual[0] == pytest.approx(expected, **TIGHT)
 
 
 def test_reliability_equals_scikit_learn_and_the_definition() -> None:
@@ -157,8 +157,8 @@ def test_reliability_equals_scikit_learn_and_the_definition() -> None:
     np.testing.assert_allclose([b["share"] for b in bins], share, rtol=1e-12)
     np.testing.assert_allclose([b["confidence"] for b in bins], confidence, rtol=1e-12)
     by_hand = sum(b["rows"] / 400 * abs(b["share"] - b["confidence"]) for b in bins)
-    found = calibration_error(rows, np.ones((1, 400)))
-    assert found[0] == pytest.approx(by_hand, **TIGHT)
+    actual = calibration_error(rows, np.ones((1, 400)))
+    assert actual[0] == pytest.approx(by_hand, **TIGHT)
 
 
 def test_weights_of_2_are_two_rows_for_calibration() -> None:
@@ -167,9 +167,9 @@ def test_weights_of_2_are_two_rows_for_calibration() -> None:
     assert rows.scores is not None
     again = np.repeat(np.arange(60), weights)
     repeated = Classified(rows.true[again], rows.predicted[again], 4, rows.scores[again], True)
-    found = calibration_error(rows, weights[None].astype(np.float64))
+    actual = calibration_error(rows, weights[None].astype(np.float64))
     expected = calibration_error(repeated, np.ones((1, len(again))))
-    assert found[0] == pytest.approx(expected[0], **TIGHT)
+    assert actual[0] == pytest.approx(expected[0], **TIGHT)
 
 
 @pytest.mark.parametrize("targets", [1, 3])
@@ -180,8 +180,8 @@ def test_regression_equals_scikit_learn(targets: int, rows: int) -> None:
     predicted = true + generator.normal(0, 1, (rows, targets)).round(1)
     for weights in [*weightings(rows, seed=13), None]:
         ways = np.ones((1, rows)) if weights is None else weights[None]
-        found = metrics.regression(true, predicted, ways)
-        given: dict[str, Any] = {"sample_weight": weights}
+        actual = metrics.regression(true, predicted, ways)
+        options: dict[str, Any] = {"sample_weight": weights}
         for name, score in (
             ("mae", sk.mean_absolute_error),
             ("rmse", sk.root_mean_squared_error),
@@ -189,8 +189,8 @@ def test_regression_equals_scikit_learn(targets: int, rows: int) -> None:
             ("median_absolute_error", sk.median_absolute_error),
             ("mape", sk.mean_absolute_percentage_error),
         ):
-            expected = score(true, predicted, **given)
-            assert found[name][0] == pytest.approx(expected, rel=1e-11), name
+            expected = score(true, predicted, **options)
+            assert actual[name][0] == pytest.approx(expected, rel=1e-11), name
 
 
 def test_a_constant_target_has_no_r2_and_a_zero_no_percentage() -> None:

@@ -70,15 +70,15 @@ def pull(request: SourceRequest) -> Fetched:
         return fetch(request, folder)
 
 
-def refused(request: SourceRequest, kind: type[MaasError], said: str) -> None:
-    with pytest.raises(kind, match=said):
+def refused(request: SourceRequest, kind: type[MaasError], message: str) -> None:
+    with pytest.raises(kind, match=message):
         pull(request)
 
 
 def test_the_file_comes_with_its_progress(request_: SourceRequest, server: DownloadServer) -> None:
     seen: list[tuple[str, int, int | None]] = []
-    wanted = replace(request_, progress=lambda *now: seen.append(now))
-    fetched = pull(replace(wanted, source=wanted.source + "?signature=secret"))
+    request = replace(request_, progress=lambda *now: seen.append(now))
+    fetched = pull(replace(request, source=request.source + "?signature=secret"))
     assert fetched.files["small.gguf"].read_bytes() == CONTENT
     assert fetched.origin == {"kind": "https", "uri": server.url + PATH, "sha256": SHA256}
     assert seen[-1] == ("small.gguf", len(CONTENT), len(CONTENT))
@@ -216,7 +216,7 @@ def test_redirects_are_followed(request_: SourceRequest, server: DownloadServer)
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
         ("http://127.0.0.1:1/x.gguf", "redirects to http://"),
         ("file:///etc/passwd", "redirects to file://"),
@@ -224,10 +224,10 @@ def test_redirects_are_followed(request_: SourceRequest, server: DownloadServer)
     ],
 )
 def test_redirects_that_are_not_followed(
-    request_: SourceRequest, server: DownloadServer, target: str, said: str
+    request_: SourceRequest, server: DownloadServer, target: str, message: str
 ) -> None:
     server.redirects["/round.gguf"] = target
-    refused(replace(request_, source=server.url + "/round.gguf"), StorageFailed, said)
+    refused(replace(request_, source=server.url + "/round.gguf"), StorageFailed, message)
 
 
 def test_a_public_server_does_not_send_us_into_a_private_network(
@@ -283,12 +283,12 @@ def test_headers_stay_with_their_server(request_: SourceRequest, server: Downloa
         server.redirects["/x"] = other.url + "/x"
         first = httpx2.URL(other.url + "/start")
         other.redirects["/start"] = server.url + PATH
-        wanted = download.Download(
+        source = download.Download(
             first, workspace.ExpectedDigest(SHA256), headers={"authorization": "Bearer t"}
         )
         folder = request_.access.folder
         folder.mkdir()
         partial = workspace.PartialDownload(folder / "x", "x")
-        download.download(wanted, partial, request_.access, lambda *_: None)
+        download.download(source, partial, request_.access, lambda *_: None)
         assert other.asked[0][2]["authorization"] == "Bearer t"
         assert "authorization" not in server.asked[0][2]

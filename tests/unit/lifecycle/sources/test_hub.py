@@ -96,12 +96,12 @@ def test_other_bytes_than_the_commit_has_are_refused(
 def test_which_of_many(request_: SourceRequest, hub: DownloadServer) -> None:
     files = {"a-q4.gguf": b"a" * 2000, "a-q8.gguf": b"b" * 3000, "config.json": b"{}"}
     hub.add_hub_repository("tester/many", COMMIT, files)
-    wanted = replace(request_, source="hf://tester/many")
+    request = replace(request_, source="hf://tester/many")
     with pytest.raises(InvalidInput, match=r"several models.*--file: a-q4\.gguf, a-q8\.gguf"):
-        pull(wanted)
-    assert list(pull(replace(wanted, file="a-q8.gguf")).files) == ["a-q8.gguf"]
+        pull(request)
+    assert list(pull(replace(request, file="a-q8.gguf")).files) == ["a-q8.gguf"]
     with pytest.raises(InvalidInput, match=r"has no file 'b\.gguf'; it has a-q4\.gguf, "):
-        pull(replace(wanted, file="b.gguf"))
+        pull(replace(request, file="b.gguf"))
 
 
 def test_only_pickles(request_: SourceRequest, hub: DownloadServer) -> None:
@@ -111,7 +111,7 @@ def test_only_pickles(request_: SourceRequest, hub: DownloadServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "kind", "said"),
+    ("status", "headers", "kind", "message"),
     [
         (404, {"X-Error-Code": "RepoNotFound"}, NotFound, "no model tester/tiny-encoder"),
         (404, {"X-Error-Code": "RevisionNotFound"}, NotFound, "no revision 'v2'"),
@@ -125,12 +125,12 @@ def test_what_the_hub_refuses(
     status: int,
     headers: dict[str, str],
     kind: type[MaasError],
-    said: str,
+    message: str,
 ) -> None:
     path = f"/api/models/{REPOSITORY}/revision/v2"
     hub.files[path] = b"{}"
     hub.turns[path] += [Turn(status=status, headers=headers)] * 20
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=message):
         pull(replace(request_, source=request_.source + "@v2"))
 
 

