@@ -64,7 +64,9 @@ def _prompt(request: CountRequest) -> dict[str, Any]:
 
 
 def _text(content: str | list[TextBlock]) -> str:
-    return content if isinstance(content, str) else "".join(block.text for block in content)
+    if isinstance(content, str):
+        return content
+    return "".join(block.text for block in content)
 
 
 def _messages(message: AnthropicMessage, field: str) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ class RerankHandler:
         try:
             check_fields(body, RerankRequest.__struct_fields__)
             rerank_request = to_struct(RerankRequest, body)
-            texts = [d if isinstance(d, str) else d.text for d in rerank_request.documents]
+            texts = [_text_of(document) for document in rerank_request.documents]
             target = service.target(rerank_request.model, Task.EMBEDDING)
             rows = 1 + len(texts)
             columns = input_columns(
@@ -97,6 +97,10 @@ class RerankCall(HttpCall):
         answer_id = f"rerank-{secrets.token_hex(12)}"
         body = RerankResults(answer_id, self.rerank_request.model, results, RerankUsage(tokens))
         return msgspec.json.encode(body), JSON, ()
+
+
+def _text_of(document: str | Document) -> str:
+    return document if isinstance(document, str) else document.text
 
 
 def _cosines(query: array[float], documents: list[array[float]]) -> list[float]:

@@ -138,7 +138,10 @@ def _allowed_values(kind: type[Any], path: str) -> list[str]:
         for type_ in _members(types):
             inner += _types_at(type_, step["name"])
         types = inner
-    return [str(value) for type_ in _members(types) for value in getattr(type_, "values", ())]
+    values: list[Any] = []
+    for type_ in _members(types):
+        values += getattr(type_, "values", ())
+    return list(map(str, values))
 
 
 def _types_at(type_: Any, name: str | None) -> list[Any]:

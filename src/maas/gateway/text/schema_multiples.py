@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 from maas.domain.errors import InvalidInput
@@ -86,7 +87,7 @@ def _multiples_by_value(
         is_mixed = is_mixed or bool({"patternProperties", "additionalProperties"} & part.keys())
         pending += _named_parts(part, name, targets)
     if is_mixed:
-        return [[step for group in groups.values() for step in group]], max_steps
+        return [list(chain.from_iterable(groups.values()))], max_steps
     return list(groups.values()), max_steps
 
 
