@@ -56,13 +56,13 @@ def _header(optimization: Optimization) -> str:
     compared = [result for result in candidates if not result.failure]
     passed = sum(result.passed for result in compared)
     text = (
-        f"{len(compared)} candidates were compared for {optimization.objective}, {passed} passed "
-        "the gate"
+        f"Candidates compared for {optimization.objective}: {len(compared)}. Passed the gate: "
+        f"{passed}."
     )
     failed = len(candidates) - len(compared)
     if failed:
-        text += f"; {failed} were skipped or could not be made, for the reasons below"
-    text += f". Chosen: {optimization.chosen}, {optimization.chosen_reason}."
+        text += f" Skipped or failed: {failed}, for the reasons below."
+    text += f" Chosen: {optimization.chosen}, {optimization.chosen_reason}."
     best = optimization.best.items()
     others = [f"{name} for {o}" for o, name in best if o != optimization.objective]
     if others:
