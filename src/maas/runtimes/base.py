@@ -86,7 +86,7 @@ class Runtime(ABC):
         """Loads the model. Its memory is the process's own; nothing limits it here.
 
         Raises InvalidInput if the files are not a model of this kind, do not match the signature,
-        or an option is unknown or out of range; the message is shown to whoever deploys.
+        or an option is unknown or out of range; the person who deploys sees the message.
         """
 
     @abstractmethod
@@ -115,9 +115,9 @@ class Generator(ABC):
     `has_room`, `start` and `cancel` from its event loop, which must not block, and at the end
     `close` from another thread. Output comes back through sinks, from any thread.
 
-    Three promises hold for every engine: a piece has the exact number of its tokens, and an ending
-    the exact totals; a cancelled sequence ends within one step; what the engine cannot do is
-    refused with InvalidInput, never ignored.
+    Three promises hold for every engine: an ending has the exact counts, and the counts of the
+    pieces before it add up to them; a cancelled sequence ends within one step; what the engine
+    cannot do is refused with InvalidInput, never ignored.
 
     A subclass overrides the abstract methods and sets the three attributes in `load`. Engines that
     step all sequences at once should also override `on_step`, `defer_output` or `step_in_caller`;

@@ -1,4 +1,4 @@
-"""Generations in tests: a generator that writes what it is told, and a call that notes all."""
+"""A generator and a call for tests: one emits events on demand, the other records them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def generator_spec(
 
 
 class Scripted(Generator):
-    """Writes nothing by itself; `say` is its engine."""
+    """An engine whose sequences emit only what tests pass to `emit`."""
 
     def __init__(self, slots: int = 2, room: int = 1000) -> None:
         self.context_length = 100
@@ -48,8 +48,8 @@ class Scripted(Generator):
         raise NotImplementedError
 
     def has_room(self, generation: Generation) -> bool:
-        taken = sum(self.generations[key].max_tokens or 0 for key in self.sinks)
-        return taken + (generation.max_tokens or 0) <= self.room
+        reserved = sum(self.generations[key].max_tokens or 0 for key in self.sinks)
+        return reserved + (generation.max_tokens or 0) <= self.room
 
     def start(self, number: int, generation: Generation, sink: Sink) -> None:
         self.started.append(number)

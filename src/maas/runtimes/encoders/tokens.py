@@ -72,8 +72,9 @@ class TextTokenizer:
             longest = config.get("max_position_embeddings")
             if isinstance(longest, int):
                 # RoBERTa and its variants count positions from the padding id on.
-                is_later = "roberta" in str(config.get("model_type"))
-                return longest - int(config.get("pad_token_id") or 0) - 1 if is_later else longest
+                if "roberta" in str(config.get("model_type")):
+                    longest -= int(config.get("pad_token_id") or 0) + 1
+                return longest
         truncation = self._tokenizer.truncation
         return int(truncation["max_length"]) if truncation else DEFAULT_MAX_TOKENS
 

@@ -354,9 +354,10 @@ def _read_tensor(header: _Header) -> GgufTensor:
         raise header.error(f"tensor {shown(name)} has a dimension of 0")
     type_name, block, block_bytes = _TYPES[kind]
     elements = math.prod(shape)
-    if (shape[0] if shape else 1) % block:
+    row = shape[0] if shape else 1
+    if row % block:
         raise header.error(
-            f"rows of tensor {shown(name)} have {shape[0] if shape else 1} elements, which is not "
+            f"rows of tensor {shown(name)} have {row} elements, which is not "
             f"a multiple of {block}, the block size of {type_name}"
         )
     return GgufTensor(name, type_name, elements, elements // block * block_bytes, offset, rank)

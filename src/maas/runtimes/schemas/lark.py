@@ -11,7 +11,7 @@ Lark as LLGuidance reads it: https://github.com/guidance-ai/llguidance/blob/main
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -207,25 +207,28 @@ class _Rules:
 
     def _numbers(self, schema: dict[str, Any]) -> str:
         """Numbers of which some are negative."""
-        kind = schema["type"]
         if not schema.keys() & BOUNDS:
             return _NUMBER
         interval = Interval.of(schema)
-        parts = self._side(schema, kind, interval, "")
-        parts += self._side(schema, kind, interval.negated, '"-" ')
-        # If none is left, the library reports it.
-        return f"({' | '.join(parts)})" if parts else self._leaf(schema)
+        parts = self._side(schema, interval, "") + self._side(schema, interval.negated, '"-" ')
+        if not parts:
+            return self._leaf(schema)  # the library reports that there are none
+        return f"({' | '.join(parts)})"
 
-    def _side(self, schema: dict[str, Any], kind: str, interval: Interval, sign: str) -> list[str]:
+    def _side(self, schema: dict[str, Any], interval: Interval, sign: str) -> list[str]:
         """The numbers of `interval` that are at least 0, after `sign`; empty if there are none."""
-        if interval.has_0 and interval.high == 0:
-            return [] if sign else [_ZERO[kind]]
-        side = replace(interval, low=0, is_open_below=False) if interval.has_0 else interval.above_0
-        step = schema.get("multipleOf")
+        kind = schema["type"]
+        side = interval.above_0
+        if interval.has_0:
+            if interval.high == 0:
+                return [] if sign else [_ZERO[kind]]
+            side = replace(interval, low=0, is_open_below=False)
         if side is None:
             return []
-        multiple = {} if step is None else {"multipleOf": step}
-        return [sign + self._leaf({"type": kind} | side.keywords | multiple)]
+        part = {"type": kind} | side.keywords
+        if schema.get("multipleOf") is not None:
+            part["multipleOf"] = schema["multipleOf"]
+        return [sign + self._leaf(part)]
 
     def _array(self, schema: dict[str, Any]) -> str:
         low, high = schema.get("minItems", 0), schema.get("maxItems")
@@ -240,20 +243,21 @@ class _Rules:
         ):
             return self._leaf(schema)
         first = first[:high]
-        body = ""
+        rest = ""
         if items is not False and (high is None or high > len(first)):
             item = self._rule(self._node(items))
-            least, most = max(low - len(first), 0), None if high is None else high - len(first)
-            body = repeated(item, '","', least, most, is_first=not first)
+            least, most = max(low - len(first), 0), None
+            if high is not None:
+                most = high - len(first)
+            rest = repeated(item, '","', least, most, is_first=not first)
         elif low > len(first):
             return self._leaf(schema)
         if not first:
-            return f'"[" {body} "]"'
+            return f'"[" {rest} "]"'
         rules = [self._rule(self._node(part)) for part in first]
-        ways = [' "," '.join(rules[:count]) for count in range(max(low, 1), len(first))]
-        ways.append(' "," '.join(rules) + f" {body}")
-        body = f"({self._rule(' | '.join(ways))})"
-        return f'"[" {body} "]"' if low else f'"[" {body}? "]"'
+        sequences = [' "," '.join(rules[:count]) for count in range(max(low, 1), len(first))]
+        sequences.append(' "," '.join(rules) + f" {rest}")
+        return self._enclosed("[", sequences, "]", may_be_empty=low == 0)
 
     def _object(self, schema: dict[str, Any]) -> str:
         """Properties in the order of the schema, then others that it allows."""
@@ -269,29 +273,55 @@ class _Rules:
         if missing and others is False:
             return self._leaf(schema)
         properties = properties | missing
-        must = [at for at, name in enumerate(properties) if name in required]
-        begins_with = must[0] + 1 if must else len(properties)
-        if begins_with * len(properties) > MAX_PARTS:
+        starts = _possible_starts(properties, required)
+        if starts * len(properties) > MAX_PARTS:
             return self._leaf(schema)
-        pairs = [self._pair(name, value) for name, value in properties.items()]
-        other = "" if others is False else self._other_pair(properties, others)
-        tail = [f'"," {pair}' if at in must else f'("," {pair})?' for at, pair in enumerate(pairs)]
-        last = f'("," {other})*' if other else ""
-        ways = [" ".join([pairs[at], *tail[at + 1 :], last]) for at in range(begins_with)]
-        if not must and other:
-            ways.append(f"{other} {last}")
-        if not ways:
-            return '"{}"'
-        body = f"({self._rule(' | '.join(ways))})"
-        return f'"{{" {body} "}}"' if must else f'"{{" {body}? "}}"'
+        pairs, following = [], []
+        for name, value in properties.items():
+            pair = self._pair(name, value)
+            pairs.append(pair)
+            following.append(f'"," {pair}' if name in required else f'("," {pair})?')
+        other, last = "", ""
+        if others is not False:
+            other = self._other_pair(properties, others)
+            last = f'("," {other})*'
+        sequences = [" ".join([pairs[at], *following[at + 1 :], last]) for at in range(starts)]
+        if other and not required:
+            sequences.append(f"{other} {last}")
+        return self._enclosed("{", sequences, "}", may_be_empty=not required)
+
+    def _enclosed(
+        self, opening: str, alternatives: list[str], closing: str, *, may_be_empty: bool
+    ) -> str:
+        if not alternatives:
+            return f'"{opening}{closing}"'
+        optional = "?" if may_be_empty else ""
+        return f'"{opening}" ({self._rule(" | ".join(alternatives))}){optional} "{closing}"'
 
     def _pair(self, name: str, value: Any) -> str:
         key = json.dumps(json.dumps(name, ensure_ascii=False) + ":", ensure_ascii=False)
         return self._rule(f"{key} {self._node(value)}")
 
-    def _other_pair(self, names: Iterable[str], value: Any) -> str:
+    def _other_pair(self, names: Collection[str], value: Any) -> str:
         """A pair with any name except `names`, without characters that JSON escapes."""
-        escaped = ["".join(f"\\x{{{ord(c):X}}}" for c in name) for name in names]
-        other = rf' & ~/"(?:{"|".join(escaped)})"/' if escaped else ""
-        name = self._add(f"NAME{len(self._rules)}", r'/"[^"\\\x00-\x1F\x7F]*"/' + other)
+        pattern = r'/"[^"\\\x00-\x1F\x7F]*"/'
+        escaped = "|".join(map(_escaped, names))
+        if names:
+            pattern += rf' & ~/"(?:{escaped})"/'
+        name = self._add(f"NAME{len(self._rules)}", pattern)
         return self._rule(f'{name} ":" {self._node(value)}')
+
+
+def _possible_starts(properties: Iterable[str], required: list[str]) -> int:
+    """Number of properties that may come first: all up to the first required one."""
+    count = 0
+    for name in properties:
+        count += 1
+        if name in required:
+            break
+    return count
+
+
+def _escaped(name: str) -> str:
+    """A pattern that matches `name` literally."""
+    return "".join(f"\\x{{{ord(character):X}}}" for character in name)

@@ -105,7 +105,9 @@ def _check_count(schema: dict[str, Any]) -> None:
     if types_of(schema) and "object" not in types_of(schema):
         return
     least, required = schema.get("minProperties"), schema.get("required")
-    certain = len({n for n in required if isinstance(n, str)}) if isinstance(required, list) else 0
+    certain = 0
+    if isinstance(required, list):
+        certain = len({name for name in required if isinstance(name, str)})
     is_free = schema.get("additionalProperties") is not False or "patternProperties" in schema
     if isinstance(least, int) and least > max(1, certain) and is_free:
         raise InvalidInput(

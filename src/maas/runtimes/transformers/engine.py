@@ -167,8 +167,8 @@ class Transformers(SteppedEngine):
         due, logits = self._batch.step()
         samplers = [running[number].work.sampler for number in due]
         results = sample(logits, samplers) if due else []
-        self._batch.put([0 if isinstance(one, MaasError) else one.token for one in results])
         by_number = dict(zip(due, results, strict=True))
+        self._batch.put([_token_or_0(result) for result in results])
         is_due = self._is_output_due()
         for sequence in list(running.values()):
             result = by_number.get(sequence.number)
@@ -215,6 +215,11 @@ class _Work:
 
     prompt: list[int]
     sampler: SequenceSampler
+
+
+def _token_or_0(result: SampledToken | MaasError) -> int:
+    """The token to continue with; any for a sequence that failed and will be dropped."""
+    return result.token if isinstance(result, SampledToken) else 0
 
 
 def _batch(model: Any, sequences: int, tokens: int, batch: int) -> PagedBatch:

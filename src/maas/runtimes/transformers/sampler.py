@@ -72,6 +72,11 @@ class SequenceSampler:
         return not (self._bias or has_penalty or self._matcher)
 
     @property
+    def candidates(self) -> int:
+        """Number of the most likely tokens that it draws from."""
+        return 1 if self.is_greedy else self.top_k
+
+    @property
     def is_complete(self) -> bool:
         """Whether the grammar allows no further token."""
         return self._matcher is not None and bool(self._matcher.is_stopped())
@@ -144,9 +149,15 @@ def _adjusted(
     if all(sampler.is_plain for sampler in samplers):
         return raw, {}
     adjusted = raw.clone()
-    added = [(row, t, v) for row, s in enumerate(samplers) for t, v in s.added().items()]
-    if added:
-        rows, tokens, values = zip(*added, strict=True)
+    rows: list[int] = []
+    tokens: list[int] = []
+    values: list[float] = []
+    for row, sampler in enumerate(samplers):
+        added = sampler.added()
+        rows += [row] * len(added)
+        tokens += added.keys()
+        values += added.values()
+    if rows:
         places = torch.tensor([rows, tokens], device=raw.device)
         changes = torch.tensor(values, dtype=raw.dtype, device=raw.device)
         adjusted.index_put_((places[0], places[1]), changes, accumulate=True)
@@ -171,7 +182,7 @@ def _best(
     logits: torch.Tensor, samplers: list[SequenceSampler]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The most likely tokens of each row, as many as any sampler draws from, and their logits."""
-    count = max(1 if sampler.is_greedy else sampler.top_k for sampler in samplers)
+    count = max(sampler.candidates for sampler in samplers)
     best: Any
     if count == 1:
         best = logits.max(dim=-1, keepdim=True)
