@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from maas.domain.numbers import format_number
+
 
 class Format(StrEnum):
     TABLE = "table"
@@ -125,5 +127,5 @@ def cell_text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return format_number(value, digits=6)
     return printable(" ".join(str(value).split()))

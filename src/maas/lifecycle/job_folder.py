@@ -26,7 +26,7 @@ import msgspec
 
 from maas.domain.errors import Conflict, NotFound
 from maas.domain.jobs import Job, JobState
-from maas.domain.names import NAME, shown
+from maas.domain.names import NAME, did_you_mean, shown
 from maas.storage.files import make_own_dir, make_private_dir
 
 
@@ -92,7 +92,8 @@ class JobFolder:
         """The folder of a job. Raises NotFound if this machine has no job of this id."""
         folder = cls(jobs_dir / job_id)
         if not NAME.fullmatch(job_id) or not (folder.path / "spec.json").is_file():
-            raise NotFound(f"there is no job {shown(job_id)} in {jobs_dir}")
+            hint = did_you_mean(job_id, (job.path.name for job in cls.all(jobs_dir)))
+            raise NotFound(f"there is no job {shown(job_id)} in {jobs_dir}{hint}")
         return folder
 
     @classmethod

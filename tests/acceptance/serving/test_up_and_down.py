@@ -1,4 +1,4 @@
-"""`maas up --detach` and `maas down` as a person uses them."""
+"""`maas up --detach` and `maas down`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_up_in_the_background_and_down(tmp_path: Path) -> None:
     assert command("down").returncode == 0
 
 
-def test_a_door_that_is_open_to_all_is_not_opened(tmp_path: Path) -> None:
+def test_a_public_address_needs_tls_or_insecure(tmp_path: Path) -> None:
     up = subprocess.run(
         [sys.executable, "-m", "maas.cli.main", "up", "-d", "--host", "0.0.0.0",
          "--home", str(tmp_path / "home")],

@@ -203,6 +203,20 @@ def test_usage_of_an_unknown_key_is_not_found(maas: Maas, fake: FakeServer) -> N
     assert maas("usage", "--key", "nosuch") == (3, "", "error: there is no key 'nosuch'\n")
 
 
+def test_usage_is_written_with_separators(maas: Maas, fake: FakeServer) -> None:
+    row = {
+        "day": "2026-01-01", "key_id": "k1", "key_name": "ada", "deployment": "iris",
+        "operation": "predict", "requests": 125244, "rows": 1250000, "errors": 0,
+        "compute_us": 12345678, "prompt_tokens": 0, "completion_tokens": 7,
+    }  # fmt: skip
+    fake.answers("GET", "/api/v1/usage", {"usage": [row]})
+    _, line = maas("usage").out.splitlines()
+    assert line.split() == [
+        "2026-01-01", "k1", "ada", "iris", "predict", "125,244", "1,250,000", "0", "12.35", "s",
+        "0", "7",
+    ]  # fmt: skip
+
+
 def test_status_shows_why_desired_and_actual_differ(maas: Maas, fake: FakeServer) -> None:
     replica = {"id": "r-1", "version": 1, "variant": "onnx", "state": "starting", "pid": 7}
     raw = deployment(ready=0, state="starting", reason="loading", replicas=[replica], default=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from maas.cli.commands import COMMANDS, SUBCOMMANDS
+from maas.lifecycle.job_folder import JobFolder
 from tests.support.fakes.iris_deployment import serve_iris
 from tests.support.fakes.scripted_server import FakeServer
 from tests.unit.cli.conftest import CommandResult, Maas
@@ -74,6 +77,14 @@ def test_an_invalid_value_is_a_usage_error(
     command = arguments[:2] if " ".join(arguments[:2]) == "keys create" else arguments[:1]
     assert_usage_error(maas(*arguments), (*command, "--help"), *parts)
     assert not any(request.method != "GET" for request in fake.requests)
+
+
+def test_an_unknown_job_is_answered_with_the_nearest(maas: Maas, home: Path) -> None:
+    job = JobFolder.create(home / "jobs", "build", "iris", recipe={}, directory=".").path.name
+    for words in (("build", "--resume"), ("publish", "--job"), ("optimize", "--resume")):
+        result = maas(*words, job[:-1])
+        assert (result.code, result.out) == (3, "")
+        assert result.err.endswith(f"did you mean '{job}'?\n")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import typer
 from maas.cli.common import client_of
 from maas.cli.completion import deployment_names, key_ids
 from maas.cli.output import Format, OutputOption, emit_json, emit_table
+from maas.domain.numbers import format_number
 
 HEADINGS = (
     "day", "key", "name", "deployment", "operation", "requests", "rows", "errors", "compute",
@@ -44,12 +45,12 @@ def _row(line: dict[str, Any]) -> tuple[object, ...]:
         line.get("key_name"),
         line["deployment"],
         line["operation"],
-        line["requests"],
-        line["rows"],
-        line["errors"],
-        f"{line['compute_us'] / 1e6:.3f} s",
-        line.get("prompt_tokens", 0),
-        line.get("completion_tokens", 0),
+        format_number(line["requests"]),
+        format_number(line["rows"]),
+        format_number(line["errors"]),
+        format_number(line["compute_us"] / 1e6, "s"),
+        format_number(line.get("prompt_tokens", 0)),
+        format_number(line.get("completion_tokens", 0)),
     )
 
 

@@ -80,6 +80,4 @@ def _cell(value: Any) -> str:
         if len(value) > LONGEST_CELL:
             shown.append(f"… ({format_number(len(value))} in all)")
         return f"[{', '.join(shown)}]"
-    if isinstance(value, float):
-        return format_number(value, digits=6)
     return cell_text(value)
