@@ -50,7 +50,9 @@ def usage_message(error: Exception) -> str:
     format_message = getattr(error, "format_message", error.__str__)
     text = " ".join(str(format_message()).split()).rstrip(".")
     if match := _INVALID.fullmatch(text):
-        return f"{_option_names(match['names'])} {_expectation(match['reason'])}"
+        expectation = _expectation(match["reason"])
+        value = "" if "; got " in expectation else _invalid_value(error)
+        return f"{_option_name(match['names'])} {expectation}{value}"
     if match := _MISSING.match(text + "."):
         kind = "an option" if match["kind"] == "option" else "an argument"
         name = match["name"].strip("'")
@@ -68,10 +70,16 @@ def help_hint(error: Exception, command: str) -> str:
     return f"Try '{re.sub(r' {.*?}', '', path)} --help'."
 
 
-def _option_names(names: str) -> str:
+def _option_name(names: str) -> str:
     """`'--output' / '-o'` as `--output`; `'name'`, an argument, as `NAME`."""
     first = names.split(" / ")[0].strip("'")
     return first if first.startswith("-") else first.upper().strip("{}[]")
+
+
+def _invalid_value(error: Exception) -> str:
+    """`; got '200'`: the value that pydantic, which Typer uses, has rejected."""
+    errors = getattr(error.__cause__, "errors", None)
+    return f"; got {errors()[0]['input']!r}" if errors else ""
 
 
 def _expectation(reason: str) -> str:

@@ -26,7 +26,7 @@ def keys() -> ApiCall[list[Key]]:
 
 
 def create_key(name: str, scopes: Sequence[str] = ("call",)) -> ApiCall[CreatedKey]:
-    """Create a key. The token of the result is shown this once.
+    """Create a key. Only this result has its token.
 
     `scopes`: any of call, read, write and admin. Raises InvalidInput for another scope.
     """

@@ -132,7 +132,7 @@ def rollback(
 def wait_until_ready(
     view: DeploymentView, wait_s: float, progress: Callable[[DeploymentView], None] | None = None
 ) -> Flow[DeploymentView]:
-    """Poll the state of a deployment, at growing intervals, until revision `view` is ready."""
+    """Poll a deployment, at growing intervals, until the revision of `view` is ready."""
     waited, pause = 0.0, FIRST_POLL_S
     revision = view.deployment.revision
     while wait_s > 0:

@@ -41,14 +41,14 @@ def evidence(ref: str) -> Flow[tuple[Evidence, ...]]:
 
 
 def add_evidence(ref: str, item: Evidence) -> ApiCall[None]:
-    """Add evidence to a version. Its file, if it has one, must be uploaded before."""
+    """Add evidence to a version. Its file, if it has one, must be uploaded first."""
     return ApiCall(
         "POST", _version_path(ref) + "/evidence", lambda _: None, body=encode(item.to_dict())
     )
 
 
 def add_variant(ref: str, variant: Variant) -> ApiCall[Variant]:
-    """Add a variant to a version. Its files must be uploaded before.
+    """Add a variant to a version. Its files must be uploaded first.
 
     Adding the same variant again changes nothing. Raises Conflict if another has its name.
     """

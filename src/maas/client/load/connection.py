@@ -83,7 +83,7 @@ class LoadConnection(asyncio.Protocol):
         self._headers: dict[str, str] = {}
 
     async def connect(self) -> None:
-        """Raises ServerUnavailable."""
+        """Open the connection. Raises ServerUnavailable."""
         address = self._address
         try:
             async with asyncio.timeout(CONNECT_S):
