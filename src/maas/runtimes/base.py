@@ -46,7 +46,7 @@ class LoadRequest:
     threads: int = 1
     """Threads to compute with. More take cores from other replicas."""
     options: dict[str, Any] = field(default_factory=dict)
-    """The variant's options, as published: JSON values that nobody has checked."""
+    """The variant's options, as published: JSON values, not validated."""
     paths: dict[str, Path] = field(default_factory=dict)
     """Paths by file name, for libraries that open files themselves. The file at a path is named by
     its digest. Only this user can write there, so a file is still what was checked."""

@@ -38,6 +38,8 @@ def bert_graph(config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> byte
 
 
 class _GraphBuilder:
+    """Collects nodes and constants. Methods that add a part return the name of its output."""
+
     def __init__(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
         # Needed only for encoders in safetensors.
         from onnx import helper, numpy_helper  # noqa: PLC0415
@@ -74,10 +76,10 @@ class _GraphBuilder:
 
     def build(self) -> bytes:
         helper = self._onnx
-        self._ints("heads_apart", [0, 0, self._heads, self._hidden // self._heads])
-        self._ints("heads_joined", [0, 0, self._hidden])
-        state = self._embedded()
-        self._masked()
+        self._ints("split_shape", [0, 0, self._heads, self._hidden // self._heads])
+        self._ints("merged_shape", [0, 0, self._hidden])
+        state = self._embeddings()
+        self._add_mask()
         for layer in range(self._layers):
             state = self._layer(state, layer)
         self._node("Identity", [state], "last_hidden_state")
@@ -96,81 +98,81 @@ class _GraphBuilder:
         data: bytes = model.SerializeToString()
         return data
 
-    def _embedded(self) -> str:
-        words = self._weight("embeddings.word_embeddings.weight")
+    def _embeddings(self) -> str:
+        word_weight = self._weight("embeddings.word_embeddings.weight")
         # The token type is always 0.
-        token_type = self._raw("embeddings.token_type_embeddings.weight")[0]
+        token_type = self._tensor("embeddings.token_type_embeddings.weight")[0]
         first = 0 if self._type == "bert" else self._pad + 1
-        places = self._raw("embeddings.position_embeddings.weight")[first:] + token_type
-        self._constant("places", places)
+        positions = self._tensor("embeddings.position_embeddings.weight")[first:] + token_type
+        self._constant("positions", positions)
         self._ints("zero", [0])
-        self._node("Gather", [words, "input_ids"], "words_there")
+        self._node("Gather", [word_weight, "input_ids"], "word_vectors")
         self._node("Shape", ["input_ids"], "length", start=1, end=2)
-        self._node("Slice", ["places", "zero", "length"], "places_there")
-        self._node("Add", ["words_there", "places_there"], "embedded")
-        return self._normed("embedded", "embeddings.LayerNorm")
+        self._node("Slice", ["positions", "zero", "length"], "position_vectors")
+        self._node("Add", ["word_vectors", "position_vectors"], "embedded")
+        return self._layer_norm("embedded", "embeddings.LayerNorm")
 
-    def _masked(self) -> None:
+    def _add_mask(self) -> None:
         """Adds the attention mask as a term of the scores: a very negative number for padding."""
         from onnx import TensorProto  # noqa: PLC0415
 
         self._constant("one", np.float32(1.0))
-        self._constant("far_below", np.float32(-1e9))
-        self._ints("over_heads", [1, 2])
-        self._node("Cast", ["attention_mask"], "is_there", to=TensorProto.FLOAT)
-        self._node("Sub", ["one", "is_there"], "is_padding")
-        self._node("Mul", ["is_padding", "far_below"], "lowered")
-        self._node("Unsqueeze", ["lowered", "over_heads"], "mask")
+        self._constant("very_negative", np.float32(-1e9))
+        self._ints("mask_axes", [1, 2])
+        self._node("Cast", ["attention_mask"], "mask_values", to=TensorProto.FLOAT)
+        self._node("Sub", ["one", "mask_values"], "padding")
+        self._node("Mul", ["padding", "very_negative"], "padding_bias")
+        self._node("Unsqueeze", ["padding_bias", "mask_axes"], "mask")
 
     def _layer(self, state: str, layer: int) -> str:
         at = f"encoder.layer.{layer}."
         scale = 1 / math.sqrt(self._hidden // self._heads)
-        query = self._in_heads(state, at + "attention.self.query", [0, 2, 1, 3], scale)
-        key = self._in_heads(state, at + "attention.self.key", [0, 2, 3, 1])
-        value = self._in_heads(state, at + "attention.self.value", [0, 2, 1, 3])
+        query = self._heads_of(state, at + "attention.self.query", [0, 2, 1, 3], scale)
+        key = self._heads_of(state, at + "attention.self.key", [0, 2, 3, 1])
+        value = self._heads_of(state, at + "attention.self.value", [0, 2, 1, 3])
         self._node("MatMul", [query, key], at + "scores")
         self._node("Add", [at + "scores", "mask"], at + "masked")
-        self._node("Softmax", [at + "masked"], at + "shares", axis=-1)
-        self._node("MatMul", [at + "shares", value], at + "context")
-        self._node("Transpose", [at + "context"], at + "turned", perm=[0, 2, 1, 3])
-        self._node("Reshape", [at + "turned", "heads_joined"], at + "joined")
-        attended = self._linear(at + "joined", at + "attention.output.dense")
+        self._node("Softmax", [at + "masked"], at + "probabilities", axis=-1)
+        self._node("MatMul", [at + "probabilities", value], at + "context")
+        self._node("Transpose", [at + "context"], at + "transposed", perm=[0, 2, 1, 3])
+        self._node("Reshape", [at + "transposed", "merged_shape"], at + "merged")
+        attended = self._linear(at + "merged", at + "attention.output.dense")
         self._node("Add", [attended, state], at + "attended")
-        state = self._normed(at + "attended", at + "attention.output.LayerNorm")
+        state = self._layer_norm(at + "attended", at + "attention.output.LayerNorm")
         wide = self._linear(state, at + "intermediate.dense")
         kind, attributes = self._activation
         self._node(kind, [wide], at + "active", **attributes)
         narrow = self._linear(at + "active", at + "output.dense")
         self._node("Add", [narrow, state], at + "sum")
-        return self._normed(at + "sum", at + "output.LayerNorm")
+        return self._layer_norm(at + "sum", at + "output.LayerNorm")
 
-    def _in_heads(self, state: str, name: str, order: list[int], scale: float = 1.0) -> str:
+    def _heads_of(self, state: str, name: str, order: list[int], scale: float = 1.0) -> str:
         flat = self._linear(state, name, scale)
-        self._node("Reshape", [flat, "heads_apart"], name + ".apart")
-        self._node("Transpose", [name + ".apart"], name + ".heads", perm=order)
+        self._node("Reshape", [flat, "split_shape"], name + ".split")
+        self._node("Transpose", [name + ".split"], name + ".heads", perm=order)
         return name + ".heads"
 
     def _linear(self, state: str, name: str, scale: float = 1.0) -> str:
-        weight = np.ascontiguousarray(self._raw(name + ".weight").T) * np.float32(scale)
+        weight = np.ascontiguousarray(self._tensor(name + ".weight").T) * np.float32(scale)
         self._constant(name + ".weight", weight)
-        self._constant(name + ".bias", self._raw(name + ".bias") * np.float32(scale))
+        self._constant(name + ".bias", self._tensor(name + ".bias") * np.float32(scale))
         self._node("MatMul", [state, name + ".weight"], name + ".product")
         self._node("Add", [name + ".product", name + ".bias"], name)
         return name
 
-    def _normed(self, state: str, name: str) -> str:
+    def _layer_norm(self, state: str, name: str) -> str:
         inputs = [state, self._weight(name + ".weight"), self._weight(name + ".bias")]
         self._node("LayerNormalization", inputs, name, axis=-1, epsilon=self._epsilon)
         return name
 
-    def _raw(self, name: str) -> NDArray[Any]:
+    def _tensor(self, name: str) -> NDArray[Any]:
         try:
             return self._tensors[self._prefix + name].astype(np.float32, copy=False)
         except KeyError:
             raise InvalidInput(f"model.safetensors lacks {self._prefix + name}") from None
 
     def _weight(self, name: str) -> str:
-        self._constant(name, self._raw(name))
+        self._constant(name, self._tensor(name))
         return name
 
     def _constant(self, name: str, value: Any) -> None:

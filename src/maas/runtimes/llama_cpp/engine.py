@@ -315,7 +315,7 @@ def _start(name: str, parameters: Any, hook: Callable[[Any], None]) -> Any:
 @contextlib.contextmanager
 def _private_socket(parameters: Any) -> Iterator[None]:
     """The engine always starts an HTTP server. It gets a random key and a Unix socket in a private
-    directory, which is removed before the model serves anybody."""
+    directory, which is removed before the model serves requests."""
     with tempfile.TemporaryDirectory(prefix="maas-llama-") as directory:
         parameters.hostnames = [str(Path(directory) / "unused.sock")]
         parameters.api_keys = [secrets.token_urlsafe(32)]
