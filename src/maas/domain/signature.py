@@ -114,8 +114,8 @@ class TensorSpec:
 
     def expected_shape(self) -> str:
         """The shapes that a request may have, for an error message."""
-        dims = ["?" if d == -1 else str(d) for d in self.shape]
-        return f"[{', '.join(dims)}] or [{', '.join(['n', *dims])}]"
+        sizes = ", ".join("?" if size == -1 else str(size) for size in self.shape)
+        return f"[{sizes}] or [n, {sizes}]" if sizes else "[] or [n]"
 
     def to_dict(self) -> dict[str, Any]:
         out: dict[str, Any] = {

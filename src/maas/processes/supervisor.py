@@ -113,10 +113,9 @@ class Supervisor:
         gateway = [sys.executable, "-m", "maas.processes.gateway", *arguments, *lifeline,
                    "--listen", str(fd)]  # fmt: skip
         self._control = Child("control", control, (self._lifeline,))
-        self._gateways = [
-            Child("gateway" if number == 0 else f"gateway-{number}", gateway, (self._lifeline, fd))
-            for number in range(settings.server.workers)
-        ]
+        self._gateways = [Child("gateway", gateway, (self._lifeline, fd))]
+        for number in range(1, settings.server.workers):
+            self._gateways.append(Child(f"gateway-{number}", gateway, (self._lifeline, fd)))
         self._children = [self._control, *self._gateways]
 
     def _settings_file(self) -> list[str]:

@@ -241,9 +241,10 @@ class Versions:
         return added
 
     def _note_files(self, connection: Connection, version: Version, files: Iterable[File]) -> None:
+        digests = sorted({file.sha256 for file in files})
         rows = [
-            {"sha256": sha256, "model": version.model, "number": version.number}
-            for sha256 in sorted({file.sha256 for file in files})
+            {"sha256": digest, "model": version.model, "number": version.number}
+            for digest in digests
         ]
         if not rows:
             return
