@@ -173,6 +173,8 @@ def test_a_model_is_shown_with_its_versions_and_what_serves_them(
     shown = version(1) | {"variants": [*version(1)["manifest"]["variants"], optimized]}
     fake.answers("GET", "/api/v1/models/optimized/versions/1", shown)
     lines = maas("models", "show", "iris").out.splitlines()
+    assert lines[0].startswith("iris:2  regression")
+    lines = lines[lines.index("") + 1 :]
     assert lines[0].split() == ["VERSION", "PUBLISHED", "BY", "VARIANTS", "SERVED", "BY"]
     assert lines[1].split() == ["2", "-", "ada", "onnx", "-"]
     assert lines[2].split() == ["1", "-", "ada", "onnx,", "onnx-int8", "iris"]

@@ -132,7 +132,7 @@ def _job_dict(job: Job, is_unsent: bool) -> dict[str, Any]:
 
 
 def _send_hint(job: Job) -> str:
-    return f"not sent to the server: `maas optimize --resume {job.id}` sends it"
+    return f"not sent yet: `maas optimize --resume {job.id}` sends it"
 
 
 def _result_text(job: Job) -> str:

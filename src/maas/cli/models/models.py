@@ -101,9 +101,10 @@ def show(
         emit_json(details.to_dict())
         return
     serving = _serving(client, details.version.model)
+    _print_header(details)
     if ModelRef.parse(ref).version is None:
-        _print_versions(client.models.get(details.version.model)["versions"], serving)
         emit("")
+        _print_versions(client.models.get(details.version.model)["versions"], serving)
     _print(details, serving, core_hour)
 
 
@@ -183,7 +184,8 @@ def _source(source: str, file: str | None) -> str:
     return f"{source} {file}" if file else source
 
 
-def _print(details: VersionDetails, serving: Serving, core_hour: float | None) -> None:
+def _print_header(details: VersionDetails) -> None:
+    """Name, task, digest, description and origin of a version."""
     version, manifest = details.version, details.version.manifest
     emit(f"{version.model}:{version.number}  {manifest.task}  {details.digest[:12]}")
     if manifest.description:
@@ -193,6 +195,11 @@ def _print(details: VersionDetails, serving: Serving, core_hour: float | None) -
     if isinstance(source, dict) and "uri" in source:
         license_name = manifest.metadata.get("license", "unknown")
         emit(printable(f"pulled from {source['uri']}, license {license_name}"))
+
+
+def _print(details: VersionDetails, serving: Serving, core_hour: float | None) -> None:
+    """Signature, variants, profiles and evidence of a version."""
+    version, manifest = details.version, details.version.manifest
     emit("")
     tensors = [("input", s) for s in manifest.signature.inputs]
     tensors += [("output", s) for s in manifest.signature.outputs]
