@@ -75,6 +75,8 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class GgufTensor:
+    """A tensor as the header describes it."""
+
     name: str
     type: str
     elements: int

@@ -45,6 +45,8 @@ _ENTRY = msgspec.json.Decoder(_Entry)
 
 @dataclass(frozen=True)
 class SafetensorsSummary:
+    """The content of a valid header."""
+
     tensors: int
     parameters: int
     """Elements of all tensors."""

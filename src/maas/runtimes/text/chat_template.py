@@ -155,6 +155,7 @@ def _flat(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
+    """Renders a template for each line of stdin, in a process with little memory."""
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     opening = msgspec.json.decode(sys.stdin.buffer.readline())
     environment = _environment()

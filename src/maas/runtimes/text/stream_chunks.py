@@ -76,6 +76,8 @@ class _Usage(msgspec.Struct):
 
 
 class EngineError(msgspec.Struct):
+    """An error in a stream, with the types of llama.cpp's server."""
+
     code: int | str | None = None
     message: str = ""
     type: str = ""

@@ -87,6 +87,7 @@ def read_engine(file: Path | None, name: object) -> Engine:
 
 
 def read_key(engine: Engine) -> str:
+    """The API key of an engine; empty if it has none. Raises InvalidInput."""
     if not engine.key_file:
         return ""
     try:

@@ -127,6 +127,7 @@ def checked_program(engine: Engine) -> None:
 
 
 def main() -> int:
+    """Runs the guard process."""
     lifeline, command = int(sys.argv[1]), sys.argv[2:]
     pairs = sys.stdin.buffer.read().decode().split("\0")
     environment = dict(pair.split("=", 1) for pair in pairs if pair)
