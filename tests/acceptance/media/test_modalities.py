@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from maas.lifecycle.metrics.text_metrics import chrf, word_error_rate
-from tests.support.clients.npm import asked_by_npm
+from tests.support.clients.npm import run_npm_client
 from tests.support.servers.maas import Stack, wait_until
 
 for name in (
@@ -384,7 +384,7 @@ def test_the_openai_client_transcribes_in_every_format(
 def test_the_npm_package_embeds_and_transcribes(
     stack: Stack, search: str, transcript: str, client: Any
 ) -> None:
-    said = asked_by_npm(stack, "media", "minilm", str(CLIP))
+    said = run_npm_client(stack, "media", "minilm", str(CLIP))
     vectors = embed(client, ["The cat sits.", "Whales are large."])
     assert np.allclose(said["floats"], vectors, atol=1e-6)
     assert np.allclose(said["usual"], vectors, atol=1e-6)

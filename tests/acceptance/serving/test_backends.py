@@ -1,4 +1,4 @@
-"""The same on files of this machine and on servers: SQLite and a folder, PostgreSQL and S3."""
+"""The same behavior on SQLite and a folder as on PostgreSQL and S3."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def artifacts() -> Iterator[S3Server]:
 
 @pytest.fixture
 def remote(database: PostgresServer, artifacts: S3Server) -> Backend:
-    """A database and a prefix of its own."""
+    """A backend with its own database and prefix."""
     name = f"t_{secrets.token_hex(6)}"
     with psycopg.connect(database.url(), autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -62,7 +62,7 @@ def local() -> Backend:
 
 
 def publish(stack: Stack, name: str, scale: float = 1.0) -> str:
-    """A version of `name`; gives the SHA-256 of its file."""
+    """Publish a version of `name`; returns the SHA-256 of its file."""
     path = echo_model(stack.home.parent / f"{name}-{scale}.onnx", scale=scale)
     stack.client().publish(path, name=name, example=[1.0, 2.0])
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -75,12 +75,12 @@ def answer(stack: Stack, name: str) -> list[float]:
     return values
 
 
-def used(stack: Stack, name: str) -> int:
+def recorded_requests(stack: Stack, name: str) -> int:
     return sum(u["requests"] for u in stack.client().usage(deployment=name))
 
 
 @pytest.mark.parametrize("kind", ["local", "remote"])
-def test_the_whole_path_and_again_after_a_restart(
+def test_all_state_survives_a_restart(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     backend: Backend = request.getfixturevalue(kind)
@@ -96,7 +96,7 @@ def test_the_whole_path_and_again_after_a_restart(
         assert answer(stack, "echo") == [6.0, 8.0]
         client.rollback("echo")
         assert answer(stack, "echo") == [3.0, 4.0]
-        wait_until(lambda: used(stack, "echo") == 3, SLOW_S, "three requests counted")
+        wait_until(lambda: recorded_requests(stack, "echo") == 3, SLOW_S, "three requests counted")
         client.add_evidence("echo:1", Evidence("latency", {"p99_ms": 1.5}, {"by": "hand"}))
         key = client.keys.create("caller", scopes=["call"])
         status = client.status()
@@ -109,31 +109,33 @@ def test_the_whole_path_and_again_after_a_restart(
         try:
             again.wait_ready("echo", SLOW_S)
             assert answer(again, "echo") == [3.0, 4.0]
-            wait_until(lambda: used(again, "echo") == 4, SLOW_S, "four requests counted")
-            found = again.client()
-            assert [v["number"] for v in found.models.get("echo")["versions"]] == [1, 2]
+            wait_until(
+                lambda: recorded_requests(again, "echo") == 4, SLOW_S, "four requests counted"
+            )
+            restarted = again.client()
+            assert [v["number"] for v in restarted.models.get("echo")["versions"]] == [1, 2]
             for sha256 in (digest, second):
-                assert hashlib.sha256(found.files.download(sha256)).hexdigest() == sha256
-            assert [e.values for e in found.evidence("echo:1")] == [{"p99_ms": 1.5}]
+                assert hashlib.sha256(restarted.files.download(sha256)).hexdigest() == sha256
+            assert [e.values for e in restarted.evidence("echo:1")] == [{"p99_ms": 1.5}]
             assert again.request("GET", "/v2", token=key.token)[0] == 200
             if not is_local:
                 assert not (home / "maas.db").exists()
                 assert not (home / "artifacts").exists()
-                no_secret_is_told(again, backend)
+                assert_no_secret_leaks(again, backend)
         finally:
             assert again.stop() == 0
 
 
-def no_secret_is_told(stack: Stack, backend: Backend) -> None:
+def assert_no_secret_leaks(stack: Stack, backend: Backend) -> None:
     assert len(backend.secrets) == 2
-    said = [stack.request("GET", path)[2] for path in ("/api/v1/status", "/metrics")]
-    said += [path.read_bytes() for path in (stack.home / "logs").iterdir()]
-    said += [" ".join(process.cmdline()).encode() for process in stack.processes()]
-    assert not any(secret.encode() in text for secret in backend.secrets for text in said)
+    texts = [stack.request("GET", path)[2] for path in ("/api/v1/status", "/metrics")]
+    texts += [path.read_bytes() for path in (stack.home / "logs").iterdir()]
+    texts += [" ".join(process.cmdline()).encode() for process in stack.processes()]
+    assert not any(secret.encode() in text for secret in backend.secrets for text in texts)
 
 
 def writes(stack: Stack, fresh: str) -> dict[str, int]:
-    """The status of each kind of change, tried once."""
+    """The status of one attempt at each kind of change."""
     data = fresh.encode()
     manifest = {"model": "echo", "scopes": ["call"], "name": fresh}
     return {
@@ -147,14 +149,14 @@ def writes(stack: Stack, fresh: str) -> dict[str, int]:
 
 @pytest.fixture
 def serving(tmp_path: Path, remote: Backend) -> Iterator[Stack]:
-    """`echo` is served by a stack of its own on the servers."""
+    """A stack that uses the servers and serves `echo`."""
     with running(tmp_path / "h", remote.environment) as stack:
         publish(stack, "echo")
         stack.client().deploy("echo", version=1)
         yield stack
 
 
-def test_predictions_outlive_database_and_store(
+def test_predictions_continue_without_database_and_store(
     serving: Stack, database: PostgresServer, artifacts: S3Server
 ) -> None:
     stack = serving
@@ -169,12 +171,12 @@ def test_predictions_outlive_database_and_store(
         assert status == 503
         assert int(headers["retry-after"]) >= 1
         assert database.password.encode() not in body
-        # The cached file and the plan are enough for a new replica.
+        # A new replica needs only the cached file and the plan.
         (victim,) = stack.pids("replica")
         stack.kill(victim)
         wait_until(lambda: stack.pids("replica") not in ([], [victim]), SLOW_S)
         wait_until(lambda: stack.request("POST", "/predict/echo", {"x": [3, 4]})[0] == 200, SLOW_S)
-        # Control may die as well: nobody who calls needs it.
+        # Predictions do not need control either.
         (control,) = stack.pids("control")
         stack.kill(control)
         for _ in range(50):
@@ -190,4 +192,4 @@ def test_predictions_outlive_database_and_store(
     publish(stack, "echo", 5.0)
     stack.client().deploy("echo")
     assert answer(stack, "echo") == [15.0, 20.0]
-    wait_until(lambda: used(stack, "echo") >= 53, SLOW_S, "no request is forgotten")
+    wait_until(lambda: recorded_requests(stack, "echo") >= 53, SLOW_S, "all requests recorded")

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol through a client that others wrote: `tritonclient.http`."""
+"""The Open Inference Protocol through an independent client, `tritonclient.http`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = np.array([[1.5, -2.0], [0.0, 3.25], [1e-30, 1e30]], np.float32)
 
 
 def words_model(path: Path) -> Path:
-    """Two inputs, two outputs: `word` (BYTES) goes through, `sum` is a + b of two INT64."""
+    """A model with two inputs and outputs: `word` (BYTES) is echoed, `sum` adds two INT64."""
     graph = helper.make_graph(
         [
             helper.make_node("Identity", ["word"], ["same"]),
@@ -47,7 +47,7 @@ def words_model(path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """`echo`: y = x as version 1 and y = 2 x as version 2, half and half; and `words`."""
+    """`echo`, half version 1 (y = x) and half version 2 (y = 2 x); and `words`."""
     home: Path = tmp_path_factory.mktemp("h")
     with running(home) as stack:
         client = stack.client()
@@ -75,24 +75,24 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def client(served: Stack) -> Iterator[Any]:
-    with http.InferenceServerClient(f"127.0.0.1:{served.port}") as made:
-        yield made
+    with http.InferenceServerClient(f"127.0.0.1:{served.port}") as client:
+        yield client
 
 
 @pytest.fixture
 def key(served: Stack) -> dict[str, str]:
-    """What a caller sends with every request."""
+    """The headers of every request."""
     return {"Authorization": f"Bearer {served.token}"}
 
 
 def tensor(name: str, values: np.ndarray[Any, Any], datatype: str, binary: bool = True) -> Any:
-    made = http.InferInput(name, list(values.shape), datatype)
-    made.set_data_from_numpy(values, binary_data=binary)
-    return made
+    tensor = http.InferInput(name, list(values.shape), datatype)
+    tensor.set_data_from_numpy(values, binary_data=binary)
+    return tensor
 
 
-def refused(client: Any, key: dict[str, str], *args: Any, **more: Any) -> str:
-    """The sentence of an inference that the server refuses."""
+def refusal(client: Any, key: dict[str, str], *args: Any, **more: Any) -> str:
+    """The message with which the server refuses an inference."""
     with pytest.raises(InferenceServerException) as caught:
         client.infer(*args, headers=key, **more)
     message = str(caught.value.message())
@@ -109,18 +109,18 @@ def test_the_server_is_live_and_ready(client: Any, key: dict[str, str]) -> None:
     assert not client.is_model_ready("nothing", headers=key)
 
 
-def test_without_a_key_nothing_is_said(client: Any) -> None:
+def test_without_a_key_nothing_is_answered(client: Any) -> None:
     assert not client.is_server_live()
     assert not client.is_model_ready("echo")
     with pytest.raises(InferenceServerException) as caught:
         client.get_model_metadata("echo")
     assert "401" in str(caught.value.status())
-    message = refused(client, {"Authorization": "Bearer maas_wrong"}, "echo",
+    message = refusal(client, {"Authorization": "Bearer maas_wrong"}, "echo",
                       [tensor("x", ROWS, "FP32")])  # fmt: skip
     assert "key" in message
 
 
-def test_the_key_may_come_in_its_own_header(client: Any, served: Stack) -> None:
+def test_the_key_is_accepted_in_x_api_key(client: Any, served: Stack) -> None:
     assert client.is_model_ready("echo", headers={"X-API-Key": served.token})
 
 
@@ -165,14 +165,14 @@ def test_inference_in_every_form(
     assert ("data" in output) is not binary_out
 
 
-def test_nobody_asked_for_outputs(client: Any, key: dict[str, str]) -> None:
-    """tritonclient then asks for all of them in binary."""
+def test_without_requested_outputs_all_are_returned(client: Any, key: dict[str, str]) -> None:
+    """tritonclient then requests all of them in binary."""
     answer = client.infer("echo", [tensor("x", ROWS, "FP32")], model_version="1", headers=key)
     np.testing.assert_array_equal(answer.as_numpy("y"), ROWS)
     assert "id" not in answer.get_response()
 
 
-def test_versions_have_their_own_paths_and_share_the_traffic_without(
+def test_versions_have_paths_and_share_the_traffic_without_one(
     client: Any, key: dict[str, str]
 ) -> None:
     for version, factor in (("1", 1), ("2", 2)):
@@ -181,15 +181,15 @@ def test_versions_have_their_own_paths_and_share_the_traffic_without(
         )
         np.testing.assert_array_equal(answer.as_numpy("y"), ROWS * factor)
         assert answer.get_response()["model_version"] == version
-    seen = set()
+    versions = set()
     for _ in range(400):
         answer = client.infer("echo", [tensor("x", ROWS, "FP32")], headers=key)
         version = answer.get_response()["model_version"]
         np.testing.assert_array_equal(answer.as_numpy("y"), ROWS * int(version))
-        seen.add(version)
-        if len(seen) == 2:
+        versions.add(version)
+        if len(versions) == 2:
             break
-    assert seen == {"1", "2"}
+    assert versions == {"1", "2"}
 
 
 @pytest.mark.parametrize(
@@ -216,42 +216,42 @@ def test_texts_and_several_inputs(
     assert [o["name"] for o in only.get_response()["outputs"]] == ["sum"]
 
 
-def test_json_in_and_binary_in_of_one_request(client: Any, key: dict[str, str]) -> None:
+def test_json_and_binary_inputs_in_one_request(client: Any, key: dict[str, str]) -> None:
     words = np.array([["a"]], np.object_)
     pairs = np.array([[3, 4]], np.int64)
     inputs = [tensor("word", words, "BYTES", False), tensor("pair", pairs, "INT64", True)]
     assert client.infer("words", inputs, headers=key).as_numpy("sum").tolist() == [[7]]
 
 
-def test_errors_are_sentences(client: Any, key: dict[str, str]) -> None:
+def test_errors_have_messages(client: Any, key: dict[str, str]) -> None:
     x = [tensor("x", ROWS, "FP32")]
-    assert "nothing" in refused(client, key, "nothing", x)
-    assert "7" in refused(client, key, "echo", x, model_version="7")
-    wrong_type = refused(client, key, "echo", [tensor("x", ROWS.astype(np.float64), "FP64")])
+    assert "nothing" in refusal(client, key, "nothing", x)
+    assert "7" in refusal(client, key, "echo", x, model_version="7")
+    wrong_type = refusal(client, key, "echo", [tensor("x", ROWS.astype(np.float64), "FP64")])
     assert "'x'" in wrong_type
     assert "FP32" in wrong_type
     assert "FP64" in wrong_type
-    wrong_shape = refused(client, key, "echo", [tensor("x", np.zeros((1, 3), np.float32), "FP32")])
+    wrong_shape = refusal(client, key, "echo", [tensor("x", np.zeros((1, 3), np.float32), "FP32")])
     assert "[n, 2]" in wrong_shape
     assert "[1, 3]" in wrong_shape
-    flat = refused(client, key, "echo", [tensor("x", np.zeros(2, np.float32), "FP32")])
+    flat = refusal(client, key, "echo", [tensor("x", np.zeros(2, np.float32), "FP32")])
     assert "[n, 2]" in flat
-    assert "'z'" in refused(client, key, "echo", [tensor("z", ROWS, "FP32")])
-    assert "pair" in refused(
+    assert "'z'" in refusal(client, key, "echo", [tensor("z", ROWS, "FP32")])
+    assert "pair" in refusal(
         client, key, "words", [tensor("word", np.array([["a"]], np.object_), "BYTES")]
     )
-    assert "'q'" in refused(client, key, "echo", x, outputs=[http.InferRequestedOutput("q")])
+    assert "'q'" in refusal(client, key, "echo", x, outputs=[http.InferRequestedOutput("q")])
     uneven = [
         tensor("word", np.array([["a"], ["b"]], np.object_), "BYTES"),
         tensor("pair", np.array([[1, 2]], np.int64), "INT64"),
     ]
-    assert "rows" in refused(client, key, "words", uneven)
+    assert "rows" in refusal(client, key, "words", uneven)
     answer = client.infer("echo", x, model_version="1", headers=key)
     np.testing.assert_array_equal(answer.as_numpy("y"), ROWS)
 
 
-def test_a_compressed_request_is_refused_and_not_misread(client: Any, key: dict[str, str]) -> None:
-    message = refused(
+def test_a_compressed_request_is_refused(client: Any, key: dict[str, str]) -> None:
+    message = refusal(
         client, key, "echo", [tensor("x", ROWS, "FP32")], request_compression_algorithm="gzip"
     )
     assert "Content-Encoding" in message

@@ -1,6 +1,6 @@
-"""More is asked than can be answered: bounded, honest, and nothing computed for nobody.
+"""Overload is bounded: requests are refused, and none is computed for a disconnected client.
 
-How much is still answered, and how fast the rest is refused: benchmarks/overload.py.
+benchmarks/overload.py measures how much is answered and how fast the rest is refused.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def target(stack: Stack, name: str = "slow") -> Target:
 
 def served(stack: Stack, name: str) -> int:
     deployments = stack.client().status()["deployments"]
-    found = next(d for d in deployments if d["name"] == name)
-    return sum(int(r["served"]) for r in found["replicas"])
+    deployment = next(d for d in deployments if d["name"] == name)
+    return sum(int(r["served"]) for r in deployment["replicas"])
 
 
-def settled(stack: Stack, name: str) -> int:
-    """What was served once nothing more is; control looks at its replicas about once a second."""
+def final_count(stack: Stack, name: str) -> int:
+    """The served requests once the number is stable; control polls its replicas every second."""
     last = -1
     while (now := served(stack, name)) != last:
         last = now
@@ -56,11 +56,11 @@ def settled(stack: Stack, name: str) -> int:
     return last
 
 
-def test_ten_times_the_load_is_refused_in_words_and_memory_stays(slow: Stack) -> None:
+def test_ten_times_the_load_is_refused_with_a_message_and_bounded_memory(slow: Stack) -> None:
     peak = run_load(closed_loop(target(slow), 4, 4.0))
     rate = peak.outcomes["200"] / 4.0
-    watched = [psutil.Process(p) for p in (*slow.pids("gateway"), *slow.pids("replica"))]
-    before = sum(p.memory_info().rss for p in watched)
+    processes = [psutil.Process(p) for p in (*slow.pids("gateway"), *slow.pids("replica"))]
+    before = sum(p.memory_info().rss for p in processes)
     over: Report = run_load(open_loop(target(slow), 10 * rate, 6.0, connections=512))
     assert set(over.outcomes) <= {"200", "503", "504"}
     assert over.outcomes["503"] > over.outcomes["200"] > 0
@@ -69,11 +69,11 @@ def test_ten_times_the_load_is_refused_in_words_and_memory_stays(slow: Stack) ->
     problem = json.loads(over.samples["503"])
     assert problem["code"] == "overloaded"
     assert "waiting" in problem["detail"] or "deadline" in problem["detail"]
-    grown = sum(p.memory_info().rss for p in watched) - before
+    grown = sum(p.memory_info().rss for p in processes) - before
     assert grown < 64 << 20
 
 
-def test_an_overloaded_deployment_leaves_the_others_alone(slow: Stack) -> None:
+def test_an_overloaded_deployment_does_not_affect_others(slow: Stack) -> None:
     async def both() -> tuple[Report, Report]:
         flood = open_loop(target(slow), 500, 4.0, connections=256)
         calm = open_loop(target(slow, "quick"), 50, 4.0, connections=8, first=1 << 25)
@@ -84,8 +84,8 @@ def test_an_overloaded_deployment_leaves_the_others_alone(slow: Stack) -> None:
     assert calm.errors() == {}
 
 
-def test_who_hangs_up_while_waiting_is_never_computed(slow: Stack) -> None:
-    before = settled(slow, "slow")
+def test_requests_of_disconnected_clients_are_not_computed(slow: Stack) -> None:
+    before = final_count(slow, "slow")
     request = target(slow).request(7)
     clients = []
     for _ in range(QUEUE_LIMIT - 4):
@@ -94,15 +94,15 @@ def test_who_hangs_up_while_waiting_is_never_computed(slow: Stack) -> None:
         clients.append(client)
     for client in clients:
         client.close()
-    computed = settled(slow, "slow") - before
-    # Those that the model was already at when their client left; the others were only waiting.
-    assert computed <= len(clients) // 2, f"{computed} of {len(clients)} were computed for nobody"
+    computed = final_count(slow, "slow") - before
+    # Only requests that were running when their client disconnected may be computed.
+    assert computed <= len(clients) // 2, f"{computed} of {len(clients)} were computed in vain"
     status, _, body = slow.request("POST", "/predict/slow", {"x": [1, 2]})
     assert (status, json.loads(body)) == (200, {"y": [1.0, 2.0]})
 
 
-def test_a_deadline_that_passes_in_the_queue_is_said_and_not_computed(slow: Stack) -> None:
-    settled(slow, "slow")
+def test_a_deadline_that_passes_in_the_queue_is_an_error(slow: Stack) -> None:
+    final_count(slow, "slow")
     with contextlib.ExitStack() as stack:
         for _ in range(20):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", slow.port)))
@@ -112,13 +112,13 @@ def test_a_deadline_that_passes_in_the_queue_is_said_and_not_computed(slow: Stac
         )
         assert status in (503, 504), body
         assert json.loads(body)["code"] in ("deadline_exceeded", "overloaded")
-        # Said before the last of those before it has an answer.
+        # The error arrives before the last of the earlier requests has an answer.
         assert not select.select([client], [], [], 0)[0]
         assert status == 504 or "retry-after" in headers
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "abc", "1e3", "9" * 20, "1.5"])
-def test_a_timeout_that_is_no_number_of_milliseconds_is_refused(slow: Stack, value: str) -> None:
+def test_a_timeout_that_is_not_a_number_of_milliseconds_is_refused(slow: Stack, value: str) -> None:
     status, _, body = slow.request(
         "POST", "/predict/quick", {"x": [1, 2]}, {"X-Request-Timeout-Ms": value}
     )

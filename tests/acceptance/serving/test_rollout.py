@@ -1,4 +1,4 @@
-"""Updates and the end, under load: no accepted request is lost."""
+"""Updates and shutdown under load lose no accepted request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REQUESTS = 20_000
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A model with two versions: the first echoes, the second doubles."""
+    """A model with two versions: the first echoes its input, the second doubles it."""
     home: Path = tmp_path_factory.mktemp("h")
     with running(home) as stack:
         client = stack.client()
@@ -32,13 +32,13 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def test_twenty_rolling_updates_lose_no_request(versions: Stack) -> None:
-    seen: set[float] = set()
+    factors: set[float] = set()
 
     def check(number: int, answer: bytes) -> bool:
         high, low = json.loads(answer)["y"]
         sent = (number >> 20, number & 0xFFFFF)
         if low:
-            seen.add(low / sent[1])
+            factors.add(low / sent[1])
         return (high, low) in (sent, (2 * sent[0], 2 * sent[1]))
 
     async def run() -> Report:
@@ -66,10 +66,10 @@ def test_twenty_rolling_updates_lose_no_request(versions: Stack) -> None:
     assert report.errors() == {}
     assert report.total >= REQUESTS
     assert report.mismatches == report.unanswered == 0
-    assert seen == {1.0, 2.0}
+    assert factors == {1.0, 2.0}
 
 
-def test_a_version_that_cannot_be_loaded_takes_no_traffic(versions: Stack) -> None:
+def test_a_version_that_cannot_be_loaded_gets_no_traffic(versions: Stack) -> None:
     client = versions.client()
     client.deploy("safe", model="echo", version=1)
     stored = versions.home / "artifacts"
@@ -84,7 +84,7 @@ def test_a_version_that_cannot_be_loaded_takes_no_traffic(versions: Stack) -> No
         cached.unlink()
     try:
         versions.request("PUT", "/api/v1/deployments/safe", {"model": "echo", "version": 2})
-        status = wait_until(lambda: _failed(versions, "safe"), 20, "the deployment says failed")
+        status = wait_until(lambda: _failed(versions, "safe"), 20, "the deployment has failed")
         assert "artifact_corrupt" in status or "SHA-256" in status
         code, _, body = versions.request("POST", "/predict/safe", {"x": [1, 2]})
         assert (code, json.loads(body)) == (200, {"y": [1.0, 2.0]})
@@ -94,11 +94,11 @@ def test_a_version_that_cannot_be_loaded_takes_no_traffic(versions: Stack) -> No
 
 def _failed(stack: Stack, name: str) -> str:
     deployments = json.loads(stack.request("GET", "/api/v1/status")[2])["deployments"]
-    found = next(d for d in deployments if d["name"] == name)
-    return str(found["reason"]) if found["reason"] else ""
+    deployment = next(d for d in deployments if d["name"] == name)
+    return str(deployment["reason"]) if deployment["reason"] else ""
 
 
-def test_sigterm_under_load_answers_what_was_accepted(
+def test_sigterm_under_load_answers_accepted_requests(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     home: Path = tmp_path_factory.mktemp("h")

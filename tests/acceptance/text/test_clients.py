@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import maas
-from tests.support.clients.npm import asked_by_npm
+from tests.support.clients.npm import run_npm_client
 from tests.support.servers.maas import Stack
 from tests.support.servers.text import (
     FRANCE,
@@ -39,7 +39,7 @@ def test_langchain_streams_a_chain(served: Stack) -> None:
 
 
 def test_openai_s_npm_package(served: Stack, client: Any) -> None:
-    outputs = asked_by_npm(served, "chat", TEXT_MODEL)
+    outputs = run_npm_client(served, "chat", TEXT_MODEL)
     whole = openai_chat(client, logprobs=True, top_logprobs=2)
     (choice,) = outputs["whole"]["choices"]
     assert choice["message"]["content"] == whole.choices[0].message.content

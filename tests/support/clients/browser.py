@@ -1,4 +1,4 @@
-"""A real Chromium without a window, driven over its debugging pipe."""
+"""A headless Chromium, driven over its debugging pipe."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 def executable() -> str | None:
-    """Where a Chromium is, if there is one."""
-    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
-    return next((path for path in found if path), None)
+    """The path of a Chromium, or None."""
+    paths = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    return next((path for path in paths if path), None)
 
 
 class Page:
@@ -47,10 +47,10 @@ class Page:
         self._rest = b""
         self._number = 0
         self._session = ""
-        self.complaints: list[str] = []
-        """Uncaught errors, console errors and refusals by the content security policy."""
+        self.errors: list[str] = []
+        """Uncaught errors, console errors and violations of the content security policy."""
         self.dialogs: list[str] = []
-        """What `alert` and its like said; they are dismissed."""
+        """Texts of dialogs, such as `alert`; they are dismissed."""
         self.requests: list[str] = []
         self._target = self.send("Target.createTarget", url="about:blank")["targetId"]
         attached = self.send("Target.attachToTarget", targetId=self._target, flatten=True)
@@ -64,9 +64,9 @@ class Page:
         if self._session:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
-        ends = time.monotonic() + 20
-        while time.monotonic() < ends:
-            answer = self._read(ends - time.monotonic())
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            answer = self._read(end - time.monotonic())
             if answer is not None and answer.get("id") == self._number:
                 if "error" in answer:
                     raise AssertionError(f"{method}: {answer['error']}")
@@ -79,7 +79,7 @@ class Page:
                 return None
             data = os.read(self._in, 1 << 16)
             if not data:
-                raise AssertionError("the browser is gone")
+                raise AssertionError("the browser exited")
             self._rest += data
         text, _, self._rest = self._rest.partition(b"\0")
         message: dict[str, Any] = json.loads(text)
@@ -89,9 +89,9 @@ class Page:
     def _note(self, method: str, params: dict[str, Any]) -> None:
         if method == "Runtime.exceptionThrown":
             details = params["exceptionDetails"]
-            self.complaints.append(details.get("exception", {}).get("description", str(details)))
+            self.errors.append(details.get("exception", {}).get("description", str(details)))
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
-            self.complaints.append(params["entry"]["text"])
+            self.errors.append(params["entry"]["text"])
         elif method == "Page.javascriptDialogOpening":
             self.dialogs.append(params["message"])
             self._number += 1
@@ -101,25 +101,25 @@ class Page:
         elif method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
 
-    # -- what tests do ----------------------------------------------------------------------
+    # -- for tests -------------------------------------------------------------------------
 
     def open(self, url: str) -> None:
         self.send("Page.navigate", url=url)
 
     def js(self, expression: str) -> Any:
         """The value of an expression in the page; promises are awaited."""
-        found = self.send(
+        result = self.send(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
-        if "exceptionDetails" in found:
-            raise AssertionError(f"{expression}: {found['exceptionDetails']}")
-        return found["result"].get("value")
+        if "exceptionDetails" in result:
+            raise AssertionError(f"{expression}: {result['exceptionDetails']}")
+        return result["result"].get("value")
 
     def js_in_frame(self, expression: str) -> Any:
-        """The same in the page's sandboxed frame, which is a target of its own; None before it is
-        there. What it complains about is noted with the rest."""
+        """Like `js`, in the page's sandboxed frame, which is a target of its own; None before it
+        exists. Its errors are recorded with those of the page."""
         targets = self.send("Target.getTargets")["targetInfos"]
-        # The browser has a tab of its own beside ours, which may have a frame, too.
+        # The browser has another tab of its own, which may have a frame, too.
         ours = [t for t in targets if t["type"] == "iframe" and t.get("parentId") == self._target]
         if not ours:
             return None
@@ -133,20 +133,20 @@ class Page:
             self._session = session
 
     def forget(self) -> None:
-        """What was noted until now."""
+        """Clear what was recorded so far."""
         self.js("1")
-        for noted in (self.complaints, self.dialogs, self.requests):
-            noted.clear()
+        for records in (self.errors, self.dialogs, self.requests):
+            records.clear()
 
     def wait(self, expression: str, seconds: float = 10.0) -> None:
-        """Until `expression` is true in the page."""
-        ends = time.monotonic() + seconds
+        """Wait until `expression` is true in the page."""
+        end = time.monotonic() + seconds
         while not self.js(
             f"(() => {{ try {{ return !!({expression}) }} catch {{ return 0 }} }})()"
         ):
-            if time.monotonic() > ends:
+            if time.monotonic() > end:
                 text = self.js("document.body.innerText")
-                raise AssertionError(f"never: {expression}\n{text}\n{self.complaints}")
+                raise AssertionError(f"timed out: {expression}\n{text}\n{self.errors}")
             time.sleep(0.03)
 
     def size(self, width: int, height: int, dark: bool = False) -> None:
@@ -163,7 +163,7 @@ class Page:
 
 @contextlib.contextmanager
 def page(program: str) -> Iterator[Page]:
-    """A fresh browser that is gone afterwards."""
+    """Start a browser with a fresh profile; exits with the context."""
     read_here, write_there = os.pipe()
     read_there, write_here = os.pipe()
     profile = tempfile.mkdtemp(prefix="maas-browser-")

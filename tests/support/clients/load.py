@@ -1,7 +1,7 @@
-"""A small load generator that checks every answer: closed loop, or open loop at a rate.
+"""A small load generator that checks every answer, in a closed loop or an open loop at a rate.
 
-Every request carries a number, and every answer must carry the same one; an answer that belongs
-to another request is a mismatch. Outcomes are counted, never averaged away.
+Every request has a number that its answer must repeat. An answer that belongs to another request
+is a mismatch. Each outcome is counted.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import uvloop
 @dataclass
 class Report:
     outcomes: Counter[str] = field(default_factory=Counter)
-    """`200`, `503`, …, or `lost` where the connection ended before the answer."""
+    """Number of answers by status, and of `lost` requests, whose connection closed early."""
     mismatches: int = 0
     unanswered: int = 0
-    """Requests still open when the run ended and its grace was over: hangs."""
+    """Requests without an answer after the run and its grace period."""
     latencies: dict[str, list[float]] = field(default_factory=dict)
-    """Seconds, by outcome."""
+    """Latencies in seconds, by outcome."""
     finished: list[tuple[float, str]] = field(default_factory=list)
     """(time.monotonic(), outcome) of every answer, in order."""
     without_retry_after: int = 0
-    """Refusals (429, 503) that did not say when to come back."""
+    """Number of refusals (429, 503) without Retry-After."""
     samples: dict[str, bytes] = field(default_factory=dict)
     """One answer for each outcome."""
 
@@ -71,7 +71,7 @@ class Target:
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time; calls `idle` whenever it is ready for the next."""
+    """Sends one request at a time, and calls `idle` when ready for the next one."""
 
     def __init__(self, run: _Run) -> None:
         self._run = run
@@ -92,8 +92,8 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        head, found, body = self._buffer.partition(b"\r\n\r\n")
-        if not found:
+        head, separator, body = self._buffer.partition(b"\r\n\r\n")
+        if not separator:
             return
         lower = head.lower()
         length = int(lower.partition(b"content-length: ")[2].partition(b"\r")[0])
@@ -117,7 +117,7 @@ class _Connection(asyncio.Protocol):
         self._run.closed(self)
 
 
-def _same(connection: _Connection) -> _Connection:
+def _returned(connection: _Connection) -> _Connection:
     return connection
 
 
@@ -127,7 +127,7 @@ class _Run:
         self.report = Report()
         self.stopping = False
         self._next = first
-        self._wanted = connections
+        self._connections = connections
         self._open: set[_Connection] = set()
         self._idle: deque[_Connection] = deque()
         self._due: deque[float] = deque()
@@ -146,7 +146,7 @@ class _Run:
             self._idle.append(connection)
 
     def offer(self, when: float) -> None:
-        """Open loop: one more request is due; its latency counts from `when`."""
+        """Send one more request in an open loop. Its latency counts from `when`."""
         if self._idle:
             self._send(self._idle.popleft(), when)
         else:
@@ -185,12 +185,12 @@ class _Run:
     async def keep_connected(self) -> None:
         loop = asyncio.get_running_loop()
         while not self.stopping:
-            while len(self._open) < self._wanted and not self.stopping:
+            while len(self._open) < self._connections and not self.stopping:
                 connection = _Connection(self)
                 self._open.add(connection)
                 try:
                     await loop.create_connection(
-                        partial(_same, connection), "127.0.0.1", self.target.port
+                        partial(_returned, connection), "127.0.0.1", self.target.port
                     )
                 except OSError:
                     self._open.discard(connection)
@@ -199,8 +199,8 @@ class _Run:
 
     async def finish(self, grace_s: float) -> Report:
         self.stopping = True
-        ends = time.monotonic() + grace_s
-        while self._in_flight and time.monotonic() < ends:
+        end = time.monotonic() + grace_s
+        while self._in_flight and time.monotonic() < end:
             await asyncio.sleep(0.01)
         self.report.unanswered = self._in_flight
         return self.report
@@ -208,8 +208,8 @@ class _Run:
     async def closed_loop(self, seconds: float, count: int | None, stop: asyncio.Event) -> Report:
         self._limit = self._next + count if count is not None else None
         keeper = asyncio.ensure_future(self.keep_connected())
-        ends = time.monotonic() + seconds
-        while time.monotonic() < ends and not stop.is_set():
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not stop.is_set():
             if self._limit is not None and self._next >= self._limit:
                 break
             await asyncio.sleep(0.01)
@@ -228,8 +228,8 @@ class _Run:
                 self.offer(started + offered / rate)
                 offered += 1
             await asyncio.sleep(0.001)
-        ends = time.monotonic() + 30
-        while self._due and time.monotonic() < ends:
+        end = time.monotonic() + 30
+        while self._due and time.monotonic() < end:
             await asyncio.sleep(0.01)
         report = await self.finish(30)
         keeper.cancel()
@@ -245,7 +245,7 @@ async def closed_loop(
     first: int = 0,
     stop: asyncio.Event | None = None,
 ) -> Report:
-    """Each connection sends its next request as soon as it has its answer."""
+    """Run a closed loop: each connection sends its next request when it has an answer."""
     run = _Run(target, connections, first)
     return await run.closed_loop(seconds, count, stop or asyncio.Event())
 
@@ -259,7 +259,7 @@ async def open_loop(
     first: int = 0,
     stop: asyncio.Event | None = None,
 ) -> Report:
-    """`rate` requests a second, whatever the answers do; latency counts from when each was due."""
+    """Run an open loop of `rate` requests per second. Latency counts from when each was due."""
     run = _Run(target, connections, first)
     return await run.open_loop(rate, seconds, stop or asyncio.Event())
 

@@ -1,4 +1,4 @@
-"""OpenAI's package for JavaScript as a foreign client: `make setup` installs it where npm is."""
+"""OpenAI's package for JavaScript as a client. `make setup` installs it if npm is available."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MODULES = Path(sys.prefix) / "npm" / "node_modules"
 SCRIPT = Path(__file__).parents[2] / "npm" / "openai_client.cjs"
 
 
-def asked_by_npm(stack: Stack, what: str, *arguments: str) -> dict[str, Any]:
-    """What tests/npm/openai_client.cjs was told; skips the test without Node."""
+def run_npm_client(stack: Stack, operation: str, *arguments: str) -> dict[str, Any]:
+    """The output of tests/npm/openai_client.cjs. Skips the test if Node is not installed."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
@@ -28,10 +28,10 @@ def asked_by_npm(stack: Stack, what: str, *arguments: str) -> dict[str, Any]:
             pytest.skip("npm is not installed")
         pytest.fail("the openai npm package is not installed: make setup")
     ran = subprocess.run(
-        [node, str(SCRIPT), what, f"{stack.url}/v1", stack.token, *arguments],
+        [node, str(SCRIPT), operation, f"{stack.url}/v1", stack.token, *arguments],
         env={**os.environ, "NODE_PATH": str(MODULES)},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    said: dict[str, Any] = json.loads(ran.stdout)
-    return said
+    output: dict[str, Any] = json.loads(ran.stdout)
+    return output

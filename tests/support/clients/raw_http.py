@@ -1,4 +1,4 @@
-"""HTTP/1.1 by hand: for requests that no client library would send."""
+"""HTTP/1.1 over a plain socket, for requests that client libraries cannot send."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Answer:
 
     @property
     def sentence(self) -> str:
-        """What an error says to a person, in whichever of the two shapes it came."""
+        """The message of an error, in either of the two formats."""
         raw = self.json()
         return str(raw.get("detail") or raw.get("error") or "")
 
@@ -33,24 +33,24 @@ def head(method: str, target: str, headers: dict[str, str]) -> bytes:
 
 
 def chunked(body: bytes, size: int = 1 << 16) -> bytes:
-    """`body` in chunks, ended properly."""
+    """`body` in chunks, with the last one."""
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     return b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in pieces) + b"0\r\n\r\n"
 
 
-def exchange(port: int, sent: bytes, *, half_close: bool = False) -> Answer | None:
-    """Sends these bytes and reads one answer; None if the server closed without one.
+def exchange(port: int, data: bytes, *, half_close: bool = False) -> Answer | None:
+    """Send bytes and read one answer; None if the server closed the connection without one.
 
-    `half_close`: say that nothing more will come, as a client does that stops in the middle.
+    `half_close` closes the sending side afterwards, as a client does that stops early.
     """
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as connection:
-        # A server that has refused may close before all is sent; its answer counts.
+        # After a refusal, the server may close the connection before all bytes are data.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.sendall(sent)
+            connection.sendall(data)
             if half_close:
                 connection.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
-            return read_answer(connection, has_body=not sent.startswith(b"HEAD "))
+            return read_answer(connection, has_body=not data.startswith(b"HEAD "))
     return None
 
 

@@ -34,7 +34,7 @@ PREDICT, INFER = "/predict/d", "/v2/models/d/infer"
 NUMBER = TensorSpec("x", "FP32", (1,))
 
 
-class Transport:
+class AnswerTransport:
     """Collects what is written to it."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ def instant_server(folder: Path, large: LargeBodies, spec: TensorSpec = NUMBER) 
 
 def connect(server: HttpServer) -> tuple[Connection, list[bytes]]:
     """A connection to `server` and the answers that are written to it."""
-    connection, transport = Connection(server), Transport()
+    connection, transport = Connection(server), AnswerTransport()
     connection.connection_made(cast(asyncio.Transport, transport))
     return connection, transport.answers
 

@@ -1,4 +1,4 @@
-"""The console in a real browser, with a server behind it that says hostile things."""
+"""The console in a real browser, against a server whose answers are hostile."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NAMES = ("index.html", "docs.html", "report.html")
 
 
 def spec(name: str, shape: list[int]) -> dict[str, Any]:
-    """A tensor that is hostile wherever it is text."""
+    """A tensor spec with hostile text in every text field."""
     return {
         "name": name, "datatype": EVIL, "shape": shape, "units": EVIL, "description": EVIL,
         "labels": [EVIL] * 3,
@@ -96,11 +96,11 @@ ANSWERS: dict[str, Any] = {
 @dataclass
 class Site:
     url: str
-    asked: list[str]
+    requests: list[str]
 
 
 def answer(request: Request) -> None:
-    """What control would say, if it let everything through."""
+    """Answer like control, without checking anything."""
     path = request.target.decode().partition("?")[0]
     if path == "/openapi.json":
         request.respond(200, (ROOT / "api/openapi.json").read_bytes())
@@ -122,26 +122,26 @@ async def serve(ready: threading.Event, box: list[Site], stop: threading.Event) 
     keys = KeyRing()
     keys.replace([Key("k1", "k", (Scope.ADMIN,), hash_token(TOKEN)),
                   Key("k2", "c", (Scope.CALL,), hash_token(CALLER))])  # fmt: skip
-    asked: list[str] = []
+    requests: list[str] = []
 
-    def noted(request: Request) -> None:
-        asked.append(request.target.decode())
+    def record(request: Request) -> None:
+        requests.append(request.target.decode())
         if request.target.startswith(b"/api/") and request.key is not None:
             require(request.key, Scope.READ)
         answer(request)
 
     routes = [
-        Route("GET", "/api/{*}", RouteAccess.ANY_KEY, noted),
-        Route("GET", "/openapi.json", RouteAccess.ANY_KEY, noted),
-        Route("GET", "/v1/models", Scope.CALL, noted),
-        Route("POST", "/predict/{deployment}", Scope.CALL, noted, 1 << 20),
-        Route("POST", "/explain/{deployment}", Scope.CALL, noted, 1 << 20),
+        Route("GET", "/api/{*}", RouteAccess.ANY_KEY, record),
+        Route("GET", "/openapi.json", RouteAccess.ANY_KEY, record),
+        Route("GET", "/v1/models", Scope.CALL, record),
+        Route("POST", "/predict/{deployment}", Scope.CALL, record, 1 << 20),
+        Route("POST", "/explain/{deployment}", Scope.CALL, record, 1 << 20),
         *console_routes(),
     ]
     server = HttpServer(RouteTable(routes), keys, HostCheck(()))
     listening = socket.create_server(("127.0.0.1", 0))
     await server.listen(listening, None)
-    box.append(Site(f"http://127.0.0.1:{listening.getsockname()[1]}", asked))
+    box.append(Site(f"http://127.0.0.1:{listening.getsockname()[1]}", requests))
     ready.set()
     while not stop.is_set():
         await asyncio.sleep(0.02)
@@ -164,23 +164,23 @@ def site() -> Iterator[Site]:
 def page() -> Iterator[Page]:
     program = browser.executable()
     if program is None:
-        pytest.skip("there is no Chromium on this machine")
+        pytest.skip("Chromium is not installed")
     with browser.page(program) as opened:
         yield opened
 
 
 def enter(page: Page, site: Site, path: str = "/", token: str = TOKEN) -> None:
-    """With the key in the tab, as after the first page asked for it."""
+    """Open `path` with the key in the tab, as after login."""
     page.open(site.url + "/")
     page.wait(f"location.origin === {json.dumps(site.url)} && document.readyState === 'complete'")
     page.js(f"sessionStorage.setItem('maas-key', {json.dumps(token)})")
     page.open(site.url + path)
 
 
-def test_it_asks_for_the_key_and_keeps_it_in_the_tab(page: Page, site: Site) -> None:
+def test_the_console_asks_for_the_key_and_keeps_it_in_the_tab(page: Page, site: Site) -> None:
     page.open(site.url + "/")
     page.wait("document.querySelector('#key')")
-    assert site.asked == []
+    assert site.requests == []
     refused = "document.querySelector('.bad').innerText.includes('unknown')"
     for typed, then in (("maas_no", refused), (TOKEN, "document.querySelector('article.card')")):
         page.js(f"document.querySelector('#key').value = {json.dumps(typed)};"
@@ -192,28 +192,30 @@ def test_it_asks_for_the_key_and_keeps_it_in_the_tab(page: Page, site: Site) -> 
     page.wait("document.querySelector('#key') && !sessionStorage.length")
 
 
-def test_hostile_words_stay_words(page: Page, site: Site) -> None:
+def test_hostile_text_stays_text(page: Page, site: Site) -> None:
     page.forget()
     enter(page, site)
     page.wait("document.querySelectorAll('section').length === 4")
     page.js("document.querySelectorAll('details').forEach((d) => { d.open = true }); 1")
     page.wait("document.querySelector('textarea').value && document.querySelector('.tiles')")
-    for button, seen in (("Predict", ".output"), ("Explain", ".answer .bars")):
+    for button, selector in (("Predict", ".output"), ("Explain", ".answer .bars")):
         page.js(f"[...document.querySelectorAll('button')].find((b) => b.innerText === '{button}')"
                 ".click(); 1")  # fmt: skip
-        page.wait(f"document.querySelector('{seen}')")
+        page.wait(f"document.querySelector('{selector}')")
     text = page.js("document.body.innerText")
     assert text.count("<img src=x onerror=") >= 25
-    made = "img:not(.brand img), script:not([src]), main :is(script, iframe, [onload], [onerror])"
-    assert page.js(f"document.querySelectorAll('{made}').length") == 0
+    elements = (
+        "img:not(.brand img), script:not([src]), main :is(script, iframe, [onload], [onerror])"
+    )
+    assert page.js(f"document.querySelectorAll('{elements}').length") == 0
     links = page.js("[...document.querySelectorAll('main a')].map((a) => a.getAttribute('href'))")
     assert links == [f"/assets/report.html#{DIGEST}"]
     assert page.dialogs == []
-    assert page.complaints == []
+    assert page.errors == []
     assert all(url.startswith(site.url) for url in page.requests)
 
 
-def test_who_may_only_call_is_told_so_once_and_reads_the_documentation(
+def test_a_key_that_may_only_call_sees_a_notice_and_the_documentation(
     page: Page, site: Site
 ) -> None:
     page.forget()
@@ -227,17 +229,17 @@ def test_who_may_only_call_is_told_so_once_and_reads_the_documentation(
     page.wait("document.querySelector('details.operation')")
 
 
-def test_a_report_is_shown_with_its_style_and_runs_nothing(page: Page, site: Site) -> None:
+def test_a_report_is_shown_with_its_style_and_without_scripts(page: Page, site: Site) -> None:
     page.forget()
     enter(page, site, f"/assets/report.html#{DIGEST}")
     page.wait("!document.querySelector('iframe').hidden")
     assert page.js("document.querySelector('iframe').srcdoc.includes('the report')")
     assert page.js("document.querySelector('iframe').contentDocument") is None  # another origin
     wait_until(lambda: page.js_in_frame("document.querySelector('h1')?.innerText") == "the report")
-    color = "getComputedStyle(document.body).color"  # the text may be there before its style
+    color = "getComputedStyle(document.body).color"  # the text may appear before its style
     wait_until(lambda: page.js_in_frame(color) == "rgb(1, 2, 3)")
     page.js_in_frame("document.querySelector('button').click()")
-    wait_until(lambda: any("script" in said for said in page.complaints))
+    wait_until(lambda: any("script" in error for error in page.errors))
     assert page.dialogs == []
     assert page.js("sessionStorage.getItem('maas-key')") == TOKEN
 
@@ -273,10 +275,10 @@ def test_the_documentation_shows_every_operation(page: Page, site: Site) -> None
     page.wait(f"document.querySelectorAll('details.operation').length === {count}")
     for name in document["components"]["schemas"]:
         assert page.js(f"!!document.getElementById('schema-{name}')"), name
-    assert page.complaints == []
+    assert page.errors == []
 
 
-def test_the_files_fetch_nothing_from_elsewhere_and_parse_no_text() -> None:
+def test_the_files_load_nothing_from_elsewhere_and_parse_no_text() -> None:
     folder = resources.files("maas.console")
     routes = {route.pattern for route in console_routes()}
     assert {"/", "/docs", "/assets/style.css", "/assets/main.js"} <= routes

@@ -48,13 +48,13 @@ class ReplicaLink(Channel):
         self,
         on_closed: OnClosed | None = None,
         on_usable: OnUsable | None = None,
-        owing: set[ReplicaLink] | None = None,
+        busy_links: set[ReplicaLink] | None = None,
     ) -> None:
         """`on_closed` receives the calls without an answer when the connection is lost; without it
         they fail with ReplicaLost. `on_usable` is called when `usable` changes. The link is in the
-        set `owing` while its replica has unanswered calls."""
+        set `busy_links` while its replica has unanswered calls."""
         super().__init__()
-        self._owing = set() if owing is None else owing
+        self._busy_links = set() if busy_links is None else busy_links
         self.pending: dict[int, Call] = {}
         """Sent calls without an answer, by their number."""
         self.usable = False
@@ -81,12 +81,12 @@ class ReplicaLink(Channel):
         path: str,
         on_closed: OnClosed | None = None,
         on_usable: OnUsable | None = None,
-        owing: set[ReplicaLink] | None = None,
+        busy_links: set[ReplicaLink] | None = None,
     ) -> ReplicaLink:
         """Connect to the socket `path`. Raises OSError if nothing listens there."""
         loop = asyncio.get_running_loop()
         transport, link = await loop.create_unix_connection(
-            lambda: cls(on_closed, on_usable, owing), path
+            lambda: cls(on_closed, on_usable, busy_links), path
         )
         transport.set_write_buffer_limits(high=UNSENT_BYTES)
         return link
@@ -104,7 +104,7 @@ class ReplicaLink(Channel):
         self.rows_in_flight += call.load
         self.bytes_in_flight += call.size
         if not self.outgoing:
-            self._owing.add(self)
+            self._busy_links.add(self)
             self._loop.call_soon(self._send_outgoing)
         self.outgoing.append(call)
 
@@ -320,10 +320,10 @@ class ReplicaLink(Channel):
         self.bytes_in_flight -= call.size
 
     def _settle(self) -> None:
-        """If every call has an answer, update `owing`, and close if the replica is draining: it
-        waits for that."""
+        """Once every call has an answer, leave `busy_links`, and close if the replica is draining,
+        which waits for that."""
         if not self.pending and not self.outgoing:
-            self._owing.discard(self)
+            self._busy_links.discard(self)
             if self.going_away:
                 self.close()
 
@@ -353,7 +353,7 @@ class ReplicaLink(Channel):
         self._lose(lost)
 
     def _lose(self, calls: list[Call]) -> None:
-        self._owing.discard(self)
+        self._busy_links.discard(self)
         for call in calls:
             self._forget(call)
         if self._on_closed is not None:

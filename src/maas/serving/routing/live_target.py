@@ -45,11 +45,11 @@ class LiveTarget:
         deployment: str,
         target: TargetRoute,
         queue_limit: int,
-        owing: set[ReplicaLink] | None = None,
+        busy_links: set[ReplicaLink] | None = None,
     ) -> None:
-        """`target` is the entry of the snapshot. `owing` is the set of links whose replicas have
+        """`target` is the entry of the snapshot. `busy_links` has the links whose replicas have
         unanswered calls."""
-        self._owing = owing
+        self._busy_links = busy_links
         self.deployment = deployment
         self.version = target.version
         self.variant = target.variant
@@ -262,7 +262,7 @@ class LiveTarget:
             while path in self._sockets:
                 try:
                     link = await ReplicaLink.connect(
-                        path, self._link_closed, self._link_usable, self._owing
+                        path, self._link_closed, self._link_usable, self._busy_links
                     )
                 except OSError:
                     link = None

@@ -21,9 +21,9 @@ SWEEP_SECONDS = 0.1
 class LiveDeployment:
     """A deployment and its targets."""
 
-    def __init__(self, name: str, owing: set[ReplicaLink] | None = None) -> None:
+    def __init__(self, name: str, busy_links: set[ReplicaLink] | None = None) -> None:
         self.name = name
-        self._owing = owing
+        self._busy_links = busy_links
         self.model = ""
         self.reason = ""
         self.targets: list[LiveTarget] = []
@@ -38,7 +38,9 @@ class LiveDeployment:
         targets = []
         for entry in new.targets:
             target = previous.pop(_identity(entry), None)
-            targets.append(target or LiveTarget(self.name, entry, new.queue_limit, self._owing))
+            targets.append(
+                target or LiveTarget(self.name, entry, new.queue_limit, self._busy_links)
+            )
         self.targets = targets
         for target, entry in zip(targets, new.targets, strict=True):
             target.update(entry, new.queue_limit, new.reason)
@@ -101,7 +103,7 @@ class Router:
     def __init__(self) -> None:
         self.deployments: dict[str, LiveDeployment] = {}
         self.default: str | None = None
-        self._owing: set[ReplicaLink] = set()
+        self._busy_links: set[ReplicaLink] = set()
         self._removed: list[LiveDeployment] = []
         """Deleted deployments whose replicas have unanswered calls."""
         self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
@@ -116,7 +118,7 @@ class Router:
         for new in snapshot.deployments:
             live = self.deployments.get(new.name)
             if live is None:
-                live = self.deployments[new.name] = LiveDeployment(new.name, self._owing)
+                live = self.deployments[new.name] = LiveDeployment(new.name, self._busy_links)
             live.update(new)
 
     def get(self, name: str | None) -> LiveDeployment:
@@ -133,7 +135,7 @@ class Router:
 
     def is_working(self) -> bool:
         """Whether any replica has an unanswered call."""
-        return bool(self._owing)
+        return bool(self._busy_links)
 
     def close(self) -> None:
         self._timer.cancel()
