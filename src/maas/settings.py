@@ -296,9 +296,9 @@ class _Values:
             for key, value in values.items():
                 try:
                     msgspec.convert({key: value}, struct, strict=False)
-                except msgspec.ValidationError as wrong:
+                except msgspec.ValidationError as error:
                     where = self._origins[section, key]
-                    raise ConfigurationError(f"{where}: {section}.{key}: {wrong}") from None
+                    raise ConfigurationError(f"{where}: {section}.{key}: {error}") from None
             out[section] = msgspec.convert(values, struct, strict=False)
         return out
 
@@ -352,8 +352,8 @@ def child_environment(**extra: str) -> dict[str, str]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as wrong:
-        raise ConfigurationError(f"{path}: {wrong}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from None
 
 
 def _hint(word: str, names: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""Real servers, started once per session and only if a test asks for them."""
+"""Real servers, each started once per session if a test requests it."""
 
 from __future__ import annotations
 

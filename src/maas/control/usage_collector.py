@@ -52,9 +52,9 @@ class UsageCollector:
                 source, totals, alive = UsageFile.read(path)
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError) as wrong:
+            except (OSError, ValueError) as error:
                 # It may be incomplete because a gateway is starting. A damaged file stays.
-                log.debug("%s: %s", path.name, wrong)
+                log.debug("%s: %s", path.name, error)
                 continue
             if self._recorded.get(source) != totals:
                 self._ledger.record(source, totals)

@@ -153,8 +153,8 @@ class Manifest:
             raise InvalidInput(
                 f"the manifest has no field {missing}", field=str(missing.args[0])
             ) from None
-        except (TypeError, ValueError) as wrong:
-            raise InvalidInput(f"the manifest is invalid: {wrong}") from None
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"the manifest is invalid: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -228,8 +228,8 @@ class Evidence:
             )
         except KeyError as missing:
             raise InvalidInput(f"the evidence has no field {missing}") from None
-        except (TypeError, ValueError) as wrong:
-            raise InvalidInput(f"the evidence is invalid: {wrong}") from None
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"the evidence is invalid: {error}") from None
 
 
 def _file(raw: dict[str, Any] | None) -> File | None:

@@ -70,8 +70,8 @@ def main() -> int:
     settings = Settings.from_json(arguments.settings_json.read_text())
     try:
         uvloop.run(Control(settings, arguments.lifeline).run())
-    except (ConfigurationError, Conflict, InvalidInput) as wrong:
-        log.error("%s", wrong)
+    except (ConfigurationError, Conflict, InvalidInput) as error:
+        log.error("%s", error)
         return BAD_CONFIGURATION
     except MaasError as error:
         log.error("control cannot run: %s", error)

@@ -111,8 +111,8 @@ def load_request(spec: ReplicaSpec, *, with_contents: bool) -> LoadRequest:
                     digest = hashlib.sha256(files[file.name])
                 else:
                     digest = hashlib.file_digest(stream, "sha256")
-        except OSError as wrong:
-            raise ArtifactCorrupt(f"{file.name}: {wrong.strerror}", file=file.name) from None
+        except OSError as error:
+            raise ArtifactCorrupt(f"{file.name}: {error.strerror}", file=file.name) from None
         if digest.hexdigest() != file.sha256:
             raise ArtifactCorrupt(
                 f"{file.name} is not the file that was published: its SHA-256 differs",

@@ -153,9 +153,9 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         try:
             self._spawn(child)
-        except OSError as wrong:  # no memory, process or file descriptor; may be temporary
+        except OSError as error:  # no memory, process or file descriptor; may be temporary
             pause = _schedule_restart(child)
-            self._notify(f"{child.name} cannot be started ({wrong}); trying again in {pause:.1f} s")
+            self._notify(f"{child.name} cannot be started ({error}); trying again in {pause:.1f} s")
 
     def _spawn(self, child: Child) -> None:
         log = log_folder(self._settings).file(child.name)
@@ -292,8 +292,8 @@ def _make_directories(settings: Settings) -> None:
     for path in (settings.run_dir, settings.log_dir, settings.usage_dir):
         try:
             make_own_dir(path)
-        except OSError as wrong:
-            raise ConfigurationError(f"cannot use {path}: {wrong.strerror}") from None
+        except OSError as error:
+            raise ConfigurationError(f"cannot use {path}: {error.strerror}") from None
 
 
 def _lock_home(settings: Settings) -> int:
@@ -318,11 +318,11 @@ def _listen(settings: Settings) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-    except OSError as wrong:
-        is_used = wrong.errno == errno.EADDRINUSE
+    except OSError as error:
+        is_used = error.errno == errno.EADDRINUSE
         hint = "; another program uses this port, choose one with --port" if is_used else ""
         raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {wrong.strerror}{hint}"
+            f"cannot listen on {host}:{port}: {error.strerror}{hint}"
         ) from None
     listening.listen(2048)
     return listening

@@ -181,8 +181,8 @@ def _make_private(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError as wrong:
-        raise StorageFailed(f"the database {path} cannot be opened: {wrong.strerror}") from None
+    except OSError as error:
+        raise StorageFailed(f"the database {path} cannot be opened: {error.strerror}") from None
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -206,18 +206,18 @@ def _database_errors() -> Iterator[None]:
     """Translates errors of SQLAlchemy and the driver into errors of the domain."""
     try:
         yield
-    except exc.DBAPIError as wrong:
-        raise _translated(wrong) from wrong
+    except exc.DBAPIError as error:
+        raise _translated(error) from error
     except exc.TimeoutError:
         raise Unavailable("all connections to the database are in use", retry_after=1) from None
-    except (UnicodeEncodeError, OverflowError) as wrong:
+    except (UnicodeEncodeError, OverflowError) as error:
         # A lone surrogate in a text or an integer beyond 64 bits.
-        raise InvalidInput(f"a value cannot be stored: {shown(str(wrong))}") from None
+        raise InvalidInput(f"a value cannot be stored: {shown(str(error))}") from None
 
 
-def _translated(wrong: exc.DBAPIError) -> MaasError:
+def _translated(error: exc.DBAPIError) -> MaasError:
     """The domain's error for a driver's error, without the statement and its values."""
-    cause: Any = wrong.orig
+    cause: Any = error.orig
     # psycopg has SQLSTATEs, sqlite3 has the names of SQLite's own result codes.
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None) or ""
     message = shown(str(cause).strip().split("\n")[0], 200)
@@ -225,12 +225,12 @@ def _translated(wrong: exc.DBAPIError) -> MaasError:
         return OutOfSpace("the database has no space left")
     if code in RACES:
         return LostRace("the database has a conflicting change", retry_after=1)
-    if isinstance(wrong, exc.IntegrityError):
+    if isinstance(error, exc.IntegrityError):
         return Conflict(f"the change violates a constraint of the database: {message}")
-    if isinstance(wrong, exc.DataError):
+    if isinstance(error, exc.DataError):
         return InvalidInput(f"a value cannot be stored: {message}")
     if code in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
         return StorageFailed(f"the database file is damaged: {message}")
-    if isinstance(wrong, exc.OperationalError | exc.InterfaceError | exc.InternalError):
+    if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
         return Unavailable(f"the database is unavailable: {message}", retry_after=1)
     return MaasError(f"the database rejects the statement: {message}")

@@ -165,8 +165,8 @@ def storage_errors(action: str) -> Iterator[None]:
     """Translates OSError into errors of the domain: `cannot <action>: <reason>`."""
     try:
         yield
-    except FileNotFoundError as wrong:
-        raise NotFound(f"cannot {action}: no such file") from wrong
-    except OSError as wrong:
-        kind = OutOfSpace if wrong.errno in _NO_SPACE else StorageFailed
-        raise kind(f"cannot {action}: {wrong.strerror}") from wrong
+    except FileNotFoundError as error:
+        raise NotFound(f"cannot {action}: no such file") from error
+    except OSError as error:
+        kind = OutOfSpace if error.errno in _NO_SPACE else StorageFailed
+        raise kind(f"cannot {action}: {error.strerror}") from error

@@ -1,6 +1,6 @@
 """An artifact store in an S3 bucket.
 
-A file is verified on this machine before it is uploaded, so the bucket never has a wrong one. It
+A file is verified on this machine before it is uploaded, so the bucket never has a damaged one. It
 appears atomically: a small file by a conditional create, a large one when its last part is in.
 """
 
@@ -161,21 +161,21 @@ class ObjectArtifacts:
         """
         try:
             yield
-        except (PermissionDeniedError, UnauthenticatedError) as wrong:
+        except (PermissionDeniedError, UnauthenticatedError) as error:
             raise StorageFailed(
                 f"the artifact store {self.url} refused to {action} a file with these "
-                f"credentials ({_error_code(wrong) or 403})"
+                f"credentials ({_error_code(error) or 403})"
             ) from None
         except FileNotFoundError:
             raise StorageFailed(
                 f"the artifact store {self.url} cannot {action} a file: the bucket does not exist"
             ) from None
-        except BaseError as wrong:
-            reason = _error_code(wrong) or str(wrong).split("\n")[0].rpartition(" - ")[2]
+        except BaseError as error:
+            reason = _error_code(error) or str(error).split("\n")[0].rpartition(" - ")[2]
             message = (
                 f"the artifact store {self.url} failed to {action} a file: {shown(reason, 120)}"
             )
-            if isinstance(wrong, GenericError):
+            if isinstance(error, GenericError):
                 # No connection, or an error inside the service: a retry may succeed.
                 raise Unavailable(message, retry_after=1) from None
             raise StorageFailed(message) from None
@@ -212,7 +212,7 @@ def _key(sha256: str) -> str:
     return f"sha256/{checked_sha256(sha256)[:2]}/{sha256}"
 
 
-def _error_code(wrong: Exception) -> str:
+def _error_code(error: Exception) -> str:
     """The S3 error code in a response, for example `NoSuchBucket`; '' if there is none."""
-    match = _ERROR_CODE.search(str(wrong))
+    match = _ERROR_CODE.search(str(error))
     return match[1] if match else ""

@@ -177,5 +177,5 @@ def to_json(value: Any, what: str) -> str:
     JSON does not have."""
     try:
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as wrong:
-        raise InvalidInput(f"{what} must be JSON values: {wrong}", field=what) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"{what} must be JSON values: {error}", field=what) from None

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from maas.storage.database import Database
+from maas.storage.deployments import Deployments
 from tests.integration.control.home import Home, eventually, kill, pids, sha256, tiny_onnx
 
 BROKEN = tiny_onnx(3).replace(b"Mul", b"Mol")
@@ -156,9 +158,6 @@ def test_only_replicas_of_present_deployments_are_adopted(control: Home) -> None
     (previous,) = deployed(control)
     control.kill()
     # The deployment is deleted while control is not running.
-    from maas.storage.database import Database
-    from maas.storage.deployments import Deployments
-
     database = Database.open(control.settings.database_url)
     Deployments(database).delete("t")
     database.close()

@@ -86,9 +86,9 @@ def _background(signature: Signature, row: RowToExplain) -> Arrays | None:
 def _arrays(signature: Signature, values: dict[str, Any], field: str) -> Arrays:
     try:
         tensors, _, _ = json_to_tensors(signature, values)
-    except InvalidInput as wrong:
-        path = f"{field}.{wrong.details['field']}" if "field" in wrong.details else field
-        raise InvalidInput(f"{field}: {wrong.message}", field=path) from None
+    except InvalidInput as error:
+        path = f"{field}.{error.details['field']}" if "field" in error.details else field
+        raise InvalidInput(f"{field}: {error.message}", field=path) from None
     return _to_arrays(tensors)
 
 

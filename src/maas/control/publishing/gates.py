@@ -43,8 +43,8 @@ def check_gate(gate: str, version: Version, variant: Variant, evidence: Sequence
     try:
         measurement = None if cost is None else from_json(cost.values, Measurement)
         verdict = judge(parsed, from_json(comparison.values, Comparison), measurement)
-    except InvalidInput as wrong:
-        raise Conflict(f"the evidence of {name} cannot be read: {wrong.message}") from None
+    except InvalidInput as error:
+        raise Conflict(f"the evidence of {name} cannot be read: {error.message}") from None
     if not verdict.passed:
         raise Conflict(f"{name} does not pass the gate {gate!r}: {verdict.reason}", field="gate")
 

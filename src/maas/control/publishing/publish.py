@@ -131,9 +131,9 @@ def _check_runtime(variant: Variant) -> None:
     if variant.runtime in OWN_OPTIONS:
         try:
             checked_options(variant.runtime, variant.options)
-        except InvalidInput as wrong:
+        except InvalidInput as error:
             raise InvalidInput(
-                f"variant {variant.name}: {wrong.message}", field="variants.options"
+                f"variant {variant.name}: {error.message}", field="variants.options"
             ) from None
 
 
@@ -141,9 +141,9 @@ def check_example(signature: Signature) -> None:
     """Raises InvalidInput unless the example is one valid row; replicas answer it to get ready."""
     try:
         _, rows, _ = json_to_tensors(signature, signature.example)
-    except InvalidInput as wrong:
+    except InvalidInput as error:
         raise InvalidInput(
-            f"the signature's example is invalid: {wrong.message}", field="signature.example"
+            f"the signature's example is invalid: {error.message}", field="signature.example"
         ) from None
     if rows != 1:
         raise InvalidInput(

@@ -111,9 +111,9 @@ class LocalLauncher:
         try:
             spec = await asyncio.to_thread(self._prepare, template)
             return self._launch(spec)
-        except OSError as wrong:
-            kind = OutOfSpace if wrong.errno in (errno.ENOSPC, errno.EDQUOT) else Unavailable
-            raise kind(f"a replica cannot be started: {wrong.strerror}") from None
+        except OSError as error:
+            kind = OutOfSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else Unavailable
+            raise kind(f"a replica cannot be started: {error.strerror}") from None
 
     def _launch(self, spec: ReplicaSpec) -> LaunchedReplica:
         command = [sys.executable, "-m", "maas.processes.replica", str(self._spec_file(spec.id))]

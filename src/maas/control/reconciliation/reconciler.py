@@ -278,8 +278,8 @@ class Reconciler:
         try:
             self._file.write_active([s.active.deployment for s in self.state.served.values()])
             self._file.write(Snapshot(0, deployments, self._keys, default))
-        except OSError as wrong:
-            log.error("the routing snapshot cannot be written: %s", wrong.strerror)
+        except OSError as error:
+            log.error("the routing snapshot cannot be written: %s", error.strerror)
             return
         now = time.monotonic()
         for served in self.state.served.values():

@@ -59,8 +59,8 @@ class SnapshotFile:
             return {str(name): Deployment.from_dict(d) for name, d in raw.items()}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, MaasError) as wrong:
-            log.warning("%s cannot be read: %s", self._active_path, wrong)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, MaasError) as error:
+            log.warning("%s cannot be read: %s", self._active_path, error)
             return {}
 
     def _previous_generation(self) -> int:
