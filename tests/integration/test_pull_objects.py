@@ -64,7 +64,7 @@ def test_an_object(request_: SourceRequest) -> None:
     assert seen[-1] == len(CONTENT)
 
 
-def test_all_below_a_prefix(request_: SourceRequest, s3_server: S3Server) -> None:
+def test_all_objects_below_a_prefix(request_: SourceRequest, s3_server: S3Server) -> None:
     fetched = pull(replace(request_, source=f"s3://{s3_server.bucket}/encoder/"))
     assert {n: p.read_bytes() for n, p in fetched.files.items()} == {
         "model.safetensors": b"weights",
@@ -72,7 +72,7 @@ def test_all_below_a_prefix(request_: SourceRequest, s3_server: S3Server) -> Non
     }
 
 
-def test_it_goes_on_where_it_stopped(
+def test_an_interrupted_download_resumes(
     request_: SourceRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(name: str, done: int, total: int | None) -> None:
@@ -93,7 +93,7 @@ def test_it_goes_on_where_it_stopped(
     assert starts[0] > 1_000_000
 
 
-def test_an_object_that_changed_is_begun_anew(request_: SourceRequest, bucket: S3Store) -> None:
+def test_a_changed_object_is_downloaded_again(request_: SourceRequest, bucket: S3Store) -> None:
     def full(name: str, done: int, total: int | None) -> None:
         raise OutOfSpace("no room")
 
@@ -115,14 +115,14 @@ def test_an_object_that_changed_is_begun_anew(request_: SourceRequest, bucket: S
         (("a.gguf", "a.gguf?versionId=3"), InvalidInput),
     ],
 )
-def test_what_is_not_there(
+def test_a_missing_source_is_not_found(
     request_: SourceRequest, change: tuple[str, str], kind: type[MaasError]
 ) -> None:
     with pytest.raises(kind):
         pull(replace(request_, source=request_.source.replace(*change, 1)))
 
 
-def test_a_refusal_tells_no_secret(request_: SourceRequest, s3_server: S3Server) -> None:
+def test_an_error_contains_no_secret(request_: SourceRequest, s3_server: S3Server) -> None:
     stores = replace(request_.access.stores, s3_secret_access_key="wrong-and-secret")
     wanted = replace(request_, access=replace(request_.access, stores=stores))
     with pytest.raises(Forbidden) as caught:
@@ -138,10 +138,10 @@ def test_another_digest(request_: SourceRequest) -> None:
 
 
 @pytest.mark.parametrize("source", ["gs://bucket/a.gguf", "az://container/a.gguf"])
-def test_stores_without_credentials_say_so(
+def test_stores_without_credentials_are_refused(
     request_: SourceRequest, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No such service is at hand: that the words are ours is all that can be seen here."""
+    """Without these services, the test checks only that the error is an error of OpenMaaS."""
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", "/nothing/here.json")
     with pytest.raises(InvalidInput, match=r"settings of \[pull\]"):
         pull(replace(request_, source=source))

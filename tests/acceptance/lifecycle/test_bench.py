@@ -1,4 +1,4 @@
-"""`maas bench` and `maas deploy --objective`: measured through the door, chosen, and cleaned up."""
+"""`maas bench` and `maas deploy --objective`: load tests, choice of the engine, and cleanup."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def names(stack: Stack) -> list[str]:
     return [d.name for d in stack.client().deployments.list()]
 
 
-def test_rows_are_measured_and_pictured(served: Stack, tmp_path: Path) -> None:
+def test_a_load_test_of_rows_measures_and_draws(served: Stack, tmp_path: Path) -> None:
     picture = tmp_path / "echo.svg"
     before = sum(u["requests"] for u in served.client().usage())
     load = ("-c", "1", "-c", "4", "--requests", "50", "--report", str(picture))
@@ -77,7 +77,7 @@ def test_rows_are_measured_and_pictured(served: Stack, tmp_path: Path) -> None:
     assert table.returncode == 0 and "rate 200/s" in table.stdout and "REQUESTS/S" in table.stdout
 
 
-def test_what_cannot_be_measured_has_a_reason(served: Stack) -> None:
+def test_an_invalid_load_test_is_refused_with_a_reason(served: Stack) -> None:
     missing = maas_cli(served, "bench", "nobody")
     assert missing.returncode == 3 and "nobody" in missing.stderr
     wrong = maas_cli(served, "bench", "echo", "-c", "0")
@@ -89,7 +89,7 @@ def test_what_cannot_be_measured_has_a_reason(served: Stack) -> None:
     assert size.returncode == 2 and "latency, throughput" in size.stderr
 
 
-def test_the_sdk_measures_in_both_ways(served: Stack) -> None:
+def test_both_clients_run_load_tests(served: Stack) -> None:
     load = Load(concurrency=(2,), requests=10)
     blocking = served.client().bench("echo", load)
 
@@ -105,7 +105,7 @@ def test_the_sdk_measures_in_both_ways(served: Stack) -> None:
         assert result.targets == ("1/onnx",) and result.model == "echo:1"
 
 
-def test_ctrl_c_gives_what_is_known(served: Stack) -> None:
+def test_an_interrupt_prints_the_results_so_far(served: Stack) -> None:
     line, environment = command(served, "bench", "echo", "-c", "1", "-c", "2", "--seconds", "4",
                                 "-o", "json")  # fmt: skip
     process = subprocess.Popen(
@@ -153,7 +153,7 @@ def test_engines_are_measured_once_and_the_best_is_deployed(served: Stack) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_no_deployment(served: Stack, number: signal.Signals) -> None:
+def test_an_interrupted_choice_leaves_no_deployment(served: Stack, number: signal.Signals) -> None:
     before = names(served)
     line, environment = command(served, "deploy", "slow", "--model", "echo", "--objective",
                                 "latency", "--measure-seconds", "300")  # fmt: skip

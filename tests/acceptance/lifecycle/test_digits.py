@@ -1,4 +1,4 @@
-"""The digits recipe: accurate, measured honestly, and reported in a page that needs no network."""
+"""The digits recipe: accuracy, metrics equal to scikit-learn's, and a self-contained report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BROWSER = next(
 class Digits:
     stack: Stack
     evidence: dict[str, Any]
-    """By kind."""
+    """Evidence by kind."""
     output: str
 
     @property
@@ -46,7 +46,7 @@ class Digits:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Digits]:
-    """`maas run` of the recipe has ended well."""
+    """A server after a successful `maas run` of the recipe."""
     home = tmp_path_factory.mktemp("h")
     with running(home) as stack:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MAAS_")}
@@ -64,7 +64,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Digits]:
         yield Digits(stack, evidence, done.stdout + done.stderr)
 
 
-def test_it_reads_digits_it_has_not_seen(digits: Digits) -> None:
+def test_the_accuracy_on_held_out_digits(digits: Digits) -> None:
     values = digits.evidence["metrics"].values["metrics"]
     assert values["accuracy"] >= 0.97
     assert digits.evidence["metrics"].how["rows"] == pytest.approx(0.5 * 1797, abs=2)
@@ -75,7 +75,7 @@ def test_it_reads_digits_it_has_not_seen(digits: Digits) -> None:
     assert low <= values["accuracy"] <= high
 
 
-def test_it_answers_over_http(digits: Digits) -> None:
+def test_the_deployment_predicts_over_http(digits: Digits) -> None:
     version = digits.client.models.version("digits:1").version
     example = version.manifest.signature.example
     status, _, body = digits.stack.request("POST", "/predict/digits", example)
@@ -90,7 +90,7 @@ def test_it_answers_over_http(digits: Digits) -> None:
 
 @dataclass
 class Predictions:
-    """What the model said about the rows that were held back, as stored."""
+    """The stored predictions of held-out rows."""
 
     true: np.ndarray[Any, np.dtype[np.int64]]
     predicted: np.ndarray[Any, np.dtype[np.int64]]
@@ -137,7 +137,7 @@ def sklearn_metrics(predictions: Predictions) -> dict[str, float]:
 
 
 def expected_calibration_error(predictions: Predictions, bins: int) -> float:
-    """Naeini, Cooper and Hauskrecht 2015, over bins of equal width; scikit-learn has none."""
+    """Naeini, Cooper and Hauskrecht 2015, with equal-width bins; not in scikit-learn."""
     confidence = predictions.scores.max(axis=1)
     right = predictions.predicted == predictions.true
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -150,7 +150,7 @@ def expected_calibration_error(predictions: Predictions, bins: int) -> float:
 
 
 @pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one")
-def test_every_metric_is_scikit_learns(digits: Digits, predictions: Predictions) -> None:
+def test_every_metric_equals_scikit_learn(digits: Digits, predictions: Predictions) -> None:
     values = digits.evidence["metrics"].values
     stored = dict(values["metrics"])
     assert len(predictions.true) == digits.evidence["metrics"].how["rows"]
@@ -163,7 +163,7 @@ def test_every_metric_is_scikit_learns(digits: Digits, predictions: Predictions)
         assert value == pytest.approx(expected[name], abs=1e-9), name
 
 
-def test_every_class_is_scikit_learns(digits: Digits, predictions: Predictions) -> None:
+def test_every_class_metric_equals_scikit_learn(digits: Digits, predictions: Predictions) -> None:
     values = digits.evidence["metrics"].values
     confusion = metrics.confusion_matrix(predictions.true, predictions.predicted, labels=range(10))
     assert values["confusion"] == confusion.tolist()
@@ -181,10 +181,10 @@ def test_every_class_is_scikit_learns(digits: Digits, predictions: Predictions) 
         assert row["pr_auc"] == pytest.approx(precision, abs=1e-9)
 
 
-def test_the_stored_predictions_are_the_served_models(
+def test_the_stored_predictions_equal_those_of_the_deployment(
     digits: Digits, predictions: Predictions
 ) -> None:
-    """The same rows through the door give the stored scores, in the stored order or another."""
+    """Predictions over HTTP equal the stored scores in any order of the rows."""
     from sklearn.datasets import load_digits
 
     images = load_digits().images
@@ -198,7 +198,7 @@ def test_the_stored_predictions_are_the_served_models(
         classes = np.exp(classes - classes.max(axis=1, keepdims=True))
         classes /= classes.sum(axis=1, keepdims=True)
     distance = np.abs(classes[:, None, :] - predictions.scores[None, :, :]).max(axis=2).min(axis=1)
-    # Half of all rows was held back, so about a hundred of these are among the stored ones.
+    # Half of all rows were held out, so about a hundred of these are among the stored ones.
     assert np.sum(distance < 1e-5) >= 60
 
 
@@ -213,7 +213,7 @@ def page(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_report_names_nobody_elses_address(page: Path) -> None:
+def test_the_report_contains_no_external_address(page: Path) -> None:
     text = page.read_text()
     loaded = re.findall(r"(?:src|href|action|data)\s*=\s*[\"']([^\"']*)", text)
     loaded += re.findall(r"url\(\s*[\"']?([^)\"']*)", text)
@@ -233,15 +233,15 @@ needs_browser = pytest.mark.skipif(
 class Seen:
     dom: str
     complaints: list[str]
-    """What the browser's console says."""
+    """Messages in the browser's console."""
     urls: list[str]
-    """Addresses that the page wanted, besides itself."""
+    """Addresses that the page requested, except its own."""
     painted: int
-    """Lines of its picture, of 3000, on which something changes."""
+    """Lines of the screenshot, of 3,000, that differ from the previous line."""
 
 
 def open_in_browser(page: Path, scratch: Path) -> Seen:
-    """Opens a page where every name resolves to nothing and the only proxy is not there."""
+    """Opens a page in a browser without name resolution and with an unreachable proxy."""
     picture, log = scratch / "page.png", scratch / "net.json"
     command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
     command += ["--disable-background-networking", "--disable-component-update"]
@@ -280,7 +280,7 @@ def test_the_report_opens_in_a_browser_without_a_network(page: Path, tmp_path: P
 
 
 @needs_browser
-def test_a_page_that_needs_a_network_would_be_noticed(tmp_path: Path) -> None:
+def test_the_browser_check_detects_requests(tmp_path: Path) -> None:
     bad = tmp_path / "bad.html"
     bad.write_text('<img src="http://pictures.example/x.png"><script>nothing()</script>')
     seen = open_in_browser(bad, tmp_path)

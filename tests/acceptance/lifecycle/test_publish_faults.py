@@ -24,7 +24,7 @@ from tests.support.servers.maas import Stack, running, wait_until
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """`echo` is served in its first version; the second one doubles."""
+    """A server with version 1 of `echo` deployed; version 2 doubles its input."""
     home: Path = tmp_path_factory.mktemp("h")
     with running(home) as stack:
         client = stack.client()
@@ -45,7 +45,7 @@ print("published", flush=True)
 """
 
 
-def test_a_publisher_that_is_killed_can_start_over(serving: Stack, tmp_path: Path) -> None:
+def test_a_killed_publisher_can_publish_again(serving: Stack, tmp_path: Path) -> None:
     what = bundle("unused", tmp_path)
     path = tmp_path / "model.onnx"
     for number, delay in enumerate((0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)):
@@ -70,7 +70,7 @@ def test_a_publisher_that_is_killed_can_start_over(serving: Stack, tmp_path: Pat
             assert serving.client().files.download(file.sha256) == what.contents[file.sha256]
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(serving: Stack) -> None:
+def test_an_aborted_upload_leaves_nothing(serving: Stack) -> None:
     data = secrets.token_bytes(4 * MEBIBYTE)
     sha256 = hashlib.sha256(data).hexdigest()
     head = raw_http.head(
@@ -95,7 +95,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(serving: Stack) -> None:
 
 
 def flip(path: Path, at: int) -> None:
-    """One bit of one byte of a stored file, counted from its start or, negative, its end."""
+    """Flips a bit of the byte at an index, which counts from the end if it is negative."""
     data = bytearray(path.read_bytes())
     data[at] ^= 0x10
     path.chmod(0o600)
@@ -110,7 +110,7 @@ def answer(stack: Stack, name: str) -> list[float]:
 
 
 def artifact(stack: Stack, ref: str) -> tuple[Path, Path]:
-    """Where the model's file is stored, and where its cached copy is."""
+    """Paths of the model's stored file and of its cached copy."""
     (file,) = stack.client().models.version(ref).version.manifest.files()
     stored = stack.home / "artifacts" / "sha256" / file.sha256[:2] / file.sha256
     return stored, stack.home / "cache" / file.sha256
@@ -118,7 +118,7 @@ def artifact(stack: Stack, ref: str) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("place", ["both", "stored"])
 @pytest.mark.parametrize("at", [0, 60, -1])
-def test_a_flipped_bit_is_found_at_load_and_the_old_version_serves_on(
+def test_loading_detects_a_flipped_bit_and_the_old_version_keeps_serving(
     serving: Stack, at: int, place: str
 ) -> None:
     stored, cached = artifact(serving, "echo:2")
@@ -160,7 +160,7 @@ def test_a_flipped_bit_in_the_cache_is_repaired_from_the_store(serving: Stack) -
     serving.client().deployments.delete("again")
 
 
-def test_a_download_of_damaged_bytes_does_not_end_well(serving: Stack) -> None:
+def test_a_download_of_a_damaged_file_is_aborted(serving: Stack) -> None:
     stored, _ = artifact(serving, "echo:2")
     original = stored.read_bytes()
     flip(stored, -1)

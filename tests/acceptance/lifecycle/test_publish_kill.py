@@ -1,4 +1,4 @@
-"""A publish that is killed anywhere leaves a whole version or none, and can be sent again."""
+"""A publish that is killed at any point leaves a complete version or none, and can be repeated."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 @dataclass
 class Progress:
-    """What the server had said yes to when it was killed."""
+    """What the server had confirmed before it was killed."""
 
     files: list[str] = field(default_factory=list)
     version: bool = False
@@ -55,7 +55,7 @@ class Progress:
 
 @dataclass
 class Control:
-    """A control process of its own, which can be killed and started again at once."""
+    """A control process that can be killed and restarted quickly."""
 
     home: Path
     zygote: subprocess.Popen[str]
@@ -93,7 +93,8 @@ class Control:
             connection.close()
 
     def publish(self, what: Bundle, done: Progress) -> None:
-        """Raises OSError or HTTPException where control is killed."""
+        """Publishes and records the progress. Raises OSError or HTTPException if control is
+        killed."""
 
         def must(method: str, path: str, body: bytes) -> None:
             status, body = self.ask(method, path, body)
@@ -139,7 +140,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
 
 @contextlib.contextmanager
 def strace(pid: int, log: Path, *options: str) -> Iterator[None]:
-    """The process is traced within; killing it ends the trace, too."""
+    """Traces the process within the block; the trace ends if the process is killed."""
     command = [str(STRACE), "-f", "-qq", "-o", str(log), "-e", f"trace={TRACED}", *options]
     tracer = subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.DEVNULL)
     try:
@@ -156,7 +157,7 @@ def is_traced(pid: int) -> bool:
 
 
 def kill_points(control: Control, folder: Path) -> list[tuple[str, int]]:
-    """(system call, how many-th of a thread) of a whole publish."""
+    """System calls of a publish, each with its ordinal number within its thread."""
     log = folder / "whole.log"
     with strace(control.pid, log):
         control.publish(bundle("whole", folder), Progress())
@@ -207,7 +208,7 @@ def test_killed_at_any_system_call_a_version_is_whole_or_absent(
 
 
 def check(control: Control, what: Bundle, done: Progress) -> str:
-    """`absent`, `whole` or `bare` (without its evidence yet); AssertionError for all else."""
+    """State of the version: `absent`, `whole` or `bare` (without evidence). Asserts consistency."""
     for sha256 in done.files:
         status, data = control.ask("GET", f"/api/v1/files/{sha256}")
         assert (status, hashlib.sha256(data).hexdigest()) == (200, sha256), "said yes, lost it"

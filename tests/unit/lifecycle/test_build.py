@@ -58,7 +58,7 @@ def test_the_article_net(tmp_path: Path) -> None:
         json.dumps(evidence.to_dict(), allow_nan=False)
 
 
-def test_the_digits_cnn_is_right_about_97_of_100(tmp_path: Path) -> None:
+def test_the_digits_cnn_has_an_accuracy_of_97_percent(tmp_path: Path) -> None:
     built = _build(tmp_path, DIGITS)
     assert (built.test.y_true == built.test.y_pred).mean() >= 0.97
     assert built.signature.inputs[0].shape == (1, 8, 8)
@@ -69,7 +69,7 @@ def test_the_digits_cnn_is_right_about_97_of_100(tmp_path: Path) -> None:
     assert np.array_equal(built.test.y_score.argmax(axis=1), built.test.y_pred)
 
 
-def test_building_again_makes_the_same_version(tmp_path: Path) -> None:
+def test_a_second_build_gives_the_same_version(tmp_path: Path) -> None:
     raw = {
         "data": {"source": "sklearn:iris"},
         "model": {"family": "mlp", "dropout": 0.1},
@@ -80,7 +80,7 @@ def test_building_again_makes_the_same_version(tmp_path: Path) -> None:
     assert (one.metadata, one.signature) == (two.metadata, two.signature)
 
 
-def test_a_finished_training_is_not_done_again_but_a_changed_module_is(tmp_path: Path) -> None:
+def test_a_finished_training_is_repeated_only_if_the_module_changed(tmp_path: Path) -> None:
     net = tmp_path / "net.py"
     net.write_text(
         "import torch\n"
@@ -106,7 +106,7 @@ def test_a_finished_training_is_not_done_again_but_a_changed_module_is(tmp_path:
     assert epochs == [3, 0, 3]
 
 
-def test_a_cancelled_build_says_so(tmp_path: Path) -> None:
+def test_a_cancelled_build_raises_build_cancelled(tmp_path: Path) -> None:
     with pytest.raises(BuildCancelled):
         build(BuildSpec.from_dict(DIGITS), workdir=tmp_path, cancelled=lambda: True)
 
@@ -141,7 +141,7 @@ def test_csv_with_slices_units_and_a_forest(tmp_path: Path) -> None:
     assert again.onnx_path.read_bytes() == built.onnx_path.read_bytes(), "the seed is given on"
 
 
-def test_a_pipeline_that_the_owner_wrote_takes_images_flat(tmp_path: Path) -> None:
+def test_the_owners_pipeline_takes_flattened_images(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "from sklearn.decomposition import PCA\n"
         "from sklearn.linear_model import LogisticRegression\n"

@@ -1,4 +1,4 @@
-"""The evaluation as a whole: intervals, slices, reasons and refusals."""
+"""Evaluations: intervals, slices, undefined metrics and refused requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def digits_like(rows: int = 200, classes: int = 4) -> EvaluationRequest:
     )
 
 
-def test_the_interval_of_accuracy_is_the_binomial_one() -> None:
+def test_the_interval_of_accuracy_is_binomial() -> None:
     rows, right = 300, 240
     hits = np.r_[np.ones(right), np.zeros(rows - right)]
     spread = bootstrap(
@@ -40,7 +40,7 @@ def test_the_interval_of_accuracy_is_the_binomial_one() -> None:
     np.testing.assert_allclose(spread.interval("accuracy") or [], exact, atol=0.006)
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     generator = np.random.default_rng(1)
     covered = 0
     for trial in range(200):
@@ -56,7 +56,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert 178 <= covered <= 200
 
 
-def test_same_seed_same_intervals_and_another_seed_others() -> None:
+def test_intervals_depend_on_the_seed() -> None:
     request = digits_like()
     once, again = evaluate(request), evaluate(request)
     assert once == again
@@ -65,7 +65,7 @@ def test_same_seed_same_intervals_and_another_seed_others() -> None:
     assert other.values["intervals"] != once.values["intervals"]
 
 
-def test_every_interval_holds_its_metric_and_all_is_json() -> None:
+def test_every_interval_contains_its_metric_and_values_are_json() -> None:
     evaluation = evaluate(digits_like())
     assert evaluation.how["rows"] == 200
     assert evaluation.how["resamples"] == 1000
@@ -78,7 +78,7 @@ def test_every_interval_holds_its_metric_and_all_is_json() -> None:
     assert evaluation.evidence().kind == "metrics"
 
 
-def test_a_slice_is_the_evaluation_of_its_rows() -> None:
+def test_a_slice_equals_the_evaluation_of_its_rows() -> None:
     request = digits_like()
     groups = evaluate(request).values["slices"]
     assert [(s["value"], s["rows"]) for s in groups] == [("thin", 133), ("thick", 67)]
@@ -93,7 +93,7 @@ def test_a_slice_is_the_evaluation_of_its_rows() -> None:
         assert value == pytest.approx(alone.values["metrics"][name], rel=1e-12)
 
 
-def test_what_is_undefined_is_null_with_its_reason() -> None:
+def test_an_undefined_metric_is_null_with_a_reason() -> None:
     true = np.array([0, 0, 1, 1, 0])
     evaluation = evaluate(
         EvaluationRequest(Task.MULTICLASS, true, true * 0, class_names=("a", "b", "c"))
@@ -111,7 +111,7 @@ def test_what_is_undefined_is_null_with_its_reason() -> None:
     assert raw["undefined"]["log_loss"] == "the scores are not probabilities"
 
 
-def test_one_class_only_says_why_there_is_no_roc_auc() -> None:
+def test_one_class_has_a_reason_for_a_missing_roc_auc() -> None:
     values = evaluate(
         EvaluationRequest(Task.BINARY, np.ones(4), np.ones(4), np.full(4, 0.9))
     ).values
@@ -138,7 +138,7 @@ def test_regression_has_its_metrics_units_and_pictures() -> None:
     }
 
 
-def test_many_rows_get_fewer_resamples_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_get_fewer_resamples_and_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     assert affordable(1000, 360, 10) == 1000
     assert affordable(1000, 10_000_000) == 100
     monkeypatch.setattr(intervals, "BUDGET", 60_000)
@@ -174,7 +174,7 @@ def test_wrong_arrays_are_refused_by_name(field: str, changes: dict[str, Any]) -
     assert refused.value.details["field"] == field
 
 
-def test_numpy_is_all_that_is_imported() -> None:
+def test_only_numpy_is_imported() -> None:
     code = (
         "import sys, maas.lifecycle.explain, maas.lifecycle.report;"
         "print([m for m in ('torch', 'sklearn', 'scipy', 'matplotlib', 'onnxruntime', 'PIL')"

@@ -20,14 +20,14 @@ def folder(tmp_path: Path) -> JobFolder:
     return JobFolder.create(tmp_path, "build", "iris", recipe={"name": "iris"}, directory="/r")
 
 
-def test_a_new_job_waits_and_knows_what_to_do(folder: JobFolder) -> None:
+def test_a_new_job_is_queued_with_its_spec(folder: JobFolder) -> None:
     assert folder.job().state is JobState.QUEUED
     spec = folder.spec()
     assert (spec.kind, spec.name, spec.recipe) == ("build", "iris", {"name": "iris"})
     assert folder.work.is_dir()
 
 
-def test_others_on_this_machine_read_neither_home_nor_jobs(tmp_path: Path) -> None:
+def test_home_and_jobs_are_private(tmp_path: Path) -> None:
     jobs = tmp_path / "home" / "jobs"
     before = os.umask(0o022)
     try:
@@ -40,7 +40,7 @@ def test_others_on_this_machine_read_neither_home_nor_jobs(tmp_path: Path) -> No
         assert directory.stat().st_mode & 0o077 == 0, directory
 
 
-def test_a_job_that_is_being_made_is_not_there_yet(
+def test_an_incomplete_job_folder_is_not_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
@@ -66,7 +66,7 @@ def test_a_running_job_without_a_process_is_lost(folder: JobFolder) -> None:
         assert folder.job().state is JobState.RUNNING
 
 
-def test_the_kernel_lets_go_of_a_killed_process(folder: JobFolder) -> None:
+def test_the_kernel_releases_the_lock_of_a_killed_process(folder: JobFolder) -> None:
     program = (
         "import sys, time; from pathlib import Path\n"
         "from maas.lifecycle.job_folder import JobFolder\n"
@@ -84,21 +84,21 @@ def test_the_kernel_lets_go_of_a_killed_process(folder: JobFolder) -> None:
     assert not folder.is_alive()
 
 
-def test_a_cancel_is_seen_and_can_be_taken_back(folder: JobFolder) -> None:
+def test_a_cancel_request_can_be_cleared(folder: JobFolder) -> None:
     folder.request_cancel()
     assert folder.job().cancel_requested
     folder.clear_cancel()
     assert not folder.job().cancel_requested
 
 
-def test_a_reader_never_sees_half_a_file(folder: JobFolder) -> None:
+def test_files_are_replaced_atomically(folder: JobFolder) -> None:
     folder.save(replace(folder.job(), error="x" * 100_000))
     assert len(json.loads((folder.path / "job.json").read_bytes())["error"]) == 100_000
     assert sorted(p.name for p in folder.path.iterdir()) == ["job.json", "spec.json", "work"]
 
 
 @pytest.mark.parametrize("job_id", ["nosuch", "../x", "", "A"])
-def test_jobs_that_are_not_there(folder: JobFolder, job_id: str) -> None:
+def test_an_unknown_job_is_not_found(folder: JobFolder, job_id: str) -> None:
     with pytest.raises(NotFound):
         JobFolder.open(folder.path.parent, job_id)
 

@@ -1,4 +1,4 @@
-"""Pictures: what they show is what was measured, in bytes that a foreign reader understands."""
+"""Charts: their contents match the measurements, and other libraries can read them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def linear(weights: list[float], labels: tuple[str, ...] = ()) -> Explanation:
 
 
 def picture_of(shape: tuple[int, ...], place: tuple[int, int], weight: float) -> Explanation:
-    """A model that looks at one pixel only, in the first channel."""
+    """Explanation of a model that depends on one pixel of the first channel only."""
     spec = Signature((TensorSpec("x", "FP64", shape),), (TensorSpec("y", "FP64", ()),))
 
     def look(inputs: Any) -> Any:
@@ -86,7 +86,7 @@ def test_png_holds_the_pixels() -> None:
 
 
 @pytest.mark.parametrize("weight", [2.0, -2.0])
-def test_a_heat_map_shows_where_and_which_way(weight: float) -> None:
+def test_a_heat_map_shows_place_and_sign(weight: float) -> None:
     explanation = picture_of((5, 8), (3, 6), weight)
     colors = decoded(heat_map_png(explanation, side=80))
     assert colors.shape == (50, 80, 3)
@@ -122,7 +122,7 @@ def test_colors_run_from_blue_over_white_to_orange() -> None:
     assert high[ORANGE] > high[BLUE]
 
 
-def test_terminal_bars_are_as_long_as_they_say() -> None:
+def test_terminal_bars_are_proportional() -> None:
     text = terminal_bars(linear([4.0, -2.0, 0.0, 1.0], ("wide", "tall", "idle", "deep")))
     lines = text.split("\n")
     assert lines[0].startswith("y is 3 kg; the baseline is 0 kg")
@@ -148,14 +148,14 @@ def test_terminal_bars_fit_the_terminal(width: int) -> None:
     assert colored != plain
 
 
-def test_a_name_cannot_drive_the_terminal() -> None:
+def test_names_cannot_control_the_terminal() -> None:
     text = terminal_bars(linear([1.0, 2.0], ("\x1b[2Jgone", "b\nc")))
     assert "\x1b" not in text
     assert "?[2Jgone" in text
     assert "b?c" in text
 
 
-def test_svg_bars_stand_alone_and_point_both_ways() -> None:
+def test_svg_bars_have_both_directions() -> None:
     root = ElementTree.fromstring(explanation_svg(linear([4.0, -2.0, 1.0], ("a&b", "<c>", "d"))))
     space = {"s": "http://www.w3.org/2000/svg"}
     bars = [r for r in root.findall("s:rect", space) if r.get("class", "").startswith("fill")]
@@ -196,7 +196,7 @@ def test_loss_over_decades_is_drawn_on_a_logarithmic_axis() -> None:
     "curves",
     [{}, {"loss": [1.0]}, {"loss": [0.0, 0.0]}, {"loss": [float("nan"), 1.0]}, {"loss": [-1, -2]}],
 )
-def test_strange_losses_still_make_a_picture(curves: Any) -> None:
+def test_unusual_losses_give_a_valid_picture(curves: Any) -> None:
     svg = loss_curves_svg(curves, best_epoch=1)
     ElementTree.fromstring(svg)
     assert "nan" not in svg
@@ -208,6 +208,6 @@ def test_ticks_are_round_and_inside() -> None:
     assert ticks(3, 3) == [3]
 
 
-def test_escaping_leaves_nothing_that_xml_refuses() -> None:
+def test_escaped_text_is_valid_xml() -> None:
     text = escaped("".join(map(chr, [*range(0x100), 0xD800, 0xFFFE, 0xFFFF, 0x1F600])))
     assert ElementTree.fromstring(f'<a b="{text}">{text}</a>').text

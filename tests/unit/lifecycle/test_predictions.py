@@ -13,7 +13,7 @@ def read(path: Path) -> dict[str, list[str]]:
     return {name: [line[at] for line in lines] for at, name in enumerate(head)}
 
 
-def test_reading_gives_the_same_numbers(tmp_path: Path) -> None:
+def test_predictions_are_written_exactly(tmp_path: Path) -> None:
     scores = np.random.default_rng(0).random((5, 3), dtype=np.float32)
     request = EvaluationRequest(
         task=Task.MULTICLASS,

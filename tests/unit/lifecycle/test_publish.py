@@ -1,4 +1,4 @@
-"""From models as people have them to publications; with real conversions."""
+"""Publications of models of every type, with real conversions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def evidence(prepared: PreparedPublication, kind: str) -> Any:
     return next(e for e in prepared.evidence if e.kind == kind)
 
 
-def test_the_manifest_says_what_the_model_takes_and_gives(prepared: PreparedPublication) -> None:
+def test_the_manifest_has_the_models_signature(prepared: PreparedPublication) -> None:
     manifest = prepared.manifest
     assert manifest.task is Task.MULTICLASS
     assert manifest.signature.inputs[0].labels == FEATURES
@@ -60,7 +60,7 @@ def test_the_manifest_says_what_the_model_takes_and_gives(prepared: PreparedPubl
     assert set(manifest.signature.example) == {"x"}
 
 
-def test_files_are_where_it_says_with_their_digests(prepared: PreparedPublication) -> None:
+def test_files_have_their_paths_and_digests(prepared: PreparedPublication) -> None:
     files = [evidence(prepared, kind).file for kind in ("metrics", "report")]
     named = [*prepared.manifest.files(), *files]
     assert [f for _, f in prepared.files] == named
@@ -69,7 +69,7 @@ def test_files_are_where_it_says_with_their_digests(prepared: PreparedPublicatio
         assert path.stat().st_size == file.size
 
 
-def test_metrics_are_those_of_scikit_learn(
+def test_metrics_equal_scikit_learn(
     prepared: PreparedPublication, classifier: LogisticRegression
 ) -> None:
     metrics = evidence(prepared, "metrics").values["metrics"]
@@ -78,7 +78,7 @@ def test_metrics_are_those_of_scikit_learn(
     assert metrics["log_loss"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_publication_survives_a_directory(prepared: PreparedPublication, tmp_path: Path) -> None:
+def test_a_publication_is_saved_and_loaded(prepared: PreparedPublication, tmp_path: Path) -> None:
     prepared.save(tmp_path / "kept")
     again = PreparedPublication.load(tmp_path / "kept")
     assert again.manifest == prepared.manifest
@@ -89,7 +89,7 @@ def test_a_publication_survives_a_directory(prepared: PreparedPublication, tmp_p
         PreparedPublication.load(tmp_path)
 
 
-def test_publishing_the_same_again_is_the_same_manifest(
+def test_a_second_publication_has_the_same_manifest(
     prepared: PreparedPublication, classifier: LogisticRegression, tmp_path: Path
 ) -> None:
     options = PublishOptions(
@@ -98,7 +98,7 @@ def test_publishing_the_same_again_is_the_same_manifest(
     assert prepare(classifier, options, tmp_path).manifest.digest == prepared.manifest.digest
 
 
-def test_an_onnx_file_is_published_as_it_is(prepared: PreparedPublication, tmp_path: Path) -> None:
+def test_an_onnx_file_is_published_unchanged(prepared: PreparedPublication, tmp_path: Path) -> None:
     path = prepared.files[0][0]
     options = PublishOptions("iris", evaluation=(X, Y), class_names=CLASSES)
     again = prepare(path, options, tmp_path)
@@ -109,7 +109,7 @@ def test_an_onnx_file_is_published_as_it_is(prepared: PreparedPublication, tmp_p
     assert again.manifest.signature.example["x"] == pytest.approx(X[0].tolist(), abs=1e-6)
 
 
-def test_a_regression_needs_no_more_than_rows(tmp_path: Path) -> None:
+def test_a_regression_needs_only_rows(tmp_path: Path) -> None:
     target = X @ np.array([1.0, -2.0, 0.5, 3.0]) + 1
     options = PublishOptions("line", evaluation=(X, target))
     prepared = prepare(LinearRegression().fit(X, target), options, tmp_path)
@@ -117,9 +117,7 @@ def test_a_regression_needs_no_more_than_rows(tmp_path: Path) -> None:
     assert evidence(prepared, "metrics").values["metrics"]["r2"] == pytest.approx(1.0)
 
 
-def test_a_finished_evaluation_is_taken_as_it_is(
-    classifier: LogisticRegression, tmp_path: Path
-) -> None:
+def test_a_given_evaluation_is_used(classifier: LogisticRegression, tmp_path: Path) -> None:
     own = evaluate(EvaluationRequest(Task.MULTICLASS, Y, np.roll(Y, 1), class_names=CLASSES))
     options = PublishOptions("iris", example=X[:3], evaluation=own)
     prepared = prepare(classifier, options, tmp_path)
@@ -166,13 +164,13 @@ def test_files_that_can_run_code_are_refused(name: str, tmp_path: Path) -> None:
         (LinearRegression(), {"example": {"a": [1], "b": [2]}}, "has one input"),
     ],
 )
-def test_what_cannot_be_published_says_why(
+def test_unpublishable_models_are_refused_with_a_reason(
     model: Any, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidInput, match=message):
         prepare(model, PublishOptions("x", **options), tmp_path)
 
 
-def test_a_wrong_task_is_named(classifier: LogisticRegression, tmp_path: Path) -> None:
+def test_an_unknown_task_is_refused(classifier: LogisticRegression, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="task must be one of"):
         prepare(classifier, PublishOptions("x", example=X[:2], task="clasification"), tmp_path)

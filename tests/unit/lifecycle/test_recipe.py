@@ -28,7 +28,7 @@ def test_the_examples_are_recipes(name: str) -> None:
     assert recipe.evaluate.gates
 
 
-def test_steps_that_are_not_there_are_left_out() -> None:
+def test_missing_steps_are_none() -> None:
     recipe = read()
     assert (recipe.deploy, recipe.call, recipe.explain) == (None, None, None)
     assert recipe.build.data.directory == "/recipes"
@@ -52,18 +52,18 @@ def test_steps_that_are_not_there_are_left_out() -> None:
         ({"training": {"epoch": 1}}, "epochs"),
     ],
 )
-def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
+def test_invalid_recipes_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         read(**changes)
 
 
 @pytest.mark.parametrize("key", ["name", "data", "model"])
-def test_what_a_recipe_needs(key: str) -> None:
+def test_required_keys_of_a_recipe(key: str) -> None:
     with pytest.raises(InvalidInput, match=f"a recipe needs {key}"):
         Recipe.from_dict({k: v for k, v in LEAST.items() if k != key}, Path())
 
 
-def test_a_file_that_is_no_recipe_is_named(tmp_path: Path) -> None:
+def test_an_invalid_file_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("name = = 1\n")
     with pytest.raises(InvalidInput, match=r"broken\.toml: .*line 1"):
@@ -90,6 +90,6 @@ def test_gates(rule: str, value: float | None, passed: bool) -> None:
     assert result.interval == (0.9, 1.0)
 
 
-def test_a_gate_over_an_unknown_metric_is_a_mistake_not_a_pass() -> None:
+def test_a_gate_over_an_unknown_metric_is_refused() -> None:
     with pytest.raises(InvalidInput, match="no metric 'acuracy'; did you mean 'accuracy'"):
         MetricGate.parse("acuracy >= 0").check({"metrics": {"accuracy": 1.0}})

@@ -1,4 +1,4 @@
-"""The report: complete, well formed, sealed off, and safe with hostile names."""
+"""The report: complete, well formed, self-contained, and safe with hostile names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALLOWED = {
 
 
 class Reader(HTMLParser):
-    """Collects the tags of a page, its texts, and whatever could fetch or run something."""
+    """Collects the tags and texts of a page, and everything that could request or run something."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -148,7 +148,7 @@ PAGES: dict[str, Callable[[], Report]] = {
 
 
 @pytest.mark.parametrize("kind", PAGES)
-def test_every_page_is_well_formed_described_and_sealed_off(kind: str) -> None:
+def test_every_page_is_well_formed_accessible_and_self_contained(kind: str) -> None:
     page = render_report(PAGES[kind]())
     read = Reader(page)
     assert read.open == []
@@ -168,7 +168,7 @@ def test_every_page_is_well_formed_described_and_sealed_off(kind: str) -> None:
     assert not re.search(r'(points|x|y|cx|cy|width|height)="[^"]*(nan|inf)', page)
 
 
-def test_addresses_appear_at_most_as_text() -> None:
+def test_addresses_appear_only_as_text() -> None:
     page = render_report(report())
     assert not re.search(r"https?://", page)
     hostile = Reader(render_report(report(HOSTILE)))
@@ -176,7 +176,7 @@ def test_addresses_appear_at_most_as_text() -> None:
     assert any("<script>alert('x')</script>" in text for text in hostile.texts)
 
 
-def test_a_report_tells_everything_that_was_measured() -> None:
+def test_a_report_contains_every_measurement() -> None:
     document = report()
     assert document.evaluation is not None
     text = " ".join(Reader(render_report(document)).texts)
@@ -207,7 +207,7 @@ def test_an_undefined_metric_is_shown_with_its_reason() -> None:
     assert "undefined" in text
 
 
-def test_the_same_report_is_the_same_bytes() -> None:
+def test_rendering_is_deterministic() -> None:
     document = report()
     assert render_report(document) == render_report(document)
 

@@ -39,7 +39,7 @@ def _net() -> nn.Module:
     return nn.Sequential(nn.Linear(10, 10), nn.ReLU(), nn.Dropout(0.5), nn.Linear(10, 1))
 
 
-def test_torch_net_in_one_quiet_file_that_answers_any_batch(
+def test_a_network_is_exported_to_one_file_for_any_batch_size(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     net = _net().train()
@@ -62,7 +62,7 @@ def test_torch_net_in_one_quiet_file_that_answers_any_batch(
         assert np.abs(predicted - net(torch.from_numpy(rows)).detach().numpy()).max() < 1e-5
 
 
-def test_equal_nets_are_equal_files_that_know_nothing_of_this_machine(tmp_path: Path) -> None:
+def test_equal_networks_give_equal_files_without_paths(tmp_path: Path) -> None:
     files = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
     for path in files:
         torch_to_onnx(_net(), [ROWS], path)
@@ -72,7 +72,7 @@ def test_equal_nets_are_equal_files_that_know_nothing_of_this_machine(tmp_path: 
 
 
 class _Images(nn.Module):
-    """With operators that torch takes apart before it translates them."""
+    """A module with operators that torch decomposes before translating them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def _plain() -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", [_plain, _net, _Images])
-def test_the_short_ways_through_the_exporter_write_what_the_public_one_does(
+def test_the_fast_export_writes_the_same_file_as_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[[], nn.Module]
 ) -> None:
     module = kind().eval()
@@ -196,7 +196,7 @@ def test_classifiers_answer_with_the_index_of_the_class(
     assert np.abs(answers["probabilities"] - estimator.predict_proba(X)).max() < 1e-5
 
 
-def test_regressors_have_the_name_and_units_that_they_were_given(tmp_path: Path) -> None:
+def test_regressors_keep_name_and_units(tmp_path: Path) -> None:
     x, y = load_diabetes(return_X_y=True)
     names = TensorNames(input="row", output="progress", output_units="points")
     for estimator in (Ridge(), RandomForestRegressor(5, random_state=0)):
@@ -215,14 +215,14 @@ def test_an_estimator_without_an_onnx_form_is_refused(tmp_path: Path) -> None:
         sklearn_to_onnx(Mine().fit(X, Y), X, tmp_path / "m.onnx")
 
 
-def test_a_model_that_cannot_answer_the_example_says_which(tmp_path: Path) -> None:
+def test_a_model_that_fails_on_the_example_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"Sequential cannot answer .* float32\[2, 3\]"):
         torch_to_onnx(_net(), [ROWS[:2, :3]], tmp_path / "m.onnx")
     with pytest.raises(InvalidInput, match=r"LogisticRegression cannot answer .*not fitted"):
         sklearn_to_onnx(LogisticRegression(), X, tmp_path / "m.onnx")
 
 
-def test_parity_fails_on_the_row_and_output_that_differ() -> None:
+def test_parity_names_the_row_and_output_that_differ() -> None:
     x = np.arange(6, dtype=np.float32)[:, None]
 
     def run(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -320,7 +320,7 @@ def test_onnx_files_that_cannot_be_served_are_refused(
     assert words in refused.value.message
 
 
-def test_an_estimator_that_answers_in_maps_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_an_estimator_with_map_outputs_is_refused_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(
         skl2onnx.to_onnx(LogisticRegression(max_iter=500).fit(X, Y), X[:1]).SerializeToString()
     )

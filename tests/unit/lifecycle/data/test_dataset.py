@@ -194,7 +194,7 @@ def test_a_python_entry_point(tmp_path: Path) -> None:
         assert words in refused.value.message
 
 
-def test_the_digest_changes_with_every_part_and_only_then(tmp_path: Path) -> None:
+def test_the_digest_depends_on_every_part(tmp_path: Path) -> None:
     digests = {
         _csv(tmp_path, text, **keys).digest
         for text, keys in [
@@ -229,7 +229,7 @@ def test_split_is_disjoint_complete_stratified_and_seeded() -> None:
     assert split(marked, SplitSpec(seed=4)).test.digest != parts.test.digest
 
 
-def test_a_class_that_is_held_back_entirely_is_refused() -> None:
+def test_a_class_without_training_rows_is_refused() -> None:
     y = np.array([0] * 9 + [1])
     data = Dataset(np.zeros((10, 1), np.float32), y, Task.BINARY, class_names=("a", "b"))
     outcomes = set()

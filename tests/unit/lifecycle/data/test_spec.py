@@ -37,15 +37,13 @@ def _with(table: str, **keys: Any) -> dict[str, Any]:
         ({"model": {"family": "mlp"}}, "data"),
     ],
 )
-def test_a_wrong_spec_is_refused_in_the_words_of_the_recipe(
-    raw: dict[str, Any], words: str
-) -> None:
+def test_an_invalid_spec_is_refused_with_the_recipes_keys(raw: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         BuildSpec.from_dict(raw)
     assert words in refused.value.message
 
 
-def test_the_digest_depends_on_what_is_built_and_not_on_where() -> None:
+def test_the_digest_ignores_directories() -> None:
     here = BuildSpec.from_dict(GOOD, "/one/place")
     there = BuildSpec.from_dict(GOOD, "/another")
     other = BuildSpec.from_dict(_with("training", seed=1))

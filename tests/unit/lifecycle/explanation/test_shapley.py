@@ -1,4 +1,4 @@
-"""Shapley values beside closed forms, beside the definition, and on a model that was trained."""
+"""Shapley values compared with closed forms and the definition, and on a trained model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def asking(function: Callable[[Array], Array], row: Array, background: Array) ->
 
 
 def by_definition(function: Callable[[Array], Array], row: Array, background: Array) -> Array:
-    """The mean gain over every order of the players, spelled out."""
+    """The definition: the mean gain over all permutations of the players."""
     players = len(row)
     values = np.zeros(players)
     for order in itertools.permutations(range(players)):
@@ -56,7 +56,7 @@ def by_definition(function: Callable[[Array], Array], row: Array, background: Ar
 
 
 def bent(rows: Array) -> Array:
-    """Products, a kink and a sine: nothing that additivity alone would get right."""
+    """A function of products, a kink and a sine, which is not additive."""
     return np.asarray(
         rows[:, 0] * rows[:, 1]
         + np.maximum(rows[:, 2], rows[:, 3])
@@ -80,7 +80,7 @@ def test_a_linear_model_has_its_closed_form(background_rows: int) -> None:
     assert explanation.prediction == pytest.approx(row @ weights + 4)
 
 
-def test_all_coalitions_are_the_definition() -> None:
+def test_enumeration_equals_the_definition() -> None:
     generator = np.random.default_rng(1)
     row, background = generator.normal(size=5), generator.normal(size=(3, 5))
     result = enumerate_coalitions(asking(bent, row, background), 5, 3)
@@ -88,7 +88,7 @@ def test_all_coalitions_are_the_definition() -> None:
 
 
 @pytest.mark.parametrize("background_rows", [1, 4])
-def test_sampling_is_the_definition_within_its_errors(background_rows: int) -> None:
+def test_sampling_equals_the_definition_within_its_errors(background_rows: int) -> None:
     generator = np.random.default_rng(2)
     row, background = generator.normal(size=5), generator.normal(size=(background_rows, 5))
     ask = asking(bent, row, background)
@@ -99,7 +99,7 @@ def test_sampling_is_the_definition_within_its_errors(background_rows: int) -> N
 
 
 @pytest.mark.parametrize("background_rows", [1, 6])
-def test_standard_errors_are_the_spread_over_seeds(background_rows: int) -> None:
+def test_standard_errors_match_the_spread_over_seeds(background_rows: int) -> None:
     generator = np.random.default_rng(3)
     row, background = generator.normal(size=5), generator.normal(size=(background_rows, 5))
     ask = asking(bent, row, background)
@@ -110,7 +110,7 @@ def test_standard_errors_are_the_spread_over_seeds(background_rows: int) -> None
 
 
 def test_reversed_orders_lower_the_spread() -> None:
-    """In a sum of products a feature gains all or nothing; an order and its reverse have both."""
+    """In a sum of products, a permutation and its reverse have complementary gains."""
     row, background = np.ones(6), np.zeros((1, 6))
     ask = asking(
         lambda x: x[:, 0] * x[:, 1] + x[:, 2] * x[:, 3] + x[:, 4] * x[:, 5], row, background
@@ -120,7 +120,7 @@ def test_reversed_orders_lower_the_spread() -> None:
     np.testing.assert_allclose(result.standard_errors, 0, atol=1e-12)
 
 
-def test_one_turn_per_background_row_has_the_spread_between_rows_in_its_errors() -> None:
+def test_one_pair_per_background_row_includes_the_spread_between_rows() -> None:
     generator = np.random.default_rng(5)
     row, background = generator.normal(size=5), generator.normal(size=(40, 5))
     result = sample_permutations(asking(bent, row, background), 5, 40, samples=400, seed=0)
@@ -130,7 +130,7 @@ def test_one_turn_per_background_row_has_the_spread_between_rows_in_its_errors()
     assert result.standard_errors.min() > 0
 
 
-def test_equal_features_share_and_idle_ones_get_nothing() -> None:
+def test_equal_features_have_equal_values_and_unused_ones_zero() -> None:
     row, background = np.array([2.0, 2.0, 5.0, 1.0, 0.3]), np.zeros((1, 5))
 
     def function(x: Array) -> Array:
@@ -149,7 +149,7 @@ def test_equal_features_share_and_idle_ones_get_nothing() -> None:
 
 @pytest.mark.parametrize("samples", [64, 300, 5000])
 @pytest.mark.parametrize("background_rows", [1, 9, 90])
-def test_values_add_up_whatever_the_budget(samples: int, background_rows: int) -> None:
+def test_values_add_up_for_any_budget(samples: int, background_rows: int) -> None:
     generator = np.random.default_rng(4)
     weights = generator.normal(size=(40, 8))
     request = ExplainRequest(
@@ -167,7 +167,7 @@ def test_values_add_up_whatever_the_budget(samples: int, background_rows: int) -
         assert explanation.rows <= samples
 
 
-def test_the_seed_decides_everything() -> None:
+def test_the_seed_determines_the_result() -> None:
     generator = np.random.default_rng(6)
     weights = generator.normal(size=(20, 4))
 
@@ -292,7 +292,7 @@ def test_a_flat_vector_can_be_an_image() -> None:
         plain.heat()
 
 
-def test_thousands_of_features_move_in_runs() -> None:
+def test_thousands_of_features_are_grouped() -> None:
     request = ExplainRequest(signature(5000), {"x": np.ones(5000)}, samples=64)
     explanation = explain(request, model(lambda x: x.sum(axis=1)))
     assert len(explanation.attributions) == 1000
@@ -300,7 +300,7 @@ def test_thousands_of_features_move_in_runs() -> None:
     assert shapley_of(explanation) == pytest.approx(5.0)
 
 
-def test_a_row_like_its_background_has_nothing_to_explain() -> None:
+def test_a_row_equal_to_its_background_has_zero_values() -> None:
     same = np.ones((200, 3))
     request = ExplainRequest(signature(3), {"x": [1, 1, 1]}, {"x": same}, samples=64)
     explanation = explain(request, model(lambda x: x.sum(axis=1)))
@@ -312,8 +312,8 @@ def test_a_row_like_its_background_has_nothing_to_explain() -> None:
     assert shapley_of(explanation).tolist() == [0, 0, 0]
 
 
-def test_removing_the_features_that_count_lowers_the_score_most() -> None:
-    """The deletion test on a real classifier: without its top pixels it is less sure."""
+def test_removing_the_most_important_features_lowers_the_score_most() -> None:
+    """Deletion test on a real classifier: removing the top pixels lowers the predicted score."""
     pixels, digits = load_digits(return_X_y=True)
     fitted = SGDClassifier(loss="log_loss", random_state=0).fit(pixels[:1000] / 16, digits[:1000])
     background = pixels[:1000].mean(axis=0) / 16
@@ -371,14 +371,14 @@ def test_wrong_requests_are_refused_by_field(field: str, changes: dict[str, Any]
     assert refused.value.details["field"] == field
 
 
-def test_a_whole_number_input_takes_no_fraction_and_no_overflow() -> None:
+def test_an_integer_input_refuses_fractions_and_overflow() -> None:
     spec = Signature((TensorSpec("n", "UINT8", (2,)),), (TensorSpec("y", "FP32", ()),))
     for value in ([0.5, 1], [-1, 1], [256, 1]):
         with pytest.raises(InvalidInput, match=r"inputs\.n"):
             explain(ExplainRequest(spec, {"n": value}), lambda i: {"y": i["n"].sum(axis=1)})
 
 
-def test_a_model_that_answers_wrongly_is_named() -> None:
+def test_an_invalid_prediction_is_refused() -> None:
     request = ExplainRequest(signature(3), {"x": [1, 2, 3]})
     with pytest.raises(InferenceFailed, match="not finite"):
         explain(request, model(lambda x: np.full(len(x), np.inf if len(x) > 1 else 1.0)))

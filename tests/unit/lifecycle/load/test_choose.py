@@ -1,4 +1,4 @@
-"""Which engines are tried, what counts as measured before, and which one is kept."""
+"""Candidates of the engine choice, reuse of earlier measurements, and the choice itself."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def trial(name: str, *levels: LevelResult, threads: int = 1, failed: str = "") -
     return EngineTrial(EngineCandidate(replace(BASE, name=name), threads, "x 1"), levels, failed)
 
 
-def test_every_engine_of_the_server_that_loads_the_files_is_tried() -> None:
+def test_every_installed_engine_for_the_files_is_a_candidate() -> None:
     engines = candidates(version(), BASE, LIBRARIES, (1, 2))
     assert [(c.variant.runtime, c.variant.name, c.threads, c.is_new) for c in engines] == [
         ("llama_cpp", "gguf", 1, False), ("llama_cpp", "gguf", 2, False),
@@ -54,13 +54,13 @@ def test_every_engine_of_the_server_that_loads_the_files_is_tried() -> None:
     assert all(c.variant.options == {"slots": 4} for c in engines)
 
 
-def test_what_is_not_installed_is_not_tried() -> None:
+def test_an_engine_that_is_not_installed_is_no_candidate() -> None:
     engines = candidates(version(), BASE, LIBRARIES | {"openvino": None}, (1,))
     assert [(c.variant.runtime, c.threads) for c in engines] == [("llama_cpp", 1)]
     assert candidates(version(), BASE, {}, (1, 2)) == []
 
 
-def test_a_variant_that_has_the_files_already_is_taken() -> None:
+def test_an_existing_variant_with_the_files_is_used() -> None:
     there = Variant("ov", "openvino", (FILE,), {"x": 1})
     engines = candidates(version(there), BASE, LIBRARIES, (1,))
     assert [(c.variant, c.is_new) for c in engines] == [(BASE, False), (there, False)]
@@ -75,7 +75,7 @@ def test_thread_counts() -> None:
     assert thread_counts(8, Task.REGRESSION) == (1, 8)
 
 
-def test_latency_is_that_of_one_caller_and_throughput_that_of_many() -> None:
+def test_latency_is_judged_at_one_client_and_throughput_at_many() -> None:
     quick = trial("quick", level(1, 100, 90), level(32, 5000, 170))
     wide = trial("wide", level(1, 200, 45), level(32, 4000, 380))
     winner = best([quick, wide], "latency")
@@ -85,7 +85,7 @@ def test_latency_is_that_of_one_caller_and_throughput_that_of_many() -> None:
         best([quick], "size")
 
 
-def test_failures_lose() -> None:
+def test_candidates_with_failures_lose() -> None:
     good = trial("good", level(1, 100, 90), level(32, 1, 100))
     failing = trial("failing", level(1, 50, 90), level(32, 1, 500, {"overloaded": 1}))
     dead = trial("dead", failed="no")
@@ -127,7 +127,7 @@ def test_evidence_counts_for_the_same_machine_load_and_library_only() -> None:
     assert none(machine=MACHINE | {"cores": 64})
 
 
-def test_a_failure_is_stored_and_tried_again() -> None:
+def test_a_failure_is_stored_and_measured_again() -> None:
     load = usual_load(Task.TEXT_GENERATION)
     candidate = candidates(version(), BASE, LIBRARIES, (1, 2))[0]
     stored = evidence_of(EngineTrial(candidate, failed="no memory"), load, {"machine": MACHINE})

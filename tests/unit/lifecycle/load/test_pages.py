@@ -1,4 +1,4 @@
-"""Tables, pictures and page of a load hold what was measured, and nothing that reaches outside."""
+"""Tables, charts and page of a load test have its results and send no requests."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_levels_without_answers_are_drawn_without_dots() -> None:
     assert all("nan" not in str(e.attrib).lower() for e in root.iter())
 
 
-def test_the_page_escapes_and_reaches_nowhere() -> None:
+def test_the_page_escapes_names_and_sends_no_requests() -> None:
     page = load_page(RESULT)
     assert "&lt;script&gt;" in page and "<script" not in page
     assert not re.search(r"(?:src|href)=", page)

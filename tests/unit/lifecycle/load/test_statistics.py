@@ -1,4 +1,4 @@
-"""Figures of a level are what its requests say, by the definitions that are written down."""
+"""Results of a level by the documented definitions."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_a_level_of_text() -> None:
     assert (result.requests_per_s, result.client_cores) == (0.5, 0.25)
 
 
-def test_an_answer_of_one_token_says_nothing_about_the_time_per_token() -> None:
+def test_a_response_of_one_token_has_no_time_per_token() -> None:
     result = figures((1, None), [written(0.0, 1.0, 1.0, 1)], generates_text=True)
     assert result.tpot_ms is None
     assert result.ttft_ms == Percentiles(1000.0, 1000.0)
 
 
-def test_a_level_in_which_all_failed() -> None:
+def test_a_level_with_failures_only() -> None:
     result = figures(
         (1, None), [RequestSample(0.0, 0.0, 0.0, 1.0, error="x")] * 2, generates_text=True
     )
@@ -71,7 +71,7 @@ def test_a_level_of_rows_has_no_tokens() -> None:
     assert LevelResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
-def test_what_a_reader_must_know_is_said() -> None:
+def test_notes_name_every_caveat() -> None:
     slow = figures(
         (4, None), [written(0.0, 1.0, 2.0, 3, cached=9)], generates_text=True, cpu_s=2.0
     )  # fmt: skip
@@ -84,7 +84,7 @@ def test_what_a_reader_must_know_is_said() -> None:
     assert notes(Load(output_tokens=64), [calm], same_machine=True) == []
 
 
-def test_prompts_are_the_same_for_a_seed_and_differ_from_their_first_word_on() -> None:
+def test_prompts_repeat_for_a_seed_and_differ_from_the_first_word() -> None:
     assert prompt(1, 0, 7, 50) == prompt(1, 0, 7, 50)
     others = [prompt(1, 0, 8, 50), prompt(1, 1, 7, 50), prompt(2, 0, 7, 50)]
     assert len({prompt(1, 0, 7, 50), *others}) == 4

@@ -1,4 +1,4 @@
-"""Every metric beside scikit-learn's, with and without weights, ties and absent classes."""
+"""Every metric compared with scikit-learn, with and without weights, ties and absent classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIGHT: dict[str, Any] = {"rel": 1e-12, "abs": 1e-12}
 
 
 def scored(rows: int, classes: int, seed: int, ties: bool = False) -> Classified:
-    """Random rows whose scores know something of the truth; with ties, few different scores."""
+    """Random rows with informative scores; `ties` leaves few distinct scores."""
     generator = np.random.default_rng(seed)
     true = generator.integers(0, classes, rows)
     scores = generator.dirichlet(np.ones(classes), rows) + 0.5 * np.eye(classes)[true]
@@ -110,7 +110,7 @@ def test_multiclass_areas_equal_scikit_learn(ties: bool) -> None:
             assert actual[f"pr_auc_{average}"][0] == pytest.approx(pr, **TIGHT)
 
 
-def test_one_class_only_has_no_roc_and_all_equal_scores_have_one_half() -> None:
+def test_one_class_has_no_roc_auc_and_equal_scores_have_one_half() -> None:
     scores = np.array([[0.6, 0.4], [0.2, 0.8]])
     alone = Classified(np.array([1, 1]), np.array([0, 1]), 2, scores, True)
     assert np.isnan(metrics.ranking(alone, np.ones((1, 2)))["roc_auc"][0])
@@ -161,7 +161,7 @@ def test_reliability_equals_scikit_learn_and_the_definition() -> None:
     assert actual[0] == pytest.approx(by_hand, **TIGHT)
 
 
-def test_weights_of_2_are_two_rows_for_calibration() -> None:
+def test_a_weight_of_2_counts_as_two_rows_in_calibration() -> None:
     rows = scored(60, 4, seed=11)
     weights = np.random.default_rng(0).integers(0, 3, 60)
     assert rows.scores is not None
@@ -202,7 +202,7 @@ def test_a_constant_target_has_no_r2_and_a_zero_no_percentage() -> None:
     assert "mape" not in metrics.regression(zero, zero, np.ones((1, 2)))
 
 
-def test_many_weightings_at_once_are_each_of_them() -> None:
+def test_many_weightings_equal_single_ones() -> None:
     rows = scored(80, 3, seed=14, ties=True)
     ways = np.stack(weightings(80, seed=15))
     for function in (metrics.decisions, metrics.ranking, metrics.likelihood):

@@ -6,7 +6,7 @@ from maas.domain.errors import InvalidInput
 from maas.lifecycle.metrics.text_metrics import chrf, word_error_rate
 
 
-def test_the_same_is_100_and_nothing_in_common_is_0() -> None:
+def test_equal_texts_score_100_and_disjoint_ones_0() -> None:
     assert chrf(["The cat sat."], ["The cat sat."]) == pytest.approx(100)
     assert chrf(["aaaa"], ["bbbb"]) == 0
     assert chrf([""], [""]) == 0
@@ -28,7 +28,7 @@ def test_white_space_does_not_count_and_texts_add_up() -> None:
     assert both == pytest.approx(50)
 
 
-def test_words_put_in_left_out_and_changed() -> None:
+def test_inserted_deleted_and_substituted_words() -> None:
     assert word_error_rate(["Try again! Fail, again."], ["try again fail again"]) == 0
     assert word_error_rate(["a x c"], ["a b c"]) == pytest.approx(1 / 3)
     assert word_error_rate(["a c"], ["a b c"]) == pytest.approx(1 / 3)
@@ -36,7 +36,7 @@ def test_words_put_in_left_out_and_changed() -> None:
     assert word_error_rate(["", "a"], ["a b", "a"]) == pytest.approx(2 / 3)
 
 
-def test_two_lists_of_as_many_texts_are_needed() -> None:
+def test_lists_of_different_lengths_are_refused() -> None:
     with pytest.raises(InvalidInput):
         chrf("abc", ["abc"])
     with pytest.raises(InvalidInput):

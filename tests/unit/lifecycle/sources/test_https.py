@@ -1,4 +1,4 @@
-"""Downloads from a real HTTPS server, whole, broken and hostile."""
+"""Downloads from a real HTTPS server: complete, broken and hostile."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def refused(request: SourceRequest, kind: type[MaasError], message: str) -> None
         pull(request)
 
 
-def test_the_file_comes_with_its_progress(request_: SourceRequest, server: DownloadServer) -> None:
+def test_progress_is_reported(request_: SourceRequest, server: DownloadServer) -> None:
     seen: list[tuple[str, int, int | None]] = []
     request = replace(request_, progress=lambda *now: seen.append(now))
     fetched = pull(replace(request, source=request.source + "?signature=secret"))
@@ -85,9 +85,7 @@ def test_the_file_comes_with_its_progress(request_: SourceRequest, server: Downl
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
 
-def test_a_broken_connection_is_continued_and_not_begun_anew(
-    request_: SourceRequest, server: DownloadServer
-) -> None:
+def test_a_broken_connection_is_resumed(request_: SourceRequest, server: DownloadServer) -> None:
     server.turns[PATH] += [Turn(cut=1_000_000), Turn(status=503), Turn(cut=900_000)]
     assert pull(request_).files["small.gguf"].read_bytes() == CONTENT
     first, second, third, fourth = server.ranges(PATH)
@@ -96,10 +94,8 @@ def test_a_broken_connection_is_continued_and_not_begun_anew(
     assert int(fourth.removeprefix("bytes=").rstrip("-")) > int(third[6:-1]) > 0
 
 
-def test_a_killed_pull_goes_on_where_it_was(
-    request_: SourceRequest, server: DownloadServer
-) -> None:
-    """kill -9 while bytes arrive, then the same again in this process."""
+def test_a_killed_pull_resumes(request_: SourceRequest, server: DownloadServer) -> None:
+    """kill -9 during a download, then the same download in this process."""
     server.turns[PATH].append(Turn(cut=2_000_000, stall_s=20))
     code = (
         "import sys\nfrom pathlib import Path\n"
@@ -126,17 +122,17 @@ def test_a_killed_pull_goes_on_where_it_was(
     assert int(server.ranges(PATH)[-1][6:-1]) > 1_000_000
 
 
-def test_a_server_without_ranges_sends_all_again(
+def test_a_server_without_ranges_sends_the_whole_file_again(
     request_: SourceRequest, server: DownloadServer
 ) -> None:
     server.turns[PATH] += [Turn(cut=1_000_000), Turn(ranges=False)]
     assert pull(request_).files["small.gguf"].read_bytes() == CONTENT
 
 
-def test_what_another_file_left_is_begun_anew(
+def test_a_partial_file_of_other_content_is_discarded(
     request_: SourceRequest, server: DownloadServer
 ) -> None:
-    """The address has another file than when the first part came."""
+    """The file at the address changed after the first part was downloaded."""
     server.files[PATH] = b"another" * 300_000
     server.turns[PATH] += [Turn(cut=1_000_000)] + [Turn(status=500)] * download.ATTEMPTS
     refused(request_, Unavailable, "resumes after [1-9]")
@@ -144,7 +140,7 @@ def test_what_another_file_left_is_begun_anew(
     assert pull(request_).files["small.gguf"].read_bytes() == CONTENT
 
 
-def test_another_digest_is_refused_and_forgotten(
+def test_a_file_with_another_digest_is_refused_and_discarded(
     request_: SourceRequest, server: DownloadServer
 ) -> None:
     server.files[PATH] = CONTENT[:-1] + b"x"
@@ -152,14 +148,14 @@ def test_another_digest_is_refused_and_forgotten(
     assert not list(request_.access.folder.rglob("*.part"))
 
 
-def test_without_a_digest_nothing_is_asked(request_: SourceRequest, server: DownloadServer) -> None:
+def test_without_a_digest_no_request_is_sent(
+    request_: SourceRequest, server: DownloadServer
+) -> None:
     refused(replace(request_, sha256=None), InvalidInput, "needs --sha256")
     assert server.asked == []
 
 
-def test_a_web_page_is_not_taken_for_a_model(
-    request_: SourceRequest, server: DownloadServer
-) -> None:
+def test_a_web_page_is_refused(request_: SourceRequest, server: DownloadServer) -> None:
     server.files[PATH] = b"<!doctype html><title>Log in</title>"
     server.kinds[PATH] = "text/html; charset=utf-8"
     refused(request_, StorageFailed, "sent a web page and not a file")
@@ -168,14 +164,14 @@ def test_a_web_page_is_not_taken_for_a_model(
 @pytest.mark.parametrize(
     ("status", "kind"), [(404, NotFound), (403, Forbidden), (418, StorageFailed)]
 )
-def test_a_refusal_is_passed_on(
+def test_an_error_status_becomes_an_error(
     request_: SourceRequest, server: DownloadServer, status: int, kind: type[MaasError]
 ) -> None:
     server.turns[PATH].append(Turn(status=status))
     refused(request_, kind, f"127.0.0.1 responds with {status}")
 
 
-def test_a_server_that_never_sends_is_given_up(
+def test_a_server_that_never_sends_is_abandoned(
     request_: SourceRequest, server: DownloadServer
 ) -> None:
     server.turns[PATH].extend([Turn(status=503)] * 50)
@@ -183,7 +179,7 @@ def test_a_server_that_never_sends_is_given_up(
     assert len(server.asked) == download.ATTEMPTS
 
 
-def test_a_certificate_that_nobody_vouches_for(
+def test_an_untrusted_certificate_is_refused(
     request_: SourceRequest, server: DownloadServer
 ) -> None:
     access = replace(request_.access, ca_file="")
@@ -192,13 +188,15 @@ def test_a_certificate_that_nobody_vouches_for(
     )
 
 
-def test_more_than_permitted(request_: SourceRequest, server: DownloadServer) -> None:
+def test_a_file_over_the_size_limit_is_refused(
+    request_: SourceRequest, server: DownloadServer
+) -> None:
     access = replace(request_.access, max_bytes=1_000_000)
     refused(replace(request_, access=access), BodyTooLarge, "pull.max_bytes")
     assert len(server.asked) == 1
 
 
-def test_a_disk_without_room(
+def test_a_full_disk_is_reported(
     request_: SourceRequest, server: DownloadServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
@@ -223,17 +221,17 @@ def test_redirects_are_followed(request_: SourceRequest, server: DownloadServer)
         ("/round.gguf", "more than 5 redirects"),
     ],
 )
-def test_redirects_that_are_not_followed(
+def test_unsafe_redirects_are_refused(
     request_: SourceRequest, server: DownloadServer, target: str, message: str
 ) -> None:
     server.redirects["/round.gguf"] = target
     refused(replace(request_, source=server.url + "/round.gguf"), StorageFailed, message)
 
 
-def test_a_public_server_does_not_send_us_into_a_private_network(
+def test_a_public_server_cannot_redirect_to_a_private_network(
     request_: SourceRequest, server: DownloadServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server plays one of a public address; its redirect leads to this machine's."""
+    """The server counts as public; its redirect leads to this machine."""
     server.redirects["/out.gguf"] = server.url.replace("127.0.0.1", "localhost") + PATH
     real = download._is_public
     monkeypatch.setattr(download, "_is_public", lambda host: host == "127.0.0.1" or real(host))
@@ -243,7 +241,7 @@ def test_a_public_server_does_not_send_us_into_a_private_network(
     assert server.ranges(PATH) == []
 
 
-def test_what_is_public() -> None:
+def test_public_addresses() -> None:
     for host in ("127.0.0.1", "::1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "localhost"):
         assert not download._is_public(host), host
     assert download._is_public("1.1.1.1")
@@ -252,7 +250,7 @@ def test_what_is_public() -> None:
 @pytest.mark.parametrize(
     "source", ["http://127.0.0.1/x.gguf", "https://me:secret@127.0.0.1/x.gguf", "ftp://h/x"]
 )
-def test_other_addresses(request_: SourceRequest, source: str) -> None:
+def test_invalid_addresses_are_refused(request_: SourceRequest, source: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         pull(replace(request_, source=source))
     assert "secret" not in caught.value.message
@@ -265,9 +263,7 @@ def test_a_finished_folder_can_be_removed(request_: SourceRequest) -> None:
     assert not list(request_.access.folder.rglob("*.gguf"))
 
 
-def test_what_is_there_already_is_held_against_the_digest(
-    request_: SourceRequest, server: DownloadServer
-) -> None:
+def test_an_existing_file_is_verified(request_: SourceRequest, server: DownloadServer) -> None:
     file = pull(request_).files["small.gguf"]
     pull(request_)
     assert len(server.asked) == 1
@@ -276,8 +272,10 @@ def test_what_is_there_already_is_held_against_the_digest(
     assert len(server.asked) == 2
 
 
-def test_headers_stay_with_their_server(request_: SourceRequest, server: DownloadServer) -> None:
-    """A token for one server is not given to the one that it redirects to."""
+def test_headers_are_not_sent_to_redirect_targets(
+    request_: SourceRequest, server: DownloadServer
+) -> None:
+    """A token for one server is not sent to a redirect's target."""
     with download_server() as other:
         other.files["/x"] = CONTENT
         server.redirects["/x"] = other.url + "/x"

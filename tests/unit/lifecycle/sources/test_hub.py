@@ -1,4 +1,4 @@
-"""The Hub, played by a small server that speaks its API; the real huggingface_hub asks it."""
+"""Pulls from a small server with the Hub's API, through the real huggingface_hub."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_repository_is_pinned_to_its_commit(request_: SourceRequest, hub: Down
     assert not [path for path, _, _ in hub.asked if "pytorch_model" in path]
 
 
-def test_it_goes_on_after_a_break(request_: SourceRequest, hub: DownloadServer) -> None:
+def test_a_broken_download_resumes(request_: SourceRequest, hub: DownloadServer) -> None:
     hub.turns[LARGE] += [Turn(cut=1_000_000)] + [Turn(status=503)] * download.ATTEMPTS
     with pytest.raises(Unavailable, match="resumes after"):
         pull(request_)
@@ -83,17 +83,17 @@ def test_it_goes_on_after_a_break(request_: SourceRequest, hub: DownloadServer) 
 
 
 @pytest.mark.parametrize("path", ["model.safetensors", "config.json"])
-def test_other_bytes_than_the_commit_has_are_refused(
+def test_a_file_with_another_digest_than_the_commit_is_refused(
     request_: SourceRequest, hub: DownloadServer, path: str
 ) -> None:
-    """Large files are held against their SHA-256, small ones against git's object id."""
+    """Large files are verified by SHA-256, small ones by git's object id."""
     content = FILES[path]
     hub.files[f"/{REPOSITORY}/resolve/{COMMIT}/{path}"] = content[:-1] + b"!"
     with pytest.raises(InvalidInput, match=f"{path} should have the"):
         pull(request_)
 
 
-def test_which_of_many(request_: SourceRequest, hub: DownloadServer) -> None:
+def test_a_file_of_several_can_be_chosen(request_: SourceRequest, hub: DownloadServer) -> None:
     files = {"a-q4.gguf": b"a" * 2000, "a-q8.gguf": b"b" * 3000, "config.json": b"{}"}
     hub.add_hub_repository("tester/many", COMMIT, files)
     request = replace(request_, source="hf://tester/many")
@@ -104,7 +104,7 @@ def test_which_of_many(request_: SourceRequest, hub: DownloadServer) -> None:
         pull(replace(request, file="b.gguf"))
 
 
-def test_only_pickles(request_: SourceRequest, hub: DownloadServer) -> None:
+def test_a_repository_of_pickles_is_refused(request_: SourceRequest, hub: DownloadServer) -> None:
     hub.add_hub_repository("tester/old", COMMIT, {"pytorch_model.bin": b"x", "config.json": b"{}"})
     with pytest.raises(InvalidInput, match="no weights in GGUF, safetensors, ONNX or CTranslate2"):
         pull(replace(request_, source="hf://tester/old"))
@@ -119,7 +119,7 @@ def test_only_pickles(request_: SourceRequest, hub: DownloadServer) -> None:
         (500, {}, Unavailable, "responds with 500"),
     ],
 )
-def test_what_the_hub_refuses(
+def test_errors_of_the_hub(
     request_: SourceRequest,
     hub: DownloadServer,
     status: int,
@@ -134,7 +134,7 @@ def test_what_the_hub_refuses(
         pull(replace(request_, source=request_.source + "@v2"))
 
 
-def test_nobody_there(request_: SourceRequest) -> None:
+def test_an_unreachable_hub_is_unavailable(request_: SourceRequest) -> None:
     access = replace(request_.access, hf_endpoint="http://127.0.0.1:9")
     with pytest.raises(Unavailable, match="cannot be reached for"):
         pull(replace(request_, access=access))
@@ -143,6 +143,6 @@ def test_nobody_there(request_: SourceRequest) -> None:
 @pytest.mark.parametrize(
     "source", ["hf://one", "hf://a/b/c", "hf://a/../b", "hf://a/b@../x", "hf://"]
 )
-def test_names_that_are_none(request_: SourceRequest, source: str) -> None:
+def test_invalid_repository_names_are_refused(request_: SourceRequest, source: str) -> None:
     with pytest.raises(InvalidInput, match="hf://org/repository"):
         pull(replace(request_, source=source))

@@ -36,20 +36,20 @@ def write(folder: Path, **files: bytes) -> Path:
     return folder
 
 
-def test_a_folder_gives_what_belongs_to_the_model(request_: SourceRequest, tmp_path: Path) -> None:
+def test_a_folder_gives_the_files_of_its_model(request_: SourceRequest, tmp_path: Path) -> None:
     write(tmp_path / "model", model__safetensors=b"w", config__json=b"{}", notes__txt=b"mine")
     fetched = pull(request_)
     assert set(fetched.files) == {"model.safetensors", "config.json"}
     assert fetched.origin == {"kind": "file", "uri": "file:model"}
 
 
-def test_a_file_is_taken_where_it_is(request_: SourceRequest, tmp_path: Path) -> None:
+def test_a_file_is_used_in_place(request_: SourceRequest, tmp_path: Path) -> None:
     file = write(tmp_path / "model", a__gguf=b"w") / "a.gguf"
     for source in (str(file), f"file://{file}"):
         assert pull(replace(request_, source=source)).files == {"a.gguf": file}
 
 
-def test_links_do_not_lead_out(request_: SourceRequest, tmp_path: Path) -> None:
+def test_links_out_of_the_folder_are_not_followed(request_: SourceRequest, tmp_path: Path) -> None:
     write(tmp_path / "secret", config__json=b"{}")
     folder = write(tmp_path / "model", model__safetensors=b"w")
     (folder / "config.json").symlink_to(tmp_path / "secret" / "config.json")
@@ -74,14 +74,14 @@ def test_a_snapshot_of_the_hub_cache_links_to_its_own_blobs(
     assert fetched.files["model.safetensors"].read_bytes() == b"w"
 
 
-def test_what_is_not_there(request_: SourceRequest) -> None:
+def test_a_missing_source_is_not_found(request_: SourceRequest) -> None:
     with pytest.raises(NotFound, match="no file or folder"):
         pull(request_)
     with pytest.raises(InvalidInput, match="starts with one of hf://, https://"):
         pull(replace(request_, source="gopher://x"))
 
 
-def test_too_large(request_: SourceRequest, tmp_path: Path) -> None:
+def test_a_large_file_is_refused(request_: SourceRequest, tmp_path: Path) -> None:
     write(tmp_path / "model", a__gguf=b"w" * 2000)
     small = replace(request_.access, max_bytes=1024)
     with pytest.raises(BodyTooLarge, match="has more than the 1024 bytes"):
@@ -121,7 +121,7 @@ def test_a_package_is_found_and_never_imported(
         ("package://sys/x", NotFound, "the package sys is not installed"),
     ],
 )
-def test_packages_that_are_none(
+def test_invalid_packages_are_refused(
     request_: SourceRequest, source: str, kind: type[MaasError], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
@@ -173,7 +173,7 @@ def test_an_archive_is_unpacked(tmp_path: Path) -> None:
         ("bomb.gguf", b"0" * 5000, BodyTooLarge),
     ],
 )
-def test_hostile_archives(
+def test_hostile_archives_are_refused(
     tmp_path: Path, entry: zipfile.ZipInfo | str, content: bytes, kind: type[MaasError]
 ) -> None:
     packed = archive(tmp_path, ("first.gguf", b"w"), (entry, content))
@@ -189,7 +189,7 @@ def test_an_archive_of_zeros_is_refused_before_it_is_unpacked(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_stays_of_what_is_refused(request_: SourceRequest, tmp_path: Path) -> None:
+def test_a_refused_archive_leaves_nothing(request_: SourceRequest, tmp_path: Path) -> None:
     packed = archive(tmp_path, ("model.gguf", b"no weights"))
     request = replace(request_, source=str(packed))
     with pytest.raises(InvalidInput), pulled(request, PullOptions(name="it")):
@@ -197,7 +197,7 @@ def test_nothing_stays_of_what_is_refused(request_: SourceRequest, tmp_path: Pat
     assert [p for p in (tmp_path / "pulls").rglob("*") if p.is_file()] == []
 
 
-def test_an_archive_that_lies_about_its_sizes(tmp_path: Path) -> None:
+def test_an_archive_with_false_sizes_is_refused(tmp_path: Path) -> None:
     packed = archive(tmp_path, ("bomb.gguf", b"0" * 5000))
     data = packed.read_bytes().replace((5000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     packed.write_bytes(data)
@@ -206,7 +206,7 @@ def test_an_archive_that_lies_about_its_sizes(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_no_archive(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.zip").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(InvalidInput, match="not a usable zip"):
         unpack(tmp_path / "model.zip", tmp_path / "out", 1000)
@@ -244,6 +244,6 @@ def test_which_files_make_a_model(names: list[str], chosen: list[str]) -> None:
 
 
 @pytest.mark.parametrize("names", [[], ["pytorch_model.bin"], ["a.gguf", "b.gguf"], ["x.py"]])
-def test_when_it_is_not_clear(names: list[str]) -> None:
+def test_an_ambiguous_choice_is_refused(names: list[str]) -> None:
     with pytest.raises(InvalidInput):
         choose([SourceEntry(n) for n in names], None, "s")

