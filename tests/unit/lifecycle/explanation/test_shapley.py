@@ -323,14 +323,16 @@ def test_removing_the_most_important_features_lowers_the_score_most() -> None:
         request = ExplainRequest(
             signature(64, 10), {"x": row}, {"x": background[None]}, samples=1500, batch_rows=2000
         )
-        found = explain(request, model(fitted.predict_proba))
+        explanation = explain(request, model(fitted.predict_proba))
 
-        def drop(removed: Array, row: Array = row, found: Explanation = found) -> float:
+        def drop(removed: Array, row: Array = row, explanation: Explanation = explanation) -> float:
             without = row.copy()
             without[removed] = background[removed]
-            return float(found.prediction - fitted.predict_proba(without[None])[0, found.target])
+            return float(
+                explanation.prediction - fitted.predict_proba(without[None])[0, explanation.target]
+            )
 
-        top_drop.append(drop(np.argsort(-shapley_of(found))[:12]))
+        top_drop.append(drop(np.argsort(-shapley_of(explanation))[:12]))
         random_drop.append(
             np.mean([drop(generator.choice(64, 12, replace=False)) for _ in range(20)])
         )
