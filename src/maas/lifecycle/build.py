@@ -241,12 +241,11 @@ def _predictions(path: Path, signature: Signature, test: Dataset) -> Predictions
         batch = {signature.inputs[0].name: x[start : start + PREDICTION_ROWS]}
         for name, values in run_session(session, batch).items():
             batches[name].append(values)
-    answers = {
-        spec.name: np.concatenate(batches[spec.name])
-        if batches[spec.name]
-        else np.zeros((0, *spec.shape), spec.dtype.numpy)
-        for spec in signature.outputs
-    }
+    answers = {}
+    for spec in signature.outputs:
+        empty = np.zeros((0, *spec.shape), spec.dtype.numpy)
+        parts = batches[spec.name]
+        answers[spec.name] = np.concatenate(parts) if parts else empty
     if test.task is Task.REGRESSION:
         predicted = next(iter(answers.values())).reshape(len(test)).astype(np.float64)
         return Predictions(test.y.astype(np.float64), predicted, None, test.slices)

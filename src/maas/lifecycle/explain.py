@@ -145,13 +145,13 @@ class Explanation:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Explanation:
         """Inverse of `to_dict()`; ignores the further fields of a server's response."""
-        attributions = tuple(
-            Attribution(**{**a, "region": tuple((s[0], s[1]) for s in a["region"])})
-            for a in raw["attributions"]
-        )
+        attributions = []
+        for entry in raw["attributions"]:
+            region = tuple((start, stop) for start, stop in entry["region"])
+            attributions.append(Attribution(**{**entry, "region": region}))
         image = Image(**raw["image"]) if raw.get("image") else None
         values = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
-        return cls(**{**values, "attributions": attributions, "image": image})
+        return cls(**{**values, "attributions": tuple(attributions), "image": image})
 
 
 def explain(request: ExplainRequest, predict: Predict) -> Explanation:
@@ -164,17 +164,7 @@ def explain(request: ExplainRequest, predict: Predict) -> Explanation:
     row = {s.name: one_row(s, request.row.get(s.name)) for s in request.signature.inputs}
     background, count = _background(request, row)
     image = image_of(request.signature, row, request.image_shape, request.samples)
-    players = [
-        player
-        for spec in request.signature.inputs
-        if spec.name in background
-        for player in players_of(
-            spec,
-            row[spec.name].shape,
-            image=image if image and image.input == spec.name else None,
-            alone=len(request.signature.inputs) == 1,
-        )
-    ]
+    players = _players(request.signature, row, background, image)
     model = _ModelGame(request, predict, row, background, count)
     output, target = model.choose_output()
     active = [p for p in players if model.differs(p)]
@@ -200,6 +190,22 @@ def explain(request: ExplainRequest, predict: Predict) -> Explanation:
         background="zeros" if request.background is None else "given",
         image=image,
     )
+
+
+def _players(
+    signature: Signature,
+    row: dict[str, Array],
+    background: dict[str, Array],
+    image: Image | None,
+) -> list[Player]:
+    """Players of all inputs that have a background."""
+    alone = len(signature.inputs) == 1
+    players: list[Player] = []
+    for spec in signature.inputs:
+        if spec.name in background:
+            layout = image if image and image.input == spec.name else None
+            players += players_of(spec, row[spec.name].shape, image=layout, alone=alone)
+    return players
 
 
 class _ModelGame:

@@ -45,7 +45,8 @@ class Pulled:
     license: str
     """License; empty if it is unknown."""
     license_from: str
-    """Origin of the license: `you`, `the source`, `the file` or `the catalog`."""
+    """Origin of the license: `you`, `the source`, `the file` or `the catalog`; empty if there is no
+    license."""
 
 
 @contextmanager
@@ -201,4 +202,4 @@ def _license(
                     field="license",
                 )
             return clean, who
-    return "", "nobody"
+    return "", ""

@@ -154,10 +154,9 @@ def _training(training: Mapping[str, Any]) -> str:
     if any(curves.get(name) for name in ("loss", "val_loss")):
         best = training.get("best_epoch")
         names = [n for n in ("loss", "val_loss", "learning_rate") if curves.get(n)]
-        rows: list[list[Cell]] = [
-            [str(epoch + 1), *(number(format_number(curves[n][epoch], digits=5)) for n in names)]
-            for epoch in range(min(len(curves[n]) for n in names))
-        ]
+        rows: list[list[Cell]] = []
+        for epoch, values in enumerate(zip(*(curves[n] for n in names), strict=False), start=1):
+            rows.append([str(epoch), *(number(format_number(v, digits=5)) for v in values)])
         head: list[Cell] = ["Epoch", *(number(escaped(n.replace("_", " "))) for n in names)]
         drawing = figure(
             "Loss",
@@ -201,17 +200,12 @@ def _published(manifest: Manifest, more: Mapping[str, Any]) -> str:
     sides = [("input", s) for s in manifest.signature.inputs]
     sides += [("output", s) for s in manifest.signature.outputs]
     tensors = [_tensor(side, spec) for side, spec in sides]
-    files: list[list[Cell]] = [
-        [
-            escaped(variant.name),
-            escaped(variant.runtime),
-            escaped(file.name),
-            number(f"{file.size:,}"),
-            (escaped(file.sha256), "code"),
-        ]
-        for variant in manifest.variants
-        for file in variant.files
-    ]
+    files: list[list[Cell]] = []
+    for variant in manifest.variants:
+        for file in variant.files:
+            size, digest = number(format_number(file.size)), (escaped(file.sha256), "code")
+            names = [escaped(variant.name), escaped(variant.runtime), escaped(file.name)]
+            files.append([*names, size, digest])
     head: list[Cell] = ["Variant", "Runtime", "File", number("Bytes"), "SHA-256"]
     return section(
         "Publication",

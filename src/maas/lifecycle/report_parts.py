@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from maas.domain.numbers import format_number, format_range
@@ -52,8 +52,8 @@ def _confusion(values: Mapping[str, Any]) -> str:
     if len(classes) <= MOST_NUMBERED:
         head: list[Cell] = ["true \\ predicted", *(number(escaped(c)) for c in classes)]
         rows: list[list[Cell]] = [
-            [escaped(c), *(number(format_number(n, digits=1)) for n in row)]
-            for c, row in zip(classes, matrix, strict=True)
+            [escaped(name), *_numbers(row, digits=1)]
+            for name, row in zip(classes, matrix, strict=True)
         ]
     else:
         head = ["True", "Predicted", number("Rows")]
@@ -83,14 +83,10 @@ def _per_class(values: Mapping[str, Any]) -> str:
     shown = entries if len(entries) <= MOST_BARS else worst[:MOST_BARS]
     rows: list[Row] = [(e["class"], e["rows"], e["f1"], e["intervals"].get("f1")) for e in shown]
     names = [n for n in ("precision", "recall", "f1", "roc_auc", "pr_auc") if n in entries[0]]
-    lines: list[list[Cell]] = [
-        [
-            escaped(e["class"]),
-            number(f"{e['rows']:,}"),
-            *(number(format_number(e[n])) for n in names),
-        ]
-        for e in entries
-    ]
+    lines: list[list[Cell]] = []
+    for entry in entries:
+        cells = _numbers([entry["rows"], *(entry[n] for n in names)])
+        lines.append([escaped(entry["class"]), *cells])
     head: list[Cell] = ["Class", number("Rows"), *(number(escaped(named(n))) for n in names)]
     caption = "Dots are the F1 of each class, lines its 95 % confidence interval."
     if len(shown) < len(entries):
@@ -190,14 +186,10 @@ def slice_figures(values: Mapping[str, Any]) -> str:
             (g["value"], g["rows"], g["metrics"][main], g["intervals"].get(main)) for g in groups
         ]
         metrics = list(groups[0]["metrics"])
-        lines: list[list[Cell]] = [
-            [
-                escaped(g["value"]),
-                number(f"{g['rows']:,}"),
-                *(number(format_number(g["metrics"].get(m))) for m in metrics),
-            ]
-            for g in groups
-        ]
+        lines: list[list[Cell]] = []
+        for group in groups:
+            cells = _numbers([group["rows"], *map(group["metrics"].get, metrics)])
+            lines.append([escaped(group["value"]), *cells])
         head: list[Cell] = ["Group", number("Rows"), *(number(escaped(named(m))) for m in metrics)]
         better = " (lower is better)" if main in LOWER_IS_BETTER else ""
         drawing = ranges_svg(
@@ -212,3 +204,8 @@ def slice_figures(values: Mapping[str, Any]) -> str:
         )
         figures.append(figure(f"By {name}", drawing, caption, table(head, lines, caption=name)))
     return pair(*figures)
+
+
+def _numbers(values: Iterable[float | None], digits: int = 4) -> list[Cell]:
+    """Cells with formatted numbers."""
+    return [number(format_number(value, digits=digits)) for value in values]

@@ -109,10 +109,10 @@ def table(head: Sequence[Cell], rows: Sequence[Sequence[Cell]], *, caption: str 
     if not rows:
         return ""
     top = "".join(_cell("th", c, scope="col") for c in head)
-    lines = [
-        "<tr>" + _cell("th", first, scope="row") + "".join(_cell("td", c) for c in rest) + "</tr>"
-        for first, *rest in rows
-    ]
+    lines = []
+    for first, *rest in rows:
+        cells = _cell("th", first, scope="row") + "".join(_cell("td", c) for c in rest)
+        lines.append(f"<tr>{cells}</tr>")
     attribute = f' aria-label="{escaped(caption)}"' if caption else ""
     return (
         f'<div class="wide"><table{attribute}><thead><tr>{top}</tr></thead>'
