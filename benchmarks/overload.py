@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.clients.load import Report, Target, closed_loop, open_loop, run_load
+from tests.support.clients.load import LoadTarget, Report, closed_loop, open_loop, run_load
 from tests.support.models.onnx import slow_model
 from tests.support.servers.maas import Stack, running
 
@@ -37,7 +37,7 @@ def quantile(values: list[float], q: float) -> float:
 
 
 def one_round(stack: Stack, seconds: float) -> dict[str, float]:
-    target = Target(stack.port, "/predict/slow", stack.token)
+    target = LoadTarget(stack.port, "/predict/slow", stack.token)
     peak = run_load(closed_loop(target, 4, seconds)).outcomes["200"] / seconds
     before = resident(stack)
     overload: Report = run_load(open_loop(target, OFFERED * peak, seconds, connections=512))

@@ -89,21 +89,22 @@ def read_all(client: socket.socket, silence: float = 0.15) -> bytes:
         out += data
 
 
-async def _serve(ready: threading.Event, box: list[RunningGateway], stop: threading.Event) -> None:
-    keys = KeyRing()
-    keys.replace([CALLER])
-    running: list[RunningGateway] = []
+def _echo(request: Request) -> None:
+    request.respond(200, bytes(request.body) or b"nothing", b"text/plain")
 
-    def echo(request: Request) -> None:
-        request.respond(200, bytes(request.body) or b"nothing", b"text/plain")
+
+def _fail(request: Request) -> None:
+    raise RuntimeError("a secret detail")
+
+
+def _route_table(running: list[RunningGateway]) -> RouteTable:
+    """The routes of the server; `running` has it once it runs."""
+    tasks: list[asyncio.Future[None]] = []
 
     def hold(request: Request) -> None:
         """Keep the request for the test to answer."""
         running[0].pending.append(request)
         request.on_disconnect = lambda: running[0].disconnects.append(request.target.decode())
-
-    def fail(request: Request) -> None:
-        raise RuntimeError("a secret detail")
 
     def stream(request: Request) -> None:
         async def answer() -> None:
@@ -118,20 +119,26 @@ async def _serve(ready: threading.Event, box: list[RunningGateway], stop: thread
 
         tasks.append(asyncio.ensure_future(answer()))
 
-    tasks: list[asyncio.Future[None]] = []
-    table = RouteTable(
+    return RouteTable(
         [
-            Route("GET", "/livez", RouteAccess.PUBLIC, echo, while_draining=True),
-            Route("POST", "/echo", Scope.CALL, echo, 1000, content_types=()),
-            Route("POST", "/json", Scope.CALL, echo, 1000),
+            Route("GET", "/livez", RouteAccess.PUBLIC, _echo, while_draining=True),
+            Route("POST", "/echo", Scope.CALL, _echo, 1000, content_types=()),
+            Route("POST", "/json", Scope.CALL, _echo, 1000),
             Route("GET", "/hold/{name}", Scope.CALL, hold),
-            Route("GET", "/fail", Scope.CALL, fail),
+            Route("GET", "/fail", Scope.CALL, _fail),
             Route("POST", "/stream", Scope.CALL, stream, 1 << 20, (), streams_body=True),
-            Route("GET", "/admin", Scope.ADMIN, echo),
-            Route("GET", "/rest/{*}", Scope.CALL, echo),
+            Route("GET", "/admin", Scope.ADMIN, _echo),
+            Route("GET", "/rest/{*}", Scope.CALL, _echo),
         ]
     )
-    server = HttpServer(table, keys, HostCheck(("maas.example",)))
+
+
+async def _serve(ready: threading.Event, box: list[RunningGateway], stop: threading.Event) -> None:
+    keys = KeyRing()
+    keys.replace([CALLER])
+    running: list[RunningGateway] = []
+
+    server = HttpServer(_route_table(running), keys, HostCheck(("maas.example",)))
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     await server.listen(listening, None)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients.load import Report, Target, closed_loop, run_load
+from tests.support.clients.load import LoadTarget, Report, closed_loop, run_load
 from tests.support.models.onnx import echo_model, echo_signature
 from tests.support.servers.maas import Stack, readyz, running, wait_until
 
@@ -34,8 +34,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
-def target(stack: Stack, name: str) -> Target:
-    return Target(stack.port, f"/predict/{name}", stack.token)
+def target(stack: Stack, name: str) -> LoadTarget:
+    return LoadTarget(stack.port, f"/predict/{name}", stack.token)
 
 
 async def under_load(
@@ -133,7 +133,7 @@ def test_usage_is_exact_after_crashes(two: Stack) -> None:
         (victim,) = two.pids(module)
 
         async def load(pid: int = victim) -> Report:
-            counted = Target(two.port, "/predict/one", token)
+            counted = LoadTarget(two.port, "/predict/one", token)
             asyncio.get_running_loop().call_later(0.7, two.kill, pid)
             return await closed_loop(counted, 8, 2.0)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.clients.load import Report, Target, closed_loop, open_loop, run_load
+from tests.support.clients.load import LoadTarget, Report, closed_loop, open_loop, run_load
 from tests.support.models.onnx import echo_model, slow_model
 from tests.support.servers.maas import Stack, running
 
@@ -37,8 +37,8 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
-def target(stack: Stack, name: str = "slow") -> Target:
-    return Target(stack.port, f"/predict/{name}", stack.token)
+def target(stack: Stack, name: str = "slow") -> LoadTarget:
+    return LoadTarget(stack.port, f"/predict/{name}", stack.token)
 
 
 def served(stack: Stack, name: str) -> int:

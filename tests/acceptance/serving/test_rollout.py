@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients.load import Report, Target, closed_loop, open_loop, run_load
+from tests.support.clients.load import LoadTarget, Report, closed_loop, open_loop, run_load
 from tests.support.models.onnx import echo_model
 from tests.support.servers.maas import Stack, running, wait_until
 
@@ -45,7 +45,7 @@ def test_twenty_rolling_updates_lose_no_request(versions: Stack) -> None:
         stop = asyncio.Event()
         load = asyncio.ensure_future(
             open_loop(
-                Target(versions.port, "/predict/echo", versions.token, check=check),
+                LoadTarget(versions.port, "/predict/echo", versions.token, check=check),
                 RATE,
                 600.0,
                 connections=32,
@@ -110,7 +110,9 @@ def test_sigterm_under_load_answers_accepted_requests(
         async def run() -> Report:
             stop = asyncio.Event()
             load = asyncio.ensure_future(
-                closed_loop(Target(stack.port, "/predict/echo", stack.token), 64, 30.0, stop=stop)
+                closed_loop(
+                    LoadTarget(stack.port, "/predict/echo", stack.token), 64, 30.0, stop=stop
+                )
             )
             await asyncio.sleep(2.0)
             stack.supervisor.terminate()

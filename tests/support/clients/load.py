@@ -42,7 +42,7 @@ class Report:
 
 
 @dataclass
-class Target:
+class LoadTarget:
     port: int
     path: str
     token: str
@@ -122,7 +122,7 @@ def _returned(connection: _Connection) -> _Connection:
 
 
 class _Run:
-    def __init__(self, target: Target, connections: int, first: int) -> None:
+    def __init__(self, target: LoadTarget, connections: int, first: int) -> None:
         self.target = target
         self.report = Report()
         self.stopping = False
@@ -237,7 +237,7 @@ class _Run:
 
 
 async def closed_loop(
-    target: Target,
+    target: LoadTarget,
     connections: int,
     seconds: float,
     *,
@@ -251,7 +251,7 @@ async def closed_loop(
 
 
 async def open_loop(
-    target: Target,
+    target: LoadTarget,
     rate: float,
     seconds: float,
     *,

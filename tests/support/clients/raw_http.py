@@ -12,7 +12,7 @@ TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Answer:
+class RawAnswer:
     status: int
     headers: dict[str, str]
     body: bytes
@@ -38,7 +38,7 @@ def chunked(body: bytes, size: int = 1 << 16) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in pieces) + b"0\r\n\r\n"
 
 
-def exchange(port: int, data: bytes, *, half_close: bool = False) -> Answer | None:
+def exchange(port: int, data: bytes, *, half_close: bool = False) -> RawAnswer | None:
     """Send bytes and read one answer; None if the server closed the connection without one.
 
     `half_close` closes the sending side afterwards, as a client does that stops early.
@@ -54,7 +54,7 @@ def exchange(port: int, data: bytes, *, half_close: bool = False) -> Answer | No
     return None
 
 
-def read_answer(connection: socket.socket, *, has_body: bool = True) -> Answer | None:
+def read_answer(connection: socket.socket, *, has_body: bool = True) -> RawAnswer | None:
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(1 << 16)
@@ -70,4 +70,4 @@ def read_answer(connection: socket.socket, *, has_body: bool = True) -> Answer |
         if not piece:
             break
         body += piece
-    return Answer(int(first.split(" ")[1]), headers, body[:length])
+    return RawAnswer(int(first.split(" ")[1]), headers, body[:length])

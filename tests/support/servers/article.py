@@ -39,7 +39,7 @@ def network_outputs(rows: list[list[float]]) -> list[float]:
 
 def send(
     stack: Stack, target: str, body: bytes, headers: dict[str, str] | None = None
-) -> raw_http.Answer:
+) -> raw_http.RawAnswer:
     """POST `body` as JSON. `headers` replace the default ones; an empty value removes one."""
     merged = {
         "Host": f"127.0.0.1:{stack.port}",
@@ -53,7 +53,7 @@ def send(
     return answer
 
 
-def refusal(answer: raw_http.Answer) -> str:
+def refusal(answer: raw_http.RawAnswer) -> str:
     """Assert that `answer` is a refusal with a message, and return the message."""
     assert 400 <= answer.status < 500, (answer.status, answer.body[:300])
     assert " " in answer.sentence

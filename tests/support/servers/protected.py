@@ -28,7 +28,7 @@ class ProtectedServer:
 
     def request(
         self, method: str, target: str, token: str | None = None, **headers: str
-    ) -> raw_http.Answer:
+    ) -> raw_http.RawAnswer:
         body = b"{}" if method in ("POST", "PUT", "PATCH") else b""
         merged = {"Host": "localhost"}
         if body:
