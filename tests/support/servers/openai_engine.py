@@ -1,4 +1,4 @@
-"""A server of OpenAI's API that is not ours: llama.cpp's own, as a program.
+"""An external server of OpenAI's API: llama.cpp's own, as a program.
 
 `python tests/support/servers/openai_engine.py MODEL PORT`, with its key in ENGINE_KEY.
 """
