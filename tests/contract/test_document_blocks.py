@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ def test_every_block_runs_or_has_a_reason(page: str) -> None:
         assert block.use, f"{where}: a block of {block.language!r} without a mark"
         if block.use == "not run":
             assert len(block.detail.split()) >= 3, f"{where}: a reason is needed"
+            for path in re.findall(r"(?:tests|docs)/[\w./-]*\w", block.detail):
+                assert (CHECKOUT / path).exists(), f"{where}: {path}"
 
 
 def test_blocks_that_are_not_run_are_counted() -> None:
