@@ -29,7 +29,7 @@ from typing import Any
 import httpx2
 
 from maas.client.http.transport import Endpoint, RetryPolicy
-from maas.client.load.connection import Address, LoadConnection, StreamTimings
+from maas.client.load_test.connection import Address, LoadConnection, StreamTimings
 
 SIZES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,

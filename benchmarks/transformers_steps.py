@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.transformers_engine import CONTEXT, END, SIZES, SLOTS, make_model, prompt
 from maas.domain.generation import Generation, Piece
-from maas.domain.signatures import text_generation
+from maas.domain.standard_signatures import text_generation
 from maas.runtimes.base import EngineEvent, LoadRequest
 from maas.runtimes.catalog import create_generator
 from maas.runtimes.transformers import engine as engine

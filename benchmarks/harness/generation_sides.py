@@ -24,7 +24,7 @@ import maas
 from harness.generation_load import END_TOKENS, checked_count, messages
 from harness.openmaas import maas_command
 from harness.processes import free_port, status_of
-from maas.client.load.connection import Address, LoadConnection
+from maas.client.load_test.connection import Address, LoadConnection
 from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Generation, Piece
 from maas.domain.models import Variant

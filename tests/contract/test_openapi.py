@@ -15,7 +15,7 @@ import pytest
 from maas.control.api.principal import GuardedRoute, scope_of
 from maas.control.app import create_app
 from maas.domain.keys import Scope
-from maas.domain.signatures import transcription
+from maas.domain.standard_signatures import transcription
 from maas.gateway.app import Handlers, TaskHandlers, TextHandlers, route_table
 from maas.gateway.http.routes import Route, RouteAccess
 from maas.settings import ServerSettings

@@ -24,9 +24,9 @@ from maas.client.chat import chat as chat_call
 from maas.client.http.drivers import AsyncDriver, BlockingDriver, ClientMethod, D, MethodGroup
 from maas.client.http.retry import RetryPolicy
 from maas.client.http.transport import AsyncTransport, Endpoint, SyncTransport
-from maas.client.load.bench import bench
-from maas.client.load.generator import LoadProgressCallback
-from maas.lifecycle.load.load_results import Load, LoadResult
+from maas.client.load_test.bench import bench
+from maas.client.load_test.generator import LoadProgressCallback
+from maas.lifecycle.load_test.results import Load, LoadResult
 
 
 class _Models(MethodGroup[D]):
@@ -126,7 +126,7 @@ class Client(_Methods, BlockingDriver):
         load: Load | None = None,
         progress: LoadProgressCallback | None = None,
     ) -> LoadResult:
-        """Measure latency and throughput under load; see `maas.client.load.bench.bench`.
+        """Measure latency and throughput under load; see `maas.client.load_test.bench.bench`.
 
         Ctrl-C stops it; the result then has the figures so far, and `interrupted`.
         """
@@ -210,7 +210,7 @@ class AsyncClient(_Methods, AsyncDriver):
         load: Load | None = None,
         progress: LoadProgressCallback | None = None,
     ) -> LoadResult:
-        """Measure latency and throughput under load; see `maas.client.load.bench.bench`."""
+        """Measure latency and throughput under load; see `maas.client.load_test.bench.bench`."""
         return await self._run(bench(self._transport.endpoint, deployment, load, progress))
 
     @overload

@@ -18,7 +18,7 @@ from maas.client.answers import VersionDetails
 from maas.client.client import Client
 from maas.client.deployments import DeploymentFailed
 from maas.client.http.errors import ServerUnavailable
-from maas.client.load.generator import LoadProgressCallback
+from maas.client.load_test.generator import LoadProgressCallback
 from maas.domain.errors import (
     Conflict,
     DeadlineExceeded,
@@ -28,7 +28,7 @@ from maas.domain.errors import (
     Unavailable,
 )
 from maas.domain.models import Variant
-from maas.lifecycle.load.choose import (
+from maas.lifecycle.load_test.choose import (
     EngineCandidate,
     EngineTrial,
     best,
@@ -39,7 +39,7 @@ from maas.lifecycle.load.choose import (
     thread_counts,
     usual_load,
 )
-from maas.lifecycle.load.load_results import Load, LoadResult
+from maas.lifecycle.load_test.results import Load, LoadResult
 
 START_S = 600.0
 """Seconds until a candidate must be ready."""

@@ -13,7 +13,7 @@ from maas.client.registry import add_evidence, commit, upload, version
 from maas.domain.models import Evidence
 
 if TYPE_CHECKING:
-    from maas.lifecycle.publication import PreparedPublication
+    from maas.lifecycle.prepared_publication import PreparedPublication
 
 
 def publish(

@@ -17,7 +17,7 @@ from maas.gateway.metering import GenerationUsage, Meter
 from maas.serving.routing.call import Call
 from maas.serving.routing.live_target import LiveTarget
 from maas.serving.routing.router import Router
-from maas.serving.wire.codec import Decoded
+from maas.serving.wire.json_codec import Decoded
 from maas.serving.wire.messages import Answers
 
 log = logging.getLogger(__name__)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maas.domain import signatures
+from maas.domain import standard_signatures
 from maas.domain.errors import InvalidInput
 from maas.domain.models import File, Manifest, Task, Variant
 from maas.lifecycle.measure import sha256_of
-from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.prepared_publication import PreparedPublication
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def prepare_image_classifier(file: Path, model: ImageModel) -> PreparedPublicati
     manifest = Manifest(
         model=model.name,
         task=Task.IMAGE_CLASSIFICATION,
-        signature=signatures.image_classification(min(model.top, len(model.labels))),
+        signature=standard_signatures.image_classification(min(model.top, len(model.labels))),
         variants=(Variant("onnx", "image_classifier", (stored,), options),),
         description=model.description,
         metadata=model.metadata,

@@ -29,7 +29,7 @@ from maas.lifecycle.measure import (
 )
 from maas.lifecycle.predictions import NAME as PREDICTIONS
 from maas.lifecycle.predictions import write_predictions
-from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.prepared_publication import PreparedPublication
 from maas.lifecycle.publish_inputs import (
     PublishOptions,
     checked_onnx,

@@ -13,7 +13,7 @@ from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.names import checked_name, shown
 from maas.lifecycle.conversion import efficientnet
-from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.prepared_publication import PreparedPublication
 from maas.lifecycle.sources.archive import UNPACKED
 from maas.lifecycle.sources.base import Fetched, Progress, SourceRequest
 from maas.lifecycle.sources.catalog import CATALOG, CatalogEntry, find

@@ -28,7 +28,7 @@ from maas.domain.jobs import Job, JobState, Progress
 from maas.lifecycle.build import BuildCancelled, build
 from maas.lifecycle.data.dataset import load_dataset, split
 from maas.lifecycle.job_folder import JobFolder, JobSpec
-from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.prepared_publication import PreparedPublication
 from maas.lifecycle.publish import (
     evaluate_built,
     evaluate_publication,
@@ -175,8 +175,8 @@ def run_evaluation(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[s
 def run_optimization(folder: JobFolder, spec: JobSpec, tracker: Tracker) -> dict[str, Any]:
     """Makes, measures and judges candidates, and saves those that passed in the folder."""
     # These import the libraries for statistics and plots, which a build does not need.
-    from maas.lifecycle.optimize.engine import ProgressReporter  # noqa: PLC0415
     from maas.lifecycle.optimize.ledger import space  # noqa: PLC0415
+    from maas.lifecycle.optimize.optimize import ProgressReporter  # noqa: PLC0415
     from maas.lifecycle.optimize.publication import ORIGINAL  # noqa: PLC0415
     from maas.lifecycle.optimize.run import OptimizationJob, run_optimization_job  # noqa: PLC0415
 

@@ -34,9 +34,9 @@ from maas.processes.output import add_log_argument, start_logging
 from maas.runtimes.base import EngineEvent, Generator, LoadRequest
 from maas.runtimes.catalog import create
 from maas.serving.replica.batching import Batcher, Timing
-from maas.serving.replica.generator import GeneratorServer
+from maas.serving.replica.generation_server import GeneratorServer
 from maas.serving.replica.pending_sequences import PlainPrompts
-from maas.serving.replica.predictor import ReplicaServer
+from maas.serving.replica.prediction_server import ReplicaServer
 from maas.serving.replica.queue import RequestGroup
 from maas.serving.replica.replica_socket import ReplicaSocket
 from maas.serving.wire.json_tensors import json_to_tensors

@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
+from maas.storage.bucket_artifacts import ObjectArtifacts, S3Options
 from maas.storage.local_artifacts import LocalArtifacts
-from maas.storage.object_artifacts import ObjectArtifacts, S3Options
 
 __all__ = ["ArtifactStore", "LocalArtifacts", "ObjectArtifacts", "S3Options", "open_artifacts"]
 

@@ -19,7 +19,7 @@ import pytest
 import maas
 from maas.client.engine_choice import EngineChoiceOptions, choose_engine
 from maas.domain.models import Variant
-from maas.lifecycle.load.load_results import Load
+from maas.lifecycle.load_test.results import Load
 from tests.support.models.onnx import echo_model
 from tests.support.models.packaged import smollm2, text_model
 from tests.support.servers.maas import Stack, running, wait_until

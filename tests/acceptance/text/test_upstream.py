@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from maas.domain.models import Manifest, Task, Variant
-from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.prepared_publication import PreparedPublication
 from tests.support.fakes.generations import TEXT_TO_TEXT
 from tests.support.models.packaged import smollm2, text_model
 from tests.support.servers.maas import STREAM_ENDED_S, Stack, free_port, running, wait_until

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 from maas.domain.snapshot import Snapshot
 from maas.processes.output import log_folder
 from maas.serving.routing.dispatch import ReplicaLink
-from maas.serving.wire.codec import JsonCodec
+from maas.serving.wire.json_codec import JsonCodec
 from maas.serving.wire.json_tensors import json_to_tensors
 from maas.serving.wire.messages import Column
 from maas.settings import (

@@ -16,7 +16,7 @@ import pytest
 
 from maas.domain.jobs import JobState
 from maas.lifecycle.job_folder import JobFolder
-from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.prepared_publication import PreparedPublication
 
 EPOCHS = 10_000
 """More epochs than a test waits for on any machine; every test stops the training early."""

@@ -15,7 +15,7 @@ from maas.domain.deployments import LocalFile, ReplicaSpec, Scaling
 from maas.domain.signature import Signature, TensorSpec
 from maas.runtimes.base import Arrays, LoadRequest, Runtime
 from maas.serving.replica.batching import Batcher
-from maas.serving.replica.predictor import ReplicaServer
+from maas.serving.replica.prediction_server import ReplicaServer
 from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.wire.messages import Priority
 from maas.serving.wire.tensors import Tensor

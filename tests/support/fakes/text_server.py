@@ -12,7 +12,7 @@ import uvloop
 
 from maas.domain.deployments import Scaling
 from maas.domain.generation import Ending
-from maas.serving.replica.generator import GeneratorServer
+from maas.serving.replica.generation_server import GeneratorServer
 from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.wire.elements import bytes_elements
 from maas.serving.wire.generation_frames import unpack_pieces

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maas.domain.models import File, Manifest, Task, Variant
-from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.prepared_publication import PreparedPublication
 from tests.support.fakes.generations import TEXT_TO_TEXT
 
 

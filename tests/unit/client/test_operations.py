@@ -17,7 +17,7 @@ from maas.domain.errors import ArtifactCorrupt, DeadlineExceeded, InvalidInput
 from maas.domain.jobs import Job, JobState
 from maas.domain.models import Evidence, File, Manifest, Task, Variant
 from maas.domain.signature import Signature, TensorSpec
-from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.prepared_publication import PreparedPublication
 from tests.support.fakes.scripted_server import FakeServer
 
 BYTES = b"onnx" * 1000

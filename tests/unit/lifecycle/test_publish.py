@@ -16,7 +16,7 @@ from maas.domain.errors import InvalidInput, UnsafeArtifact
 from maas.domain.models import Task
 from maas.lifecycle.evaluate import EvaluationRequest, evaluate
 from maas.lifecycle.measure import OnnxModel
-from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.prepared_publication import PreparedPublication
 from maas.lifecycle.publish import prepare
 from maas.lifecycle.publish_inputs import PublishOptions
 

@@ -16,7 +16,7 @@ from maas.domain.errors import InvalidInput
 from maas.domain.numbers import format_number
 
 if TYPE_CHECKING:
-    from maas.lifecycle.load.load_results import LoadProgress, LoadResult
+    from maas.lifecycle.load_test.results import LoadProgress, LoadResult
 
 
 def command(
@@ -58,7 +58,7 @@ def command(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Measure latency and throughput of a deployment under load, as its clients see them."""
-    from maas.lifecycle.load.load_results import Load
+    from maas.lifecycle.load_test.results import Load
 
     if report is not None and report.suffix not in (".html", ".svg"):
         raise UsageError(f"--report must end in .html or .svg; got {report.name}", field="report")
@@ -84,7 +84,7 @@ def command(
 
 
 def print_result(result: LoadResult, output: Format) -> None:
-    from maas.lifecycle.load.summary import headings, rows
+    from maas.lifecycle.load_test.summary import headings, rows
 
     if output is Format.JSON:
         emit_json(result.to_dict())
@@ -98,8 +98,8 @@ def print_result(result: LoadResult, output: Format) -> None:
 
 def write_report(result: LoadResult, path: Path) -> None:
     """Write the report. Raises InvalidInput if the file cannot be written."""
-    from maas.lifecycle.load.page import load_page, machine_text
-    from maas.lifecycle.load.pictures import load_svg
+    from maas.lifecycle.load_test.page import load_page, machine_text
+    from maas.lifecycle.load_test.pictures import load_svg
 
     if path.suffix == ".svg":
         title = f"{result.deployment} under load ({result.model})"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ServingObjective(StrEnum):
-    """The names of `maas.lifecycle.load.choose.OBJECTIVES`."""
+    """The names of `maas.lifecycle.load_test.choose.OBJECTIVES`."""
 
     LATENCY = "latency"
     THROUGHPUT = "throughput"
@@ -45,7 +45,7 @@ def best_engine(
     Prints the figures as a table. Raises what `maas.client.engine_choice.choose_engine` raises.
     """
     from maas.client.engine_choice import EngineChoiceOptions, choose_engine
-    from maas.lifecycle.load.choose import usual_load
+    from maas.lifecycle.load_test.choose import usual_load
 
     task = client.models.version(measurement.ref).version.manifest.task
     options = EngineChoiceOptions(
@@ -68,7 +68,7 @@ def best_engine(
 
 def print_choice(choice: EngineChoice) -> None:
     """Print a row per candidate and load level; the best candidate has an asterisk."""
-    from maas.lifecycle.load.summary import headings, rows
+    from maas.lifecycle.load_test.summary import headings, rows
 
     head = ["variant", "threads"]
     head += headings([level for trial in choice.trials for level in trial.levels])

@@ -84,7 +84,7 @@ def tasks(incomplete: str) -> list[str]:
 
 def publish_folder(ctx: typer.Context, publication: Path) -> PublishedVersion:
     """Publish the result of a job, without the libraries that built it."""
-    from maas.lifecycle.publication import PreparedPublication
+    from maas.lifecycle.prepared_publication import PreparedPublication
 
     prepared = PreparedPublication.load(publication)
     return client_of(ctx).publish_prepared(prepared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from maas.control.reconciliation.replica_life import LiveReplica
+from maas.control.reconciliation.replica_lifecycle import LiveReplica
 from maas.control.reconciliation.state import ReconcilerState, ServedDeployment
 from maas.domain.deployments import Deployment
 

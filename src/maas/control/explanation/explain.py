@@ -153,7 +153,7 @@ def _shapley_values(
     signature: Signature, row: RowToExplain, predict: PredictRows
 ) -> dict[str, Any]:
     # Imported with the first explanation: NumPy would add 0.2 s to every start of control.
-    from maas.control.explanation.shapley import shapley_values  # noqa: PLC0415
+    from maas.control.explanation.array_conversion import shapley_values  # noqa: PLC0415
 
     return shapley_values(signature, row, predict, BATCH_ROWS)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from maas.control.reconciliation.launcher import Launcher
 from maas.control.reconciliation.plans import DeploymentPlan, Planner, ReplicaGroup
-from maas.control.reconciliation.replica_life import LiveReplica, ReplicaTimeouts
+from maas.control.reconciliation.replica_lifecycle import LiveReplica, ReplicaTimeouts
 from maas.control.reconciliation.snapshot_file import SnapshotFile
 from maas.control.reconciliation.state import FailureRecord, ReconcilerState, ServedDeployment
 from maas.domain.deployments import Deployment, ReplicaState

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from maas.control.reconciliation.plans import DeploymentPlan, ReplicaGroup
-from maas.control.reconciliation.replica_life import LiveReplica
+from maas.control.reconciliation.replica_lifecycle import LiveReplica
 
 
 @dataclass

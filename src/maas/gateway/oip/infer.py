@@ -30,7 +30,7 @@ from maas.gateway.oip.request import (
 )
 from maas.serving.routing.live_target import LiveTarget
 from maas.serving.routing.router import LiveDeployment
-from maas.serving.wire.codec import Decoded
+from maas.serving.wire.json_codec import Decoded
 from maas.serving.wire.json_tensors import flat_elements
 from maas.serving.wire.messages import Answers, Buffer, rows_of
 

@@ -17,7 +17,7 @@ import msgspec
 from maas.domain.signature import Signature
 from maas.gateway.calls import Encoded
 from maas.gateway.http.request import JSON
-from maas.serving.wire.codec import Decoded
+from maas.serving.wire.json_codec import Decoded
 from maas.serving.wire.json_tensors import JSON_TYPES
 from maas.serving.wire.messages import Answers, Buffer, rows_of
 

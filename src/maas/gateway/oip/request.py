@@ -15,8 +15,8 @@ from maas.domain.names import shown
 from maas.domain.signature import Signature, TensorSpec
 from maas.gateway.http.request import Request
 from maas.protocols.oip import InferRequest, Parameters, Tensor
-from maas.serving.wire.codec import Decoded
 from maas.serving.wire.elements import bytes_elements
+from maas.serving.wire.json_codec import Decoded
 from maas.serving.wire.json_tensors import default_tensor, pack, parse_json
 from maas.serving.wire.messages import Buffer
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from maas.domain.errors import InvalidInput
 from maas.domain.signature import Signature
-from maas.serving.wire.codec import Decoded
+from maas.serving.wire.json_codec import Decoded
 from maas.serving.wire.json_tensors import default_tensor, flat_elements, pack
 from maas.serving.wire.messages import Answers, Buffer, rows_of
 

@@ -11,7 +11,7 @@ from maas.gateway.http.forms import FORM, FormPart, form_of
 from maas.gateway.http.request import Request, media_type
 from maas.gateway.http.routes import JSON_ONLY
 from maas.serving.routing.live_target import LiveTarget
-from maas.serving.wire.codec import Decoded
+from maas.serving.wire.json_codec import Decoded
 from maas.serving.wire.json_tensors import json_to_tensors, parse_json
 
 PREDICT_TYPES = (

@@ -15,7 +15,7 @@ from maas.gateway.http.request import JSON, Request, media_type
 from maas.gateway.http.routes import JSON_ONLY
 from maas.gateway.predict.bodies import decode_body
 from maas.serving.routing.live_target import LiveTarget
-from maas.serving.wire.codec import Decoded
+from maas.serving.wire.json_codec import Decoded
 from maas.serving.wire.messages import Answers
 
 _PARSED_TYPES = (*JSON_ONLY, FORM)

@@ -10,8 +10,8 @@ import msgspec
 
 from maas.domain.models import Evidence, File, Variant
 from maas.lifecycle.measure import sha256_of
-from maas.lifecycle.optimize.engine import OptimizationOutcome
 from maas.lifecycle.optimize.judgment.report_intervals import with_report_intervals
+from maas.lifecycle.optimize.optimize import OptimizationOutcome
 from maas.lifecycle.optimize.publication import FIGURES, REPORT, PreparedOptimization
 from maas.lifecycle.optimize.report.report import render_optimization
 from maas.lifecycle.optimize.report.summary import summary

@@ -10,14 +10,14 @@ from typing import Any
 from maas.domain.errors import InvalidInput
 from maas.domain.jobs import Progress
 from maas.domain.models import Manifest, Task
-from maas.lifecycle.optimize.engine import (
+from maas.lifecycle.optimize.ledger import space
+from maas.lifecycle.optimize.measurement.estimator_baseline import compare_with_estimator
+from maas.lifecycle.optimize.optimize import (
     OptimizationOutcome,
     OptimizationRequest,
     ProgressReporter,
     optimize,
 )
-from maas.lifecycle.optimize.ledger import space
-from maas.lifecycle.optimize.measurement.estimator_baseline import compare_with_estimator
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.publication import PreparedOptimization
 from maas.lifecycle.optimize.source import find_build, subject_of_build, subject_of_data

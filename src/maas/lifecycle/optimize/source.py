@@ -20,7 +20,7 @@ from maas.lifecycle.optimize.subject import (
     read_rows,
     subject_of_rows,
 )
-from maas.lifecycle.publication import PreparedPublication
+from maas.lifecycle.prepared_publication import PreparedPublication
 from maas.lifecycle.recipe import Recipe
 
 ORIGINAL = "model.onnx"

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from maas.domain.errors import InvalidInput
 from maas.domain.names import shown
-from maas.lifecycle.sources import https, hub, local, objects, package
+from maas.lifecycle.sources import buckets, https, hub, local, package
 from maas.lifecycle.sources.base import Fetched, SourceRequest
 
 _FETCH: dict[str, Callable[[SourceRequest, Path], Fetched]] = {
     "hf": hub.fetch,
     "https": https.fetch,
-    "s3": objects.fetch,
-    "gs": objects.fetch,
-    "az": objects.fetch,
+    "s3": buckets.fetch,
+    "gs": buckets.fetch,
+    "az": buckets.fetch,
     "package": package.fetch,
     "file": local.fetch,
 }

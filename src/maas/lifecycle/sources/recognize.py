@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from maas.domain import signatures
+from maas.domain import standard_signatures
 from maas.domain.errors import InvalidInput, UnsafeArtifact
 from maas.domain.models import Task
 from maas.domain.signature import Signature
@@ -116,7 +116,7 @@ def _gguf(files: Files) -> Recognized | None:
     return Recognized(
         "llama_cpp",
         Task.TEXT_GENERATION,
-        signatures.text_generation(),
+        standard_signatures.text_generation(),
         f"gguf-{summary.quantization.lower().replace('_', '-')}",
         {names[0]: files[names[0]]},
         facts=gguf_facts(summary),
@@ -159,7 +159,7 @@ def _whisper(files: Files) -> Recognized | None:
     return Recognized(
         "whisper",
         Task.TRANSCRIPTION,
-        signatures.transcription(),
+        standard_signatures.transcription(),
         "ctranslate2",
         served,
         facts=facts,
@@ -174,7 +174,7 @@ def _translator(files: Files) -> Recognized | None:
             return Recognized(
                 "translator",
                 Task.TRANSLATION,
-                signatures.translation(),
+                standard_signatures.translation(),
                 "intgemm8",
                 files,
                 options={"direction": f"{match[1]}-{match[2]}"},
@@ -197,7 +197,7 @@ def _text_classifier(files: Files) -> Recognized | None:
     return Recognized(
         "text_classifier",
         Task.TEXT_CLASSIFICATION,
-        signatures.text_classification(min(TOP, len(labels))),
+        standard_signatures.text_classification(min(TOP, len(labels))),
         "onnx",
         served,
         {"labels": labels, "scale": "independent" if is_multiple else "probabilities"},
@@ -250,7 +250,7 @@ def _causal(files: Files) -> Recognized | None:
     return Recognized(
         "transformers",
         Task.TEXT_GENERATION,
-        signatures.text_generation(),
+        standard_signatures.text_generation(),
         "safetensors",
         served,
         facts=facts,
@@ -287,7 +287,7 @@ def _sentence_encoder(files: Files) -> Recognized | None:
     return Recognized(
         "sentence_encoder",
         Task.EMBEDDING,
-        signatures.embedding(dimensions),
+        standard_signatures.embedding(dimensions),
         variant,
         served,
         options,
@@ -329,7 +329,7 @@ def _image_classifier(files: Files) -> Recognized | None:
     return Recognized(
         "image_classifier",
         Task.IMAGE_CLASSIFICATION,
-        signatures.image_classification(min(TOP, len(labels))),
+        standard_signatures.image_classification(min(TOP, len(labels))),
         "onnx",
         {"model.onnx": files["model.onnx"]},
         options,

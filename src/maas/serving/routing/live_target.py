@@ -24,7 +24,7 @@ from maas.serving.routing.call import Call, fail_call
 from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.routing.generation_call import GenerationCall
 from maas.serving.routing.held_calls import HeldCalls
-from maas.serving.wire.codec import JsonCodec
+from maas.serving.wire.json_codec import JsonCodec
 from maas.serving.wire.messages import MAX_FRAME_BYTES
 
 HOLD_SECONDS = 5.0

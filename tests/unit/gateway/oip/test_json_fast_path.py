@@ -15,7 +15,7 @@ from maas.domain.signature import Signature, TensorSpec
 from maas.gateway.oip.infer import OipCall
 from maas.gateway.oip.json_fast_path import OipJsonFastPath
 from maas.gateway.oip.request import decode_inputs, split
-from maas.serving.wire.codec import Decoded
+from maas.serving.wire.json_codec import Decoded
 from maas.serving.wire.messages import Answers, Column
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maas.domain import signatures
+from maas.domain import standard_signatures
 from maas.domain.errors import ContextLengthExceeded, InvalidInput
 from maas.runtimes.base import LoadRequest
 
@@ -59,7 +59,7 @@ def files_of(model: Any) -> dict[str, bytes]:
 
 def encoder(files: dict[str, bytes], size: int = 24, **options: Any) -> SentenceEncoder:
     runtime = SentenceEncoder()
-    runtime.load(LoadRequest(files, signatures.embedding(size), 1, options))
+    runtime.load(LoadRequest(files, standard_signatures.embedding(size), 1, options))
     return runtime
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maas.domain import signatures
+from maas.domain import standard_signatures
 from maas.domain.errors import ContextLengthExceeded, InvalidInput
 from maas.domain.models import Task
 from maas.lifecycle.sources.recognize import recognize
@@ -31,7 +31,7 @@ def files(tmp_path: Path) -> dict[str, bytes]:
 
 def classifier(files: dict[str, bytes], top: int = 3, **options: Any) -> TextClassifier:
     runtime = TextClassifier()
-    signature = signatures.text_classification(top)
+    signature = standard_signatures.text_classification(top)
     runtime.load(LoadRequest(files, signature, 1, {"labels": LABELS} | options))
     return runtime
 

@@ -18,7 +18,7 @@ from maas.domain.errors import DeadlineExceeded, InferenceFailed, MaasError
 from maas.domain.signature import Signature, TensorSpec
 from maas.runtimes.base import Arrays
 from maas.serving.replica.batching import Batcher
-from maas.serving.replica.predictor import ReplicaServer
+from maas.serving.replica.prediction_server import ReplicaServer
 from maas.serving.routing.call import Call
 from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.wire.elements import bytes_elements, pack_elements

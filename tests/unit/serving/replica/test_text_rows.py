@@ -9,7 +9,7 @@ import pytest
 from maas.domain.deployments import Scaling
 from maas.domain.errors import DeadlineExceeded, InferenceFailed, InvalidInput
 from maas.domain.generation import Piece
-from maas.serving.replica.generator import GeneratorServer
+from maas.serving.replica.generation_server import GeneratorServer
 from maas.serving.replica.pending_sequences import TextRows
 from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.wire.messages import Priority, pack_answers, unpack_answers

@@ -18,7 +18,7 @@ from maas.runtimes.text.detokenizer import ByteDetokenizer, SequenceText
 from maas.runtimes.text.options import Sizes
 from maas.runtimes.text.sequence import Sequence
 from maas.runtimes.text.stepped_engine import SteppedEngine
-from maas.serving.replica.generator import GeneratorServer
+from maas.serving.replica.generation_server import GeneratorServer
 from maas.serving.routing.dispatch import ReplicaLink
 from tests.support.fakes.generations import (
     Scripted,

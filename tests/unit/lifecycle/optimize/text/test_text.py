@@ -13,9 +13,9 @@ import pytest
 
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Variant
-from maas.lifecycle.optimize.engine import OptimizationOutcome, OptimizationRequest, optimize
 from maas.lifecycle.optimize.judgment.gate import Gate, judge
 from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, RunFigures, measurement_of
+from maas.lifecycle.optimize.optimize import OptimizationOutcome, OptimizationRequest, optimize
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.results import Candidate
 from maas.lifecycle.optimize.subject import NotApplicable

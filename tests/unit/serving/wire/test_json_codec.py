@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from maas.domain.errors import InvalidInput, MalformedBody
 from maas.domain.signature import Signature, TensorSpec
-from maas.serving.wire.codec import JsonCodec
+from maas.serving.wire.json_codec import JsonCodec
 from maas.serving.wire.json_tensors import json_to_tensors, parse_json
 from maas.serving.wire.messages import Column
 

@@ -17,7 +17,7 @@ from maas.domain.errors import DeadlineExceeded, InferenceFailed, MaasError
 from maas.domain.signature import Signature, TensorSpec
 from maas.runtimes.base import Arrays
 from maas.serving.replica.batching import Batcher
-from maas.serving.replica.predictor import ReplicaServer
+from maas.serving.replica.prediction_server import ReplicaServer
 from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.wire.messages import Priority
 from maas.serving.wire.tensors import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maas.domain.numbers import format_number
-from maas.lifecycle.load.load_results import LevelResult, Percentiles
+from maas.lifecycle.load_test.results import LevelResult, Percentiles
 
 TEXT_HEADINGS = (
     "load", "requests", "errors", "ttft ms p50", "p99", "ms/token p50", "p99", "tokens/s",

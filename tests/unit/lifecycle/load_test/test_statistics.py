@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from maas.domain.errors import InvalidInput
-from maas.lifecycle.load.load_results import LevelResult, Load, Percentiles, RequestSample
-from maas.lifecycle.load.prompts import prompt, words_for
-from maas.lifecycle.load.statistics import figures, notes, percentile, spread
+from maas.lifecycle.load_test.prompts import prompt, words_for
+from maas.lifecycle.load_test.results import LevelResult, Load, Percentiles, RequestSample
+from maas.lifecycle.load_test.statistics import figures, notes, percentile, spread
 
 
 def written(start: float, first: float, last: float, tokens: int, **more: int) -> RequestSample:

@@ -9,7 +9,7 @@ import pytest
 
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Evidence, File, Manifest, Task, Variant, Version
-from maas.lifecycle.load.choose import (
+from maas.lifecycle.load_test.choose import (
     EngineCandidate,
     EngineTrial,
     best,
@@ -19,7 +19,7 @@ from maas.lifecycle.load.choose import (
     thread_counts,
     usual_load,
 )
-from maas.lifecycle.load.load_results import LevelResult, Percentiles
+from maas.lifecycle.load_test.results import LevelResult, Percentiles
 from tests.support.fakes.generations import TEXT_TO_TEXT
 
 FILE = File("m.gguf", "a" * 64, 10)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
-from maas.lifecycle.load.load_results import LevelResult, Load, Percentiles, RequestSample
+from maas.lifecycle.load_test.results import LevelResult, Load, Percentiles, RequestSample
 
 NOT_SENT = "not_sent"
 BUSY_CLIENT = 0.5

@@ -13,11 +13,11 @@ import pytest
 
 from maas.client.http.retry import RetryPolicy
 from maas.client.http.transport import Endpoint
-from maas.client.load.connection import Address, LoadConnection, StreamTimings
-from maas.client.load.generator import Level, LoadRun, TextRequests
+from maas.client.load_test.connection import Address, LoadConnection, StreamTimings
+from maas.client.load_test.generator import Level, LoadRun, TextRequests
 from maas.domain.errors import InferenceFailed, MaasError, NotFound, Overloaded, Unauthenticated
 from maas.domain.generation import Generation
-from maas.lifecycle.load.load_results import Load, LoadProgress
+from maas.lifecycle.load_test.results import Load, LoadProgress
 from tests.support.fakes.text_replica import TOKEN, Script, TextGateway, running_text_gateway, words
 
 

@@ -10,7 +10,7 @@ import obstore
 import pytest
 
 from maas.domain.errors import ArtifactCorrupt, StorageFailed, Unavailable
-from maas.storage import object_artifacts
+from maas.storage import bucket_artifacts
 from maas.storage.artifacts import ObjectArtifacts, open_artifacts
 from tests.integration.storage.conftest import options_of
 from tests.integration.storage.examples import digest_of
@@ -73,8 +73,8 @@ def test_damage_in_transfer_is_retried_once(
 def test_large_files_are_uploaded_in_parts(
     s3_store: ObjectArtifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_artifacts, "MULTIPART_BYTES", 5 << 20)
-    monkeypatch.setattr(object_artifacts, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(bucket_artifacts, "MULTIPART_BYTES", 5 << 20)
+    monkeypatch.setattr(bucket_artifacts, "PART_BYTES", 5 << 20)
     data = DATA * 8
     assert s3_store.put(digest_of(data), [data]) == len(data)
     assert s3_store.size(digest_of(data)) == len(data)

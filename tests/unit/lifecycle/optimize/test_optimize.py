@@ -20,16 +20,16 @@ from maas.domain.signature import Signature
 from maas.lifecycle.data.spec import BuildCancelled
 from maas.lifecycle.optimize import tensor_kind
 from maas.lifecycle.optimize.candidates.methods import CandidateContext, CandidateMethod
-from maas.lifecycle.optimize.engine import (
+from maas.lifecycle.optimize.judgment.compare import compare
+from maas.lifecycle.optimize.measurement.estimator_baseline import compare_with_estimator
+from maas.lifecycle.optimize.measurement.in_process import outputs_of
+from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, RunFigures
+from maas.lifecycle.optimize.optimize import (
     OptimizationOutcome,
     OptimizationRequest,
     ProgressReporter,
     optimize,
 )
-from maas.lifecycle.optimize.judgment.compare import compare
-from maas.lifecycle.optimize.measurement.estimator_baseline import compare_with_estimator
-from maas.lifecycle.optimize.measurement.in_process import outputs_of
-from maas.lifecycle.optimize.measurement.paired_runs import PairedRun, RunFigures
 from maas.lifecycle.optimize.prepare import prepare_optimization
 from maas.lifecycle.optimize.publication import PreparedOptimization
 from maas.lifecycle.optimize.report.report import render_optimization

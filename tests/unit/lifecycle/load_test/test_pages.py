@@ -6,11 +6,11 @@ import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from maas.lifecycle.load.load_results import Load, LoadResult, RequestSample
-from maas.lifecycle.load.page import load_page
-from maas.lifecycle.load.pictures import load_svg, panels
-from maas.lifecycle.load.statistics import figures
-from maas.lifecycle.load.summary import headings, rows
+from maas.lifecycle.load_test.page import load_page
+from maas.lifecycle.load_test.pictures import load_svg, panels
+from maas.lifecycle.load_test.results import Load, LoadResult, RequestSample
+from maas.lifecycle.load_test.statistics import figures
+from maas.lifecycle.load_test.summary import headings, rows
 
 TEXT = tuple(
     figures(

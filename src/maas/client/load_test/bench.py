@@ -11,8 +11,8 @@ from maas.client.answers import DeploymentView, VersionDetails
 from maas.client.deployments import get
 from maas.client.http.calls import Awaitable, Flow, path
 from maas.client.http.transport import Endpoint
-from maas.client.load.connection import Address
-from maas.client.load.generator import (
+from maas.client.load_test.connection import Address
+from maas.client.load_test.generator import (
     Level,
     LoadProgressCallback,
     LoadRequests,
@@ -24,13 +24,13 @@ from maas.client.registry import version
 from maas.client.values import encode_inputs
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Task
-from maas.lifecycle.load.load_results import (
+from maas.lifecycle.load_test.results import (
     ROW_CONCURRENCY,
     TEXT_CONCURRENCY,
     Load,
     LoadResult,
 )
-from maas.lifecycle.load.statistics import notes
+from maas.lifecycle.load_test.statistics import notes
 from maas.version import __version__
 
 TEXT_METHOD = (

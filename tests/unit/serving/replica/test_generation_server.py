@@ -10,7 +10,7 @@ import pytest
 from maas.domain.deployments import Scaling
 from maas.domain.errors import DeadlineExceeded, Overloaded
 from maas.domain.generation import Ending, Piece
-from maas.serving.replica.generator import GeneratorServer
+from maas.serving.replica.generation_server import GeneratorServer
 from maas.serving.routing.dispatch import ReplicaLink
 from tests.support.fakes.generations import (
     Scripted,

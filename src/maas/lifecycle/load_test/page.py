@@ -6,9 +6,9 @@ import time
 
 from maas.lifecycle.drawing.page import Cell, facts, figure, number, page, pair, section, table
 from maas.lifecycle.drawing.svg import escaped
-from maas.lifecycle.load.load_results import LoadResult
-from maas.lifecycle.load.pictures import panel_svg, panels
-from maas.lifecycle.load.summary import generates_text, headings, rows
+from maas.lifecycle.load_test.pictures import panel_svg, panels
+from maas.lifecycle.load_test.results import LoadResult
+from maas.lifecycle.load_test.summary import generates_text, headings, rows
 
 _CAPTIONS = {
     "Output tokens per second": "All requests together, from the start of the first to the end of "

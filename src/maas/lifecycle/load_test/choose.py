@@ -12,7 +12,7 @@ from typing import Any
 
 from maas.domain.errors import InvalidInput
 from maas.domain.models import Evidence, Task, Variant, Version
-from maas.lifecycle.load.load_results import ROW_CONCURRENCY, TEXT_CONCURRENCY, LevelResult, Load
+from maas.lifecycle.load_test.results import ROW_CONCURRENCY, TEXT_CONCURRENCY, LevelResult, Load
 
 OBJECTIVES = ("latency", "throughput")
 KIND = "latency"

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from maas.client.http.calls import encode
-from maas.client.load.connection import Address, LoadConnection, StreamTimings
+from maas.client.load_test.connection import Address, LoadConnection, StreamTimings
 from maas.domain.errors import MaasError
-from maas.lifecycle.load.load_results import (
+from maas.lifecycle.load_test.prompts import prompt, words_for
+from maas.lifecycle.load_test.results import (
     MOST_AT_ONCE,
     MOST_SAMPLES,
     LevelResult,
@@ -21,8 +22,7 @@ from maas.lifecycle.load.load_results import (
     LoadProgress,
     RequestSample,
 )
-from maas.lifecycle.load.prompts import prompt, words_for
-from maas.lifecycle.load.statistics import NOT_SENT, figures
+from maas.lifecycle.load_test.statistics import NOT_SENT, figures
 
 LoadProgressCallback = Callable[[LoadProgress], None]
 REPORT_EVERY_S = 0.25

@@ -12,7 +12,7 @@ import pytest
 from obstore.store import S3Store
 
 from maas.domain.errors import Forbidden, InvalidInput, MaasError, NotFound, OutOfSpace
-from maas.lifecycle.sources import objects
+from maas.lifecycle.sources import buckets
 from maas.lifecycle.sources.base import Fetched, ObjectStoreAccess, SourceAccess, SourceRequest
 from maas.lifecycle.sources.kinds import fetch
 from maas.lifecycle.sources.workspace import workspace
@@ -82,13 +82,13 @@ def test_an_interrupted_download_resumes(
     with pytest.raises(OutOfSpace):
         pull(replace(request_, progress=full))
     starts: list[int] = []
-    real = objects._Bucket.read
+    real = buckets._Bucket.read
 
-    def read(self: objects._Bucket, key: str, start: int, etag: str) -> object:
+    def read(self: buckets._Bucket, key: str, start: int, etag: str) -> object:
         starts.append(start)
         return real(self, key, start, etag)
 
-    monkeypatch.setattr(objects._Bucket, "read", read)
+    monkeypatch.setattr(buckets._Bucket, "read", read)
     assert pull(request_).files["a.gguf"].read_bytes() == CONTENT
     assert starts[0] > 1_000_000
 

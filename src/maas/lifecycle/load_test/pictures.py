@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from maas.domain.numbers import format_number
 from maas.lifecycle.drawing.svg import Plot, label, picture, ticks
-from maas.lifecycle.load.load_results import LevelResult, Percentiles
-from maas.lifecycle.load.summary import generates_text
+from maas.lifecycle.load_test.results import LevelResult, Percentiles
+from maas.lifecycle.load_test.summary import generates_text
 
 SIZE = (400.0, 260.0)
 GAP = 24.0
