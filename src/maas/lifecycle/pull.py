@@ -6,12 +6,11 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.models import Evidence, File, Manifest, Task, Variant
-from maas.domain.names import checked_name, shown
+from maas.domain.names import checked_name, did_you_mean, shown
 from maas.lifecycle.conversion import efficientnet
 from maas.lifecycle.prepared_publication import PreparedPublication
 from maas.lifecycle.sources.archive import UNPACKED
@@ -83,7 +82,7 @@ def pulled(request: SourceRequest, options: PullOptions) -> Iterator[Pulled]:
 
 
 def _check_bare_name(source: str) -> None:
-    """Raises NotFound, with the closest catalog names, unless `source` is an address or a path."""
+    """Raises NotFound, with the closest catalog name, unless `source` is an address or a path."""
     if not source.strip():
         raise InvalidInput(
             "source must be a name in the catalog, an address or a path; got none", field="source"
@@ -93,11 +92,10 @@ def _check_bare_name(source: str) -> None:
             return
     except (OSError, RuntimeError):  # a name that is too long, or an unknown home directory
         pass
-    near = get_close_matches(source.lower(), [entry.name for entry in CATALOG], 3, 0.6)
-    meant = f"; did you mean {' or '.join(near)}?" if near else ""
+    names = [entry.name for entry in CATALOG]
+    hint = did_you_mean(source, names) or "; `maas models --catalog` lists its names"
     raise NotFound(
-        f"there is no file or folder {shown(source, 200)}, and the catalog has no such name{meant} "
-        "(`maas models --catalog` lists it)"
+        f"there is no file or folder {shown(source, 200)}, and the catalog has no such name{hint}"
     )
 
 

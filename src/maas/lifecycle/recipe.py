@@ -11,11 +11,10 @@ name = "digits"                     # the model
 
 from __future__ import annotations
 
-import difflib
 import operator
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -24,7 +23,7 @@ import msgspec
 
 from maas.domain.deployments import Scaling
 from maas.domain.errors import InvalidInput
-from maas.domain.names import FILE_NAME, checked_name, shown
+from maas.domain.names import FILE_NAME, checked_name, did_you_mean, shown
 from maas.domain.numbers import format_number
 from maas.lifecycle.data.spec import BuildSpec
 
@@ -293,6 +292,5 @@ def _step(kind: type[S], table: str, raw: dict[str, Any]) -> S | None:
     return msgspec.convert(values, kind)
 
 
-def _hint(word: str, names: Any) -> str:
-    near = difflib.get_close_matches(word, list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
+def _hint(word: str, names: Collection[str]) -> str:
+    return did_you_mean(word, names) or f"; expected one of {', '.join(names)}"

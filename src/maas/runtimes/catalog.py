@@ -152,7 +152,7 @@ def _create_external(name: str) -> Runtime | Generator:
     point = _entry_points().get(name)
     if point is None:
         raise InvalidInput(
-            f"there is no runtime {name!r}; known are {', '.join(runtime_libraries())}",
+            f"there is no runtime {name!r}; expected one of {', '.join(runtime_libraries())}",
             field="runtime",
         )
     try:

@@ -88,7 +88,8 @@ def _apply(options: ort.SessionOptions, variant_options: Mapping[str, Any]) -> N
     for name, value in variant_options.items():
         if name not in OPTIONS:
             raise InvalidInput(
-                f"an ONNX variant has no option {shown(name)}; known are {', '.join(OPTIONS)}",
+                f"an ONNX variant has no option {shown(name)}; expected one of "
+                f"{', '.join(OPTIONS)}",
                 field="options",
             )
         if not isinstance(value, bool):

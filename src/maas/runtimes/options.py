@@ -18,7 +18,8 @@ def check_names(options: dict[str, Any], names: tuple[str, ...]) -> None:
     for name in options:
         if name not in names:
             raise InvalidInput(
-                f"there is no option {shown(name)}; known are {', '.join(names)}", field="options"
+                f"there is no option {shown(name)}; expected one of {', '.join(names)}",
+                field="options",
             )
 
 

@@ -161,7 +161,11 @@ def test_evidence_is_stored_with_its_file(shared_control: Home) -> None:
     [
         ("llama_cpp", {"stream_ms": "abc"}, "stream_ms must be a whole number from 0 to 1000"),
         ("openvino", {"slots": 0}, "slots must be a whole number from 1 to 128; got 0"),
-        ("openvino", {"cache_type": "q8_0"}, "there is no option 'cache_type'; known are slots"),
+        (
+            "openvino",
+            {"cache_type": "q8_0"},
+            "there is no option 'cache_type'; expected one of slots",
+        ),
         ("transformers", {"batch": True}, "batch must be a whole number"),
         ("upstream", {"timeout": 5}, "there is no option 'timeout'"),
     ],

@@ -52,7 +52,7 @@ def test_a_missing_extra_is_named(runtime: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_unknown_runtime() -> None:
-    with pytest.raises(InvalidInput, match="no runtime 'abacus'; known are onnx"):
+    with pytest.raises(InvalidInput, match="no runtime 'abacus'; expected one of onnx"):
         catalog.create_runtime("abacus")
 
 

@@ -183,7 +183,8 @@ def _from_parts(parts: dict[str, Any], source: DataSource) -> Dataset:
     unknown = sorted(parts.keys() - {"x", "y", *optional})
     if unknown:
         raise InvalidInput(
-            f"data has {', '.join(unknown)}; known are x, y, {', '.join(optional)}", field="data"
+            f"data has unknown parts {', '.join(unknown)}; expected x, y, {', '.join(optional)}",
+            field="data",
         )
     named = {key: parts[key] for key in optional if key in parts}
     for key in ("feature_names", "class_names"):

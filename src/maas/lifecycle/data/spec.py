@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -11,7 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import msgspec
 
 from maas.domain.errors import Conflict, InvalidInput
-from maas.domain.names import TENSOR_NAME, shown
+from maas.domain.names import TENSOR_NAME, did_you_mean, shown
 
 Kind = Literal["auto", "regression", "classification"]
 Activation = Literal["relu", "tanh", "gelu", "silu", "sigmoid"]
@@ -221,8 +220,7 @@ def _explained(message: str, structs: dict[str, type[msgspec.Struct]]) -> Invali
         text += f"; expected one of {', '.join(str(v) or repr('') for v in values)}"
     if match:
         fields = structs.get(table, BuildSpec).__struct_fields__
-        near = difflib.get_close_matches(match[1], fields, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
+        hint = did_you_mean(match[1], fields) or f"; expected one of {', '.join(fields)}"
         where = f"[{table}] has" if table else "a build has"
-        return InvalidInput(f"{where} no key {shown(match[1])}; {hint}", field=table or match[1])
+        return InvalidInput(f"{where} no key {shown(match[1])}{hint}", field=table or match[1])
     return InvalidInput(f"{table}: {text}" if table else text, field=table or "spec")

@@ -140,7 +140,7 @@ def checked_options(runtime: str, options: dict[str, Any]) -> dict[str, int]:
             continue
         if name not in OPTIONS:
             raise InvalidInput(
-                f"there is no option {shown(name)}; known are {', '.join((*OPTIONS, *own))}",
+                f"there is no option {shown(name)}; expected one of {', '.join((*OPTIONS, *own))}",
                 field=name,
             )
         low, high = OPTIONS[name]

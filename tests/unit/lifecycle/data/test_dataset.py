@@ -183,7 +183,7 @@ def test_a_python_entry_point(tmp_path: Path) -> None:
     for entry, words in {
         "mine.py:nothing": "mine.py has no 'nothing'",
         "mine.py:odd": "must return (x, y), a dict with x and y, or a Dataset; got int",
-        "mine.py:extra": "data has z; known are x, y",
+        "mine.py:extra": "data has unknown parts z; expected x, y",
         "mine.py:short": "y must have one value for each of the 2 rows; got shape [1]",
         "nowhere.py:rows": "there is no file",
         "nowhere:rows": "there is no module 'nowhere'",

@@ -17,7 +17,7 @@ def _with(table: str, **keys: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (_with("data", targt="y"), "[data] has no key 'targt'; did you mean target?"),
+        (_with("data", targt="y"), "[data] has no key 'targt'; did you mean 'target'?"),
         (_with("model", family="cnx"), "expected one of linear, mlp, cnn"),
         (_with("model", module="a:B"), "one of family, module or estimator"),
         (_with("model", family=""), "one of family, module or estimator; got 'none of them'"),
@@ -33,7 +33,7 @@ def _with(table: str, **keys: Any) -> dict[str, Any]:
             "split must be below 1 in total, to leave training rows",
         ),
         (_with("split", test=1.0), "split.test must be a fraction"),
-        ({**GOOD, "trainning": {}}, "a build has no key 'trainning'; did you mean training?"),
+        ({**GOOD, "trainning": {}}, "a build has no key 'trainning'; did you mean 'training'?"),
         ({"model": {"family": "mlp"}}, "data"),
     ],
 )

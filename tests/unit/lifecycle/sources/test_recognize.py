@@ -155,7 +155,7 @@ def test_a_name_is_needed(access: SourceAccess, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("smollm2-135m-instuct", "did you mean smollm2-135m-instruct"),
+        ("smollm2-135m-instuct", "did you mean 'smollm2-135m-instruct'"),
         ("nothing-alike-at-all", "catalog has no such name"),
         ("~nobody-here", "catalog has no such name"),
         ("n" * 300, "catalog has no such name"),
