@@ -134,7 +134,7 @@ def _parsed(url: str) -> URL:
     except ArgumentError:
         # The text may contain a password, so the message does not repeat it.
         raise InvalidInput(
-            f"database_url must be {expected}; got a text that is not a URL", field="database_url"
+            f"database_url must be {expected}; got text that is not a URL", field="database_url"
         ) from None
     if parsed.drivername in ("postgresql", "postgres"):
         return parsed.set(drivername="postgresql+psycopg")
@@ -211,7 +211,7 @@ def _database_errors() -> Iterator[None]:
     except exc.TimeoutError:
         raise Unavailable("all connections to the database are in use", retry_after=1) from None
     except (UnicodeEncodeError, OverflowError) as error:
-        # A lone surrogate in a text or an integer beyond 64 bits.
+        # A lone surrogate in a string or an integer beyond 64 bits.
         raise InvalidInput(f"a value cannot be stored: {shown(str(error))}") from None
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from maas.domain.errors import Conflict, NotFound
 from maas.domain.jobs import Job, JobState, Progress
-from maas.domain.names import did_you_mean, shown
+from maas.domain.names import MAX_COMPARED, did_you_mean, shown
 from maas.storage.database import Database
 from maas.storage.schema import jobs, to_json
 
@@ -123,7 +123,8 @@ class Jobs:
     def _job(self, connection: Connection, job_id: str, lock: bool = False) -> Job:
         row = self._row_of(connection, job_id, lock)
         if row is None:
-            ids = connection.scalars(select(jobs.c.id)).all()
+            recent = select(jobs.c.id).order_by(jobs.c.created_at.desc(), jobs.c.id)
+            ids = connection.scalars(recent.limit(MAX_COMPARED)).all()
             raise NotFound(f"there is no job {shown(job_id)}{did_you_mean(job_id, ids)}")
         return _job(row)
 
