@@ -23,7 +23,9 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     first = arguments[0] if arguments else ""  # also empty when a shell asks for completions
-    if first in ("--help", "-h", "help"):
+    if first == "help" and arguments[1:]:
+        arguments = [*arguments[1:], "--help"]  # `maas help keys create`
+    elif first in ("--help", "-h", "help"):
         print(help_text())  # noqa: T201
         return OK
     if first == "--version":

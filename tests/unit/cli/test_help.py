@@ -43,3 +43,10 @@ def test_option_help_is_a_phrase_of_its_own(maas: Maas, words: tuple[str, ...]) 
     text = maas(*words, "--help").out
     for fragment in ("  Of ", "  So many", "  As many", "  Its ", "  What a "):
         assert fragment not in text
+
+
+@pytest.mark.parametrize("words", [("deploy",), ("keys", "create")], ids=" ".join)
+def test_help_before_a_command_is_the_help_of_the_command(
+    maas: Maas, words: tuple[str, ...]
+) -> None:
+    assert maas("help", *words) == maas(*words, "--help")

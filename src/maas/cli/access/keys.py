@@ -61,7 +61,7 @@ def parsed_scopes(text: str) -> list[Scope]:
     for word in (part.strip() for part in text.split(",")):
         if word not in names:
             raise UsageError(
-                f"--scope must be of {', '.join(names)}; got {shown(word)}"
+                f"--scope must be one or more of {', '.join(names)}; got {shown(word)}"
                 f"{did_you_mean(word, names)}",
                 field="scope",
             )

@@ -174,7 +174,7 @@ def _port(settings: Settings) -> Check:
     where = f"{server.host}:{server.port}"
     pid = running_pid(settings)
     if pid is not None:
-        return Check("port", "ok", f"{where} is used by the server of this home (process {pid})")
+        return Check("port", "ok", f"the server of this home is running (process {pid})")
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe_socket:
         probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

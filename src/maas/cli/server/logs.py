@@ -53,8 +53,9 @@ def command(
     try:
         text = client.logs(name, lines=lines)
     except Unavailable:
+        text = _log_file(directory, name, lines)
         notify("no server answers; this is its log file")
-        emit(_log_file(directory, name, lines))
+        emit(text)
         return
     if text:
         emit(text.rstrip("\n"))
