@@ -15,7 +15,7 @@ WIDTH = 96
 COMPLETION = """\
 ## Completion
 
-`maas --install-completion` adds completion to bash, zsh or fish; restart the shell afterwards. It
+`maas --install-completion` adds completion to bash, zsh or fish; restart the shell afterward. It
 completes commands, options and choices (`--objective`, `--scope`, `-o`), and the names of
 deployments, models, keys and jobs. The names come from the server that `--base-url` or the settings
 name, within one second; without a server there are no suggestions.

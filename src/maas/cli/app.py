@@ -70,7 +70,7 @@ def _command_line(arguments: Sequence[str]) -> str:
 
 def _flags(
     ctx: typer.Context,
-    home: Annotated[Path | None, typer.Option(help="Directory of all state.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Directory that contains all state.")] = None,
     base_url: Annotated[str | None, typer.Option(help="URL of the server.")] = None,
 ) -> None:
     """Serve models: build, evaluate, optimize, publish, deploy, predict, explain."""

@@ -56,7 +56,7 @@ UNAVAILABLE, CONFIGURATION, INTERRUPTED = 69, 78, 130
 
 _MAX_WIDTH = 96
 _OPTIONS = {
-    "--home DIR": "Directory of all state (MAAS_HOME; default ~/.maas).",
+    "--home DIR": "Directory that contains all state (MAAS_HOME; default ~/.maas).",
     "--base-url URL": "Server to use (MAAS_BASE_URL; default: the server of the home).",
     "--version": "Print the version.",
     "--help": "Print this help; after a command, the help of that command.",
@@ -65,7 +65,7 @@ _OPTIONS = {
     "--show-completion": "Print the completion script instead.",
 }
 _EPILOG = (
-    "Most commands take -o json for output that programs read. Data goes to stdout, messages go "
+    "Most commands accept -o json for machine-readable output. Data goes to stdout, messages go "
     "to stderr.",
     "Exit codes: 0 success, 1 failure, 2 invalid usage or input, 3 not found, 4 key missing or "
     "refused, 5 conflict, 69 server unavailable, 78 invalid configuration, 130 interrupted.",

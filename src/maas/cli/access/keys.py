@@ -23,7 +23,7 @@ def main(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
 
 
 def list_(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
-    """List all keys, revoked ones included."""
+    """List all keys, including revoked ones."""
     _list(ctx, output)
 
 
@@ -43,7 +43,7 @@ def create(
 ) -> None:
     """Create a key and print its token.
 
-    The token is shown this once; the server stores only its SHA-256 digest.
+    The token is shown only once; the server stores only its SHA-256 digest.
     """
     created = client_of(ctx).keys.create(name, parsed_scopes(scope))
     if output is Format.JSON:
@@ -79,7 +79,7 @@ def revoke(
     ],
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Revoke a key for good. Gateways refuse it within a second."""
+    """Revoke a key permanently. Gateways refuse it within a second."""
     key = client_of(ctx).keys.revoke(key_id)
     if output is Format.JSON:
         emit_json(key.to_dict())

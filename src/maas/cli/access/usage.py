@@ -26,7 +26,7 @@ def command(
         str | None, typer.Option(help="Only this deployment.", autocompletion=deployment_names)
     ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="DAY", help="From this day on (UTC), as YYYY-MM-DD.")
+        str | None, typer.Option(metavar="DAY", help="First day to show (UTC), as YYYY-MM-DD.")
     ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:

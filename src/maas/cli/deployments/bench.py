@@ -48,7 +48,8 @@ def command(
     same_prompt: Annotated[
         bool,
         typer.Option(
-            "--same-prompt", help="Send the same prompt each time, so that cached prefixes count."
+            "--same-prompt",
+            help="Send the same prompt each time, to use the prefix cache.",
         ),
     ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds until a request times out.")] = 600.0,

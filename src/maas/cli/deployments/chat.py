@@ -48,7 +48,7 @@ def command(
         int | None, typer.Option(help="Seed of the sampling; the same seed repeats an answer.")
     ] = None,
 ) -> None:
-    """Chat with a model. Its answers appear while they are generated."""
+    """Chat with a model. Its answers are printed as they are generated."""
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     options = {key: value for key, value in sampling.items() if value is not None}
     conversation = Conversation(client_of(ctx), name, system, options)

@@ -32,14 +32,14 @@ def command(
         str,
         typer.Argument(
             metavar="NAME",
-            help="Name of the deployment, which callers use.",
+            help="Name of the deployment, which clients call.",
             autocompletion=deployment_names,
         ),
     ],
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model to deploy (default: the present one, or the model of the same name).",
+            help="Model to deploy (default: the current one, or the model of the same name).",
             autocompletion=model_names,
         ),
     ] = None,
@@ -47,15 +47,15 @@ def command(
         int | None,
         typer.Option(
             min=1,
-            help="Version to deploy (default: the newest, or the present one if only other "
+            help="Version to deploy (default: the newest, or the current one if only other "
             "settings change).",
         ),
     ] = None,
     variant: Annotated[
         str | None,
         typer.Option(
-            help="Variant to deploy; auto takes the best of the newest optimization (default: the "
-            "present one, or the first of the version)."
+            help="Variant to deploy; auto selects the best of the newest optimization (default: "
+            "the current one, or the first of the version)."
         ),
     ] = None,
     gate: Annotated[
@@ -71,7 +71,7 @@ def command(
         typer.Option(
             min=1,
             max=99,
-            help="Percentage of the traffic for --version; the present targets share the rest.",
+            help="Percentage of the traffic for --version; the current targets share the rest.",
         ),
     ] = None,
     replicas: Annotated[int | None, typer.Option(min=0, help="Number of replicas.")] = None,
@@ -99,7 +99,7 @@ def command(
     ] = False,
     default: Annotated[
         bool | None,
-        typer.Option("--default", help="Let it answer requests to /predict without a name."),
+        typer.Option("--default", help="Make it serve requests to /predict without a name."),
     ] = None,
     wait: Annotated[
         float,
@@ -179,7 +179,7 @@ def _split_targets(
     new: tuple[str, int | None, str | None],
     weight: int,
 ) -> list[Target]:
-    """The present targets and the new one (model, version, variant) with `weight` percent."""
+    """The current targets and the new one (model, version, variant) with `weight` percent."""
     if present is None:
         raise UsageError(
             f"--weight shares the traffic of an existing deployment; there is no deployment "
@@ -189,7 +189,7 @@ def _split_targets(
 
 
 def split(present: Sequence[Target], new: Target, percent: int) -> list[Target]:
-    """`new` with `percent` of the traffic, the present targets with the rest in proportion.
+    """`new` with `percent` of the traffic, the current targets with the rest in proportion.
 
     Weights are per mille, so that a small share of a small share is not lost.
     """

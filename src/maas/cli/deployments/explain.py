@@ -37,7 +37,7 @@ def command(
         typer.Option(
             min=64,
             max=10000,
-            help="Maximum number of rows to evaluate; more are more exact.",
+            help="Maximum number of rows to evaluate; more rows are more accurate.",
         ),
     ] = 2048,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,

@@ -25,8 +25,8 @@ VALUES_HELP = (
 )
 FILE_HELP = (
     "Read the inputs from a .json or .csv file; - reads JSON from stdin. The header of a CSV file "
-    "names the inputs, or the features of the only input; if it names none of them, columns are "
-    "taken in order."
+    "names the inputs, or the features of the only input; if it names none of them, the "
+    "columns are used in order."
 )
 
 

@@ -41,8 +41,8 @@ def command(
 ) -> None:
     """Measure a built model on its test rows, and check the gates of the recipe.
 
-    The table [evaluate] of the recipe may differ from that of the build. [data] and [split] may
-    not: they decide which rows the model has not been trained on.
+    The table [evaluate] of the recipe may differ from that of the build. [data] and [split] must
+    not differ, because they determine the rows that the model was not trained on.
     """
     from maas.lifecycle.job_folder import JobFolder
     from maas.lifecycle.recipe import Recipe

@@ -67,7 +67,7 @@ def show(
         str,
         typer.Argument(
             metavar="MODEL[:VERSION]",
-            help="Model to list the versions of, with its newest version; or one version.",
+            help="Model, to list its versions and show the newest; or one version.",
             autocompletion=model_names,
         ),
     ],
@@ -86,7 +86,7 @@ def show(
 ) -> None:
     """Show the versions of a model, and one version with its evidence.
 
-    For a version: signature, variants (those that `maas optimize` added included), which
+    For a version: signature, variants (including those that `maas optimize` added), which
     deployments serve them, files, profiles and metrics.
     """
     client = client_of(ctx)

@@ -75,7 +75,7 @@ def command(
         typer.Option(
             min=0.001,
             max=60,
-            help="Seconds per turn, in which candidate and original alternate.",
+            help="Seconds per measurement; candidate and original alternate.",
         ),
     ] = 0.05,
     runs: Annotated[
@@ -83,13 +83,13 @@ def command(
         typer.Option(
             min=2,
             max=100,
-            help="Fresh processes in which each candidate is measured (default: 8, or 4 for a "
+            help="Number of fresh processes that measure each candidate (default: 8, or 4 for a "
             "language model).",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of training and resampling.")] = 0,
     epochs: Annotated[
-        int, typer.Option(min=0, help="Epochs of fine-tuning; 0 takes those of the build.")
+        int, typer.Option(min=0, help="Epochs of fine-tuning; 0 uses those of the build.")
     ] = 0,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the HTML report to this file.")
@@ -105,7 +105,7 @@ def command(
 ) -> None:
     """Make smaller or faster variants of a version, and add those that pass the gate.
 
-    Each candidate is measured beside the original. The figures are stored as evidence.
+    Each candidate is measured alongside the original. The figures are stored as evidence.
     """
     settings = settings_of(ctx)
     client = client_of(ctx, timeout=300)

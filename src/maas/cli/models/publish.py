@@ -55,7 +55,7 @@ def command(
 ) -> None:
     """Publish a built model or an ONNX file as a new version.
 
-    Publishing the same again gives the same version.
+    Publishing the same model again returns the same version.
     """
     from maas.lifecycle.job_folder import JobFolder
 

@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Run a recipe: build, evaluate, publish, optimize, deploy, predict, explain.
 
-    Steps that the recipe does not have are left out. Nothing is published unless every gate holds.
+    Steps that the recipe does not have are skipped. Nothing is published unless every gate passes.
     """
     from maas.lifecycle.recipe import Recipe
 

@@ -21,9 +21,9 @@ POLL_S = 0.05
 
 def command(
     ctx: typer.Context,
-    home: Annotated[Path | None, typer.Option(help="Directory of all state.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Directory that contains all state.")] = None,
     wait: Annotated[
-        float | None, typer.Option(help="Seconds to wait (default: server.drain_s and 20 more).")
+        float | None, typer.Option(help="Seconds to wait (default: server.drain_s plus 20).")
     ] = None,
 ) -> None:
     """Stop the server after it has answered the requests in flight."""

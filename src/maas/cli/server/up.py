@@ -33,9 +33,10 @@ def command(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Number of gateway processes.")] = None,
     insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Accept other machines without TLS.")
+        bool | None,
+        typer.Option("--insecure", help="Accept remote connections without TLS."),
     ] = None,
-    home: Annotated[Path | None, typer.Option(help="Directory of all state.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Directory that contains all state.")] = None,
     detach: Annotated[
         bool,
         typer.Option(
