@@ -327,7 +327,7 @@ def _background(request: ExplainRequest, row: dict[str, Array]) -> tuple[dict[st
         for s in numeric
         if s.name in request.background
     }
-    counts = {name: len(rows) for name, rows in rows.items()}
+    counts = {name: len(values) for name, values in rows.items()}
     if not rows or len(set(counts.values())) != 1:
         raise InvalidInput(
             f"background must have the same number of rows, at least 1, of each input; "

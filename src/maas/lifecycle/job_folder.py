@@ -92,7 +92,7 @@ class JobFolder:
         """The folder of a job. Raises NotFound if this machine has no job of this id."""
         folder = cls(jobs_dir / job_id)
         if not NAME.fullmatch(job_id) or not (folder.path / "spec.json").is_file():
-            hint = did_you_mean(job_id, (job.path.name for job in cls.all(jobs_dir)))
+            hint = did_you_mean(job_id, (path.parent.name for path in jobs_dir.glob("*/spec.json")))
             raise NotFound(f"there is no job {shown(job_id)} in {jobs_dir}{hint}")
         return folder
 

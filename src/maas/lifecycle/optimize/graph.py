@@ -69,7 +69,9 @@ def read_layers(path: Path) -> list[GraphLayer]:
     layers = [GraphLayer(node.name or node.output[0], node.op_type) for node in model.graph.node]
     consumers: dict[str, tuple[int, int]] = {}
     for index, node in enumerate(model.graph.node):
-        for position, name in enumerate(node.input):
+        # Of several inputs of one node with the same tensor, the last one counts.
+        positions = {name: position for position, name in enumerate(node.input)}
+        for name, position in positions.items():
             consumers.setdefault(name, (index, position))
     for tensor in model.graph.initializer:
         user = _computing_node(model.graph.node, consumers, tensor.name)
