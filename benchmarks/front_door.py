@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent))
 
-from harness import environments, load, machine, measure, models, report  # noqa: E402
-from harness.measure import Entry, Plan  # noqa: E402
-from harness.peers import SERVERS, Endpoint, LaunchContext, Peer  # noqa: E402
-from harness.request_formats import Plain  # noqa: E402
+from benchmarks.harness import environments, load, machine, measure, models, report  # noqa: E402
+from benchmarks.harness.measure import Entry, Plan  # noqa: E402
+from benchmarks.harness.peers import SERVERS, Endpoint, LaunchContext, Peer  # noqa: E402
+from benchmarks.harness.request_formats import Plain  # noqa: E402
 
 ENDPOINTS = [Endpoint("post", Plain(), "/predict/article"), Endpoint("noop", None, "/livez")]
 BARE = "bare"

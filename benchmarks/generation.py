@@ -26,14 +26,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import psutil  # noqa: E402
+import psutil
 
-from harness import machine  # noqa: E402
-from harness.generation_sides import BareEngine, RunRequest, Side, platform  # noqa: E402
-from harness.stats import Spread, ratio, spread  # noqa: E402
+from benchmarks.harness import machine
+from benchmarks.harness.generation_sides import BareEngine, RunRequest, Side, platform
+from benchmarks.harness.stats import Spread, ratio, spread
 
 ENGINES = ("llama_cpp", "openvino")
 SIDES = ("bare", "replica", "gateway")
@@ -134,7 +133,7 @@ def _sample(
 
 def _cpu(side: Side) -> float:
     times = [psutil.Process(pid).cpu_times() for pid in side.pids]
-    return sum(t.user + t.system for t in times)
+    return float(sum(t.user + t.system for t in times))
 
 
 def _busy() -> float:

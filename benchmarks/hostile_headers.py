@@ -34,7 +34,8 @@ def main() -> int:
     layout.data = layout.data[: layout.end + 64]
     before = psutil.Process().memory_info().rss
     times: dict[str, tuple[float, float]] = {}
-    accepted, harmless = [], 0
+    accepted: list[str] = []
+    harmless = 0
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "hostile.gguf"
         certain = sum(1 for _ in structural(layout, size))
@@ -61,9 +62,8 @@ def main() -> int:
     print(f"{len(times)} files refused, {harmless - len(accepted)} flipped bits were harmless; "
           f"wrongly accepted: {accepted or 'none'}; memory grew by {grown} MiB")  # fmt: skip
     for at, clock in enumerate(("elapsed", "of CPU time")):
-        slowest = max(times, key=lambda mutation, at=at: times[mutation][at])
+        most, slowest = max((ms[at], mutation) for mutation, ms in times.items())
         middle = statistics.median(ms[at] for ms in times.values())
-        most = times[slowest][at]
         print(f"milliseconds {clock}: median {middle:.1f}, most {most:.1f} ({slowest})")
     return 1 if accepted else 0
 

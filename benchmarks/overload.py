@@ -28,7 +28,7 @@ OFFERED = 10
 
 def resident(stack: Stack) -> float:
     pids = (*stack.pids("gateway"), *stack.pids("replica"))
-    return sum(psutil.Process(pid).memory_info().rss for pid in pids) / 2**20
+    return float(sum(psutil.Process(pid).memory_info().rss for pid in pids) / 2**20)
 
 
 def quantile(values: list[float], q: float) -> float:

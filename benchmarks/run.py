@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent))
 
-from harness import environments, load, machine, measure, models, openmaas, report  # noqa: E402
-from harness.measure import Entry, Plan, Sample  # noqa: E402
-from harness.peers import PEERS, Peer  # noqa: E402
+from benchmarks.harness import environments, load, machine, measure, models, openmaas, report  # noqa: E402
+from benchmarks.harness.measure import Entry, Plan, Sample  # noqa: E402
+from benchmarks.harness.peers import PEERS, Peer  # noqa: E402
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

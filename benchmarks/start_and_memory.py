@@ -19,19 +19,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent))
 
 import numpy as np  # noqa: E402
 
-from harness import machine, models, openmaas  # noqa: E402
-from harness.models import Workload  # noqa: E402
-from harness.peers import LaunchContext  # noqa: E402
-from harness.processes import Server, ServerFailed, free_port, memory_of, status_of  # noqa: E402
-from harness.stats import spread  # noqa: E402
+from benchmarks.harness import machine, models, openmaas  # noqa: E402
+from benchmarks.harness.models import Workload  # noqa: E402
+from benchmarks.harness.peers import LaunchContext  # noqa: E402
+from benchmarks.harness.processes import Server, ServerFailed, free_port, memory_of, status_of  # noqa: E402
+from benchmarks.harness.stats import spread  # noqa: E402
 
 ROLES = ("gateway", "control", "replica")
 TIMEOUT_S = 30.0
@@ -48,13 +49,13 @@ class Table:
         self.values.setdefault((what, unit), []).append(value)
 
     def __str__(self) -> str:
-        lines = [("figure", "median", "smallest", "largest", "runs")]
+        lines = [["figure", "median", "smallest", "largest", "runs"]]
         for (what, unit), values in self.values.items():
             summary = spread(values)
             assert summary is not None
             digits = 0 if unit in ("MiB", "requests") else 2
             shown = [f"{v:.{digits}f} {unit}" for v in (summary.median, summary.low, summary.high)]
-            lines.append((what, *shown, str(summary.n)))
+            lines.append([what, *shown, str(summary.n)])
         widths = [max(len(line[i]) for line in lines) for i in range(5)]
         rendered = [
             "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
@@ -84,7 +85,7 @@ class Home:
                 return False
             # The name of the only output depends on the exporter.
             (value,) = json.loads(response.read()).values()
-            return abs(value - float(work.answers[0, 0])) < work.tolerance
+            return abs(float(value) - float(work.answers[0, 0])) < work.tolerance
         except (OSError, http.client.HTTPException, ValueError, TypeError):
             return False
         finally:
@@ -160,17 +161,19 @@ def torch_module(work: Workload, cache: Path) -> Any:
     import torch
 
     weights = np.load(cache / "models" / "article.npz")
-    net = torch.nn.Sequential(torch.nn.Linear(10, 10), torch.nn.ReLU(), torch.nn.Linear(10, 1))
+    first, last = torch.nn.Linear(10, 10), torch.nn.Linear(10, 1)
+    net = torch.nn.Sequential(first, torch.nn.ReLU(), last)
     with torch.no_grad():
-        for layer, weight, bias in ((net[0], "w1", "b1"), (net[2], "w2", "b2")):
+        for layer, weight, bias in ((first, "w1", "b1"), (last, "w2", "b2")):
             layer.weight.copy_(torch.from_numpy(weights[weight]))
             layer.bias.copy_(torch.from_numpy(weights[bias]))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     for _ in range(3):
-        torch.nn.functional.mse_loss(
+        loss: Any = torch.nn.functional.mse_loss(
             net(torch.from_numpy(work.rows).reshape(-1, 10)),
             torch.from_numpy(work.answers).reshape(-1, 1),
-        ).backward()
+        )
+        loss.backward()
         optimizer.step()
     return net.eval()
 
@@ -196,7 +199,7 @@ def publishing_a_build(home: Home, runs: int, table: Table) -> None:
         start = time.perf_counter()
         maas("publish", "--job", job)
         maas("deploy", name, "--model", "article")
-        wait_for(f"the first answer of {name}", lambda n=name: home.answers(n))
+        wait_for(f"the first answer of {name}", partial(home.answers, name))
         table.add("maas build: publish to first answer", "s", time.perf_counter() - start)
         _delete(home, name)
 
@@ -213,7 +216,7 @@ def publishing(home: Home, work: Workload, cache: Path, runs: int, table: Table)
             start = time.perf_counter()
             openmaas.publish(home.context, name, model, example)
             published = time.perf_counter()
-            wait_for(f"the first answer of {name}", lambda n=name: home.predict(n, work))
+            wait_for(f"the first answer of {name}", partial(home.predict, name, work))
             end = time.perf_counter()
             # The first export in a process also imports the exporter.
             first = ", first in its process" if source == "torch module" and run == 0 else ""

@@ -28,7 +28,8 @@ from typing import Any
 
 import httpx2
 
-from maas.client.http.transport import Endpoint, RetryPolicy
+from maas.client.http.retry import RetryPolicy
+from maas.client.http.transport import Endpoint
 from maas.client.load_test.connection import Address, LoadConnection, StreamTimings
 
 SIZES = {
@@ -222,7 +223,7 @@ class Served:
         seconds = time.perf_counter() - start
         for connection in connections:
             connection.close()
-        return requests * self._options.tokens / seconds
+        return float(requests * self._options.tokens / seconds)
 
     async def _one(self, connection: LoadConnection, number: int) -> None:
         body = {

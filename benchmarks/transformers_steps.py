@@ -25,7 +25,7 @@ from maas.domain.generation import Generation, Piece
 from maas.domain.standard_signatures import text_generation
 from maas.runtimes.base import EngineEvent, LoadRequest
 from maas.runtimes.catalog import create_generator
-from maas.runtimes.transformers import engine as engine
+from maas.runtimes.transformers import engine as engine_module
 
 PARTS = ("preparation", "computation", "sampling", "put", "output and rest")
 
@@ -41,7 +41,8 @@ class Times:
         processor.prepare_next_batch = self._timed("preparation", processor.prepare_next_batch)
         batch._computed = self._timed("computation", batch._computed, waits=True)
         batch.put = self._timed("put", batch.put)
-        engine.sample = self._timed("sampling", engine.sample)
+        sample = self._timed("sampling", vars(engine_module)["sample"])
+        vars(engine_module)["sample"] = sample
         model._step = self._whole(model._step)
 
     def _timed(self, part: str, call: Callable[..., Any], *, waits: bool = False) -> Any:

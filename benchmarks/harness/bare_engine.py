@@ -1,9 +1,9 @@
 """A process that runs a text generation engine without OpenMaaS around it.
 
-`python -m harness.bare_engine ENGINE MODEL THREADS SLOTS` loads the file with the settings of a
-replica. Each input line `concurrency requests first tokens` starts a run, and its result is a line
-of JSON: the total duration, and the time to the first text of each request. There is no queue, no
-frames and no assembly of text; every token is read once.
+`python -m benchmarks.harness.bare_engine ENGINE MODEL THREADS SLOTS` loads the file with the
+settings of a replica. Each input line `concurrency requests first tokens` starts a run, and its
+result is a line of JSON: the total duration, and the time to the first text of each request. There
+is no queue, no frames and no assembly of text; every token is read once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness.generation_load import END_TOKENS, checked_count, messages
+from benchmarks.harness.generation_load import END_TOKENS, checked_count, messages
 from maas.domain.signature import Signature, TensorSpec
 from maas.runtimes.base import LoadRequest
 
@@ -81,7 +81,8 @@ def openvino(request: LoadRequest) -> Runner:
         return pipeline.add_request(number, ids, config)
 
     def run(concurrency: int, numbers: range, tokens: int) -> list[float]:
-        waiting, running, waits = list(numbers)[::-1], {}, []
+        waiting, waits = list(numbers)[::-1], []
+        running: dict[int, tuple[Any, float, list[int]]] = {}
         while waiting or running:
             while waiting and len(running) < concurrency:
                 start = time.perf_counter()

@@ -21,9 +21,9 @@ import psutil
 import uvloop
 
 import maas
-from harness.generation_load import END_TOKENS, checked_count, messages
-from harness.openmaas import maas_command
-from harness.processes import free_port, status_of
+from benchmarks.harness.generation_load import END_TOKENS, checked_count, messages
+from benchmarks.harness.openmaas import maas_command
+from benchmarks.harness.processes import free_port, status_of
 from maas.client.load_test.connection import Address, LoadConnection
 from maas.domain.errors import MaasError
 from maas.domain.generation import Ending, Generation, Piece
@@ -32,7 +32,7 @@ from maas.serving.routing.dispatch import ReplicaLink
 from maas.serving.routing.generation_call import GenerationCall
 from maas.settings import child_environment
 
-HERE = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 600.0
 
 
@@ -73,9 +73,10 @@ class BareEngine:
 
     def __init__(self, engine: str, model: Path, threads: int, slots: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.bare_engine", engine, model, str(threads), str(slots)],
+            [sys.executable, "-m", "benchmarks.harness.bare_engine", engine, model, str(threads),
+             str(slots)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            cwd=HERE, env=child_environment(),
+            cwd=ROOT, env=child_environment(),
         )  # fmt: skip
         self.pids = [self._process.pid]
         self._line()

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.models import Workload
-from harness.processes import ServerFailed
-from harness.request_formats import RequestFormat
+from benchmarks.harness.models import Workload
+from benchmarks.harness.processes import ServerFailed
+from benchmarks.harness.request_formats import RequestFormat
 
 SCRIPT = Path(__file__).parent / "post.lua"
 CHECKERS = 16

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from harness import environments, load, machine
-from harness.models import Workload
-from harness.peers import OUR_NAME, SERVERS, Endpoint, LaunchContext, Peer, Running
-from harness.processes import ServerFailed, free_port
+from benchmarks.harness import environments, load, machine
+from benchmarks.harness.models import Workload
+from benchmarks.harness.peers import OUR_NAME, SERVERS, Endpoint, LaunchContext, Peer, Running
+from benchmarks.harness.processes import ServerFailed, free_port
 
 
 @dataclass(frozen=True)

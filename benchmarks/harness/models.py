@@ -8,7 +8,6 @@ same model.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,4 +109,5 @@ def _save(graph: object, path: Path) -> None:
 def as_json(row: Array) -> list[object]:
     """A row as JSON numbers in the shortest form of their float32 values, as clients send them."""
     shortest = [float(str(value)) for value in row.ravel()]
-    return json.loads(json.dumps(np.array(shortest, dtype=object).reshape(row.shape).tolist()))
+    values: list[object] = np.array(shortest, dtype=object).reshape(row.shape).tolist()
+    return values

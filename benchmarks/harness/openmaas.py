@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.peers import ARTICLE, OUR_NAME, Endpoint, LaunchContext, Peer, Running
-from harness.processes import Server, ServerFailed, status_of
-from harness.request_formats import OipBinary, OipJson
+from benchmarks.harness.peers import ARTICLE, OUR_NAME, Endpoint, LaunchContext, Peer, Running
+from benchmarks.harness.processes import Server, ServerFailed, status_of
+from benchmarks.harness.request_formats import OipBinary, OipJson
 
 
 @contextlib.contextmanager

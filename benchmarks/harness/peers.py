@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.processes import Server
-from harness.request_formats import OipBase64, OipBinary, OipJson, Plain, RequestFormat
+from benchmarks.harness.processes import Server
+from benchmarks.harness.request_formats import OipBase64, OipBinary, OipJson, Plain, RequestFormat
 
 SERVERS = Path(__file__).parent.parent / "peers"
 ORT = "onnxruntime"

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.measure import Sample
-from harness.peers import OUR_NAME
-from harness.stats import Spread, ratio, spread
+from benchmarks.harness.measure import Sample
+from benchmarks.harness.peers import OUR_NAME
+from benchmarks.harness.stats import Spread, ratio, spread
 
 WORKLOADS = {
     "article": "The 10-10-1 network, one row per request",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from harness.models import Array, Workload, as_json
+from benchmarks.harness.models import Array, Workload, as_json
 
 JSON_TYPE = {"content-type": "application/json"}
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Round = TypeVar("Round", int, tuple[str, int])
+"""The number of a round, or the start of a run and a number."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,10 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
-def ratio(ours: dict[int, float], theirs: dict[int, float]) -> Spread | None:
+def ratio(ours: Mapping[Round, float], theirs: Mapping[Round, float]) -> Spread | None:
     """Median of per-round ratios ours/theirs with a 95 % percentile bootstrap interval.
 
-    Keys are round numbers: only values of the same round are compared, because the speed of the
+    Keys are rounds: only values of the same round are compared, because the speed of the
     machine changes between rounds. With few rounds the interval is close to the range.
     """
     pairs = [ours[r] / theirs[r] for r in sorted(ours.keys() & theirs.keys()) if theirs[r] > 0]
