@@ -154,7 +154,7 @@ MALFORMED_HEADERS: dict[str, tuple[dict[str, str], int]] = {
     "a compressed content encoding": ({"Content-Encoding": "gzip"}, 415),
     "two lengths": ({"Content-Length": "10, 20"}, 400),
     "a negative length": ({"Content-Length": "-1"}, 400),
-    "a length in message": ({"Content-Length": "ten"}, 400),
+    "a length in words": ({"Content-Length": "ten"}, 400),
     "a length beyond 64 bits": ({"Content-Length": "9" * 40}, 400),
     "an unknown transfer encoding": ({"Content-Length": "", "Transfer-Encoding": "gzip"}, 400),
 }
