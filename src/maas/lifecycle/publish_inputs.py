@@ -72,8 +72,8 @@ def checked_onnx(path: Path) -> Path:
         )
     if path.suffix.lower() != ".onnx":
         raise InvalidInput(
-            f"model must be an nn.Module, a scikit-learn estimator, a Built or the path of an "
-            f".onnx file; got {path.name!r}",
+            "model must be an nn.Module, a scikit-learn estimator, the result of a build or the "
+            f"path of an .onnx file; got {path.name!r}",
             field="model",
         )
     if not path.is_file():
@@ -104,8 +104,8 @@ def convert(model: Any, options: PublishOptions, rows: Array | None, path: Path)
         )
         return sklearn_to_onnx(model, example.reshape(-1, example.shape[-1]), path, names)
     raise InvalidInput(
-        "model must be an nn.Module, a fitted scikit-learn estimator, a Built or the path of an "
-        f".onnx file; got {type(model).__name__}",
+        "model must be an nn.Module, a fitted scikit-learn estimator, the result of a build or the "
+        f"path of an .onnx file; got {type(model).__name__}",
         field="model",
     )
 

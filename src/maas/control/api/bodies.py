@@ -67,7 +67,7 @@ def checked_json(body: bytes) -> Any:
             elif isinstance(item, int) and not -MAX_INTEGER <= item < MAX_INTEGER:
                 raise MalformedBody("the body has an integer beyond 64 bits")
             elif isinstance(item, str) and "\x00" in item:
-                raise InvalidInput("a text in the body contains a NUL character")
+                raise InvalidInput("a string in the body contains a NUL character")
         if not deeper:
             return value
         level = deeper

@@ -104,13 +104,13 @@ class _Bucket:
 
     def head(self, key: str) -> tuple[str, int]:
         """(ETag, size)"""
-        with self._in_our_words(key):
+        with self._source_errors(key):
             metadata = obstore.head(self._store, key)
             return str(metadata["e_tag"] or ""), int(metadata["size"])
 
     def read(self, key: str, start: int, etag: str) -> Iterator[bytes]:
         """Chunks of the object from byte `start` on, if its ETag is unchanged."""
-        with self._in_our_words(key):
+        with self._source_errors(key):
             options: dict[str, Any] = {"range": {"offset": start}} if start else {}
             if etag:
                 options["if_match"] = etag
@@ -121,7 +121,7 @@ class _Bucket:
     def entries(self, prefix: str) -> list[SourceEntry]:
         """All objects below a prefix, by their path relative to it."""
         entries: list[SourceEntry] = []
-        with self._in_our_words(prefix):
+        with self._source_errors(prefix):
             for page in obstore.list(self._store, prefix.rstrip("/")):
                 for item in page:
                     path = str(item["path"]).removeprefix(prefix)
@@ -133,7 +133,7 @@ class _Bucket:
         return sorted(entries, key=lambda e: e.path)
 
     @contextmanager
-    def _in_our_words(self, key: str) -> Iterator[None]:
+    def _source_errors(self, key: str) -> Iterator[None]:
         where = f"{self.url}/{shown(key, 200)[1:-1]}"
         try:
             yield
