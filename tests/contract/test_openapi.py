@@ -174,13 +174,15 @@ def mismatches(value: Any, schema: dict[str, Any], where: str = "answer") -> lis
         for number, item in enumerate(value):
             wrong += mismatches(item, schema.get("items", {}), f"{where}[{number}]")
     if isinstance(value, dict) and "properties" in schema:
-        known = schema["properties"]
+        properties = schema["properties"]
         wrong += [f"{where}.{name} is missing" for name in schema.get("required", ())
                   if name not in value]  # fmt: skip
         if not schema.get("additionalProperties"):
-            wrong += [f"{where}.{name} is not described" for name in value if name not in known]
-        for name in set(value) & set(known):
-            wrong += mismatches(value[name], known[name], f"{where}.{name}")
+            wrong += [
+                f"{where}.{name} is not described" for name in value if name not in properties
+            ]
+        for name in set(value) & set(properties):
+            wrong += mismatches(value[name], properties[name], f"{where}.{name}")
     return wrong
 
 

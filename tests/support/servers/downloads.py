@@ -43,13 +43,13 @@ class DownloadServer:
         self.kinds: dict[str, str] = {}
         self.redirects: dict[str, str] = {}
         self.turns: dict[str, deque[Turn]] = defaultdict(deque)
-        self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
         """(path, range or '', headers in lower case)"""
         self.url = ""
         self.ca_file = ""
 
     def ranges(self, path: str) -> list[str]:
-        return [asked_range for asked, asked_range, _ in self.asked if asked == path]
+        return [byte_range for requested, byte_range, _ in self.requests if requested == path]
 
     def add_hub_repository(
         self, name: str, commit: str, files: dict[str, bytes], card: dict[str, Any] | None = None
@@ -136,9 +136,9 @@ def self_made_certificate(folder: Path) -> tuple[Path, Path]:
 
 def _answer(handler: BaseHTTPRequestHandler, server: DownloadServer) -> None:
     path = handler.path.partition("?")[0]
-    wanted = handler.headers.get("range", "")
+    byte_range = handler.headers.get("range", "")
     named = {k.lower(): v for k, v in handler.headers.items()}
-    server.asked.append((path, wanted, named))
+    server.requests.append((path, byte_range, named))
     turn = server.turns[path].popleft() if server.turns[path] else Turn()
     if path in server.redirects:
         handler.send_response(302)
@@ -154,7 +154,7 @@ def _answer(handler: BaseHTTPRequestHandler, server: DownloadServer) -> None:
         handler.end_headers()
         return
     content = server.files[path]
-    match = re.fullmatch(r"bytes=(\d+)-", wanted) if turn.ranges else None
+    match = re.fullmatch(r"bytes=(\d+)-", byte_range) if turn.ranges else None
     start = int(match[1]) if match else 0
     if start >= len(content) and match:
         handler.send_response(416)

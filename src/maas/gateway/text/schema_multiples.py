@@ -11,7 +11,7 @@ from maas.domain.errors import InvalidInput
 from maas.domain.json_schema import ANNOTATIONS
 from maas.domain.names import shown
 from maas.gateway.text.schema_keywords import is_intersection
-from maas.gateway.text.schema_references import MAX_REFERRED, Target
+from maas.gateway.text.schema_references import MAX_REFERRED, ReferenceTarget
 
 MAX_MULTIPLE, MAX_DECIMALS = 10_000, 9
 """Largest multiple without its decimal point, and its decimals. In an intersection the least
@@ -35,7 +35,9 @@ def checked_multiple(step: Any, field: str) -> Fraction:
     raise _refusal(field, str(step))
 
 
-def check_multiples(schemas: list[dict[str, Any]], targets: dict[str, Target], field: str) -> None:
+def check_multiples(
+    schemas: list[dict[str, Any]], targets: dict[str, ReferenceTarget], field: str
+) -> None:
     """Check the multiples in `schemas`, which are all schemas within one schema.
 
     Raises InvalidInput if one of them, their sum, or the least common multiple of those that
@@ -61,7 +63,7 @@ def check_multiples(schemas: list[dict[str, Any]], targets: dict[str, Target], f
 
 
 def _multiples_by_value(
-    schema: dict[str, Any], targets: dict[str, Target], max_steps: int
+    schema: dict[str, Any], targets: dict[str, ReferenceTarget], max_steps: int
 ) -> tuple[list[list[Any]], int]:
     """Groups of multiples in `schema` that may constrain the same value, and the steps left.
 
@@ -92,7 +94,7 @@ def _multiples_by_value(
 
 
 def _named_parts(
-    schema: dict[str, Any], name: str, targets: dict[str, Target]
+    schema: dict[str, Any], name: str, targets: dict[str, ReferenceTarget]
 ) -> list[tuple[Any, str]]:
     """The schemas in `schema`, each with the name of the property that it constrains."""
     parts: list[tuple[Any, str]] = []

@@ -27,7 +27,7 @@ _DEFINITIONS = ("$defs", "definitions")
 
 
 @dataclass(frozen=True)
-class Target:
+class ReferenceTarget:
     """The value to which a reference leads."""
 
     value: Any
@@ -39,7 +39,7 @@ class Target:
     """Number of values in it, including itself."""
 
     @classmethod
-    def of(cls, value: Any) -> Target:
+    def of(cls, value: Any) -> ReferenceTarget:
         levels, count = 0, 0
         references: set[str] = set()
         pending = [(value, 0)]
@@ -55,13 +55,13 @@ class Target:
         return cls(value, levels, references, count)
 
 
-def targets_of(schema: dict[str, Any], field: str) -> dict[str, Target]:
+def targets_of(schema: dict[str, Any], field: str) -> dict[str, ReferenceTarget]:
     """By reference, the targets of all references, including those in other targets.
 
     The target of `#` is the schema without its definitions. Raises InvalidInput if the targets
     have too many values together.
     """
-    targets: dict[str, Target] = {}
+    targets: dict[str, ReferenceTarget] = {}
     pending, count = [ROOT], 0
     while pending:
         reference = pending.pop()
@@ -70,7 +70,7 @@ def targets_of(schema: dict[str, Any], field: str) -> dict[str, Target]:
         value = _resolve(schema, reference)
         if reference == ROOT:
             value = {key: item for key, item in schema.items() if key not in _DEFINITIONS}
-        target = targets[reference] = Target.of(value)
+        target = targets[reference] = ReferenceTarget.of(value)
         count += target.count
         if count > MAX_REFERRED:
             raise _too_many(field)
@@ -78,7 +78,7 @@ def targets_of(schema: dict[str, Any], field: str) -> dict[str, Target]:
     return targets
 
 
-def check_nesting(targets: dict[str, Target], field: str) -> None:
+def check_nesting(targets: dict[str, ReferenceTarget], field: str) -> None:
     """Raises InvalidInput if a path through references may be too deep."""
     levels = {name: target.levels for name, target in targets.items()}
     references = {name: target.references for name, target in targets.items()}
@@ -89,7 +89,7 @@ def check_nesting(targets: dict[str, Target], field: str) -> None:
         )
 
 
-def check_copies(targets: dict[str, Target], field: str) -> None:
+def check_copies(targets: dict[str, ReferenceTarget], field: str) -> None:
     """Raises InvalidInput if engines would copy too many values.
 
     An engine copies the target of a `$ref` that is part of an intersection, and recursively what

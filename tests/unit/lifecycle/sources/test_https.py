@@ -54,7 +54,7 @@ def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DownloadServer]:
 def server(https: DownloadServer) -> DownloadServer:
     for state in (https.files, https.kinds, https.redirects, https.turns):
         state.clear()
-    https.asked.clear()
+    https.requests.clear()
     https.files[PATH] = CONTENT
     return https
 
@@ -152,7 +152,7 @@ def test_without_a_digest_no_request_is_sent(
     request_: SourceRequest, server: DownloadServer
 ) -> None:
     refused(replace(request_, sha256=None), InvalidInput, "needs --sha256")
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_web_page_is_refused(request_: SourceRequest, server: DownloadServer) -> None:
@@ -176,7 +176,7 @@ def test_a_server_that_never_sends_is_abandoned(
 ) -> None:
     server.turns[PATH].extend([Turn(status=503)] * 50)
     refused(request_, Unavailable, "it responds with 503; the same command resumes")
-    assert len(server.asked) == download.ATTEMPTS
+    assert len(server.requests) == download.ATTEMPTS
 
 
 def test_an_untrusted_certificate_is_refused(
@@ -193,7 +193,7 @@ def test_a_file_over_the_size_limit_is_refused(
 ) -> None:
     access = replace(request_.access, max_bytes=1_000_000)
     refused(replace(request_, access=access), BodyTooLarge, "pull.max_bytes")
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_a_full_disk_is_reported(
@@ -266,10 +266,10 @@ def test_a_finished_folder_can_be_removed(request_: SourceRequest) -> None:
 def test_an_existing_file_is_verified(request_: SourceRequest, server: DownloadServer) -> None:
     file = pull(request_).files["small.gguf"]
     pull(request_)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     file.write_bytes(CONTENT[:-1] + b"x")
     assert pull(request_).files["small.gguf"].read_bytes() == CONTENT
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_headers_are_not_sent_to_redirect_targets(
@@ -288,5 +288,5 @@ def test_headers_are_not_sent_to_redirect_targets(
         folder.mkdir()
         partial = workspace.PartialDownload(folder / "x", "x")
         download.download(source, partial, request_.access, lambda *_: None)
-        assert other.asked[0][2]["authorization"] == "Bearer t"
-        assert "authorization" not in server.asked[0][2]
+        assert other.requests[0][2]["authorization"] == "Bearer t"
+        assert "authorization" not in server.requests[0][2]

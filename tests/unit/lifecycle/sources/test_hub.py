@@ -70,7 +70,7 @@ def test_a_repository_is_pinned_to_its_commit(request_: SourceRequest, hub: Down
         "commit": COMMIT,
         "revision": "main",
     }
-    assert not [path for path, _, _ in hub.asked if "pytorch_model" in path]
+    assert not [path for path, _, _ in hub.requests if "pytorch_model" in path]
 
 
 def test_a_broken_download_resumes(request_: SourceRequest, hub: DownloadServer) -> None:
