@@ -134,6 +134,14 @@ def number(text: str) -> Cell:
     return text, "number"
 
 
+def number_row(name: str, *values: str) -> list[Cell]:
+    """A row of texts: its name, and values that are aligned to the right."""
+    row: list[Cell] = [escaped(name)]
+    for value in values:
+        row.append(number(escaped(value)))
+    return row
+
+
 def embedded_png(content: bytes, description: str, width: int) -> str:
     """An `<img>` with its bytes inline; `description` is its alternative text."""
     coded = base64.b64encode(content).decode()

@@ -95,7 +95,9 @@ def thread_counts(cores: int, task: Task) -> tuple[int, ...]:
     For text generation half of the cores and all, because memory bandwidth limits it and too many
     threads are slower. For rows one and all, because threads do not help a small model.
     """
-    few = max(1, cores // 2) if task is Task.TEXT_GENERATION else 1
+    few = 1
+    if task is Task.TEXT_GENERATION:
+        few = max(1, cores // 2)
     return tuple(sorted({few, max(1, cores)}))
 
 
@@ -118,17 +120,19 @@ def previous_trial(
     None if there is none. Failures do not count, because they may be transient.
     """
     load_fields = _plain(load.to_dict())
-    matches = [
-        item
-        for item in evidence
-        if item.kind == KIND
-        and item.values.get("levels")
-        and item.variant == candidate.variant.name
-        and item.values.get("threads") == candidate.threads
-        and item.how.get("library") == candidate.library
-        and item.how.get("machine") == dict(machine)
-        and _plain(item.how.get("load")) == load_fields
-    ]
+
+    def matches_trial(item: Evidence) -> bool:
+        return (
+            item.kind == KIND
+            and bool(item.values.get("levels"))
+            and item.variant == candidate.variant.name
+            and item.values.get("threads") == candidate.threads
+            and item.how.get("library") == candidate.library
+            and item.how.get("machine") == dict(machine)
+            and _plain(item.how.get("load")) == load_fields
+        )
+
+    matches = list(filter(matches_trial, evidence))
     if not matches:
         return None
     newest = max(matches, key=lambda item: item.created_at)
@@ -143,24 +147,30 @@ def best(trials: Sequence[EngineTrial], objective: str) -> EngineTrial | None:
     A candidate with failed requests loses to every candidate without. None if none serves.
     """
     check_objective(objective)
-    scored = [(score(trial, objective), trial) for trial in trials]
-    usable = [(value, trial) for value, trial in scored if value is not None]
-    if not usable:
-        return None
-    # Among equals the first: the engine that the model was published for, with fewer threads.
-    return max(usable, key=lambda pair: pair[0])[1]
+    best_trial: EngineTrial | None = None
+    best_score: tuple[bool, float] | None = None
+    for trial in trials:
+        value = score(trial, objective)
+        # Among equals the first: the engine that the model was published for, with fewer threads.
+        if value is not None and (best_score is None or value > best_score):
+            best_trial, best_score = trial, value
+    return best_trial
 
 
 def score(trial: EngineTrial, objective: str) -> tuple[bool, float] | None:
     """Score of a trial, greater is better; None if the candidate does not serve."""
     if trial.failed or not trial.levels:
         return None
+    value: float | None = None
     if objective == "latency":
         level = trial.levels[0]
-        value = -level.latency_ms.p50 if level.latency_ms is not None else None
+        if level.latency_ms is not None:
+            value = -level.latency_ms.p50
     else:
         level = trial.levels[-1]
-        value = level.requests_per_s if level.tokens_per_s is None else level.tokens_per_s
+        value = level.tokens_per_s
+        if value is None:
+            value = level.requests_per_s
     if value is None or not level.requests:
         return None
     return (not level.errors, value)
@@ -178,8 +188,11 @@ def _present(version: Version, base: Variant, runtime: str) -> Variant | None:
 def _free_name(version: Version, base: Variant, runtime: str) -> str:
     used = {v.name for v in version.variants}
     stem = f"{base.name[:40]}-{runtime}".replace("_", "-")
-    names = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(used) + 2))
-    return next(name for name in names if name not in used)
+    name, number = stem, 1
+    while name in used:
+        number += 1
+        name = f"{stem}-{number}"
+    return name
 
 
 def _plain(load: Any) -> Any:

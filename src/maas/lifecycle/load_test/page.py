@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from maas.lifecycle.drawing.page import Cell, facts, figure, number, page, pair, section, table
+from maas.lifecycle.drawing.page import facts, figure, number_row, page, pair, section, table
 from maas.lifecycle.drawing.svg import escaped
 from maas.lifecycle.load_test.pictures import panel_svg, panels
 from maas.lifecycle.load_test.results import LoadResult
@@ -53,12 +53,8 @@ def _figures(result: LoadResult) -> list[str]:
 
 
 def _table(result: LoadResult) -> str:
-    first, *rest = headings(result.levels)
-    head: list[Cell] = [escaped(first), *(number(escaped(h)) for h in rest)]
-    lines: list[list[Cell]] = [
-        [escaped(label), *(number(escaped(v)) for v in values)]
-        for label, *values in rows(result.levels)
-    ]
+    head = number_row(*headings(result.levels))
+    lines = [number_row(*row) for row in rows(result.levels)]
     return table(head, lines, caption="Figures of each level; times in milliseconds")
 
 
@@ -82,7 +78,9 @@ def _facts(result: LoadResult) -> list[tuple[str, str]]:
 def machine_text(server: dict[str, object]) -> str:
     """The server's version and machine in a line."""
     machine = server.get("machine")
-    parts = [f"OpenMaaS {server['version']}"] if "version" in server else []
+    parts = []
+    if "version" in server:
+        parts.append(f"OpenMaaS {server['version']}")
     if isinstance(machine, dict):
         parts.append(f"{machine.get('processor')}, {machine.get('cores')} cores")
         parts.append(str(machine.get("system")))

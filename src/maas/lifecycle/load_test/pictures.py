@@ -29,16 +29,14 @@ def panels(levels: Sequence[LevelResult]) -> list[Panel]:
     """Charts of throughput and of latency."""
     if generates_text(levels):
         return [
-            Panel("Output tokens per second", "tokens/s",
-                  (("", tuple(f.tokens_per_s for f in levels)),)),
+            _rate("Output tokens per second", "tokens/s", [f.tokens_per_s for f in levels]),
             _spread("Time to first token", [f.ttft_ms for f in levels]),
             _spread("Time per output token", [f.tpot_ms for f in levels]),
-        ]  # fmt: skip
+        ]
     return [
-        Panel("Requests per second", "requests/s",
-              (("", tuple(f.requests_per_s for f in levels)),)),
+        _rate("Requests per second", "requests/s", [f.requests_per_s for f in levels]),
         _spread("Latency", [f.latency_ms for f in levels]),
-    ]  # fmt: skip
+    ]
 
 
 def panel_svg(panel: Panel, levels: Sequence[LevelResult], *, alone: bool = False) -> str:
@@ -65,15 +63,23 @@ def load_svg(levels: Sequence[LevelResult], title: str, note: str = "") -> str:
     return picture(width, SIZE[1] + TITLE_HEIGHT, parts, title=title, alone=True)
 
 
+def _rate(title: str, y_label: str, values: Sequence[float | None]) -> Panel:
+    """A panel with one line, which needs no name."""
+    return Panel(title, y_label, (("", tuple(values)),))
+
+
 def _spread(title: str, values: Sequence[Percentiles | None]) -> Panel:
+    """A panel with a line for each of the two percentiles."""
     p50 = tuple(v.p50 if v else None for v in values)
     p99 = tuple(v.p99 if v else None for v in values)
     return Panel(title, "ms", (("p50", p50), ("p99", p99)))
 
 
 def _plot(panel: Panel, levels: Sequence[LevelResult]) -> Plot:
-    values = [v for _, line in panel.lines for v in line if v is not None]
-    top = max([*values, 0.0]) * 1.12 or 1.0
+    highest = 0.0
+    for _, values in panel.lines:
+        highest = max([highest, *(value or 0.0 for value in values)])
+    top = highest * 1.12 or 1.0
     last = len(levels) - 1
     plot = Plot(SIZE, (-0.3, max(last, 0) + 0.55), (0.0, top), margins=(26, 16, 44, 64))
     _axes(plot, panel, levels)
@@ -82,10 +88,8 @@ def _plot(panel: Panel, levels: Sequence[LevelResult]) -> Plot:
         points = [(float(i), v) for i, v in enumerate(line) if v is not None]
         plot.line(points, f"line {color}")
         for x, y in points:
-            hint = f"{levels[int(x)].label}: {name} {format_number(y)} {panel.y_label}".replace(
-                ":  ", ": "
-            )
-            plot.dot(x, y, f"fill-{color}", 3.5, hint)
+            words = [f"{levels[int(x)].label}:", name, format_number(y), panel.y_label]
+            plot.dot(x, y, f"fill-{color}", 3.5, " ".join(filter(None, words)))
         if points and name:
             x, y = points[-1]
             # A name that would overlap the previous one moves up.
@@ -100,13 +104,14 @@ def _axes(plot: Plot, panel: Panel, levels: Sequence[LevelResult]) -> None:
         at = plot.y(value)
         plot.line([(plot.left, at), (plot.right, at)], "rule", plain=True)
         plot.text(plot.left - 8, at + 4, format_number(value, digits=2), anchor="end", kind="soft")
-    is_open = any(level.rate is not None for level in levels)
+    x_label = "concurrent requests"
     for place, level in enumerate(levels):
-        text = f"{level.rate:g}" if level.rate is not None else str(level.concurrency)
+        text = str(level.concurrency)
+        if level.rate is not None:
+            text, x_label = f"{level.rate:g}", "arriving requests per second"
         plot.text(plot.x(float(place)), plot.bottom + 18, text, anchor="middle", kind="soft")
     middle = (plot.left + plot.right) / 2
-    below = "arriving requests per second" if is_open else "concurrent requests"
-    plot.text(middle, plot.height - 6, below, anchor="middle")
+    plot.text(middle, plot.height - 6, x_label, anchor="middle")
     turned = (plot.top + plot.bottom) / 2
     turn = f"rotate(-90 12 {turned:.1f})"
     plot.parts.append(label(12.0, turned + 4, panel.y_label, text_anchor="middle", transform=turn))

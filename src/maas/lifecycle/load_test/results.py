@@ -93,6 +93,20 @@ class RequestSample(NamedTuple):
     error: str = ""
     """Error code; empty if the request succeeded."""
 
+    @property
+    def latency_ms(self) -> float:
+        return (self.end - self.start) * 1e3
+
+    @property
+    def ttft_ms(self) -> float:
+        """Time to the first text."""
+        return (self.first - self.start) * 1e3
+
+    @property
+    def tpot_ms(self) -> float:
+        """Time per token after the first one, of which there must be at least one."""
+        return (self.last - self.first) * 1e3 / (self.completion_tokens - 1)
+
 
 @dataclass(frozen=True)
 class Percentiles:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from maas.domain.numbers import format_number
+from maas.domain.numbers import UNDEFINED, format_number
 from maas.lifecycle.load_test.results import LevelResult, Percentiles
 
 TEXT_HEADINGS = (
@@ -15,13 +15,16 @@ ROW_HEADINGS = ("load", "requests", "errors", "ms p50", "p99", "requests/s")
 
 
 def headings(levels: Sequence[LevelResult]) -> tuple[str, ...]:
-    return TEXT_HEADINGS if generates_text(levels) else ROW_HEADINGS
+    if generates_text(levels):
+        return TEXT_HEADINGS
+    return ROW_HEADINGS
 
 
 def rows(levels: Sequence[LevelResult]) -> list[tuple[str, ...]]:
     """A row per level; times in milliseconds, prompt and output in tokens per request."""
-    row = _text_row if generates_text(levels) else _row
-    return [row(level) for level in levels]
+    if generates_text(levels):
+        return [_text_row(level) for level in levels]
+    return [_row(level) for level in levels]
 
 
 def generates_text(levels: Sequence[LevelResult]) -> bool:
@@ -62,12 +65,18 @@ def _row(level: LevelResult) -> tuple[str, ...]:
 
 
 def _label(level: LevelResult) -> str:
-    return level.label if level.complete else f"{level.label} (stopped)"
+    if level.complete:
+        return level.label
+    return f"{level.label} (stopped)"
 
 
 def _both(value: Percentiles | None) -> tuple[str, str]:
-    return (format_number(value.p50), format_number(value.p99)) if value is not None else ("–", "–")
+    if value is None:
+        return (UNDEFINED, UNDEFINED)
+    return (format_number(value.p50), format_number(value.p99))
 
 
 def _whole(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f}"
+    if value is None:
+        return UNDEFINED
+    return f"{value:.0f}"
