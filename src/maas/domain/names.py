@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from heapq import nlargest
@@ -50,6 +50,14 @@ def shown(value: object, limit: int = 60) -> str:
     """`value` for an error message: printable ASCII, cut to `limit` characters."""
     text = ascii(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def joined(items: Sequence[str], most: int) -> str:
+    """At most `most` of the items with commas between them, and the number of the others."""
+    text = ", ".join(items[:most])
+    if len(items) > most:
+        text += f" and {len(items) - most} more"
+    return text
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

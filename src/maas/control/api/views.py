@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
+from maas.control.reconciliation.plans import ReplicaGroup
 from maas.control.reconciliation.replica_lifecycle import LiveReplica
-from maas.control.reconciliation.state import ReconcilerState, ServedDeployment
+from maas.control.reconciliation.state import FailureRecord, ReconcilerState, ServedDeployment
 from maas.domain.deployments import Deployment
 
 SNAPSHOT_DELAY_S = 0.1
@@ -27,8 +29,11 @@ def deployment_view(state: ReconcilerState, deployment: Deployment) -> dict[str,
     reason = state.reason(served)
     if reason and served.is_updating and state.answers_partly(served.active):
         reason += f"; revision {served.active.deployment.revision} answers meanwhile"
+    ready = 0
+    for group in served.desired.groups:
+        ready += min(group.count, len(state.ready(group)))
     return deployment.to_dict() | {
-        "ready": sum(min(g.count, len(state.ready(g))) for g in served.desired.groups),
+        "ready": ready,
         "desired": served.desired.replica_count,
         "state": _state(state, served),
         "reason": reason,
@@ -37,7 +42,7 @@ def deployment_view(state: ReconcilerState, deployment: Deployment) -> dict[str,
 
 def replica_views(state: ReconcilerState, name: str) -> list[dict[str, Any]]:
     """The replicas of a deployment, with their latest statistics."""
-    return [_replica_view(r) for r in state.replicas if r.template.deployment == name]
+    return [_replica_view(replica) for replica in _replicas_of(state, name)]
 
 
 def replica_ids(state: ReconcilerState, name: str) -> list[str] | None:
@@ -48,21 +53,35 @@ def replica_ids(state: ReconcilerState, name: str) -> list[str] | None:
     served = state.served.get(name)
     if served is None:
         return None
-    digests = [g.digest for g in (*served.desired.groups, *served.active.groups)]
-    failed = [state.failures[d].replica for d in digests if d in state.failures]
-    running = [r.id for r in state.replicas if r.template.deployment == name]
-    return [i for i in dict.fromkeys((*failed, *running)) if i]
+    ids: dict[str, None] = {}  # each id once, in order
+    for failure in _failures(state, (*served.desired.groups, *served.active.groups)):
+        ids[failure.replica] = None
+    for replica in _replicas_of(state, name):
+        ids[replica.id] = None
+    return list(filter(None, ids))
+
+
+def _replicas_of(state: ReconcilerState, name: str) -> list[LiveReplica]:
+    return [r for r in state.replicas if r.template.deployment == name]
 
 
 def _replica_view(replica: LiveReplica) -> dict[str, Any]:
-    stats = {name: replica.stats.get(name) for name in ("rss_bytes", "served", "queued")}
-    return replica.to_replica().to_dict() | stats
+    return replica.to_replica().to_dict() | {
+        "rss_bytes": replica.stats.get("rss_bytes"),
+        "served": replica.stats.get("served"),
+        "queued": replica.stats.get("queued"),
+    }
+
+
+def _failures(state: ReconcilerState, groups: Iterable[ReplicaGroup]) -> list[FailureRecord]:
+    """Records of those groups that have failed."""
+    return [state.failures[g.digest] for g in groups if g.digest in state.failures]
 
 
 def _state(state: ReconcilerState, served: ServedDeployment) -> str:
     """ready | starting | updating | failed | stopped"""
     incomplete = [g for g in served.desired.groups if len(state.ready(g)) < g.count]
-    failures = [state.failures[g.digest] for g in incomplete if g.digest in state.failures]
+    failures = _failures(state, incomplete)
     if served.desired.problem or any(failure.is_persistent for failure in failures):
         return "failed"
     if served.is_updating and state.answers_partly(served.active):
@@ -70,4 +89,6 @@ def _state(state: ReconcilerState, served: ServedDeployment) -> str:
     since = served.complete_since
     if since is None or time.monotonic() - since < SNAPSHOT_DELAY_S:
         return "starting"
-    return "ready" if served.desired.replica_count else "stopped"
+    if served.desired.replica_count == 0:
+        return "stopped"
+    return "ready"

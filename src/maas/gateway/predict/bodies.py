@@ -36,15 +36,18 @@ def decode_body(request: Request, target: LiveTarget) -> Decoded:
     else:
         spec = _only_bytes(signature)
         if spec is None:
-            names = ", ".join(s.name for s in signature.inputs)
             raise UnsupportedMediaType(
                 f"{target.deployment} does not take one {content_type.decode('latin-1')} body: it "
-                f"has the inputs {names}; send JSON, or a form"
+                f"has the inputs {_input_names(signature)}; send JSON, or a form"
             )
         values = {spec.name: bytes(request.body)}
     tensors, rows, single = json_to_tensors(signature, values)
     ordered = [tensors[spec.name] for spec in signature.inputs]
     return Decoded([t.data for t in ordered], tuple(t.shape[1:] for t in ordered), rows, single)
+
+
+def _input_names(signature: Signature) -> str:
+    return ", ".join(spec.name for spec in signature.inputs)
 
 
 def _only_bytes(signature: Signature) -> TensorSpec | None:
@@ -67,11 +70,13 @@ def _form_values(signature: Signature, parts: list[FormPart]) -> dict[str, Any]:
         if spec is None and part.is_file and name == ANY_FILE:
             spec = _only_bytes(signature)
         if spec is None:
-            names = ", ".join(s.name for s in signature.inputs)
             raise InvalidInput(
-                f"unknown field {shown(name)}; the inputs are {names}", field=name[:200]
+                f"unknown field {shown(name)}; the inputs are {_input_names(signature)}",
+                field=name[:200],
             )
-        value = part.data if spec.datatype == "BYTES" else parse_json(part.data)
+        value: Any = part.data
+        if spec.datatype != "BYTES":
+            value = parse_json(part.data)
         fields.setdefault(spec.name, []).append(value)
     rows = max(map(len, fields.values()), default=1)
     if rows == 1:

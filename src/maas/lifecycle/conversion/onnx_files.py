@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,39 +77,50 @@ def signature_of_onnx(path: Path, example: dict[str, Any] | None = None) -> Sign
     type cannot be served, or if the example does not fit.
     """
     session = open_session(path)
-    inputs = [_spec(node, path.name) for node in session.get_inputs()]
-    outputs = [_spec(node, path.name) for node in session.get_outputs()]
-    fixed = any(rows == 1 for _, rows in inputs)
-    for spec, rows in [*inputs, *outputs]:
+    inputs, input_rows = _specs(session.get_inputs(), path.name)
+    outputs, output_rows = _specs(session.get_outputs(), path.name)
+    for spec, rows in zip((*inputs, *outputs), (*input_rows, *output_rows), strict=True):
         if rows not in (None, 1):
             raise InvalidInput(
                 f"{path.name}: the first dimension of {spec.name} must be free (the rows of a "
                 f"batch) or 1; it is fixed at {rows}. Export it again with a dynamic batch",
                 field=spec.name,
             )
-    specs = tuple(spec for spec, _ in inputs)
-    row = _zeros(specs) if example is None else example
-    answer = run_session(session, {s.name: _as_rows(s, row) for s in specs})
-    for spec, _ in outputs:
+    max_rows = None
+    if 1 in input_rows:
+        max_rows = 1
+    if example is None:
+        example = _zeros(inputs)
+    answer = run_session(session, {spec.name: _as_rows(spec, example) for spec in inputs})
+    for spec in outputs:
         if np.shape(answer[spec.name])[:1] != (1,):
             raise InvalidInput(
                 f"{path.name}: output {spec.name} must have a row for each row of the input; "
                 f"for one row its shape is {list(np.shape(answer[spec.name]))}",
                 field=spec.name,
             )
-    return Signature(
-        inputs=specs,
-        outputs=tuple(spec for spec, _ in outputs),
-        example=row,
-        max_rows=1 if fixed else None,
-    )
+    return Signature(inputs=inputs, outputs=outputs, example=example, max_rows=max_rows)
+
+
+def _specs(
+    nodes: Iterable[Any], file: str
+) -> tuple[tuple[TensorSpec, ...], tuple[int | None, ...]]:
+    """The tensors, and the size of the first dimension of each; see `_spec`."""
+    specs, rows = [], []
+    for node in nodes:
+        spec, count = _spec(node, file)
+        specs.append(spec)
+        rows.append(count)
+    return tuple(specs), tuple(rows)
 
 
 def _spec(node: Any, file: str) -> tuple[TensorSpec, int | None]:
     """The tensor without its first dimension, and the size of that dimension if it is fixed."""
     kind = str(node.type).removeprefix("tensor(").removesuffix(")")
     if not str(node.type).startswith("tensor(") or kind not in _FROM_ONNX:
-        advice = "; export it with zipmap=False" if "map(" in str(node.type) else ""
+        advice = ""
+        if "map(" in str(node.type):
+            advice = "; export it with zipmap=False"
         raise InvalidInput(
             f"{file}: {node.name} is a {node.type}; servable are tensors of "
             f"{', '.join(_FROM_ONNX)}{advice}",
@@ -118,9 +130,15 @@ def _spec(node: Any, file: str) -> tuple[TensorSpec, int | None]:
         raise InvalidInput(
             f"{file}: {node.name} has no dimension for the rows of a batch", field=node.name
         )
-    first, *rest = (d if isinstance(d, int) and d > 0 else None for d in node.shape)
-    shape = tuple(-1 if d is None else d for d in rest)
-    return TensorSpec(node.name, _FROM_ONNX[kind], shape), first
+    first, *rest = map(_size, node.shape)
+    return TensorSpec(node.name, _FROM_ONNX[kind], tuple(rest)), None if first == -1 else first
+
+
+def _size(dimension: object) -> int:
+    """Size of a dimension of onnxruntime; -1 if it is free, which is a name or not positive."""
+    if isinstance(dimension, int) and dimension > 0:
+        return dimension
+    return -1
 
 
 def _zeros(specs: tuple[TensorSpec, ...]) -> dict[str, Any]:
@@ -131,10 +149,11 @@ def _zeros(specs: tuple[TensorSpec, ...]) -> dict[str, Any]:
                 f"{spec.name} has a free dimension {list(spec.shape)}: an example row is needed",
                 field="example",
             )
-        empty = "" if spec.datatype == "BYTES" else spec.dtype.numpy
-        row[spec.name] = (
-            np.full(spec.shape, "", dtype=object) if empty == "" else np.zeros(spec.shape, empty)
-        ).tolist()
+        if spec.datatype == "BYTES":
+            values = np.full(spec.shape, "", dtype=object)
+        else:
+            values = np.zeros(spec.shape, spec.dtype.numpy)
+        row[spec.name] = values.tolist()
     return row
 
 
@@ -145,24 +164,31 @@ def _as_rows(spec: TensorSpec, row: dict[str, Any]) -> Array:
         array = np.array(row[spec.name], dtype=spec.dtype.numpy)[None]
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInput(f"example: {spec.name}: {error}", field="example") from None
-    expected = spec.shape
-    got = array.shape[1:]
-    if len(got) != len(expected) or any(
-        e not in (-1, g) for e, g in zip(expected, got, strict=True)
-    ):
+    shape = array.shape[1:]
+    if not _fits(shape, spec.shape):
         raise InvalidInput(
-            f"example: {spec.name} must have shape {list(expected)}; got {list(got)}",
+            f"example: {spec.name} must have shape {list(spec.shape)}; got {list(shape)}",
             field="example",
         )
     return array
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether the shapes are equal, except where `expected` is free (-1)."""
+    if len(shape) != len(expected):
+        return False
+    return all(e in (-1, size) for size, e in zip(shape, expected, strict=True))
 
 
 def _failures() -> tuple[type[Exception], ...]:
     """All exceptions of onnxruntime, whose own errors share no base class except Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
 
-    own = [kind for kind in vars(state).values() if isinstance(kind, type)]
-    return (RuntimeError, ValueError, TypeError, *(k for k in own if issubclass(k, Exception)))
+    failures: list[type[Exception]] = [RuntimeError, ValueError, TypeError]
+    for value in vars(state).values():
+        if isinstance(value, type) and issubclass(value, Exception):
+            failures.append(value)
+    return tuple(failures)
 
 
 def _short(error: Exception) -> str:

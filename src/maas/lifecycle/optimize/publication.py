@@ -6,6 +6,7 @@ This module does not import the engine, so that sending needs none of its librar
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,9 @@ class PreparedOptimization:
                 staged.replace(target)
         content = {
             "model": self.model,
-            "variants": [v.to_dict() for v in self.variants],
-            "rejected": [v.to_dict() for v in self.rejected],
-            "evidence": [e.to_dict() for e in self.evidence],
+            "variants": _dicts(self.variants),
+            "rejected": _dicts(self.rejected),
+            "evidence": _dicts(self.evidence),
             "summary": self.summary,
         }
         temporary = directory / f".{CONTENT}.new"
@@ -65,14 +66,26 @@ class PreparedOptimization:
             raw = msgspec.json.decode((directory / CONTENT).read_bytes())
         except (OSError, msgspec.DecodeError):
             raise InvalidInput(f"{directory} contains no finished optimization") from None
-        variants = tuple(Variant.from_dict(v) for v in raw["variants"])
+        variants = _variants(raw["variants"])
         evidence = tuple(Evidence.from_dict(e) for e in raw["evidence"])
-        files: list[File] = []
-        for variant in variants:
-            files += variant.files
-        for item in evidence:
-            if item.file:
-                files.append(item.file)
-        paths = tuple((directory / file.sha256, file) for file in files)
-        rejected = tuple(Variant.from_dict(v) for v in raw.get("rejected", ()))
-        return cls(raw["model"], variants, evidence, paths, rejected, raw["summary"])
+        rejected = _variants(raw.get("rejected", ()))
+        files: list[tuple[Path, File]] = []
+        for file in _files(variants, evidence):
+            files.append((directory / file.sha256, file))
+        return cls(raw["model"], variants, evidence, tuple(files), rejected, raw["summary"])
+
+
+def _variants(raw: Iterable[dict[str, Any]]) -> tuple[Variant, ...]:
+    return tuple(Variant.from_dict(item) for item in raw)
+
+
+def _files(variants: Iterable[Variant], evidence: Iterable[Evidence]) -> Iterator[File]:
+    for variant in variants:
+        yield from variant.files
+    for item in evidence:
+        if item.file:
+            yield item.file
+
+
+def _dicts(items: Iterable[Variant | Evidence]) -> list[dict[str, Any]]:
+    return [item.to_dict() for item in items]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maas.domain.errors import InvalidInput
-from maas.domain.names import FILE_NAME, checked_sha256, shown
+from maas.domain.names import FILE_NAME, checked_sha256, joined, shown
 
 Progress = Callable[[str, int, int | None], None]
 """Progress callback: a file's name, its bytes so far, and its size if that is known."""
@@ -87,6 +87,21 @@ class SourceEntry:
     """Path with '/' between folders."""
     size: int | None = None
 
+    @property
+    def folder(self) -> str:
+        """Path of the folder; empty at the top of the source."""
+        return self.path.rpartition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """Path without the folders."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def kind(self) -> str:
+        """Extension of the name, in lower case."""
+        return self.path.rpartition(".")[2].lower()
+
 
 # Weight formats that hold numbers only; other formats can run code or have no runtime.
 _WEIGHTS = re.compile(r"\.(gguf|safetensors|onnx)$", re.IGNORECASE)
@@ -96,7 +111,6 @@ _BESIDE = re.compile(
     r"model_info|modelMeta|labels|added_tokens|1_Pooling/config)\.json$|"
     r"(?:^|/)(?:vocabulary|vocab|labels|merges)\.txt$|(?:^|/)chat_template\.jinja$|\.spm$|\.ya?ml$"
 )
-_CTRANSLATE2 = re.compile(r"(?:^|/)model\.bin$")
 _TRANSLATOR = re.compile(r"(?:^|/)(?:model|lex)\.[\w.]+\.bin$")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
@@ -109,14 +123,11 @@ def choose(entries: list[SourceEntry], file: str | None, source: str) -> list[So
     if file is not None:
         return _chosen(entries, file, source)
     weights = [e for e in entries if _WEIGHTS.search(e.path)]
-    by_kind: dict[str, list[SourceEntry]] = {}
-    for entry in weights:
-        by_kind.setdefault(entry.path.rpartition(".")[2].lower(), []).append(entry)
-    names = {e.path for e in entries}
-    if any(n.startswith("vocabulary.") for n in names) and "model.bin" in names:
-        return _with_beside(entries, [e for e in entries if e.path == "model.bin"])
+    ctranslate2 = [e for e in entries if e.path == "model.bin"]
+    if ctranslate2 and any(e.path.startswith("vocabulary.") for e in entries):
+        return _with_beside(entries, ctranslate2)
     if not weights:
-        translator = [e for e in entries if _TRANSLATOR.search(e.path) and "/" not in e.path]
+        translator = [e for e in entries if _TRANSLATOR.search(e.path) and not e.folder]
         if translator:
             return _with_beside(entries, translator)
         raise InvalidInput(
@@ -124,18 +135,39 @@ def choose(entries: list[SourceEntry], file: str | None, source: str) -> list[So
             f"{_listed(entries) or 'no files'}",
             field="source",
         )
-    for kind in ("safetensors", "onnx"):
-        top = [e for e in by_kind.get(kind, ()) if "/" not in e.path]
-        if "gguf" not in by_kind and (top or (kind == "onnx" and by_kind.get(kind))):
-            candidates = top or by_kind[kind]
-            single = [e for e in candidates if e.path.rpartition("/")[2] == f"model.{kind}"]
-            if single or len(candidates) == 1 or all(_SHARD.search(e.path) for e in candidates):
-                return _with_beside(entries, single or candidates)
-    if len(weights) == 1:
-        return _with_beside(entries, weights)
+    model = _main_model(weights)
+    if model:
+        return _with_beside(entries, model)
     raise InvalidInput(
         f"{source} has several models; choose one with --file: {_listed(weights)}", field="file"
     )
+
+
+def _main_model(weights: list[SourceEntry]) -> list[SourceEntry]:
+    """The weights of the model that a source is about; empty if that is ambiguous.
+
+    safetensors and ONNX files at the top are preferred, if they are one file, the parts of one, or
+    one of them has the usual name. ONNX files may also lie in folders.
+    """
+    if len(weights) == 1:
+        return weights
+    if any(entry.kind == "gguf" for entry in weights):
+        return []
+    for kind in ("safetensors", "onnx"):
+        candidates = [e for e in weights if e.kind == kind and not e.folder]
+        if not candidates and kind == "onnx":
+            candidates = [e for e in weights if e.kind == kind]
+        usual = [e for e in candidates if e.name == f"model.{kind}"]
+        if usual:
+            return usual
+        if len(candidates) == 1 or _are_shards(candidates):
+            return candidates
+    return []
+
+
+def _are_shards(entries: list[SourceEntry]) -> bool:
+    """Whether all files are numbered parts of a model; False if there are none."""
+    return bool(entries) and all(_SHARD.search(entry.path) for entry in entries)
 
 
 def checked_file_name(path: str) -> str:
@@ -150,16 +182,20 @@ def checked_file_name(path: str) -> str:
 
 def named(path: str) -> str:
     """Name in the manifest of the file at a source's path; folders become part of the name."""
-    return path.replace("/", ".") if path.startswith("1_Pooling/") else checked_file_name(path)
+    if path.startswith("1_Pooling/"):
+        return path.replace("/", ".")
+    return checked_file_name(path)
 
 
 def _chosen(entries: list[SourceEntry], file: str, source: str) -> list[SourceEntry]:
-    matches = [e for e in entries if e.path == file] or [
-        e for e in entries if e.path.rpartition("/")[2] == file
-    ]
+    matches = [e for e in entries if e.path == file]
+    if not matches:
+        matches = [e for e in entries if e.name == file]
     if len(matches) != 1:
         offered = [e for e in entries if _WEIGHTS.search(e.path)] or entries
-        problem = "no file" if not matches else "several files called"
+        problem = "several files called"
+        if not matches:
+            problem = "no file"
         raise InvalidInput(
             f"{source} has {problem} {shown(file)}; it has {_listed(offered)}", field="file"
         )
@@ -171,10 +207,9 @@ def _with_beside(entries: list[SourceEntry], weights: list[SourceEntry]) -> list
     if all(e.path.lower().endswith(".gguf") for e in weights):
         return weights
     chosen = {named(e.path): e for e in weights}
-    folders = {e.path.rpartition("/")[0] for e in weights} | {""}
+    folders = {"", "1_Pooling", *(e.folder for e in weights)}
     for entry in sorted(entries, key=lambda e: e.path.count("/"), reverse=True):
-        folder = entry.path.rpartition("/")[0]
-        if _BESIDE.search(entry.path) and (folder in folders or folder == "1_Pooling"):
+        if _BESIDE.search(entry.path) and entry.folder in folders:
             chosen.setdefault(named(entry.path), entry)
     if len(chosen) > MAX_FILES:
         raise InvalidInput(f"a model has at most {MAX_FILES} files; this would be {len(chosen)}")
@@ -182,5 +217,4 @@ def _with_beside(entries: list[SourceEntry], weights: list[SourceEntry]) -> list
 
 
 def _listed(entries: list[SourceEntry], most: int = 20) -> str:
-    names = [shown(e.path, 100)[1:-1] for e in entries[:most]]
-    return ", ".join(names) + (f" and {len(entries) - most} more" if len(entries) > most else "")
+    return joined([shown(e.path, 100)[1:-1] for e in entries], most)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from maas.domain.errors import BodyTooLarge, InvalidInput, NotFound
-from maas.domain.names import shown
+from maas.domain.names import joined, shown
 from maas.lifecycle.sources.archive import UNPACKED, is_archive, unpack
 from maas.lifecycle.sources.base import Fetched, SourceEntry, SourceRequest, choose, named
 
@@ -24,17 +24,7 @@ def from_path(path: Path, request: SourceRequest, scratch: Path, origin: dict[st
     if is_archive(path):
         path = unpack(path, scratch / UNPACKED, request.access.max_bytes)
     if path.is_dir():
-        inside, leading_out = _files_below(path)
-        paths = {str(p.relative_to(path)): p for p in inside}
-        entries = [SourceEntry(name, p.stat().st_size) for name, p in sorted(paths.items())]
-        try:
-            chosen = choose(entries, request.file, request.source)
-        except InvalidInput as error:
-            if leading_out:
-                hint = _not_followed([str(p.relative_to(path)) for p in leading_out])
-                raise InvalidInput(error.message + hint, field="source") from None
-            raise
-        files = {named(e.path): paths[e.path] for e in chosen}
+        files = _files_of_folder(path, request)
     elif path.is_file():
         files = {named(path.name): path}
     else:
@@ -49,8 +39,22 @@ def from_path(path: Path, request: SourceRequest, scratch: Path, origin: dict[st
     return Fetched(files, origin)
 
 
-def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Regular files inside the folder, and links that lead out of it, which are not followed.
+def _files_of_folder(folder: Path, request: SourceRequest) -> dict[str, Path]:
+    """The files of the model in a folder, by their names in the manifest."""
+    inside, leading_out = _files_below(folder)
+    entries = [SourceEntry(name, inside[name].stat().st_size) for name in sorted(inside)]
+    try:
+        chosen = choose(entries, request.file, request.source)
+    except InvalidInput as error:
+        if leading_out:
+            raise InvalidInput(error.message + _not_followed(leading_out), field="source") from None
+        raise
+    return {named(entry.path): inside[entry.path] for entry in chosen}
+
+
+def _files_below(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Regular files inside the folder by their relative path, and the relative paths of links that
+    lead out of it, which are not followed.
 
     The author of a folder may not have the right to read what its links point at. A snapshot in
     the Hugging Face cache consists of links to the `blobs` of its own repository; those are
@@ -60,25 +64,25 @@ def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
     roots = [root]
     if root.parent.name == "snapshots":
         roots.append(root.parent.parent / "blobs")
-    inside: list[Path] = []
-    leading_out: list[Path] = []
+    inside: dict[str, Path] = {}
+    leading_out: list[str] = []
     for seen, path in enumerate(folder.rglob("*")):
         if seen > MAX_SEEN:
             raise InvalidInput(f"{folder} has more than {MAX_SEEN} entries; name a folder in it")
         if not path.is_file():
             continue
+        name = str(path.relative_to(folder))
         target = path.resolve()
         if any(target.is_relative_to(allowed) for allowed in roots):
-            inside.append(path)
+            inside[name] = path
         else:
-            leading_out.append(path)
+            leading_out.append(name)
     return inside, leading_out
 
 
 def _not_followed(links: list[str]) -> str:
-    names = ", ".join(shown(link, 100)[1:-1] for link in sorted(links)[:10])
-    more = f" and {len(links) - 10} more" if len(links) > 10 else ""
+    names = joined([shown(link, 100)[1:-1] for link in sorted(links)], 10)
     return (
-        f"; links that lead out of the folder are not followed: {names}{more}. Copy the files "
-        "there, or name the folder where they lie"
+        f"; links that lead out of the folder are not followed: {names}. Copy the files there, or "
+        "name the folder where they lie"
     )

@@ -35,6 +35,12 @@ class MeasurementPlan:
     """Fewest calls of a turn, however long they take."""
     meter: EnergyMeter = field(default_factory=EnergyMeter.find)
 
+    def batches_for(self, signature: Signature) -> tuple[int, ...]:
+        """The batch sizes that the model accepts."""
+        if not signature.max_rows:
+            return self.batches
+        return tuple(size for size in self.batches if size <= signature.max_rows)
+
 
 @dataclass(frozen=True)
 class _Turn:
@@ -70,7 +76,7 @@ def measure_pair(
     or InferenceFailed with the reason if either side does not load or does not answer.
     """
     plan = plan or MeasurementPlan()
-    batches = tuple(b for b in plan.batches if b <= (signature.max_rows or b))
+    batches = plan.batches_for(signature)
     if not batches:
         raise InvalidInput("batches must include a batch size of 1", field="batches")
     contention = CpuContention()
@@ -85,10 +91,11 @@ def measure_pair(
                 process.turn(batch, plan.seconds, plan.least_calls)
         resident = [int(process.state()["resident"]) for process in (first, second)]
         order = [(first, original_turns), (second, candidate_turns)]
-        for number in range(plan.rounds):
+        for _ in range(plan.rounds):
             for batch in batches:
-                for process, turns in order if number % 2 == 0 else order[::-1]:
+                for process, turns in order:
                     turns[batch].append(_turn(process, batch, plan))
+            order.reverse()
         # Since their start, because CPU time spent on loading is not that of other processes.
         cpu_s = sum(process.state()["cpu"] for process in (first, second)) / 1e9
     largest = batches[-1]
