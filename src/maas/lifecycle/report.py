@@ -10,15 +10,31 @@ from typing import Any
 import numpy.typing as npt
 
 from maas.domain.models import Manifest
-from maas.domain.numbers import format_number, format_range
+from maas.domain.names import joined
+from maas.domain.numbers import UNDEFINED, format_number, format_range
 from maas.domain.signature import TensorSpec
-from maas.lifecycle.drawing.page import Cell, facts, figure, number, page, pair, section, table
+from maas.lifecycle.drawing.page import (
+    Cell,
+    facts,
+    figure,
+    number,
+    number_row,
+    page,
+    pair,
+    section,
+    table,
+)
 from maas.lifecycle.drawing.svg import escaped
 from maas.lifecycle.evaluate import Evaluation
 from maas.lifecycle.explain import Explanation
 from maas.lifecycle.metrics.metric_names import IN_UNITS, LOWER_IS_BETTER, MAIN, named
 from maas.lifecycle.pictures import explanation_figure, loss_curves_svg
 from maas.lifecycle.report_parts import class_figures, regression_figures, slice_figures
+
+MOST_LISTED = 20
+"""Most labels of a tensor and items of a list that are written."""
+LONGEST_PROSE = 40
+"""Longer texts are written as code."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +87,9 @@ def _header(report: Report) -> str:
     kicker = str(manifest.task).replace("-", " ").capitalize()
     if report.created_at:
         kicker += f" · {date}"
-    about = f"<p>{escaped(manifest.description)}</p>" if manifest.description else ""
+    about = ""
+    if manifest.description:
+        about = f"<p>{escaped(manifest.description)}</p>"
     return (
         f'<header>\n<p class="kicker">{escaped(kicker)}</p>\n<h1>{escaped(manifest.model)}</h1>\n'
         f"{about}\n{_tiles(report.evaluation)}</header>"
@@ -81,20 +99,18 @@ def _header(report: Report) -> str:
 def _tiles(evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return ""
-    values, units = evaluation.values, evaluation.how.get("units")
+    values, units = evaluation.values, str(evaluation.how.get("units") or "")
     shown = [name for name in MAIN if values["metrics"].get(name) is not None]
     if "f1" in shown:
         shown.remove("f1_macro")
     shown = shown[:5]
     lines = []
     for name in shown:
-        unit = f" {units}" if units and name in IN_UNITS else ""
-        interval = values["intervals"].get(name)
-        between = format_range(interval[0], interval[1]) if interval else "no interval"
+        value = _with_unit(name, values["metrics"][name], units)
+        interval = _interval(name, values, "no interval")
         lines.append(
             f'<li><span class="name">{escaped(_named(name, values))}</span>'
-            f"<b>{escaped(format_number(values['metrics'][name]) + unit)}</b>"
-            f"<span>{escaped(between)}</span></li>"
+            f"<b>{escaped(value)}</b><span>{escaped(interval)}</span></li>"
         )
     rows = evaluation.how["rows"]
     note = f"Measured on {rows:,} rows"
@@ -129,16 +145,36 @@ def _metrics(values: Mapping[str, Any], units: str) -> str:
     remarks = {**values["notes"], **values["undefined"]}
     rows: list[list[Cell]] = []
     for name, value in values["metrics"].items():
-        interval = values["intervals"].get(name)
-        between = format_range(interval[0], interval[1]) if interval else "–"
-        unit = f" {units}" if units and name in IN_UNITS else ""
-        better = "<small>lower is better</small>" if name in LOWER_IS_BETTER else ""
-        shown = "undefined" if value is None else format_number(value) + unit
-        row: list[Cell] = [escaped(_named(name, values)) + better, number(escaped(shown))]
-        row.append(number(escaped(between)))
-        rows.append([*row, (escaped(remarks.get(name, "")), "soft")] if remarks else row)
-    head: list[Cell] = ["Metric", number("Value"), number("95 % interval")]
-    return table([*head, "Remark"] if remarks else head, rows, caption="All metrics")
+        label = escaped(_named(name, values))
+        if name in LOWER_IS_BETTER:
+            label += "<small>lower is better</small>"
+        shown = "undefined"
+        if value is not None:
+            shown = _with_unit(name, value, units)
+        row: list[Cell] = [label, number(escaped(shown))]
+        row.append(number(escaped(_interval(name, values, UNDEFINED))))
+        if remarks:
+            row.append((escaped(remarks.get(name, "")), "soft"))
+        rows.append(row)
+    head = number_row("Metric", "Value", "95 % interval")
+    if remarks:
+        head.append("Remark")
+    return table(head, rows, caption="All metrics")
+
+
+def _with_unit(metric: str, value: float, units: str) -> str:
+    """The value of a metric, with the units of the target if the metric has them."""
+    if metric in IN_UNITS:
+        return format_number(value, units)
+    return format_number(value)
+
+
+def _interval(metric: str, values: Mapping[str, Any], default: str) -> str:
+    """The confidence interval of a metric, or `default` if it has none."""
+    interval = values["intervals"].get(metric)
+    if not interval:
+        return default
+    return format_range(interval[0], interval[1])
 
 
 def _named(metric: str, values: Mapping[str, Any]) -> str:
@@ -150,41 +186,48 @@ def _named(metric: str, values: Mapping[str, Any]) -> str:
 
 def _training(training: Mapping[str, Any]) -> str:
     curves = training.get("curves") or {}
-    drawing = ""
-    if any(curves.get(name) for name in ("loss", "val_loss")):
-        best = training.get("best_epoch")
-        names = [n for n in ("loss", "val_loss", "learning_rate") if curves.get(n)]
-        rows: list[list[Cell]] = []
-        for epoch, values in enumerate(zip(*(curves[n] for n in names), strict=False), start=1):
-            rows.append([str(epoch), *(number(format_number(v, digits=5)) for v in values)])
-        head: list[Cell] = ["Epoch", *(number(escaped(n.replace("_", " "))) for n in names)]
-        drawing = figure(
-            "Loss",
-            loss_curves_svg(curves, best_epoch=best, alone=False),
-            "A rising validation loss with a falling training loss indicates overfitting.",
-            table(head, rows, caption="Loss by epoch"),
-        )
-    rest = _lines({name: value for name, value in training.items() if name != "curves"})
-    heading = f"<h3>Training parameters</h3>{facts(rest, caption='Training')}"
-    return section("Training", pair(drawing, f"<figure>{heading}</figure>" if rest else ""))
+    figures = []
+    if curves.get("loss") or curves.get("val_loss"):
+        drawing = loss_curves_svg(curves, best_epoch=training.get("best_epoch"), alone=False)
+        caption = "A rising validation loss with a falling training loss indicates overfitting."
+        figures.append(figure("Loss", drawing, caption, _losses_by_epoch(curves)))
+    parameters = _lines(training, without="curves")
+    if parameters:
+        heading = "<h3>Training parameters</h3>"
+        figures.append(f"<figure>{heading}{facts(parameters, caption='Training')}</figure>")
+    return section("Training", pair(*figures))
+
+
+def _losses_by_epoch(curves: Mapping[str, Any]) -> str:
+    names = []
+    columns = []
+    for name in ("loss", "val_loss", "learning_rate"):
+        if curves.get(name):
+            names.append(name.replace("_", " "))
+            columns.append(curves[name])
+    rows = []
+    for epoch, values in enumerate(zip(*columns, strict=False), start=1):
+        rows.append(number_row(str(epoch), *(format_number(v, digits=5) for v in values)))
+    return table(number_row("Epoch", *names), rows, caption="Loss by epoch")
 
 
 def _parity(parity: Mapping[str, Any]) -> str:
     passed = parity.get("passed")
     verdict = ""
     if passed is not None:
-        kind, text = ("good", "Equal within tolerance") if passed else ("bad", "Beyond tolerance")
-        verdict = f'<p class="{kind}">{text}</p>'
-    rows = _lines({name: value for name, value in parity.items() if name != "passed"})
+        verdict = '<p class="bad">Beyond tolerance</p>'
+        if passed:
+            verdict = '<p class="good">Equal within tolerance</p>'
+    rows = _lines(parity, without="passed")
     note = "Outputs of the served form and of the original model on the same rows."
     return section("Parity", verdict + facts(rows, caption="Parity"), note=note)
 
 
 def _examples(examples: Sequence[ExplainedRow]) -> str:
-    parts = [
-        explanation_figure(e.explanation, image=e.image, title=e.title or f"Example {index}")
-        for index, e in enumerate(examples, start=1)
-    ]
+    parts = []
+    for index, example in enumerate(examples, start=1):
+        title = example.title or f"Example {index}"
+        parts.append(explanation_figure(example.explanation, image=example.image, title=title))
     note = (
         "Shapley values: the contribution of each input to the difference between the prediction "
         "and the baseline, the mean prediction over the background rows. They describe the model, "
@@ -197,9 +240,8 @@ def _published(manifest: Manifest, more: Mapping[str, Any]) -> str:
     rows = _lines(more)
     rows.append(("manifest SHA-256", f'<span class="code">{manifest.digest}</span>'))
     rows += _lines(manifest.metadata)
-    sides = [("input", s) for s in manifest.signature.inputs]
-    sides += [("output", s) for s in manifest.signature.outputs]
-    tensors = [_tensor(side, spec) for side, spec in sides]
+    tensors = [_tensor("input", spec) for spec in manifest.signature.inputs]
+    tensors += [_tensor("output", spec) for spec in manifest.signature.outputs]
     files: list[list[Cell]] = []
     for variant in manifest.variants:
         for file in variant.files:
@@ -217,9 +259,17 @@ def _published(manifest: Manifest, more: Mapping[str, Any]) -> str:
     )
 
 
+def _dimension(size: int) -> str:
+    if size == -1:
+        return "any"
+    return str(size)
+
+
 def _tensor(side: str, spec: TensorSpec) -> list[Cell]:
-    shape = " × ".join("any" if d == -1 else str(d) for d in spec.shape) or "one value"
-    labels = ", ".join(spec.labels[:20]) + (" …" if len(spec.labels) > 20 else "")
+    shape = " × ".join(map(_dimension, spec.shape)) or "one value"
+    labels = ", ".join(spec.labels[:MOST_LISTED])
+    if len(spec.labels) > MOST_LISTED:
+        labels += " …"
     return [
         side,
         escaped(spec.name),
@@ -237,12 +287,13 @@ WORDS = {
 }
 
 
-def _lines(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Rows for `facts`: display names, and values as HTML."""
-    return [
-        (WORDS.get(name, str(name).replace("_", " ")), _value(value))
-        for name, value in values.items()
-    ]
+def _lines(values: Mapping[str, Any], *, without: str | None = None) -> list[tuple[str, str]]:
+    """Rows for `facts`: display names, and values as HTML; `without` is a key to leave out."""
+    lines = []
+    for name, value in values.items():
+        if name != without:
+            lines.append((WORDS.get(name, str(name).replace("_", " ")), _value(value)))
+    return lines
 
 
 def _value(value: Any) -> str:
@@ -254,7 +305,8 @@ def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return "<br>".join(f"{escaped(k)}: {_value(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
-        shown = ", ".join(_value(v) for v in value[:20])
-        return shown + (f" and {len(value) - 20} more" if len(value) > 20 else "")
+        return joined([_value(item) for item in value], MOST_LISTED)
     text = str(value)
-    return f'<span class="code">{escaped(text)}</span>' if len(text) > 40 else escaped(text)
+    if len(text) > LONGEST_PROSE:
+        return f'<span class="code">{escaped(text)}</span>'
+    return escaped(text)

@@ -16,7 +16,7 @@ from maas.lifecycle.drawing.charts import (
     residuals_svg,
     score_curve_svg,
 )
-from maas.lifecycle.drawing.page import Cell, figure, number, pair, table
+from maas.lifecycle.drawing.page import Cell, figure, number, number_row, pair, table
 from maas.lifecycle.drawing.svg import escaped
 from maas.lifecycle.metrics.metric_names import LOWER_IS_BETTER, named
 
@@ -50,19 +50,30 @@ def _confusion(values: Mapping[str, Any]) -> str:
     else:
         caption += "No row is misclassified."
     if len(classes) <= MOST_NUMBERED:
-        head: list[Cell] = ["true \\ predicted", *(number(escaped(c)) for c in classes)]
-        rows: list[list[Cell]] = [
-            [escaped(name), *_numbers(row, digits=1)]
-            for name, row in zip(classes, matrix, strict=True)
-        ]
+        head, rows = _matrix_rows(matrix, classes)
     else:
-        head = ["True", "Predicted", number("Rows")]
-        rows = [
-            [escaped(t), escaped(p), number(format_number(n, digits=1))]
-            for n, t, p in wrong[:MOST_MISTAKES]
-        ]
-    drawing = confusion_svg(matrix, classes) if len(classes) <= MOST_MATRIX else ""
+        head, rows = _mistake_rows(wrong[:MOST_MISTAKES])
+    drawing = ""
+    if len(classes) <= MOST_MATRIX:
+        drawing = confusion_svg(matrix, classes)
     return figure("Confusion matrix", drawing, caption, table(head, rows, caption="Confusion"))
+
+
+Rows = tuple[list[Cell], list[list[Cell]]]
+"""Head and other rows of a table."""
+
+
+def _matrix_rows(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> Rows:
+    rows = [_formatted_row(name, row, digits=1) for name, row in zip(classes, matrix, strict=True)]
+    return number_row("true \\ predicted", *classes), rows
+
+
+def _mistake_rows(mistakes: Sequence[tuple[float, str, str]]) -> Rows:
+    rows: list[list[Cell]] = []
+    for count, true, predicted in mistakes:
+        text = format_number(count, digits=1)
+        rows.append([escaped(true), escaped(predicted), number(text)])
+    return ["True", "Predicted", number("Rows")], rows
 
 
 def _misclassified(
@@ -79,21 +90,26 @@ def _misclassified(
 
 def _per_class(values: Mapping[str, Any]) -> str:
     entries = values["per_class"]
-    worst = sorted(entries, key=lambda e: e["f1"] if e["f1"] is not None else 2.0)
-    shown = entries if len(entries) <= MOST_BARS else worst[:MOST_BARS]
-    rows: list[Row] = [(e["class"], e["rows"], e["f1"], e["intervals"].get("f1")) for e in shown]
     names = [n for n in ("precision", "recall", "f1", "roc_auc", "pr_auc") if n in entries[0]]
-    lines: list[list[Cell]] = []
-    for entry in entries:
-        cells = _numbers([entry["rows"], *(entry[n] for n in names)])
-        lines.append([escaped(entry["class"]), *cells])
-    head: list[Cell] = ["Class", number("Rows"), *(number(escaped(named(n))) for n in names)]
+    lines = [_formatted_row(e["class"], [e["rows"], *map(e.get, names)]) for e in entries]
+    head = number_row("Class", "Rows", *map(named, names))
     caption = "Dots are the F1 of each class, lines its 95 % confidence interval."
-    if len(shown) < len(entries):
+    shown = entries
+    if len(entries) > MOST_BARS:
+        shown = sorted(entries, key=_f1_or_last)[:MOST_BARS]
         caption += f" Shown are the {MOST_BARS} lowest of {len(entries)} classes."
+    rows: list[Row] = [(e["class"], e["rows"], e["f1"], e["intervals"].get("f1")) for e in shown]
     whole = values["metrics"].get("f1_macro")
     drawing = ranges_svg(rows, "F1", whole=whole, title="F1 by class")
     return figure("F1 by class", drawing, caption, table(head, lines, caption="By class"))
+
+
+def _f1_or_last(entry: Mapping[str, Any]) -> float:
+    """Sorting key: the F1 of a class; classes without one come last."""
+    f1 = entry["f1"]
+    if f1 is None:
+        return 2.0
+    return float(f1)
 
 
 def _reliability(values: Mapping[str, Any]) -> list[str]:
@@ -101,21 +117,11 @@ def _reliability(values: Mapping[str, Any]) -> list[str]:
     bins = values["calibration"]
     if bins is None:
         return []
-    rows: list[list[Cell]] = [
-        [
-            format_range(b["low"], b["high"], digits=2),
-            number(f"{b['rows']:,}"),
-            number(format_number(b["confidence"])),
-            number(format_number(b["share"])),
-        ]
-        for b in bins
-    ]
-    head: list[Cell] = [
-        "Bin",
-        number("Rows"),
-        number("Mean confidence"),
-        number("Observed frequency"),
-    ]
+    rows = []
+    for one in bins:
+        name = format_range(one["low"], one["high"], digits=2)
+        rows.append(_formatted_row(name, [one["rows"], one["confidence"], one["share"]]))
+    head = number_row("Bin", "Rows", "Mean confidence", "Observed frequency")
     ece = values["metrics"].get("ece")
     caption = (
         "On the dashed line, confidence equals the observed frequency. The mean distance from "
@@ -130,36 +136,42 @@ def _reliability(values: Mapping[str, Any]) -> list[str]:
 
 
 def _curves(values: Mapping[str, Any]) -> list[str]:
-    curves, classes = values["curves"], values["classes"]
-    if not curves:
+    if not values["curves"]:
         return []
-    figures = []
-    for kind, title, key in (
-        ("roc", "ROC", "roc_auc"),
-        ("pr", "Precision and recall", "pr_auc"),
-    ):
-        by_class = {i: e[key] for i, e in enumerate(values["per_class"]) if e.get(key) is not None}
-        worst = min(by_class, key=lambda i: by_class[i]) if by_class else None
-        whole = values["metrics"].get(key, values["metrics"].get(f"{key}_macro"))
-        average = "" if key in values["metrics"] else " on average over the classes"
-        caption = f"The area under the curve is {format_number(whole)}{average}."
-        lines: list[list[Cell]] = [
-            [escaped(classes[i]), number(format_number(v))] for i, v in by_class.items()
-        ]
-        numbers = table(["Class", number(escaped(named(key)))], lines, caption=title)
-        drawing = score_curve_svg(curves, classes, worst, kind)
-        figures.append(figure(title, drawing, caption, numbers))
-    return figures
+    return [
+        _curve(values, "roc", "ROC", "roc_auc"),
+        _curve(values, "pr", "Precision and recall", "pr_auc"),
+    ]
+
+
+def _curve(values: Mapping[str, Any], kind: str, title: str, key: str) -> str:
+    """Figure of the curves of a `kind`, `roc` or `pr`, whose areas are the metric `key`."""
+    classes, metrics = values["classes"], values["metrics"]
+    areas: dict[int, float] = {}
+    lines = []
+    for index, entry in enumerate(values["per_class"]):
+        area = entry.get(key)
+        if area is not None:
+            areas[index] = area
+            lines.append(_formatted_row(classes[index], [area]))
+    if key in metrics:
+        caption = f"The area under the curve is {format_number(metrics[key])}."
+    else:
+        mean = format_number(metrics.get(f"{key}_macro"))
+        caption = f"The area under the curve is {mean} on average over the classes."
+    worst = min(areas, key=areas.__getitem__, default=None)
+    drawing = score_curve_svg(values["curves"], classes, worst, kind)
+    numbers = table(number_row("Class", named(key)), lines, caption=title)
+    return figure(title, drawing, caption, numbers)
 
 
 def regression_figures(values: Mapping[str, Any], units: str) -> str:
     """Predicted against true values, and the residuals."""
     sample, residuals = values["sample"], values["residuals"]
     edges = residuals["edges"]
-    rows: list[list[Cell]] = [
-        [format_range(low, high), number(f"{count:,}")]
-        for low, high, count in zip(edges, edges[1:], residuals["rows"], strict=False)
-    ]
+    rows = []
+    for low, high, count in zip(edges, edges[1:], residuals["rows"], strict=False):
+        rows.append(number_row(format_range(low, high), f"{count:,}"))
     shown = len(sample["true"])
     return pair(
         figure(
@@ -171,41 +183,47 @@ def regression_figures(values: Mapping[str, Any], units: str) -> str:
             "Residuals",
             residuals_svg(residuals, units),
             "Predicted minus true value. A peak away from 0 indicates a bias.",
-            table(["Residual", number("Rows")], rows, caption="Residuals"),
+            table(number_row("Residual", "Rows"), rows, caption="Residuals"),
         ),
     )
 
 
 def slice_figures(values: Mapping[str, Any]) -> str:
     """One chart per slice, of accuracy or the mean absolute error."""
-    figures = []
-    for name in dict.fromkeys(s["slice"] for s in values["slices"]):
-        groups = [s for s in values["slices"] if s["slice"] == name]
-        main = "accuracy" if "accuracy" in groups[0]["metrics"] else "mae"
-        rows: list[Row] = [
-            (g["value"], g["rows"], g["metrics"][main], g["intervals"].get(main)) for g in groups
-        ]
-        metrics = list(groups[0]["metrics"])
-        lines: list[list[Cell]] = []
-        for group in groups:
-            cells = _numbers([group["rows"], *map(group["metrics"].get, metrics)])
-            lines.append([escaped(group["value"]), *cells])
-        head: list[Cell] = ["Group", number("Rows"), *(number(escaped(named(m))) for m in metrics)]
-        better = " (lower is better)" if main in LOWER_IS_BETTER else ""
-        drawing = ranges_svg(
-            rows,
-            named(main) + better,
-            whole=values["metrics"].get(main),
-            title=f"{named(main)} by {name}",
-        )
-        caption = (
-            "Dashed: the value over all rows. A group whose interval excludes it performs "
-            "differently."
-        )
-        figures.append(figure(f"By {name}", drawing, caption, table(head, lines, caption=name)))
-    return pair(*figures)
+    slices: dict[str, list[Mapping[str, Any]]] = {}
+    for group in values["slices"]:
+        slices.setdefault(group["slice"], []).append(group)
+    overall = values["metrics"]
+    return pair(*(_slice_figure(name, groups, overall) for name, groups in slices.items()))
 
 
-def _numbers(values: Iterable[float | None], digits: int = 4) -> list[Cell]:
-    """Cells with formatted numbers."""
-    return [number(format_number(value, digits=digits)) for value in values]
+def _slice_figure(
+    name: str, groups: Sequence[Mapping[str, Any]], overall: Mapping[str, float | None]
+) -> str:
+    """Figure of the groups of a slice; `overall` has the metrics over all rows."""
+    metrics = list(groups[0]["metrics"])
+    main = "mae"
+    if "accuracy" in metrics:
+        main = "accuracy"
+    rows: list[Row] = []
+    lines: list[list[Cell]] = []
+    for group in groups:
+        value, interval = group["metrics"][main], group["intervals"].get(main)
+        rows.append((group["value"], group["rows"], value, interval))
+        figures = [group["rows"], *map(group["metrics"].get, metrics)]
+        lines.append(_formatted_row(group["value"], figures))
+    x_label = named(main)
+    if main in LOWER_IS_BETTER:
+        x_label += " (lower is better)"
+    title = f"{named(main)} by {name}"
+    drawing = ranges_svg(rows, x_label, whole=overall.get(main), title=title)
+    caption = (
+        "Dashed: the value over all rows. A group whose interval excludes it performs differently."
+    )
+    head = number_row("Group", "Rows", *map(named, metrics))
+    return figure(f"By {name}", drawing, caption, table(head, lines, caption=name))
+
+
+def _formatted_row(name: str, values: Iterable[float | None], digits: int = 4) -> list[Cell]:
+    """A row of a table: a name and formatted numbers."""
+    return number_row(name, *(format_number(value, digits=digits) for value in values))

@@ -76,7 +76,7 @@ def page(title: str, content: Sequence[str]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
         f"<title>{escaped(title)}</title>\n<style>\n{PAGE_STYLE}\n{STYLE}\n</style>\n</head>\n"
-        f"<body>\n<main>\n{chr(10).join(c for c in content if c)}\n</main>\n</body>\n</html>\n"
+        f"<body>\n<main>\n{_lines(content)}\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -84,14 +84,18 @@ def section(title: str, *content: str, note: str = "") -> str:
     """A heading with its content; empty if there is no content. `title` and `note` are text."""
     if not any(content):
         return ""
-    lead = f'<p class="note">{escaped(note)}</p>' if note else ""
-    inside = "\n".join(c for c in content if c)
+    lead = ""
+    if note:
+        lead = f'<p class="note">{escaped(note)}</p>'
+    inside = _lines(content)
     return f"<section>\n<h2>{escaped(title)}</h2>\n{lead}\n{inside}\n</section>"
 
 
 def figure(title: str, drawing: str, caption: str, numbers: str = "") -> str:
     """A picture with heading, caption and a table of its numbers."""
-    more = f"<details><summary>Numbers</summary>{numbers}</details>" if numbers else ""
+    more = ""
+    if numbers:
+        more = f"<details><summary>Numbers</summary>{numbers}</details>"
     return (
         f"<figure><h3>{escaped(title)}</h3>{drawing}"
         f"<figcaption>{escaped(caption)}</figcaption>{more}</figure>"
@@ -100,33 +104,44 @@ def figure(title: str, drawing: str, caption: str, numbers: str = "") -> str:
 
 def pair(*figures: str) -> str:
     """Figures side by side if the page is wide enough."""
-    inside = "\n".join(f for f in figures if f)
-    return f'<div class="pair">{inside}</div>' if inside else ""
+    inside = _lines(figures)
+    if not inside:
+        return ""
+    return f'<div class="pair">{inside}</div>'
 
 
 def table(head: Sequence[Cell], rows: Sequence[Sequence[Cell]], *, caption: str = "") -> str:
     """A table whose first column names its rows. Cells are HTML; `caption` is text."""
     if not rows:
         return ""
-    top = "".join(_cell("th", c, scope="col") for c in head)
-    lines = []
-    for first, *rest in rows:
-        cells = _cell("th", first, scope="row") + "".join(_cell("td", c) for c in rest)
-        lines.append(f"<tr>{cells}</tr>")
-    attribute = f' aria-label="{escaped(caption)}"' if caption else ""
+    top = "".join(_cell("th", cell, scope="col") for cell in head)
+    lines = "".join(map(_table_row, rows))
+    attribute = ""
+    if caption:
+        attribute = f' aria-label="{escaped(caption)}"'
     return (
         f'<div class="wide"><table{attribute}><thead><tr>{top}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f"<tbody>{lines}</tbody></table></div>"
     )
+
+
+def _table_row(cells: Sequence[Cell]) -> str:
+    first, *rest = cells
+    html = _cell("th", first, scope="row")
+    for cell in rest:
+        html += _cell("td", cell)
+    return f"<tr>{html}</tr>"
 
 
 def facts(rows: Sequence[tuple[str, str]], *, caption: str) -> str:
     """A table of names and values; names are text, values HTML."""
-    lines = "".join(
-        f'<tr><th scope="row">{escaped(name)}</th><td>{value}</td></tr>' for name, value in rows
-    )
+    if not rows:
+        return ""
+    lines = ""
+    for name, value in rows:
+        lines += f'<tr><th scope="row">{escaped(name)}</th><td>{value}</td></tr>'
     inside = f'<table class="facts" aria-label="{escaped(caption)}"><tbody>{lines}</tbody></table>'
-    return f'<div class="wide">{inside}</div>' if rows else ""
+    return f'<div class="wide">{inside}</div>'
 
 
 def number(text: str) -> Cell:
@@ -148,6 +163,13 @@ def embedded_png(content: bytes, description: str, width: int) -> str:
     return element("img", src=f"data:image/png;base64,{coded}", alt=description, width=width)
 
 
+def _lines(parts: Sequence[str]) -> str:
+    """The parts that are not empty, each on a line of its own."""
+    return "\n".join(filter(None, parts))
+
+
 def _cell(tag: str, cell: Cell, scope: str | None = None) -> str:
-    text, kind = cell if isinstance(cell, tuple) else (cell, None)
+    if isinstance(cell, str):
+        return element(tag, cell, scope=scope)
+    text, kind = cell
     return element(tag, text, scope=scope, class_=kind)
