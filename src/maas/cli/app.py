@@ -12,7 +12,7 @@ import typer
 from maas.cli import commands as codes
 from maas.cli.commands import COMMANDS, SUBCOMMANDS, help_text
 from maas.cli.common import Flags, UsageError
-from maas.cli.errors import TyperUsageError, exit_code, help_hint, usage_message
+from maas.cli.errors import TyperUsageError, exit_code, help_hint, os_error_text, usage_message
 from maas.cli.output import emit, notify
 from maas.cli.registration import register
 from maas.domain.errors import MaasError
@@ -51,6 +51,10 @@ def run_app(arguments: Sequence[str]) -> int:
         if isinstance(error, UsageError):
             notify(help_hint(error, _command_line(arguments)))
         return exit_code(error)
+    except OSError as error:
+        # Files that the user named; errors of the server are MaasErrors.
+        notify(f"error: {os_error_text(error)}")
+        return codes.FAILED
     except TyperUsageError as error:
         notify(f"error: {usage_message(error)}")
         notify(help_hint(error, "maas"))

@@ -45,6 +45,12 @@ def exit_code(error: MaasError) -> int:
     return next((code for kind, code in _CODES if isinstance(error, kind)), codes.FAILED)
 
 
+def os_error_text(error: OSError) -> str:
+    """A file's error as `path: reason`, without the number of the error."""
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
 def usage_message(error: Exception) -> str:
     """The message of an error of Typer's parser, in the style of our own messages."""
     format_message = getattr(error, "format_message", error.__str__)

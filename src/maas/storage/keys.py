@@ -57,12 +57,17 @@ class Keys:
         return _key(row)
 
     def get(self, key_id: str) -> Key:
-        """Raises NotFound."""
+        """Raises NotFound with the nearest id or name, for callers that may list keys."""
+        key = self.find(key_id)
+        if key is None:
+            raise NotFound(f"there is no key {shown(key_id)}{self._suggestion(key_id)}")
+        return key
+
+    def find(self, key_id: str) -> Key | None:
+        """The key with this id, or None."""
         with self._db.read() as connection:
             row = connection.execute(select(keys).where(keys.c.id == key_id)).one_or_none()
-        if row is None:
-            raise NotFound(f"there is no key {shown(key_id)}{self._suggestion(key_id)}")
-        return _key(row)
+        return None if row is None else _key(row)
 
     def revoke(self, key_id: str) -> Key:
         """Revokes a key permanently. Idempotent. Raises NotFound."""

@@ -44,6 +44,10 @@ def test_usage_status_and_openapi(shared_control: Home) -> None:
         problem(http.get(f"/api/v1/usage?{query}"), 422, "invalid_input")
     for query in ("key=nosuch", "deployment=nosuch"):
         problem(http.get(f"/api/v1/usage?{query}"), 404, "not_found")
+    unused = http.post("/api/v1/keys", json={"name": "hidden-app", "scopes": ["call"]}).json()
+    for text in ("hidden-ap", unused["id"][:-1]):
+        detail = problem(http.get(f"/api/v1/usage?key={text}"), 404, "not_found")["detail"]
+        assert "hidden-app" not in detail and unused["id"] not in detail
     status = http.get("/api/v1/status").json()
     assert status["database"].startswith("sqlite:///") and status["uptime_s"] > 0
     document = http.get("/openapi.json").json()

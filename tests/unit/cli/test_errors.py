@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,30 @@ def assert_usage_error(result: CommandResult, words: tuple[str, ...], *parts: st
     assert hint == f"Try 'maas {' '.join(words)}'."
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize("picture", ["nowhere/x.svg", "x.pdf", "x"])
+def test_a_picture_is_checked_before_anything_is_computed(
+    maas: Maas, fake: FakeServer, picture: str
+) -> None:
+    serve_iris(fake)
+    result = maas("explain", "iris", "x=[1,2]", "--picture", picture)
+    assert (result.code, result.out) == (2, "") and result.err.startswith("error: ")
+    assert picture in result.err
+    assert [r for r in fake.requests if r.path.startswith("/explain")] == []
+
+
+def test_a_file_that_cannot_be_written_is_one_line(
+    maas: Maas, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every OSError of a command ends as its path and reason, not as a traceback."""
+
+    def full(*ignored: object, **also: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
+
+    monkeypatch.setattr("maas.cli.deployments.predict.read_inputs", full)
+    result = maas("predict", "iris", "x=1")
+    assert result == (1, "", "error: report.html: No space left on device\n")
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)

@@ -16,6 +16,8 @@ from maas.domain.errors import InvalidInput
 if TYPE_CHECKING:
     from maas.lifecycle.explain import Explanation
 
+PICTURE_SUFFIXES = (".png", ".svg", ".html")
+
 
 def command(
     ctx: typer.Context,
@@ -50,6 +52,8 @@ def command(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Explain one prediction: how much each input feature contributes (Shapley values)."""
+    if picture is not None:
+        check_picture(picture)
     client = client_of(ctx, timeout=300)
     inputs = read_inputs(client, name, values or [], file).values
     options: dict[str, Any] = {"samples": samples, "seed": seed}
@@ -78,11 +82,23 @@ def show_explanation(raw: dict[str, Any]) -> None:
     emit(terminal_bars(_explanation(raw), width=console.width, color=color))
 
 
+def check_picture(path: Path) -> None:
+    """Check that a picture can be written to `path`, before anything is computed.
+
+    Raises InvalidInput for an unknown suffix or a folder that does not exist.
+    """
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise InvalidInput(f"a picture must be a .png, .svg or .html file; got {path.name!r}")
+    if not path.absolute().parent.is_dir():
+        raise InvalidInput(f"the folder of the picture {path} does not exist")
+
+
 def write_picture(raw: dict[str, Any], inputs: dict[str, Any], path: Path) -> None:
     """Write the explanation to a picture file.
 
     Raises InvalidInput for an unknown suffix, or a PNG of an input that is not an image.
     """
+    check_picture(path)
     from maas.lifecycle.pictures import explanation_html, explanation_svg, heat_map_png
 
     explanation = _explanation(raw)
@@ -93,11 +109,9 @@ def write_picture(raw: dict[str, Any], inputs: dict[str, Any], path: Path) -> No
         path.write_bytes(heat_map_png(explanation, inputs[explanation.image.input]))
     elif kind == ".svg":
         path.write_text(explanation_svg(explanation), encoding="utf-8")
-    elif kind == ".html":
+    else:
         image = inputs[explanation.image.input] if explanation.image else None
         path.write_text(explanation_html(explanation, image=image), encoding="utf-8")
-    else:
-        raise InvalidInput(f"a picture must be a .png, .svg or .html file; got {path.name!r}")
 
 
 def _explanation(raw: dict[str, Any]) -> Explanation:

@@ -11,7 +11,7 @@ import msgspec
 
 from maas.cli.common import UsageError
 from maas.domain.errors import InvalidInput
-from maas.domain.names import did_you_mean
+from maas.domain.names import did_you_mean, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,8 +135,21 @@ def _named_value(text: str) -> tuple[str, Any]:
         return name, _read_bytes(Path(value[1:]))
     try:
         return name, msgspec.json.decode(value)
-    except msgspec.DecodeError:
+    except msgspec.DecodeError as error:
+        if value.startswith(("[", "{", '"')) or _is_number(value):
+            raise InvalidInput(
+                f"{name}: not JSON: {error}; got {shown(value)}", field=name
+            ) from None
         return name, value  # a string needs no quotes
+
+
+def _is_number(text: str) -> bool:
+    """Whether Python reads `text` as a number, such as NaN or 1e400, which JSON has not."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _json_object(text: str, source: str) -> dict[str, Any]:
@@ -154,8 +167,10 @@ def _json_object(text: str, source: str) -> dict[str, Any]:
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: {error}") from None
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path}: expected text in UTF-8") from None
 
 
 def _read_bytes(path: Path) -> bytes:

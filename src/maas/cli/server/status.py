@@ -25,7 +25,7 @@ def command(ctx: typer.Context, output: OutputOption = Format.TABLE) -> None:
         if running_pid(settings) is not None:
             raise
         raise Unauthenticated(
-            f"{error.message}. The server at {client.base_url} is not that of "
+            f"{error.message.rstrip('.')}. The server at {client.base_url} is not that of "
             f"{settings.home}, for which none runs: set MAAS_API_KEY to a key of that server, or "
             "--home to its home"
         ) from None

@@ -9,9 +9,9 @@ from fastapi import Request
 
 from maas.control.api.principal import guarded_router, requires
 from maas.control.routes import UseServices
-from maas.domain.errors import InvalidInput
+from maas.domain.errors import InvalidInput, NotFound
 from maas.domain.keys import Scope
-from maas.domain.names import shown
+from maas.domain.names import did_you_mean, shown
 
 router = guarded_router("usage")
 
@@ -33,8 +33,10 @@ async def get_usage(
         )
     await services.collector.collect()
     stores = services.stores
-    if key is not None:
-        await asyncio.to_thread(stores.keys.get, key)  # raises NotFound for an unknown key
+    if key is not None and await asyncio.to_thread(stores.keys.find, key) is None:
+        # Suggests only keys with usage: a key with the scope `read` may not list the others.
+        used = {t.key_id for t in await asyncio.to_thread(stores.usage.totals)}
+        raise NotFound(f"there is no key {shown(key)}{did_you_mean(key, used)}")
     totals = await asyncio.to_thread(stores.usage.totals, key, deployment, since)
     if deployment is not None and not totals:
         await asyncio.to_thread(stores.deployments.history, deployment)  # raises NotFound

@@ -56,8 +56,9 @@ def _nothing() -> None:
 def require(key: Key, scope: Scope) -> None:
     """Raises Forbidden if `key` does not have `scope`."""
     if not key.may(scope):
-        raise Forbidden(f"this needs a key with the scope {scope}; {key.name!r} has "
-                        f"{', '.join(key.scopes)}")  # fmt: skip
+        raise Forbidden(
+            f"the scope {str(scope)!r} is required; key {key.name} has {', '.join(key.scopes)}"
+        )
 
 
 class HostCheck:

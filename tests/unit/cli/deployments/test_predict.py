@@ -52,11 +52,26 @@ def test_predict_takes_a_table_by_the_names_of_the_features(
 
 @pytest.mark.parametrize(
     "words",
-    [["x"], ["=1"], ["{"], ["-f", "none.json"], [], ["x=1", "-f", "in.json"], ["-f", "bad.csv"]],
+    [
+        ["x"],
+        ["=1"],
+        ["{"],
+        ["-f", "none.json"],
+        [],
+        ["x=1", "-f", "in.json"],
+        ["-f", "bad.csv"],
+        ["-f", "latin.csv"],
+        ["x=[1,NaN]"],
+        ["x=[1"],
+        ["x=1e400"],
+        ["x=NaN"],
+        ['x={"a": 1'],
+    ],
 )
 def test_predict_refuses_invalid_inputs(maas: Maas, fake: FakeServer, words: list[str]) -> None:
     serve_iris(fake)
     Path("bad.csv").write_text("a,b\n1\n")
+    Path("latin.csv").write_bytes(b"a,b\n\xff,1\n")
     result = maas("predict", "iris", *words)
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("error: ")
