@@ -1,15 +1,15 @@
 # Included by the Makefile. `make bench ARGS="--rounds 10 --only openmaas,mosec"` passes options on.
 PYTHON_BENCH ?= .venv/bin/python
 
-.PHONY: bench bench-start bench-doors
+.PHONY: bench bench-start bench-http-servers
 bench:
 	$(PYTHON_BENCH) benchmarks/run.py $(ARGS)
 
 bench-start:
 	$(PYTHON_BENCH) benchmarks/start_and_memory.py $(ARGS)
 
-bench-doors:
-	$(PYTHON_BENCH) benchmarks/front_door.py $(ARGS)
+bench-http-servers:
+	$(PYTHON_BENCH) benchmarks/http_servers.py $(ARGS)
 
 .PHONY: bench-overload
 bench-overload:

@@ -1,6 +1,6 @@
 """A client's TCP connection: bytes become requests, and their answers are written in order.
 
-docs/decisions/0001-front-door.md explains why this is not a framework's server. The limits are the
+docs/decisions/0001-http-server.md explains why this is not a framework's server. The limits are the
 reason: on a request's head (`reader.py`), on its body, and on the time that it takes
 (`read_timeouts.py`). A request is refused at the end of its head if possible.
 """

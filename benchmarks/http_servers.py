@@ -2,7 +2,7 @@
 
 Each reads a small JSON body, looks up the authorization header and answers with a number that is
 checked, so that only the cost of the server is compared. Rounds are interleaved, the server is on
-one core and wrk on another, as in run.py: `python benchmarks/front_door.py --rounds 5 --seconds 4`
+one core and wrk on another, as in run.py: `python benchmarks/http_servers.py --rounds 5`
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ BARE = "bare"
 def _granian(context: LaunchContext) -> Sequence[Any]:
     argv = [context.bin / "granian", "--interface", "rsgi", "--http", "1", "--no-ws", "--no-log"]
     argv += ["--loop", "uvloop", "--task-impl", context.options["task"], "--workers", 1]
-    return [*argv, "--host", "127.0.0.1", "--port", context.port, "front_door_app:rsgi"]
+    return [*argv, "--host", "127.0.0.1", "--port", context.port, "http_server_app:rsgi"]
 
 
 def _uvicorn(context: LaunchContext) -> Sequence[Any]:
-    argv = [context.python, "-m", "uvicorn", "front_door_app:asgi", "--port", context.port]
+    argv = [context.python, "-m", "uvicorn", "http_server_app:asgi", "--port", context.port]
     argv += ["--loop", "uvloop", "--http", "httptools", "--interface", "asgi3", "--lifespan", "off"]
     return [*argv, "--no-access-log", "--log-level", "warning"]
 
 
 def _bare(context: LaunchContext) -> Sequence[Any]:
-    return [context.python, SERVERS / "front_door_app.py", context.port]
+    return [context.python, SERVERS / "http_server_app.py", context.port]
 
 
 def _candidate(name: str, title: str, package: str, command: Any, grid: Any) -> Peer:
@@ -54,7 +54,7 @@ def _candidate(name: str, title: str, package: str, command: Any, grid: Any) -> 
         best=list(grid),
         endpoints=ENDPOINTS,
         ready="/livez",
-        environment="front-door",
+        environment="http-servers",
     )
 
 

@@ -1,6 +1,6 @@
 """HTTP servers without a model: they read `{"x": [...]}` and answer with the sum.
 
-`rsgi` is for Granian, `asgi` for uvicorn; the program (`front_door_app.py PORT`) is a bare asyncio
+`rsgi` is for Granian, `asgi` for uvicorn; the program (`http_server_app.py PORT`) is a bare asyncio
 protocol with uvloop and httptools. All three look up the authorization header, decode the body with
 msgspec and format the response directly, so that only the server differs.
 """
