@@ -1,4 +1,4 @@
-"""Interface of a kind of model that can be optimized. The engine does everything else."""
+"""Interface of a kind of model that can be optimized. `optimize.py` does everything else."""
 
 from __future__ import annotations
 

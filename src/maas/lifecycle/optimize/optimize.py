@@ -1,4 +1,4 @@
-"""Engine of an optimization: makes, compares, measures and judges candidates, chooses the best.
+"""Optimize: make, compare, measure and judge candidates, and choose the best one.
 
 Every finished step is kept in the work folder, so that a killed optimization can be resumed: each
 candidate is made, compared and judged once, and each of its paired runs is measured once.

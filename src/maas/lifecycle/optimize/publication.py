@@ -1,6 +1,6 @@
 """Results of an optimization for the server: accepted variants, and evidence for all variants.
 
-This module does not import the engine, so that sending needs none of its libraries.
+This module does not import `optimize.py`, so that sending needs none of its libraries.
 """
 
 from __future__ import annotations
