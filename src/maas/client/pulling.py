@@ -31,7 +31,8 @@ class PulledModel:
     license: str
     """Empty if it is unknown."""
     license_from: str
-    """Who states the license: `you`, `the file`, `the source`, `the catalog` or `nobody`."""
+    """Who states the license: `you`, `the file`, `the source` or `the catalog`; empty if nobody
+    does."""
     source: dict[str, Any]
 
     def __str__(self) -> str:

@@ -146,7 +146,7 @@ def test_the_sdk_pulls_a_folder(stack: Stack, tmp_path: Path) -> None:
         str(tmp_path / "model.zip"), "from-sdk", progress=lambda name, *_: steps.append(name)
     )
     assert str(result) == "from-sdk:1"
-    assert result.license_from == "nobody"
+    assert result.license_from == ""
     assert "checking model.safetensors" in steps
     with pytest.raises(InvalidInput, match="set it with --name"):
         stack.client().pull(str(tmp_path / "model.zip"))

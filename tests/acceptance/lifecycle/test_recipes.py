@@ -128,7 +128,7 @@ def test_keys_usage_and_scopes(shell: Shell, article: Any) -> None:
     for _ in range(3):
         output = shell.maas("predict", "article", f"x={json.dumps(ROW)}", token=token)
         assert output.code == 0, output.err
-    assert shell.maas("predict", "article", "x=[1,2]", token=token).code == 1
+    assert shell.maas("predict", "article", "x=[1,2]", token=token).code == 2
     assert shell.maas("models", token=token).code == 4
     assert shell.maas("explain", "article", f"x={json.dumps(ROW)}", token=token).code == 0
     assert shell.maas("keys", "revoke", created["id"]).code == 0
